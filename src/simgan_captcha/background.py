@@ -1,0 +1,225 @@
+"""What all images share, and the normalised input that every network sees.
+
+The 2017 project binarised at a fixed threshold and averaged, which finds the lines and throws the
+rest away. Here the shared picture is kept in grey (the mean of every pixel over images that have no ink near it), so that the simulator can
+draw on it, and the network is told where lines hide ink.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.images import GreyImages
+
+FloatImages = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+SEED_THRESHOLD = 200
+"""The seed's rule: a grey level above this is ink."""
+
+SEED_SHARED_FRACTION = 230 / 255
+"""The seed's rule: a pixel that is ink in more of the images than this is a line."""
+
+MINIMUM_CONTRAST = 32.0
+"""Grey levels; where ink and background are closer, noise would be amplified rather than ink."""
+
+_SAMPLE = 4_000
+_SURROUNDINGS = 9
+"""Pixels: a JPEG block around every ink pixel is left out of the background."""
+_ENOUGH_FREE = 8
+
+
+def binarise(grey: GreyImages, threshold: int = SEED_THRESHOLD) -> Mask:
+    """Ink by the seed's rule: above the threshold, or exactly 0 (its odd case, kept).
+
+    Args:
+        grey: (H, W) or (N, H, W), ``uint8``.
+        threshold: Grey level in [0, 255].
+
+    Source: 0b01/SimGAN-Captcha, "Convert to black and white".
+    """
+    return (grey > threshold) | (grey == 0)
+
+
+def otsu_threshold(grey: GreyImages) -> int:
+    """The grey level that best splits all pixels in two (Otsu 1979), by OpenCV."""
+    level, _ = cv2.threshold(grey.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return int(level)
+
+
+def shared_by_average(binary: Mask, fraction: float = SEED_SHARED_FRACTION) -> Mask:
+    """Pixels (H, W) that are ink in more than ``fraction`` of the (N, H, W) images."""
+    shared: Mask = binary.mean(axis=0) > fraction
+    return shared
+
+
+def shared_by_and(binary: Mask) -> Mask:
+    """Pixels (H, W) that are ink in every one of the (N, H, W) images: exact, but unforgiving."""
+    return np.logical_and.reduce(binary, axis=0)
+
+
+def per_pixel_percentile(grey: GreyImages, percentile: float) -> GreyImages:
+    """A percentile in [0, 100] of each pixel over (N, H, W) images, (H, W)."""
+    return np.percentile(grey, percentile, axis=0, method="nearest").astype(np.uint8)
+
+
+def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True) -> GreyImages:
+    """One image without lines thinner than letters' strokes, for schemes whose lines vary.
+
+    A morphological opening (closing, for dark ink) with a disc just wider than the lines takes away
+    whatever the disc does not fit into.
+
+    Args:
+        grey: (H, W), ``uint8``.
+        line_width: Width of the lines in pixels, at least 1.
+        bright: Whether lines and ink are brighter than the background.
+    """
+    size = line_width + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    operation = cv2.MORPH_OPEN if bright else cv2.MORPH_CLOSE
+    return np.asarray(cv2.morphologyEx(grey, operation, disc), np.uint8)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the images of one scheme share."""
+
+    grey: GreyImages
+    """(H, W): the picture under the letters, lines included."""
+    line_mask: Mask
+    """(H, W): where ink could not be told from the background."""
+    ink_level: float
+    """The commonest grey level of letters, 0 to 255."""
+    encoding: Literal["relative", "binary"] = "relative"
+    """``relative``: ink against the background; ``binary``: the seed's threshold, lines left in."""
+
+    def normalise(self, images: GreyImages) -> FloatImages:
+        """What networks see: real and synthetic images go through this same encoding.
+
+        Args:
+            images: (N, H, W), ``uint8``.
+
+        Returns:
+            (N, 2, H, W) in [-1, 1]: ink (-1 background, 1 full ink) and line mask (-1 free, 1 line).
+
+        Raises:
+            ImageError: The images have another size than the background.
+        """
+        if images.ndim != 3 or images.shape[1:] != self.grey.shape:
+            raise ImageError(
+                f"expected images of shape (N, {self.grey.shape[0]}, {self.grey.shape[1]}), "
+                f"got {images.shape}; this background belongs to another scheme"
+            )
+        channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
+        if self.encoding == "binary":
+            channels[:, 0] = np.where(binarise(images), 1.0, -1.0)
+        else:
+            offset, gain = self._offset_and_gain()
+            np.multiply(images, gain, out=channels[:, 0])
+            channels[:, 0] += offset
+            np.clip(channels[:, 0], -1.0, 1.0, out=channels[:, 0])
+        channels[:, 1] = np.where(self.line_mask, 1.0, -1.0)
+        return channels
+
+    def _offset_and_gain(self) -> tuple[FloatImages, FloatImages]:
+        contrast = self.ink_level - self.grey.astype(np.float32)
+        sign = np.where(contrast < 0, -1.0, 1.0)
+        gain = (2.0 * sign / np.maximum(np.abs(contrast), MINIMUM_CONTRAST)).astype(np.float32)
+        return (-1.0 - self.grey * gain).astype(np.float32), gain
+
+    def save(self, path: Path) -> None:
+        """Write as an .npz of plain arrays."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            grey=self.grey,
+            line_mask=self.line_mask,
+            ink_level=np.float64(self.ink_level),
+            encoding=np.array(self.encoding),
+        )
+        write_bytes(path, buffer.getvalue())
+
+    @staticmethod
+    def load(path: Path) -> "Background":
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: Missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Background(
+                    grey=arrays["grey"],
+                    line_mask=arrays["line_mask"],
+                    ink_level=float(arrays["ink_level"]),
+                    encoding="binary" if str(arrays["encoding"]) == "binary" else "relative",
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise RunError(
+                f"expected a background at {path}, could not read it ({error}); "
+                "delete its folder and run again"
+            ) from None
+
+
+def estimate_background(
+    images: GreyImages, encoding: Literal["relative", "binary"] = "relative"
+) -> Background:
+    """What unlabelled images share: background, ink level, and where lines hide ink.
+
+    Args:
+        images: (N, H, W), ``uint8``; some hundreds are enough, at most 4,000 are looked at.
+        encoding: How `Background.normalise` shall encode. ``binary`` finds the lines by the seed's
+            average of binarised images, ``relative`` where ink and background are alike.
+
+    Raises:
+        ImageError: Fewer than two images.
+    """
+    if len(images) < 2:
+        raise ImageError(
+            f"expected at least 2 images to compare, got {len(images)}; download more captchas"
+        )
+    sample = images[:: max(1, len(images) // _SAMPLE)]
+    grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
+    ink_level = _ink_level(sample, grey)
+    if encoding == "binary":
+        line_mask = shared_by_average(binarise(sample))
+    else:
+        contrast = np.abs(ink_level - grey.astype(np.float64))
+        line_mask = contrast < 0.5 * np.median(contrast)
+    return Background(grey, line_mask, ink_level, encoding)
+
+
+def _background_beside_ink(images: GreyImages, median: GreyImages) -> GreyImages:
+    """Mean of each pixel over the images that have no ink near it, (H, W).
+
+    The median alone is hazy where letters are frequent, and codec ringing around a letter reaches
+    some pixels beyond it; both go when every letter's surroundings are left out.
+    """
+    difference = cv2.absdiff(images, np.broadcast_to(median, images.shape))
+    threshold = otsu_threshold(difference)
+    surroundings = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_SURROUNDINGS, _SURROUNDINGS))
+    total = np.zeros(median.shape, np.float64)
+    count = np.zeros(median.shape, np.int64)
+    for image, differs in zip(images, difference > threshold, strict=True):
+        free = cv2.dilate(differs.astype(np.uint8), surroundings) == 0
+        total[free] += image[free]
+        count[free] += 1
+    mean = np.rint(total / np.maximum(count, 1)).astype(np.uint8)
+    return np.where(count >= _ENOUGH_FREE, mean, median)
+
+
+def _ink_level(images: GreyImages, background: GreyImages) -> float:
+    """The commonest level among pixels that differ from the background more than Otsu's split."""
+    difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
+    ink = images[difference > otsu_threshold(difference)]
+    if not len(ink):
+        raise ImageError("expected ink that differs between images, got images that are all alike")
+    counts = np.bincount(ink, minlength=256).astype(np.float64)
+    return float(np.convolve(counts, np.ones(5), mode="same").argmax())

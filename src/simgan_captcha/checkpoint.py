@@ -1,0 +1,173 @@
+"""Weights and whole training states as safetensors; nothing is ever unpickled.
+
+One safetensors file holds the tensors and, as one JSON string in its header, everything that is no
+tensor. It is written whole or not at all, so tensors and description cannot mismatch, and the same
+content gives the same bytes. The ``.json`` beside weights is a copy for people; nothing reads it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.errors import RunError
+
+# One key only: the header's order of several would change from one process to the next.
+_DESCRIPTION = "description"
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write weights to ``path``, and a copy of the description for people beside it.
+
+    Args:
+        path: The file to write; its folder is made. ``path.with_suffix(".json")`` is for people.
+        tensors: A state dict: tensors of any dtype, on any device.
+        description: What is needed to use them: values that JSON can hold.
+
+    Raises:
+        TypeError: The description holds something that JSON cannot.
+    """
+    _write(path, tensors, description)
+    write_json(path.with_suffix(".json"), description)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and description, as `save_weights` got them; tuples come back as lists.
+
+    Raises:
+        RunError: The file is missing, damaged, or not written by this package.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})[_DESCRIPTION])
+            # Copies: the tensors of safe_open are a view of the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(
+            f"expected weights at {path}, found no file; run the stage that writes it"
+        ) from None
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise RunError(
+            f"expected a whole safetensors file at {path}, got a damaged one ({error}); "
+            "delete it and run the stage that writes it again"
+        ) from error
+    except KeyError:
+        description = None
+    if not isinstance(description, dict):
+        raise RunError(
+            f"expected {path} to describe itself in its header, it does not; "
+            "give a file that simgan-captcha wrote"
+        )
+    return tensors, description
+
+
+def save_training_state(
+    path: Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Write all that is needed to go on exactly where training is now.
+
+    Args:
+        path: The file to write; its folder is made.
+        modules: Networks by name.
+        optimizers: Optimizers by name; their state may hold tensors and values that JSON can hold.
+        tensors: Anything else, such as generator states and image buffers.
+        numbers: Counters and other values that JSON can hold.
+
+    Raises:
+        TypeError: ``numbers`` or an optimizer hold something that neither safetensors nor JSON can.
+    """
+    flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
+    for name, module in modules.items():
+        flat |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+    described: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        plain: dict[str, dict[str, Any]] = {}
+        for index, values in state["state"].items():
+            plain[str(index)] = {}
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    flat[f"optimizer/{name}/{index}/{key}"] = value
+                else:
+                    plain[str(index)][key] = value
+        described[name] = {"param_groups": state["param_groups"], "state": plain}
+    _write(
+        path,
+        flat,
+        {"modules": sorted(modules), "optimizers": described, "numbers": dict(numbers)},
+    )
+
+
+def load_training_state(
+    path: Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Restore modules and optimizers in place.
+
+    Args:
+        path: What `save_training_state` wrote.
+        modules: Networks of the same names and shapes as were saved.
+        optimizers: Optimizers of the same names, over the same parameters in the same order.
+
+    Returns:
+        The ``tensors`` (on the CPU) and ``numbers`` that were saved.
+
+    Raises:
+        RunError: The file is missing or damaged, or holds the state of other networks. Networks
+            may then be half restored; make new ones.
+    """
+    flat, description = load_weights(path)
+    try:
+        described: dict[str, Any] = description["optimizers"]
+        saved = (description["modules"], sorted(described))
+        if saved != (sorted(modules), sorted(optimizers)):
+            raise ValueError(f"it holds {saved[0]} and optimizers of {saved[1]}")
+        for name, module in modules.items():
+            module.load_state_dict(_below(flat, f"module/{name}/"))
+        for name, optimizer in optimizers.items():
+            tensors = _below(flat, f"optimizer/{name}/")
+            optimizer.load_state_dict(_optimizer_state(described[name], tensors, optimizer))
+        return _below(flat, "tensor/"), description["numbers"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"expected the training state of {sorted(modules)} at {path}, it does not fit "
+            f"({error}); delete it to start anew, or go back to its configuration"
+        ) from error
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    header = {_DESCRIPTION: json.dumps(description)}
+    write_bytes(path, safetensors.torch.save(stored, metadata=header))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _optimizer_state(
+    described: dict[str, Any], tensors: Mapping[str, Tensor], optimizer: Optimizer
+) -> dict[str, Any]:
+    state = {int(index): dict(values) for index, values in described["state"].items()}
+    for name, tensor in tensors.items():
+        index, key = name.split("/", maxsplit=1)
+        state[int(index)][key] = tensor
+    groups = described["param_groups"]
+    for group, current in zip(groups, optimizer.param_groups, strict=True):
+        # JSON made lists of the tuples (betas).
+        group |= {k: tuple(v) for k, v in group.items() if isinstance(current.get(k), tuple)}
+    return {"state": state, "param_groups": groups}

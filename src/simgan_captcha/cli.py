@@ -1,0 +1,5 @@
+"""The command line: one sub-command a stage."""
+
+
+def main() -> None:
+    """Run the command line."""

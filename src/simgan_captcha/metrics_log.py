@@ -1,0 +1,73 @@
+"""Training figures: one JSON object a line, and the same as TensorBoard scalars."""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+
+from simgan_captcha.atomic import write_bytes
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to ``metrics.jsonl`` and TensorBoard's ``events.*`` in one folder.
+
+    Args:
+        folder: Where to write; made if missing.
+        resume_step: None begins anew, deleting the figures of an earlier training. A number goes on
+            after that step: later lines, and one that a kill cut short, are dropped.
+
+    Example of a line: ``{"step": 100, "loss": 0.31}``. A figure that is not finite is ``null``,
+    since JSON has no name for it.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # late: it loads much that few calls need
+
+        path = folder / FILE_NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume_step is None:
+            for events in folder.glob("events.out.tfevents.*"):
+                events.unlink()
+        write_bytes(path, b"" if resume_step is None else _lines_until(path, resume_step))
+        self._file = path.open("a", encoding="utf-8")
+        purge = None if resume_step is None else resume_step + 1
+        self._board = SummaryWriter(str(folder), purge_step=purge)
+
+    def log(self, step: int, **figures: float) -> None:
+        """Write the figures of one step; a reader of the file sees them at once."""
+        row: dict[str, float | None] = {"step": step}
+        row |= {name: v if math.isfinite(v) else None for name, v in figures.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return b"".join(kept)

@@ -1,0 +1,149 @@
+"""Send readings to a puzzle server and take its verdict. Knows the protocol, not the answers."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import httpx
+
+from simgan_captcha.errors import SubmissionError, UsageError
+
+MOST_SOLUTIONS = 15_000
+"""What the puzzle takes in one submission."""
+REPLY_SECONDS = 120.0
+"""A reply that is not complete by then is given up."""
+SILENCE_SECONDS = 60.0
+MAX_REPLY_BYTES = 1 << 20
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Reading(Protocol):
+    """What a reader says of one image."""
+
+    @property
+    def name(self) -> str:
+        """The image's name, as the challenge gave it."""
+
+    @property
+    def text(self) -> str:
+        """What it reads."""
+
+    @property
+    def confidence(self) -> float:
+        """How sure it is, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The puzzle server's answer to a submission."""
+
+    passed: bool
+    submitted: int
+    """Readings that were sent."""
+    passcode: str | None
+    message: str
+    """One line, printable."""
+    reply: dict[str, Any]
+    """The server's JSON object, unchanged."""
+
+
+def submit(
+    base_url: str, user: str, readings: Sequence[Reading], *, limit: int = MOST_SOLUTIONS
+) -> Verdict:
+    """Post the ``limit`` readings that are surest, equally sure ones in the order of their names.
+
+    Args:
+        base_url: The server, as ``http://127.0.0.1:8000``.
+        user: Whose puzzle it is.
+        readings: Any number of them.
+        limit: How many to send at most.
+
+    Raises:
+        UsageError: No readings, no user, a limit below 1, or no http(s) URL.
+        SubmissionError: No connection, no reply in time, or a reply that is not a verdict.
+    """
+    if not readings or not user or limit < 1:
+        raise UsageError(
+            f"expected readings, a user and a limit of at least 1, got {len(readings)} readings, "
+            f"user {user!r} and limit {limit}"
+        )
+    surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[:limit]
+    body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in surest]})
+    url = f"{base_url.rstrip('/')}/u/{quote(user, safe='')}/solution"
+    status, content = _post(url, body.encode())
+    return _verdict(url, status, content, submitted=len(surest))
+
+
+def _post(url: str, body: bytes) -> tuple[int, bytes]:
+    deadline = time.monotonic() + REPLY_SECONDS
+    content = bytearray()
+    try:
+        with (
+            # A proxy of the environment cannot reach the loopback of this machine.
+            httpx.Client(
+                timeout=SILENCE_SECONDS, mounts={f"all://{host}": None for host in _LOOPBACK}
+            ) as client,
+            client.stream(
+                "POST", url, content=body, headers={"Content-Type": "application/json"}
+            ) as response,
+        ):
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_REPLY_BYTES:
+                    raise SubmissionError(
+                        f"expected at most {MAX_REPLY_BYTES} bytes of reply from {url}, got more; "
+                        "is it a puzzle server?"
+                    )
+                if time.monotonic() > deadline:
+                    raise SubmissionError(
+                        f"expected a reply from {url} within {REPLY_SECONDS:.0f} s, it still "
+                        "drips; try again"
+                    )
+            return response.status_code, bytes(content)
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise UsageError(
+            f"expected the URL of a puzzle server as http://HOST:PORT, got {url!r} ({error})"
+        ) from None
+    except httpx.HTTPError as error:
+        raise SubmissionError(
+            f"expected a reply from {url}, got none ({error or type(error).__name__}); "
+            "is the puzzle server running there?"
+        ) from None
+
+
+def _verdict(url: str, status: int, content: bytes, *, submitted: int) -> Verdict:
+    try:
+        reply = json.loads(content)
+    except (ValueError, RecursionError):
+        reply = None
+    if status != httpx.codes.OK:
+        reason = reply.get("message") or reply.get("error") if isinstance(reply, dict) else None
+        raise SubmissionError(
+            f"expected status 200 from {url}, got {status} "
+            f"({_one_line(reason or 'no reason given')}); check the URL and the user"
+        )
+    passcode = reply.get("passcode") if isinstance(reply, dict) else None
+    error = reply.get("error") if isinstance(reply, dict) else None
+    # One of the two, and text: anything else is not the puzzle's word.
+    if [isinstance(said, str) for said in (passcode, error)].count(True) != 1:
+        raise SubmissionError(
+            f'expected {{"message", "passcode"}} or {{"error"}} from {url}, got '
+            f"{_one_line(content[:80].decode(errors='replace'))!r}; is it a puzzle server?"
+        )
+    said = [text for text in (error, reply.get("message")) if isinstance(text, str)]
+    return Verdict(
+        passed=passcode is not None,
+        submitted=submitted,
+        passcode=None if passcode is None else _one_line(passcode),
+        message=_one_line(": ".join(said)),
+        reply=reply,
+    )
+
+
+def _one_line(said: object) -> str:
+    """Text from outside, fit for a terminal: no control characters, not endless."""
+    return "".join(c if c.isprintable() else " " for c in str(said))[:300].strip()

@@ -1,0 +1,183 @@
+"""Run the puzzle: in the foreground for a host of contests, or beside a program that plays it."""
+
+import contextlib
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import uvicorn
+
+from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
+from simgan_captcha.puzzle.artwork import Artist
+
+START_SECONDS = 60.0
+"""A child that has not started by then is given up."""
+STOP_SECONDS = 5
+"""Requests in progress get this long when the server stops."""
+_CONNECTIONS_WAITING = 128
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    users: Collection[str] | None = None,
+    font: Path | None = None,
+    replay: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    passcode_key: bytes | None = None,
+    announce: Callable[[str], None] = print,
+    stop_at_end_of: IO[bytes] | None = None,
+) -> None:
+    """Serve the puzzle until Ctrl-C or SIGTERM.
+
+    Args:
+        host: Address to listen on; the default takes connections of this machine only.
+        port: TCP port; 0 for a free one.
+        users: Who has a puzzle; None for everybody.
+        font: Font of the captchas; None for Lato Black.
+        replay: Folder of recorded batches to serve instead of drawing.
+        batch_size: Images in a challenge.
+        passcode_key: Secret from which passcodes are made; None for a random one, so that passcodes
+            of another start differ.
+        announce: Called once with the server's URL, when it takes connections.
+        stop_at_end_of: A stream whose end, too, stops the server.
+
+    Raises:
+        UsageError: The address cannot be listened on; the font or the folder is unfit.
+    """
+    app = create_app(
+        artist=Artist(font),
+        passcode_key=passcode_key or secrets.token_bytes(32),
+        users=None if users is None else frozenset(users),
+        batch_size=batch_size,
+        replay=replay,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+    )
+    if stop_at_end_of is not None:
+        threading.Thread(target=_stop_at_end, args=(server, stop_at_end_of), daemon=True).start()
+    # Ctrl-C is how a person stops the server, not a failure.
+    with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+        announce(_url(listener))
+        server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def running_puzzle(
+    *,
+    users: Collection[str] | None = None,
+    font: Path | None = None,
+    replay: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[str]:
+    """A puzzle server on loopback in a process of its own; gives its URL, stops it in the end.
+
+    The child ignores the terminal's Ctrl-C, so that this process can finish with it, and stops by
+    itself when this process is gone, even killed: it watches a pipe that then closes.
+
+    Raises:
+        UsageError: The font or the folder is unfit.
+        SimganCaptchaError: The server did not start.
+    """
+    options = {
+        "users": None if users is None else sorted(users),
+        "font": None if font is None else str(font.absolute()),
+        "replay": None if replay is None else str(replay.absolute()),
+        "batch_size": batch_size,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "simgan_captcha.puzzle.server", json.dumps(options)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            yield _await_url(child, child.stdout)
+        finally:
+            child.stdin.close()
+            try:
+                child.wait(2 * STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _await_url(child: subprocess.Popen[bytes], output: IO[bytes]) -> str:
+    """The first line of the child: its URL, or why there is none."""
+    patience = threading.Timer(START_SECONDS, child.kill)
+    patience.daemon = True
+    patience.start()
+    line = output.readline().decode().strip()
+    patience.cancel()
+    if not line:
+        raise SimganCaptchaError(
+            f"expected the puzzle server to start within {START_SECONDS:.0f} s, it ended; "
+            "its own message stands above"
+        )
+    report: dict[str, str] = json.loads(line)
+    if "error" in report:
+        raise UsageError(report["error"])
+    return report["url"]
+
+
+def _serve_as_child(options: dict[str, Any]) -> int:
+    """Serve as `running_puzzle` asks, one line of JSON on stdout; returns the exit code."""
+    try:
+        serve(
+            users=options["users"],
+            font=options["font"] and Path(options["font"]),
+            replay=options["replay"] and Path(options["replay"]),
+            batch_size=options["batch_size"],
+            announce=lambda url: print(json.dumps({"url": url}), flush=True),
+            stop_at_end_of=sys.stdin.buffer,
+        )
+    except UsageError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return error.exit_code
+    return 0
+
+
+def _stop_at_end(server: uvicorn.Server, stream: IO[bytes]) -> None:
+    stream.read()
+    server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket: who connects from now on waits until the application is up."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"expected a port from 0 to 65535, got {port}; give another --port")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=_CONNECTIONS_WAITING)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"cannot listen on {host} port {port} ({error}); give another --host or --port"
+        ) from None
+    # Connections inherit it. Without, a small reply waits 40 ms for the client's acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(_serve_as_child(json.loads(sys.argv[1])))

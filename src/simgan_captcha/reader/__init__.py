@@ -1,0 +1,1 @@
+"""The recogniser: network, the supervised loop, adaptation by self-training, reading."""

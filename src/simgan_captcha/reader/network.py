@@ -1,0 +1,135 @@
+"""The recogniser: a normalised image in, one distribution over the alphabet per character slot out.
+
+Shapes: B batch, C channels, H and W pixels, L characters, K classes.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ReaderArchitecture:
+    """What is needed to build a reader again."""
+
+    height: int
+    width: int
+    length: int
+    classes: int
+    kind: Literal["attention", "seed"] = "attention"
+    """``attention``: one learned query a slot over a feature map. ``seed``: the 2017 convnet."""
+    channels: tuple[int, int, int, int, int] = (32, 32, 64, 128, 128)
+    """Output channels of the five convolutions of ``attention``."""
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_description(description: dict[str, Any]) -> "ReaderArchitecture":
+        """From what `describe` gave."""
+        return ReaderArchitecture(**{**description, "channels": tuple(description["channels"])})
+
+
+def build_reader(architecture: ReaderArchitecture) -> nn.Module:
+    """A fresh reader: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
+
+    Raises:
+        ConfigError: An unknown kind.
+    """
+    if architecture.kind == "attention":
+        return AttentionReader(architecture)
+    if architecture.kind == "seed":
+        return SeedReader(architecture)
+    raise ConfigError(f"expected a reader of kind attention or seed, got {architecture.kind!r}")
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class AttentionReader(nn.Module):
+    """Five convolutions to a map an eighth of the image, then one attention query per slot.
+
+    About 40 MMAC on 50x100 pixels. Overlapping letters keep no order of columns, so slots attend
+    freely over the whole map; a learned position code tells where a feature lies.
+    """
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        a, b, c, d, e = architecture.channels
+        self.features = nn.Sequential(
+            _convolution(2, a, 5, 2),
+            _convolution(a, b),
+            nn.MaxPool2d(2, ceil_mode=True),
+            _convolution(b, c),
+            nn.MaxPool2d(2, ceil_mode=True),
+            _convolution(c, d),
+            _convolution(d, e),
+        )
+        rows, columns = architecture.height, architecture.width
+        for _ in range(3):
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        self.position = nn.Parameter(torch.randn(rows * columns, e) * 0.02)
+        self.query = nn.Parameter(torch.randn(architecture.length, e) * 0.02)
+        self.key = nn.Linear(e, e)
+        self.value = nn.Linear(e, e)
+        self.classify = nn.Sequential(
+            nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, architecture.classes)
+        )
+        self.heads = 4
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, H, W) -> logits (B, L, K)."""
+        features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
+        B, P, E = features.shape
+        keys = self.key(features + self.position)
+        values = self.value(features + self.position)
+        split = (self.heads, E // self.heads)
+        attended = nn.functional.scaled_dot_product_attention(
+            self.query.expand(B, -1, -1).unflatten(2, split).transpose(1, 2),
+            keys.unflatten(2, split).transpose(1, 2),
+            values.unflatten(2, split).transpose(1, 2),
+        )
+        logits: Tensor = self.classify(attended.transpose(1, 2).flatten(2))
+        return logits
+
+
+class SeedReader(nn.Module):
+    """The 2017 project's convnet, 333 MMAC on 50x100 pixels: four 128-wide convolutions, a flat head.
+
+    Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". Deviation: its ink channel alone is read, as
+    the seed had no line mask; images too small for four unpadded halvings are refused.
+    """
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(1, 32, 3), nn.ReLU(inplace=True)]
+        rows, columns, channels = architecture.height - 2, architecture.width - 2, 32
+        for _ in range(4):
+            layers += [nn.Conv2d(channels, 128, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+            rows, columns, channels = (rows - 2) // 2, (columns - 2) // 2, 128
+        if rows < 1 or columns < 1:
+            raise ConfigError(
+                "the seed's reader needs images of at least 48x48 pixels, got "
+                f"{architecture.width}x{architecture.height}; use reader.kind=attention"
+            )
+        self.features = nn.Sequential(*layers, nn.Dropout(0.25), nn.Flatten())
+        self.hidden = nn.Sequential(
+            nn.Linear(128 * rows * columns, 128), nn.ReLU(inplace=True), nn.Dropout(0.5)
+        )
+        self.classify = nn.Linear(128, architecture.length * architecture.classes)
+        self.length = architecture.length
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, H, W) -> logits (B, L, K)."""
+        logits: Tensor = self.classify(self.hidden(self.features(images[:, :1])))
+        return logits.unflatten(1, (self.length, -1))

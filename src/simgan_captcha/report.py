@@ -1,0 +1,468 @@
+"""One self-contained HTML page about a run, built from what lies in its folder.
+
+Nothing is judged here and no label is known here: figures about right and wrong are shown when
+somebody judged the run, and come from `judge/judgement.json` alone. A stage that has not run is
+said to be missing; a file that is damaged is said to be damaged; neither stops the report.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+
+from simgan_captcha import charts
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.background import Background
+from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
+from simgan_captcha.images import encode_png
+from simgan_captcha.pictures import picture_uri
+from simgan_captcha.report_inputs import (
+    Json,
+    Readings,
+    as_mapping,
+    as_number,
+    as_texts,
+    first_text,
+    read_json,
+    read_metrics,
+    read_readings,
+)
+from simgan_captcha.store import CaptchaStore
+
+STAGES = {
+    "store": "Download and store",
+    "background": "Background",
+    "simulate": "Simulator",
+    "refine": "SimGAN refiner",
+    "read": "Reader",
+    "adapt": "Adaptation",
+    "readings": "Readings",
+}
+"""Stage folders in the order of the flow, and what the page calls them."""
+
+_COSTS = ("seconds", "images", "training_flops")
+"""Figures of a manifest that the table of stages shows."""
+
+_SHEET_BYTES = 250_000
+"""Larger sheets are shrunk: five of them have to fit into about 2 MB."""
+_THUMBNAIL_BYTES = 12_000
+_SHOWN = 24
+"""Captchas in each gallery."""
+_UNSURE = 0.5
+"""Characters read with less confidence are underlined."""
+_PRIOR_CHARACTERS = 80
+"""Larger alphabets show the characters that are furthest from the prior."""
+_CONFUSED_CHARACTERS = 40
+"""Larger alphabets show the characters that are confused most."""
+
+_SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``RUN/report.html``: styles and pictures inside, no request to anywhere.
+
+    Args:
+        run_folder: A run as in docs/architecture.md; only ``run.json`` has to be there.
+
+    Returns:
+        The path of the page, at most some 3 MB.
+
+    Raises:
+        RunError: The folder holds no readable ``run.json``.
+    """
+    damage: list[str] = []
+    run = read_json(run_folder / "run.json", damage)
+    if run is None:
+        raise RunError(
+            f"expected a run's folder with a readable run.json, got {run_folder}; "
+            "name the folder given to simgan-captcha run"
+        )
+    manifests = {
+        stage: manifest
+        for stage in STAGES
+        if (manifest := read_json(run_folder / stage / "manifest.json", damage)) is not None
+    }
+    readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
+    gallery = _Gallery(run_folder / "store", damage)
+    page = _template().render(
+        **_headline(run_folder, run, manifests, readings),
+        **_flow(manifests),
+        **_pictures(run_folder, readings, gallery, damage),
+        curve_groups=_curve_groups(run_folder, damage),
+        reading=_reading_section(run, readings, gallery),
+        judged=_judged_section(run_folder, gallery, damage),
+        verdict=read_json(run_folder / "submission" / "verdict.json", damage),
+        **_provenance(run_folder, run, manifests),
+        # Last: the sections before add what they find damaged.
+        damage=list(dict.fromkeys(damage)),
+    )
+    path = run_folder / "report.html"
+    # A server's message may hold a lone surrogate, which UTF-8 cannot.
+    write_bytes(path, page.encode("utf-8", "replace"))
+    return path
+
+
+class _Gallery:
+    """Captchas as the page shows them."""
+
+    def __init__(self, folder: Path, damage: list[str]) -> None:
+        self._store: CaptchaStore | None = None
+        self._damage = damage
+        if folder.is_dir():
+            try:
+                self._store = CaptchaStore(folder)
+            except StoreError as error:
+                damage.append(str(error))
+
+    def uri(self, name: str) -> str | None:
+        """The picture as a ``data:`` URI; None when the store does not have it."""
+        if self._store is None:
+            return None
+        try:
+            return picture_uri(self._store.image(name), _THUMBNAIL_BYTES, 200)
+        except SimganCaptchaError:
+            return None  # the page says so in the picture's place
+
+    def first(self, texts: dict[str, str]) -> list[Json]:
+        """Pictures of the store's first captchas, with what was read from them."""
+        if not self._store:
+            return []
+        try:
+            names = self._store.in_content_order().names[:_SHOWN]
+        except StoreError as error:
+            self._damage.append(str(error))
+            return []
+        return [{"uri": self.uri(name), "text": texts.get(name)} for name in names]
+
+
+def _headline(
+    folder: Path, run: Json, manifests: dict[str, Json], readings: Readings | None
+) -> Json:
+    times = [(folder / stage / "manifest.json").stat().st_mtime for stage in manifests] or [
+        (folder / "run.json").stat().st_mtime
+    ]
+    return {
+        "name": folder.resolve().name,
+        "preset": first_text(run.get("preset"), as_mapping(run.get("config")).get("preset")),
+        "finished": datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "images_read": None if readings is None else len(readings.names),
+    }
+
+
+def _flow(manifests: dict[str, Json]) -> Json:
+    rows = [
+        {
+            "stage": title,
+            "done": stage in manifests,
+            **{key: as_number(manifests.get(stage, {}).get(key)) for key in _COSTS},
+            "precision": first_text(manifests.get(stage, {}).get("precision")),
+        }
+        for stage, title in STAGES.items()
+    ]
+    alarms = [
+        (STAGES[stage], str(alarm))
+        for stage, manifest in manifests.items()
+        for alarm in as_texts(as_mapping(manifest.get("result")).get("warnings"))
+    ]
+    return {
+        "stages": rows,
+        "totals": {
+            key: sum(row[key] or 0 for row in rows) for key in ("seconds", "training_flops")
+        },
+        "alarms": alarms,
+    }
+
+
+def _pictures(
+    folder: Path, readings: Readings | None, gallery: _Gallery, damage: list[str]
+) -> Json:
+    sheets = sorted(
+        (int(match[1]), path)
+        for path in (folder / "refine").glob("sheet-*.png")
+        if (match := re.fullmatch(r"sheet-(\d{1,12})\.png", path.name))
+    )
+    chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
+    return {
+        "background": _sheet(folder / "background" / "background.png", damage),
+        "mask": _mask(folder / "background" / "background.npz", damage),
+        "synthetic": _sheet(folder / "simulate" / "sheet.png", damage),
+        "real": gallery.first(
+            dict(zip(readings.names, readings.texts, strict=True)) if readings else {}
+        ),
+        "refiner_sheets": [
+            (step, uri) for step, path in chosen if (uri := _sheet(path, damage)) is not None
+        ],
+    }
+
+
+def _curve_groups(folder: Path, damage: list[str]) -> list[Json]:
+    groups = []
+    for stage in ("read", "refine", "adapt"):
+        panels: dict[str, dict[str, charts.Curve]] = {}
+        for key, curve in read_metrics(folder / stage / "metrics.jsonl", damage).items():
+            panels.setdefault(_panel(key, curve), {})[key] = curve
+        groups.append(
+            {
+                "title": STAGES[stage],
+                "panels": [
+                    {
+                        "caption": caption,
+                        "uri": charts.curves(
+                            panels[caption], share=caption == "Accuracies and rates"
+                        ),
+                        "alt": _curves_in_words(panels[caption]),
+                    }
+                    for caption in ("Losses", "Accuracies and rates", "Learning rate")
+                    if caption in panels
+                ],
+            }
+        )
+    return groups
+
+
+def _panel(key: str, curve: charts.Curve) -> str:
+    if "learning_rate" in key or key == "lr":
+        return "Learning rate"
+    share = _SHARE_WORDS & set(key.split("_")) and all(0 <= v <= 1 for _, v in curve)
+    return "Accuracies and rates" if share else "Losses"
+
+
+def _curves_in_words(series: dict[str, charts.Curve]) -> str:
+    return "; ".join(
+        f"{name.replace('_', ' ')} from {curve[0][1]:.3g} at step {curve[0][0]:.0f} "
+        f"to {curve[-1][1]:.3g} at step {curve[-1][0]:.0f}"
+        for name, curve in series.items()
+    )
+
+
+def _reading_section(run: Json, readings: Readings | None, gallery: _Gallery) -> Json | None:
+    if readings is None or not readings.names:
+        return None
+    confidences = np.asarray(readings.confidences)
+    least = np.argsort(confidences, kind="stable")[:_SHOWN]
+    return {
+        "histogram": charts.confidence_histogram(readings.confidences),
+        "mean_confidence": float(confidences.mean()),
+        "sure": float((confidences >= 0.9).mean()),
+        "least_sure": _cards(readings, least.tolist(), gallery),
+        **_against_prior(run, readings),
+    }
+
+
+def _against_prior(run: Json, readings: Readings) -> Json:
+    """What was read, character by character, against an alphabet whose letters are alike likely."""
+    counts = Counter("".join(readings.texts))
+    scheme = as_mapping(run.get("scheme")) or as_mapping(
+        as_mapping(run.get("config")).get("scheme")
+    )
+    alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(counts))
+    total = sum(counts.values())
+    if not total:
+        return {"characters": None}
+    prior = 1 / len(alphabet)
+    shares = {character: counts[character] / total for character in alphabet}
+    furthest = sorted(alphabet, key=lambda c: -abs(shares[c] - prior))
+    shown = set(furthest[:_PRIOR_CHARACTERS])
+    return {
+        "characters": charts.character_shares(
+            {c: share for c, share in shares.items() if c in shown}, prior
+        ),
+        "prior": prior,
+        "furthest": [(c, shares[c]) for c in furthest[:3]],
+        "characters_left_out": len(alphabet) - len(shown),
+    }
+
+
+def _cards(readings: Readings, indices: Iterable[int], gallery: _Gallery) -> list[Json]:
+    return [
+        {
+            "name": readings.names[i],
+            "uri": gallery.uri(readings.names[i]),
+            "text": readings.texts[i],
+            "characters": _marked(readings.texts[i], readings.character_confidences[i]),
+            "confidence": readings.confidences[i],
+        }
+        for i in indices
+        if i < len(readings.names)
+    ]
+
+
+def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
+    """Each character, and whether the reader was unsure of it."""
+    if len(text) != len(confidences):
+        return [(character, False) for character in text]
+    return [(c, confidence < _UNSURE) for c, confidence in zip(text, confidences, strict=True)]
+
+
+def _judged_section(folder: Path, gallery: _Gallery, damage: list[str]) -> Json | None:
+    path = folder / "judge" / "judgement.json"
+    judgement = read_json(path, damage)
+    if judgement is None:
+        return None
+    try:
+        matrix: dict[str, dict[str, int]] = judgement["confusion_matrix"]
+        return {
+            "figures": _judged_figures(judgement),
+            "worst": _worst_characters(judgement["per_character"], matrix),
+            "matrix": _matrix_chart(matrix),
+            "commonest": ", ".join(
+                f"{c['truth']} read as {c['read']}" for c in judgement["confusions"][:5]
+            ),
+            "reliability": (
+                charts.reliability(
+                    [
+                        (b["confidence"], b["accuracy"], b["images"])
+                        for b in judgement["calibration"]
+                    ]
+                )
+                if judgement["calibration"]
+                and as_number(judgement["expected_calibration_error"]) is not None
+                else None
+            ),
+            "wrong": [
+                {
+                    "uri": gallery.uri(wrong["name"]),
+                    "truth": str(wrong["truth"]),
+                    "read": str(wrong["read"]),
+                    "confidence": as_number(wrong["confidence"]),
+                }
+                for wrong in judgement["wrong"][:_SHOWN]
+            ],
+        }
+    except (LookupError, TypeError, ValueError, AttributeError):
+        damage.append(
+            f"{path} is not what simgan-captcha judge writes; judge the run again to see figures"
+        )
+        return None
+
+
+def _judged_figures(judgement: Json) -> Json:
+    shares = ("captcha_accuracy", "character_accuracy")
+    intervals = ("captcha_interval", "character_interval")
+    counts = ("images", "unlabelled", "unread", "wrong_length")
+    return {
+        **{key: float(judgement[key]) for key in shares},
+        **{key: [float(judgement[key][0]), float(judgement[key][1])] for key in intervals},
+        **{key: int(judgement[key]) for key in counts},
+        "per_position": [float(share) for share in judgement["per_position"]],
+        "expected_calibration_error": as_number(judgement["expected_calibration_error"]),
+    }
+
+
+def _worst_characters(
+    per_character: dict[str, Json], matrix: dict[str, dict[str, int]]
+) -> list[Json]:
+    occurring = [(c, score) for c, score in per_character.items() if score["total"]]
+    occurring.sort(key=lambda item: (item[1]["accuracy"], -item[1]["total"]))
+    return [
+        {
+            "character": character,
+            "accuracy": float(score["accuracy"]),
+            "total": int(score["total"]),
+            "taken_for": [
+                (read, count)
+                for read, count in Counter(matrix.get(character, {})).most_common(4)
+                if read != character
+            ][:3],
+        }
+        for character, score in occurring[:10]
+    ]
+
+
+def _matrix_chart(matrix: dict[str, dict[str, int]]) -> str | None:
+    mistakes: Counter[str] = Counter()
+    for true, row in matrix.items():
+        for read, count in row.items():
+            if read != true:
+                mistakes[true] += count
+                mistakes[read] += count
+    if not mistakes:
+        return None
+    everything = {*matrix, *mistakes}
+    chosen = sorted(sorted(everything, key=lambda c: -mistakes[c])[:_CONFUSED_CHARACTERS])
+    totals = {true: sum(row.values()) for true, row in matrix.items()}
+    return charts.confusion_matrix(
+        chosen,
+        [
+            [matrix.get(true, {}).get(read, 0) / max(1, totals.get(true, 0)) for read in chosen]
+            for true in chosen
+        ],
+    )
+
+
+def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
+    versions = {
+        str(name): str(version)
+        for manifest in manifests.values()
+        for name, version in as_mapping(manifest.get("versions")).items()
+    }
+    seed = as_number(run.get("seed"))
+    preset = first_text(run.get("preset"), as_mapping(run.get("config")).get("preset"))
+    command = first_text(run.get("command")) or " ".join(
+        ["simgan-captcha run", folder.resolve().name]
+        + ([f"--preset {preset}"] if preset else [])
+        + ([f"--seed {seed:.0f}"] if seed is not None else [])
+    )
+    machines = (first_text(manifest.get("machine")) for manifest in manifests.values())
+    return {
+        "machines": list(dict.fromkeys(machine for machine in machines if machine)),
+        "versions": versions,
+        "seed": None if seed is None else int(seed),
+        "command": command,
+        "configuration": json.dumps(run, indent=2, ensure_ascii=False),
+        "results": {
+            STAGES[stage]: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
+            for stage, manifest in manifests.items()
+            if manifest.get("result")
+        },
+    }
+
+
+def _sheet(path: Path, damage: list[str]) -> str | None:
+    try:
+        return picture_uri(path.read_bytes(), _SHEET_BYTES, 1000)
+    except FileNotFoundError:
+        return None
+    except (OSError, ImageError) as error:
+        damage.append(f"{path}: {error}")
+        return None
+
+
+def _mask(path: Path, damage: list[str]) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        mask = Background.load(path).line_mask
+        return picture_uri(encode_png(np.where(mask, 255, 0).astype(np.uint8)), _SHEET_BYTES, 1000)
+    except SimganCaptchaError as error:
+        damage.append(str(error))
+        return None
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters.update(
+        share=lambda value: f"{value:.1%}".replace("%", "\u00a0%"),
+        duration=_duration,
+        count=lambda value: f"{value:,.0f}",
+        tflop=lambda flops: f"{flops / 1e12:,.2f}",
+    )
+    return environment.from_string(
+        files("simgan_captcha").joinpath("report.html").read_text("utf-8")
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"

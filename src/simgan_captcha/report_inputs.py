@@ -1,0 +1,140 @@
+"""What stages left in a run folder, read for the report: damage is noted, never fatal.
+
+Every reader takes a list ``damage`` and appends to it a line for the user about what it could not
+use. A file that is not there is not damage.
+"""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Json = dict[str, Any]
+
+_MAX_JSON_BYTES = 16_000_000
+_MAX_METRICS_BYTES = 64_000_000
+_MAX_READINGS_BYTES = 512_000_000
+_UNPLOTTED = {"step", "epoch", "images", "seconds", "flops", "eta"}
+"""A figure with one of these words in its name is a count or a cost, not a curve."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was read: N of each, in the order of the file."""
+
+    names: list[str]
+    texts: list[str]
+    confidences: list[float]
+    """Of the whole texts, in [0, 1]."""
+    character_confidences: list[list[float]]
+
+
+def read_readings(path: Path, damage: list[str]) -> Readings | None:
+    """``readings.parquet``; None when it is missing or, which is noted, damaged."""
+    if not path.exists():
+        return None
+    try:
+        if path.stat().st_size > _MAX_READINGS_BYTES:
+            raise ValueError(f"larger than {_MAX_READINGS_BYTES} bytes")
+        table = pq.read_table(path)
+        readings = Readings(
+            *(
+                table.column(name).cast(kind).to_pylist()
+                for name, kind in (
+                    ("name", pa.string()),
+                    ("text", pa.string()),
+                    ("confidence", pa.float64()),
+                    ("character_confidence", pa.list_(pa.float64())),
+                )
+            )
+        )
+        if any(table.column(name).null_count for name in table.column_names):
+            raise ValueError("a value is missing")
+        if any(None in row for row in readings.character_confidences):
+            raise ValueError("a character's confidence is missing")
+        if not all(0 <= confidence <= 1 for confidence in readings.confidences):
+            raise ValueError("a confidence is outside [0, 1]")
+        return readings
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        damage.append(f"{path}: expected readings, could not use them ({error}); read again")
+        return None
+
+
+def read_metrics(path: Path, damage: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """Curves by name; of a step that a resumed run repeats, the later line counts."""
+    if not path.exists():
+        return {}
+    if path.stat().st_size > _MAX_METRICS_BYTES:
+        damage.append(f"{path}: expected at most {_MAX_METRICS_BYTES} bytes; no curves are drawn")
+        return {}
+    points: dict[str, dict[float, float]] = {}
+    unusable, infinite = 0, Counter[str]()
+    for line in path.read_text("utf-8", "replace").splitlines():
+        entry = _entry(line)
+        step = None if entry is None else as_number(entry.get("step"))
+        if entry is None or step is None:
+            unusable += 1
+            continue
+        for key, value in entry.items():
+            if _UNPLOTTED & set(key.split("_")):
+                continue
+            number = as_number(value)
+            if number is not None:
+                points.setdefault(key, {})[step] = number
+            elif value is None:
+                infinite[key] += 1
+    damage += [f"{path}: {key} was not finite {times} times" for key, times in infinite.items()]
+    if unusable:
+        damage.append(f"{path}: {unusable} lines are not metrics; they are left out")
+    return {key: sorted(curve.items()) for key, curve in points.items()}
+
+
+def _entry(line: str) -> Json | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_json(path: Path, damage: list[str]) -> Json | None:
+    """A JSON object; None when the file is missing or, which is noted, damaged."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"got a {type(value).__name__}")
+        return value
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        damage.append(f"{path}: expected a JSON object, could not use it ({error})")
+        return None
+
+
+def as_mapping(value: object) -> Json:
+    """The value if it is a JSON object, otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_texts(value: object) -> list[str]:
+    """The value's items as texts if it is a JSON array, otherwise none."""
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def as_number(value: object) -> float | None:
+    """The value if it is a finite number, otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def first_text(*values: object) -> str | None:
+    """The first of the values that is a text of at least one character."""
+    return next((value for value in values if isinstance(value, str) and value), None)

@@ -1,0 +1,67 @@
+"""What a person knows of a captcha family by looking at it, and text <-> class ids."""
+
+from collections.abc import Iterable
+from string import ascii_lowercase, digits
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from simgan_captcha.errors import SchemeError
+
+
+class Scheme(BaseModel):
+    """Alphabet, length and image size of one captcha family.
+
+    Example:
+        >>> HACKMIT_2017.encode("a1z9")
+        [0, 27, 25, 35]
+        >>> HACKMIT_2017.decode([0, 27, 25, 35])
+        'a1z9'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alphabet: str = Field(min_length=2, max_length=4096)
+    """Every character a text may hold, in the order of the class ids; no repeats."""
+    length: int = Field(ge=1, le=64)
+    """Characters in a text."""
+    width: int = Field(ge=8, le=4096)
+    """Image width in pixels."""
+    height: int = Field(ge=8, le=4096)
+    """Image height in pixels."""
+
+    @field_validator("alphabet")
+    @classmethod
+    def _no_repeats(cls, alphabet: str) -> str:
+        repeated = sorted({c for c in alphabet if alphabet.count(c) > 1})
+        if repeated:
+            raise ValueError(
+                f"the alphabet repeats {''.join(repeated)!r}; name each character once"
+            )
+        return alphabet
+
+    def encode(self, text: str) -> list[int]:
+        """Class ids of a text.
+
+        Raises:
+            SchemeError: The text has another length, or a character outside the alphabet.
+        """
+        if len(text) != self.length:
+            raise SchemeError(
+                f"expected a text of {self.length} characters, got {text!r} ({len(text)}); "
+                "correct the label or the scheme's length"
+            )
+        missing = sorted(set(text) - set(self.alphabet))
+        if missing:
+            raise SchemeError(
+                f"the alphabet {self.alphabet!r} lacks {''.join(missing)!r} of {text!r}; "
+                "add it to the scheme's alphabet"
+            )
+        return [self.alphabet.index(character) for character in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of class ids, each in [0, len(alphabet))."""
+        return "".join(self.alphabet[i] for i in ids)
+
+
+HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)
+"""The HackMIT 2017 puzzle: four of a-z0-9 on 100x50 pixels."""

@@ -1,0 +1,201 @@
+"""The refiner and the discriminator of SimGAN, arXiv:1612.07828, appendix, for images of any size.
+
+Shapes: B batch, C channel, H and W in pixels, F features, d downscale. Neither network normalises:
+an image's own brightness must not leak into its neighbours of the batch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simgan_captcha.checkpoint import load_weights, save_weights
+from simgan_captcha.errors import RunError, ShapeError
+
+REAL, REFINED = 0, 1
+"""The discriminator's two classes: indices along dimension 1 of its logits."""
+
+
+Width = Annotated[int, Field(ge=1, le=1024)]
+
+
+class RefinerSettings(BaseModel):
+    """Size of the refiner; the paper's, for eyes: ``RefinerSettings(global_skip=False)``.
+
+    Cost: ``blocks * 2 * 9 * features**2 / downscale**2`` multiply-adds a pixel, to the first order:
+    1,470 million for the paper's on 50x100 pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=1, ge=1, le=16)
+    """C, of what goes in and of what comes out."""
+    features: Width = 64
+    """F, feature maps of every block."""
+    blocks: int = Field(default=4, ge=1, le=64)
+    """ResNet blocks."""
+    downscale: int = Field(default=1, ge=1, le=8)
+    """d: the blocks see the image at 1/d of its height and width, for 1/d² of the cost."""
+    global_skip: bool = True
+    """True: the network learns what to add to the image. False: it draws the image anew."""
+
+
+class DiscriminatorSettings(BaseModel):
+    """Size of the discriminator; the defaults are the paper's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(default=1, ge=1, le=16)
+    """C of the images it judges."""
+    widths: tuple[Width, Width, Width, Width] = (96, 64, 32, 32)
+    """Feature maps of its four hidden convolutions, 1 to 1024 each."""
+
+
+class Refiner(nn.Module):
+    """Makes synthetic images look real, pixel by pixel: (B, C, H, W) -> (B, C, H, W), in [-1, 1].
+
+    3x3 convolution; ``blocks`` times 3x3, ReLU, 3x3, added to what came in, ReLU; 1x1 convolution.
+
+    Source:
+        SimGAN, arXiv:1612.07828, appendix "Refiner Network" (tanh at the end).
+        Deviations, both off in the paper's settings. ``global_skip`` adds the network's output to
+        the image and clamps, in place of tanh; the last convolution starts at zero, so an
+        untrained refiner is exactly the identity and the pre-training has nothing left to do.
+        ``downscale`` moves d x d pixels into channels first and back at the end, so any size goes
+        in: what does not divide by d is padded with its own edge and cropped.
+    """
+
+    def __init__(self, settings: RefinerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        moved = settings.channels * settings.downscale**2
+        self.enter = nn.Conv2d(moved, settings.features, 3, padding=1)
+        self.blocks = nn.ModuleList(_Block(settings.features) for _ in range(settings.blocks))
+        self.leave = nn.Conv2d(settings.features, moved, 1)
+        if settings.global_skip:
+            nn.init.zeros_(self.leave.weight)
+            nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Refine (B, C, H, W) float images in [-1, 1]; shape and range stay.
+
+        Raises:
+            ShapeError: Not four dimensions, or another number of channels.
+        """
+        _check_images(images, self.settings.channels)
+        _, _, H, W = images.shape
+        d = self.settings.downscale
+        x = F.pad(images, (0, -W % d, 0, -H % d), mode="replicate") if d > 1 else images
+        x = F.relu(self.enter(F.pixel_unshuffle(x, d)))  # (B, F, H/d, W/d)
+        for block in self.blocks:
+            x = block(x)
+        x = F.pixel_shuffle(self.leave(x), d)[:, :, :H, :W]
+        if not self.settings.global_skip:
+            return x.tanh()
+        clamped: Tensor = _Clamp.apply(images + x)  # type: ignore[no-untyped-call]
+        return clamped
+
+
+class Discriminator(nn.Module):
+    """Tells refined patches from real ones: (B, C, H, W) -> logits (B, 2, h, w).
+
+    One pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of 23x23
+    pixels.
+
+    Source:
+        SimGAN, arXiv:1612.07828, appendix "Discriminator Network": 3x3/2 convolution, 3x3/2,
+        3x3/1 max-pool, 3x3, 1x1, 1x1 to two; a softmax over the two follows in the loss. No ReLU
+        after the last: logits that cannot go below zero can learn only half of what they should.
+    """
+
+    def __init__(self, settings: DiscriminatorSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        a, b, c, d = settings.widths
+        self.layers = nn.Sequential(
+            nn.Conv2d(settings.channels, a, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(a, b, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(b, c, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(c, d, 1),
+            nn.ReLU(),
+            nn.Conv2d(d, 2, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 2, h, w) of (B, C, H, W) float images in [-1, 1].
+
+        Raises:
+            ShapeError: Not four dimensions, or another number of channels.
+        """
+        _check_images(images, self.settings.channels)
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+def save_refiner(path: Path, refiner: Refiner) -> None:
+    """Write weights and settings to one safetensors file, and the settings as JSON beside it."""
+    settings = refiner.settings.model_dump(mode="json")
+    save_weights(path, refiner.state_dict(), {"network": "Refiner", "settings": settings})
+
+
+def load_refiner(path: Path) -> Refiner:
+    """The refiner that `save_refiner` wrote, in eval mode, on the CPU.
+
+    Raises:
+        RunError: The file is missing, damaged, or holds something else.
+    """
+    tensors, description = load_weights(path)
+    try:
+        if description["network"] != "Refiner":
+            raise ValueError(f"it holds a {description['network']}")
+        refiner = Refiner(RefinerSettings.model_validate(description["settings"]))
+        refiner.load_state_dict(tensors)
+    except (KeyError, ValueError, ValidationError, RuntimeError) as error:
+        raise RunError(
+            f"expected a refiner at {path}, it is none ({error}); give a refiner.safetensors"
+        ) from error
+    return refiner.eval()
+
+
+class _Block(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(features, features, 3, padding=1)
+        self.second = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp to [-1, 1]; outside, a gradient still passes when a step along it leads back in.
+
+    With the plain clamp's zero gradient, a background at -1 that one bad step pushes below would
+    stay there for good; tanh flattens there too, and cannot give -1 and +1 at all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        further_out = ((x > 1) & (gradient < 0)) | ((x < -1) & (gradient > 0))
+        return gradient.masked_fill(further_out, 0)
+
+
+def _check_images(images: Tensor, channels: int) -> None:
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise ShapeError(
+            f"expected images of (B, {channels}, H, W), got {tuple(images.shape)}; "
+            "reshape them or change the network's channels"
+        )

@@ -1,0 +1,68 @@
+"""One frozen model of everything that shapes a training of the refiner."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simgan_captcha.simgan.networks import DiscriminatorSettings, RefinerSettings
+
+
+class SimGANSettings(BaseModel):
+    """Networks and Algorithm 1.
+
+    The paper's own, for eyes: ``RefinerSettings(global_skip=False)``, pre-training for 1,000 and
+    200 steps, ``discriminator_updates=1``. For ``refiner_updates`` its appendix prints 50 beside
+    the words "we update R twice"; the seed project took 2. It trains with plain SGD at 0.001; here
+    both networks use Adam (momentum 0.5), which needs far fewer steps. Its regularization weighs a
+    sum over pixels, so it does not carry over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    refiner: RefinerSettings = RefinerSettings()
+    """Size of the refiner."""
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    """Size of the discriminator."""
+    batch_size: int = Field(default=32, ge=2, le=65536)
+    """B: images of every batch, from both streams."""
+    steps: int = Field(default=2000, ge=1)
+    """Adversarial steps, T in Algorithm 1, after both pre-trainings."""
+    refiner_updates: int = Field(default=2, ge=1, le=1000)
+    """K_g: refiner updates in one adversarial step, each on a fresh synthetic batch."""
+    discriminator_updates: int = Field(default=1, ge=1, le=1000)
+    """K_d: discriminator updates in one adversarial step."""
+    pretrain_refiner_steps: int = Field(default=0, ge=0)
+    """Steps on self-regularisation alone; needed only without ``global_skip``."""
+    pretrain_discriminator_steps: int = Field(default=100, ge=0)
+    """Steps of the discriminator against the untrained refiner, then the adversarial steps."""
+    refiner_learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    """Adam's step size for the refiner."""
+    discriminator_learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    """Adam's step size for the discriminator."""
+    regularization: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """λ: nats that a mean change of 1 (half the range, in every pixel) costs the refiner."""
+    history_capacity: int = Field(default=2048, ge=2)
+    """Past refined images kept for the discriminator; at least ``batch_size``."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Decay, per refiner update, of the averaged refiner that is kept; less in the beginning."""
+    picture_every: int = Field(default=500, ge=1)
+    """Steps between pictures, and between measurements of label agreement."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SimGANSettings":
+        if self.refiner.channels != self.discriminator.channels:
+            raise ValueError(
+                f"the refiner has {self.refiner.channels} channels, the discriminator "
+                f"{self.discriminator.channels}; give both the images' own"
+            )
+        if self.history_capacity < self.batch_size:
+            raise ValueError(
+                f"history_capacity is {self.history_capacity}, expected at least the batch_size of "
+                f"{self.batch_size}"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all three phases together."""
+        return self.pretrain_refiner_steps + self.pretrain_discriminator_steps + self.steps

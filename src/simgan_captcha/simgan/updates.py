@@ -1,0 +1,98 @@
+"""What one update of each network computes, and what it costs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simgan_captcha.simgan.history import ImageHistory
+from simgan_captcha.simgan.losses import (
+    local_adversarial_loss,
+    patch_accuracy,
+    self_regularization_loss,
+)
+from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner
+from simgan_captcha.simgan.settings import SimGANSettings
+
+Figures = dict[str, Tensor]
+
+
+def refiner_pretraining_loss(refiner: nn.Module, synthetic: Tensor) -> tuple[Tensor, Figures]:
+    """Self-regularisation alone: learn the identity first."""
+    change = self_regularization_loss(refiner(synthetic), synthetic)
+    return change, {"change": change}
+
+
+def refiner_loss(
+    refiner: nn.Module, discriminator: nn.Module, synthetic: Tensor, regularization: float
+) -> tuple[Tensor, Figures]:
+    """Equation 4 of SimGAN: look real to every patch, and change little."""
+    refined = refiner(synthetic)
+    change = self_regularization_loss(refined, synthetic)
+    adversarial = local_adversarial_loss(discriminator(refined), REAL)
+    loss = adversarial + regularization * change
+    return loss, {"refiner_loss": loss, "adversarial_loss": adversarial, "change": change}
+
+
+def discriminator_loss(
+    refiner: nn.Module,
+    discriminator: nn.Module,
+    synthetic: Tensor,
+    real: Tensor,
+    history: ImageHistory,
+) -> tuple[Tensor, Figures]:
+    """Equation 2 of SimGAN, halved, so that undecided is ln 2.
+
+    Half of the refined images come from the history, as soon as it holds as many; the fresh ones go
+    into it afterwards. Only those are refined: the other half of ``synthetic`` is not needed.
+    """
+    past = min(len(history), len(synthetic) // 2)
+    with torch.no_grad():
+        fresh: Tensor = refiner(synthetic[past:])
+    refined = torch.cat([fresh, history.draw(past)]) if past else fresh
+    history.add(fresh)
+    on_refined, on_real = discriminator(refined), discriminator(real)
+    loss = (local_adversarial_loss(on_refined, REFINED) + local_adversarial_loss(on_real, REAL)) / 2
+    accuracy = (patch_accuracy(on_refined, REFINED) + patch_accuracy(on_real, REAL)) / 2
+    return loss, {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through the module to its input, none are computed for its weights."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def count_training_flops(settings: SimGANSettings, height: int, width: int) -> int:
+    """Floating-point operations of a whole training on images of one size, on any machine.
+
+    Counts one update of each kind, forward and backward, on tensors without storage, times how
+    often it is made; a multiply-add is two operations.
+    """
+    with torch.device("meta"):
+        refiner, discriminator = Refiner(settings.refiner), Discriminator(settings.discriminator)
+        images = torch.empty(settings.batch_size, settings.refiner.channels, height, width)
+    history = ImageHistory(settings.batch_size, torch.Generator())
+    history.add(images)
+
+    def flops(loss: Callable[[], tuple[Tensor, Figures]]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            loss()[0].backward()  # type: ignore[no-untyped-call]
+        return int(counter.get_total_flops())
+
+    pretraining = flops(lambda: refiner_pretraining_loss(refiner, images))
+    with frozen(discriminator):
+        refining = flops(lambda: refiner_loss(refiner, discriminator, images, 1.0))
+    judging = flops(lambda: discriminator_loss(refiner, discriminator, images, images, history))
+    return (
+        settings.pretrain_refiner_steps * pretraining
+        + settings.pretrain_discriminator_steps * judging
+        + settings.steps * settings.refiner_updates * refining
+        + settings.steps * settings.discriminator_updates * judging
+    )

@@ -1,0 +1,319 @@
+"""The captcha store: a folder of Parquet parts, one for each ingested batch.
+
+    part-<id>.parquet         name, image, source, sha256: what learners see
+    quarantine-<id>.parquet   source, name, reason, data: what was set aside, and why
+
+``<id>`` is made of the batch's source, so "is this batch here?" is "is its part here?". Each file
+is whole or not there, and the quarantine is written before the part: a killed process loses at
+most the batch it was adding, and that batch is then added again from its beginning.
+"""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simgan_captcha import atomic
+from simgan_captcha.errors import StoreError
+
+MAX_QUARANTINED_BYTES = 4096
+"""The quarantine keeps this much of the start of what was set aside."""
+
+_PART = pa.schema(
+    [
+        ("name", pa.string()),
+        ("image", pa.binary()),
+        ("source", pa.string()),
+        ("sha256", pa.string()),
+    ]
+)
+_QUARANTINE = pa.schema(
+    [
+        ("source", pa.string()),
+        ("name", pa.string()),  # null where the whole batch is set aside
+        ("reason", pa.string()),
+        ("data", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Captcha:
+    """One image as it came: a label and the encoded bytes."""
+
+    name: str
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCaptcha:
+    """One image that cannot be used: its label, why, and the bytes at fault."""
+
+    name: str
+    reason: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What became of the images of a batch; every image is in exactly one of the three."""
+
+    stored: int
+    duplicates: int
+    """Same name and same bytes as an image already stored."""
+    quarantined: int
+
+    @property
+    def expected(self) -> int:
+        """Images the batch held."""
+        return self.stored + self.duplicates + self.quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCaptchas:
+    """All images of a store, in the order of their SHA-256, then of their names."""
+
+    names: list[str]
+    images: list[bytes]
+
+
+class CaptchaStore:
+    """The captchas of one folder; a missing folder is an empty store until the first `add`.
+
+    Names are labels from outside: they are unique in a store, and never used as paths. One process
+    may add at a time (the run folder's lock sees to that); any number may read.
+
+    Raises:
+        StoreError: On opening or reading, a part is damaged; on adding, the disk does not take it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._counts: dict[Path, BatchCounts] = {}
+        self._sha256: dict[str, str] = {}
+        self._part: dict[str, Path] = {}
+        for path in sorted(folder.glob("part-*.parquet")):
+            self._open_part(path)
+
+    def __len__(self) -> int:
+        return len(self._sha256)
+
+    def has(self, source: str) -> bool:
+        """Whether the batch from ``source`` has been added."""
+        return self._part_path(source) in self._counts
+
+    def counts(self, source: str) -> BatchCounts:
+        """What became of the batch from ``source``, as it was when it was added.
+
+        Raises:
+            StoreError: No such batch was added.
+        """
+        try:
+            return self._counts[self._part_path(source)]
+        except KeyError:
+            raise StoreError(
+                f"the store {self.folder} holds no batch from {source}; run the download again"
+            ) from None
+
+    def add(
+        self, source: str, captchas: Sequence[Captcha], rejected: Sequence[RejectedCaptcha] = ()
+    ) -> BatchCounts:
+        """Add one batch, once: adding a source again changes nothing.
+
+        An image whose name and bytes are already here is a duplicate and kept once; one whose name
+        belongs to other bytes goes to the quarantine, the first stays. When all images of the batch
+        end in the quarantine, no part is written: the batch is not "here", and may be tried again.
+        """
+        if self.has(source):
+            return self.counts(source)
+        fresh: dict[str, Captcha] = {}
+        digests: dict[str, str] = {}
+        duplicates = 0
+        refused = list(rejected)
+        for captcha in captchas:
+            digest = hashlib.sha256(captcha.image).hexdigest()
+            known = self._sha256.get(captcha.name) or digests.get(captcha.name)
+            if known is None:
+                fresh[captcha.name], digests[captcha.name] = captcha, digest
+            elif known == digest:
+                duplicates += 1
+            else:
+                reason = "expected a name of its own, got the name of another image"
+                refused.append(RejectedCaptcha(captcha.name, reason, captcha.image))
+        counts = BatchCounts(len(fresh), duplicates, len(refused))
+
+        self._write_quarantine(source, [(one.name, one.reason, one.data) for one in refused])
+        if counts.quarantined == counts.expected:
+            return counts
+        path = self._part_path(source)
+        columns = [
+            list(fresh),
+            [captcha.image for captcha in fresh.values()],
+            [source] * len(fresh),
+            list(digests.values()),
+        ]
+        tallies = {"duplicates": str(duplicates), "quarantined": str(len(refused))}
+        _write(path, pa.table(columns, schema=_PART.with_metadata(tallies)))
+        self._counts[path] = counts
+        self._sha256.update(digests)
+        self._part.update(dict.fromkeys(fresh, path))
+        return counts
+
+    def set_aside(self, source: str, reason: str, data: bytes) -> None:
+        """Keep a batch that could not be unpacked at all for people to look at.
+
+        It counts as not here; adding it later replaces what was set aside.
+        """
+        if not self.has(source):
+            self._write_quarantine(source, [(None, reason, data)])
+
+    def quarantined_count(self) -> int:
+        """Images in the quarantine."""
+        return sum(self.reasons().values())
+
+    def reasons(self) -> dict[str, int]:
+        """Images in the quarantine by reason, the most frequent first."""
+        found: Counter[str] = Counter()
+        for path in sorted(self.folder.glob("quarantine-*.parquet")):
+            names, reasons = _read(path, _QUARANTINE, ["name", "reason"])
+            found.update(
+                reason for name, reason in zip(names, reasons, strict=True) if name is not None
+            )
+        return dict(found.most_common())
+
+    def in_content_order(self) -> StoredCaptchas:
+        """All captchas, in the only order learners may use.
+
+        The order comes from the images themselves, so renaming them or downloading them in another
+        order changes nothing that is learned.
+
+        Raises:
+            StoreError: The store is empty, or a part is damaged.
+        """
+        if not len(self):
+            raise StoreError(
+                f"expected captchas in {self.folder}, got none; run the download first"
+            )
+        rows: list[tuple[str, str, bytes]] = []
+        for path in self._counts:
+            digests, names, images = _read(path, _PART, ["sha256", "name", "image"])
+            for digest, name, image in zip(digests, names, images, strict=True):
+                if hashlib.sha256(image).hexdigest() != digest:
+                    raise _damaged(path, "an image is not what its sha256 says")
+                rows.append((digest, name, image))
+        rows.sort()
+        return StoredCaptchas([name for _, name, _ in rows], [image for _, _, image in rows])
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over the sorted SHA-256 of all images: names and order do not matter."""
+        return hashlib.sha256("\n".join(sorted(self._sha256.values())).encode()).hexdigest()
+
+    def image(self, name: str) -> bytes:
+        """The encoded bytes of one image, exactly as received.
+
+        Raises:
+            StoreError: No image has that name, or its part is damaged.
+        """
+        if name not in self._part:
+            raise StoreError(
+                f"expected the name of one of the {len(self)} captchas in {self.folder}, "
+                f"got {name!r}; look the name up in the readings"
+            )
+        names, images = _read(self._part[name], _PART, ["name", "image"])
+        image: bytes = images[names.index(name)]
+        return image
+
+    def discard_partial_files(self) -> None:
+        """Remove what killed processes left half written; only for the process that adds.
+
+        Readers ignore such files, and must not remove them: one may be in the making.
+        """
+        for partial in self.folder.glob(".*.parquet.*.part"):
+            _remove(partial)
+
+    def _open_part(self, path: Path) -> None:
+        names, digests, tallies = _read(path, _PART, ["name", "sha256"], with_tallies=True)
+        for name, digest in zip(names, digests, strict=True):
+            if name in self._sha256:
+                raise _damaged(path, f"it repeats the name {name!r}")
+            self._sha256[name], self._part[name] = digest, path
+        self._counts[path] = BatchCounts(len(names), *tallies)
+
+    def _part_path(self, source: str) -> Path:
+        return self.folder / f"part-{_batch_id(source)}.parquet"
+
+    def _write_quarantine(self, source: str, rows: list[tuple[str | None, str, bytes]]) -> None:
+        path = self.folder / f"quarantine-{_batch_id(source)}.parquet"
+        if not rows:
+            _remove(path)  # left by an earlier attempt at this batch
+            return
+        columns = [
+            [source] * len(rows),
+            [name for name, _, _ in rows],
+            [reason for _, reason, _ in rows],
+            [data[:MAX_QUARANTINED_BYTES] for _, _, data in rows],
+        ]
+        _write(path, pa.table(columns, schema=_QUARANTINE))
+
+
+def _batch_id(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, table: Any) -> None:
+    buffer = io.BytesIO()
+    # Statistics would keep whole images in the footer, as the least and the greatest.
+    pq.write_table(
+        table,
+        buffer,
+        use_dictionary=["source"],
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    try:
+        atomic.write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"expected to write {path}, the disk refused ({error}); free space or correct the folder, "
+        "then run again: what is already there is kept"
+    )
+
+
+def _read(path: Path, schema: Any, columns: list[str], *, with_tallies: bool = False) -> list[Any]:
+    """The named columns as lists; then, if asked for, the batch's [duplicates, quarantined]."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(schema):
+                raise _damaged(path, f"expected the columns {', '.join(schema.names)}")
+            table = file.read(columns=columns)
+            values: list[Any] = [table[column].to_pylist() for column in columns]
+            if with_tallies:
+                metadata = file.schema_arrow.metadata
+                values.append([int(metadata[key]) for key in (b"duplicates", b"quarantined")])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise _damaged(path, str(error)) from None
+    return values
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"expected a whole Parquet file of captchas, {path} is damaged ({what}); "
+        "delete that file and run again: its batch will be fetched again"
+    )

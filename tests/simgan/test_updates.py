@@ -1,0 +1,64 @@
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings
+from simgan_captcha.simgan.updates import discriminator_loss, frozen, refiner_loss
+
+
+class Watched(nn.Module):
+    """A tiny discriminator that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 3)
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images)
+        logits: Tensor = self.layer(images)
+        return logits
+
+
+def level(value: float, n: int) -> Tensor:
+    return torch.full((n, 1, 8, 8), value)
+
+
+def levels(images: Tensor) -> list[float]:
+    return [round(value, 3) for value in images.mean(dim=(1, 2, 3)).tolist()]
+
+
+def test_half_of_the_discriminators_refined_batch_is_history() -> None:
+    refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
+    history = ImageHistory(6, torch.Generator().manual_seed(1))
+    for synthetic, expected in [
+        (0.1, [0.1] * 6),  # nothing is past yet
+        (0.2, [0.1] * 3 + [0.2] * 3),
+    ]:
+        watched.shown.clear()
+        discriminator_loss(refiner, watched, level(synthetic, 6), level(0.9, 6), history)
+        on_refined, on_real = watched.shown
+        assert sorted(levels(on_refined)) == expected
+        assert levels(on_real) == [0.9] * 6
+    assert sorted(levels(history.images)) == [0.1] * 3 + [0.2] * 3
+
+
+def test_discriminator_update_leaves_the_refiner_alone() -> None:
+    refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
+    history = ImageHistory(4, torch.Generator())
+    loss, figures = discriminator_loss(refiner, watched, level(0.0, 4), level(0.9, 4), history)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert watched.layer.weight.grad is not None
+    assert all(p.grad is None for p in refiner.parameters())
+    assert 0 <= figures["discriminator_accuracy"] <= 1
+
+
+def test_refiner_update_leaves_the_discriminator_alone() -> None:
+    refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
+    with frozen(watched):
+        loss, figures = refiner_loss(refiner, watched, level(0.0, 4), regularization=2.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert refiner.leave.weight.grad is not None
+    assert refiner.leave.weight.grad.any()
+    assert watched.layer.weight.grad is None
+    assert watched.layer.weight.requires_grad
+    assert torch.equal(loss, figures["adversarial_loss"] + 2 * figures["change"])
