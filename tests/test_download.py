@@ -45,8 +45,6 @@ from tests.misbehaving_server import (
     reset_in_body,
 )
 
-REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
-
 QUICK = DownloadSettings(
     attempts=3,
     backoff_seconds=0.01,
@@ -276,15 +274,13 @@ def test_bad_file_is_set_aside_and_tried_again(tmp_path: Path) -> None:
     assert (mended.batches_skipped, mended.batches_stored, mended.images_stored) == (1, 1, 6)
 
 
-def test_real_batches(tmp_path: Path) -> None:
-    if not REAL_BATCHES.is_dir():
-        pytest.skip(f"no real captchas: looked for {REAL_BATCHES}")
+def test_real_batches(tmp_path: Path, real_batches: Path) -> None:
     store = tmp_path / "store"
     patient = DownloadSettings()
-    report = ingest(REAL_BATCHES, store, scheme=HACKMIT_2017, user="", batches=2, settings=patient)
+    report = ingest(real_batches, store, scheme=HACKMIT_2017, user="", batches=2, settings=patient)
     assert_adds_up(report)
     assert (report.images_expected, report.images_stored, report.quarantined) == (2000, 2000, 0)
-    first = json.loads((REAL_BATCHES / "challenge-0").read_bytes())["images"][0]
+    first = json.loads((real_batches / "challenge-0").read_bytes())["images"][0]
     assert CaptchaStore(store).image(first["name"]) == base64.b64decode(first["jpg_base64"])
 
 
@@ -443,9 +439,9 @@ def test_disk_trouble_is_fatal_and_one_error(server: MisbehavingServer, tmp_path
 
 
 BAD_IMAGES: list[tuple[Any, str]] = [
-    (entry("claims 65500x65500", claiming(65500, 65500)), "decompression bomb"),
+    (entry("claims 65500x65500", claiming(65500, 65500)), "at most 4000000 pixels"),
     (entry("claims 3000x3000", claiming(3000, 3000)), "at most 4000000 pixels"),
-    (entry("claims 100000x100000", huge_png()), "decompression bomb"),
+    (entry("claims 100000x100000", huge_png()), "at most 4000000 pixels"),
     (entry("other size", jpeg(1, 50, 50)), "expected an image of 100x50 pixels, got 50x50"),
     (entry("no image", b"GIF89a and so on"), "expected a JPEG or PNG"),
     (entry("empty", b""), "expected a JPEG or PNG"),

@@ -1,11 +1,12 @@
 """What all images share, and the normalised input that every network sees.
 
 The 2017 project binarised at a fixed threshold and averaged, which finds the lines and throws the
-rest away. Here the shared picture is kept in grey (the mean of every pixel over images that have no ink near it), so that the simulator can
-draw on it, and the network is told where lines hide ink.
+rest away. Here the shared picture is kept in grey (the mean of every pixel over images that have no
+ink near it), so that the simulator can draw on it, and the network is told where lines hide ink.
 """
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +46,7 @@ def binarise(grey: GreyImages, threshold: int = SEED_THRESHOLD) -> Mask:
 
     Source: 0b01/SimGAN-Captcha, "Convert to black and white".
     """
-    return (grey > threshold) | (grey == 0)
+    return np.asarray((grey > threshold) | (grey == 0))
 
 
 def otsu_threshold(grey: GreyImages) -> int:
@@ -56,13 +57,12 @@ def otsu_threshold(grey: GreyImages) -> int:
 
 def shared_by_average(binary: Mask, fraction: float = SEED_SHARED_FRACTION) -> Mask:
     """Pixels (H, W) that are ink in more than ``fraction`` of the (N, H, W) images."""
-    shared: Mask = binary.mean(axis=0) > fraction
-    return shared
+    return np.asarray(binary.mean(axis=0) > fraction)
 
 
 def shared_by_and(binary: Mask) -> Mask:
     """Pixels (H, W) that are ink in every one of the (N, H, W) images: exact, but unforgiving."""
-    return np.logical_and.reduce(binary, axis=0)
+    return np.asarray(binary.all(axis=0))
 
 
 def per_pixel_percentile(grey: GreyImages, percentile: float) -> GreyImages:
@@ -73,15 +73,17 @@ def per_pixel_percentile(grey: GreyImages, percentile: float) -> GreyImages:
 def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True) -> GreyImages:
     """One image without lines thinner than letters' strokes, for schemes whose lines vary.
 
-    A morphological opening (closing, for dark ink) with a disc just wider than the lines takes away
-    whatever the disc does not fit into.
+    A morphological opening (closing, for dark ink) with a disc wider than the lines takes away
+    whatever the disc does not fit into. Letters' strokes must be wider by 3 pixels or more.
 
     Args:
         grey: (H, W), ``uint8``.
         line_width: Width of the lines in pixels, at least 1.
         bright: Whether lines and ink are brighter than the background.
     """
-    size = line_width + 1
+    # A disc of one pixel more would still fit into slanted lines, whose steps make them wider. An
+    # odd size, for OpenCV shifts what an even one opens.
+    size = (line_width + 2) | 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     operation = cv2.MORPH_OPEN if bright else cv2.MORPH_CLOSE
     return np.asarray(cv2.morphologyEx(grey, operation, disc), np.uint8)
@@ -107,7 +109,7 @@ class Background:
             images: (N, H, W), ``uint8``.
 
         Returns:
-            (N, 2, H, W) in [-1, 1]: ink (-1 background, 1 full ink) and line mask (-1 free, 1 line).
+            (N, 2, H, W) in [-1, 1]: ink (-1 background, 1 full ink), line mask (-1 free, 1 line).
 
         Raises:
             ImageError: The images have another size than the background.
@@ -119,7 +121,8 @@ class Background:
             )
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
-            channels[:, 0] = np.where(binarise(images), 1.0, -1.0)
+            # Without the rule's odd case: 0 is the ground of the seed's own binary images.
+            channels[:, 0] = np.where(images > SEED_THRESHOLD, 1.0, -1.0)
         else:
             offset, gain = self._offset_and_gain()
             np.multiply(images, gain, out=channels[:, 0])
@@ -154,14 +157,17 @@ class Background:
             RunError: Missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Background(
-                    grey=arrays["grey"],
-                    line_mask=arrays["line_mask"],
-                    ink_level=float(arrays["ink_level"]),
-                    encoding="binary" if str(arrays["encoding"]) == "binary" else "relative",
-                )
-        except (OSError, KeyError, ValueError) as error:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                grey, line_mask = arrays["grey"], arrays["line_mask"]
+                ink_level, encoding = float(arrays["ink_level"]), str(arrays["encoding"])
+            if (grey.dtype, line_mask.dtype) != (np.uint8, np.bool_):
+                raise ValueError(f"arrays of {grey.dtype} and {line_mask.dtype}")
+            if grey.ndim != 2 or grey.shape != line_mask.shape:
+                raise ValueError(f"arrays of shapes {grey.shape} and {line_mask.shape}")
+            return Background(
+                grey, line_mask, ink_level, "binary" if encoding == "binary" else "relative"
+            )
+        except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
             raise RunError(
                 f"expected a background at {path}, could not read it ({error}); "
                 "delete its folder and run again"
@@ -185,7 +191,7 @@ def estimate_background(
         raise ImageError(
             f"expected at least 2 images to compare, got {len(images)}; download more captchas"
         )
-    sample = images[:: max(1, len(images) // _SAMPLE)]
+    sample = images[:: math.ceil(len(images) / _SAMPLE)]
     grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
     ink_level = _ink_level(sample, grey)
     if encoding == "binary":

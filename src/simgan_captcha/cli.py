@@ -1,5 +1,326 @@
-"""The command line: one sub-command a stage."""
+"""The command line: one sub-command a stage.
+
+Heavy imports (torch above all) wait until a command needs them, so that ``--help`` is quick.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simgan_captcha.errors import SimganCaptchaError, UsageError
+
+if TYPE_CHECKING:
+    from simgan_captcha.readings import Reading
+
+DEBUG = "--debug"
+DEFAULT_USER = "rickyhan"
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns what goes wrong into one line and an exit code; a traceback only with --debug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SimganCaptchaError as error:
+            _give_up(str(error), error.exit_code)
+        except OSError as error:
+            _give_up(
+                f"the system refused: {error}; free space or correct the path, then run the same "
+                "command again: what was done is kept",
+                1,
+            )
+        except KeyboardInterrupt:
+            _give_up("interrupted; run the same command again to go on where it was", 130)
+        except MemoryError:
+            _give_up("out of memory; set a smaller batch_size, or use a larger machine", 1)
+
+
+def _give_up(message: str, code: int) -> None:
+    if os.environ.get(_DEBUG_VARIABLE):
+        raise
+    typer.secho(f"error: {' '.join(message.split())}", fg="red", err=True)
+    raise typer.Exit(code)
+
+
+_DEBUG_VARIABLE = "SIMGAN_CAPTCHA_DEBUG"
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Read short text in images, having learned without a single label.",
+    epilog="Add --debug to any command to see the traceback of an error. For puzzles, research "
+    "and captchas you own or may test.",
+)
+
+Run = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
+User = Annotated[str, typer.Option(help="User of the puzzle.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Seed = Annotated[int, typer.Option(help="Decides every random draw.", min=0, max=2**31 - 1)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as reader.steps=500."),
+]
+PresetName = Annotated[str, typer.Option(help="quick, cpu, paper or seed.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and warnings only.")]
+
+
+@app.command()
+def run(
+    run: Run,
+    challenges: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of challenge batches, or a URL: a server, its .../challenge address, "
+            "or an address with {n}. May be left out when a run is gone on with.",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="User of the puzzle. [rickyhan]")] = None,
+    preset: PresetName = "cpu",
+    seed: Seed = 1,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from unlabelled captchas and read them all."""
+    from simgan_captcha.run_folder import RUN, read_run
+
+    recorded = read_run(run) if (run / RUN).exists() else {}
+    challenges = challenges or recorded.get("challenges")
+    if challenges is None:
+        raise UsageError(f"expected --challenges FOLDER-or-URL for the new run {run}")
+    if "://" not in challenges:
+        challenges = str(Path(challenges).resolve())
+    _run(
+        run,
+        challenges,
+        user or recorded.get("user", DEFAULT_USER),
+        preset,
+        seed,
+        settings or [],
+        quiet,
+    )
+
+
+def _run(
+    run: Path,
+    challenges: str,
+    user: str,
+    preset: str,
+    seed: int,
+    settings: list[str],
+    quiet: bool,
+) -> Path:
+    """All stages, then the report; the report's path."""
+    from simgan_captcha.config import resolve_config
+    from simgan_captcha.pipeline import run_pipeline
+    from simgan_captcha.progress import StageProgress
+    from simgan_captcha.report import write_report
+
+    config = resolve_config(preset, settings)
+    with StageProgress(quiet=quiet) as progress:
+        run_pipeline(
+            run,
+            config,
+            challenges=challenges,
+            user=user,
+            seed=seed,
+            preset=preset,
+            progress=progress,
+        )
+        report = write_report(run)
+        progress.say(f"report     {report}")
+    return report
+
+
+@app.command()
+def judge(
+    run: Run,
+    user: Annotated[
+        str | None, typer.Option(help="Judge by the puzzle's answer rule for this user.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Judge by a CSV with the header name,label.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a finished run's readings with the truth. Nothing learns from this."""
+    from simgan_captcha.atomic import write_json
+    from simgan_captcha.judge import judge as compare
+    from simgan_captcha.judge import puzzle_truth, read_labels_csv
+    from simgan_captcha.readings import load_readings
+    from simgan_captcha.report import write_report
+    from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
+
+    if (user is None) == (labels is None):
+        raise UsageError("expected either --user NAME or --labels FILE.csv to judge by")
+    recorded = read_run(run)
+    readings = load_readings(run / READINGS)
+    judgement = compare(
+        [reading.name for reading in readings],
+        [reading.text for reading in readings],
+        puzzle_truth(user) if user is not None else read_labels_csv(labels or Path()),
+        recorded["scheme"]["alphabet"],
+        confidences=[reading.confidence for reading in readings],
+    )
+    figures = judgement.model_dump(mode="json")
+    write_json(run / JUDGEMENT, figures)
+    report = write_report(run)
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    low, high = judgement.captcha_interval
+    typer.echo(
+        f"{judgement.images} images: {judgement.captcha_accuracy:.2%} of captchas right "
+        f"(95 % interval {low:.2%} to {high:.2%}), {judgement.character_accuracy:.2%} of characters"
+    )
+    worst = ", ".join(f"{c.truth} read as {c.read} {c.count}x" for c in judgement.confusions[:5])
+    typer.echo(f"most confused: {worst or 'nothing'}")
+    typer.echo(f"report: {report}")
+
+
+@app.command()
+def read(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Read images with a finished run's reader: text, confidence, confidence per character."""
+    import numpy as np
+
+    from simgan_captcha.errors import ImageError
+    from simgan_captcha.images import check_image, decode_grey
+    from simgan_captcha.pipeline import load_run_reader
+    from simgan_captcha.reader.reading import read_images
+
+    reader, background, config = load_run_reader(run)
+    scheme, decoded, broken = config.scheme, {}, {}
+    for path in images:
+        try:
+            data = path.read_bytes()
+            check_image(data, width=scheme.width, height=scheme.height)
+            decoded[str(path)] = decode_grey(data)
+        except (OSError, ImageError) as error:
+            broken[str(path)] = str(error)
+    pixels = np.stack(list(decoded.values())) if decoded else np.empty((0, 1, 1), np.uint8)
+    readings = list(read_images(reader, background, scheme, list(decoded), pixels))
+    if as_json:
+        rows = {r.name: dataclasses.asdict(r) for r in readings}
+        rows |= {name: {"name": name, "error": reason} for name, reason in broken.items()}
+        typer.echo(json.dumps({"readings": [rows[str(path)] for path in images]}))
+    else:
+        for reading in readings:
+            typer.echo(_line(reading))
+        for name, reason in broken.items():
+            typer.secho(f"{name}: {reason}", fg="red", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _line(reading: "Reading") -> str:
+    each = " ".join(
+        f"{character}:{confidence:.2f}"
+        for character, confidence in zip(reading.text, reading.character_confidence, strict=True)
+    )
+    return f"{reading.name}  {reading.text}  {reading.confidence:.3f}  {each}"
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write the run's HTML report again."""
+    from simgan_captcha.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def submit(
+    url: Annotated[str, typer.Argument(help="Address of the puzzle server.", show_default=False)],
+    run: Run,
+    user: User = DEFAULT_USER,
+) -> None:
+    """Send the 15,000 readings a run is surest of to a puzzle server."""
+    if not _submit(url, run, user):
+        raise typer.Exit(1)
+
+
+def _submit(url: str, run: Path, user: str) -> bool:
+    from simgan_captcha.atomic import write_json
+    from simgan_captcha.puzzle.client import submit as send
+    from simgan_captcha.readings import load_readings
+    from simgan_captcha.report import write_report
+    from simgan_captcha.run_folder import READINGS, VERDICT
+
+    verdict = send(url, user, load_readings(run / READINGS))
+    write_json(run / VERDICT, dataclasses.asdict(verdict))
+    write_report(run)
+    typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
+    if verdict.passed:
+        typer.echo(f"passcode: {verdict.passcode}")
+    return verdict.passed
+
+
+@app.command()
+def puzzle(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    user: Annotated[
+        list[str] | None, typer.Option(help="Only these users have a puzzle; may be repeated.")
+    ] = None,
+    font: Annotated[Path | None, typer.Option(help="Font file to draw with.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Serve recorded batches of this folder in order.")
+    ] = None,
+) -> None:
+    """Serve the captcha puzzle: challenges, images, and a check of solutions."""
+    from simgan_captcha.puzzle.server import serve
+
+    serve(
+        host=host,
+        port=port,
+        users=frozenset(user) if user else None,
+        font=font,
+        replay=replay,
+        announce=typer.echo,
+    )
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("demo-run"),
+    preset: PresetName = "quick",
+    seed: Seed = 1,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on the embedded puzzle: download, learn, read, submit; exit 0 if it passes."""
+    from urllib.parse import urlsplit
+
+    from simgan_captcha.puzzle.server import running_puzzle
+    from simgan_captcha.run_folder import RUN, read_run
+
+    # The store knows its batches by their address, so a run is gone on with on the same port.
+    known = read_run(run)["challenges"] if (run / RUN).exists() else None
+    with running_puzzle(port=urlsplit(known).port or 0 if known else 0) as url:
+        if not quiet:
+            typer.echo(f"the embedded puzzle listens at {url}")
+        report = _run(run, url, "demo", preset, seed, settings or [], quiet)
+        passed = _submit(url, run, "demo")
+    typer.echo(f"report: {report}")
+    if not passed:
+        raise typer.Exit(1)
 
 
 def main() -> None:
     """Run the command line."""
+    if DEBUG in sys.argv:
+        sys.argv.remove(DEBUG)
+        os.environ[_DEBUG_VARIABLE] = "1"
+    app()

@@ -5,9 +5,11 @@ font may have: single- and double-storey g and a, footed and plain 1, open and c
 and dotted 0, serif and sans. The puzzle's own font is never among them (see `puzzle.artwork`).
 """
 
-import importlib
+import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +43,7 @@ def font_path(name: str) -> Path:
     """
     if name in _FONT_FILES:
         package, file = _FONT_FILES[name]
-        location = importlib.util.find_spec(package)
+        location = find_spec(package)
         if location is None or location.origin is None:
             raise ConfigError(
                 f"font {name} needs the package {package}; install simgan-captcha again"
@@ -55,15 +57,53 @@ def font_path(name: str) -> Path:
     return path
 
 
+def open_font(name: str, size: int, alphabet: str) -> ImageFont.FreeTypeFont:
+    """A font that draws every character of an alphabet.
+
+    Args:
+        name: A name or path, see `font_path`.
+        size: Pixels per em.
+        alphabet: Characters it must have.
+
+    Raises:
+        ConfigError: The font is missing, unreadable, or lacks a character.
+    """
+    path = font_path(name)
+    try:
+        font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+        # A noncharacter, which no font maps: what the font draws for a character it lacks.
+        unknown = _coverage(font, "\uffff")
+        missing = [c for c in alphabet if _coverage(font, c) in (unknown, None)]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"expected a TrueType or OpenType font at {path}, got {error}") from None
+    if missing:
+        raise ConfigError(
+            f"expected a font with all of {alphabet!r}, {name} lacks {''.join(missing)!r}; "
+            "choose another font"
+        )
+    return font
+
+
+def _coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes] | None:
+    """What a character looks like; None if it leaves no ink."""
+    mask = font.getmask(character)
+    pixels = bytes(mask)
+    return (mask.size, pixels) if any(pixels) else None
+
+
 @dataclass(frozen=True)
 class Glyph:
-    """One drawn character, cropped to its ink."""
+    """One drawn character, cropped to its ink and a margin of one pixel."""
 
     alpha: npt.NDArray[np.uint8]
     """Coverage, (h, w), 0 none to 255 full."""
     centre: tuple[float, float]
-    """(x, y) in ``alpha`` of the point that is placed and turned about: the middle of the advance
-    width, half an x-height above the baseline, so that a 'g' hangs below and a 'd' stands above."""
+    """(x, y) from the upper left corner of ``alpha`` of the point that is placed and turned about:
+    the middle of the advance width, half an x-height above the baseline, so that a 'g' hangs below
+    and a 'd' stands above."""
+
+
+Index = TypeVar("Index", int, npt.NDArray[np.int64])
 
 
 class GlyphBank:
@@ -88,41 +128,38 @@ class GlyphBank:
             ConfigError: A font that is missing, unreadable, or lacks a character of the alphabet.
         """
         self.shape = (len(fonts), len(sizes), len(strokes), len(alphabet))
-        self._glyphs = [
-            self._draw(font, name, character, stroke)
+        self.glyphs = [
+            _draw(font, character, stroke)
             for name in fonts
             for size in sizes
-            for font in [self._open(name, size)]
+            for font in [open_font(name, size, alphabet)]
             for stroke in strokes
             for character in alphabet
         ]
+        """In the order of `index`."""
+        self.boxes = np.array([glyph.alpha.shape[::-1] for glyph in self.glyphs], np.float64)
+        """(glyphs, 2): width and height in pixels."""
+        self.centres = np.array([glyph.centre for glyph in self.glyphs], np.float64)
+        """(glyphs, 2): x and y, see `Glyph.centre`."""
+
+    def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
+        """Where the glyphs of these indices are, for one glyph or for arrays of them."""
+        _, sizes, strokes, characters = self.shape
+        return ((font * sizes + size) * strokes + stroke) * characters + character
 
     def glyph(self, font: int, size: int, stroke: int, character: int) -> Glyph:
         """One glyph by its four indices."""
-        _, sizes, strokes, characters = self.shape
-        return self._glyphs[((font * sizes + size) * strokes + stroke) * characters + character]
+        return self.glyphs[self.index(font, size, stroke, character)]
 
-    @staticmethod
-    def _open(name: str, size: int) -> ImageFont.FreeTypeFont:
-        path = font_path(name)
-        try:
-            return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-        except OSError as error:
-            raise ConfigError(
-                f"expected a TrueType or OpenType font at {path}, got {error}"
-            ) from None
 
-    @staticmethod
-    def _draw(font: ImageFont.FreeTypeFont, name: str, character: str, stroke: float) -> Glyph:
-        left, top, right, bottom = font.getbbox(character, anchor="ls", stroke_width=stroke)
-        x_height = -font.getbbox("x", anchor="ls")[1]
-        left, top = int(np.floor(left)) - 1, int(np.floor(top)) - 1
-        width, height = int(np.ceil(right)) + 1 - left, int(np.ceil(bottom)) + 1 - top
-        canvas = Image.new("L", (width, height), 0)
-        ImageDraw.Draw(canvas).text(
-            (-left, -top), character, 255, font=font, anchor="ls", stroke_width=stroke
-        )
-        alpha = np.asarray(canvas, np.uint8)
-        if not alpha.any():
-            raise ConfigError(f"font {name} draws nothing for {character!r}; choose another font")
-        return Glyph(alpha, (font.getlength(character) / 2 - left, -x_height / 2 - top))
+def _draw(font: ImageFont.FreeTypeFont, character: str, stroke: float) -> Glyph:
+    left, top, right, bottom = font.getbbox(character, anchor="ls", stroke_width=stroke)
+    x_height = -font.getbbox("x", anchor="ls")[1]
+    left, top = math.floor(left) - 1, math.floor(top) - 1
+    width, height = math.ceil(right) + 1 - left, math.ceil(bottom) + 1 - top
+    canvas = Image.new("L", (width, height), 0)
+    ImageDraw.Draw(canvas).text(
+        (-left, -top), character, 255, font=font, anchor="ls", stroke_width=stroke
+    )
+    centre = (font.getlength(character) / 2 - left, -x_height / 2 - top)
+    return Glyph(np.asarray(canvas, np.uint8), centre)

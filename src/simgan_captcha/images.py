@@ -8,11 +8,14 @@ gives the very luma that drawing in colour and encoding in colour would, in half
 """
 
 import io
+from contextlib import closing
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from simgan_captcha.errors import ImageError
 
@@ -24,8 +27,6 @@ MAX_PIXELS = 4_000_000
 MAX_BYTES = 8_000_000
 """Larger files are refused before they are opened."""
 
-_FORMATS = ("JPEG", "PNG")
-
 
 def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> None:
     """Decode strictly and discard: raises unless ``data`` is a whole image of the stated size.
@@ -36,12 +37,12 @@ def check_image(data: bytes, *, width: int | None = None, height: int | None = N
         height: Expected height in pixels; None takes any.
 
     Raises:
-        ImageError: Not a JPEG or PNG, damaged, too large, or of another size.
+        ImageError: Not a JPEG or PNG, damaged, animated, too large, or of another size.
     """
     if len(data) > MAX_BYTES:
         raise ImageError(f"expected at most {MAX_BYTES} bytes of image, got {len(data)}")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with closing(_open(data)) as image:
             size = image.size
             if size[0] * size[1] > MAX_PIXELS:
                 raise ImageError(
@@ -53,10 +54,28 @@ def check_image(data: bytes, *, width: int | None = None, height: int | None = N
                     f"got {size[0]}x{size[1]}"
                 )
             image.load()
-    except UnidentifiedImageError:
-        raise ImageError(f"expected a JPEG or PNG, got bytes starting {data[:8]!r}") from None
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+            # Pillow tells damage strictly; OpenCV is what decodes from here on, so ask both.
+            decoded = decode_grey(data).shape
+            if decoded != size[::-1]:
+                raise ImageError(f"expected {size[1]}x{size[0]} pixels, decoded {decoded}")
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"expected a whole JPEG or PNG, got a damaged one ({error})") from None
+
+
+class _JpegWithoutMetadata(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Not wanted: it warns of damaged EXIF, and no thread can catch warnings safely."""
+
+
+def _open(data: bytes) -> JpegImageFile | PngImageFile:
+    """Header only. Past `Image.open`, which warns of large sizes before we can see them."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return _JpegWithoutMetadata(io.BytesIO(data))
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if b"acTL" in data.partition(b"IDAT")[0]:
+            raise ImageError("expected one still image, got an animated PNG")
+        return PngImageFile(io.BytesIO(data))
+    raise ImageError(f"expected a JPEG or PNG, got bytes starting {data[:8]!r}")
 
 
 def decode_grey(data: bytes) -> GreyImages:
@@ -65,30 +84,34 @@ def decode_grey(data: bytes) -> GreyImages:
     Raises:
         ImageError: The bytes do not decode.
     """
-    if not data:
-        raise ImageError("expected a JPEG or PNG, got no bytes")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return _decode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def decode_rgb(data: bytes) -> GreyImages:
+    """Colours of one encoded image that `check_image` accepts, ``uint8`` (H, W, 3), for people.
+
+    Raises:
+        ImageError: The bytes do not decode.
+    """
+    return _decode(data, cv2.IMREAD_COLOR_RGB)
+
+
+def _decode(data: bytes, flags: int) -> GreyImages:
+    try:
+        # As stored: EXIF may claim a turn, which would make it an image of another size.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
     if image is None:
         raise ImageError(f"expected a JPEG or PNG, got bytes starting {data[:8]!r}")
     return np.asarray(image, np.uint8)
 
 
-def decode_rgb(data: bytes) -> GreyImages:
-    """Colours of one encoded image, ``uint8`` (H, W, 3), for showing to people.
-
-    Raises:
-        ImageError: The bytes do not decode.
-    """
-    check_image(data)
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        return np.asarray(image.convert("RGB"), np.uint8)
-
-
 def encode_jpeg(grey: GreyImages, quality: int) -> bytes:
     """A grey image (H, W) through the real codec; ``quality`` in 1 to 100."""
-    done, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
+    if grey.ndim != 2 or not grey.size:
         raise ImageError(f"cannot encode an image of shape {grey.shape}; expected (H, W)")
+    _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)
 
 

@@ -1,8 +1,8 @@
 """What the person at the keyboard sees while stages run.
 
-A stage calls ``progress.update(step, total, loss=..., images_per_second=...)`` as often as it likes.
-On a terminal that is one live line a stage, with its own bar and ETA; elsewhere a plain line every
-ten seconds; with ``--quiet`` nothing.
+A stage calls ``progress.update(step, total, loss=...)`` as often as it likes. On a terminal that is
+one live line a stage, with its own bar and ETA; elsewhere a plain line every ten seconds; with
+``--quiet`` nothing.
 """
 
 import sys
@@ -58,7 +58,7 @@ class StageProgress:
         self._last_line = 0.0
         self._task = None
         if self._live:
-            self._task = self._bars.add_task(name, total=None, figures="")
+            self._task = self._bars.add_task(name, total=1, figures="")
 
     def update(self, step: float, total: float, **figures: float | str) -> None:
         """Say how far the stage is; figures are shown as ``name value``."""

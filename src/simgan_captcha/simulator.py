@@ -18,6 +18,7 @@ from simgan_captcha.scheme import Scheme
 
 Range = tuple[float, float]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 
@@ -26,44 +27,59 @@ class SimulatorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fonts: tuple[str, ...] = Field(DEFAULT_FONTS, min_length=1)
+    fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
     """Names (see `glyphs.DEFAULT_FONTS`) or font files; every character draws its own."""
-    size: tuple[int, int] = (20, 28)
+    size: tuple[int, int] = (21, 28)
     """Font size in pixels per em, both ends included."""
-    strokes: tuple[float, ...] = (0.0, 0.4)
+    strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
     """Extra outline in pixels; each character draws one."""
-    rotation: Range = (-34.0, 34.0)
+    rotation: Range = (-32.0, 32.0)
     """Degrees, counter-clockwise."""
-    shear: Range = (-0.1, 0.1)
+    shear: Range = (-0.05, 0.05)
     """Horizontal shift per vertical pixel."""
-    stretch: Range = (0.9, 1.15)
+    stretch: Range = (0.92, 1.12)
     """Horizontal scale."""
-    horizontal: Range = (-0.38, 0.42)
+    horizontal: Range = (-0.35, 0.45)
     """Offset from the middle of the character's slot, in slot pitches (width / length)."""
-    vertical: Range = (0.2, 0.8)
+    vertical: Range = (0.24, 0.76)
     """Where a letter's middle lies, as a fraction of the image height."""
     ink: Range = (-6.0, 4.0)
     """Grey levels off the ink level estimated from the images."""
-    nearest: float = Field(0.5, ge=0, le=1)
-    """Share of images whose letters are turned without interpolation, as many drawing programs do."""
-    blur: Range = (0.0, 0.6)
-    """Gaussian blur of the letters before they are laid on the background, sigma in pixels."""
+    nearest: float = Field(default=0.6, ge=0, le=1)
+    """Share of images whose letters are turned without interpolation, as many programs do."""
+    blur: Range = (0.0, 0.5)
+    """Gaussian blur of the letters before they are laid on the background, sigma in pixels; below
+    0.3 there is none."""
     noise: Range = (0.0, 2.0)
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "SimulatorSettings":
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name not in ("fonts", "strokes", "nearest") and value[0] > value[1]:
-                raise ValueError(f"{name}: expected low <= high, got {value}")
-        if not 4 <= self.size[0] <= self.size[1] <= 200:
-            raise ValueError(f"size: expected 4 to 200 pixels, got {self.size}")
-        if not 1 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
-            raise ValueError(f"jpeg_quality: expected 1 to 100, got {self.jpeg_quality}")
+    def _in_bounds(self) -> "SimulatorSettings":
+        for name, (lowest, highest) in _BOUNDS.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
+                )
+        if not all(0 <= stroke <= 10 for stroke in self.strokes):
+            raise ValueError(f"strokes: expected 0 to 10 pixels each, got {self.strokes}")
         return self
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "size": (4, 200),
+    "rotation": (-360, 360),
+    "shear": (-2, 2),
+    "stretch": (0.1, 10),
+    "horizontal": (-10, 10),
+    "vertical": (-10, 10),
+    "ink": (-255, 255),
+    "blur": (0, 1),  # the filter is 3x3
+    "noise": (0, 255),
+    "jpeg_quality": (1, 100),
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,19 @@ class DrawParameters:
         return DrawParameters(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
 
+def check_background(scheme: Scheme, background: Background) -> None:
+    """Refuse a background of another size than the scheme.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if background.grey.shape != (scheme.height, scheme.width):
+        raise ConfigError(
+            f"expected a background of {scheme.width}x{scheme.height} pixels, got "
+            f"{background.grey.shape[1]}x{background.grey.shape[0]}; it belongs to another scheme"
+        )
+
+
 class Simulator:
     """Draws labelled captchas of one scheme on one background."""
 
@@ -109,18 +138,20 @@ class Simulator:
         Raises:
             ConfigError: The background has another size than the scheme, or a font does not serve.
         """
-        if background.grey.shape != (scheme.height, scheme.width):
-            raise ConfigError(
-                f"expected a background of {scheme.width}x{scheme.height} pixels, got "
-                f"{background.grey.shape[1]}x{background.grey.shape[0]}; it belongs to another scheme"
-            )
+        check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
         low, high = settings.size
         self.bank = GlyphBank(
             scheme.alphabet, settings.fonts, tuple(range(low, high + 1)), settings.strokes
         )
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
-        self._noise_field = np.concatenate([field, field[: scheme.width * scheme.height]])
+        # Longer by an image, so that noise may begin anywhere in the field.
+        self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
+
+    def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
+        """New images (count, H, W) ``uint8`` and their class ids (count, L)."""
+        parameters = self.draw_parameters(generator, count)
+        return self.render(parameters), parameters.ids
 
     def draw_parameters(self, generator: np.random.Generator, count: int) -> DrawParameters:
         """Parameters of ``count`` images, every character drawn uniformly from the alphabet."""
@@ -152,56 +183,75 @@ class Simulator:
 
     def render(self, parameters: DrawParameters) -> GreyImages:
         """The images of these parameters after a real JPEG codec, (N, H, W) ``uint8``."""
-        images = np.empty((len(parameters.ids), *self.background.grey.shape), np.uint8)
-        for n in range(len(images)):
-            images[n] = self._render_one(parameters, n)
+        p = parameters
+        index, matrices, boxes = self._place(p)
+        # Single numbers are read from lists, which takes a fraction of reading them from arrays.
+        indices, edges, inks = index.tolist(), boxes.tolist(), p.ink.tolist()
+        blurs, noises, noise_starts = p.blur.tolist(), p.noise.tolist(), p.noise_seed.tolist()
+        flags = np.where(p.nearest, cv2.INTER_NEAREST, cv2.INTER_LINEAR).tolist()
+        images = np.empty((len(p.ids), *self.background.grey.shape), np.uint8)
+        for n, quality in enumerate(p.jpeg_quality.tolist()):
+            canvas = self.background.grey.astype(np.float32)
+            for glyph, matrix, (left, top, right, bottom), ink in zip(
+                indices[n], matrices[n], edges[n], inks[n], strict=True
+            ):
+                if left >= right or top >= bottom:
+                    continue
+                patch = cv2.warpAffine(
+                    self.bank.glyphs[glyph].alpha,
+                    matrix,
+                    (right - left, bottom - top),
+                    flags=flags[n],
+                )
+                if blurs[n] > 0.3:
+                    patch = cv2.GaussianBlur(patch, (3, 3), blurs[n])
+                area = canvas[top:bottom, left:right]
+                area += (ink - area) * (patch * np.float32(1 / 255))
+            if noises[n] > 0:
+                noise = self._noise_field[noise_starts[n] : noise_starts[n] + canvas.size]
+                canvas += noise.reshape(canvas.shape) * noises[n]
+            grey = cv2.convertScaleAbs(np.maximum(canvas, 0))
+            _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            images[n] = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
         return images
 
-    def _render_one(self, p: DrawParameters, n: int) -> GreyImages:
-        canvas = self.background.grey.astype(np.float32)
-        flags = cv2.INTER_NEAREST if p.nearest[n] else cv2.INTER_LINEAR
-        for slot in range(p.ids.shape[1]):
-            self._lay_glyph(canvas, p, n, slot, flags)
-        if p.noise[n] > 0:
-            start = p.noise_seed[n]
-            noise = self._noise_field[start : start + canvas.size].reshape(canvas.shape)
-            canvas += noise * p.noise[n]
-        grey = cv2.convertScaleAbs(np.maximum(canvas, 0))
-        _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, int(p.jpeg_quality[n])])
-        return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
+    def _place(self, p: DrawParameters) -> tuple[Ids, Doubles, Ids]:
+        """Where every letter goes.
 
-    def _lay_glyph(self, canvas: Floats, p: DrawParameters, n: int, slot: int, flags: int) -> None:
-        """Turn, stretch and lay one glyph over the canvas; what falls outside is cut."""
-        at = (n, slot)
-        glyph = self.bank.glyph(p.font[at], p.size[at], p.stroke[at], p.ids[at])
-        cosine, sine = np.cos(np.deg2rad(p.rotation[at])), np.sin(np.deg2rad(p.rotation[at]))
-        # Image y points down, so a counter-clockwise turn has the sine below the diagonal negative.
-        stretch, shear = p.stretch[at], p.shear[at]
-        a, b = cosine * stretch, cosine * shear + sine
-        c, d = -sine * stretch, cosine - sine * shear
-        height, width = glyph.alpha.shape
-        reach = int(np.hypot(width * stretch + height * abs(shear), height)) // 2 + 3
-        cx, cy = glyph.centre
-        # The patch is centred on the glyph's box, so the box middle must be known in the image.
-        mx, my = width / 2 - cx, height / 2 - cy
-        x, y = p.x[at] + a * mx + b * my, p.y[at] + c * mx + d * my
-        left, top = int(np.floor(x)) - reach, int(np.floor(y)) - reach
-        matrix = np.array(
+        Returns:
+            (N, L) glyph indices; (N, L, 2, 3) affine maps from a glyph's pixels to those of its
+            box; (N, L, 4) that box, cut to the image: left, top, right, bottom.
+        """
+        index = self.bank.index(p.font, p.size, p.stroke, p.ids)
+        size, centre = self.bank.boxes[index], self.bank.centres[index]
+        turn = np.deg2rad(p.rotation.astype(np.float64))
+        cosine, sine = np.cos(turn), np.sin(turn)
+        # Image y points down, so a counter-clockwise turn has its minus below the diagonal.
+        linear = np.stack(
             [
-                [a, b, p.x[at] - left - a * cx - b * cy],
-                [c, d, p.y[at] - top - c * cx - d * cy],
-            ]
-        )
-        patch = cv2.warpAffine(glyph.alpha, matrix, (2 * reach, 2 * reach), flags=flags)
-        if p.blur[n] > 0.3:
-            patch = cv2.GaussianBlur(patch, (3, 3), float(p.blur[n]))
-        rows = slice(max(top, 0), max(top + 2 * reach, 0))
-        columns = slice(max(left, 0), max(left + 2 * reach, 0))
-        area = canvas[rows, columns]
-        if not area.size:
-            return
-        patch = patch[rows.start - top :, columns.start - left :][: area.shape[0], : area.shape[1]]
-        area += (p.ink[at] - area) * (patch * np.float32(1 / 255))
+                cosine * p.stretch,
+                cosine * p.shear + sine,
+                -sine * p.stretch,
+                cosine - sine * p.shear,
+            ],
+            axis=-1,
+            dtype=np.float64,
+        ).reshape(*index.shape, 2, 2)
+        place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
+        middle = place + _apply(linear, size / 2 - centre)
+        reach = _apply(np.abs(linear), size / 2) + 1  # and a pixel all round for the blur
+        limits = (self.scheme.width, self.scheme.height)
+        start = np.clip(np.floor(middle - reach), 0, limits).astype(np.int64)
+        stop = np.clip(np.ceil(middle + reach), 0, limits).astype(np.int64)
+        # OpenCV counts from the middle of the first pixel, glyphs and places from its corner.
+        offset = place + _apply(linear, 0.5 - centre) - start - 0.5
+        matrices = np.concatenate([linear, offset[..., None]], axis=-1)
+        return index, matrices, np.concatenate([start, stop], axis=-1)
+
+
+def _apply(linear: Doubles, points: Doubles) -> Doubles:
+    """(N, L, 2, 2) matrices times (N, L, 2) points."""
+    return np.asarray((linear * points[..., None, :]).sum(axis=-1))
 
 
 _NOISE_FIELD = 1 << 18

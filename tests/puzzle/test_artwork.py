@@ -16,10 +16,6 @@ from simgan_captcha.errors import UsageError
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.artwork import Artist, background_plan, letter_plan
 
-REAL_BATCH = (
-    Path(__file__).parents[3] / "shared" / "data" / "hackmit2017" / "challenges" / "challenge-0"
-)
-
 # What the real captchas of the puzzle carry: tables of libjpeg at quality 50, 2x2 chroma.
 LUMA_TABLE_START = [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55]
 CHROMA_TABLE_START = [17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99]
@@ -198,9 +194,8 @@ def ink_statistics(jpegs: list[bytes]) -> tuple[float, npt.NDArray[np.float64]]:
     return float(np.clip(ink, 0, 1).mean()), histogram / ink.size
 
 
-@pytest.mark.skipif(not REAL_BATCH.exists(), reason=f"no real captchas at {REAL_BATCH}")
-def test_drawn_captchas_have_the_ink_of_the_real_ones() -> None:
-    images = json.loads(REAL_BATCH.read_bytes())["images"]
+def test_drawn_captchas_have_the_ink_of_the_real_ones(real_batches: Path) -> None:
+    images = json.loads((real_batches / "challenge-0").read_bytes())["images"]
     real_ink, real_histogram = ink_statistics(
         [base64.b64decode(image["jpg_base64"]) for image in images[:400]]
     )

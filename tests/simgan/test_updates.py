@@ -1,8 +1,14 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
 from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings
 from simgan_captcha.simgan.updates import discriminator_loss, frozen, refiner_loss
+
+
+@pytest.fixture(autouse=True)
+def _same_first_weights() -> None:
+    torch.manual_seed(1)
 
 
 class Watched(nn.Module):

@@ -84,8 +84,11 @@ def running_puzzle(
     font: Path | None = None,
     replay: Path | None = None,
     batch_size: int = BATCH_SIZE,
+    port: int = 0,
 ) -> Iterator[str]:
     """A puzzle server on loopback in a process of its own; gives its URL, stops it in the end.
+
+    Port 0 takes a free one.
 
     The child ignores the terminal's Ctrl-C, so that this process can finish with it, and stops by
     itself when this process is gone, even killed: it watches a pipe that then closes.
@@ -99,6 +102,7 @@ def running_puzzle(
         "font": None if font is None else str(font.absolute()),
         "replay": None if replay is None else str(replay.absolute()),
         "batch_size": batch_size,
+        "port": port,
     }
     with subprocess.Popen(
         [sys.executable, "-m", "simgan_captcha.puzzle.server", json.dumps(options)],
@@ -144,6 +148,7 @@ def _serve_as_child(options: dict[str, Any]) -> int:
             font=options["font"] and Path(options["font"]),
             replay=options["replay"] and Path(options["replay"]),
             batch_size=options["batch_size"],
+            port=options["port"],
             announce=lambda url: print(json.dumps({"url": url}), flush=True),
             stop_at_end_of=sys.stdin.buffer,
         )

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from simgan_captcha.errors import ConfigError
 
+ATTENTION_HEADS = 4
+"""The last of the attention reader's widths must divide by this."""
+
 
 @dataclass(frozen=True)
 class ReaderArchitecture:
@@ -85,26 +88,28 @@ class AttentionReader(nn.Module):
         self.classify = nn.Sequential(
             nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, architecture.classes)
         )
-        self.heads = 4
+        self.heads = ATTENTION_HEADS
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2, H, W) -> logits (B, L, K)."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
-        B, P, E = features.shape
+        B = len(features)
         keys = self.key(features + self.position)
         values = self.value(features + self.position)
-        split = (self.heads, E // self.heads)
         attended = nn.functional.scaled_dot_product_attention(
-            self.query.expand(B, -1, -1).unflatten(2, split).transpose(1, 2),
-            keys.unflatten(2, split).transpose(1, 2),
-            values.unflatten(2, split).transpose(1, 2),
+            self._split(self.query.expand(B, -1, -1)), self._split(keys), self._split(values)
         )
         logits: Tensor = self.classify(attended.transpose(1, 2).flatten(2))
         return logits
 
+    def _split(self, vectors: Tensor) -> Tensor:
+        """(B, n, E) -> (B, heads, n, E / heads)."""
+        B, n, E = vectors.shape
+        return vectors.view(B, n, self.heads, E // self.heads).transpose(1, 2)
+
 
 class SeedReader(nn.Module):
-    """The 2017 project's convnet, 333 MMAC on 50x100 pixels: four 128-wide convolutions, a flat head.
+    """The 2017 project's convnet: four 128-wide convolutions, a flat head; 333 MMAC on 50x100.
 
     Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". Deviation: its ink channel alone is read, as
     the seed had no line mask; images too small for four unpadded halvings are refused.
@@ -132,4 +137,4 @@ class SeedReader(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2, H, W) -> logits (B, L, K)."""
         logits: Tensor = self.classify(self.hidden(self.features(images[:, :1])))
-        return logits.unflatten(1, (self.length, -1))
+        return logits.view(len(images), self.length, -1)

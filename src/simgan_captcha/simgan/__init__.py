@@ -28,7 +28,7 @@ from simgan_captcha.simgan.networks import (
 from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.sheet import sheet_png
 from simgan_captcha.simgan.training import BatchStream, SimGANResult, train_refiner
-from simgan_captcha.simgan.updates import count_training_flops
+from simgan_captcha.simgan.updates import count_forward_flops, count_training_flops
 
 __all__ = [
     "REAL",
@@ -41,6 +41,7 @@ __all__ = [
     "RefinerSettings",
     "SimGANResult",
     "SimGANSettings",
+    "count_forward_flops",
     "count_training_flops",
     "discriminator_has_won",
     "load_refiner",

@@ -102,12 +102,12 @@ class Refiner(nn.Module):
 class Discriminator(nn.Module):
     """Tells refined patches from real ones: (B, C, H, W) -> logits (B, 2, h, w).
 
-    One pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of 23x23
+    One pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of 31x31
     pixels.
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Discriminator Network": 3x3/2 convolution, 3x3/2,
-        3x3/1 max-pool, 3x3, 1x1, 1x1 to two; a softmax over the two follows in the loss. No ReLU
+        3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two; a softmax over the two follows in the loss. No ReLU
         after the last: logits that cannot go below zero can learn only half of what they should.
     """
 
@@ -123,6 +123,7 @@ class Discriminator(nn.Module):
             nn.MaxPool2d(3, stride=1, padding=1),
             nn.Conv2d(b, c, 3, padding=1),
             nn.ReLU(),
+            nn.MaxPool2d(3, stride=1, padding=1),
             nn.Conv2d(c, d, 1),
             nn.ReLU(),
             nn.Conv2d(d, 2, 1),

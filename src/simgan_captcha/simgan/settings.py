@@ -32,7 +32,7 @@ class SimGANSettings(BaseModel):
     pretrain_refiner_steps: int = Field(default=0, ge=0)
     """Steps on self-regularisation alone; needed only without ``global_skip``."""
     pretrain_discriminator_steps: int = Field(default=100, ge=0)
-    """Steps of the discriminator against the untrained refiner, then the adversarial steps."""
+    """Steps of the discriminator alone, against the refiner as it is then."""
     refiner_learning_rate: float = Field(default=2e-4, gt=0, le=1)
     """Adam's step size for the refiner."""
     discriminator_learning_rate: float = Field(default=2e-4, gt=0, le=1)

@@ -13,7 +13,13 @@ from simgan_captcha.simgan.losses import (
     patch_accuracy,
     self_regularization_loss,
 )
-from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner
+from simgan_captcha.simgan.networks import (
+    REAL,
+    REFINED,
+    Discriminator,
+    Refiner,
+    RefinerSettings,
+)
 from simgan_captcha.simgan.settings import SimGANSettings
 
 Figures = dict[str, Tensor]
@@ -67,6 +73,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+def count_forward_flops(settings: RefinerSettings, height: int, width: int) -> int:
+    """Floating-point operations of refining one image; a multiply-add is two."""
+    with torch.device("meta"):
+        refiner, image = Refiner(settings), torch.empty(1, settings.channels, height, width)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        refiner(image)
+    return int(counter.get_total_flops())
 
 
 def count_training_flops(settings: SimGANSettings, height: int, width: int) -> int:

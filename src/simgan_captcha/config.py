@@ -1,0 +1,189 @@
+"""The configuration of a run: one frozen model a stage, presets, and ``--set key=value``."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simgan_captcha.download import DownloadSettings
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.reader.adaptation import AdaptationSettings
+from simgan_captcha.reader.training import ReaderSettings
+from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.seed_simulator import SeedSimulatorSettings
+from simgan_captcha.simgan import SimGANSettings
+from simgan_captcha.simulator import SimulatorSettings
+
+Preset = Literal["quick", "cpu", "paper", "seed"]
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run, but for the images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Scheme = HACKMIT_2017
+    """The captcha family."""
+    batches: int | None = Field(default=None, ge=1)
+    """Challenge batches to bring in; by default all of a folder, 20 of a URL."""
+    download: DownloadSettings = DownloadSettings()
+    """How politely and patiently."""
+    encoding: Literal["relative", "binary"] = "relative"
+    """How networks see images, see `background.Background`."""
+    generator: Literal["fonts", "seed"] = "fonts"
+    """Which simulator draws."""
+    simulator: SimulatorSettings = SimulatorSettings()
+    """Ranges of the ``fonts`` simulator."""
+    seed_simulator: SeedSimulatorSettings = SeedSimulatorSettings()
+    """The 2017 project's generator."""
+    refine: bool = True
+    """Whether a refiner is trained."""
+    witness_steps: int = Field(default=200, ge=1)
+    """Steps on raw images, before the refiner, of the reader that watches whether refining keeps
+    the text; the reader's own training goes on from there."""
+    simgan: SimGANSettings = SimGANSettings()
+    """The refiner's networks and training."""
+    reader: ReaderSettings = ReaderSettings()
+    """The reader's network and supervised training."""
+    adaptation: AdaptationSettings = AdaptationSettings()
+    """Self-training on the real images."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """``auto``: bf16-mixed where the hardware multiplies bf16 matrices, else 32-true."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads that torch computes with; 0 takes as many as there are cores."""
+    workers: int = Field(default=1, ge=0, le=256)
+    """Processes that draw synthetic images ahead; 0 draws in the training process."""
+
+
+_SMALL_SIMGAN = {
+    "refiner": {"features": 16, "blocks": 2, "downscale": 2},
+    "discriminator": {"widths": [48, 32, 32, 32]},
+}
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # 20 TFLOP of training in all.
+    "quick": {
+        "witness_steps": 100,
+        "simgan": {
+            **_SMALL_SIMGAN,
+            "pretrain_discriminator_steps": 50,
+            "steps": 100,
+            "picture_every": 50,
+        },
+        "reader": {"steps": 300},
+        "adaptation": {"steps": 200},
+    },
+    # 60 TFLOP of training in all.
+    "cpu": {
+        "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
+        "reader": {"steps": 800},
+        "adaptation": {"steps": 750},
+    },
+    # The networks and steps of arXiv:1612.07828; days on a laptop, for a GPU.
+    "paper": {
+        "simgan": {
+            "refiner": {"global_skip": False},
+            "batch_size": 512,
+            "steps": 1000,
+            "pretrain_refiner_steps": 1000,
+            "pretrain_discriminator_steps": 200,
+            "refiner_updates": 4,
+            "history_capacity": 51200,
+        },
+        "reader": {"images": "refined", "steps": 4000},
+        "adaptation": {"steps": 0},
+    },
+    # The 2017 project's system with its faults mended: its generator, encoding and networks.
+    "seed": {
+        "encoding": "binary",
+        "generator": "seed",
+        "simgan": {
+            "refiner": {"global_skip": False},
+            "batch_size": 512,
+            "steps": 1000,
+            "pretrain_refiner_steps": 100,
+            "pretrain_discriminator_steps": 100,
+            "refiner_updates": 4,
+            "history_capacity": 51200,
+        },
+        "reader": {"kind": "seed", "images": "refined", "batch_size": 128, "steps": 20000},
+        "adaptation": {"steps": 0},
+    },
+}
+"""What each preset changes of the defaults."""
+
+
+def resolve_config(preset: str, assignments: Sequence[str] = ()) -> RunConfig:
+    """A preset with some values changed.
+
+    Args:
+        preset: One of `PRESETS`.
+        assignments: As ``reader.steps=100``; values are JSON, or else plain text.
+
+    Raises:
+        ConfigError: An unknown preset or key (the nearest right one is named), or a bad value.
+
+    Example:
+        >>> resolve_config("quick", ["reader.steps=7"]).reader.steps
+        7
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; got {preset!r}")
+    values: dict[str, Any] = json.loads(json.dumps(PRESETS[preset]))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"expected key=value after --set, got {assignment!r}")
+        _assign(values, key.strip(), _parse(text.strip()))
+    return load_config(values)
+
+
+def load_config(values: Mapping[str, Any]) -> RunConfig:
+    """A configuration from plain values, as `RunConfig.model_dump` gives them.
+
+    Raises:
+        ConfigError: An unknown key or a value out of its range.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(_unknown_key(key)) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{key}: {message}; got {first['input']!r}") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(parents[: depth + 1])} is a value and has no {last!r}")
+    values[last] = value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _unknown_key(key: str) -> str:
+    known = _keys(RunConfig)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md for all of them"
+    return f"expected a known configuration key, got {key!r}; {hint}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys

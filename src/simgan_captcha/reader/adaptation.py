@@ -1,0 +1,225 @@
+"""Adaptation to unlabelled real images by self-training; no label is ever seen.
+
+A teacher (the running average of the student) reads real images as they are; the student must read
+the same from the same images moved, noisy and partly hidden, wherever the teacher was sure of a
+character. A few synthetic images keep it honest. Real images have their own batch-norm statistics.
+
+Sources: mean teacher (arXiv:1703.01780), self-ensembling for domain adaptation (arXiv:1706.05208),
+FixMatch's weak and strong views and threshold (arXiv:2001.07685), here per character, and
+ReMixMatch's distribution alignment (arXiv:1911.09785) to a uniform alphabet.
+
+Shapes: B batch, L characters, K classes.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from simgan_captcha.checkpoint import save_training_state
+from simgan_captcha.metrics_log import MetricsLog
+from simgan_captcha.reader.augmentation import AugmentationSettings, augment
+from simgan_captcha.reader.network import ReaderArchitecture
+from simgan_captcha.reader.training import (
+    CHECKPOINT,
+    LabelledStream,
+    OnStep,
+    ReaderResult,
+    count_flops,
+    learning_rate_at,
+    resume_step,
+    seeded_dropout,
+    take_step,
+    update_average,
+)
+
+UnlabelledStream = Callable[[int], Iterator[Tensor]]
+"""``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1] from batch number n on."""
+
+STATISTICS_BATCHES = 10
+"""Real batches that batch-norm statistics are estimated from before the first step."""
+
+
+class AdaptationSettings(BaseModel):
+    """Self-training on the unlabelled images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=900, ge=0)
+    """Optimiser steps; 0 leaves the reader as it is."""
+    batch_size: int = Field(default=96, ge=2, le=65536)
+    """Real images a step."""
+    synthetic_batch_size: int = Field(default=32, ge=2, le=65536)
+    """Synthetic images a step."""
+    learning_rate: float = Field(default=1.5e-3, gt=0, le=1)
+    """Highest step size of AdamW; the schedule is the reader's."""
+    weight_decay: float = Field(default=0.02, ge=0)
+    """AdamW's decoupled decay."""
+    confidence: float = Field(default=0.9, gt=0, le=1)
+    """A character is learned from where the teacher's probability is above this."""
+    alignment: float = Field(default=1.0, ge=0, le=1)
+    """How far the teacher's readings are drawn to a uniform alphabet: 0 not at all, 1 wholly."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay a step of the teacher's weights."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """What the student must read through."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints."""
+
+
+class Prior:
+    """How often each class has lately been read, and the correction towards a uniform alphabet."""
+
+    def __init__(self, classes: int) -> None:
+        self.frequencies = torch.full((classes,), 1 / classes)
+
+    def update(self, probabilities: Tensor) -> None:
+        """Take in (B, L, K) probabilities; what is older than some twenty batches fades."""
+        self.frequencies.lerp_(probabilities.mean((0, 1)).to(self.frequencies), 0.05)
+
+    def align(self, probabilities: Tensor, strength: float) -> Tensor:
+        """(B, L, K) probabilities with swollen classes lowered and starved ones raised."""
+        K = len(self.frequencies)
+        correction = (1 / K / self.frequencies.clamp(min=1e-3 / K)) ** strength
+        aligned = probabilities * correction.to(probabilities)
+        return aligned / aligned.sum(-1, keepdim=True)
+
+
+def adapt_reader(
+    reader: nn.Module,
+    architecture: ReaderArchitecture,
+    real: UnlabelledStream,
+    synthetic: LabelledStream,
+    settings: AdaptationSettings,
+    *,
+    folder: Path,
+    fabric: Fabric,
+    seed: int,
+    on_step: OnStep,
+) -> ReaderResult:
+    """Self-train a copy of ``reader``; the teacher is what is kept.
+
+    Batch normalisation: running statistics are those of real images alone (synthetic batches are
+    normalised by their own), so reading needs no second set.
+
+    A training that was killed goes on from ``folder/checkpoint.safetensors``.
+
+    Raises:
+        RunError: The loss is no longer finite, or the checkpoint belongs to other settings.
+    """
+    model = copy.deepcopy(reader).requires_grad_(True)
+    teacher = copy.deepcopy(reader).requires_grad_(False).eval().to(fabric.device)
+    student, optimizer = fabric.setup(
+        model,
+        torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        ),
+    )
+    prior = Prior(architecture.classes)
+    state: dict[str, Any] = {
+        "modules": {"student": student, "teacher": teacher},
+        "optimizers": {"student": optimizer},
+    }
+    made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
+    first, figures, tensors = resume_step(folder, state, made_with)
+    student.train()
+    if first:
+        prior.frequencies = tensors["prior"]
+    else:
+        _estimate_statistics(student, teacher, real(0), fabric)
+    started = time.monotonic()
+
+    with MetricsLog(folder, first or None) as log:
+        real_images, synthetic_images = real(first), synthetic(first)
+        for step in range(first, settings.steps):
+            images = next(real_images).to(fabric.device)
+            with torch.no_grad(), fabric.autocast():
+                read = teacher(images).float().softmax(-1)
+            prior.update(read)
+            confidence, pseudo_labels = prior.align(read, settings.alignment).max(-1)
+            sure = confidence > settings.confidence
+
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            moved = augment(images, settings.augmentation, generator)
+            known_images, ids = (tensor.to(fabric.device) for tensor in next(synthetic_images))
+            with seeded_dropout(seed, step):
+                logits = student(moved)
+                with frozen_statistics(student):
+                    known_logits = student(known_images)
+            real_loss = (_cross_entropy(logits, pseudo_labels) * sure).mean()
+            synthetic_loss = _cross_entropy(known_logits, ids).mean()
+            loss = real_loss + synthetic_loss * (len(ids) / len(images))
+
+            done = step + 1
+            rate = learning_rate_at(step, settings.steps, settings.learning_rate)
+            take_step(fabric, student, optimizer, loss, rate, done)
+            update_average(teacher, model, settings.ema_decay, step + 1_000)
+
+            figures = {
+                "loss": loss.item(),
+                "real_loss": real_loss.item(),
+                "synthetic_loss": synthetic_loss.item(),
+                "pseudo_label_rate": sure.float().mean().item(),
+                "learning_rate": rate,
+            }
+            log.log(done, **figures)
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                save_training_state(
+                    folder / CHECKPOINT,
+                    **state,
+                    tensors={"prior": prior.frequencies},
+                    numbers={"made_with": made_with, "step": done, "figures": figures},
+                )
+            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
+            on_step(done, settings.steps, figures | {"images_per_second": speed})
+
+    return ReaderResult(
+        reader=teacher.cpu(),
+        flops=_flops(architecture, settings),
+        images=settings.steps * (settings.batch_size + settings.synthetic_batch_size),
+        figures=figures,
+    )
+
+
+def _cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
+    """(B, L) losses of (B, L, K) logits."""
+    return nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+
+
+def _flops(architecture: ReaderArchitecture, settings: AdaptationSettings) -> int:
+    teacher = count_flops(architecture, settings.batch_size, backward=False)
+    student = count_flops(
+        architecture, settings.batch_size + settings.synthetic_batch_size, backward=True
+    )
+    return (teacher + student) * settings.steps + teacher * STATISTICS_BATCHES
+
+
+@torch.no_grad()
+def _estimate_statistics(
+    student: nn.Module, teacher: nn.Module, real: Iterator[Tensor], fabric: Fabric
+) -> None:
+    """Batch-norm statistics of real images, before the first pseudo-label (arXiv:1603.04779)."""
+    for _ in range(STATISTICS_BATCHES):
+        student(next(real).to(fabric.device))
+    teacher.load_state_dict(student.state_dict())
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batches inside are normalised by their own statistics, and leave the running ones alone."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,88 @@
+"""Strong augmentation for the student of self-training: what must not change a reading.
+
+Shapes: B batch, 2 channels (ink, line mask), H and W pixels; values in [-1, 1].
+"""
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+
+class AugmentationSettings(BaseModel):
+    """How far an image may be moved; every image draws its own, uniformly up to these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotation: float = Field(default=8.0, ge=0, le=45)
+    """Degrees either way."""
+    scale: float = Field(default=0.1, ge=0, lt=1)
+    """Relative, each axis on its own."""
+    shear: float = Field(default=0.1, ge=0, lt=1)
+    """Horizontal shift per vertical pixel."""
+    shift: float = Field(default=0.04, ge=0, lt=1)
+    """Of the image height, either way."""
+    noise: float = Field(default=0.15, ge=0)
+    """Standard deviation of Gaussian noise, of the range [-1, 1]."""
+    hole: float = Field(default=0.24, ge=0, le=1)
+    """Longest side of a rectangle that is hidden (ink gone, mask set), of the image height."""
+
+
+def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+    """Each image turned, scaled, sheared, shifted, with noise, and half of them with a hole.
+
+    Ink and line mask move together, so that the mask still tells where lines lie. A hole is drawn
+    as a line is: the ink gone and the mask set, as letters under lines are what readers confuse.
+
+    Args:
+        images: (B, 2, H, W) float32 in [-1, 1].
+        settings: How far.
+        generator: Of the CPU; decides everything.
+    """
+    B, _, H, W = images.shape
+    device = images.device
+
+    def spread(limit: float) -> Tensor:
+        return ((torch.rand(B, generator=generator) * 2 - 1) * limit).to(device)
+
+    turn = spread(math.radians(settings.rotation))
+    cosine, sine = torch.cos(turn), torch.sin(turn)
+    wide, high = 1 + spread(settings.scale), 1 + spread(settings.scale)
+    shear = spread(settings.shear)
+    # affine_grid measures each axis from -1 to 1, so a turn must be undistorted by the aspect.
+    aspect = W / H
+    matrix = torch.stack(
+        [
+            torch.stack([cosine * wide, (shear - sine) * high / aspect], 1),
+            torch.stack([sine * wide * aspect, cosine * high], 1),
+        ],
+        1,
+    )
+    shift = torch.stack([spread(2 * settings.shift) / aspect, spread(2 * settings.shift)], 1)
+    grid = nn.functional.affine_grid(
+        torch.cat([matrix, shift.unsqueeze(2)], 2), [B, 2, H, W], align_corners=False
+    )
+    # Outside lies background without lines: -1 in both channels, which is 0 after adding 1.
+    moved = nn.functional.grid_sample(images + 1, grid, align_corners=False) - 1
+
+    strength = torch.rand(B, 1, 1, 1, generator=generator) * settings.noise
+    moved[:, :1] += (torch.randn(B, 1, H, W, generator=generator) * strength).to(device)
+    holes = _holes(B, H, W, round(settings.hole * H), generator).to(device)
+    moved[:, 0].masked_fill_(holes, -1.0)
+    moved[:, 1].masked_fill_(holes, 1.0)
+    return moved.clamp_(-1, 1)
+
+
+def _holes(count: int, height: int, width: int, longest: int, generator: torch.Generator) -> Tensor:
+    """(B, H, W) bool: a rectangle of sides up to ``longest`` in about half of the images."""
+
+    def draw(limits: int) -> Tensor:
+        return (torch.rand(count, 1, 1, generator=generator) * limits).long()
+
+    tall, wide = draw(longest + 1), draw(longest + 1)
+    present = torch.rand(count, 1, 1, generator=generator) < 0.5
+    top, left = draw(height), draw(width)
+    rows, columns = torch.arange(height).view(1, -1, 1), torch.arange(width).view(1, 1, -1)
+    inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    return inside & present

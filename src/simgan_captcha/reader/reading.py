@@ -1,0 +1,71 @@
+"""From images to text: greedy decoding with confidences.
+
+Shapes: N images, L characters, K classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from simgan_captcha.background import Background
+from simgan_captcha.checkpoint import load_weights, save_weights
+from simgan_captcha.errors import RunError
+from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.readings import Reading
+from simgan_captcha.scheme import Scheme
+
+BATCH = 250
+"""Images read at once."""
+
+
+@torch.inference_mode()
+def read_images(
+    reader: nn.Module,
+    background: Background,
+    scheme: Scheme,
+    names: Sequence[str],
+    images: GreyImages,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
+) -> Iterator[Reading]:
+    """Read (N, H, W) ``uint8`` images in order; ``names`` are passed through, never looked at.
+
+    Raises:
+        ImageError: The images have another size than the background.
+    """
+    reader.eval()
+    for start in range(0, len(images), BATCH):
+        normalised = torch.from_numpy(background.normalise(images[start : start + BATCH]))
+        confidence, ids = reader(normalised).float().softmax(-1).max(-1)
+        whole = confidence.prod(-1)
+        for n, name in enumerate(names[start : start + BATCH]):
+            yield Reading(
+                name, scheme.decode(ids[n].tolist()), whole[n].item(), tuple(confidence[n].tolist())
+            )
+        on_step(min(start + BATCH, len(images)), len(images), {})
+
+
+def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture) -> None:
+    """Weights and architecture in one safetensors file."""
+    save_weights(path, reader.state_dict(), {"architecture": architecture.describe()})
+
+
+def load_reader(path: Path) -> tuple[nn.Module, ReaderArchitecture]:
+    """What `save_reader` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        RunError: Missing, damaged, or not a reader.
+    """
+    tensors, description = load_weights(path)
+    try:
+        architecture = ReaderArchitecture.from_description(description["architecture"])
+        reader = build_reader(architecture)
+        reader.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"expected a reader's weights at {path}, they do not fit ({error}); "
+            "delete its folder and run again"
+        ) from None
+    return reader.eval(), architecture

@@ -1,0 +1,61 @@
+"""Readings: what a run says of each image, as Parquet. Needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.errors import RunError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one image says."""
+
+    name: str
+    text: str
+    confidence: float
+    """Probability of the whole text, in [0, 1]: the product over its characters."""
+    character_confidence: tuple[float, ...]
+    """Probability of each character, in [0, 1]."""
+
+
+_READINGS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("text", pa.string()),
+        ("confidence", pa.float64()),
+        ("character_confidence", pa.list_(pa.float64())),
+    ]
+)
+
+
+def save_readings(path: Path, readings: Sequence[Reading]) -> None:
+    """Readings as Parquet, written whole or not at all."""
+    columns = {name: [getattr(r, name) for r in readings] for name in _READINGS.names}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=_READINGS), buffer)
+    write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def load_readings(path: Path) -> list[Reading]:
+    """What `save_readings` wrote.
+
+    Raises:
+        RunError: Missing or damaged.
+    """
+    try:
+        rows = pq.read_table(path, schema=_READINGS).to_pylist()
+    except FileNotFoundError:
+        raise RunError(f"expected readings at {path}, found none; run the run to its end") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"expected readings at {path}, the file is damaged ({error}); delete it and run again"
+        ) from None
+    return [
+        Reading(r["name"], r["text"], r["confidence"], tuple(r["character_confidence"]))
+        for r in rows
+    ]

@@ -1,0 +1,61 @@
+"""What is recorded of a run, and where its results lie. Needs no torch."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.errors import RunError, UsageError
+
+RUN = "run.json"
+READINGS = Path("readings") / "readings.parquet"
+JUDGEMENT = Path("judge") / "judgement.json"
+VERDICT = Path("submission") / "verdict.json"
+
+
+def record_run(run: Path, **about: Any) -> None:
+    """Record what a run is, before its first stage.
+
+    Args:
+        run: Its folder.
+        about: ``challenges``, ``user``, ``seed``, ``preset``, ``scheme``, ``config``; JSON.
+
+    Raises:
+        UsageError: The folder belongs to a run on other challenges or of another user.
+    """
+    if (run / RUN).exists():
+        recorded = read_run(run)
+        for key in ("challenges", "user"):
+            if recorded[key] != about[key]:
+                raise UsageError(
+                    f"{run} is a run on {key} {recorded[key]}, got {about[key]}; "
+                    "choose another folder, or give the same"
+                )
+    write_json(
+        run / RUN,
+        {
+            "command": " ".join(["simgan-captcha", *sys.argv[1:]]),
+            **about,
+        },
+    )
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What is recorded of a run: command, preset, seed, challenges, user, scheme, config.
+
+    Raises:
+        RunError: No run there, or its file is damaged.
+    """
+    try:
+        recorded = json.loads((run / RUN).read_text(encoding="utf-8"))
+        return {"challenges": recorded["challenges"], "user": recorded["user"], **recorded}
+    except FileNotFoundError:
+        raise RunError(
+            f"expected a run in {run}, found no {RUN}; start one with simgan-captcha run"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"expected a run in {run}, its {RUN} is damaged ({error!r}); delete that file and "
+            "give simgan-captcha run its options again: finished stages are kept"
+        ) from None

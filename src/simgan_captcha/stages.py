@@ -1,0 +1,172 @@
+"""One stage after another in one folder each: manifests, what may be skipped, the run's lock.
+
+A stage's identity is what decides its output: its inputs' hashes, its configuration, the seed. A
+folder of the same identity is finished (its manifest says so) or gone on with; one of another
+identity is emptied first, as its checkpoints belong to something else.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.errors import RunError
+
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+ELAPSED = "elapsed.json"
+ELAPSED_EVERY = 5.0
+
+_VERSIONED = ("simgan-captcha", "torch", "lightning", "numpy", "opencv-python-headless", "pillow")
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage reports of itself; it goes into the manifest."""
+
+    output: str
+    """Hash of what the next stages build on, see `file_hash`."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """Figures for people, and under ``warnings`` a list of sentences."""
+    images: int = 0
+    """Images handled, with repeats."""
+    training_flops: int = 0
+    """Floating-point operations of training; a multiply-add is two."""
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder for one process.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"expected to have {run} alone, another process is running there; "
+            "wait for it to end, stop it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Stopwatch:
+    """Seconds a stage has taken, over all the processes that worked on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ELAPSED
+        try:
+            self._before = float(json.loads(self._path.read_text())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self._before = 0.0
+        self._started = self._saved = time.monotonic()
+
+    def seconds(self) -> float:
+        """All of them so far."""
+        return self._before + time.monotonic() - self._started
+
+    def tick(self) -> None:
+        """Save every few seconds, so that a kill loses no more than those."""
+        now = time.monotonic()
+        if now - self._saved > ELAPSED_EVERY:
+            self._saved = now
+            write_json(self._path, {"seconds": self.seconds()})
+
+
+def run_stage(
+    folder: Path,
+    identity: Mapping[str, Any],
+    work: Callable[[Stopwatch], StageOutcome],
+) -> dict[str, Any]:
+    """Do a stage's work unless its manifest says that it is done; the manifest.
+
+    Args:
+        folder: The stage's own; its name is the stage's name.
+        identity: Everything that decides the output: ``inputs`` (hashes of the stages it builds
+            on, by their names), ``config``, and where they matter ``seed`` and ``precision``; JSON.
+        work: Does it; must go on from what an earlier, killed try left in the folder.
+    """
+    if _read(folder / IDENTITY) != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / IDENTITY, identity)
+    manifest = _read(folder / MANIFEST)
+    if manifest is not None:
+        return manifest
+    stopwatch = Stopwatch(folder)
+    return write_manifest(folder, identity, stopwatch, work(stopwatch))
+
+
+def write_manifest(
+    folder: Path, identity: Mapping[str, Any], stopwatch: Stopwatch, outcome: StageOutcome
+) -> dict[str, Any]:
+    """Say that a stage is done, by what, at what cost; what was written."""
+    manifest = {
+        "stage": folder.name,
+        **identity,
+        "versions": versions(),
+        "machine": machine(),
+        "seconds": round(stopwatch.seconds(), 2),
+        "images": outcome.images,
+        "training_flops": outcome.training_flops,
+        "output": outcome.output,
+        "result": dict(outcome.result),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of files, one after another, in hex."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide figures."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _VERSIONED}
+
+
+def machine() -> str:
+    """Processor and system, in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {core_count()} cores, {sys.platform}"
+
+
+def core_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,117 @@
+"""Endless batches by number: batch n is the same whenever, wherever and from whichever start.
+
+A training that was killed opens its streams at the batch it had come to, and meets the same images.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from simgan_captcha.errors import StoreError
+from simgan_captcha.images import GreyImages
+from simgan_captcha.simulator import Ids
+
+_REAL = 0
+"""First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
+
+
+class CaptchaSimulator(Protocol):
+    """What `Simulator` and `SeedSimulator` share."""
+
+    def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
+        """(N, H, W) ``uint8`` images and their (N, L) class ids."""
+        ...
+
+
+def real_batches(
+    images: GreyImages, batch_size: int, seed: int, first: int = 0
+) -> Iterator[GreyImages]:
+    """Shuffled full batches of unlabelled images, epoch after epoch, without end.
+
+    What is left of an epoch after the last full batch is dropped; the next epoch is shuffled anew.
+
+    Args:
+        images: (N, H, W), ``uint8``, in the store's content order.
+        batch_size: B.
+        seed: Decides the order.
+        first: Number of the batch to begin with.
+
+    Raises:
+        StoreError: Fewer images than one batch.
+    """
+    each_epoch = len(images) // batch_size
+    if not each_epoch:
+        raise StoreError(
+            f"expected at least one batch of {batch_size} images, got {len(images)}; "
+            "download more captchas or set a smaller batch_size"
+        )
+    number = first
+    while True:
+        epoch, within = divmod(number, each_epoch)
+        order = np.random.default_rng([_REAL, seed, epoch]).permutation(len(images))
+        for start in range(within * batch_size, each_epoch * batch_size, batch_size):
+            yield images[order[start : start + batch_size]]
+        number = (epoch + 1) * each_epoch
+
+
+def synthetic_batches(
+    simulator: CaptchaSimulator,
+    batch_size: int,
+    seed: int,
+    *,
+    stream: int,
+    first: int = 0,
+    workers: int = 0,
+) -> Iterator[tuple[GreyImages, Tensor]]:
+    """Labelled batches without end: images (B, H, W) ``uint8`` and class ids (B, L) ``int64``.
+
+    Args:
+        simulator: Draws them.
+        batch_size: B.
+        seed: With ``stream`` and its number decides a batch, in any number of workers.
+        stream: From 1; batches of different streams share nothing.
+        first: Number of the batch to begin with.
+        workers: Processes that draw ahead; 0 draws in this one.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _SyntheticBatches(simulator, batch_size, (stream, seed)),
+        batch_size=None,
+        sampler=_CountFrom(first),
+        num_workers=workers,
+        # A fork of a process that runs torch's threads can hang.
+        multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+    for images, ids in loader:
+        yield images.numpy(), ids
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+class _CountFrom(Sampler[int]):
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.first
+        while True:
+            yield number
+            number += 1
+
+
+class _SyntheticBatches(Dataset[tuple[Any, Any]]):
+    def __init__(self, simulator: CaptchaSimulator, batch_size: int, seed: tuple[int, int]) -> None:
+        self.simulator, self.batch_size, self.seed = simulator, batch_size, seed
+
+    def __getitem__(self, number: int) -> tuple[GreyImages, Ids]:
+        generator = np.random.default_rng([*self.seed, number])
+        return self.simulator.batch(generator, self.batch_size)

@@ -1,0 +1,31 @@
+"""What tests of several modules look at: the puzzle's real captchas, where there are any."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simgan_captcha import HACKMIT_2017
+from simgan_captcha.download import parse_batch, unpack_batch
+from simgan_captcha.images import GreyImages, decode_grey
+
+_REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
+
+
+@pytest.fixture(scope="session")
+def real_batches() -> Path:
+    """The folder of the 20 challenge batches; tests that need it are skipped without it."""
+    if not _REAL_BATCHES.is_dir():
+        pytest.skip(f"no real captchas: looked for {_REAL_BATCHES}")
+    return _REAL_BATCHES
+
+
+@pytest.fixture(scope="session")
+def real_images(real_batches: Path) -> GreyImages:
+    """1,000 real captchas, (1000, 50, 100) ``uint8``."""
+    entries = parse_batch((real_batches / "challenge-0").read_bytes())
+    captchas, rejected = unpack_batch(entries, HACKMIT_2017)
+    assert not rejected
+    images = np.stack([decode_grey(captcha.image) for captcha in captchas])
+    images.setflags(write=False)
+    return images

@@ -1,0 +1,27 @@
+"""Scenes for tests of what draws and of what looks at drawings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from simgan_captcha.background import Background
+
+LINES = ((5, 10, 90, 14), (10, 8, 92, 44), (3, 30, 80, 46), (20, 40, 95, 5))
+
+
+def plain(width: int = 100, height: int = 50, grey: int = 100, ink: float = 250.0) -> Background:
+    """One grey without lines."""
+    return Background(
+        np.full((height, width), grey, np.uint8), np.zeros((height, width), np.bool_), ink
+    )
+
+
+def striped(stripes: Sequence[int], ink: int) -> Background:
+    """100x50: four stripes of 25 pixels, and four lines of 2 pixels as bright as the ink."""
+    row = np.repeat(np.array(stripes, np.uint8), 25)
+    picture, mask = Image.fromarray(np.tile(row, (50, 1))), Image.new("1", (100, 50))
+    for line in LINES:
+        ImageDraw.Draw(picture).line(line, fill=ink, width=2)
+        ImageDraw.Draw(mask).line(line, fill=1, width=2)
+    return Background(np.array(picture), np.array(mask), float(ink))

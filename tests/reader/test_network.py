@@ -1,0 +1,89 @@
+import json
+
+import pytest
+import torch
+
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.reader.training import count_flops
+
+HACKMIT = {"height": 50, "width": 100, "length": 4, "classes": 36}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "length", "classes"),
+    [(50, 100, 4, 36), (24, 48, 2, 4), (8, 8, 1, 2), (31, 257, 9, 62), (64, 48, 6, 10)],
+)
+def test_one_distribution_a_slot_for_any_size(
+    height: int, width: int, length: int, classes: int
+) -> None:
+    architecture = ReaderArchitecture(height, width, length, classes, channels=(4, 4, 4, 4, 8))
+    images = torch.rand(3, 2, height, width) * 2 - 1
+    assert build_reader(architecture)(images).shape == (3, length, classes)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (50, 100), (60, 160)])
+def test_seed_reader_reads_what_is_large_enough(height: int, width: int) -> None:
+    reader = build_reader(ReaderArchitecture(height, width, 4, 36, "seed")).eval()
+    assert reader(torch.zeros(2, 2, height, width)).shape == (2, 4, 36)
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 100), (100, 47), (24, 48), (8, 8)])
+def test_seed_reader_refuses_small_images_that_attention_reads(height: int, width: int) -> None:
+    with pytest.raises(ConfigError, match=rf"at least 48x48.*got {width}x{height}.*attention"):
+        build_reader(ReaderArchitecture(height, width, 4, 36, "seed"))
+    reader = build_reader(ReaderArchitecture(height, width, 4, 36)).eval()
+    assert reader(torch.zeros(1, 2, height, width)).shape == (1, 4, 36)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    architecture = ReaderArchitecture.from_description(
+        {**ReaderArchitecture(**HACKMIT).describe(), "kind": "transformer"}
+    )
+    with pytest.raises(ConfigError, match="attention or seed, got 'transformer'"):
+        build_reader(architecture)
+
+
+def test_cost_of_reading_one_captcha() -> None:
+    default = count_flops(ReaderArchitecture(**HACKMIT), 1, backward=False) / 2e6
+    seed = count_flops(ReaderArchitecture(**HACKMIT, kind="seed"), 1, backward=False) / 2e6
+    assert 25 < default < 45
+    assert seed == pytest.approx(333, abs=2)
+
+
+def test_description_survives_json() -> None:
+    architecture = ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
+    described = json.loads(json.dumps(architecture.describe()))
+    assert ReaderArchitecture.from_description(described) == architecture
+
+
+def test_seed_reader_ignores_the_line_mask_and_attention_heeds_it() -> None:
+    images = torch.rand(2, 2, 50, 100) * 2 - 1
+    other = images.clone()
+    other[:, 1] *= -1
+    for kind, same in (("seed", True), ("attention", False)):
+        reader = build_reader(
+            ReaderArchitecture.from_description(
+                {**ReaderArchitecture(**HACKMIT).describe(), "kind": kind}
+            )
+        ).eval()
+        assert torch.equal(reader(images), reader(other)) is same
+
+
+def test_every_weight_is_learned() -> None:
+    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
+    logits = reader(torch.rand(4, 2, 24, 48) * 2 - 1)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(8) % 4).backward()
+    for name, parameter in reader.named_parameters():
+        assert parameter.grad is not None, name
+        # A constant added to every key moves no attention, so its gradient is rightly nil.
+        if name != "key.bias":
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_a_slot_attends_anywhere_on_the_map() -> None:
+    reader = build_reader(ReaderArchitecture(24, 96, 4, 4, channels=(4, 4, 4, 4, 8))).eval()
+    images = (torch.rand(64, 2, 24, 96) * 2 - 1).requires_grad_()
+    for slot in range(4):
+        (gradient,) = torch.autograd.grad(reader(images)[:, slot].sum(), images)
+        assert (gradient.abs().sum((0, 1, 2)).reshape(4, 24).amax(1) > 0).all()

@@ -1,0 +1,52 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from simgan_captcha import HACKMIT_2017
+from simgan_captcha.errors import SchemeError
+from simgan_captcha.scheme import Scheme
+
+
+@st.composite
+def schemes_and_texts(draw: st.DrawFn) -> tuple[Scheme, str]:
+    characters = st.characters(codec="utf-8")
+    alphabet = "".join(draw(st.lists(characters, min_size=2, max_size=60, unique=True)))
+    length = draw(st.integers(1, 12))
+    text = draw(st.text(st.sampled_from(alphabet), min_size=length, max_size=length))
+    return Scheme(alphabet=alphabet, length=length, width=100, height=50), text
+
+
+@given(schemes_and_texts())
+def test_a_text_comes_back_from_its_ids(case: tuple[Scheme, str]) -> None:
+    scheme, text = case
+    ids = scheme.encode(text)
+    assert all(0 <= i < len(scheme.alphabet) for i in ids)
+    assert scheme.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["", "abc", "abcde"])
+def test_a_text_of_another_length_is_refused(text: str) -> None:
+    with pytest.raises(SchemeError, match="expected a text of 4 characters"):
+        HACKMIT_2017.encode(text)
+
+
+def test_the_characters_an_alphabet_lacks_are_named() -> None:
+    with pytest.raises(SchemeError, match="lacks '-B'"):
+        HACKMIT_2017.encode("a-Bc")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alphabet": "abca"}, "repeats 'a'"),
+        ({"alphabet": "a"}, "at least 2"),
+        ({"length": 0}, "greater than or equal to 1"),
+        ({"width": 7}, "greater than or equal to 8"),
+        ({"height": 5000}, "less than or equal to 4096"),
+        ({"colour": "red"}, "Extra inputs"),
+    ],
+)
+def test_a_scheme_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Scheme.model_validate(HACKMIT_2017.model_dump() | change)
