@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from simgan_captcha.download import DownloadSettings
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.reader.adaptation import AdaptationSettings
+from simgan_captcha.reader.scout import CalibrationSettings
 from simgan_captcha.reader.training import ReaderSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.seed_simulator import SeedSimulatorSettings
@@ -38,11 +39,15 @@ class RunConfig(BaseModel):
     """Ranges of the ``fonts`` simulator."""
     seed_simulator: SeedSimulatorSettings = SeedSimulatorSettings()
     """The 2017 project's generator."""
+    calibrate: bool = True
+    """Whether the ``fonts`` simulator is fitted to the real images first."""
+    calibration: CalibrationSettings = CalibrationSettings()
+    """How the scout that calibration needs is trained."""
     refine: bool = True
     """Whether a refiner is trained."""
     witness_steps: int = Field(default=200, ge=1)
     """Steps on raw images, before the refiner, of the reader that watches whether refining keeps
-    the text; the reader's own training goes on from there."""
+    the text; after a calibration its scout does that."""
     simgan: SimGANSettings = SimGANSettings()
     """The refiner's networks and training."""
     reader: ReaderSettings = ReaderSettings()
@@ -65,24 +70,25 @@ _SMALL_SIMGAN = {
 PRESETS: dict[Preset, dict[str, Any]] = {
     # 20 TFLOP of training in all.
     "quick": {
-        "witness_steps": 100,
+        "calibration": {"steps": 120},
         "simgan": {
             **_SMALL_SIMGAN,
             "pretrain_discriminator_steps": 50,
             "steps": 100,
             "picture_every": 50,
         },
-        "reader": {"steps": 300},
-        "adaptation": {"steps": 200},
+        "reader": {"steps": 200},
+        "adaptation": {"steps": 170},
     },
     # 60 TFLOP of training in all.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
-        "reader": {"steps": 800},
-        "adaptation": {"steps": 750},
+        "reader": {"steps": 500},
+        "adaptation": {"steps": 700},
     },
     # The networks and steps of arXiv:1612.07828; days on a laptop, for a GPU.
     "paper": {
+        "calibrate": False,
         "simgan": {
             "refiner": {"global_skip": False},
             "batch_size": 512,
@@ -97,6 +103,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
     # The 2017 project's system with its faults mended: its generator, encoding and networks.
     "seed": {
+        "calibrate": False,
         "encoding": "binary",
         "generator": "seed",
         "simgan": {

@@ -142,9 +142,25 @@ class GlyphBank:
         self.centres = np.array([glyph.centre for glyph in self.glyphs], np.float64)
         """(glyphs, 2): x and y, see `Glyph.centre`."""
 
+    def append(self, glyphs: npt.NDArray[np.uint8]) -> None:
+        """One more font of one size and stroke: coverage (characters, h, w), placed by its middle.
+
+        Its glyphs have the number of fonts as their font index, whatever size and stroke say.
+        """
+        height, width = glyphs.shape[1:]
+        # A margin keeps turned edges smooth.
+        padded = np.pad(glyphs, ((0, 0), (1, 1), (1, 1)))
+        self.glyphs += [Glyph(alpha, (width / 2 + 1, height / 2 + 1)) for alpha in padded]
+        self.boxes = np.concatenate([self.boxes, [(width + 2, height + 2)] * len(glyphs)])
+        self.centres = np.concatenate(
+            [self.centres, [(width / 2 + 1, height / 2 + 1)] * len(glyphs)]
+        )
+
     def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
         """Where the glyphs of these indices are, for one glyph or for arrays of them."""
-        _, sizes, strokes, characters = self.shape
+        fonts, sizes, strokes, characters = self.shape
+        inside = font < fonts
+        size, stroke = size * inside, stroke * inside
         return ((font * sizes + size) * strokes + stroke) * characters + character
 
     def glyph(self, font: int, size: int, stroke: int, character: int) -> Glyph:

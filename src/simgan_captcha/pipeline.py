@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.background import Background, estimate_background
+from simgan_captcha.calibrate import Calibration, calibrate, glyph_sheet
 from simgan_captcha.config import RunConfig, load_config
 from simgan_captcha.download import IngestReport, ingest
 from simgan_captcha.errors import UsageError
 from simgan_captcha.images import GreyImages, decode_grey, encode_png
 from simgan_captcha.progress import StageProgress
-from simgan_captcha.reader.adaptation import adapt_reader
+from simgan_captcha.reader.adaptation import adapt_reader, count_adaptation_flops
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.reading import load_reader, read_images, save_reader
+from simgan_captcha.reader.scout import PosedSimulator, scout_images, scout_objective
 from simgan_captcha.reader.training import (
     ReaderResult,
     ReaderSettings,
@@ -35,7 +37,13 @@ from simgan_captcha.reader.training import (
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import READINGS, read_run, record_run
 from simgan_captcha.seed_simulator import SeedSimulator
-from simgan_captcha.simgan import Refiner, count_forward_flops, load_refiner, train_refiner
+from simgan_captcha.simgan import (
+    Refiner,
+    count_forward_flops,
+    count_training_flops,
+    load_refiner,
+    train_refiner,
+)
 from simgan_captcha.simulator import Simulator
 from simgan_captcha.stages import (
     StageOutcome,
@@ -50,9 +58,13 @@ from simgan_captcha.store import CaptchaStore
 from simgan_captcha.streams import CaptchaSimulator, real_batches, synthetic_batches
 
 READER = "reader.safetensors"
+CALIBRATION = "calibration.npz"
+SCOUTED = 6_000
+"""Real images that calibration looks at: some hundreds of every character."""
 
 # Synthetic streams: no two trainings of a run see the same images.
 _WITNESS, _REFINE, _READ, _ADAPT, _SHEET = range(1, 6)
+_SCOUT = 100  # and one more for each round
 
 Advance = Callable[[int, int, dict[str, float]], None]
 
@@ -96,19 +108,25 @@ def run_pipeline(
         threads = config.threads or core_count()
         torch.set_num_threads(threads)
         fabric = Fabric(accelerator="auto", devices=1, precision=_precision(config))
+        progress.say(f"planned    {planned_training_flops(config) / 1e12:.1f} TFLOP of training")
         stages = _Stages(run, config, seed, progress, fabric)
 
         stages.store(challenges, user)
         stages.stage("background", ["store"], _of(config, "encoding"), stages.background)
         drawing = _of(config, "scheme", "generator", "simulator", "seed_simulator")
         stages.stage("simulate", ["background"], drawing, stages.simulate)
-        before_reader = "simulate"
+        learned_from = ["simulate"]
+        if calibrates(config):
+            scout = _brief_settings(config, config.calibration.steps).model_dump(mode="json")
+            scouting = {**_of(config, "calibration"), "scout": scout}
+            stages.stage("calibrate", ["simulate"], scouting, stages.calibrate)
+            learned_from = ["calibrate"]
         if config.refine:
-            witness = stages.witness_settings().model_dump(mode="json")
+            witness = _brief_settings(config, config.witness_steps).model_dump(mode="json")
             refining = {**_of(config, "simgan"), "witness": witness}
-            stages.stage("refine", ["simulate"], refining, stages.refine)
-            before_reader = "refine"
-        stages.stage("read", [before_reader], _of(config, "reader"), stages.read)
+            stages.stage("refine", learned_from, refining, stages.refine)
+            learned_from = [*learned_from, "refine"]
+        stages.stage("read", learned_from, _of(config, "reader"), stages.read)
         last = "read"
         if config.adaptation.steps:
             stages.stage("adapt", ["read"], _of(config, "adaptation"), stages.adapt)
@@ -130,6 +148,30 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
     config = load_config(read_run(run)["config"])
     reader, _ = load_reader(run / ("adapt" if config.adaptation.steps else "read") / READER)
     return reader, Background.load(run / "background" / "background.npz"), config
+
+
+def calibrates(config: RunConfig) -> bool:
+    """Whether a run has a calibration stage; the seed's generator has nothing to fit."""
+    return config.calibrate and config.generator == "fonts"
+
+
+def planned_training_flops(config: RunConfig) -> int:
+    """Floating-point operations that the trainings of a run will take; a multiply-add is two."""
+    reader, size = config.reader, (config.scheme.height, config.scheme.width)
+    architecture = _architecture(config)
+    each = count_flops(architecture, reader.batch_size, backward=True)
+    flops = each * reader.steps + count_adaptation_flops(architecture, config.adaptation)
+    if calibrates(config):
+        scouting = each * config.calibration.steps + _scouting_flops(config, SCOUTED)
+        flops += scouting * config.calibration.rounds
+    elif config.refine:
+        flops += each * config.witness_steps
+    if config.refine:
+        flops += count_training_flops(config.simgan, *size)
+        if reader.images == "refined":
+            refining = count_forward_flops(config.simgan.refiner, *size)
+            flops += reader.steps * reader.batch_size * refining
+    return flops
 
 
 def load_images(store: CaptchaStore) -> tuple[list[str], GreyImages]:
@@ -239,7 +281,7 @@ class _Stages:
         )
 
     def simulate(self, folder: Path, advance: Advance) -> StageOutcome:
-        simulator, count = self._simulator(), 500
+        simulator, count = self._simulator(None), 500
         started = time.perf_counter()
         images, _ = simulator.batch(np.random.default_rng([_SHEET, self.seed]), count)
         seconds = time.perf_counter() - started
@@ -250,8 +292,63 @@ class _Stages:
             file_hash(path), {"images_per_second": round(count / seconds)}, images=count
         )
 
+    def calibrate(self, folder: Path, advance: Advance) -> StageOutcome:
+        scout: nn.Module | None = None
+        calibration: Calibration | None = None
+        flops = images = 0
+        for number in range(1, self.config.calibration.rounds + 1):
+            result = self._train_scout(folder, number, calibration, scout, advance)
+            scout = result.reader
+            normalised = self._background().normalise(self._images()[:SCOUTED])
+            poses = scout_images(scout, normalised, self.config.scheme)
+            calibration = calibrate(normalised, poses, self.seed)
+            flops += result.flops + _scouting_flops(self.config, len(normalised))
+            images += result.images + len(normalised)
+            # The last round's are what counts; earlier ones show how they came about.
+            calibration.save(folder / CALIBRATION)
+            write_bytes(folder / "glyphs.png", encode_png(glyph_sheet(calibration.glyphs)))
+            save_reader(folder / READER, scout, _architecture(self.config, pose=True))
+        summary = Calibration.load(folder / CALIBRATION).summary(self.config.scheme.alphabet)
+        for warning in summary["warnings"]:
+            self.progress.warn(warning)
+        return StageOutcome(
+            f"{file_hash(folder / CALIBRATION)} {file_hash(folder / READER)}",
+            {**result.figures, **summary},
+            images=images,
+            training_flops=flops,
+        )
+
+    def _train_scout(
+        self,
+        folder: Path,
+        number: int,
+        calibration: Calibration | None,
+        initial: nn.Module | None,
+        advance: Advance,
+    ) -> ReaderResult:
+        """One round's training, on the simulator as the round before calibrated it."""
+        config = self.config
+        settings = _brief_settings(config, config.calibration.steps)
+        simulator = PosedSimulator(
+            Simulator(config.scheme, config.simulator, self._background(), calibration)
+        )
+        return train_reader(
+            lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),
+            _architecture(config, pose=True),
+            settings,
+            folder=folder / f"round-{number}",
+            fabric=self.fabric,
+            seed=self.seed,
+            on_step=advance,
+            initial=initial,
+            objective=scout_objective,
+        )
+
     def refine(self, folder: Path, advance: Advance) -> StageOutcome:
-        witness, settings = self._witness(folder / "witness", advance), self.config.simgan
+        settings, flops, images = self.config.simgan, 0, 0
+        if not calibrates(self.config):
+            witness = self._train_witness(folder / "witness", advance)
+            flops, images = witness.flops, witness.images
         size = settings.batch_size
 
         def synthetic(first: int) -> Iterator[Tensor]:
@@ -269,35 +366,37 @@ class _Stages:
             settings=settings,
             on_step=advance,
             warn=self.progress.warn,
-            label_agreement=self._agreement(witness.reader),
+            label_agreement=self._agreement(self._witness()),
         )
         return StageOutcome(
-            # The reader's training goes on from the witness.
-            file_hash(folder / "refiner.safetensors", folder / "witness" / READER),
+            file_hash(folder / "refiner.safetensors"),
             {**result.figures, "warnings": list(result.alarms)},
-            images=result.images + witness.images,
-            training_flops=result.flops + witness.flops,
+            images=result.images + images,
+            training_flops=result.flops + flops,
         )
 
     def read(self, folder: Path, advance: Advance) -> StageOutcome:
-        settings, initial = self.config.reader, None
+        settings = self.config.reader
         refiner: Refiner | None = None
-        if self.config.refine:
-            initial, _ = load_reader(self.run / "refine" / "witness" / READER)
-            if settings.images == "refined":
-                refiner = load_refiner(self.run / "refine" / "refiner.safetensors")
-                refiner.to(self.fabric.device)
-        elif settings.images == "refined":
-            raise UsageError("reader.images=refined needs a refiner; set refine=true or images=raw")
+        if settings.images == "refined":
+            if not self.config.refine:
+                raise UsageError(
+                    "reader.images=refined needs a refiner; set refine=true or reader.images=raw"
+                )
+            refiner = load_refiner(self.run / "refine" / "refiner.safetensors")
+            refiner.to(self.fabric.device)
+        begins_trained = settings.kind == "attention" and (
+            calibrates(self.config) or self.config.refine
+        )
         result = train_reader(
             lambda first: self._synthetic(_READ, settings.batch_size, first, refiner),
-            self._architecture(),
+            _architecture(self.config),
             settings,
             folder=folder,
             fabric=self.fabric,
             seed=self.seed,
             on_step=advance,
-            initial=initial,
+            initial=self._witness() if begins_trained else None,
         )
         refining = (
             0
@@ -344,58 +443,68 @@ class _Stages:
     def _background(self) -> Background:
         return Background.load(self.run / "background" / "background.npz")
 
-    def _simulator(self) -> CaptchaSimulator:
+    def _simulator(self, calibration: Calibration | None) -> CaptchaSimulator:
         config = self.config
         if config.generator == "seed":
             return SeedSimulator(config.scheme, config.seed_simulator, self._background())
-        return Simulator(config.scheme, config.simulator, self._background())
+        return Simulator(config.scheme, config.simulator, self._background(), calibration)
 
     def _synthetic(
         self, stream: int, size: int, first: int, refiner: Refiner | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        background = self._background()
-        for images, ids in synthetic_batches(
-            self._simulator(),
-            size,
-            self.seed,
-            stream=stream,
-            first=first,
-            workers=self.config.workers,
-        ):
-            normalised = torch.from_numpy(background.normalise(images))
+        calibration = (
+            Calibration.load(self.run / "calibrate" / CALIBRATION)
+            if calibrates(self.config)
+            else None
+        )
+        for normalised, ids in self._batches(self._simulator(calibration), stream, size, first):
             if refiner is not None:
                 with torch.no_grad(), self.fabric.autocast():
                     refined = refiner(normalised[:, :1].to(self.fabric.device)).float()
                 normalised[:, :1] = refined.cpu()
             yield normalised, ids
 
+    def _batches(
+        self, simulator: CaptchaSimulator, stream: int, size: int, first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        background = self._background()
+        for images, targets in synthetic_batches(
+            simulator,
+            size,
+            self.seed,
+            stream=stream,
+            first=first,
+            workers=self.config.workers,
+        ):
+            yield torch.from_numpy(background.normalise(images)), targets
+
     def _real(self, size: int, first: int) -> Iterator[Tensor]:
         background = self._background()
         for images in real_batches(self._images(), size, self.seed, first):
             yield torch.from_numpy(background.normalise(images))
 
-    def witness_settings(self) -> ReaderSettings:
-        """The reader's, on raw images, for fewer steps."""
-        changes = {"steps": self.config.witness_steps, "images": "raw"}
-        return self.config.reader.model_copy(update=changes)
-
-    def _witness(self, folder: Path, advance: Advance) -> ReaderResult:
-        """A reader of raw images: it tells whether refining keeps the text."""
-        settings = self.witness_settings()
+    def _train_witness(self, folder: Path, advance: Advance) -> ReaderResult:
+        settings = _brief_settings(self.config, self.config.witness_steps)
         result = train_reader(
             lambda first: self._synthetic(_WITNESS, settings.batch_size, first),
-            self._architecture(),
+            _architecture(self.config),
             settings,
             folder=folder,
             fabric=self.fabric,
             seed=self.seed,
             on_step=advance,
         )
-        save_reader(folder / READER, result.reader, self._architecture())
+        save_reader(folder / READER, result.reader, _architecture(self.config))
         return result
+
+    def _witness(self) -> nn.Module:
+        """A reader of raw images: it tells whether refining keeps the text."""
+        folder = Path("calibrate") if calibrates(self.config) else Path("refine") / "witness"
+        return load_reader(self.run / folder / READER)[0]
 
     def _agreement(self, witness: nn.Module) -> Callable[[Tensor, Tensor], float]:
         mask = torch.from_numpy(self._background().normalise(self._images()[:1]))[:, 1:]
+        classes = len(self.config.scheme.alphabet)
 
         @torch.no_grad()
         def agreement(synthetic: Tensor, refined: Tensor) -> float:
@@ -403,7 +512,7 @@ class _Stages:
                 witness(torch.cat([ink.cpu().float(), mask.expand(len(ink), -1, -1, -1)], 1))
                 for ink in (synthetic, refined)
             )
-            same = before.argmax(-1) == after.argmax(-1)
+            same = before[..., :classes].argmax(-1) == after[..., :classes].argmax(-1)
             return float(same.all(-1).float().mean())
 
         return agreement
@@ -411,14 +520,8 @@ class _Stages:
     def _size(self) -> tuple[int, int]:
         return self.config.scheme.height, self.config.scheme.width
 
-    def _architecture(self) -> ReaderArchitecture:
-        scheme, reader = self.config.scheme, self.config.reader
-        return ReaderArchitecture(
-            *self._size(), scheme.length, len(scheme.alphabet), reader.kind, reader.channels
-        )
-
     def _save_reader(self, folder: Path, result: ReaderResult, extra_flops: int) -> StageOutcome:
-        architecture = self._architecture()
+        architecture = _architecture(self.config)
         save_reader(folder / READER, result.reader, architecture)
         multiply_adds = count_flops(architecture, 1, backward=False) / 2
         return StageOutcome(
@@ -427,6 +530,28 @@ class _Stages:
             images=result.images,
             training_flops=result.flops + extra_flops,
         )
+
+
+def _architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchitecture:
+    scheme, reader = config.scheme, config.reader
+    return ReaderArchitecture(
+        scheme.height,
+        scheme.width,
+        scheme.length,
+        len(scheme.alphabet),
+        "attention" if pose else reader.kind,
+        reader.channels,
+        pose,
+    )
+
+
+def _scouting_flops(config: RunConfig, images: int) -> int:
+    return images * count_flops(_architecture(config, pose=True), 1, backward=False)
+
+
+def _brief_settings(config: RunConfig, steps: int) -> ReaderSettings:
+    """The reader's, for a training on raw images of so many steps."""
+    return config.reader.model_copy(update={"steps": steps, "images": "raw"})
 
 
 def _precision(config: RunConfig) -> Any:

@@ -48,7 +48,9 @@ def load_readings(path: Path) -> list[Reading]:
         RunError: Missing or damaged.
     """
     try:
-        rows = pq.read_table(path, schema=_READINGS).to_pylist()
+        table = pq.read_table(path, schema=_READINGS)
+        if any(column.null_count for column in table.columns):
+            raise pa.ArrowInvalid("a value or a whole column is missing")
     except FileNotFoundError:
         raise RunError(f"expected readings at {path}, found none; run the run to its end") from None
     except (OSError, pa.ArrowException) as error:
@@ -57,5 +59,5 @@ def load_readings(path: Path) -> list[Reading]:
         ) from None
     return [
         Reading(r["name"], r["text"], r["confidence"], tuple(r["character_confidence"]))
-        for r in rows
+        for r in table.to_pylist()
     ]

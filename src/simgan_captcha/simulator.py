@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.background import Background
+from simgan_captcha.calibrate import Calibration
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.glyphs import DEFAULT_FONTS, GlyphBank
 from simgan_captcha.images import GreyImages
@@ -54,6 +55,8 @@ class SimulatorSettings(BaseModel):
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
+    harvested: float = Field(default=0.8, ge=0, le=1)
+    """Share of characters that are drawn with the glyphs calibration found, if it found them."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "SimulatorSettings":
@@ -89,7 +92,8 @@ class DrawParameters:
     ids: Ids
     """(N, L) class ids."""
     font: Ids
-    """(N, L) index into the bank's fonts; ``size`` and ``stroke`` likewise."""
+    """(N, L) index into the bank's fonts, or their number for a calibration's glyph; ``size`` and
+    ``stroke`` likewise."""
     size: Ids
     stroke: Ids
     rotation: Floats
@@ -132,8 +136,14 @@ def check_background(scheme: Scheme, background: Background) -> None:
 class Simulator:
     """Draws labelled captchas of one scheme on one background."""
 
-    def __init__(self, scheme: Scheme, settings: SimulatorSettings, background: Background) -> None:
-        """Build the glyph bank.
+    def __init__(
+        self,
+        scheme: Scheme,
+        settings: SimulatorSettings,
+        background: Background,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Build the glyph bank; a calibration's glyphs, places and turns go before the settings'.
 
         Raises:
             ConfigError: The background has another size than the scheme, or a font does not serve.
@@ -144,6 +154,9 @@ class Simulator:
         self.bank = GlyphBank(
             scheme.alphabet, settings.fonts, tuple(range(low, high + 1)), settings.strokes
         )
+        self.calibration = calibration
+        if calibration is not None:
+            self.bank.append(calibration.glyphs)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
@@ -161,18 +174,28 @@ class Simulator:
         def uniform(limits: Range, size: tuple[int, ...] = shape) -> Floats:
             return generator.uniform(*limits, size).astype(np.float32)
 
-        pitch = self.scheme.width / self.scheme.length
-        slots = (np.arange(self.scheme.length, dtype=np.float32) + 0.5) * pitch
+        ids = generator.integers(characters, size=shape)
+        font = generator.integers(fonts, size=shape)
+        if self.calibration is None:
+            pitch = self.scheme.width / self.scheme.length
+            slots = (np.arange(self.scheme.length, dtype=np.float32) + 0.5) * pitch
+            x = slots + uniform(s.horizontal) * np.float32(pitch)
+            y = uniform(s.vertical) * np.float32(self.scheme.height)
+            rotation = uniform(s.rotation)
+        else:
+            x, y, rotation = self.calibration.draw_places(generator, count)
+            harvested = self.calibration.found[ids] & (generator.random(shape) < s.harvested)
+            font = np.where(harvested, fonts, font)
         return DrawParameters(
-            ids=generator.integers(characters, size=shape),
-            font=generator.integers(fonts, size=shape),
+            ids=ids,
+            font=font,
             size=generator.integers(sizes, size=shape),
             stroke=generator.integers(strokes, size=shape),
-            rotation=uniform(s.rotation),
+            rotation=rotation,
             shear=uniform(s.shear),
             stretch=uniform(s.stretch),
-            x=slots + uniform(s.horizontal) * np.float32(pitch),
-            y=uniform(s.vertical) * np.float32(self.scheme.height),
+            x=x,
+            y=y,
             ink=np.clip(uniform(s.ink) + np.float32(self.background.ink_level), 0, 255),
             nearest=generator.random(count) < s.nearest,
             blur=uniform(s.blur, (count,)),

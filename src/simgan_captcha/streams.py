@@ -8,23 +8,25 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simgan_captcha.errors import StoreError
 from simgan_captcha.images import GreyImages
-from simgan_captcha.simulator import Ids
 
 _REAL = 0
 """First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
 
 
 class CaptchaSimulator(Protocol):
-    """What `Simulator` and `SeedSimulator` share."""
+    """What `Simulator`, `SeedSimulator` and `reader.scout.PosedSimulator` share."""
 
-    def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
-        """(N, H, W) ``uint8`` images and their (N, L) class ids."""
+    def batch(
+        self, generator: np.random.Generator, count: int
+    ) -> tuple[GreyImages, npt.NDArray[Any]]:
+        """(N, H, W) ``uint8`` images and their targets, (N, L) class ids or (N, L, 4) with pose."""
         ...
 
 
@@ -112,6 +114,6 @@ class _SyntheticBatches(Dataset[tuple[Any, Any]]):
     def __init__(self, simulator: CaptchaSimulator, batch_size: int, seed: tuple[int, int]) -> None:
         self.simulator, self.batch_size, self.seed = simulator, batch_size, seed
 
-    def __getitem__(self, number: int) -> tuple[GreyImages, Ids]:
+    def __getitem__(self, number: int) -> tuple[GreyImages, npt.NDArray[Any]]:
         generator = np.random.default_rng([*self.seed, number])
         return self.simulator.batch(generator, self.batch_size)

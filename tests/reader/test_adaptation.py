@@ -19,6 +19,7 @@ from simgan_captcha.reader.adaptation import (
     Prior,
     frozen_statistics,
 )
+from simgan_captcha.reader.reading import save_reader
 from simgan_captcha.reader.training import CHECKPOINT, ReaderResult, count_flops
 
 from . import training_case
@@ -110,7 +111,7 @@ def test_only_what_the_teacher_is_sure_of_is_learned(trained: nn.Module, tmp_pat
     assert not same_weights(sure.reader, unsure.reader)
 
 
-@pytest.mark.parametrize("stop", [5, 20, 71])
+@pytest.mark.parametrize("stop", [5, 140])
 def test_interrupted_adaptation_ends_with_the_same_weights(
     tmp_path: Path, trained: nn.Module, whole: tuple[ReaderResult, Path], stop: int
 ) -> None:
@@ -128,9 +129,12 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[1] / "metrics.jsonl").read_bytes()
 
 
-def test_killed_adaptation_ends_with_the_same_weights(tmp_path: Path) -> None:
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", training_case.__name__, "adapt", str(killed)]
+def test_killed_adaptation_ends_with_the_same_weights(
+    tmp_path: Path, trained: nn.Module, whole: tuple[ReaderResult, Path]
+) -> None:
+    killed, reader = tmp_path / "killed", tmp_path / "reader.safetensors"
+    save_reader(reader, trained, ARCHITECTURE)
+    command = [sys.executable, "-m", training_case.__name__, "adapt", str(killed), str(reader)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -138,13 +142,7 @@ def test_killed_adaptation_ends_with_the_same_weights(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        gone_on, never = adapt(untrained(), killed), adapt(untrained(), tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
-    assert same_weights(gone_on.reader, never.reader)
+    assert same_weights(adapt(trained, killed).reader, whole[0].reader)
 
 
 def statistics(reader: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -312,7 +310,12 @@ def test_frozen_statistics() -> None:
 
 def test_frozen_statistics_end_even_with_an_error() -> None:
     layers = [nn.BatchNorm2d(1), nn.BatchNorm2d(1, momentum=0.3), nn.BatchNorm2d(1, momentum=None)]
-    with pytest.raises(Stop), frozen_statistics(nn.ModuleList(layers)):
-        assert [layer.momentum for layer in layers] == [0.0, 0.0, 0.0]
-        raise Stop
+
+    def stop_inside() -> None:
+        with frozen_statistics(nn.ModuleList(layers)):
+            assert [layer.momentum for layer in layers] == [0.0, 0.0, 0.0]
+            raise Stop
+
+    with pytest.raises(Stop):
+        stop_inside()
     assert [layer.momentum for layer in layers] == [0.1, 0.3, None]

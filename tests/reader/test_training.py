@@ -102,7 +102,7 @@ def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize("stop", [5, 20, 133])
+@pytest.mark.parametrize("stop", [5, 180])
 def test_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, whole: tuple[ReaderResult, Path], stop: int
 ) -> None:
@@ -117,7 +117,9 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[1] / "metrics.jsonl").read_bytes()
 
 
-def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_killed_training_ends_with_the_same_weights(
+    tmp_path: Path, whole: tuple[ReaderResult, Path]
+) -> None:
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", training_case.__name__, "train", str(killed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -127,13 +129,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        gone_on, never_killed = train(killed), train(tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
-    assert same_weights(gone_on.reader, never_killed.reader)
+    assert same_weights(train(killed).reader, whole[0].reader)
 
 
 def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from simgan_captcha.reader.adaptation import AdaptationSettings, UnlabelledStream, adapt_reader
 from simgan_captcha.reader.augmentation import AugmentationSettings
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.reader.reading import load_reader
 from simgan_captcha.reader.training import (
     LabelledStream,
     OnStep,
@@ -186,4 +187,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "train":
         train(Path(sys.argv[2]), on_step=say)
     else:
-        adapt(untrained(), Path(sys.argv[2]), on_step=say)
+        adapt(load_reader(Path(sys.argv[3]))[0], Path(sys.argv[2]), on_step=say)

@@ -182,7 +182,7 @@ def adapt_reader(
 
     return ReaderResult(
         reader=teacher.cpu(),
-        flops=_flops(architecture, settings),
+        flops=count_adaptation_flops(architecture, settings),
         images=settings.steps * (settings.batch_size + settings.synthetic_batch_size),
         figures=figures,
     )
@@ -193,7 +193,10 @@ def _cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
 
 
-def _flops(architecture: ReaderArchitecture, settings: AdaptationSettings) -> int:
+def count_adaptation_flops(architecture: ReaderArchitecture, settings: AdaptationSettings) -> int:
+    """Floating-point operations of a whole adaptation, on any machine; a multiply-add is two."""
+    if not settings.steps:
+        return 0
     teacher = count_flops(architecture, settings.batch_size, backward=False)
     student = count_flops(
         architecture, settings.batch_size + settings.synthetic_batch_size, backward=True

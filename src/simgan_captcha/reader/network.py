@@ -27,6 +27,8 @@ class ReaderArchitecture:
     """``attention``: one learned query a slot over a feature map. ``seed``: the 2017 convnet."""
     channels: tuple[int, int, int, int, int] = (32, 32, 64, 128, 128)
     """Output channels of the five convolutions of ``attention``."""
+    pose: bool = False
+    """Whether ``attention`` also tells each character's x, y and rotation, see `scout`."""
 
     def describe(self) -> dict[str, Any]:
         """As JSON."""
@@ -88,10 +90,15 @@ class AttentionReader(nn.Module):
         self.classify = nn.Sequential(
             nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, architecture.classes)
         )
+        self.pose = (
+            nn.Sequential(nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, 3))
+            if architecture.pose
+            else None
+        )
         self.heads = ATTENTION_HEADS
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, H, W) -> logits (B, L, K)."""
+        """(B, 2, H, W) -> logits (B, L, K), with ``pose`` followed by it: (B, L, K + 3)."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
         B = len(features)
         keys = self.key(features + self.position)
@@ -99,8 +106,9 @@ class AttentionReader(nn.Module):
         attended = nn.functional.scaled_dot_product_attention(
             self._split(self.query.expand(B, -1, -1)), self._split(keys), self._split(values)
         )
-        logits: Tensor = self.classify(attended.transpose(1, 2).flatten(2))
-        return logits
+        slots = attended.transpose(1, 2).flatten(2)  # (B, L, E)
+        logits: Tensor = self.classify(slots)
+        return logits if self.pose is None else torch.cat([logits, self.pose(slots)], -1)
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(B, n, E) -> (B, heads, n, E / heads)."""

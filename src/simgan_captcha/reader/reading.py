@@ -11,7 +11,7 @@ from torch import nn
 
 from simgan_captcha.background import Background
 from simgan_captcha.checkpoint import load_weights, save_weights
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
 from simgan_captcha.readings import Reading
@@ -63,7 +63,7 @@ def load_reader(path: Path) -> tuple[nn.Module, ReaderArchitecture]:
         architecture = ReaderArchitecture.from_description(description["architecture"])
         reader = build_reader(architecture)
         reader.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(
             f"expected a reader's weights at {path}, they do not fit ({error}); "
             "delete its folder and run again"

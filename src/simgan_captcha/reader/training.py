@@ -27,6 +27,9 @@ LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
 batch number n on; batch k is the same from wherever it is asked for."""
 
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""``objective(outputs, targets)``: the loss, and scalar figures for people."""
+
 OnStep = Callable[[int, int, dict[str, float]], None]
 """``on_step(step, total, figures)``."""
 
@@ -120,6 +123,13 @@ def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: 
     return int(counter.get_total_flops())
 
 
+def character_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of every character: logits (B, L, K), class ids (B, L)."""
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
+    accuracy = (logits.argmax(-1) == ids).float().mean()
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+
 def train_reader(
     stream: LabelledStream,
     architecture: ReaderArchitecture,
@@ -130,11 +140,12 @@ def train_reader(
     seed: int,
     on_step: OnStep,
     initial: nn.Module | None = None,
+    objective: Objective = character_objective,
 ) -> ReaderResult:
     """Cross-entropy on every character, AdamW, an average of the weights kept.
 
-    Begins with the weights of ``initial``, or at random. A training that was killed goes on from
-    ``folder/checkpoint.safetensors``.
+    Begins with those weights of ``initial`` that the architecture has, or at random. A training
+    that was killed goes on from ``folder/checkpoint.safetensors``.
 
     Raises:
         RunError: The loss is no longer finite, or the checkpoint belongs to other settings.
@@ -143,7 +154,8 @@ def train_reader(
         torch.default_generator.manual_seed(seed)
         model = build_reader(architecture)
     if initial is not None:
-        model.load_state_dict(initial.state_dict())
+        known, own = initial.state_dict(), model.state_dict()
+        model.load_state_dict({name: known.get(name, own[name]) for name in own})
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
     reader, optimizer = fabric.setup(
         model,
@@ -163,20 +175,17 @@ def train_reader(
     with MetricsLog(folder, first or None) as log:
         batches = stream(first)
         for step in range(first, settings.steps):
-            images, ids = (tensor.to(fabric.device) for tensor in next(batches))
+            images, targets = (tensor.to(fabric.device) for tensor in next(batches))
             with seeded_dropout(seed, step):
-                logits = reader(images)
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
+                outputs = reader(images)
+            loss, of_step = objective(outputs, targets)
             done = step + 1
             rate = learning_rate_at(step, settings.steps, settings.learning_rate)
             take_step(fabric, reader, optimizer, loss, rate, done)
             update_average(average, model, settings.ema_decay, done)
 
-            figures = {
-                "loss": loss.item(),
-                "accuracy": (logits.argmax(-1) == ids).float().mean().item(),
-                "learning_rate": rate,
-            }
+            figures = {name: value.item() for name, value in of_step.items()}
+            figures["learning_rate"] = rate
             log.log(done, **figures)
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 save_training_state(

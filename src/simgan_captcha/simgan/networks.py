@@ -107,8 +107,8 @@ class Discriminator(nn.Module):
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Discriminator Network": 3x3/2 convolution, 3x3/2,
-        3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two; a softmax over the two follows in the loss. No ReLU
-        after the last: logits that cannot go below zero can learn only half of what they should.
+        3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two; a softmax over the two follows in the
+        loss. No ReLU after the last: logits that cannot go below zero learn only half of it.
     """
 
     def __init__(self, settings: DiscriminatorSettings) -> None:

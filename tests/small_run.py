@@ -1,0 +1,134 @@
+"""A run small enough to be made whole in seconds: 240 captchas of two characters, 48x24 pixels."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from simgan_captcha.background import Background
+from simgan_captcha.config import RunConfig, resolve_config
+from simgan_captcha.images import encode_jpeg
+from simgan_captcha.pipeline import run_pipeline
+from simgan_captcha.progress import StageProgress
+from simgan_captcha.readings import Reading, load_readings
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator, SimulatorSettings
+from simgan_captcha.store import CaptchaStore
+
+SCHEME = Scheme(alphabet="abc1", length=2, width=48, height=24)
+PRESET, USER, SEED = "quick", "someone", 3
+ASSIGNMENTS = (
+    "scheme.alphabet=abc1",
+    "scheme.length=2",
+    "scheme.width=48",
+    "scheme.height=24",
+    'simulator.fonts=["roboto-black"]',
+    "simulator.size=[12, 14]",
+    "witness_steps=4",
+    'simgan.refiner={"features": 4, "blocks": 1, "downscale": 2}',
+    "simgan.discriminator.widths=[4, 4, 4, 4]",
+    "simgan.batch_size=8",
+    "simgan.steps=6",
+    "simgan.pretrain_discriminator_steps=2",
+    "simgan.history_capacity=16",
+    "simgan.picture_every=3",
+    "simgan.checkpoint_every=2",
+    "reader.channels=[4, 4, 4, 4, 8]",
+    "reader.batch_size=8",
+    "reader.steps=12",
+    "reader.checkpoint_every=3",
+    "adaptation.batch_size=8",
+    "adaptation.synthetic_batch_size=8",
+    "adaptation.steps=8",
+    "adaptation.checkpoint_every=2",
+    "precision=32-true",
+    "threads=1",
+    "workers=0",
+)
+
+
+def small_config(*assignments: str) -> RunConfig:
+    return resolve_config(PRESET, [*ASSIGNMENTS, *assignments])
+
+
+def shaded() -> Background:
+    """Grey from left to right, with a white line across."""
+    grey = np.tile(np.linspace(70, 120, SCHEME.width, dtype=np.uint8), (SCHEME.height, 1))
+    mask = np.zeros_like(grey, np.bool_)
+    mask[15:17, 5:40] = True
+    grey[mask] = 250
+    return Background(grey, mask, 250.0)
+
+
+def draw_captchas(count: int = 240, seed: int = 7) -> list[tuple[bytes, str]]:
+    """JPEG files, and what they say."""
+    settings = SimulatorSettings(fonts=("caladea-bold",), size=(13, 14), jpeg_quality=(95, 95))
+    images, ids = Simulator(SCHEME, settings, shaded()).batch(np.random.default_rng(seed), count)
+    return [
+        (encode_jpeg(image, 50), SCHEME.decode(row))
+        for image, row in zip(images, ids.tolist(), strict=True)
+    ]
+
+
+def batch_json(named: Sequence[tuple[str, bytes]]) -> bytes:
+    """A challenge batch as the puzzle serves it."""
+    images = [{"name": n, "jpg_base64": base64.b64encode(data).decode()} for n, data in named]
+    return json.dumps({"images": images}).encode()
+
+
+def write_challenges(
+    folder: Path, captchas: Sequence[tuple[bytes, str]], *, batches: int = 4, naming: int = 0
+) -> dict[str, str]:
+    """Batch files of captchas under random names and in random order; the true texts by name."""
+    random = np.random.default_rng([naming, 99])
+    order = random.permutation(len(captchas))
+    names = [random.bytes(16).hex() for _ in captchas]
+    folder.mkdir(parents=True)
+    for n, part in enumerate(np.array_split(order, batches)):
+        named = [(names[k], captchas[k][0]) for k in part]
+        (folder / f"challenge-{n}").write_bytes(batch_json(named))
+    return {names[k]: captchas[k][1] for k in order}
+
+
+def pipeline(
+    run: Path,
+    challenges: Path,
+    *assignments: str,
+    user: str = USER,
+    seed: int = SEED,
+    progress: StageProgress | None = None,
+) -> list[Reading]:
+    """A run from its beginning or from where it was; its readings."""
+    return load_readings(
+        run_pipeline(
+            run,
+            small_config(*assignments),
+            challenges=str(challenges),
+            user=user,
+            seed=seed,
+            preset=PRESET,
+            progress=progress or StageProgress(quiet=True),
+        )
+    )
+
+
+def run_arguments(run: Path, challenges: Path | str, *assignments: str) -> list[str]:
+    """The same as `pipeline`, for the command line."""
+    settings = [f"--set={assignment}" for assignment in (*ASSIGNMENTS, *assignments)]
+    where = ["run", str(run), "--challenges", str(challenges), "--user", USER]
+    return [*where, "--preset", PRESET, "--seed", str(SEED), "--quiet", *settings]
+
+
+def by_content(run: Path, readings: Sequence[Reading]) -> dict[str, Reading]:
+    """Readings by the SHA-256 of their images, without the names."""
+    captchas = CaptchaStore(run / "store").in_content_order()
+    sha256 = {
+        name: hashlib.sha256(image).hexdigest()
+        for name, image in zip(captchas.names, captchas.images, strict=True)
+    }
+    return {
+        sha256[r.name]: Reading("", r.text, r.confidence, r.character_confidence) for r in readings
+    }
