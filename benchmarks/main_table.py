@@ -1,6 +1,6 @@
 """The same reader trained on raw and on refined images, adapted or not, judged on real captchas.
 
-    .venv/bin/python benchmarks/main_table.py WORK --challenges ../shared/data/hackmit2017/challenges
+    python benchmarks/main_table.py WORK --challenges ../shared/data/hackmit2017/challenges
 
 Two runs of one preset: the second's reader sees refined images. Each is judged before and after its
 adaptation. The images are renamed at random first, so no name can matter; the truth comes through
@@ -10,6 +10,7 @@ adaptation. The images are renamed at random first, so no name can matter; the t
 import argparse
 import json
 import secrets
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def main() -> None:
     for images in ("raw", "refined"):
         config = resolve_config(options.preset, [f"reader.images={images}"])
         run = options.work / images
+        if images == "refined" and not run.exists():
+            # Both runs share all stages before the reader's own training.
+            shutil.copytree(options.work / "raw", run)
         with StageProgress() as progress:
             run_pipeline(
                 run,
@@ -91,9 +95,9 @@ def row(
     judgement = judge_stage(run, stage, config, truth)
     manifests = [
         json.loads((run / name / "manifest.json").read_text())
-        for name in ("refine", "read", "adapt")
+        for name in ("calibrate", "refine", "read", "adapt")
     ]
-    until = manifests if stage == "adapt" else manifests[:2]
+    until = manifests if stage == "adapt" else manifests[:-1]
     return {
         "reader trained on": images,
         "adapted": stage == "adapt",

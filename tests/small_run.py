@@ -27,6 +27,7 @@ ASSIGNMENTS = (
     "scheme.height=24",
     'simulator.fonts=["roboto-black"]',
     "simulator.size=[12, 14]",
+    "calibrate=false",
     "witness_steps=4",
     'simgan.refiner={"features": 4, "blocks": 1, "downscale": 2}',
     "simgan.discriminator.widths=[4, 4, 4, 4]",

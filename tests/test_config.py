@@ -79,7 +79,7 @@ def test_the_last_assignment_wins_and_presets_give_way() -> None:
         ("reader.step=1", "reader.steps"),
         ("reader.lerning_rate=1", "reader.learning_rate"),
         ("adaptation.augmentation.rotaton=1", "adaptation.augmentation.rotation"),
-        ("adaptaton.steps=1", "adaptation.steps"),
+        ("adaptaton.steps=1", "adaptation"),
         ("thread=1", "threads"),
         ("simgan.refiner.feature=1", "simgan.refiner.features"),
         ("scheme.alfabet=abc", "scheme.alphabet"),

@@ -166,7 +166,7 @@ def test_a_finished_run_is_not_done_again(run: Path, challenges: Path) -> None:
     ("assignment", "redone"),
     [
         ("adaptation.steps=4", {"adapt", "readings"}),
-        ("reader.steps=6", {"refine", "read", "adapt", "readings"}),  # the witness is a reader
+        ("reader.steps=6", {"read", "adapt", "readings"}),
         ("witness_steps=2", {"refine", "read", "adapt", "readings"}),
         ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
         ("threads=2", set()),
@@ -255,7 +255,6 @@ def test_a_run_killed_again_and_again_ends_with_the_same_readings(
     moments = np.random.default_rng()
     kills = 0
     for file, lines in (
-        ("refine/witness/metrics.jsonl", int(moments.integers(1, 4))),
         ("refine/metrics.jsonl", int(moments.integers(1, 7))),
         ("read/metrics.jsonl", int(moments.integers(1, 11))),
         ("adapt/metrics.jsonl", int(moments.integers(1, 7))),
@@ -301,6 +300,54 @@ def test_an_interrupt_anywhere_loses_nothing(
     assert readings == load_readings(finished / READINGS)
 
 
+# Calibration.
+
+CALIBRATED = (
+    "calibrate=true",
+    "calibration.steps=180",
+    "reader.batch_size=32",
+    "reader.learning_rate=0.01",
+    "reader.channels=[8, 8, 8, 8, 16]",
+    "reader.checkpoint_every=20",
+    "reader.ema_decay=0.9",
+    'simulator.fonts=["caladea-bold"]',
+    "simulator.size=[13, 14]",
+    "simulator.rotation=[-5, 5]",
+    "simulator.horizontal=[0, 0.1]",
+    "simulator.vertical=[0.4, 0.6]",
+)
+
+
+def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
+    tmp_path: Path, challenges: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    expected = pipeline(whole, challenges, *CALIBRATED)
+    spent = sum(manifest["training_flops"] for manifest in manifests(whole).values())
+    assert 0 < spent <= planned_training_flops(small_config(*CALIBRATED))
+    stops = 0
+
+    class Stopping(StageProgress):
+        def update(self, step: float, total: float, **figures: float | str) -> None:
+            nonlocal stops
+            self.seen = getattr(self, "seen", 0) + 1
+            if self.seen == 97:
+                stops += 1
+                raise KeyboardInterrupt
+
+    while True:
+        try:
+            readings = pipeline(run, challenges, *CALIBRATED, progress=Stopping(quiet=True))
+            break
+        except KeyboardInterrupt:
+            assert stops < 20
+    assert stops > 2
+    assert readings == expected
+    before = times(run)
+    pipeline(run, challenges, *CALIBRATED)
+    assert {stage for stage, when in times(run).items() if before[stage] != when} == {"store"}
+
+
 # What does not fit.
 
 
@@ -319,7 +366,6 @@ def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",
         "generator=seed",
-        "seed_simulator.font_size=9",
         "reader.images=refined",
         "adaptation.steps=0",
     )
@@ -329,7 +375,7 @@ def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
 
 
 def test_refined_images_need_a_refiner(tmp_path: Path, challenges: Path) -> None:
-    with pytest.raises(UsageError, match=r"refine=true or images=raw"):
+    with pytest.raises(UsageError, match=r"refine=true or reader.images=raw"):
         pipeline(tmp_path / "run", challenges, "refine=false", "reader.images=refined")
 
 
@@ -342,13 +388,15 @@ def test_broken_images_and_batches_are_set_aside_and_told(
     large = io.BytesIO()
     Image.new("RGB", (100, 50)).save(large, "JPEG")
     rotten = [("cut", jpeg[:-200]), ("large", large.getvalue()), ("../../up", b"no image")]
-    (hostile / "challenge-8").write_bytes(batch_json(rotten))
+    mixed = json.loads((challenges / "challenge-0").read_bytes())
+    mixed["images"] += json.loads(batch_json(rotten))["images"]
+    (hostile / "challenge-0").write_text(json.dumps(mixed))
     listener = Listener()
     readings = pipeline(tmp_path / "run", hostile, progress=listener.progress)
     # The rest goes its way, as if those had never been there.
     assert readings == load_readings(finished / READINGS)
     warnings = [line for line in listener.text.splitlines() if line.startswith("warning: ")]
-    assert any("1 of 6 batches could not be had" in line for line in warnings)
+    assert any("1 of 5 batches could not be had" in line for line in warnings)
     assert any("3 images were set aside" in line for line in warnings)
     assert manifests(tmp_path / "run")["store"]["result"]["quarantined"] == 3
     assert not (tmp_path / "up").exists()

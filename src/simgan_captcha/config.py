@@ -23,7 +23,7 @@ Preset = Literal["quick", "cpu", "paper", "seed"]
 class RunConfig(BaseModel):
     """Everything that decides a run, but for the images."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scheme: Scheme = HACKMIT_2017
     """The captcha family."""
@@ -45,7 +45,7 @@ class RunConfig(BaseModel):
     """How the scout that calibration needs is trained."""
     refine: bool = True
     """Whether a refiner is trained."""
-    witness_steps: int = Field(default=200, ge=1)
+    witness_steps: int = Field(default=600, ge=1)
     """Steps on raw images, before the refiner, of the reader that watches whether refining keeps
     the text; after a calibration its scout does that."""
     simgan: SimGANSettings = SimGANSettings()
@@ -70,21 +70,21 @@ _SMALL_SIMGAN = {
 PRESETS: dict[Preset, dict[str, Any]] = {
     # 20 TFLOP of training in all.
     "quick": {
-        "calibration": {"steps": 120},
+        "calibration": {"steps": 350},
         "simgan": {
             **_SMALL_SIMGAN,
             "pretrain_discriminator_steps": 50,
             "steps": 100,
             "picture_every": 50,
         },
-        "reader": {"steps": 200},
-        "adaptation": {"steps": 170},
+        "reader": {"steps": 600},
+        "adaptation": {"steps": 450},
     },
     # 60 TFLOP of training in all.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
-        "reader": {"steps": 500},
-        "adaptation": {"steps": 700},
+        "reader": {"steps": 1500},
+        "adaptation": {"steps": 2000},
     },
     # The networks and steps of arXiv:1612.07828; days on a laptop, for a GPU.
     "paper": {
@@ -98,7 +98,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "refiner_updates": 4,
             "history_capacity": 51200,
         },
-        "reader": {"images": "refined", "steps": 4000},
+        "reader": {"images": "refined", "steps": 12000},
         "adaptation": {"steps": 0},
     },
     # The 2017 project's system with its faults mended: its generator, encoding and networks.
@@ -138,7 +138,9 @@ def resolve_config(preset: str, assignments: Sequence[str] = ()) -> RunConfig:
     """
     if preset not in PRESETS:
         raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; got {preset!r}")
-    values: dict[str, Any] = json.loads(json.dumps(PRESETS[preset]))
+    # The default scheme is there from the start, so that one of its values can be changed alone.
+    values: dict[str, Any] = {"scheme": HACKMIT_2017.model_dump()}
+    values |= json.loads(json.dumps(PRESETS[preset]))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:

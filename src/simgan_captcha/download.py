@@ -53,7 +53,7 @@ OnProgress = Callable[[int, int, int], None]
 class DownloadSettings(BaseModel):
     """How politely and how patiently batches are fetched."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     concurrency: int = Field(default=4, ge=1, le=64)
     """Requests under way at once."""

@@ -33,7 +33,7 @@ _Z_95 = 1.959963984540054
 
 
 class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class CharacterScore(_Figures):

@@ -346,9 +346,11 @@ class _Stages:
 
     def refine(self, folder: Path, advance: Advance) -> StageOutcome:
         settings, flops, images = self.config.simgan, 0, 0
+        left = [folder / "refiner.safetensors"]
         if not calibrates(self.config):
             witness = self._train_witness(folder / "witness", advance)
             flops, images = witness.flops, witness.images
+            left.append(folder / "witness" / READER)  # the reader's training begins with it
         size = settings.batch_size
 
         def synthetic(first: int) -> Iterator[Tensor]:
@@ -369,7 +371,7 @@ class _Stages:
             label_agreement=self._agreement(self._witness()),
         )
         return StageOutcome(
-            file_hash(folder / "refiner.safetensors"),
+            file_hash(*left),
             {**result.figures, "warnings": list(result.alarms)},
             images=result.images + images,
             training_flops=result.flops + flops,
@@ -423,7 +425,8 @@ class _Stages:
 
     def readings(self, folder: Path, advance: Advance) -> StageOutcome:
         reader, background, _ = load_run_reader(self.run)
-        names, images = self._names, self._images()
+        images = self._images()
+        names = self._names
         readings = list(read_images(reader, background, self.config.scheme, names, images, advance))
         save_readings(self.run / READINGS, readings)
         confidence = sum(reading.confidence for reading in readings) / len(readings)

@@ -18,7 +18,7 @@ class Scheme(BaseModel):
         'a1z9'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alphabet: str = Field(min_length=2, max_length=4096)
     """Every character a text may hold, in the order of the class ids; no repeats."""

@@ -27,7 +27,7 @@ MAX_DRAWINGS = 10_000
 class SeedSimulatorSettings(BaseModel):
     """What of the seed's generator can be changed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     font: str = "dejavu-sans-bold"
     """A name (see `glyphs.DEFAULT_FONTS`) or a font file."""

@@ -26,7 +26,7 @@ Ids = npt.NDArray[np.int64]
 class SimulatorSettings(BaseModel):
     """Ranges that parameters are drawn from, uniformly, for every character or image on its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
     """Names (see `glyphs.DEFAULT_FONTS`) or font files; every character draws its own."""

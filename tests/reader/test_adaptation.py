@@ -1,7 +1,4 @@
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +16,8 @@ from simgan_captcha.reader.adaptation import (
     Prior,
     frozen_statistics,
 )
-from simgan_captcha.reader.reading import save_reader
 from simgan_captcha.reader.training import CHECKPOINT, ReaderResult, count_flops
 
-from . import training_case
 from .training_case import (
     ADAPTATION,
     ARCHITECTURE,
@@ -37,8 +32,6 @@ from .training_case import (
     train,
     untrained,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def changed(**settings: object) -> AdaptationSettings:
@@ -127,22 +120,6 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
     assert same_weights(again.reader, whole[0].reader)
     assert again.figures == whole[0].figures
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[1] / "metrics.jsonl").read_bytes()
-
-
-def test_killed_adaptation_ends_with_the_same_weights(
-    tmp_path: Path, trained: nn.Module, whole: tuple[ReaderResult, Path]
-) -> None:
-    killed, reader = tmp_path / "killed", tmp_path / "reader.safetensors"
-    save_reader(reader, trained, ARCHITECTURE)
-    command = [sys.executable, "-m", training_case.__name__, "adapt", str(killed), str(reader)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if int(line) >= 27:
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
-    assert same_weights(adapt(trained, killed).reader, whole[0].reader)
 
 
 def statistics(reader: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -121,7 +121,7 @@ def test_killed_training_ends_with_the_same_weights(
     tmp_path: Path, whole: tuple[ReaderResult, Path]
 ) -> None:
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", training_case.__name__, "train", str(killed)]
+    command = [sys.executable, "-m", training_case.__name__, str(killed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -1,4 +1,4 @@
-"""A small reading task that several tests share, and two trainings of it that one kills.
+"""A small reading task that several tests share, and a training that one kills: run it with its folder.
 
 Images hold two shapes of four (upright bar, lying bar, frame, cross), bright on black. Real ones
 are other such images: turned, dim and noisy.
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from simgan_captcha.reader.adaptation import AdaptationSettings, UnlabelledStream, adapt_reader
 from simgan_captcha.reader.augmentation import AugmentationSettings
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
-from simgan_captcha.reader.reading import load_reader
 from simgan_captcha.reader.training import (
     LabelledStream,
     OnStep,
@@ -184,7 +183,4 @@ if __name__ == "__main__":
     def say(step: int, total: int, figures: dict[str, float]) -> None:
         print(step, flush=True)
 
-    if sys.argv[1] == "train":
-        train(Path(sys.argv[2]), on_step=say)
-    else:
-        adapt(load_reader(Path(sys.argv[3]))[0], Path(sys.argv[2]), on_step=say)
+    train(Path(sys.argv[1]), on_step=say)

@@ -43,22 +43,22 @@ from simgan_captcha.reader.training import (
 UnlabelledStream = Callable[[int], Iterator[Tensor]]
 """``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1] from batch number n on."""
 
-STATISTICS_BATCHES = 10
+STATISTICS_BATCHES = 30
 """Real batches that batch-norm statistics are estimated from before the first step."""
 
 
 class AdaptationSettings(BaseModel):
     """Self-training on the unlabelled images."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    steps: int = Field(default=900, ge=0)
+    steps: int = Field(default=2000, ge=0)
     """Optimiser steps; 0 leaves the reader as it is."""
-    batch_size: int = Field(default=96, ge=2, le=65536)
+    batch_size: int = Field(default=32, ge=2, le=65536)
     """Real images a step."""
-    synthetic_batch_size: int = Field(default=32, ge=2, le=65536)
+    synthetic_batch_size: int = Field(default=16, ge=2, le=65536)
     """Synthetic images a step."""
-    learning_rate: float = Field(default=1.5e-3, gt=0, le=1)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Highest step size of AdamW; the schedule is the reader's."""
     weight_decay: float = Field(default=0.02, ge=0)
     """AdamW's decoupled decay."""
@@ -66,11 +66,11 @@ class AdaptationSettings(BaseModel):
     """A character is learned from where the teacher's probability is above this."""
     alignment: float = Field(default=1.0, ge=0, le=1)
     """How far the teacher's readings are drawn to a uniform alphabet: 0 not at all, 1 wholly."""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay a step of the teacher's weights."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What the student must read through."""
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
 
 

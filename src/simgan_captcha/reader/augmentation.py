@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class AugmentationSettings(BaseModel):
     """How far an image may be moved; every image draws its own, uniformly up to these."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rotation: float = Field(default=8.0, ge=0, le=45)
     """Degrees either way."""

@@ -39,7 +39,7 @@ CHECKPOINT = "checkpoint.safetensors"
 class ReaderSettings(BaseModel):
     """The reader and its supervised training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["attention", "seed"] = "attention"
     """Architecture, see `network.ReaderArchitecture`."""
@@ -47,17 +47,17 @@ class ReaderSettings(BaseModel):
     """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
     images: Literal["raw", "refined"] = "raw"
     """Whether synthetic images pass through the refiner before the reader sees them."""
-    batch_size: int = Field(default=96, ge=2, le=65536)
+    batch_size: int = Field(default=32, ge=2, le=65536)
     """Synthetic images a step."""
-    steps: int = Field(default=800, ge=1)
+    steps: int = Field(default=1500, ge=1)
     """Optimiser steps."""
-    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    learning_rate: float = Field(default=1.5e-3, gt=0, le=1)
     """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
     weight_decay: float = Field(default=0.02, ge=0)
     """AdamW's decoupled decay."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay a step of the averaged weights that are kept; less in the beginning."""
-    checkpoint_every: int = Field(default=100, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
 
     @field_validator("channels")
@@ -84,7 +84,7 @@ class ReaderResult:
     """Of the last step."""
 
 
-def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.1) -> float:
+def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.15) -> float:
     """A line up to ``highest`` over the first ``warm_up`` of the steps, then a cosine down to 0."""
     rising = max(1.0, warm_up * total)
     if step < rising:

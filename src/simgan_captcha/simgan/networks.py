@@ -29,7 +29,7 @@ class RefinerSettings(BaseModel):
     1,470 million for the paper's on 50x100 pixels.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     channels: int = Field(default=1, ge=1, le=16)
     """C, of what goes in and of what comes out."""
@@ -46,7 +46,7 @@ class RefinerSettings(BaseModel):
 class DiscriminatorSettings(BaseModel):
     """Size of the discriminator; the defaults are the paper's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     channels: int = Field(default=1, ge=1, le=16)
     """C of the images it judges."""

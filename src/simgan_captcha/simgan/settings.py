@@ -15,7 +15,7 @@ class SimGANSettings(BaseModel):
     sum over pixels, so it does not carry over.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     refiner: RefinerSettings = RefinerSettings()
     """Size of the refiner."""
