@@ -13,7 +13,7 @@ Shapes: N images, H and W pixels, L characters, K classes, S side of a glyph.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,30 @@ class Calibration:
             RunError: Missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Calibration(*(arrays[name] for name in ("glyphs", "x", "y", "rotation")))
-        except (OSError, KeyError, ValueError, EOFError) as error:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
+            calibration._require_whole()
+            return calibration
+        except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
             raise RunError(
                 f"expected a calibration at {path}, could not read it ({error}); "
                 "delete its folder and run again"
             ) from None
+
+    def _require_whole(self) -> None:
+        arrays = (self.glyphs, self.x, self.y, self.rotation)
+        dtypes = [array.dtype.name for array in arrays]
+        if dtypes != ["uint8", "float32", "float32", "float32"]:
+            raise ValueError(f"arrays of {', '.join(dtypes)}")
+        side, quantiles = self.glyphs.shape[-1], len(QUANTILES)
+        shapes = [array.shape for array in arrays]
+        if shapes != [
+            (len(self.glyphs), side, side),
+            (len(self.x), quantiles),
+            (quantiles,),
+            (quantiles,),
+        ]:
+            raise ValueError(f"arrays of shapes {', '.join(map(str, shapes))}")
 
 
 def calibrate(normalised: FloatImages, poses: Poses, seed: int) -> Calibration:
@@ -136,6 +153,9 @@ def calibrate(normalised: FloatImages, poses: Poses, seed: int) -> Calibration:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
         poses: The scout's, of the same images.
         seed: Decides which of the surest characters are averaged.
+
+    Raises:
+        RunError: In some slot hardly any character was read surely: the scout knows too little.
     """
     sure = poses.probabilities.max(-1) > SURE_POSE
     if sure.sum(0).min() < FEWEST_EXAMPLES:
@@ -154,7 +174,18 @@ def calibrate(normalised: FloatImages, poses: Poses, seed: int) -> Calibration:
 
 
 def harvest_glyphs(normalised: FloatImages, poses: Poses, seed: int) -> GreyImages:
-    """The mean upright glyph of every class, (K, S, S) ``uint8``; 0 where too few were sure."""
+    """The mean upright glyph of every class, (K, S, S) ``uint8``; 0 where too few were sure.
+
+    S is four fifths of the image's height, rounded down to an even number; the middle of a glyph is
+    the place that poses tell. What a line hides of one character is taken from others. The
+    characters are aligned with their mean first (congealing: Miller, Matsakis and Viola, CVPR
+    2000), so poses may be off by some pixels and degrees, and some labels wrong.
+
+    Args:
+        normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
+        poses: The scout's, of the same images.
+        seed: Decides which of the surest characters are averaged.
+    """
     ink = (normalised[:, 0] + 1) * np.float32(0.5)
     visible = (1 - normalised[:, 1]) * np.float32(0.5)
     side = int(0.8 * ink.shape[1]) // 2 * 2
@@ -169,7 +200,7 @@ def harvest_glyphs(normalised: FloatImages, poses: Poses, seed: int) -> GreyImag
 
 
 def glyph_sheet(glyphs: GreyImages, columns: int = 12) -> GreyImages:
-    """A picture of all glyphs in the order of the alphabet."""
+    """A picture of all glyphs (K, S, S) in the order of the alphabet, twice as large."""
     missing = -len(glyphs) % columns
     padded = np.concatenate([glyphs, np.zeros((missing, *glyphs.shape[1:]), np.uint8)])
     rows = [np.hstack(list(padded[at : at + columns])) for at in range(0, len(padded), columns)]

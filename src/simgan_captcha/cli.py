@@ -84,12 +84,17 @@ def run(
         ),
     ] = None,
     user: Annotated[str | None, typer.Option(help="User of the puzzle. [rickyhan]")] = None,
-    preset: PresetName = "cpu",
-    seed: Seed = 1,
+    preset: Annotated[str | None, typer.Option(help="quick, cpu, paper or seed. [cpu]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every random draw. [1]", min=0, max=2**31 - 1)
+    ] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Learn from unlabelled captchas and read them all."""
+    """Learn from unlabelled captchas and read them all.
+
+    Options that are left out are those the run was started with.
+    """
     from simgan_captcha.run_folder import RUN, read_run
 
     recorded = read_run(run) if (run / RUN).exists() else {}
@@ -102,9 +107,10 @@ def run(
         run,
         challenges,
         user or recorded.get("user", DEFAULT_USER),
-        preset,
-        seed,
-        settings or [],
+        preset or recorded.get("preset", "cpu"),
+        recorded.get("seed", 1) if seed is None else seed,
+        # Another preset begins with its own values.
+        settings or ([] if preset else recorded.get("settings", [])),
         quiet,
     )
 
@@ -133,6 +139,7 @@ def _run(
             user=user,
             seed=seed,
             preset=preset,
+            settings=settings,
             progress=progress,
         )
         report = write_report(run)
@@ -323,4 +330,7 @@ def main() -> None:
     if DEBUG in sys.argv:
         sys.argv.remove(DEBUG)
         os.environ[_DEBUG_VARIABLE] = "1"
+    # Threads that spin while they wait take the core from others, and from the simulator's own
+    # workers: on a shared machine trainings ran at half the speed. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes, write_json
@@ -78,6 +78,7 @@ def run_pipeline(
     seed: int,
     preset: str,
     progress: StageProgress,
+    settings: Sequence[str] = (),
 ) -> Path:
     """All stages of a run; the path of its readings.
 
@@ -87,8 +88,9 @@ def run_pipeline(
         challenges: Folder or URL, see `download.ingest`.
         user: Puzzle user whose challenges are asked for.
         seed: Decides every random draw.
-        preset: Name of the configuration, for the report.
+        preset: Name of the configuration, to be recorded.
         progress: What the user sees.
+        settings: What changed the preset, to be recorded.
 
     Raises:
         UsageError: The folder belongs to a run on other challenges.
@@ -101,6 +103,7 @@ def run_pipeline(
             user=user,
             seed=seed,
             preset=preset,
+            settings=list(settings),
             scheme=config.scheme.model_dump(mode="json"),
             config=config.model_dump(mode="json"),
         )

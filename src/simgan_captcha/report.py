@@ -39,6 +39,7 @@ STAGES = {
     "store": "Download and store",
     "background": "Background",
     "simulate": "Simulator",
+    "calibrate": "Calibration",
     "refine": "SimGAN refiner",
     "read": "Reader",
     "adapt": "Adaptation",
@@ -94,6 +95,7 @@ def write_report(run_folder: Path) -> Path:
         **_headline(run_folder, run, manifests, readings),
         **_flow(manifests),
         **_pictures(run_folder, readings, gallery, damage),
+        calibrated=_calibration(run_folder, run, manifests, damage),
         curve_groups=_curve_groups(run_folder, damage),
         reading=_reading_section(run, readings, gallery),
         judged=_judged_section(run_folder, gallery, damage),
@@ -201,9 +203,32 @@ def _pictures(
     }
 
 
+def _calibration(
+    folder: Path, run: Json, manifests: dict[str, Json], damage: list[str]
+) -> Json | None:
+    """What calibration found: glyphs in the alphabet's order, and the middle 98 % of the rest."""
+    glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
+    if glyphs is None:
+        return None
+    found = as_mapping(manifests.get("calibrate", {}).get("result"))
+    return {
+        "glyphs": glyphs,
+        "ranges": {
+            name: json.dumps(found[key])
+            for name, key in (
+                ("places across, each slot (pixels)", "x"),
+                ("places down (pixels)", "y"),
+                ("turn (degrees)", "rotation"),
+            )
+            if key in found
+        },
+        "alphabet": first_text(as_mapping(run.get("scheme")).get("alphabet")),
+    }
+
+
 def _curve_groups(folder: Path, damage: list[str]) -> list[Json]:
     groups = []
-    for stage in ("read", "refine", "adapt"):
+    for stage in ("refine", "read", "adapt"):
         panels: dict[str, dict[str, charts.Curve]] = {}
         for key, curve in read_metrics(folder / stage / "metrics.jsonl", damage).items():
             panels.setdefault(_panel(key, curve), {})[key] = curve

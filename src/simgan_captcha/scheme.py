@@ -18,7 +18,13 @@ class Scheme(BaseModel):
         'a1z9'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # An alphabet of digits alone reads as a number on a command line.
+        coerce_numbers_to_str=True,
+    )
 
     alphabet: str = Field(min_length=2, max_length=4096)
     """Every character a text may hold, in the order of the class ids; no repeats."""

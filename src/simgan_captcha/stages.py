@@ -29,7 +29,14 @@ IDENTITY = "identity.json"
 ELAPSED = "elapsed.json"
 ELAPSED_EVERY = 5.0
 
-_VERSIONED = ("simgan-captcha", "torch", "lightning", "numpy", "opencv-python-headless", "pillow")
+_VERSIONED = (
+    "simgan-captcha",
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)

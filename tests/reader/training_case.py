@@ -1,4 +1,4 @@
-"""A small reading task that several tests share, and a training that one kills: run it with its folder.
+"""A small reading task that several tests share, and a training to kill: run it with its folder.
 
 Images hold two shapes of four (upright bar, lying bar, frame, cross), bright on black. Real ones
 are other such images: turned, dim and noisy.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 

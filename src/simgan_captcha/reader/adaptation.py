@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -109,10 +109,23 @@ def adapt_reader(
     Batch normalisation: running statistics are those of real images alone (synthetic batches are
     normalised by their own), so reading needs no second set.
 
-    A training that was killed goes on from ``folder/checkpoint.safetensors``.
+    A training that was killed goes on from ``folder/checkpoint.safetensors`` and, on the CPU with
+    as many threads, ends with the very weights of one never interrupted.
+
+    Args:
+        reader: Trained on synthetic images; left as it is.
+        architecture: The reader's.
+        real: Unlabelled batches of ``settings.batch_size`` images.
+        synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
+        settings: How; at least one step.
+        folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
+        fabric: Device and precision (32-true or a mixed one), one process.
+        seed: Of augmentation and dropout.
+        on_step: Called after every step, with ``images_per_second`` among the figures.
 
     Raises:
-        RunError: The loss is no longer finite, or the checkpoint belongs to other settings.
+        RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
+            settings.
     """
     model = copy.deepcopy(reader).requires_grad_(True)
     teacher = copy.deepcopy(reader).requires_grad_(False).eval().to(fabric.device)

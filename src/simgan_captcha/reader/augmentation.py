@@ -39,6 +39,9 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
         images: (B, 2, H, W) float32 in [-1, 1].
         settings: How far.
         generator: Of the CPU; decides everything.
+
+    Returns:
+        As ``images``, which stay as they are.
     """
     B, _, H, W = images.shape
     device = images.device

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -144,11 +144,23 @@ def train_reader(
 ) -> ReaderResult:
     """Cross-entropy on every character, AdamW, an average of the weights kept.
 
-    Begins with those weights of ``initial`` that the architecture has, or at random. A training
-    that was killed goes on from ``folder/checkpoint.safetensors``.
+    A training that was killed goes on from ``folder/checkpoint.safetensors`` and, on the CPU with
+    as many threads, ends with the very weights of one never interrupted.
+
+    Args:
+        stream: Batches of ``settings.batch_size`` images of the architecture's size.
+        architecture: What is trained.
+        settings: How; its ``kind``, ``channels`` and ``images`` are not looked at here.
+        folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
+        fabric: Device and precision (32-true or a mixed one), one process.
+        seed: Of the first weights and of dropout.
+        on_step: Called after every step, with ``images_per_second`` among the figures.
+        initial: Gives those of its weights that the architecture has; the rest are random.
+        objective: Other outputs than characters need another one.
 
     Raises:
-        RunError: The loss is no longer finite, or the checkpoint belongs to other settings.
+        RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
+            settings.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
