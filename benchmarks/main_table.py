@@ -19,7 +19,8 @@ from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.background import Background
 from simgan_captcha.config import RunConfig, resolve_config
 from simgan_captcha.judge import Judgement, judge, puzzle_truth
-from simgan_captcha.pipeline import load_images, run_pipeline
+from simgan_captcha.learning import load_images
+from simgan_captcha.pipeline import run_pipeline
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader, read_images
 from simgan_captcha.stages import machine, versions

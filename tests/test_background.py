@@ -120,9 +120,41 @@ def test_ink_is_high_and_background_low_in_what_networks_see(truth: Background) 
     assert np.percentile(ink[empty], 99) < -0.7
 
 
+@pytest.mark.parametrize("bright", [True, False])
+def test_lines_that_differ_per_image_are_taken_out(bright: bool) -> None:
+    generator = np.random.default_rng(4)
+    images = np.full((60, 40, 80), 90 if bright else 170, np.uint8)
+    ink = 240 if bright else 20
+    blocks = generator.integers(5, 60, 60)
+    for image, left in zip(images, blocks, strict=True):
+        image[generator.integers(27, 40)] = ink  # a line of one pixel, elsewhere in every image
+        image[12:24, left : left + 10] = ink
+    found = estimate_background(images, removed_lines=1)
+    normalised = found.normalise(images)[:, 0]
+    for channel, left in zip(normalised, blocks, strict=True):
+        assert (channel[14:22, left + 2 : left + 8] > 0.9).all()
+        channel[12:24, left : left + 10] = -1
+    assert (normalised < -0.9).all()
+    with_lines = estimate_background(images).normalise(images)[:, 0]
+    assert ((with_lines > 0.9).sum(axis=(1, 2)) > 12 * 10).all()
+
+
+def test_lines_by_and_are_in_every_image() -> None:
+    generator = np.random.default_rng(4)
+    images = np.full((60, 40, 80), 90, np.uint8)
+    images[:, 20] = 250
+    images[:59, 30] = 250
+    for image in images:
+        left = generator.integers(5, 60)
+        image[2:14, left : left + 10] = 250
+    found = estimate_background(images, lines="and")
+    assert found.line_mask.all(axis=1).nonzero()[0].tolist() == [20]
+    assert found.line_mask.sum() == 80
+
+
 def test_the_binary_encoding_is_the_seeds() -> None:
     images = captchas(BRIGHT_INK)
-    found = estimate_background(images, encoding="binary")
+    found = estimate_background(images, encoding="binary", lines="average")
     both, either = found.line_mask & BRIGHT_INK.line_mask, found.line_mask | BRIGHT_INK.line_mask
     assert both.sum() / either.sum() > 0.9
     ink = found.normalise(images)[:, 0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from simgan_captcha.config import PRESETS, Preset, RunConfig, load_config, resolve_config
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.pipeline import planned_training_flops
+from simgan_captcha.planning import planned_training_flops
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -126,6 +126,15 @@ def assert_adds_up(report: IngestReport) -> None:
     json.dumps(dataclasses.asdict(report))
 
 
+def test_loopback_is_reached_past_a_proxy_of_the_environment(
+    server: MisbehavingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    server.script("/challenge-0", answer(body(batch(0))))
+    assert fetch(server, tmp_path).images_stored == 3
+
+
 # Where batches come from
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from simgan_captcha.background import Background
 from simgan_captcha.errors import ConfigError, RunError, StoreError, UsageError
-from simgan_captcha.pipeline import load_run_reader, planned_training_flops
+from simgan_captcha.pipeline import load_run_reader
+from simgan_captcha.planning import planned_training_flops
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.run_folder import READINGS, RUN, read_run
@@ -169,6 +170,8 @@ def test_a_finished_run_is_not_done_again(run: Path, challenges: Path) -> None:
         ("reader.steps=6", {"read", "adapt", "readings"}),
         ("witness_steps=2", {"refine", "read", "adapt", "readings"}),
         ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
+        ("encoding=binary", {"background", "refine", "read", "adapt", "readings"}),
+        ("simulator.harvested=0.1", {"refine", "read", "adapt", "readings"}),
         ("threads=2", set()),
         ("download.attempts=1", set()),
     ],
@@ -202,7 +205,8 @@ def test_new_captchas_are_learned_from_and_read(
     before = times(run)
     readings = pipeline(run, more)
     assert len(readings) == len(CAPTCHAS) + 1
-    assert times(run)["background"] != before["background"]
+    after = times(run)
+    assert all(after[stage] != before[stage] for stage in before)
 
 
 def test_other_challenges_or_another_user_need_another_folder(
@@ -419,7 +423,7 @@ def test_reading_needs_a_finished_run(tmp_path: Path, run: Path) -> None:
     with pytest.raises(RunError, match=r"found no run\.json"):
         load_run_reader(tmp_path / "nothing")
     shutil.rmtree(run / "adapt")
-    with pytest.raises(RunError, match=r"expected weights at .*adapt"):
+    with pytest.raises(RunError, match=r"expected a finished reader in .*adapt"):
         load_run_reader(run)
 
 
@@ -442,7 +446,7 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
     ).read_bytes()
-    from simgan_captcha.pipeline import load_images
+    from simgan_captcha.learning import load_images
     from simgan_captcha.reader.reading import read_images
 
     names, images = load_images(CaptchaStore(finished / "store"))

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,8 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.images import GreyImages, check_image, decode_grey, encode_jpeg, encode_png
 from simgan_captcha.judge import judge
 from simgan_captcha.report import write_report
+from simgan_captcha.run_folder import READINGS
+from simgan_captcha.stages import file_hash
 from simgan_captcha.store import Captcha, CaptchaStore
 
 ALPHABET = ascii_lowercase + digits
@@ -234,6 +237,25 @@ def page(whole_run: Path) -> _Page:
     assert path == whole_run / "report.html"
     assert path.stat().st_size < 3_000_000
     return _Page(path)
+
+
+def test_what_is_of_other_readings_or_settings_is_not_shown(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    judgement = run / "judge" / "judgement.json"
+    figures = json.loads(judgement.read_text())
+    _write_json(judgement, {**figures, "readings_sha256": file_hash(run / READINGS)})
+    assert "Judged against true texts" in _Page(write_report(run)).headings
+    _write_json(judgement, {**figures, "readings_sha256": "of other readings"})
+    recorded = json.loads((run / "run.json").read_text())
+    _write_json(run / "run.json", {**recorded, "config": {"refine": False}})
+    page = _Page(write_report(run))
+    assert "Judged against true texts" not in page.headings
+    assert "judgement.json is of earlier readings" in page.text
+    flow = page.text[page.text.index("what it cost") : page.text.index("What all images share")]
+    assert "SimGAN refiner" in flow
+    assert "not run" in flow
 
 
 def test_sections_stand_in_the_order_of_the_flow(page: _Page) -> None:

@@ -39,7 +39,7 @@ class Work:
         self.times += 1
         (self.folder / f"made-{self.times}").touch()
         self.then()
-        return StageOutcome("hash", {"loss": 0.5}, images=7, training_flops=12)
+        return StageOutcome((f"made-{self.times}",), {"loss": 0.5}, images=7, training_flops=12)
 
 
 def test_a_finished_stage_is_skipped(tmp_path: Path) -> None:
@@ -61,7 +61,8 @@ def test_the_manifest_tells_all(tmp_path: Path) -> None:
     assert manifest["config"] == ENTRY["config"]
     assert (manifest["seed"], manifest["precision"]) == (5, "32-true")
     assert (manifest["images"], manifest["training_flops"]) == (7, 12)
-    assert (manifest["output"], manifest["result"]) == ("hash", {"loss": 0.5})
+    assert manifest["files"] == {"made-1": file_hash(folder / "made-1")}
+    assert manifest["result"] == {"loss": 0.5}
     assert 0 <= manifest["seconds"] < 5
     assert manifest["versions"] == versions()
     assert manifest["machine"] == machine()
@@ -228,10 +229,27 @@ def test_an_error_releases_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_hash_of_files(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"x" * 100_000)
-    two.write_bytes(b"y")
-    assert file_hash(one) == hashlib.sha256(b"x" * 100_000).hexdigest()
-    assert file_hash(one, two) == hashlib.sha256(b"x" * 100_000 + b"y").hexdigest()
-    assert file_hash(two, one) != file_hash(one, two)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_stage_whose_file_is_gone_or_changed_is_done_again(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "read"
+    work = Work(folder)
+    run_stage(folder, ENTRY, work)
+    damage(folder / "made-1")
+    again = run_stage(folder, ENTRY, work)
+    assert work.times == 2
+    assert again["files"] == {"made-2": file_hash(folder / "made-2")}
+
+
+def test_later_stages_go_by_settings_not_by_files_alone(tmp_path: Path) -> None:
+    one = run_stage(tmp_path / "a" / "read", {**ENTRY, "config": 1}, Work(tmp_path / "a" / "read"))
+    two = run_stage(tmp_path / "b" / "read", {**ENTRY, "config": 2}, Work(tmp_path / "b" / "read"))
+    assert one["files"] == two["files"]
+    assert one["output"] != two["output"]
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.write_bytes(b"x" * 100_000)
+    assert file_hash(path) == hashlib.sha256(b"x" * 100_000).hexdigest()

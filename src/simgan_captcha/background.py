@@ -89,6 +89,10 @@ def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True)
     return np.asarray(cv2.morphologyEx(grey, operation, disc), np.uint8)
 
 
+Lines = Literal["contrast", "average", "and"]
+"""How shared lines are found, see `estimate_background`."""
+
+
 @dataclass(frozen=True)
 class Background:
     """What the images of one scheme share."""
@@ -101,6 +105,8 @@ class Background:
     """The commonest grey level of letters, 0 to 255."""
     encoding: Literal["relative", "binary"] = "relative"
     """``relative``: ink against the background; ``binary``: the seed's threshold, lines left in."""
+    removed_lines: int = 0
+    """Lines up to so many pixels wide are taken out of every image first; 0 takes none."""
 
     def normalise(self, images: GreyImages) -> FloatImages:
         """What networks see: real and synthetic images go through this same encoding.
@@ -119,6 +125,9 @@ class Background:
                 f"expected images of shape (N, {self.grey.shape[0]}, {self.grey.shape[1]}), "
                 f"got {images.shape}; this background belongs to another scheme"
             )
+        if self.removed_lines:
+            bright = self.ink_level >= np.median(self.grey)
+            images = _without_thin_lines(images, self.removed_lines, bright=bool(bright))
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
             # Without the rule's odd case: 0 is the ground of the seed's own binary images.
@@ -146,6 +155,7 @@ class Background:
             line_mask=self.line_mask,
             ink_level=np.float64(self.ink_level),
             encoding=np.array(self.encoding),
+            removed_lines=np.int64(self.removed_lines),
         )
         write_bytes(path, buffer.getvalue())
 
@@ -160,12 +170,17 @@ class Background:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 grey, line_mask = arrays["grey"], arrays["line_mask"]
                 ink_level, encoding = float(arrays["ink_level"]), str(arrays["encoding"])
+                removed_lines = int(arrays["removed_lines"])
             if (grey.dtype, line_mask.dtype) != (np.uint8, np.bool_):
                 raise ValueError(f"arrays of {grey.dtype} and {line_mask.dtype}")
             if grey.ndim != 2 or grey.shape != line_mask.shape:
                 raise ValueError(f"arrays of shapes {grey.shape} and {line_mask.shape}")
             return Background(
-                grey, line_mask, ink_level, "binary" if encoding == "binary" else "relative"
+                grey,
+                line_mask,
+                ink_level,
+                "binary" if encoding == "binary" else "relative",
+                removed_lines,
             )
         except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
             raise RunError(
@@ -175,14 +190,20 @@ class Background:
 
 
 def estimate_background(
-    images: GreyImages, encoding: Literal["relative", "binary"] = "relative"
+    images: GreyImages,
+    encoding: Literal["relative", "binary"] = "relative",
+    lines: Lines = "contrast",
+    removed_lines: int = 0,
 ) -> Background:
     """What unlabelled images share: background, ink level, and where lines hide ink.
 
     Args:
         images: (N, H, W), ``uint8``; some hundreds are enough, at most 4,000 are looked at.
-        encoding: How `Background.normalise` shall encode. ``binary`` finds the lines by the seed's
-            average of binarised images, ``relative`` where ink and background are alike.
+        encoding: How `Background.normalise` shall encode.
+        lines: How shared lines are found: where ink and background are alike (``contrast``), or
+            where the seed's threshold finds ink on average (``average``) or in all (``and``).
+        removed_lines: For schemes whose lines differ per image: their width in pixels; letters'
+            strokes must be wider by 3 or more, see `remove_thin_lines`. 0 for shared lines.
 
     Raises:
         ImageError: Fewer than two images.
@@ -194,12 +215,24 @@ def estimate_background(
     sample = images[:: math.ceil(len(images) / _SAMPLE)]
     grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
     ink_level = _ink_level(sample, grey)
-    if encoding == "binary":
+    if removed_lines:
+        # Which way ink differs from the background had to be known first.
+        bright = bool(ink_level >= np.median(grey))
+        sample = _without_thin_lines(sample, removed_lines, bright=bright)
+        grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
+        ink_level = _ink_level(sample, grey)
+    if lines == "average":
         line_mask = shared_by_average(binarise(sample))
+    elif lines == "and":
+        line_mask = shared_by_and(binarise(sample))
     else:
         contrast = np.abs(ink_level - grey.astype(np.float64))
         line_mask = contrast < 0.5 * np.median(contrast)
-    return Background(grey, line_mask, ink_level, encoding)
+    return Background(grey, line_mask, ink_level, encoding, removed_lines)
+
+
+def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) -> GreyImages:
+    return np.stack([remove_thin_lines(image, line_width, bright=bright) for image in images])
 
 
 def _background_beside_ink(images: GreyImages, median: GreyImages) -> GreyImages:

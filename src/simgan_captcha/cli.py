@@ -6,6 +6,7 @@ Heavy imports (torch above all) wait until a command needs them, so that ``--hel
 import dataclasses
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,9 +37,13 @@ class _Commands(typer.core.TyperGroup):
                 1,
             )
         except KeyboardInterrupt:
-            _give_up("interrupted; run the same command again to go on where it was", 130)
+            _give_up("interrupted; run the same command again to go on where it was", 1)
         except MemoryError:
-            _give_up("out of memory; set a smaller batch_size, or use a larger machine", 1)
+            _give_up(_OUT_OF_MEMORY, 1)
+        except RuntimeError as error:  # what torch makes of a full memory or a killed worker
+            if not re.search("memory|DataLoader worker", str(error)):
+                raise
+            _give_up(_OUT_OF_MEMORY, 1)
 
 
 def _give_up(message: str, code: int) -> None:
@@ -48,6 +53,10 @@ def _give_up(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
+_OUT_OF_MEMORY = (
+    "out of memory; set a smaller batch_size or fewer workers, or use a larger machine; "
+    "what was done is kept"
+)
 _DEBUG_VARIABLE = "SIMGAN_CAPTCHA_DEBUG"
 
 app = typer.Typer(
@@ -61,7 +70,6 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
-User = Annotated[str, typer.Option(help="User of the puzzle.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.", min=0, max=2**31 - 1)]
 Settings = Annotated[
@@ -109,8 +117,11 @@ def run(
         user or recorded.get("user", DEFAULT_USER),
         preset or recorded.get("preset", "cpu"),
         recorded.get("seed", 1) if seed is None else seed,
-        # Another preset begins with its own values.
-        settings or ([] if preset else recorded.get("settings", [])),
+        # Another preset begins with its own values; later settings go before earlier ones.
+        [
+            *(recorded.get("settings", []) if preset in (None, recorded.get("preset")) else []),
+            *(settings or []),
+        ],
         quiet,
     )
 
@@ -165,6 +176,7 @@ def judge(
     from simgan_captcha.readings import load_readings
     from simgan_captcha.report import write_report
     from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
+    from simgan_captcha.stages import file_hash
 
     if (user is None) == (labels is None):
         raise UsageError("expected either --user NAME or --labels FILE.csv to judge by")
@@ -178,6 +190,7 @@ def judge(
         confidences=[reading.confidence for reading in readings],
     )
     figures = judgement.model_dump(mode="json")
+    figures["readings_sha256"] = file_hash(run / READINGS)
     write_json(run / JUDGEMENT, figures)
     report = write_report(run)
     if as_json:
@@ -203,7 +216,7 @@ def read(
     import numpy as np
 
     from simgan_captcha.errors import ImageError
-    from simgan_captcha.images import check_image, decode_grey
+    from simgan_captcha.images import MAX_BYTES, check_image, decode_grey
     from simgan_captcha.pipeline import load_run_reader
     from simgan_captcha.reader.reading import read_images
 
@@ -211,7 +224,8 @@ def read(
     scheme, decoded, broken = config.scheme, {}, {}
     for path in images:
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
             check_image(data, width=scheme.width, height=scheme.height)
             decoded[str(path)] = decode_grey(data)
         except (OSError, ImageError) as error:
@@ -251,10 +265,12 @@ def report(run: Run) -> None:
 def submit(
     url: Annotated[str, typer.Argument(help="Address of the puzzle server.", show_default=False)],
     run: Run,
-    user: User = DEFAULT_USER,
+    user: Annotated[str | None, typer.Option(help="User of the puzzle. [the run's]")] = None,
 ) -> None:
     """Send the 15,000 readings a run is surest of to a puzzle server."""
-    if not _submit(url, run, user):
+    from simgan_captcha.run_folder import read_run
+
+    if not _submit(url, run, user or read_run(run)["user"]):
         raise typer.Exit(1)
 
 
@@ -264,9 +280,13 @@ def _submit(url: str, run: Path, user: str) -> bool:
     from simgan_captcha.readings import load_readings
     from simgan_captcha.report import write_report
     from simgan_captcha.run_folder import READINGS, VERDICT
+    from simgan_captcha.stages import file_hash
 
     verdict = send(url, user, load_readings(run / READINGS))
-    write_json(run / VERDICT, dataclasses.asdict(verdict))
+    write_json(
+        run / VERDICT,
+        {**dataclasses.asdict(verdict), "readings_sha256": file_hash(run / READINGS)},
+    )
     write_report(run)
     typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
     if verdict.passed:
@@ -308,6 +328,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """The main job on the embedded puzzle: download, learn, read, submit; exit 0 if it passes."""
+    from contextlib import ExitStack
     from urllib.parse import urlsplit
 
     from simgan_captcha.puzzle.server import running_puzzle
@@ -315,7 +336,15 @@ def demo(
 
     # The store knows its batches by their address, so a run is gone on with on the same port.
     known = read_run(run)["challenges"] if (run / RUN).exists() else None
-    with running_puzzle(port=urlsplit(known).port or 0 if known else 0) as url:
+    port = (urlsplit(known).port or 0) if known else 0
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(running_puzzle(port=port))
+        except UsageError as error:
+            raise UsageError(
+                f"{run} was downloaded from port {port} of this machine, which cannot be listened "
+                f"on now ({error}); free it, or name another folder: simgan-captcha demo FOLDER"
+            ) from None
         if not quiet:
             typer.echo(f"the embedded puzzle listens at {url}")
         report = _run(run, url, "demo", preset, seed, settings or [], quiet)

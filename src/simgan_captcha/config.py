@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from simgan_captcha.background import Lines
 from simgan_captcha.download import DownloadSettings
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.reader.adaptation import AdaptationSettings
@@ -33,6 +34,10 @@ class RunConfig(BaseModel):
     """How politely and patiently."""
     encoding: Literal["relative", "binary"] = "relative"
     """How networks see images, see `background.Background`."""
+    lines: Lines = "contrast"
+    """How shared lines are found: ``contrast``, ``average`` or ``and``, see `background`."""
+    removed_lines: int = Field(default=0, ge=0, le=50)
+    """Width in pixels of lines that differ per image, to be taken out by morphology; 0: none."""
     generator: Literal["fonts", "seed"] = "fonts"
     """Which simulator draws."""
     simulator: SimulatorSettings = SimulatorSettings()
@@ -61,8 +66,19 @@ class RunConfig(BaseModel):
     workers: int = Field(default=1, ge=0, le=256)
     """Processes that draw synthetic images ahead; 0 draws in the training process."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        if self.reader.images == "refined" and not self.refine:
+            raise ValueError(
+                "reader.images=refined needs a refiner; set refine=true or reader.images=raw"
+            )
+        if self.simgan.refiner.channels != 1:
+            raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
+        return self
+
 
 _SMALL_SIMGAN = {
+    "checkpoint_every": 50,
     "refiner": {"features": 16, "blocks": 2, "downscale": 2},
     "discriminator": {"widths": [48, 32, 32, 32]},
 }
@@ -86,7 +102,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "reader": {"steps": 1500},
         "adaptation": {"steps": 2000},
     },
-    # The networks and steps of arXiv:1612.07828; days on a laptop, for a GPU.
+    # The networks of arXiv:1612.07828 at full resolution; for a GPU.
     "paper": {
         "calibrate": False,
         "simgan": {
@@ -105,6 +121,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "seed": {
         "calibrate": False,
         "encoding": "binary",
+        "lines": "average",
         "generator": "seed",
         "simgan": {
             "refiner": {"global_skip": False},
@@ -163,6 +180,8 @@ def load_config(values: Mapping[str, Any]) -> RunConfig:
         if first["type"] == "extra_forbidden":
             raise ConfigError(_unknown_key(key)) from None
         message = first["msg"].removeprefix("Value error, ")
+        if not key:
+            raise ConfigError(message) from None
         raise ConfigError(f"{key}: {message}; got {first['input']!r}") from None
 
 

@@ -34,6 +34,7 @@ from tenacity import (
 import simgan_captcha
 from simgan_captcha.errors import BatchError, DownloadError, ImageError, UsageError
 from simgan_captcha.images import check_image
+from simgan_captcha.loopback import LOOPBACK_DIRECT
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.store import Captcha, CaptchaStore, RejectedCaptcha
 
@@ -148,7 +149,7 @@ def ingest(
         asyncio.run(_fetch_all(missing, run, settings))
     else:
         _read_all(missing, run, settings.max_batch_bytes)
-    return run.report(_without_password(text) if remote else text, ignored)
+    return run.report(without_password(text) if remote else text, ignored)
 
 
 def parse_batch(data: bytes) -> list[Any]:
@@ -361,7 +362,7 @@ def _urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
     if url.scheme not in ("http", "https") or not url.host:
         raise UsageError(f"expected http(s)://host, got {location}; correct the URL")
     if "{n}" in address:
-        return {_without_password(str(one)): one for one in urls}
+        return {without_password(str(one)): one for one in urls}
     if url.path == "/":
         if not user:
             raise UsageError(f"expected a user to ask {location} for, got none; name one")
@@ -371,10 +372,11 @@ def _urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
             f"expected http(s)://host, .../challenge or a template with {{n}}, got {location}; "
             "a numbered batch is written .../challenge-{n}"
         )
-    return {f"{_without_password(str(url))}#{k}": url for k in range(batches)}
+    return {f"{without_password(str(url))}#{k}": url for k in range(batches)}
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """The address as it may be shown and recorded."""
     return re.sub(r"^([^:/]+://)[^/?#]*@", r"\1", url)
 
 
@@ -387,7 +389,9 @@ async def _fetch_all(
         "Accept-Encoding": "identity",
     }
 
-    async with httpx.AsyncClient(headers=headers, timeout=settings.silence_seconds) as client:
+    async with httpx.AsyncClient(
+        headers=headers, timeout=settings.silence_seconds, mounts=LOOPBACK_DIRECT
+    ) as client:
 
         async def work() -> None:
             for source, url in missing:  # shared: each worker takes the next
@@ -458,7 +462,7 @@ def _checked_redirect(here: httpx.URL, there: httpx.URL) -> httpx.URL:
     if not same or (here.scheme, there.scheme) == ("https", "http"):
         raise _FetchError(
             f"expected an answer of {here.host}, got a redirect to "
-            f"{_without_password(str(there))}; if you trust that address, name it instead",
+            f"{without_password(str(there))}; if you trust that address, name it instead",
             transient=False,
         )
     return there
@@ -495,7 +499,9 @@ def _images(response: httpx.Response, body: bytes) -> list[Any]:
         return parse_batch(body)
     except BatchError as error:
         kind = response.headers.get("Content-Type", "none")
-        raise _FetchError(f"{error}, content type {kind}", transient=True, data=body) from None
+        raise _FetchError(
+            f"{error}, content type {kind[:80]!r}", transient=True, data=body
+        ) from None
 
 
 def _retry_after(value: str) -> float:

@@ -33,6 +33,7 @@ from simgan_captcha.report_inputs import (
     read_metrics,
     read_readings,
 )
+from simgan_captcha.stages import file_hash
 from simgan_captcha.store import CaptchaStore
 
 STAGES = {
@@ -86,7 +87,7 @@ def write_report(run_folder: Path) -> Path:
         )
     manifests = {
         stage: manifest
-        for stage in STAGES
+        for stage in _stages_of(run)
         if (manifest := read_json(run_folder / stage / "manifest.json", damage)) is not None
     }
     readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
@@ -99,7 +100,7 @@ def write_report(run_folder: Path) -> Path:
         curve_groups=_curve_groups(run_folder, damage),
         reading=_reading_section(run, readings, gallery),
         judged=_judged_section(run_folder, gallery, damage),
-        verdict=read_json(run_folder / "submission" / "verdict.json", damage),
+        verdict=_of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
         **_provenance(run_folder, run, manifests),
         # Last: the sections before add what they find damaged.
         damage=list(dict.fromkeys(damage)),
@@ -325,9 +326,32 @@ def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
     return [(c, confidence < _UNSURE) for c, confidence in zip(text, confidences, strict=True)]
 
 
+def _stages_of(run: Json) -> list[str]:
+    """Stages of the run as it is configured now; folders of others are of earlier settings."""
+    config = as_mapping(run.get("config"))
+    left_out = {
+        "calibrate": config.get("calibrate") is False or config.get("generator") == "seed",
+        "refine": config.get("refine") is False,
+        "adapt": as_mapping(config.get("adaptation")).get("steps") == 0,
+    }
+    return [stage for stage in STAGES if not left_out.get(stage)]
+
+
+def _of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:
+    """A judgement or verdict, unless it says that it is of other readings than are here now."""
+    value = read_json(path, damage)
+    readings = run_folder / "readings" / "readings.parquet"
+    if value is None or "readings_sha256" not in value or not readings.exists():
+        return value
+    if value["readings_sha256"] == file_hash(readings):
+        return value
+    damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
+    return None
+
+
 def _judged_section(folder: Path, gallery: _Gallery, damage: list[str]) -> Json | None:
     path = folder / "judge" / "judgement.json"
-    judgement = read_json(path, damage)
+    judgement = _of_these_readings(path, folder, damage)
     if judgement is None:
         return None
     try:

@@ -1,16 +1,20 @@
 """What is recorded of a run, and where its results lie. Needs no torch."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from simgan_captcha.atomic import write_json
+from simgan_captcha.download import without_password
 from simgan_captcha.errors import RunError, UsageError
 
 RUN = "run.json"
 READINGS = Path("readings") / "readings.parquet"
 JUDGEMENT = Path("judge") / "judgement.json"
+_RECORDED = ("challenges", "user", "seed", "preset", "settings", "scheme", "config")
+
 VERDICT = Path("submission") / "verdict.json"
 
 
@@ -19,7 +23,8 @@ def record_run(run: Path, **about: Any) -> None:
 
     Args:
         run: Its folder.
-        about: ``challenges``, ``user``, ``seed``, ``preset``, ``scheme``, ``config``; JSON.
+        about: ``challenges`` (an address without its password), ``user``, ``seed``, ``preset``,
+            ``settings``, ``scheme``, ``config``; JSON.
 
     Raises:
         UsageError: The folder belongs to a run on other challenges or of another user.
@@ -35,21 +40,24 @@ def record_run(run: Path, **about: Any) -> None:
     write_json(
         run / RUN,
         {
-            "command": " ".join(["simgan-captcha", *sys.argv[1:]]),
+            "command": shlex.join(["simgan-captcha", *map(without_password, sys.argv[1:])]),
             **about,
         },
     )
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """What is recorded of a run: command, preset, seed, challenges, user, scheme, config.
+    """What is recorded of a run, see `record_run`, and the ``command`` that began it.
 
     Raises:
         RunError: No run there, or its file is damaged.
     """
     try:
         recorded = json.loads((run / RUN).read_text(encoding="utf-8"))
-        return {"challenges": recorded["challenges"], "user": recorded["user"], **recorded}
+        missing = [key for key in _RECORDED if key not in recorded]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        return dict(recorded)
     except FileNotFoundError:
         raise RunError(
             f"expected a run in {run}, found no {RUN}; start one with simgan-captcha run"

@@ -43,8 +43,8 @@ _VERSIONED = (
 class StageOutcome:
     """What a stage reports of itself; it goes into the manifest."""
 
-    output: str
-    """Hash of what the next stages build on, see `file_hash`."""
+    files: tuple[str, ...]
+    """Names, in the stage's folder, of the files that the next stages build on."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """Figures for people, and under ``warnings`` a list of sentences."""
     images: int = 0
@@ -112,14 +112,26 @@ def run_stage(
         work: Does it; must go on from what an earlier, killed try left in the folder.
     """
     if _read(folder / IDENTITY) != identity:
+        # These first: a kill among the rest must not leave a stage that looks finished.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        (folder / IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / IDENTITY, identity)
     manifest = _read(folder / MANIFEST)
-    if manifest is not None:
+    if manifest is not None and _whole(folder, manifest):
         return manifest
     stopwatch = Stopwatch(folder)
     return write_manifest(folder, identity, stopwatch, work(stopwatch))
+
+
+def _whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a finished stage's files are still there as it left them."""
+    files = manifest.get("files", {})
+    return all(
+        (folder / name).is_file() and file_hash(folder / name) == digest
+        for name, digest in files.items()
+    )
 
 
 def write_manifest(
@@ -134,19 +146,20 @@ def write_manifest(
         "seconds": round(stopwatch.seconds(), 2),
         "images": outcome.images,
         "training_flops": outcome.training_flops,
-        "output": outcome.output,
+        "files": {name: file_hash(folder / name) for name in outcome.files},
         "result": dict(outcome.result),
     }
+    # What later stages go by: this stage's inputs and settings, not its files alone.
+    decided = json.dumps([identity, manifest["files"]], sort_keys=True)
+    manifest["output"] = hashlib.sha256(decided.encode()).hexdigest()
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def file_hash(*paths: Path) -> str:
-    """SHA-256 of files, one after another, in hex."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

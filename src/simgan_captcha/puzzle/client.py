@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from simgan_captcha.errors import SubmissionError, UsageError
+from simgan_captcha.loopback import LOOPBACK_DIRECT
 
 MOST_SOLUTIONS = 15_000
 """What the puzzle takes in one submission."""
@@ -17,8 +18,6 @@ REPLY_SECONDS = 120.0
 """A reply that is not complete by then is given up."""
 SILENCE_SECONDS = 60.0
 MAX_REPLY_BYTES = 1 << 20
-
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Reading(Protocol):
@@ -83,10 +82,7 @@ def _post(url: str, body: bytes) -> tuple[int, bytes]:
     content = bytearray()
     try:
         with (
-            # A proxy of the environment cannot reach the loopback of this machine.
-            httpx.Client(
-                timeout=SILENCE_SECONDS, mounts={f"all://{host}": None for host in _LOOPBACK}
-            ) as client,
+            httpx.Client(timeout=SILENCE_SECONDS, mounts=LOOPBACK_DIRECT) as client,
             client.stream(
                 "POST", url, content=body, headers={"Content-Type": "application/json"}
             ) as response,

@@ -1,0 +1,318 @@
+"""The stages that learn, and the readings: what each does in its own folder.
+
+A stage reads what earlier ones left in the run's folder. It goes on from its own checkpoints.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.background import Background
+from simgan_captcha.calibrate import Calibration, calibrate, glyph_sheet
+from simgan_captcha.config import RunConfig
+from simgan_captcha.images import GreyImages, decode_grey, encode_png
+from simgan_captcha.planning import (
+    SCOUTED,
+    brief_settings,
+    calibrates,
+    reader_architecture,
+    scouting_flops,
+)
+from simgan_captcha.reader.adaptation import adapt_reader
+from simgan_captcha.reader.reading import load_reader, read_images, save_reader
+from simgan_captcha.reader.scout import PosedSimulator, scout_images, scout_objective
+from simgan_captcha.reader.training import ReaderResult, count_flops, train_reader
+from simgan_captcha.readings import save_readings
+from simgan_captcha.run_folder import READINGS
+from simgan_captcha.seed_simulator import SeedSimulator
+from simgan_captcha.simgan import Refiner, count_forward_flops, load_refiner, train_refiner
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.stages import StageOutcome
+from simgan_captcha.store import CaptchaStore
+from simgan_captcha.streams import CaptchaSimulator, real_batches, synthetic_batches
+
+READER = "reader.safetensors"
+CALIBRATION = "calibration.npz"
+
+# Synthetic streams: no two trainings of a run see the same images.
+_WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
+_SCOUT = 100  # and one more for each round
+
+Advance = Callable[[int, int, dict[str, float]], None]
+"""A stage's report of how far it is: step, steps in all, figures."""
+
+
+def load_images(store: CaptchaStore) -> tuple[list[str], GreyImages]:
+    """All captchas of a store in content order: names, and (N, H, W) ``uint8``."""
+    captchas = store.in_content_order()
+    return captchas.names, np.stack([decode_grey(data) for data in captchas.images])
+
+
+class Learning:
+    """The work of each stage, and what they share."""
+
+    def __init__(
+        self,
+        run: Path,
+        config: RunConfig,
+        seed: int,
+        fabric: Fabric,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.run, self.config, self.seed = run, config, seed
+        self.fabric, self.warn = fabric, warn
+        self._stored: tuple[list[str], GreyImages] | None = None
+
+    def calibrate(self, folder: Path, advance: Advance) -> StageOutcome:
+        """Train the scout and fit the simulator, round after round."""
+        scout: nn.Module | None = None
+        calibration: Calibration | None = None
+        flops = images = 0
+        for number in range(1, self.config.calibration.rounds + 1):
+            result = self._train_scout(folder, number, calibration, scout, advance)
+            scout = result.reader
+            normalised = self.background().normalise(self.images()[:SCOUTED])
+            poses = scout_images(scout, normalised, self.config.scheme)
+            calibration = calibrate(normalised, poses, self.seed)
+            flops += result.flops + scouting_flops(self.config, len(normalised))
+            images += result.images + len(normalised)
+            # The last round's are what counts; earlier ones show how they came about.
+            calibration.save(folder / CALIBRATION)
+            write_bytes(folder / "glyphs.png", encode_png(glyph_sheet(calibration.glyphs)))
+            save_reader(folder / READER, scout, reader_architecture(self.config, pose=True))
+        summary = Calibration.load(folder / CALIBRATION).summary(self.config.scheme.alphabet)
+        for warning in summary["warnings"]:
+            self.warn(warning)
+        return StageOutcome(
+            (CALIBRATION, READER),
+            {**result.figures, **summary},
+            images=images,
+            training_flops=flops,
+        )
+
+    def _train_scout(
+        self,
+        folder: Path,
+        number: int,
+        calibration: Calibration | None,
+        initial: nn.Module | None,
+        advance: Advance,
+    ) -> ReaderResult:
+        """One round's training, on the simulator as the round before calibrated it."""
+        config = self.config
+        settings = brief_settings(config, config.calibration.steps)
+        simulator = PosedSimulator(
+            Simulator(config.scheme, config.simulator, self.background(), calibration)
+        )
+        return train_reader(
+            lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),
+            reader_architecture(config, pose=True),
+            settings,
+            folder=folder / f"round-{number}",
+            fabric=self.fabric,
+            seed=self.seed,
+            on_step=advance,
+            initial=initial,
+            objective=scout_objective,
+        )
+
+    def refine(self, folder: Path, advance: Advance) -> StageOutcome:
+        """Train the refiner; the witness tells whether it keeps the text."""
+        settings, flops, images = self.config.simgan, 0, 0
+        files: tuple[str, ...] = ("refiner.safetensors",)
+        if not calibrates(self.config):
+            witness = self._train_witness(folder / "witness", advance)
+            flops, images = witness.flops, witness.images
+            files += (f"witness/{READER}",)  # the reader's training begins with it
+        size = settings.batch_size
+
+        def synthetic(first: int) -> Iterator[Tensor]:
+            return (images[:, :1] for images, _ in self._synthetic(_REFINE, size, first))
+
+        def real(first: int) -> Iterator[Tensor]:
+            return (images[:, :1] for images in self._real(size, first))
+
+        result = train_refiner(
+            synthetic=synthetic,
+            real=real,
+            folder=folder,
+            fabric=self.fabric,
+            seed=self.seed,
+            settings=settings,
+            on_step=advance,
+            warn=self.warn,
+            label_agreement=self._agreement(self._witness()),
+        )
+        return StageOutcome(
+            files,
+            {**result.figures, "warnings": list(result.alarms)},
+            images=result.images + images,
+            training_flops=result.flops + flops,
+        )
+
+    def read(self, folder: Path, advance: Advance) -> StageOutcome:
+        """Train the reader on synthetic images, raw or refined."""
+        settings = self.config.reader
+        refiner: Refiner | None = None
+        if settings.images == "refined":
+            refiner = load_refiner(self.run / "refine" / "refiner.safetensors")
+            refiner.to(self.fabric.device)
+        begins_trained = settings.kind == "attention" and (
+            calibrates(self.config) or self.config.refine
+        )
+        result = train_reader(
+            lambda first: self._synthetic(_READ, settings.batch_size, first, refiner),
+            reader_architecture(self.config),
+            settings,
+            folder=folder,
+            fabric=self.fabric,
+            seed=self.seed,
+            on_step=advance,
+            initial=self._witness() if begins_trained else None,
+        )
+        refining = (
+            0
+            if refiner is None
+            else result.images * count_forward_flops(refiner.settings, *self._size())
+        )
+        return self._save_reader(folder, result, refining)
+
+    def adapt(self, folder: Path, advance: Advance) -> StageOutcome:
+        """Self-train the reader on the real images, beside raw synthetic ones."""
+        settings = self.config.adaptation
+        reader, architecture = load_reader(self.run / "read" / READER)
+        result = adapt_reader(
+            reader,
+            architecture,
+            lambda first: self._real(settings.batch_size, first),
+            lambda first: self._synthetic(_ADAPT, settings.synthetic_batch_size, first),
+            settings,
+            folder=folder,
+            fabric=self.fabric,
+            seed=self.seed,
+            on_step=advance,
+        )
+        return self._save_reader(folder, result, 0)
+
+    def readings(self, folder: Path, advance: Advance) -> StageOutcome:
+        """Read every stored image with the run's last reader."""
+        last = "adapt" if self.config.adaptation.steps else "read"
+        reader, background = load_reader(self.run / last / READER)[0], self.background()
+        names, images = self._captchas()
+        readings = list(read_images(reader, background, self.config.scheme, names, images, advance))
+        save_readings(self.run / READINGS, readings)
+        confidence = sum(reading.confidence for reading in readings) / len(readings)
+        return StageOutcome(
+            (READINGS.name,),
+            {"mean_confidence": round(confidence, 4)},
+            images=len(readings),
+        )
+
+    # What stages share.
+
+    def images(self) -> GreyImages:
+        """All captchas of the run, (N, H, W) ``uint8``, in content order."""
+        return self._captchas()[1]
+
+    def _captchas(self) -> tuple[list[str], GreyImages]:
+        if self._stored is None:
+            self._stored = load_images(CaptchaStore(self.run / "store"))
+        return self._stored
+
+    def background(self) -> Background:
+        """What the background stage found."""
+        return Background.load(self.run / "background" / "background.npz")
+
+    def simulator(self, calibration: Calibration | None = None) -> CaptchaSimulator:
+        """The configured simulator, as a calibration found it or uncalibrated."""
+        config = self.config
+        if config.generator == "seed":
+            return SeedSimulator(config.scheme, config.seed_simulator, self.background())
+        return Simulator(config.scheme, config.simulator, self.background(), calibration)
+
+    def _synthetic(
+        self, stream: int, size: int, first: int, refiner: Refiner | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        calibration = (
+            Calibration.load(self.run / "calibrate" / CALIBRATION)
+            if calibrates(self.config)
+            else None
+        )
+        for normalised, ids in self._batches(self.simulator(calibration), stream, size, first):
+            if refiner is not None:
+                with torch.no_grad(), self.fabric.autocast():
+                    refined = refiner(normalised[:, :1].to(self.fabric.device)).float()
+                normalised[:, :1] = refined.cpu()
+            yield normalised, ids
+
+    def _batches(
+        self, simulator: CaptchaSimulator, stream: int, size: int, first: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        background = self.background()
+        for images, targets in synthetic_batches(
+            simulator,
+            size,
+            self.seed,
+            stream=stream,
+            first=first,
+            workers=self.config.workers,
+        ):
+            yield torch.from_numpy(background.normalise(images)), targets
+
+    def _real(self, size: int, first: int) -> Iterator[Tensor]:
+        background = self.background()
+        for images in real_batches(self.images(), size, self.seed, first):
+            yield torch.from_numpy(background.normalise(images))
+
+    def _train_witness(self, folder: Path, advance: Advance) -> ReaderResult:
+        settings = brief_settings(self.config, self.config.witness_steps)
+        result = train_reader(
+            lambda first: self._synthetic(_WITNESS, settings.batch_size, first),
+            reader_architecture(self.config),
+            settings,
+            folder=folder,
+            fabric=self.fabric,
+            seed=self.seed,
+            on_step=advance,
+        )
+        save_reader(folder / READER, result.reader, reader_architecture(self.config))
+        return result
+
+    def _witness(self) -> nn.Module:
+        """A reader of raw images: it tells whether refining keeps the text."""
+        folder = Path("calibrate") if calibrates(self.config) else Path("refine") / "witness"
+        return load_reader(self.run / folder / READER)[0]
+
+    def _agreement(self, witness: nn.Module) -> Callable[[Tensor, Tensor], float]:
+        mask = torch.from_numpy(self.background().normalise(self.images()[:1]))[:, 1:]
+        classes = len(self.config.scheme.alphabet)
+
+        @torch.no_grad()
+        def agreement(synthetic: Tensor, refined: Tensor) -> float:
+            before, after = (
+                witness(torch.cat([ink.cpu().float(), mask.expand(len(ink), -1, -1, -1)], 1))
+                for ink in (synthetic, refined)
+            )
+            same = before[..., :classes].argmax(-1) == after[..., :classes].argmax(-1)
+            return float(same.all(-1).float().mean())
+
+        return agreement
+
+    def _size(self) -> tuple[int, int]:
+        return self.config.scheme.height, self.config.scheme.width
+
+    def _save_reader(self, folder: Path, result: ReaderResult, extra_flops: int) -> StageOutcome:
+        architecture = reader_architecture(self.config)
+        save_reader(folder / READER, result.reader, architecture)
+        multiply_adds = count_flops(architecture, 1, backward=False) / 2
+        return StageOutcome(
+            (READER,),
+            {**result.figures, "reading_mmac": round(multiply_adds / 1e6, 1)},
+            images=result.images,
+            training_flops=result.flops + extra_flops,
+        )
