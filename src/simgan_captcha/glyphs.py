@@ -143,7 +143,7 @@ class GlyphBank:
         """(glyphs, 2): x and y, see `Glyph.centre`."""
 
     def append(self, glyphs: npt.NDArray[np.uint8]) -> None:
-        """One more font of one size and stroke: coverage (characters, h, w), placed by its middle.
+        """One more font, once, of one size and stroke: coverage (characters, h, w), placed by its middle.
 
         Its glyphs have the number of fonts as their font index, whatever size and stroke say.
         """
