@@ -143,9 +143,10 @@ class GlyphBank:
         """(glyphs, 2): x and y, see `Glyph.centre`."""
 
     def append(self, glyphs: npt.NDArray[np.uint8]) -> None:
-        """One more font, once, of one size and stroke: coverage (characters, h, w), placed by its middle.
+        """One more font of one size, to be added once: coverage (characters, h, w).
 
-        Its glyphs have the number of fonts as their font index, whatever size and stroke say.
+        Its glyphs are placed by their middle, and have the number of fonts as their font index,
+        whatever size and stroke say.
         """
         height, width = glyphs.shape[1:]
         # A margin keeps turned edges smooth.
