@@ -1,0 +1,57 @@
+"""Whether two runs on the same images under other names read the same, bit for bit.
+
+    python benchmarks/compare_readings.py RUN RENAMED-RUN
+
+Readings are compared in the order of the images' content. RUN must have been judged. Writes
+benchmarks/results/renamed_readings.json.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
+from simgan_captcha.stages import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("renamed", type=Path)
+    options = parser.parse_args()
+    one, two = (load_readings(run / READINGS) for run in (options.run, options.renamed))
+    pairs = list(zip(one, two, strict=True))
+    judgement = json.loads((options.run / JUDGEMENT).read_text())
+    recorded = read_run(options.run)
+    manifest = json.loads((options.run / "adapt" / "manifest.json").read_text())
+    report = {
+        "command": "python benchmarks/compare_readings.py " + " ".join(sys.argv[1:]),
+        "run": {key: recorded[key] for key in ("command", "preset", "seed")},
+        "captcha_accuracy": judgement["captcha_accuracy"],
+        "captcha_interval": judgement["captcha_interval"],
+        "character_accuracy": judgement["character_accuracy"],
+        "images": len(pairs),
+        "same_name": sum(a.name == b.name for a, b in pairs),
+        "same_text": sum(a.text == b.text for a, b in pairs),
+        "same_to_the_bit": sum(
+            (a.text, a.character_confidence) == (b.text, b.character_confidence) for a, b in pairs
+        ),
+        "training_flops": sum(
+            json.loads(path.read_text())["training_flops"]
+            for path in options.run.glob("*/manifest.json")
+        ),
+        "precision": manifest["precision"],
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_json(RESULTS / "renamed_readings.json", report)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
