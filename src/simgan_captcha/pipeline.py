@@ -238,8 +238,7 @@ class _Stages:
             self.learning.images(), config.encoding, config.lines, config.removed_lines
         )
         background.save(folder / "background.npz")
-        mask = background.line_mask.astype(np.uint8) * 255
-        write_bytes(folder / "background.png", encode_png(np.vstack([background.grey, mask])))
+        write_bytes(folder / "background.png", encode_png(background.grey))
         return StageOutcome(
             ("background.npz",),
             {

@@ -343,7 +343,7 @@ def _of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json 
     readings = run_folder / "readings" / "readings.parquet"
     if value is None or "readings_sha256" not in value or not readings.exists():
         return value
-    if value["readings_sha256"] == file_hash(readings):
+    if value.pop("readings_sha256") == file_hash(readings):
         return value
     damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
     return None
