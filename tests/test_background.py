@@ -148,7 +148,7 @@ def test_lines_by_and_are_in_every_image() -> None:
         left = generator.integers(5, 60)
         image[2:14, left : left + 10] = 250
     found = estimate_background(images, lines="and")
-    assert found.line_mask.all(axis=1).nonzero()[0].tolist() == [20]
+    assert np.nonzero(found.line_mask.all(axis=1))[0].tolist() == [20]
     assert found.line_mask.sum() == 80
 
 
