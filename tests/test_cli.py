@@ -465,14 +465,19 @@ def test_ctrl_c(tmp_path: Path, made: tuple[Path, Path, dict[str, str]]) -> None
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's background job, as the tests may be, has its Ctrl-C ignored, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        metrics, deadline = run / "read" / "metrics.jsonl", time.monotonic() + 100
-        while not metrics.exists() or metrics.stat().st_size < 1000:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            metrics, deadline = run / "read" / "metrics.jsonl", time.monotonic() + 100
+            while not metrics.exists() or metrics.stat().st_size < 1000:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     Outcome(process.returncode, out, err).error(1, "interrupted; run the same command again")
 
 
