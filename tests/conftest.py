@@ -1,5 +1,6 @@
 """What tests of several modules look at: the puzzle's real captchas, where there are any."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,11 @@ import pytest
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.download import parse_batch, unpack_batch
 from simgan_captcha.images import GreyImages, decode_grey
+
+# A shell's background job, as the tests may be, has its Ctrl-C ignored, and every process a test
+# starts would inherit that. A handler of our own is not inherited: children begin with the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
 

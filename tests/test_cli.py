@@ -211,6 +211,7 @@ def test_judge_by_the_answer_rule(tmp_path: Path) -> None:
         user="marty",
         seed=1,
         preset="quick",
+        settings=[],
         scheme=config["scheme"],
         config=config,
     )
@@ -465,8 +466,6 @@ def test_ctrl_c(tmp_path: Path, made: tuple[Path, Path, dict[str, str]]) -> None
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell's background job, as the tests may be, has its Ctrl-C ignored, and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             metrics, deadline = run / "read" / "metrics.jsonl", time.monotonic() + 100

@@ -363,7 +363,7 @@ def test_retry_after_is_honoured_up_to_the_cap(
         (answer(b"", 403), 1, "got 403"),
         (answer(b"", 204), 1, "got 204"),
         (answer(b"", 500), 3, "got 500; run again later"),
-        (HTML, 3, "content type text/html"),
+        (HTML, 3, "content type 'text/html'"),
         (answer(body(batch(1))[:-2]), 3, "expected the JSON of a batch"),
         (answer(b"[1, 2]"), 3, 'without a list of "images"'),
         (answer(b'{"images": {"name": "x"}}'), 3, 'without a list of "images"'),
