@@ -412,7 +412,7 @@ def test_a_second_run_in_the_same_folder(
 
 def test_a_run_that_is_a_file(tmp_path: Path, made: tuple[Path, Path, dict[str, str]]) -> None:
     (tmp_path / "run").write_text("something")
-    command(*run_arguments(tmp_path / "run", made[1])).error(1, "run")
+    command(*run_arguments(tmp_path / "run", made[1])).error(2, "is a file; name a folder")
     assert (tmp_path / "run").read_text() == "something"
 
 

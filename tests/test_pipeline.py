@@ -14,7 +14,13 @@ from PIL import Image
 from rich.console import Console
 
 from simgan_captcha.background import Background
-from simgan_captcha.errors import ConfigError, RunError, StoreError, UsageError
+from simgan_captcha.errors import (
+    ConfigError,
+    RunError,
+    SimganCaptchaError,
+    StoreError,
+    UsageError,
+)
 from simgan_captcha.pipeline import load_run_reader
 from simgan_captcha.planning import planned_training_flops
 from simgan_captcha.progress import StageProgress
@@ -452,3 +458,19 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     names, images = load_images(CaptchaStore(finished / "store"))
     again: list[Reading] = list(read_images(reader, background, SCHEME, names, images))
     assert again == load_readings(finished / READINGS)
+
+
+def test_a_mistyped_address_may_be_mended_while_nothing_is_stored(
+    tmp_path: Path, challenges: Path
+) -> None:
+    with pytest.raises(SimganCaptchaError):
+        pipeline(tmp_path / "run", tmp_path / "mistyped")
+    assert pipeline(tmp_path / "run", challenges)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path, challenges: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        pipeline(tmp_path / "file", challenges)
+    with pytest.raises(RunError, match="expected a run in"):
+        read_run(tmp_path / "file")

@@ -91,17 +91,23 @@ def run(
             show_default=False,
         ),
     ] = None,
-    user: Annotated[str | None, typer.Option(help="User of the puzzle. [rickyhan]")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, cpu, paper or seed. [cpu]")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="User of the puzzle; rickyhan if left out.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick, cpu, paper or seed; cpu if left out.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides every random draw. [1]", min=0, max=2**31 - 1)
+        int | None,
+        typer.Option(help="Decides every random draw; 1 if left out.", min=0, max=2**31 - 1),
     ] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Learn from unlabelled captchas and read them all.
 
-    Options that are left out are those the run was started with.
+    Options that are left out are those the run was started with; another preset begins with its
+    own settings. What a change reaches is done again.
     """
     from simgan_captcha.run_folder import RUN, read_run
 
@@ -265,7 +271,9 @@ def report(run: Run) -> None:
 def submit(
     url: Annotated[str, typer.Argument(help="Address of the puzzle server.", show_default=False)],
     run: Run,
-    user: Annotated[str | None, typer.Option(help="User of the puzzle. [the run's]")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="User of the puzzle; the run's if left out.")
+    ] = None,
 ) -> None:
     """Send the 15,000 readings a run is surest of to a puzzle server."""
     from simgan_captcha.run_folder import read_run

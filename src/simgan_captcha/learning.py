@@ -116,7 +116,9 @@ class Learning:
             folder=folder / f"round-{number}",
             fabric=self.fabric,
             seed=self.seed,
-            on_step=advance,
+            on_step=lambda step, total, figures: advance(
+                step + (number - 1) * total, total * config.calibration.rounds, figures
+            ),
             initial=initial,
             objective=scout_objective,
         )

@@ -5,6 +5,7 @@ readings; a finished stage is skipped.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,6 +88,8 @@ def run_pipeline(
         # Convolutions sum in another order with other thread counts: part of what decides a run.
         threads = config.threads or core_count()
         torch.set_num_threads(threads)
+        # Its line on precision says what our own lines say.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         fabric = Fabric(accelerator="auto", devices=1, precision=_precision(config))
         progress.say(f"planned    {planned_training_flops(config) / 1e12:.1f} TFLOP of training")
         stages = _Stages(run, config, seed, progress, fabric)

@@ -65,7 +65,7 @@ class StageProgress:
         if self.quiet:
             return
         shown = "  ".join(
-            f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}"
+            f"{name.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else value}"
             for name, value in figures.items()
         )
         if self._task is not None:

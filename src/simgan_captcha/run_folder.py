@@ -27,9 +27,10 @@ def record_run(run: Path, **about: Any) -> None:
             ``settings``, ``scheme``, ``config``; JSON.
 
     Raises:
-        UsageError: The folder belongs to a run on other challenges or of another user.
+        UsageError: The folder holds captchas of other challenges or of another user.
     """
-    if (run / RUN).exists():
+    # Before anything is stored a mistyped address may still be mended.
+    if (run / RUN).exists() and any((run / "store").glob("part-*.parquet")):
         recorded = read_run(run)
         for key in ("challenges", "user"):
             if recorded[key] != about[key]:
@@ -58,7 +59,7 @@ def read_run(run: Path) -> dict[str, Any]:
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
         return dict(recorded)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"expected a run in {run}, found no {RUN}; start one with simgan-captcha run"
         ) from None

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import RunError, UsageError
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -59,8 +59,12 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises:
         RunError: Another process holds it.
+        UsageError: There is a file of that name.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"expected a folder for the run, {run} is a file; name a folder") from None
     lock = FileLock(run / ".lock")
     try:
         lock.acquire(timeout=0)
