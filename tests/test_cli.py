@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from simgan_captcha.cli import app
+from simgan_captcha.cli import _later_settings, app
 from simgan_captcha.config import resolve_config
 from simgan_captcha.images import encode_jpeg
 from simgan_captcha.puzzle.answers import answer
@@ -485,3 +485,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert outcome.code == 1
     assert "Traceback" in outcome.err
     assert "RunError: expected a run" in outcome.err
+
+
+def test_later_settings_go_before_earlier_ones_and_do_not_pile_up() -> None:
+    earlier = ["reader.steps=5", "workers=0"]
+    assert _later_settings(earlier, earlier) == earlier
+    assert _later_settings(earlier, ["reader.steps=7"]) == ["workers=0", "reader.steps=7"]
+    # One that sets a whole part overrides what was set within it before.
+    whole = ['reader={"steps": 3}']
+    assert resolve_config("quick", _later_settings(earlier, whole)).reader.steps == 3

@@ -123,13 +123,23 @@ def run(
         user or recorded.get("user", DEFAULT_USER),
         preset or recorded.get("preset", "cpu"),
         recorded.get("seed", 1) if seed is None else seed,
-        # Another preset begins with its own values; later settings go before earlier ones.
-        [
-            *(recorded.get("settings", []) if preset in (None, recorded.get("preset")) else []),
-            *(settings or []),
-        ],
+        _later_settings(
+            # Another preset begins with its own values.
+            recorded.get("settings", []) if preset in (None, recorded.get("preset")) else [],
+            settings or [],
+        ),
         quiet,
     )
+
+
+def _later_settings(earlier: list[str], later: list[str]) -> list[str]:
+    """Both, each key once with its latest value: going on again and again adds nothing."""
+    latest: dict[str, str] = {}
+    for setting in [*earlier, *later]:
+        key = setting.partition("=")[0].strip()
+        latest.pop(key, None)  # so that it comes after what it is to override
+        latest[key] = setting
+    return list(latest.values())
 
 
 def _run(

@@ -14,7 +14,7 @@ from simgan_captcha.background import Background
 from simgan_captcha.calibrate import Calibration
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.glyphs import DEFAULT_FONTS, GlyphBank
-from simgan_captcha.images import GreyImages
+from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
 from simgan_captcha.scheme import Scheme
 
 Range = tuple[float, float]
@@ -234,8 +234,7 @@ class Simulator:
                 noise = self._noise_field[noise_starts[n] : noise_starts[n] + canvas.size]
                 canvas += noise.reshape(canvas.shape) * noises[n]
             grey = cv2.convertScaleAbs(np.maximum(canvas, 0))
-            _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-            images[n] = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+            images[n] = decode_grey(encode_jpeg(grey, quality))
         return images
 
     def _place(self, p: DrawParameters) -> tuple[Ids, Doubles, Ids]:

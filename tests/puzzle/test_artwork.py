@@ -7,6 +7,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -169,14 +170,12 @@ def test_a_file_that_is_no_font_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_font_without_our_characters_is_a_usage_error() -> None:
-    matplotlib = pytest.importorskip("matplotlib")
     symbols = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXSizFiveSymReg.ttf"
     with pytest.raises(UsageError, match="lacks 'abc"):
         Artist(symbols)
 
 
 def test_another_font_draws_other_shapes_with_the_same_texts() -> None:
-    matplotlib = pytest.importorskip("matplotlib")
     dejavu = Artist(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf")
     assert dejavu.jpeg("marty", "a") != lato().jpeg("marty", "a")
 
