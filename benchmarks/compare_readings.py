@@ -8,15 +8,13 @@ benchmarks/results/renamed_readings.json.
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+from record import RESULTS, manifests, provenance, training_flops
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
-from simgan_captcha.stages import machine, versions
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -28,9 +26,8 @@ def main() -> None:
     pairs = list(zip(one, two, strict=True))
     judgement = json.loads((options.run / JUDGEMENT).read_text())
     recorded = read_run(options.run)
-    manifest = json.loads((options.run / "adapt" / "manifest.json").read_text())
     report = {
-        "command": "python benchmarks/compare_readings.py " + " ".join(sys.argv[1:]),
+        **provenance(),
         "run": {key: recorded[key] for key in ("command", "preset", "seed")},
         "captcha_accuracy": judgement["captcha_accuracy"],
         "captcha_interval": judgement["captcha_interval"],
@@ -41,13 +38,8 @@ def main() -> None:
         "same_to_the_bit": sum(
             (a.text, a.character_confidence) == (b.text, b.character_confidence) for a, b in pairs
         ),
-        "training_flops": sum(
-            json.loads(path.read_text())["training_flops"]
-            for path in options.run.glob("*/manifest.json")
-        ),
-        "precision": manifest["precision"],
-        "machine": machine(),
-        "versions": versions(),
+        "training_flops": training_flops(options.run),
+        "precision": manifests(options.run)["adapt"]["precision"],
     }
     write_json(RESULTS / "renamed_readings.json", report)
     print(json.dumps(report, indent=2))

@@ -1,32 +1,24 @@
-"""The same reader trained on raw and on refined images, adapted or not, judged on real captchas.
+"""A preset on the real captchas with several seeds, every reader of it judged.
 
     python benchmarks/main_table.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Two runs of one preset: the second's reader sees refined images. Each is judged before and after its
-adaptation. The images are renamed at random first, so no name can matter; the truth comes through
-`judge` alone, when everything is learned. Writes benchmarks/results/main_table.{json,md}.
+The images are renamed at random first, so no name can matter; the truth comes through `judge`
+alone, when everything is learned. Beside it stands what each run said of itself without a label.
+Writes benchmarks/results/main_table_PRESET.{json,md}.
 """
 
 import argparse
-import json
-import secrets
-import shutil
-import sys
+import statistics
 from pathlib import Path
 from typing import Any
 
-from simgan_captcha.atomic import write_bytes, write_json
-from simgan_captcha.background import Background
-from simgan_captcha.config import RunConfig, resolve_config
-from simgan_captcha.judge import Judgement, judge, puzzle_truth
-from simgan_captcha.learning import load_images
+from real_captchas import RealCaptchas, figures, judge_stage, load_real, rename
+from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
+
+from simgan_captcha.config import resolve_config
 from simgan_captcha.pipeline import run_pipeline
 from simgan_captcha.progress import StageProgress
-from simgan_captcha.reader.reading import load_reader, read_images
-from simgan_captcha.stages import machine, versions
-from simgan_captcha.store import CaptchaStore
-
-RESULTS = Path(__file__).parent / "results"
+from simgan_captcha.run_folder import read_diagnosis
 
 
 def main() -> None:
@@ -35,118 +27,87 @@ def main() -> None:
     parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
     parser.add_argument("--user", default="rickyhan")
     parser.add_argument("--preset", default="cpu")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    renamed, names = rename(options.challenges, options.work / "renamed")
-    true = puzzle_truth(options.user)
-    truth = {new: true(old) for new, old in names.items()}
+    renamed = rename(options.challenges, options.work / "renamed")
 
     rows = []
-    for images in ("raw", "refined"):
-        config = resolve_config(options.preset, [f"reader.images={images}"])
-        run = options.work / images
-        if images == "refined" and not run.exists():
-            # Both runs share all stages before the reader's own training.
-            shutil.copytree(options.work / "raw", run)
+    for seed in options.seeds:
+        run = options.work / f"{options.preset}-{seed}"
         with StageProgress() as progress:
             run_pipeline(
                 run,
-                config,
+                resolve_config(options.preset, options.settings),
                 challenges=str(renamed),
                 user=options.user,
-                seed=options.seed,
+                seed=seed,
                 preset=options.preset,
+                settings=options.settings,
                 progress=progress,
             )
-        for stage in ("read", "adapt"):
-            rows.append(row(run, stage, images, config, truth))
-            print(rows[-1], flush=True)
+        real = load_real(run)
+        rows.append(row(run, seed, real))
+        print(rows[-1], flush=True)
+    accuracies = [r["captcha_accuracy"] for r in rows]
     report = {
-        "command": "python benchmarks/main_table.py " + " ".join(sys.argv[1:]),
+        **provenance(),
         "preset": options.preset,
-        "seed": options.seed,
-        "machine": machine(),
-        "versions": versions(),
+        "seed": ", ".join(map(str, options.seeds)),
+        "precision": manifests(run)["read"]["precision"],
+        "median": statistics.median(accuracies),
+        "worst": min(accuracies),
         "rows": rows,
     }
-    name = f"main_table_{options.preset}"
-    write_json(RESULTS / f"{name}.json", report)
-    write_bytes(RESULTS / f"{name}.md", markdown(report).encode())
-
-
-def rename(challenges: Path, folder: Path) -> tuple[Path, dict[str, str]]:
-    """A copy of the batches under random names, made once, and new name -> old name."""
-    table = folder / "names.json"
-    if not table.exists():
-        names = {}
-        for path in challenges.glob("challenge-*"):
-            batch = json.loads(path.read_text())
-            for image in batch["images"]:
-                new = secrets.token_hex(16)
-                names[new], image["name"] = image["name"], new
-            write_json(folder / "challenges" / path.name, batch)
-        write_json(table, names)
-    return folder / "challenges", json.loads(table.read_text())
-
-
-def row(
-    run: Path, stage: str, images: str, config: RunConfig, truth: dict[str, str]
-) -> dict[str, Any]:
-    """Judge the reader of one stage on every stored image; what it cost up to there."""
-    judgement = judge_stage(run, stage, config, truth)
-    manifests = [
-        json.loads((run / name / "manifest.json").read_text())
-        for name in ("calibrate", "refine", "read", "adapt")
-    ]
-    until = manifests if stage == "adapt" else manifests[:-1]
-    return {
-        "reader trained on": images,
-        "adapted": stage == "adapt",
-        "images": judgement.images,
-        "captcha_accuracy": judgement.captcha_accuracy,
-        "captcha_interval": judgement.captcha_interval,
-        "character_accuracy": judgement.character_accuracy,
-        "training_tflop": sum(manifest["training_flops"] for manifest in until) / 1e12,
-        "training_images": sum(manifest["images"] for manifest in until),
-        "seconds": sum(manifest["seconds"] for manifest in until),
-        "precision": manifests[0]["precision"],
-        "confusions": [f"{c.truth} read as {c.read} {c.count}x" for c in judgement.confusions[:8]],
-    }
-
-
-def judge_stage(run: Path, stage: str, config: RunConfig, truth: dict[str, str]) -> Judgement:
-    reader, _ = load_reader(run / stage / "reader.safetensors")
-    background = Background.load(run / "background" / "background.npz")
-    names, images = load_images(CaptchaStore(run / "store"))
-    readings = list(read_images(reader, background, config.scheme, names, images))
-    return judge(
-        names,
-        [reading.text for reading in readings],
-        truth,
-        config.scheme.alphabet,
-        confidences=[reading.confidence for reading in readings],
+    write_result(
+        options.out,
+        f"main_table_{options.preset}",
+        f"Preset {options.preset} on {len(real.names):,} real captchas, no label: median "
+        f"{report['median']:.2%}, worst {report['worst']:.2%}",
+        report,
+        (
+            "seed",
+            "calibrated (the scout)",
+            "+ read",
+            "+ adapt",
+            "kept: whole captcha (95 % interval)",
+            "per character",
+            "the run's own estimate",
+            "training TFLOP",
+            "seconds",
+        ),
+        [
+            (
+                str(r["seed"]),
+                *(f"{accuracy:.2%}" for accuracy in r["stages"].values()),
+                with_interval(r),
+                f"{r['character_accuracy']:.2%}",
+                "{accuracy:.2%} ({low:.2%} to {high:.2%})".format(**r["estimate"]),
+                f"{r['training_tflop']:.1f}",
+                f"{r['seconds']:.0f}",
+            )
+            for r in rows
+        ],
     )
 
 
-def markdown(report: dict[str, Any]) -> str:
-    lines = [
-        f"# Preset {report['preset']} on {report['rows'][0]['images']} real captchas, no label",
-        "",
-        f"`{report['command']}`, seed {report['seed']}, {report['machine']}, "
-        f"torch {report['versions']['torch']}, {report['rows'][0]['precision']}",
-        "",
-        "| reader trained on | adapted | whole captcha (95 % interval) | per character "
-        "| training TFLOP | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in report["rows"]:
-        low, high = r["captcha_interval"]
-        lines.append(
-            f"| {r['reader trained on']} synthetic | {'yes' if r['adapted'] else 'no'} "
-            f"| **{r['captcha_accuracy']:.2%}** ({low:.2%} to {high:.2%}) "
-            f"| {r['character_accuracy']:.2%} | {r['training_tflop']:.1f} | {r['seconds']:.0f} |"
-        )
-    return "\n".join([*lines, ""])
+def row(run: Path, seed: int, real: RealCaptchas) -> dict[str, Any]:
+    """Judge a run's readers on every stored image; what they cost and what the run said."""
+    judged = {stage: judge_stage(run, stage, real) for stage in ("calibrate", "read", "adapt")}
+    diagnosis, stages = read_diagnosis(run), manifests(run)
+    kept = judged[diagnosis["kept"]]
+    return {
+        "seed": seed,
+        "stages": {stage: judgement.captcha_accuracy for stage, judgement in judged.items()},
+        "kept": diagnosis["kept"],
+        **figures(kept),
+        "estimate": diagnosis["estimates"][diagnosis["kept"]],
+        "training_tflop": training_flops(run) / 1e12,
+        "tflop_by_stage": {name: s["training_flops"] / 1e12 for name, s in stages.items()},
+        "seconds": sum(manifest["seconds"] for manifest in stages.values()),
+        "confusions": [f"{c.truth} read as {c.read} {c.count}x" for c in kept.confusions[:12]],
+    }
 
 
 if __name__ == "__main__":

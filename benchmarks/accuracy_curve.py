@@ -1,0 +1,228 @@
+"""Accuracy on real captchas against training TFLOP: what each part of the program adds.
+
+    python benchmarks/accuracy_curve.py OUT --challenges ../shared/data/hackmit2017/challenges
+
+Every arm is a whole run of the pipeline, and its reader trains as long as makes the arm cost what
+the preset costs. The averaged reader of every checkpoint is put aside while the arm learns; it is
+judged, on 5,000 real captchas under random names, when the arm is done. FLOPs are those of all
+stages up to the checkpoint. Before an arm's last checkpoint the learning rate has not come down
+yet, so it reads less well than an arm planned to end there. Writes
+benchmarks/results/accuracy_curve_PRESET.{json,md,png}.
+"""
+
+import argparse
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from real_captchas import RealCaptchas, figures, judge_reader, load_real, rename, split
+from record import RESULTS, manifests, provenance, with_interval, write_result
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.background import Background
+from simgan_captcha.checkpoint import load_weights
+from simgan_captcha.config import RunConfig, resolve_config
+from simgan_captcha.pipeline import run_pipeline
+from simgan_captcha.planning import planned_training_flops, reader_architecture
+from simgan_captcha.progress import StageProgress
+from simgan_captcha.reader.network import build_reader
+from simgan_captcha.reader.reading import load_reader, save_reader
+from simgan_captcha.reader.training import CHECKPOINT
+
+AVERAGED = {"read": "average", "adapt": "teacher"}
+"""Stages that train the reader, and what their checkpoints call the weights that are kept."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of the comparison."""
+
+    settings: tuple[str, ...]
+    begins_as: str | None = None
+    """The arm whose first stages are the same; they are copied."""
+
+
+_NOT_ADAPTED = "adaptation.steps=0"
+_NOT_REFINED = ("refine=false", "reader.images=raw")
+_REFINED = ("refine=true", "reader.images=refined")
+
+ARMS = {
+    "raw": Arm(("calibrate=false", *_NOT_REFINED, _NOT_ADAPTED)),
+    "calibrated": Arm(("calibrate=true", *_NOT_REFINED, _NOT_ADAPTED)),
+    "calibrated-refined": Arm(("calibrate=true", *_REFINED, _NOT_ADAPTED), "calibrated"),
+    "calibrated-adapted": Arm(("calibrate=true", *_NOT_REFINED), "calibrated"),
+    "calibrated-refined-adapted": Arm(("calibrate=true", *_REFINED), "calibrated-refined"),
+}
+
+
+class CheckpointKeeper(StageProgress):
+    """Puts the averaged reader of every checkpoint aside; a stage tells of a step after saving."""
+
+    def __init__(self, run: Path, config: RunConfig, kept: Path) -> None:
+        super().__init__()
+        self.run, self.config, self.kept = run, config, kept
+        self.name = ""
+
+    def stage(self, name: str) -> None:
+        """Begin a stage."""
+        super().stage(name)
+        self.name = name
+
+    def update(self, step: float, total: float, **told: float | str) -> None:
+        """A step was taken."""
+        super().update(step, total, **told)
+        if self.name in AVERAGED and step in checkpoint_steps(self.config, self.name):
+            architecture = reader_architecture(self.config)
+            reader = build_reader(architecture)
+            saved, _ = load_weights(self.run / self.name / CHECKPOINT)
+            prefix = f"module/{AVERAGED[self.name]}/"
+            # Some of what was trained may be for training alone, as places are.
+            reader.load_state_dict({key: saved[prefix + key] for key in reader.state_dict()})
+            save_reader(self.kept / checkpoint_name(self.name, int(step)), reader, architecture)
+
+
+def checkpoint_steps(config: RunConfig, stage: str) -> list[int]:
+    """Steps of a stage that leave a checkpoint."""
+    settings = config.reader if stage == "read" else config.adaptation
+    every = settings.checkpoint_every
+    return sorted({*range(every, settings.steps + 1, every), settings.steps} - {0})
+
+
+def checkpoint_name(stage: str, step: int) -> str:
+    return f"{stage}-{step:06d}.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, metavar="OUT", help="folder for the runs; kept")
+    parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
+    parser.add_argument("--user", default="rickyhan")
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--points", type=int, default=8, help="checkpoints a stage of the preset")
+    parser.add_argument("--test", type=int, default=5_000, help="images to judge on")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    challenges = rename(options.challenges, options.work / "renamed")
+
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for name in options.arms:
+        run, begins_as = options.work / name, ARMS[name].begins_as
+        if begins_as and not run.exists() and (options.work / begins_as).exists():
+            shutil.copytree(options.work / begins_as, run)
+        settings = arm_settings(options.preset, options.settings, ARMS[name], options.points)
+        config = resolve_config(options.preset, settings)
+        kept = options.work / "checkpoints" / name
+        with CheckpointKeeper(run, config, kept) as progress:
+            run_pipeline(
+                run,
+                config,
+                challenges=str(challenges),
+                user=options.user,
+                seed=options.seed,
+                preset=options.preset,
+                settings=settings,
+                progress=progress,
+            )
+        _, test = split(load_real(run), 0, options.test, options.seed)
+        curves[name] = list(judge_checkpoints(run, config, kept, test))
+        print(name, f"{curves[name][-1]['captcha_accuracy']:.2%}", flush=True)
+
+    report = {
+        **provenance(),
+        "preset": options.preset,
+        "seed": options.seed,
+        "precision": manifests(run)["read"]["precision"],
+        "curves": curves,
+    }
+    result = f"accuracy_curve_{options.preset}"
+    write_bytes(options.out / f"{result}.png", chart(curves))
+    write_result(
+        options.out,
+        result,
+        f"What each part adds, on {options.test:,} real captchas, no label",
+        report,
+        ("arm", "whole captcha (95 % interval)", "training TFLOP", "TFLOP to 80 %", "90 %", "95 %"),
+        [
+            (
+                arm,
+                with_interval(curve[-1]),
+                f"{curve[-1]['training_flops'] / 1e12:.1f}",
+                *(tflop_to(share, curve) for share in (0.8, 0.9, 0.95)),
+            )
+            for arm, curve in curves.items()
+        ],
+    )
+
+
+def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) -> list[str]:
+    """An arm's settings: as many checkpoints as asked for, as many FLOPs as the preset."""
+    plain = resolve_config(preset, settings)
+    every = [
+        f"reader.checkpoint_every={max(1, plain.reader.steps // points)}",
+        f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
+    ]
+    chosen = [*settings, *every, *arm.settings]
+
+    def planned(steps: int) -> int:
+        return planned_training_flops(resolve_config(preset, [*chosen, f"reader.steps={steps}"]))
+
+    each = planned(2) - planned(1)
+    steps = 1 + round((planned_training_flops(plain) - planned(1)) / each)
+    return [*chosen, f"reader.steps={max(1, steps)}"]
+
+
+def judge_checkpoints(
+    run: Path, config: RunConfig, kept: Path, test: RealCaptchas
+) -> Iterator[dict[str, Any]]:
+    """The accuracy of each checkpoint, and what all training up to it took."""
+    background = Background.load(run / "background" / "background.npz")
+    costs = {stage: manifest["training_flops"] for stage, manifest in manifests(run).items()}
+    spent = sum(flops for stage, flops in costs.items() if stage not in AVERAGED)
+    for stage in AVERAGED if config.adaptation.steps else ["read"]:
+        steps = checkpoint_steps(config, stage)
+        for step in steps:
+            reader, _ = load_reader(kept / checkpoint_name(stage, step))
+            yield {
+                "stage": stage,
+                "step": step,
+                "training_flops": spent + costs[stage] * step // steps[-1],
+                **figures(judge_reader(reader, background, config.scheme, test)),
+            }
+        spent += costs[stage]
+
+
+def tflop_to(share: float, curve: Sequence[dict[str, Any]]) -> str:
+    """Training until the first checkpoint that reads so large a share of captchas."""
+    for point in curve:
+        if point["captcha_accuracy"] >= share:
+            return f"{point['training_flops'] / 1e12:.1f}"
+    return "–"
+
+
+def chart(curves: dict[str, list[dict[str, Any]]]) -> bytes:
+    """All curves as PNG."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, curve in curves.items():
+        tflop = [point["training_flops"] / 1e12 for point in curve]
+        shares = [100 * point["captcha_accuracy"] for point in curve]
+        axes.plot(tflop, shares, marker=".", label=arm)
+    axes.set(xlabel="training TFLOP so far", ylabel="whole captchas right, %")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+"""Which network reads best for the same training FLOPs, supervised and label-free.
+
+    python benchmarks/networks.py --run RUN --tflop 10
+
+Every network is trained twice by one recipe (that of the package's reader), each time for TFLOP
+teraflop: on the true texts of 15,000 real captchas, and on the simulator as the run calibrated it.
+Both are judged on the other 5,000 real ones; nothing is adapted. Writes
+benchmarks/results/networks.{json,md}.
+
+Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from real_captchas import (
+    RealCaptchas,
+    figures,
+    labelled_stream,
+    load_real,
+    run_config,
+    run_fabric,
+    split,
+)
+from record import RESULTS, provenance, with_interval, write_result
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.background import Background
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.learning import CALIBRATION
+from simgan_captcha.reader.network import (
+    ATTENTION_HEADS,
+    AttentionReader,
+    ReaderArchitecture,
+    SeedReader,
+)
+from simgan_captcha.reader.reading import BATCH
+from simgan_captcha.reader.training import (
+    LabelledStream,
+    Objective,
+    ReaderSettings,
+    character_objective,
+    learning_rate_at,
+    take_step,
+    update_average,
+)
+from simgan_captcha.run_folder import read_run
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.streams import synthetic_batches
+
+_STREAM = 50  # of synthetic batches; a run's own have other numbers
+
+
+class CoarseAttentionReader(AttentionReader):
+    """The package's first net: one more pooling, so that the map is an eighth of the image."""
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__(architecture)
+        layers = list(self.features)
+        self.features = nn.Sequential(*layers[:4], nn.MaxPool2d(2, ceil_mode=True), *layers[4:])
+        channels, rows, columns = map_shape(self.features, architecture)
+        self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
+
+
+class FlattenedReader(nn.Module):
+    """The attention reader's feature map, flattened, and one linear layer."""
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        self.features = AttentionReader(architecture).features
+        channels, rows, columns = map_shape(self.features, architecture)
+        self.shape = (architecture.length, architecture.classes)
+        self.classify = nn.Linear(channels * rows * columns, self.shape[0] * self.shape[1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, H, W) -> logits (B, L, K)."""
+        logits: Tensor = self.classify(self.features(images).flatten(1))
+        return logits.view(len(images), *self.shape)
+
+
+class ColumnReader(nn.Module):
+    """Every column of the map says a character or nothing (CTC); its neighbours are looked at too.
+
+    Source: CRNN, arXiv:1507.05717. Deviation: a convolution over columns for its LSTM.
+    """
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        self.features = AttentionReader(architecture).features
+        channels, rows, _ = map_shape(self.features, architecture)
+        self.columns = nn.Sequential(
+            nn.Conv1d(channels * rows, 128, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv1d(128, architecture.classes + 1, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, H, W) -> logits (B, T, K + 1), the last class blank."""
+        logits: Tensor = self.columns(self.features(images).flatten(1, 2))
+        return logits.transpose(1, 2)
+
+
+class DecoderReader(nn.Module):
+    """A learned query a slot, and two layers of transformer decoder over the map.
+
+    Source: the parallel decoder of PARSeq, arXiv:2207.06966, without its permutations.
+    """
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        self.features = AttentionReader(architecture).features
+        channels, rows, columns = map_shape(self.features, architecture)
+        self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
+        self.query = nn.Parameter(torch.randn(architecture.length, channels) * 0.02)
+        layer = nn.TransformerDecoderLayer(
+            channels, ATTENTION_HEADS, 2 * channels, dropout=0, batch_first=True, norm_first=True
+        )
+        self.decoder = nn.TransformerDecoder(layer, 2, nn.LayerNorm(channels))
+        self.classify = nn.Linear(channels, architecture.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 2, H, W) -> logits (B, L, K)."""
+        features = self.features(images).flatten(2).transpose(1, 2) + self.position
+        slots = self.decoder(self.query.expand(len(features), -1, -1), features)
+        logits: Tensor = self.classify(slots)
+        return logits
+
+
+@torch.no_grad()
+def map_shape(features: nn.Module, architecture: ReaderArchitecture) -> tuple[int, int, int]:
+    """Channels, rows and columns of a feature map."""
+    features.eval()  # or batch normalisation would count the empty image
+    channels, rows, columns = features(
+        torch.zeros(1, 2, architecture.height, architecture.width)
+    ).shape[1:]
+    features.train()
+    return channels, rows, columns
+
+
+def column_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """CTC's loss, a character: logits (B, T, K + 1), class ids (B, L)."""
+    B, T, classes = logits.shape
+    loss = nn.functional.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),
+        ids,
+        torch.full((B,), T),
+        torch.full((B,), ids.shape[1]),
+        blank=classes - 1,
+    )
+    return loss, {"loss": loss}
+
+
+def likeliest(logits: Tensor) -> list[list[int]]:
+    """Class ids of logits (B, L, K)."""
+    ids: list[list[int]] = logits.argmax(-1).tolist()
+    return ids
+
+
+def likeliest_path(logits: Tensor) -> list[list[int]]:
+    """Class ids of logits (B, T, K + 1): repeats merged, blanks left out; of any length."""
+    blank = logits.shape[-1] - 1
+    paths = [path.unique_consecutive() for path in logits.argmax(-1)]
+    return [path[path != blank].tolist() for path in paths]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One entry of the comparison."""
+
+    build: Callable[[ReaderArchitecture], nn.Module]
+    channels: tuple[int, int, int, int, int] = ReaderSettings().channels
+    objective: Objective = character_objective
+    decode: Callable[[Tensor], list[list[int]]] = likeliest
+
+
+NETWORKS = {
+    "attention": Network(AttentionReader),
+    "attention-wide": Network(AttentionReader, (32, 32, 64, 64, 64)),
+    "attention-coarse": Network(CoarseAttentionReader, (32, 32, 64, 128, 128)),
+    "flattened": Network(FlattenedReader),
+    "ctc": Network(ColumnReader, objective=column_objective, decode=likeliest_path),
+    "decoder": Network(DecoderReader),
+    "seed": Network(SeedReader),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished, calibrated run")
+    parser.add_argument("--tflop", type=float, required=True, help="of each training")
+    parser.add_argument("--seed", type=int, default=1, help="of the split and of the trainings")
+    parser.add_argument("--train", type=int, default=15_000, help="images with their true texts")
+    parser.add_argument("--test", type=int, default=5_000, help="other images, to judge on")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for what is finished, which is not done again; RUN-networks if left out",
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run, seed, flops = options.run, options.seed, options.tflop * 1e12
+    work = options.work or run.with_name(f"{run.name}-networks")
+
+    config, background = run_config(run), Background.load(run / "background" / "background.npz")
+    scheme, settings, fabric = config.scheme, config.reader, run_fabric(run)
+    train, test = split(load_real(run), options.train, options.test, seed)
+    simulator = Simulator(
+        scheme, config.simulator, background, Calibration.load(run / "calibrate" / CALIBRATION)
+    )
+
+    def simulated(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = synthetic_batches(
+            simulator,
+            settings.batch_size,
+            seed,
+            stream=_STREAM,
+            first=first,
+            workers=config.workers,
+        )
+        return ((torch.from_numpy(background.normalise(images)), ids) for images, ids in batches)
+
+    streams: dict[str, LabelledStream] = {
+        "supervised": labelled_stream(train, background, scheme, settings.batch_size, seed),
+        "label_free": simulated,
+    }
+    architecture = ReaderArchitecture(
+        scheme.height, scheme.width, scheme.length, len(scheme.alphabet)
+    )
+    results = {}
+    for name in options.networks:
+        network = NETWORKS[name]
+        shape = replace(architecture, channels=network.channels)
+        cost = measure_cost(network, shape, settings.batch_size)
+        steps = max(1, round(flops / cost["step_flops"]))
+        results[name] = {**cost, "steps": steps}
+        for kind, stream in streams.items():
+            finished = work / f"{name}-{kind}-{options.tflop:g}-seed-{seed}.json"
+            if not finished.exists():
+                started = time.monotonic()
+                trained = train_network(network, shape, stream, steps, settings, fabric, seed)
+                seconds = time.monotonic() - started
+                judged = judge_network(network, trained, background, scheme, test)
+                write_json(finished, {**judged, "seconds": round(seconds, 1)})
+            results[name][kind] = json.loads(finished.read_text())
+            print(name, kind, f"{results[name][kind]['captcha_accuracy']:.2%}", flush=True)
+
+    recorded = read_run(run)
+    report = {
+        **provenance(),
+        "seed": seed,
+        "precision": str(fabric.strategy.precision.precision),
+        "run": {key: recorded[key] for key in ("command", "preset", "seed", "settings")},
+        "training_flops_each": round(flops),
+        "labels": options.train,
+        "networks": results,
+    }
+    write_result(
+        options.out,
+        "networks",
+        f"Networks trained for {options.tflop:g} TFLOP each, on {options.test:,} real captchas",
+        report,
+        ("network", "MMAC", "parameters", "steps", "supervised", "label-free", "seconds"),
+        [
+            (
+                name,
+                f"{one['mmac']:.1f}",
+                f"{one['parameters']:,}",
+                f"{one['steps']:,}",
+                with_interval(one["supervised"]),
+                with_interval(one["label_free"]),
+                f"{one['supervised']['seconds'] + one['label_free']['seconds']:.0f}",
+            )
+            for name, one in results.items()
+        ],
+    )
+
+
+def measure_cost(
+    network: Network, architecture: ReaderArchitecture, batch_size: int
+) -> dict[str, Any]:
+    """Multiply-adds to read an image in millions, parameters, FLOPs of a training step."""
+    with torch.device("meta"):
+        model = network.build(architecture)
+        image = torch.empty(1, 2, architecture.height, architecture.width)
+    with FlopCounterMode(display=False) as reading:
+        model(image)
+    with FlopCounterMode(display=False) as step:
+        model(image.expand(batch_size, -1, -1, -1)).sum().backward()
+    return {
+        "mmac": reading.get_total_flops() / 2e6,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "step_flops": step.get_total_flops(),
+    }
+
+
+def train_network(
+    network: Network,
+    architecture: ReaderArchitecture,
+    stream: LabelledStream,
+    steps: int,
+    settings: ReaderSettings,
+    fabric: Fabric,
+    seed: int,
+) -> nn.Module:
+    """The averaged network, as `reader.training.train_reader` trains the package's own."""
+    torch.manual_seed(seed)
+    model = network.build(architecture)
+    average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
+    wrapped, optimizer = fabric.setup(
+        model,
+        torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        ),
+    )
+    wrapped.train()
+    for step, (images, ids) in zip(range(steps), stream(0), strict=False):
+        loss, _ = network.objective(
+            wrapped(images.to(fabric.device)),
+            ids.to(fabric.device),
+        )
+        rate = learning_rate_at(step, steps, settings.learning_rate)
+        take_step(fabric, wrapped, optimizer, loss, rate, step + 1)
+        update_average(average, model, settings.ema_decay, step + 1)
+    return average.cpu()
+
+
+@torch.inference_mode()
+def judge_network(
+    network: Network, model: nn.Module, background: Background, scheme: Scheme, test: RealCaptchas
+) -> dict[str, Any]:
+    texts = []
+    for start in range(0, len(test.images), BATCH):
+        normalised = torch.from_numpy(background.normalise(test.images[start : start + BATCH]))
+        texts += [scheme.decode(ids) for ids in network.decode(model(normalised))]
+    judgement = test.judge(texts, scheme)
+    return {**figures(judgement), "wrong_length": judgement.wrong_length}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Real captchas and their true texts, which only benchmarks bring together.
+
+The truth comes through `judge` alone. What learns without labels gets none of this: runs are judged
+when they are done. Only the supervised readers that runs are compared with learn from it.
+
+Shapes: N images, B of them at a time, H and W pixels, L characters, K classes.
+"""
+
+import itertools
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from record import manifests
+from torch import Tensor, nn
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.background import Background
+from simgan_captcha.config import RunConfig, load_config
+from simgan_captcha.errors import UsageError
+from simgan_captcha.images import GreyImages
+from simgan_captcha.judge import Judgement, judge, puzzle_truth
+from simgan_captcha.learning import READER, load_images
+from simgan_captcha.reader.augmentation import AugmentationSettings, augment
+from simgan_captcha.reader.reading import load_reader, read_images
+from simgan_captcha.reader.scout import without_pose
+from simgan_captcha.reader.training import LabelledStream
+from simgan_captcha.run_folder import read_run
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.stages import core_count
+from simgan_captcha.store import CaptchaStore
+
+NAMES = "names.json"
+
+LIGHT = AugmentationSettings(rotation=3, scale=0.03, shear=0.03, shift=0.04, noise=0.05, hole=0.1)
+"""Augmentation of real images that are learned from with their labels."""
+
+Indices = npt.NDArray[np.int64]
+
+
+def rename(challenges: Path, folder: Path) -> Path:
+    """A copy of the batches under random names, made once, beside a table of the true names.
+
+    Names decide nothing in a run that reads such a copy; `truth_of` knows the table.
+    """
+    folder = folder.resolve()  # as the run records where its batches are
+    table = folder / NAMES
+    if not table.exists():
+        names = {}
+        for path in challenges.glob("challenge-*"):
+            batch = json.loads(path.read_text())
+            for image in batch["images"]:
+                new = secrets.token_hex(16)
+                names[new], image["name"] = image["name"], new
+            write_json(folder / "challenges" / path.name, batch)
+        write_json(table, names)
+    return folder / "challenges"
+
+
+def truth_of(run: Path) -> Callable[[str], str]:
+    """True texts of a run's images by their names, also where `rename` gave them."""
+    recorded = read_run(run)
+    true = puzzle_truth(recorded["user"])
+    table = Path(recorded["challenges"]).parent / NAMES
+    if not table.exists():
+        return true
+    names: dict[str, str] = json.loads(table.read_text())
+    return lambda name: true(names[name])
+
+
+def run_config(run: Path) -> RunConfig:
+    """What a run was made with."""
+    return load_config(read_run(run)["config"])
+
+
+def run_fabric(run: Path) -> Fabric:
+    """Device, precision and threads as the run's own reader was trained with."""
+    torch.set_num_threads(run_config(run).threads or core_count())
+    precision: Any = manifests(run)["read"]["precision"]
+    return Fabric(accelerator="auto", devices=1, precision=precision)
+
+
+@dataclass(frozen=True)
+class RealCaptchas:
+    """Some images of a run, and what they say."""
+
+    names: list[str]
+    images: GreyImages
+    """(N, H, W) ``uint8``."""
+    texts: list[str]
+
+    def take(self, chosen: Indices) -> "RealCaptchas":
+        """Those at these places."""
+        return RealCaptchas(
+            [self.names[n] for n in chosen], self.images[chosen], [self.texts[n] for n in chosen]
+        )
+
+    def judge(self, texts: Sequence[str], scheme: Scheme) -> Judgement:
+        """Readings of these images, in their order, against the truth."""
+        truth = dict(zip(self.names, self.texts, strict=True))
+        return judge(self.names, texts, truth, scheme.alphabet)
+
+
+def load_real(run: Path) -> RealCaptchas:
+    """All captchas of a run in content order, which has nothing to do with their names."""
+    names, images = load_images(CaptchaStore(run / "store"))
+    true = truth_of(run)
+    return RealCaptchas(names, images, [true(name) for name in names])
+
+
+def split(real: RealCaptchas, train: int, test: int, seed: int) -> tuple[RealCaptchas, ...]:
+    """So many to learn from and so many others to be tested on, drawn by the seed.
+
+    Raises:
+        UsageError: There are not as many.
+    """
+    if train + test > len(real.names):
+        raise UsageError(
+            f"expected at least {train} + {test} images, the run has {len(real.names)}; "
+            "give smaller --train and --test"
+        )
+    order = np.random.default_rng(seed).permutation(len(real.names))
+    return real.take(order[:train]), real.take(order[train : train + test])
+
+
+def labelled_stream(
+    real: RealCaptchas, background: Background, scheme: Scheme, batch_size: int, seed: int
+) -> LabelledStream:
+    """Shuffled batches with their true texts and light augmentation, epoch after epoch."""
+    each_epoch = len(real.images) // batch_size
+    if not each_epoch:
+        raise UsageError(f"expected --train of at least {batch_size}, got {len(real.images)}")
+    ids = torch.tensor([scheme.encode(text) for text in real.texts])
+
+    def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in itertools.count(first):
+            epoch, within = divmod(number, each_epoch)
+            order = np.random.default_rng([seed, epoch]).permutation(len(real.images))
+            chosen = order[within * batch_size : (within + 1) * batch_size]
+            normalised = torch.from_numpy(background.normalise(real.images[chosen]))
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            yield augment(normalised, LIGHT, generator), ids[chosen]
+
+    return stream
+
+
+def judge_reader(
+    reader: nn.Module, background: Background, scheme: Scheme, real: RealCaptchas
+) -> Judgement:
+    """A reader's readings of real images against the truth."""
+    readings = read_images(reader, background, scheme, real.names, real.images)
+    return real.judge([reading.text for reading in readings], scheme)
+
+
+def judge_stage(run: Path, stage: str, real: RealCaptchas) -> Judgement:
+    """Readings by the reader that a stage of a run left: ``calibrate``'s is the scout."""
+    reader, architecture = load_reader(run / stage / READER)
+    reader = without_pose(reader, replace(architecture, pose=False))
+    background = Background.load(run / "background" / "background.npz")
+    return judge_reader(reader, background, run_config(run).scheme, real)
+
+
+def figures(judgement: Judgement) -> dict[str, Any]:
+    """What reports say of a judgement; shares in [0, 1], the interval 95 %."""
+    return {
+        "images": judgement.images,
+        "captcha_accuracy": judgement.captcha_accuracy,
+        "captcha_interval": judgement.captcha_interval,
+        "character_accuracy": judgement.character_accuracy,
+    }

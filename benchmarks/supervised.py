@@ -1,0 +1,114 @@
+"""How a run's label-free readings compare with those of a supervised reader of the same net.
+
+    python benchmarks/supervised.py --run RUN
+
+The supervised one learns from the true texts of 15,000 of the run's captchas, with light
+augmentation, for as many FLOPs as all stages of the run took together. Both are judged on the other
+5,000. The run saw those 5,000 too, but never a label. Writes
+benchmarks/results/supervised_PRESET.{json,md}.
+"""
+
+import argparse
+from pathlib import Path
+
+from real_captchas import (
+    figures,
+    judge_reader,
+    labelled_stream,
+    load_real,
+    run_config,
+    run_fabric,
+    split,
+)
+from record import RESULTS, provenance, training_flops, with_interval, write_result
+
+from simgan_captcha.background import Background
+from simgan_captcha.learning import READER
+from simgan_captcha.planning import brief_settings
+from simgan_captcha.progress import StageProgress
+from simgan_captcha.reader.reading import load_reader
+from simgan_captcha.reader.training import count_flops, train_reader
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import READINGS, read_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run")
+    parser.add_argument("--seed", type=int, default=1, help="of the split and of the training")
+    parser.add_argument("--train", type=int, default=15_000, help="images with their true texts")
+    parser.add_argument("--test", type=int, default=5_000, help="other images, to judge on")
+    parser.add_argument("--tflop", type=float, help="of training; as many as the run if left out")
+    parser.add_argument(
+        "--work", type=Path, help="folder for checkpoints; RUN-supervised if left out"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run, seed = options.run, options.seed
+    work = options.work or run.with_name(f"{run.name}-supervised")
+
+    config, background = run_config(run), Background.load(run / "background" / "background.npz")
+    last = "adapt" if config.adaptation.steps else "read"
+    _, architecture = load_reader(run / last / READER)
+    train, test = split(load_real(run), options.train, options.test, seed)
+
+    spent = training_flops(run)
+    batch_size = config.reader.batch_size
+    budget = spent if options.tflop is None else options.tflop * 1e12
+    steps = max(1, round(budget / count_flops(architecture, batch_size, backward=True)))
+    fabric = run_fabric(run)
+    with StageProgress() as progress:
+        progress.stage("supervised")
+        trained = train_reader(
+            labelled_stream(train, background, config.scheme, batch_size, seed),
+            architecture,
+            brief_settings(config, steps),
+            folder=work / f"seed-{seed}",
+            fabric=fabric,
+            seed=seed,
+            on_step=lambda step, total, told: progress.update(step, total, **told),
+        )
+    supervised = judge_reader(trained.reader, background, config.scheme, test)
+    texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}
+    label_free = test.judge([texts[name] for name in test.names], config.scheme)
+
+    recorded = read_run(run)
+    report = {
+        **provenance(),
+        "seed": seed,
+        "precision": str(fabric.strategy.precision.precision),
+        "run": {key: recorded[key] for key in ("command", "preset", "seed", "settings")},
+        "architecture": architecture.describe(),
+        "supervised": {
+            "labels": options.train,
+            "steps": steps,
+            "training_flops": trained.flops,
+            **figures(supervised),
+        },
+        "label_free": {"labels": 0, "training_flops": spent, **figures(label_free)},
+    }
+    rows = [
+        (
+            what,
+            f"{of['labels']:,}",
+            with_interval(of),
+            f"{of['character_accuracy']:.2%}",
+            f"{of['training_flops'] / 1e12:.1f}",
+        )
+        for what, of in (
+            ("the run, label-free", report["label_free"]),
+            ("supervised", report["supervised"]),
+        )
+    ]
+    write_result(
+        options.out,
+        f"supervised_{recorded['preset']}",
+        f"Label-free and supervised, the same net, on the same {options.test:,} real captchas",
+        report,
+        ("reader", "labels", "whole captcha (95 % interval)", "per character", "training TFLOP"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
