@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
+    from simgan_captcha.diagnosis import Estimate
     from simgan_captcha.readings import Reading
 
 DEBUG = "--debug"
@@ -204,6 +205,7 @@ def judge(
         puzzle_truth(user) if user is not None else read_labels_csv(labels or Path()),
         recorded["scheme"]["alphabet"],
         confidences=[reading.confidence for reading in readings],
+        estimate=_own_estimate(run),
     )
     figures = judgement.model_dump(mode="json")
     figures["readings_sha256"] = file_hash(run / READINGS)
@@ -217,9 +219,29 @@ def judge(
         f"{judgement.images} images: {judgement.captcha_accuracy:.2%} of captchas right "
         f"(95 % interval {low:.2%} to {high:.2%}), {judgement.character_accuracy:.2%} of characters"
     )
+    if own := judgement.own_estimate:
+        typer.echo(
+            f"estimated {own.accuracy:.1%} ({own.low:.1%} to {own.high:.1%}) without a label, "
+            f"{abs(own.points_below):.1f} points {'below' if own.points_below > 0 else 'above'}"
+        )
     worst = ", ".join(f"{c.truth} read as {c.read} {c.count}x" for c in judgement.confusions[:5])
     typer.echo(f"most confused: {worst or 'nothing'}")
     typer.echo(f"report: {report}")
+
+
+def _own_estimate(run: Path) -> "Estimate | None":
+    """What the run says of its own accuracy; whether it can does not decide if it can be judged."""
+    from simgan_captcha.diagnosis import Estimate
+    from simgan_captcha.run_folder import DIAGNOSIS, read_diagnosis
+
+    if not (run / DIAGNOSIS).exists():
+        return None
+    try:
+        diagnosis = read_diagnosis(run)
+    except RunError as error:
+        typer.secho(f"warning: {error}", fg="yellow", err=True)
+        return None
+    return Estimate(**diagnosis["estimates"][diagnosis["kept"]])
 
 
 @app.command()

@@ -86,7 +86,7 @@ _SMALL_SIMGAN = {
 PRESETS: dict[Preset, dict[str, Any]] = {
     # 20 TFLOP of training in all.
     "quick": {
-        "calibration": {"steps": 350},
+        "calibration": {"steps": 300},
         "simgan": {
             **_SMALL_SIMGAN,
             # So few steps end while the refiner still overshoots: at 1 it kept a quarter of texts.
@@ -95,14 +95,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "steps": 100,
             "picture_every": 50,
         },
-        "reader": {"steps": 600},
+        "reader": {"steps": 1100},
         "adaptation": {"steps": 450},
     },
     # 60 TFLOP of training in all.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
-        "reader": {"steps": 1500},
-        "adaptation": {"steps": 2000},
+        "reader": {"steps": 5000},
+        "adaptation": {"steps": 2200},
     },
     # The networks of arXiv:1612.07828 at full resolution; for a GPU.
     "paper": {

@@ -141,21 +141,23 @@ class GlyphBank:
         """(glyphs, 2): width and height in pixels."""
         self.centres = np.array([glyph.centre for glyph in self.glyphs], np.float64)
         """(glyphs, 2): x and y, see `Glyph.centre`."""
+        self.scales = np.ones(len(self.glyphs))
+        """(glyphs,): pixels of an image to one of the glyph."""
 
-    def append(self, glyphs: npt.NDArray[np.uint8]) -> None:
+    def append(self, glyphs: npt.NDArray[np.uint8], scale: int) -> None:
         """One more font of one size, to be added once: coverage (characters, h, w).
 
-        Its glyphs are placed by their middle, and have the number of fonts as their font index,
-        whatever size and stroke say.
+        Its glyphs are placed by their middle, have ``scale`` pixels to one of an image, and have
+        the number of fonts as their font index, whatever size and stroke say.
         """
-        height, width = glyphs.shape[1:]
         # A margin keeps turned edges smooth.
         padded = np.pad(glyphs, ((0, 0), (1, 1), (1, 1)))
-        self.glyphs += [Glyph(alpha, (width / 2 + 1, height / 2 + 1)) for alpha in padded]
-        self.boxes = np.concatenate([self.boxes, [(width + 2, height + 2)] * len(glyphs)])
-        self.centres = np.concatenate(
-            [self.centres, [(width / 2 + 1, height / 2 + 1)] * len(glyphs)]
-        )
+        height, width = padded.shape[1:]
+        self.glyphs += [Glyph(alpha, (width / 2, height / 2)) for alpha in padded]
+        count = len(glyphs)
+        self.boxes = np.concatenate([self.boxes, [(width, height)] * count])
+        self.centres = np.concatenate([self.centres, [(width / 2, height / 2)] * count])
+        self.scales = np.concatenate([self.scales, [1 / scale] * count])
 
     def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
         """Where the glyphs of these indices are, for one glyph or for arrays of them."""

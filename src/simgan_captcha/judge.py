@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
 
 MAX_LABELS_BYTES = 64_000_000
@@ -74,6 +75,17 @@ class CalibrationBin(_Figures):
     """Share of the bin's images read right, in [0, 1]."""
 
 
+class OwnEstimate(_Figures):
+    """What the run said of itself, having no label, beside the truth."""
+
+    accuracy: float
+    """Its estimate of captcha_accuracy."""
+    low: float
+    high: float
+    points_below: float
+    """Percentage points from the estimate up to the truth; negative where it was too high."""
+
+
 class Judgement(_Figures):
     """What `judge` found; ``model_dump(mode="json")`` is what `judge/judgement.json` holds.
 
@@ -115,6 +127,8 @@ class Judgement(_Figures):
     """Bins that hold images, ascending; empty when no confidences were given."""
     wrong: list[WrongReading]
     """At most `MAX_WRONG`: the most confident first, or in the order given without confidences."""
+    own_estimate: OwnEstimate | None
+    """None when no estimate was given."""
 
 
 def judge(
@@ -124,6 +138,7 @@ def judge(
     alphabet: str,
     *,
     confidences: Sequence[float] | None = None,
+    estimate: Estimate | None = None,
 ) -> Judgement:
     """Compare what was read with what is true, character by character at the same position.
 
@@ -134,6 +149,7 @@ def judge(
             that knows every name.
         alphabet: Every character a true text may hold.
         confidences: How sure the reader was of each whole text, N, in [0, 1].
+        estimate: What the run that read them says of its own accuracy.
 
     Raises:
         ShapeError: The sequences differ in length.
@@ -168,9 +184,10 @@ def judge(
     characters = [hit for row in hits for hit in row]
     sure = None if confidences is None else [float(confidences[index]) for index in judged]
     bins = [] if sure is None else _calibration(sure, right)
+    accuracy = sum(right) / len(right)
     return Judgement(
         images=len(judged),
-        captcha_accuracy=sum(right) / len(right),
+        captcha_accuracy=accuracy,
         captcha_interval=wilson_interval(sum(right), len(right)),
         character_accuracy=sum(characters) / len(characters),
         character_interval=wilson_interval(sum(characters), len(characters)),
@@ -189,6 +206,16 @@ def judge(
         ),
         calibration=bins,
         wrong=_wrong([names[index] for index in judged], true, read, sure),
+        own_estimate=(
+            None
+            if estimate is None
+            else OwnEstimate(
+                accuracy=estimate.accuracy,
+                low=estimate.low,
+                high=estimate.high,
+                points_below=100 * (accuracy - estimate.accuracy),
+            )
+        ),
     )
 
 

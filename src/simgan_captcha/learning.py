@@ -3,7 +3,8 @@
 A stage reads what earlier ones left in the run's folder. It goes on from its own checkpoints.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,46 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from simgan_captcha.atomic import write_bytes
-from simgan_captcha.background import Background
-from simgan_captcha.calibrate import Calibration, calibrate, glyph_sheet
+from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.background import Background, FloatImages
+from simgan_captcha.calibration.calibration import Calibration, calibrate, glyph_sheet
+from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.calibration.rendering_fit import (
+    RenderingFit,
+    fit_rendering,
+    start_rendering,
+)
+from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
+from simgan_captcha.diagnosis import diagnose, estimate_accuracy
 from simgan_captcha.images import GreyImages, decode_grey, encode_png
 from simgan_captcha.planning import (
-    SCOUTED,
+    COMPARED,
+    KNOWN,
     brief_settings,
     calibrates,
     reader_architecture,
+    reads_poses,
     scouting_flops,
 )
 from simgan_captcha.reader.adaptation import adapt_reader
+from simgan_captcha.reader.network import ScoutOutput
 from simgan_captcha.reader.reading import load_reader, read_images, save_reader
-from simgan_captcha.reader.scout import PosedSimulator, scout_images, scout_objective
-from simgan_captcha.reader.training import ReaderResult, count_flops, train_reader
-from simgan_captcha.readings import save_readings
-from simgan_captcha.run_folder import READINGS
+from simgan_captcha.reader.scout import (
+    PosedSimulator,
+    scout_images,
+    scout_objective,
+    without_pose,
+)
+from simgan_captcha.reader.training import (
+    ReaderResult,
+    character_objective,
+    count_flops,
+    train_reader,
+)
+from simgan_captcha.readings import Reading, save_readings
+from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.seed_simulator import SeedSimulator
 from simgan_captcha.simgan import Refiner, count_forward_flops, load_refiner, train_refiner
 from simgan_captcha.simulator import Simulator
@@ -41,6 +64,7 @@ CALIBRATION = "calibration.npz"
 
 # Synthetic streams: no two trainings of a run see the same images.
 _WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
+_KNOWN = 5  # and the known images that the run judges itself by
 _SCOUT = 100  # and one more for each round
 
 Advance = Callable[[int, int, dict[str, float]], None]
@@ -70,30 +94,89 @@ class Learning:
 
     def calibrate(self, folder: Path, advance: Advance) -> StageOutcome:
         """Train the scout and fit the simulator, round after round."""
+        settings, background = self.config.calibration, self.background()
+        images = self.images()[: settings.images]
+        normalised = background.normalise(images)
         scout: nn.Module | None = None
         calibration: Calibration | None = None
-        flops = images = 0
-        for number in range(1, self.config.calibration.rounds + 1):
+        glyphs: Floats | None = None
+        rendering = start_rendering(background)
+        rendered: RenderingFit | None = None
+        flops = seen = 0
+        for number in range(1, settings.rounds + 1):
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
-            normalised = self.background().normalise(self.images()[:SCOUTED])
-            poses = scout_images(scout, normalised, self.config.scheme)
-            calibration = calibrate(normalised, poses, self.seed)
-            flops += result.flops + scouting_flops(self.config, len(normalised))
-            images += result.images + len(normalised)
+            fit = self._fit_glyphs(number, scout, normalised, glyphs, advance)
+            glyphs = fit.glyphs
+            calibration = calibrate(glyphs, fit.poses, fit.kept, rendering)
+            # Rendering is settled by the first look, and looked at again with the last glyphs.
+            if number in (1, settings.rounds):
+                rendered = self._fit_rendering(number, images, calibration, advance)
+                rendering = rendered.values
+                calibration = replace(calibration, rendering=rendering)
+            flops += result.flops + scouting_flops(self.config, len(images))
+            seen += result.images + len(images)
             # The last round's are what counts; earlier ones show how they came about.
             calibration.save(folder / CALIBRATION)
             write_bytes(folder / "glyphs.png", encode_png(glyph_sheet(calibration.glyphs)))
             save_reader(folder / READER, scout, reader_architecture(self.config, pose=True))
-        summary = Calibration.load(folder / CALIBRATION).summary(self.config.scheme.alphabet)
+        assert calibration is not None
+        assert rendered is not None  # there is a first round
+        alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
+        summary = summarise(fit, calibration, rendered, alphabet, simulator, self.seed)
         for warning in summary["warnings"]:
             self.warn(warning)
         return StageOutcome(
             (CALIBRATION, READER),
             {**result.figures, **summary},
-            images=images,
+            images=seen,
             training_flops=flops,
         )
+
+    def _fit_glyphs(
+        self,
+        number: int,
+        scout: nn.Module,
+        normalised: FloatImages,
+        glyphs: Floats | None,
+        advance: Advance,
+    ) -> GlyphFit:
+        poses = scout_images(scout, normalised, self.config.scheme)
+
+        def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
+            left = float(epochs - epoch)
+            advance(*self._scout_steps(number), {"glyph_epochs_left": left, "misfit": misfit})
+
+        epochs = self.config.calibration.epochs
+        return fit_glyphs(
+            normalised, poses, self.seed, glyphs=glyphs, epochs=epochs, on_epoch=on_epoch
+        )
+
+    def _fit_rendering(
+        self, number: int, images: GreyImages, calibration: Calibration, advance: Advance
+    ) -> RenderingFit:
+        def on_evaluation(done: int, total: int) -> None:
+            advance(*self._scout_steps(number), {"rendering_candidates_left": float(total - done)})
+
+        settings = self.config.calibration
+        return fit_rendering(
+            images[: settings.rendering_images],
+            self.background(),
+            self.config.scheme,
+            calibration,
+            self.seed,
+            evaluations=settings.rendering_evaluations,
+            on_evaluation=on_evaluation,
+        )
+
+    def _scout_steps(self, rounds: int) -> tuple[int, int]:
+        """Steps of so many rounds, and of all."""
+        settings = self.config.calibration
+
+        def steps(rounds: int) -> int:
+            return settings.first_steps + settings.steps * (rounds - 1) if rounds else 0
+
+        return steps(rounds), steps(settings.rounds)
 
     def _train_scout(
         self,
@@ -105,7 +188,10 @@ class Learning:
     ) -> ReaderResult:
         """One round's training, on the simulator as the round before calibrated it."""
         config = self.config
-        settings = brief_settings(config, config.calibration.steps)
+        calibrating = config.calibration
+        steps = calibrating.first_steps if number == 1 else calibrating.steps
+        done, in_all = self._scout_steps(number - 1)
+        settings = brief_settings(config, steps)
         simulator = PosedSimulator(
             Simulator(config.scheme, config.simulator, self.background(), calibration)
         )
@@ -116,9 +202,7 @@ class Learning:
             folder=folder / f"round-{number}",
             fabric=self.fabric,
             seed=self.seed,
-            on_step=lambda step, total, figures: advance(
-                step + (number - 1) * total, total * config.calibration.rounds, figures
-            ),
+            on_step=lambda step, total, figures: advance(done + step, in_all, figures),
             initial=initial,
             objective=scout_objective,
         )
@@ -164,18 +248,20 @@ class Learning:
         if settings.images == "refined":
             refiner = load_refiner(self.run / "refine" / "refiner.safetensors")
             refiner.to(self.fabric.device)
-        begins_trained = settings.kind == "attention" and (
-            calibrates(self.config) or self.config.refine
-        )
+        attention = settings.kind == "attention"
+        begins_trained = attention and (calibrates(self.config) or self.config.refine)
+        # Where letters stand is known of synthetic images; telling it, too, teaches faster.
+        posed = reads_poses(self.config)
         result = train_reader(
-            lambda first: self._synthetic(_READ, settings.batch_size, first, refiner),
-            reader_architecture(self.config),
+            lambda first: self._synthetic(_READ, settings.batch_size, first, refiner, posed=posed),
+            reader_architecture(self.config, pose=posed),
             settings,
             folder=folder,
             fabric=self.fabric,
             seed=self.seed,
             on_step=advance,
             initial=self._witness() if begins_trained else None,
+            objective=scout_objective if posed else character_objective,
         )
         refining = (
             0
@@ -202,17 +288,51 @@ class Learning:
         return self._save_reader(folder, result, 0)
 
     def readings(self, folder: Path, advance: Advance) -> StageOutcome:
-        """Read every stored image with the run's last reader."""
-        last = "adapt" if self.config.adaptation.steps else "read"
-        reader, background = load_reader(self.run / last / READER)[0], self.background()
+        """Read every stored image with the reader that is estimated to be right most often."""
+        scheme, background = self.config.scheme, self.background()
         names, images = self._captchas()
-        readings = list(read_images(reader, background, self.config.scheme, names, images, advance))
+        generator = np.random.default_rng([_KNOWN, self.seed])
+        known, ids = self.simulator(self._calibration()).batch(generator, KNOWN)
+        truths = [scheme.decode(row.tolist()) for row in ids]
+
+        def read(stage: str, images: GreyImages, names: Sequence[str]) -> list[Reading]:
+            reader = load_reader(self.run / stage / READER)[0]
+            return list(read_images(reader, background, scheme, names, images, advance))
+
+        stages = ["read", "adapt"] if self.config.adaptation.steps else ["read"]
+        of_known = {stage: read(stage, known, truths) for stage in stages}
+        estimates = {
+            stage: estimate_accuracy(
+                of_known[stage], truths, read(stage, images[:COMPARED], names[:COMPARED])
+            )
+            for stage in stages
+        }
+        kept = max(stages, key=lambda stage: estimates[stage].accuracy)
+        readings = read(kept, images, names)
         save_readings(self.run / READINGS, readings)
+        diagnosis = diagnose(
+            readings, of_known[kept], truths, estimates, kept, self.config.scheme.alphabet
+        )
+        write_json(self.run / DIAGNOSIS, diagnosis)
+        for warning in diagnosis["warnings"]:
+            self.warn(warning)
         confidence = sum(reading.confidence for reading in readings) / len(readings)
+        looked_at = len(stages) * (KNOWN + min(COMPARED, len(images)))
         return StageOutcome(
-            (READINGS.name,),
-            {"mean_confidence": round(confidence, 4)},
-            images=len(readings),
+            (READINGS.name, DIAGNOSIS.name),
+            {
+                "mean_confidence": round(confidence, 4),
+                "estimated_accuracy": round(estimates[kept].accuracy, 4),
+                "estimated_interval": [
+                    round(estimates[kept].low, 4),
+                    round(estimates[kept].high, 4),
+                ],
+                "kept": kept,
+                "warnings": diagnosis["warnings"],
+            },
+            images=len(readings) + looked_at,
+            training_flops=looked_at
+            * count_flops(reader_architecture(self.config), 1, backward=False),
         )
 
     # What stages share.
@@ -230,6 +350,11 @@ class Learning:
         """What the background stage found."""
         return Background.load(self.run / "background" / "background.npz")
 
+    def _calibration(self) -> Calibration | None:
+        if not calibrates(self.config):
+            return None
+        return Calibration.load(self.run / "calibrate" / CALIBRATION)
+
     def simulator(self, calibration: Calibration | None = None) -> CaptchaSimulator:
         """The configured simulator, as a calibration found it or uncalibrated."""
         config = self.config
@@ -238,14 +363,19 @@ class Learning:
         return Simulator(config.scheme, config.simulator, self.background(), calibration)
 
     def _synthetic(
-        self, stream: int, size: int, first: int, refiner: Refiner | None = None
+        self,
+        stream: int,
+        size: int,
+        first: int,
+        refiner: Refiner | None = None,
+        *,
+        posed: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        calibration = (
-            Calibration.load(self.run / "calibrate" / CALIBRATION)
-            if calibrates(self.config)
-            else None
-        )
-        for normalised, ids in self._batches(self.simulator(calibration), stream, size, first):
+        simulator = self.simulator(self._calibration())
+        if posed:
+            assert isinstance(simulator, Simulator)
+            simulator = PosedSimulator(simulator)
+        for normalised, ids in self._batches(simulator, stream, size, first):
             if refiner is not None:
                 with torch.no_grad(), self.fabric.autocast():
                     refined = refiner(normalised[:, :1].to(self.fabric.device)).float()
@@ -292,16 +422,15 @@ class Learning:
 
     def _agreement(self, witness: nn.Module) -> Callable[[Tensor, Tensor], float]:
         mask = torch.from_numpy(self.background().normalise(self.images()[:1]))[:, 1:]
-        classes = len(self.config.scheme.alphabet)
 
         @torch.no_grad()
+        def read(ink: Tensor) -> Tensor:
+            said = witness(torch.cat([ink.cpu().float(), mask.expand(len(ink), -1, -1, -1)], 1))
+            logits: Tensor = said.logits if isinstance(said, ScoutOutput) else said
+            return logits.argmax(-1)
+
         def agreement(synthetic: Tensor, refined: Tensor) -> float:
-            before, after = (
-                witness(torch.cat([ink.cpu().float(), mask.expand(len(ink), -1, -1, -1)], 1))
-                for ink in (synthetic, refined)
-            )
-            same = before[..., :classes].argmax(-1) == after[..., :classes].argmax(-1)
-            return float(same.all(-1).float().mean())
+            return float((read(synthetic) == read(refined)).all(-1).float().mean())
 
         return agreement
 
@@ -310,7 +439,7 @@ class Learning:
 
     def _save_reader(self, folder: Path, result: ReaderResult, extra_flops: int) -> StageOutcome:
         architecture = reader_architecture(self.config)
-        save_reader(folder / READER, result.reader, architecture)
+        save_reader(folder / READER, without_pose(result.reader, architecture), architecture)
         multiply_adds = count_flops(architecture, 1, backward=False) / 2
         return StageOutcome(
             (READER,),

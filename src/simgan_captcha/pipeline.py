@@ -32,9 +32,8 @@ from simgan_captcha.planning import (
 )
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.run_folder import READINGS, read_run, record_run
+from simgan_captcha.run_folder import READINGS, read_diagnosis, read_run, record_run
 from simgan_captcha.stages import (
-    MANIFEST,
     StageOutcome,
     Stopwatch,
     core_count,
@@ -123,7 +122,9 @@ def run_pipeline(
         if config.adaptation.steps:
             stages.stage("adapt", ["read"], _of(config, "adaptation"), learning.adapt)
             last = "adapt"
-        stages.stage("readings", [last], {}, learning.readings)
+        reading = ["read", last] if last != "read" else [last]
+        stages.stage("readings", reading, {}, learning.readings)
+        progress.say(_estimate_line(run))
         progress.say(
             f"total      {stages.seconds:.0f} s, {stages.training_flops / 1e12:.1f} TFLOP of "
             f"training ({fabric_precision(fabric)}, {threads} threads)"
@@ -132,22 +133,29 @@ def run_pipeline(
 
 
 def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
-    """What reads a run's captchas: its last reader, its background, its configuration.
+    """What reads a run's captchas: the reader it kept, its background, its configuration.
 
     Raises:
         RunError: The run has no finished reader.
     """
     config = load_config(read_run(run)["config"])
-    folder = run / ("adapt" if config.adaptation.steps else "read")
-    if not (folder / MANIFEST).exists():
-        raise RunError(f"expected a finished reader in {folder}; run the run to its end")
+    folder = run / read_diagnosis(run)["kept"]
     reader, architecture = load_reader(folder / READER)
     if architecture != reader_architecture(config):
         raise RunError(
-            f"expected the reader in {folder} to be of the run's scheme and settings, it is of "
-            "others; run the run to its end"
+            f"expected the reader in {folder} to be of the run's scheme and "
+            "settings, it is of others; run the run to its end"
         )
     return reader, Background.load(run / "background" / "background.npz"), config
+
+
+def _estimate_line(run: Path) -> str:
+    diagnosis = read_diagnosis(run)
+    estimate = diagnosis["estimates"][diagnosis["kept"]]
+    return (
+        f"estimate   {estimate['accuracy']:.1%} of captchas read right "
+        f"({estimate['low']:.1%} to {estimate['high']:.1%}), told without a label"
+    )
 
 
 class _Stages:

@@ -6,8 +6,11 @@ from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import ReaderSettings, count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
 
-SCOUTED = 6_000
-"""Real images that calibration looks at: some hundreds of every character."""
+KNOWN = 3_000
+"""Drawn images that a finished run reads, to know how often it errs."""
+
+COMPARED = 5_000
+"""Real images that each of a run's readers reads, to tell which to keep."""
 
 
 def calibrates(config: RunConfig) -> bool:
@@ -15,19 +18,28 @@ def calibrates(config: RunConfig) -> bool:
     return config.calibrate and config.generator == "fonts"
 
 
+def reads_poses(config: RunConfig) -> bool:
+    """Whether the reader's training goes on telling poses, as the scout's did."""
+    return calibrates(config) and config.reader.kind == "attention"
+
+
 def planned_training_flops(config: RunConfig) -> int:
     """Floating-point operations that the trainings of a run will take; a multiply-add is two."""
     reader, size = config.reader, (config.scheme.height, config.scheme.width)
     architecture = reader_architecture(config)
-    each = count_flops(architecture, reader.batch_size, backward=True)
+    trained = reader_architecture(config, pose=reads_poses(config))
+    each = count_flops(trained, reader.batch_size, backward=True)
     flops = each * reader.steps + count_adaptation_flops(architecture, config.adaptation)
     if calibrates(config):
-        scout = reader_architecture(config, pose=True)
-        training = count_flops(scout, reader.batch_size, backward=True) * config.calibration.steps
-        scouting = training + scouting_flops(config, SCOUTED)
-        flops += scouting * config.calibration.rounds
+        scout, calibration = reader_architecture(config, pose=True), config.calibration
+        steps = calibration.first_steps + calibration.steps * (calibration.rounds - 1)
+        flops += count_flops(scout, reader.batch_size, backward=True) * steps
+        flops += scouting_flops(config, calibration.images) * calibration.rounds
     elif config.refine:
         flops += each * config.witness_steps
+    readers = 2 if config.adaptation.steps else 1
+    read = count_flops(architecture, 1, backward=False) * (KNOWN + COMPARED)
+    flops += read * readers
     if config.refine:
         flops += count_training_flops(config.simgan, *size)
         if reader.images == "refined":

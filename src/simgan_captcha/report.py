@@ -22,7 +22,9 @@ from simgan_captcha.background import Background
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.images import encode_png
 from simgan_captcha.pictures import picture_uri
+from simgan_captcha.report_diagnosis import diagnosis_section
 from simgan_captcha.report_inputs import (
+    STAGES,
     Json,
     Readings,
     as_mapping,
@@ -36,18 +38,6 @@ from simgan_captcha.report_inputs import (
 from simgan_captcha.stages import file_hash
 from simgan_captcha.store import CaptchaStore
 
-STAGES = {
-    "store": "Download and store",
-    "background": "Background",
-    "simulate": "Simulator",
-    "calibrate": "Calibration",
-    "refine": "SimGAN refiner",
-    "read": "Reader",
-    "adapt": "Adaptation",
-    "readings": "Readings",
-}
-"""Stage folders in the order of the flow, and what the page calls them."""
-
 _COSTS = ("seconds", "images", "training_flops")
 """Figures of a manifest that the table of stages shows."""
 
@@ -56,10 +46,10 @@ _SHEET_BYTES = 250_000
 _THUMBNAIL_BYTES = 12_000
 _SHOWN = 24
 """Captchas in each gallery."""
+_FONTS = 60
+"""Classes whose likest font is shown."""
 _UNSURE = 0.5
 """Characters read with less confidence are underlined."""
-_PRIOR_CHARACTERS = 80
-"""Larger alphabets show the characters that are furthest from the prior."""
 _CONFUSED_CHARACTERS = 40
 """Larger alphabets show the characters that are confused most."""
 
@@ -92,14 +82,18 @@ def write_report(run_folder: Path) -> Path:
     }
     readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
     gallery = _Gallery(run_folder / "store", damage)
+    judged = _judged_section(run_folder, gallery, damage)
+    truth = judged["figures"]["captcha_accuracy"] if judged else None
+    own = diagnosis_section(run_folder, run, readings, truth, damage)
     page = _template().render(
         **_headline(run_folder, run, manifests, readings),
-        **_flow(manifests),
+        own=own,
+        **_flow(manifests, told=own["warnings"]),
         **_pictures(run_folder, readings, gallery, damage),
         calibrated=_calibration(run_folder, run, manifests, damage),
         curve_groups=_curve_groups(run_folder, damage),
-        reading=_reading_section(run, readings, gallery),
-        judged=_judged_section(run_folder, gallery, damage),
+        reading=_reading_section(readings, gallery),
+        judged=judged,
         verdict=_of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
         **_provenance(run_folder, run, manifests),
         # Last: the sections before add what they find damaged.
@@ -158,7 +152,8 @@ def _headline(
     }
 
 
-def _flow(manifests: dict[str, Json]) -> Json:
+def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
+    """The table of stages, and their warnings but those that the page tells elsewhere."""
     rows = [
         {
             "stage": title,
@@ -172,6 +167,7 @@ def _flow(manifests: dict[str, Json]) -> Json:
         (STAGES[stage], str(alarm))
         for stage, manifest in manifests.items()
         for alarm in as_texts(as_mapping(manifest.get("result")).get("warnings"))
+        if alarm not in told
     ]
     return {
         "stages": rows,
@@ -207,24 +203,53 @@ def _pictures(
 def _calibration(
     folder: Path, run: Json, manifests: dict[str, Json], damage: list[str]
 ) -> Json | None:
-    """What calibration found: glyphs in the alphabet's order, and the middle 98 % of the rest."""
+    """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
     glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
     if glyphs is None:
         return None
     found = as_mapping(manifests.get("calibrate", {}).get("result"))
+    rendering = as_mapping(found.get("rendering"))
+    figures = {
+        "places across, each slot (pixels; middle 98 %)": found.get("x"),
+        "from slot to slot (pixels)": found.get("pitch"),
+        "places down (pixels; middle 98 %)": found.get("y"),
+        "turn (degrees; middle 98 %)": found.get("rotation"),
+        "font size (pixels per em)": found.get("font_size"),
+        "area of ink, to that of the likest font": found.get("stroke_weight"),
+        **{key.replace("_", " "): value for key, value in rendering.items()},
+    }
+    fonts = [
+        (character, str(match[0]), as_number(match[1]), likeness)
+        for character, match in as_mapping(found.get("fonts")).items()
+        if isinstance(match, list) and len(match) == 3
+        for likeness in [as_number(match[2])]
+        if likeness is not None
+    ]
+    fonts.sort(key=lambda font: font[3])
     return {
         "glyphs": glyphs,
-        "ranges": {
-            name: json.dumps(found[key])
-            for name, key in (
-                ("places across, each slot (pixels)", "x"),
-                ("places down (pixels)", "y"),
-                ("turn (degrees)", "rotation"),
-            )
-            if key in found
-        },
+        "figures": {k: _estimates(v) for k, v in figures.items() if v is not None},
+        "fonts": fonts[:_FONTS],
+        "fonts_left_out": max(0, len(fonts) - _FONTS),
         "alphabet": first_text(as_mapping(run.get("scheme")).get("alphabet")),
     }
+
+
+def _estimates(value: object) -> str:
+    """Estimates [value, standard error], ranges of two of them, lists of those, in words."""
+    if not isinstance(value, list):
+        return json.dumps(value)
+    numbers = [as_number(item) for item in value]
+    match numbers:
+        case [float() | int() as number, float() | int() as error]:
+            return f"{number:g} ± {error:g}"
+        case [None, None] if all(_is_estimate(item) for item in value):
+            return " to ".join(_estimates(item) for item in value)
+    return "; ".join(_estimates(item) for item in value)
+
+
+def _is_estimate(value: object) -> bool:
+    return isinstance(value, list) and [as_number(item) is None for item in value] == [False] * 2
 
 
 def _curve_groups(folder: Path, damage: list[str]) -> list[Json]:
@@ -267,7 +292,7 @@ def _curves_in_words(series: dict[str, charts.Curve]) -> str:
     )
 
 
-def _reading_section(run: Json, readings: Readings | None, gallery: _Gallery) -> Json | None:
+def _reading_section(readings: Readings | None, gallery: _Gallery) -> Json | None:
     if readings is None or not readings.names:
         return None
     confidences = np.asarray(readings.confidences)
@@ -277,31 +302,6 @@ def _reading_section(run: Json, readings: Readings | None, gallery: _Gallery) ->
         "mean_confidence": float(confidences.mean()),
         "sure": float((confidences >= 0.9).mean()),
         "least_sure": _cards(readings, least.tolist(), gallery),
-        **_against_prior(run, readings),
-    }
-
-
-def _against_prior(run: Json, readings: Readings) -> Json:
-    """What was read, character by character, against an alphabet whose letters are alike likely."""
-    counts = Counter("".join(readings.texts))
-    scheme = as_mapping(run.get("scheme")) or as_mapping(
-        as_mapping(run.get("config")).get("scheme")
-    )
-    alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(counts))
-    total = sum(counts.values())
-    if not total:
-        return {"characters": None}
-    prior = 1 / len(alphabet)
-    shares = {character: counts[character] / total for character in alphabet}
-    furthest = sorted(alphabet, key=lambda c: -abs(shares[c] - prior))
-    shown = set(furthest[:_PRIOR_CHARACTERS])
-    return {
-        "characters": charts.character_shares(
-            {c: share for c, share in shares.items() if c in shown}, prior
-        ),
-        "prior": prior,
-        "furthest": [(c, shares[c]) for c in furthest[:3]],
-        "characters_left_out": len(alphabet) - len(shown),
     }
 
 

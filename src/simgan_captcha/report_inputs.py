@@ -16,6 +16,18 @@ import pyarrow.parquet as pq
 
 Json = dict[str, Any]
 
+STAGES = {
+    "store": "Download and store",
+    "background": "Background",
+    "simulate": "Simulator",
+    "calibrate": "Calibration",
+    "refine": "SimGAN refiner",
+    "read": "Reader",
+    "adapt": "Adaptation",
+    "readings": "Readings",
+}
+"""Stage folders in the order of the flow, and what the page calls them."""
+
 _MAX_JSON_BYTES = 16_000_000
 _MAX_METRICS_BYTES = 64_000_000
 _MAX_READINGS_BYTES = 512_000_000

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from simgan_captcha.atomic import write_json
+from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.download import without_password
 from simgan_captcha.errors import RunError, UsageError
 
 RUN = "run.json"
 READINGS = Path("readings") / "readings.parquet"
+DIAGNOSIS = Path("readings") / "diagnosis.json"
 JUDGEMENT = Path("judge") / "judgement.json"
 _RECORDED = ("challenges", "user", "seed", "preset", "settings", "scheme", "config")
 
@@ -67,4 +69,29 @@ def read_run(run: Path) -> dict[str, Any]:
         raise RunError(
             f"expected a run in {run}, its {RUN} is damaged ({error!r}); delete that file and "
             "give simgan-captcha run its options again: finished stages are kept"
+        ) from None
+
+
+def read_diagnosis(run: Path) -> dict[str, Any]:
+    """What a finished run says of itself, see `diagnosis.diagnose`.
+
+    Raises:
+        RunError: The run is not finished, or its diagnosis is damaged.
+    """
+    try:
+        diagnosis = json.loads((run / DIAGNOSIS).read_text(encoding="utf-8"))
+        if diagnosis["kept"] not in ("read", "adapt"):
+            raise ValueError(f"it keeps {diagnosis['kept']!r}")
+        estimates = {stage: Estimate(**of) for stage, of in dict(diagnosis["estimates"]).items()}
+        if diagnosis["kept"] not in estimates:
+            raise ValueError(f"it has no estimate of {diagnosis['kept']}")
+        return dict(diagnosis)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(
+            f"expected a finished run in {run}, found no {DIAGNOSIS}; run the run to its end"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"expected a finished run in {run}, its {DIAGNOSIS} is damaged ({error!r}); delete the "
+            "folder readings in it and run the run again"
         ) from None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.background import Background
-from simgan_captcha.calibrate import Calibration
+from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.glyphs import DEFAULT_FONTS, GlyphBank
 from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
@@ -55,8 +55,9 @@ class SimulatorSettings(BaseModel):
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
-    harvested: float = Field(default=0.8, ge=0, le=1)
-    """Share of characters that are drawn with the glyphs calibration found, if it found them."""
+    fitted: float = Field(default=0.95, ge=0, le=1)
+    """Share of characters that are drawn with the glyphs calibration found, if it found them; they
+    are neither sheared nor stretched."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "SimulatorSettings":
@@ -143,7 +144,7 @@ class Simulator:
         background: Background,
         calibration: Calibration | None = None,
     ) -> None:
-        """Build the glyph bank; a calibration's glyphs, places and turns go before the settings'.
+        """Build the glyph bank; what a calibration found goes before the settings' ranges.
 
         Raises:
             ConfigError: The background has another size than the scheme, or a font does not serve.
@@ -156,7 +157,7 @@ class Simulator:
         )
         self.calibration = calibration
         if calibration is not None:
-            self.bank.append(calibration.glyphs)
+            self.bank.append(calibration.glyphs, GLYPH_SCALE)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
@@ -176,32 +177,36 @@ class Simulator:
 
         ids = generator.integers(characters, size=shape)
         font = generator.integers(fonts, size=shape)
+        shear, stretch = uniform(s.shear), uniform(s.stretch)
         if self.calibration is None:
             pitch = self.scheme.width / self.scheme.length
             slots = (np.arange(self.scheme.length, dtype=np.float32) + 0.5) * pitch
             x = slots + uniform(s.horizontal) * np.float32(pitch)
             y = uniform(s.vertical) * np.float32(self.scheme.height)
             rotation = uniform(s.rotation)
+            ink_level, rendering = self.background.ink_level, s
         else:
-            x, y, rotation = self.calibration.draw_places(generator, count)
-            harvested = self.calibration.found[ids] & (generator.random(shape) < s.harvested)
-            font = np.where(harvested, fonts, font)
+            x, y, rotation = self.calibration.draw_places(generator, ids)
+            fitted = self.calibration.found[ids] & (generator.random(shape) < s.fitted)
+            font = np.where(fitted, fonts, font)
+            shear, stretch = np.where(fitted, 0, shear), np.where(fitted, 1, stretch)
+            ink_level, rendering = _around(self.calibration, s)
         return DrawParameters(
             ids=ids,
             font=font,
             size=generator.integers(sizes, size=shape),
             stroke=generator.integers(strokes, size=shape),
             rotation=rotation,
-            shear=uniform(s.shear),
-            stretch=uniform(s.stretch),
+            shear=shear.astype(np.float32),
+            stretch=stretch.astype(np.float32),
             x=x,
             y=y,
-            ink=np.clip(uniform(s.ink) + np.float32(self.background.ink_level), 0, 255),
-            nearest=generator.random(count) < s.nearest,
-            blur=uniform(s.blur, (count,)),
-            noise=uniform(s.noise, (count,)),
+            ink=np.clip(uniform(rendering.ink) + np.float32(ink_level), 0, 255),
+            nearest=generator.random(count) < rendering.nearest,
+            blur=uniform(rendering.blur, (count,)),
+            noise=uniform(rendering.noise, (count,)),
             noise_seed=generator.integers(_NOISE_FIELD, size=count),
-            jpeg_quality=generator.integers(*s.jpeg_quality, size=count, endpoint=True),
+            jpeg_quality=generator.integers(*rendering.jpeg_quality, size=count, endpoint=True),
         )
 
     def render(self, parameters: DrawParameters) -> GreyImages:
@@ -259,6 +264,7 @@ class Simulator:
             axis=-1,
             dtype=np.float64,
         ).reshape(*index.shape, 2, 2)
+        linear *= self.bank.scales[index][..., None, None]
         place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
         middle = place + _apply(linear, size / 2 - centre)
         reach = _apply(np.abs(linear), size / 2) + 1  # and a pixel all round for the blur
@@ -269,6 +275,25 @@ class Simulator:
         offset = place + _apply(linear, 0.5 - centre) - start - 0.5
         matrices = np.concatenate([linear, offset[..., None]], axis=-1)
         return index, matrices, np.concatenate([start, stop], axis=-1)
+
+
+def _around(
+    calibration: Calibration, settings: SimulatorSettings
+) -> tuple[float, SimulatorSettings]:
+    """The ink level, and the settings with narrow ranges about the rendering that was found.
+
+    As wide as its values are commonly uncertain, so that nothing depends on their being exact.
+    """
+    ink, blur, nearest, noise, quality = (float(value) for value in calibration.rendering)
+    return ink, settings.model_copy(
+        update={
+            "ink": (-1.0, 1.0),
+            "blur": (max(0.0, blur - 0.1), min(1.0, blur + 0.1)),
+            "nearest": nearest,
+            "noise": (max(0.0, noise - 0.5), noise + 0.5),
+            "jpeg_quality": (max(1, round(quality) - 1), min(100, round(quality) + 1)),
+        }
+    )
 
 
 def _apply(linear: Doubles, points: Doubles) -> Doubles:

@@ -26,7 +26,7 @@ class CaptchaSimulator(Protocol):
     def batch(
         self, generator: np.random.Generator, count: int
     ) -> tuple[GreyImages, npt.NDArray[Any]]:
-        """(N, H, W) ``uint8`` images and their targets, (N, L) class ids or (N, L, 4) with pose."""
+        """(N, H, W) ``uint8`` images and their targets, (N, L) class ids or (N, L, 5) with pose."""
         ...
 
 

@@ -46,6 +46,8 @@ UnlabelledStream = Callable[[int], Iterator[Tensor]]
 STATISTICS_BATCHES = 30
 """Real batches that batch-norm statistics are estimated from before the first step."""
 
+_STRONGEST_BIAS = 3.0  # a class that is never read is not to be read everywhere
+
 
 class AdaptationSettings(BaseModel):
     """Self-training on the unlabelled images."""
@@ -75,20 +77,27 @@ class AdaptationSettings(BaseModel):
 
 
 class Prior:
-    """How often each class has lately been read, and the correction towards a uniform alphabet."""
+    """How often each class is read of late, and the biases that make all of them equally frequent.
+
+    The biases are what an intercept is to logits (Saerens, Latinne and Decaestecker 2002): where
+    two classes look alike and one of them is preferred, they move the border between the two, and
+    leave sure readings alone.
+    """
 
     def __init__(self, classes: int) -> None:
         self.frequencies = torch.full((classes,), 1 / classes)
+        self.bias = torch.zeros(classes)
 
-    def update(self, probabilities: Tensor) -> None:
-        """Take in (B, L, K) probabilities; what is older than some twenty batches fades."""
-        self.frequencies.lerp_(probabilities.mean((0, 1)).to(self.frequencies), 0.05)
+    def update(self, aligned: Tensor) -> None:
+        """Take in aligned (B, L, K) probabilities; what is older than a hundred batches fades."""
+        K = len(self.bias)
+        self.frequencies.lerp_(aligned.mean((0, 1)).to(self.frequencies), 0.01)
+        self.bias -= 0.02 * torch.log((self.frequencies * K).clamp(min=0.1))
+        self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
     def align(self, probabilities: Tensor, strength: float) -> Tensor:
         """(B, L, K) probabilities with swollen classes lowered and starved ones raised."""
-        K = len(self.frequencies)
-        correction = (1 / K / self.frequencies.clamp(min=1e-3 / K)) ** strength
-        aligned = probabilities * correction.to(probabilities)
+        aligned = probabilities * torch.exp(self.bias * strength).to(probabilities)
         return aligned / aligned.sum(-1, keepdim=True)
 
 
@@ -144,7 +153,7 @@ def adapt_reader(
     first, figures, tensors = resume_step(folder, state, made_with)
     student.train()
     if first:
-        prior.frequencies = tensors["prior"]
+        prior.frequencies, prior.bias = tensors["prior"].clone()
     else:
         _estimate_statistics(student, teacher, real(0), fabric)
     started = time.monotonic()
@@ -155,8 +164,9 @@ def adapt_reader(
             images = next(real_images).to(fabric.device)
             with torch.no_grad(), fabric.autocast():
                 read = teacher(images).float().softmax(-1)
-            prior.update(read)
-            confidence, pseudo_labels = prior.align(read, settings.alignment).max(-1)
+            aligned = prior.align(read, settings.alignment)
+            prior.update(aligned)
+            confidence, pseudo_labels = aligned.max(-1)
             sure = confidence > settings.confidence
 
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -187,7 +197,7 @@ def adapt_reader(
                 save_training_state(
                     folder / CHECKPOINT,
                     **state,
-                    tensors={"prior": prior.frequencies},
+                    tensors={"prior": torch.stack([prior.frequencies, prior.bias])},
                     numbers={"made_with": made_with, "step": done, "figures": figures},
                 )
             speed = (done - first) * settings.batch_size / (time.monotonic() - started)

@@ -9,8 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibrate import Floats, Poses
+from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.network import (
+    MAP_STRIDE,
+    ReaderArchitecture,
+    ScoutOutput,
+    build_reader,
+    map_size,
+)
 from simgan_captcha.reader.reading import BATCH
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import DrawParameters, Simulator
@@ -21,64 +28,101 @@ class CalibrationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    rounds: int = Field(default=2, ge=1, le=10)
+    rounds: int = Field(default=3, ge=1, le=20)
     """Times that the scout learns from the simulator and looks at the real images; from the second
     on the simulator is already calibrated by the round before."""
-    steps: int = Field(default=600, ge=1)
-    """Optimiser steps of each round."""
+    first_steps: int = Field(default=700, ge=1)
+    """Optimiser steps of the first round, which begins from nothing."""
+    steps: int = Field(default=400, ge=1)
+    """Optimiser steps of every other round."""
+    images: int = Field(default=3000, ge=1)
+    """Real images that are looked at."""
+    epochs: int = Field(default=14, ge=2)
+    """Passes over them that fit glyphs and poses."""
+    rendering_images: int = Field(default=1000, ge=1)
+    """Real images whose statistics the rendering is fitted to."""
+    rendering_evaluations: int = Field(default=160, ge=20)
+    """Candidates that are drawn for it."""
 
-
-POSE = 3
-"""Numbers of a pose."""
 
 _DEGREES = 45.0
 
 
 class PosedSimulator:
-    """Draws as a simulator does, but its targets are (B, L, 1 + 3): class id and pose."""
+    """Draws as a simulator does, but its targets are (B, L, 1 + 3 + 1), see `pose_targets`."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
 
     def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Floats]:
-        """Images (count, H, W) ``uint8`` and targets (count, L, 4) float32."""
+        """Images (count, H, W) ``uint8`` and targets (count, L, 5) float32."""
         parameters = self.simulator.draw_parameters(generator, count)
         return self.simulator.render(parameters), pose_targets(parameters, self.simulator.scheme)
 
 
 def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
-    """(N, L, 4) float32: class id, then the pose that was drawn."""
+    """(N, L, 5) float32: class id, the pose that was drawn, and the position on the map.
+
+    The position is that of the character's middle, rows one after another; -1 outside the image.
+    """
     pitch = scheme.width / scheme.length
     slots = (np.arange(scheme.length) + 0.5) * pitch
+    rows, columns = map_size(scheme.height, scheme.width)
+    row = np.floor(parameters.y / MAP_STRIDE)
+    column = np.floor(parameters.x / MAP_STRIDE)
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     return np.stack(
         [
             parameters.ids,
             (parameters.x - slots) / pitch,
             parameters.y / scheme.height - 0.5,
             parameters.rotation / _DEGREES,
+            np.where(inside, row * columns + column, -1),
         ],
         axis=-1,
     ).astype(np.float32)
 
 
-def scout_objective(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of characters plus the mean absolute error of their poses.
+def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of characters, absolute error of their poses, cross-entropy of their middles.
+
+    That every position of the map must tell whose middle lies there teaches the convolutions at
+    once what letters look like; through the slots' attention alone they learn it several times
+    slower. As dense heads do in detection (FCOS, arXiv:1904.01355).
 
     Args:
-        outputs: (B, L, K + 3) of an `AttentionReader` with ``pose``.
-        targets: (B, L, 1 + 3), see `pose_targets`.
+        outputs: Of an `AttentionReader` with ``pose``.
+        targets: (B, L, 5), see `pose_targets`.
     """
-    logits, pose = outputs[..., :-POSE].float(), outputs[..., -POSE:].float()
-    ids = targets[..., 0].long()
+    ids, place = targets[..., 0].long(), targets[..., 4].long()
+    logits, middles = outputs.logits.float(), outputs.middles.float()
     cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
-    error = (pose - targets[..., 1:]).abs().mean((0, 1))
+    error = (outputs.pose.float() - targets[..., 1:4]).abs().mean((0, 1))
+    B, positions, classes = middles.shape
+    none = classes - 1
+    # One more position takes what lies outside the image.
+    whose = torch.full((B, positions + 1), none, device=ids.device)
+    whose.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
+    weight = torch.ones(classes, device=ids.device)
+    weight[none] = ids.shape[1] / positions  # as much in all as the characters
+    dense = nn.functional.cross_entropy(
+        middles.flatten(0, 1), whose[:, :positions].flatten(), weight=weight
+    )
     figures = {
         "loss": cross_entropy,
         "accuracy": (logits.argmax(-1) == ids).float().mean(),
         "turn_error_degrees": error[2] * _DEGREES,
     }
-    # Weighted so that poses, which are easier, do not hold up the characters.
-    return cross_entropy + 0.5 * error.sum(), figures
+    # Weighted so that poses and middles, which are easier, do not hold up the characters.
+    return cross_entropy + 0.5 * error.sum() + 0.5 * dense, figures
+
+
+def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Module:
+    """The same reader with the parts that this architecture has, in evaluation mode."""
+    plain = build_reader(architecture)
+    weights = reader.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    return plain.eval()
 
 
 @torch.inference_mode()
@@ -86,9 +130,9 @@ def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> P
     """Classes and poses of normalised images (N, 2, H, W)."""
     scout.eval()
     batches = torch.split(torch.from_numpy(normalised), BATCH)
-    outputs = torch.cat([scout(images).float() for images in batches])
-    probabilities = outputs[..., :-POSE].softmax(-1).numpy()
-    pose = outputs[..., -POSE:].numpy()
+    outputs = [scout(images) for images in batches]
+    probabilities = torch.cat([o.logits for o in outputs]).float().softmax(-1).numpy()
+    pose = torch.cat([o.pose for o in outputs]).float().numpy()
     pitch = scheme.width / scheme.length
     slots = ((np.arange(scheme.length) + 0.5) * pitch).astype(np.float32)
     return Poses(

@@ -27,8 +27,9 @@ LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
 batch number n on; batch k is the same from wherever it is asked for."""
 
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""``objective(outputs, targets)``: the loss, and scalar figures for people."""
+Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""``objective(outputs, targets)``: the loss, and scalar figures for people; outputs are what the
+network gives."""
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """``on_step(step, total, figures)``."""
@@ -43,7 +44,7 @@ class ReaderSettings(BaseModel):
 
     kind: Literal["attention", "seed"] = "attention"
     """Architecture, see `network.ReaderArchitecture`."""
-    channels: tuple[int, int, int, int, int] = (32, 32, 64, 128, 128)
+    channels: tuple[int, int, int, int, int] = (24, 24, 48, 48, 48)
     """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
     images: Literal["raw", "refined"] = "raw"
     """Whether synthetic images pass through the refiner before the reader sees them."""
@@ -51,7 +52,7 @@ class ReaderSettings(BaseModel):
     """Synthetic images a step."""
     steps: int = Field(default=1500, ge=1)
     """Optimiser steps."""
-    learning_rate: float = Field(default=1.5e-3, gt=0, le=1)
+    learning_rate: float = Field(default=3e-3, gt=0, le=1)
     """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
     weight_decay: float = Field(default=0.02, ge=0)
     """AdamW's decoupled decay."""
@@ -117,9 +118,10 @@ def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: 
         reader = build_reader(architecture)
         images = torch.empty(batch_size, 2, architecture.height, architecture.width)
     with FlopCounterMode(display=False) as counter:
-        logits = reader(images)
+        outputs = reader(images)
         if backward:
-            logits.sum().backward()
+            parts = [outputs] if isinstance(outputs, Tensor) else outputs
+            torch.stack([part.sum() for part in parts]).sum().backward()
     return int(counter.get_total_flops())
 
 

@@ -98,7 +98,7 @@ def count_training_flops(settings: SimGANSettings, height: int, width: int) -> i
 
     def flops(loss: Callable[[], tuple[Tensor, Figures]]) -> int:
         with FlopCounterMode(display=False) as counter:
-            loss()[0].backward()  # type: ignore[no-untyped-call]
+            loss()[0].backward()
         return int(counter.get_total_flops())
 
     pretraining = flops(lambda: refiner_pretraining_loss(refiner, images))

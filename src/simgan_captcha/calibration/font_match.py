@@ -1,0 +1,215 @@
+"""Which known font draws each found glyph alike, and how large: what shapes no font has shows here.
+
+A glyph that was learned from images has no name, size or upright of its own: poses may carry a part
+of each. Comparing it with what fonts draw tells all three.
+
+Shapes: K classes, G rows and columns of a found glyph.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.calibration.calibration import GLYPH_SCALE
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.glyphs import Glyph, GlyphBank
+from simgan_captcha.images import GreyImages
+
+UNLIKE = 0.9
+"""Glyphs more like a font than this are never said to disagree with every font."""
+# Tried with each font left out: of its letters, median 0.98, two in 252 are less like those of the
+# other fonts than 0.9; of letters taken for others, median 0.76, nine tenths are.
+
+_DEVIATIONS = 4.0  # median absolute deviations below the median
+_WIDER = 4  # pixels per em that are tried beyond the simulator's sizes
+_SMALLEST = 4
+_COARSE_SIZES = 16
+_FONTS = 4  # are looked at closely
+_TURNS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
+_REACH = 3  # glyph pixels a glyph is shifted either way
+_BLUR = 0.8  # glyph pixels, sigma: found glyphs are no sharper
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class FontMatch:
+    """The font that draws one class most alike."""
+
+    font: str
+    """Name or path, as the simulator's settings have it."""
+    size: int
+    """Pixels of the image per em."""
+    likeness: float
+    """Correlation of the two pictures, -1 to 1."""
+    turn: float
+    """Degrees counter-clockwise that the found glyph is turned from the font's."""
+    weight: float
+    """Area of the found glyph's ink to that of the font's own, without any extra outline."""
+
+
+@dataclass(frozen=True)
+class FontMatches:
+    """Of all classes."""
+
+    classes: tuple[FontMatch | None, ...]
+    """K; None where no glyph was found."""
+    size: Estimate
+    """Median over the classes, pixels per em; like ``turn`` and ``weight`` with the standard error
+    of that median. NaN if no glyph was found at all."""
+    turn: Estimate
+    """Degrees."""
+    weight: Estimate
+
+    @property
+    def unlike(self) -> tuple[int, ...]:
+        """Classes whose glyphs disagree with every font, though those of others agree."""
+        likeness = {k: match.likeness for k, match in enumerate(self.classes) if match}
+        if not likeness:
+            return ()
+        all_of_them = np.array(list(likeness.values()))
+        median = float(np.median(all_of_them))
+        bound = median - _DEVIATIONS * float(np.median(np.abs(all_of_them - median)))
+        return tuple(k for k, value in likeness.items() if value < min(bound, UNLIKE))
+
+
+def match_fonts(
+    glyphs: GreyImages,
+    alphabet: str,
+    fonts: tuple[str, ...],
+    sizes: tuple[int, int],
+    strokes: tuple[float, ...],
+) -> FontMatches:
+    """Compare found glyphs with those of fonts, over sizes, shifts, small turns and outlines.
+
+    Args:
+        glyphs: (K, G, G) coverage, `GLYPH_SCALE` pixels to one of an image; all 0 where there is
+            none.
+        alphabet: K characters.
+        fonts: Names or paths, see `glyphs.font_path`.
+        sizes: Pixels per em the simulator draws, both ends included; some more are tried.
+        strokes: Extra outlines in pixels.
+
+    Raises:
+        ConfigError: A font that does not serve, see `glyphs.open_font`.
+    """
+    found = np.flatnonzero(glyphs.any(axis=(1, 2)))
+    low, high = max(_SMALLEST, sizes[0] - _WIDER), sizes[1] + _WIDER
+    grid = np.unique(np.rint(np.geomspace(low, high, _COARSE_SIZES)).astype(np.int64)).tolist()
+    characters = "".join(alphabet[k] for k in found)
+    bank = GlyphBank(characters, fonts, tuple(GLYPH_SCALE * size for size in grid), (0.0,))
+    classes: list[FontMatch | None] = [None] * len(glyphs)
+    for character, k in enumerate(found):
+        picture = _Picture(glyphs[k])
+        likeness = np.array(
+            [
+                [
+                    picture.likeness(_upright(bank.glyph(f, s, 0, character), picture.side))
+                    for s in range(len(grid))
+                ]
+                for f in range(len(fonts))
+            ]
+        )
+        best = likeness.argmax(1)
+        classes[k] = max(
+            (
+                _look_closely(picture, alphabet[k], fonts[f], _about(grid, int(best[f])), strokes)
+                for f in np.argsort(-likeness.max(1), kind="stable")[:_FONTS]
+            ),
+            key=lambda match: match.likeness,
+        )
+    matches = [match for match in classes if match]
+    return FontMatches(
+        tuple(classes),
+        size=_median([match.size for match in matches], step=1),
+        turn=_median([match.turn for match in matches], step=_TURNS[1] - _TURNS[0]),
+        weight=_median([match.weight for match in matches], step=0),
+    )
+
+
+class _Picture:
+    """A found glyph, its ink's middle in the middle of a canvas with room to shift."""
+
+    def __init__(self, glyph: GreyImages) -> None:
+        self.side = len(glyph)
+        self.area = _area(glyph)
+        moved = np.eye(2, 3)
+        moved[:, 2] = (self.side - 1) / 2 + _REACH - _middle(glyph)
+        self.canvas = cv2.warpAffine(glyph, moved, (self.side + 2 * _REACH,) * 2)
+
+    def likeness(self, drawn: GreyImages) -> float:
+        """With a font's (G, G), at the shift that suits best."""
+        found = cv2.matchTemplate(self.canvas, drawn, cv2.TM_CCOEFF_NORMED)
+        # Of a picture without any ink there is none.
+        return float(np.nan_to_num(found).max())
+
+
+def _middle(glyph: GreyImages) -> npt.NDArray[np.float64]:
+    """x and y of the middle of the ink; faint traces of neighbours do not count."""
+    ink = np.where(glyph > 64, glyph, 0).astype(np.float64)
+    along = np.arange(max(ink.shape))
+    x, y = ink.sum(0) @ along[: ink.shape[1]], ink.sum(1) @ along[: ink.shape[0]]
+    return np.array([x, y]) / max(1.0, float(ink.sum()))
+
+
+def _area(glyph: GreyImages) -> int:
+    """Pixels more than half covered, of which blur makes neither more nor fewer."""
+    return int((glyph > 127).sum())
+
+
+def _upright(glyph: Glyph, side: int, turn: float = 0.0) -> GreyImages:
+    """(side, side): a font's glyph about its middle, turned and slightly blurred."""
+    middle = _middle(glyph.alpha)
+    matrix = cv2.getRotationMatrix2D(middle.tolist(), turn, 1)
+    matrix[:, 2] += (side - 1) / 2 - middle
+    drawn = cv2.warpAffine(glyph.alpha, matrix, (side, side))
+    return np.asarray(cv2.GaussianBlur(drawn, (5, 5), _BLUR), np.uint8)
+
+
+def _about(grid: list[int], best: int) -> range:
+    """All sizes between the neighbours of the best."""
+    return range(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)] + 1)
+
+
+def _look_closely(
+    picture: _Picture, character: str, font: str, sizes: Iterable[int], strokes: tuple[float, ...]
+) -> FontMatch:
+    """The best of one font over turns, sizes and outlines."""
+    sizes = tuple(sizes)
+    outlines = tuple(dict.fromkeys((0.0, *strokes)))  # first the font as it is
+    bank = GlyphBank(
+        character,
+        (font,),
+        tuple(GLYPH_SCALE * size for size in sizes),
+        tuple(GLYPH_SCALE * outline for outline in outlines),
+    )
+    likeness, s, _, turn = max(
+        (picture.likeness(_upright(bank.glyph(0, s, o, 0), picture.side, turn)), s, o, turn)
+        for s in range(len(sizes))
+        for o in range(len(outlines))
+        for turn in _TURNS
+    )
+    own = _area(bank.glyph(0, s, 0, 0).alpha)
+    return FontMatch(font, sizes[s], likeness, turn, picture.area / max(1, own))
+
+
+def _median(values: list[float] | list[int], step: float) -> Estimate:
+    """With its standard error, for values that were looked for in steps."""
+    if not values:
+        return Estimate(math.nan, math.nan)
+    array: Floats = np.array(values, np.float32)
+    median = float(np.median(array))
+    deviation = 1.4826 * float(np.median(np.abs(array - median)))
+    # A median of n normal values; what steps hide is common to all of them.
+    chance = 1.2533 * deviation / math.sqrt(len(array))
+    return Estimate(median, math.hypot(chance, step / math.sqrt(12)))

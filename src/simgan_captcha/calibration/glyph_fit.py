@@ -1,0 +1,244 @@
+"""Analysis by synthesis: letters' shapes and places that explain unlabelled images, by gradient.
+
+A scout says roughly which letters stand where. Here every image is drawn again as a sum of its
+letters, one shape a class and one pose a letter, and both are moved down the gradient of what the
+drawing misses. What comes out is a font of the real captchas, finer than their pixels (each shape
+is seen at hundreds of places and turns), poses to a part of a pixel, and for every image how badly
+its reading explains it.
+
+Shapes: N images, B of them at a time, L characters, K classes, G rows and columns of a glyph.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.calibration import GLYPH_SCALE
+from simgan_captcha.calibration.poses import Floats, Poses
+
+SURE = 0.9
+"""A character is learned from where the scout's probability is above this."""
+
+LIKELY = 0.5
+"""Of a class with few sure characters, the surest are learned from down to this probability."""
+
+FEWEST_EXAMPLES = 20
+"""A class that is read less often gets no glyph; nor does a starved one, that is read
+less than a third as often as the others: what is read as it may well be something else."""
+
+_EXAMPLES = 100
+"""Characters whose mean the first glyph of a class is, and that are looked for in each class."""
+
+_BATCH = 64
+_POSE_RATE, _GLYPH_RATE = 0.5, 0.05
+_BLURS = (4.0, 0.7)  # of glyphs, sigma in their pixels: from coarse to fine
+_KNOWN_BLUR = 2.0  # where to begin if glyphs are known
+_DEGREES = 4.0  # as far as a step of one pixel goes, at the rim of a letter
+_DROPPED = 0.15  # of the characters, half way
+_STARVED = 0.3  # of the median class
+_REACH = 0.3  # of the image's height: as far as a character hides its neighbours
+
+
+@dataclass(frozen=True)
+class GlyphFit:
+    """What explains N images best."""
+
+    glyphs: Floats
+    """(K, G, G) coverage, 0 to 1, about the point that poses tell, `GLYPH_SCALE` a pixel."""
+    poses: Poses
+    """Of all N images, improved where ``kept``."""
+    kept: npt.NDArray[np.bool_]
+    """(N, L) characters that were learned from: sure, and not among those explained worst."""
+    misfit: Floats
+    """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
+
+
+def glyph_side(height: int) -> int:
+    """G for images so many pixels high: a glyph's canvas is four fifths of an image's height."""
+    return int(0.8 * height) // 2 * 2 * GLYPH_SCALE
+
+
+def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
+    """(K, G, G) the mean of what lies where a scout says the surest characters of each class are.
+
+    Args:
+        normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
+        poses: A scout's, of the same images.
+    """
+    ink, visible = (normalised[:, 0] + 1) / 2, (1 - normalised[:, 1]) / 2
+    side, classes = glyph_side(ink.shape[1]), poses.probabilities.shape[2]
+    glyphs = np.zeros((classes, side, side), np.float32)
+    sure = sure_characters(poses.probabilities)
+    ids = poses.probabilities.argmax(-1)
+    for k in range(classes):
+        total, weight = np.zeros((2, side, side), np.float32)
+        for n, slot in np.argwhere(sure & (ids == k))[: 3 * _EXAMPLES]:
+            matrix = _to_image(poses, n, slot, side)
+            seen = _cut(visible[n], matrix, side)
+            total += _cut(ink[n], matrix, side) * seen
+            weight += seen
+        glyphs[k] = total / (weight + 1e-3)
+    return glyphs
+
+
+def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
+    """(N, L): which of (N, L, K) are sure, or at least among the surest of their class."""
+    confidence, ids = probabilities.max(-1), probabilities.argmax(-1)
+    sure = confidence > SURE
+    for k in range(probabilities.shape[-1]):
+        of_class = np.where(ids == k, confidence, 0).ravel()
+        surest = np.argsort(-of_class, kind="stable")[:_EXAMPLES]
+        sure.ravel()[surest[of_class[surest] > LIKELY]] = True
+    return np.asarray(sure)
+
+
+def _to_image(poses: Poses, n: int, slot: int, side: int) -> npt.NDArray[np.float64]:
+    """OpenCV's map from a glyph's pixels to those of the image."""
+    turn = np.deg2rad(float(poses.rotation[n, slot]))
+    linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / GLYPH_SCALE
+    place = np.array([poses.x[n, slot], poses.y[n, slot]], np.float64)
+    # OpenCV counts from the middle of the first pixel, places from its corner.
+    return np.column_stack([linear, place - 0.5 - linear @ np.full(2, side / 2 - 0.5)])
+
+
+def _cut(channel: FloatImages, matrix: npt.NDArray[np.float64], side: int) -> Floats:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(channel, matrix, (side, side), flags=flags), np.float32)
+
+
+def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
+    """Each character's coverage of the image, differentiable in glyphs and poses.
+
+    Args:
+        glyphs: (K, G, G) coverage, 0 to 1.
+        ids: (B, L) int64.
+        pose: (B, L, 3) x and y in pixels, rotation in degrees counter-clockwise.
+        height: H.
+        width: W.
+
+    Returns:
+        (B, L, H, W).
+    """
+    B, L = ids.shape
+    turn = torch.deg2rad(pose[..., 2])[..., None, None]
+    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]  # (B, L, 1, W)
+    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
+    cosine, sine = torch.cos(turn), torch.sin(turn)
+    unit = 2 * GLYPH_SCALE / glyphs.shape[-1]
+    grid = torch.stack([cosine * right - sine * down, sine * right + cosine * down], -1) * unit
+    drawn = nn.functional.grid_sample(
+        glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
+    )
+    return drawn.view(B, L, height, width)
+
+
+def fit_glyphs(
+    normalised: FloatImages,
+    poses: Poses,
+    seed: int,
+    *,
+    glyphs: Floats | None = None,
+    epochs: int = 20,
+    on_epoch: Callable[[int, int, float], None] = lambda done, epochs, misfit: None,
+) -> GlyphFit:
+    """Shapes of all classes and poses of all characters that together explain the images.
+
+    Overlapping letters cover together: 1 - (1 - a)(1 - b)... Pixels under lines do not count, nor
+    those near a character that is not sure. Half way the characters that are explained worst are
+    taken for misread, and are no longer sure.
+
+    Args:
+        normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
+        poses: A scout's, of the same images; its likeliest classes are taken as read.
+        seed: Of the order of the images.
+        glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
+        epochs: Passes over the images.
+        on_epoch: Called after each, with the mean misfit of its images.
+    """
+    H, W = normalised.shape[2:]
+    ids = torch.from_numpy(poses.probabilities.argmax(-1))
+    N, L = ids.shape
+    ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
+    visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
+    unit = torch.tensor([1.0, 1.0, _DEGREES])
+    told = np.stack([poses.x, poses.y, poses.rotation], -1).astype(np.float32)
+    pose = nn.Embedding(N, L * 3, sparse=True, _weight=(torch.from_numpy(told) / unit).flatten(1))
+    begin = mean_glyphs(normalised, poses) if glyphs is None else glyphs
+    coarse = _BLURS[0] if glyphs is None else _KNOWN_BLUR
+    shape = nn.Parameter(torch.from_numpy(begin.copy()))
+    of_pose = torch.optim.SparseAdam(list(pose.parameters()), _POSE_RATE)
+    of_shape = torch.optim.Adam([shape], _GLYPH_RATE)
+
+    generator = torch.Generator().manual_seed(seed)
+    sure = torch.from_numpy(sure_characters(poses.probabilities))
+    misfit = torch.full((N, L), torch.nan)
+    for epoch in range(epochs):
+        if epoch == epochs // 2:
+            sure &= misfit <= misfit[sure].quantile(1 - _DROPPED)
+        for optimizer, rate in ((of_pose, _POSE_RATE), (of_shape, _GLYPH_RATE)):
+            optimizer.param_groups[0]["lr"] = rate * (1 - epoch / epochs)
+        window = _gaussian(max(_BLURS[1], coarse * (1 - 2 * epoch / epochs)), len(shape[0]))
+        images = torch.from_numpy(np.flatnonzero(sure.any(1).numpy()))
+        for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
+            at, counts = pose(batch).view(-1, L, 3) * unit, sure[batch]
+            drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
+            covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
+            near = _near(at.detach(), H, W)
+            looked_at = visible[batch] * ~(near & ~counts[..., None, None]).any(1)
+            missed = (covered - ink[batch]).square() * looked_at
+            misfit[batch] = _about(missed.detach(), looked_at, near).where(counts, torch.nan)
+            # Where the clamp hides the gradient, this leads back between 0 and 1.
+            outside = (shape - shape.detach().clamp(0, 1)).square().sum()
+            for optimizer in (of_pose, of_shape):
+                optimizer.zero_grad()
+            (missed.sum() / L + outside).backward()
+            of_pose.step()
+            of_shape.step()
+        on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
+
+    fitted = (pose.weight.detach().view(N, L, 3) * unit).numpy()
+    read = np.bincount(ids[sure].numpy(), minlength=len(begin))
+    fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
+    found = fine.numpy() * found_classes(read)[:, None, None]
+    return GlyphFit(
+        found.astype(np.float32),
+        Poses(poses.probabilities, fitted[..., 0], fitted[..., 1], fitted[..., 2]),
+        sure.numpy(),
+        misfit.numpy(),
+    )
+
+
+def _gaussian(sigma: float, side: int) -> Tensor:
+    """(G, G) a matrix that blurs along one axis; its rows sum to 1 but at the edges."""
+    apart = torch.arange(side) - torch.arange(side)[:, None]
+    weights = torch.exp(-0.5 * (apart / sigma).square())
+    return weights / weights.sum(1).max()
+
+
+def _blurred(glyphs: Tensor, window: Tensor) -> Tensor:
+    """(K, G, G), each blurred down and across."""
+    return window @ glyphs @ window.T
+
+
+def found_classes(read: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """(K,) whether so many characters learned from, (K,), are enough for a glyph."""
+    return np.asarray(read >= max(FEWEST_EXAMPLES, _STARVED * float(np.median(read))))
+
+
+def _near(pose: Tensor, height: int, width: int) -> Tensor:
+    """(B, L, H, W) bool: pixels within reach of each character."""
+    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
+    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
+    return right.square() + down.square() < (_REACH * height) ** 2
+
+
+def _about(missed: Tensor, looked_at: Tensor, near: Tensor) -> Tensor:
+    """(B, L) mean of (B, H, W) over the pixels near each character that are looked at."""
+    total = (missed.unsqueeze(1) * near).sum((2, 3))
+    return total / (looked_at.unsqueeze(1) * near).sum((2, 3)).clamp(min=1)

@@ -1,0 +1,257 @@
+"""How letters are rendered: ink, blur, interpolation, noise and codec, fitted to image statistics.
+
+The method of simulated moments (McFadden 1989): an optimiser draws images with candidate values
+until what can be counted in them (grey levels, differences of neighbouring pixels, coefficients of
+the codec's transform) agrees with the real images. The same random numbers for every candidate
+leave only what the values change. CMA-ES (Hansen 2016, arXiv:1604.00772) finds the valley, steps
+along the moments' slopes (Levenberg 1944, Marquardt 1963) its bottom. Where the slopes are steep
+the values are certain; that is the standard error.
+
+Shapes: N images, H and W pixels, M moments.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cma
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.background import Background
+from simgan_captcha.calibration.calibration import RENDERING, Calibration
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.images import GreyImages
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator, SimulatorSettings
+
+Doubles = npt.NDArray[np.float64]
+
+IMAGES = 400
+"""Drawn for every candidate; a quarter of them where the valley is still looked for."""
+
+_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98]], np.float64)
+_WIDTH = np.array([6, 0.3, 0.5, 2, 10], np.float64)
+"""The unit of each value, by which the optimiser steps."""
+_STEP, _STRIDE = 0.6, 1.5
+"""The search's first deviation, and the longest step along slopes, in these units."""
+_STUCK = 1e5
+_RESOLUTION = np.array([0.2, 0.02, 0.05, 0.5, 0.3], np.float64)
+"""Finer than this the local slopes do not tell: grey levels are whole, noise adds as its square."""
+_BLUR, _FIRST_BLUR = RENDERING.index("blur"), 0.3
+"""The simulator draws no blur below, so that all of it is the same."""
+_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class RenderingFit:
+    """What was found, in the order of `calibration.RENDERING`."""
+
+    values: Floats
+    """(5,)."""
+    errors: Floats
+    """(5,) standard errors."""
+    misfit: float
+    """Mean squared difference of moments, in units of what chance explains; about 1 at best."""
+
+
+def start_rendering(background: Background) -> Floats:
+    """Where nothing is known yet."""
+    return np.array([background.ink_level, 0.25, 0.5, 1.0, 55.0], np.float32)
+
+
+def fit_rendering(
+    images: GreyImages,
+    background: Background,
+    scheme: Scheme,
+    calibration: Calibration,
+    seed: int,
+    *,
+    evaluations: int = 240,
+    on_evaluation: Callable[[int, int], None] = lambda done, total: None,
+) -> RenderingFit:
+    """The values with which drawn images have the moments of real ones.
+
+    Args:
+        images: (N, H, W) ``uint8``, real.
+        background: Theirs.
+        scheme: Theirs.
+        calibration: Its glyphs and places are drawn; its ``rendering`` is where the search begins.
+        seed: Of what is drawn and of the search.
+        evaluations: Candidates that are drawn, those of a quarter of the images counted as such.
+        on_evaluation: Called after each generation of candidates.
+    """
+    simulator = Simulator(scheme, _BARE, background, calibration)
+    each = np.concatenate(
+        [image_moments(images[n : n + 1], background)[None] for n in range(len(images))]
+    )
+    target, spread = each.mean(0), each.var(0)
+    telling = spread > 1e-12
+    # Chance: of the mean over the real images and of that over the drawn ones.
+    chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
+
+    def differences(values: Doubles, count: int = IMAGES) -> Doubles:
+        drawn = draw_rendered(simulator, values, count, seed)
+        found = image_moments(drawn, background)
+        return np.asarray((found - target)[telling] / np.sqrt(chance))
+
+    def loss(units: Doubles) -> float:
+        return float(np.square(differences(units * _WIDTH, IMAGES // 4)).mean())
+
+    search = cma.CMAEvolutionStrategy(
+        calibration.rendering.astype(np.float64) / _WIDTH,
+        _STEP,
+        {
+            "seed": seed + 1,  # 0 would mean the clock
+            "bounds": [(_BOUNDS[:, 0] / _WIDTH).tolist(), (_BOUNDS[:, 1] / _WIDTH).tolist()],
+            "maxfevals": 4 * (evaluations // 2),
+            "verbose": -9,
+        },
+    )
+    searched = 0
+    while not search.stop():
+        candidates = search.ask()
+        search.tell(candidates, [loss(candidate) for candidate in candidates])
+        searched = int(search.result.evaluations) // 4
+        on_evaluation(searched, evaluations)
+    best = np.clip(search.result.xbest * _WIDTH, *_BOUNDS.T)
+    best = _polished(differences, best, evaluations - searched)
+    if best[_BLUR] < _FIRST_BLUR:
+        best[_BLUR] = 0
+    on_evaluation(evaluations, evaluations)
+    residuals = differences(best)
+    misfit = float(np.square(residuals).mean())
+    apart = (each - target)[:, telling] / np.sqrt(spread[telling])
+    errors = _standard_errors(_slopes(differences, best, residuals), apart, misfit)
+    if best[_BLUR] == 0:
+        errors[_BLUR] = _FIRST_BLUR
+    return RenderingFit(best.astype(np.float32), errors.astype(np.float32), misfit)
+
+
+_BARE = SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0)
+"""Whatever the calibration draws replaces these."""
+
+
+def draw_rendered(simulator: Simulator, values: Doubles, count: int, seed: int) -> GreyImages:
+    """Images (count, H, W) of a calibrated simulator, rendered with exactly these values."""
+    generator = np.random.default_rng(seed)
+    parameters = simulator.draw_parameters(generator, count)
+    ink, blur, nearest, noise, quality = values
+    along = generator.random((2, count))
+    return simulator.render(
+        replace(
+            parameters,
+            ink=np.full_like(parameters.ink, np.clip(ink, 0, 255)),
+            blur=np.full_like(parameters.blur, blur),
+            nearest=along[0] < nearest,
+            noise=np.full_like(parameters.noise, noise),
+            # Between two qualities some images have one and some the other.
+            jpeg_quality=np.floor(quality + along[1]).astype(np.int64),
+        )
+    )
+
+
+def image_moments(images: GreyImages, background: Background) -> Doubles:
+    """(M,) what is counted in images (N, H, W), on average."""
+    N = len(images)
+    ink = background.normalise(images)[:, 0]
+    free = ~background.line_mask
+    right = np.abs(np.diff(ink, axis=2))[:, free[:, 1:] & free[:, :-1]]
+    down = np.abs(np.diff(ink, axis=1))[:, free[1:] & free[:-1]]
+    bend = 4 * ink[:, 1:-1, 1:-1] - ink[:, :-2, 1:-1] - ink[:, 2:, 1:-1]
+    bend = np.abs(bend - ink[:, 1:-1, :-2] - ink[:, 1:-1, 2:])[:, free[1:-1, 1:-1]]
+    inked = images[(ink > 0.3) & free]
+    coefficients = _block_coefficients(images)
+    return np.concatenate(
+        [
+            np.log1p(coefficients).mean(0),
+            (coefficients < 1.5).mean(0),
+            _histogram(ink[:, free], 32, -1.0, 1.0) / N,
+            _histogram(inked.astype(np.float32), 64, 0, 256) / N,
+            _histogram(right, 14, 0.1, 2) / N,
+            _histogram(down, 14, 0.1, 2) / N,
+            _histogram(bend, 16, 0.2, 6) / N,
+        ]
+    )
+
+
+def _histogram(values: npt.NDArray[np.float32], bins: int, low: float, high: float) -> Doubles:
+    return np.histogram(values, bins, (low, high))[0].astype(np.float64)
+
+
+def _block_coefficients(images: GreyImages) -> Floats:
+    """(blocks, 64) magnitudes of the discrete cosine transform that JPEG quantises."""
+    n = np.arange(_BLOCK)
+    cosines = np.cos(np.pi * np.outer(n, 2 * n + 1) / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
+    cosines[0] /= np.sqrt(2)
+    cosines = cosines.astype(np.float32)
+    rows, columns = (side // _BLOCK for side in images.shape[1:])
+    cut = images[:, : rows * _BLOCK, : columns * _BLOCK].astype(np.float32)
+    blocks = cut.reshape(-1, rows, _BLOCK, columns, _BLOCK).swapaxes(2, 3)
+    transformed = cosines @ blocks.reshape(-1, _BLOCK, _BLOCK) @ cosines.T
+    return np.asarray(np.abs(transformed.reshape(-1, _BLOCK * _BLOCK)), np.float32)
+
+
+def _polished(
+    differences: Callable[[Doubles], Doubles], values: Doubles, evaluations: int
+) -> Doubles:
+    """Values with less difference, by damped steps of least squares within bounds."""
+    damping, residuals, slopes = 0.3, differences(values), None
+    evaluations -= 1
+    while evaluations > 0 and damping < _STUCK:
+        if slopes is None:
+            slopes = _slopes(differences, values, residuals) * _WIDTH[:, None]
+            evaluations -= len(values)
+        nearer = values + _downhill(slopes, residuals, damping, values) * _WIDTH
+        nearer = np.clip(nearer, *_BOUNDS.T)
+        found = differences(nearer)
+        evaluations -= 1
+        if np.square(found).sum() < np.square(residuals).sum():
+            values, residuals, slopes, damping = nearer, found, None, damping / 5
+        else:
+            damping *= 5
+    return values
+
+
+def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubles) -> Doubles:
+    """(5,) a step in units; values that are at a bound do not step over it."""
+    information, gradient = slopes @ slopes.T, slopes @ residuals
+    # What nothing depends on must not move at all.
+    scale = np.diagonal(information) + 1e-6 * information.max() + 1e-12
+    curvature = information + np.diag(damping * scale)
+    free = np.ones(len(values), np.bool_)
+    while True:
+        step = np.zeros_like(values)
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], -gradient[free])
+        low, high = _BOUNDS.T
+        over = ((values <= low) & (step < 0)) | ((values >= high) & (step > 0))
+        if not over.any():
+            return np.clip(step, -_STRIDE, _STRIDE)
+        free &= ~over
+
+
+def _slopes(
+    differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles
+) -> Doubles:
+    """(5, M) change of every difference with every value."""
+    slopes = []
+    for at, width in enumerate(_WIDTH):
+        step = np.zeros_like(values)
+        step[at] = width / 4 if values[at] + width / 4 <= _BOUNDS[at, 1] else -width / 4
+        slopes.append((differences(values + step) - residuals) / step[at])
+    return np.array(slopes)
+
+
+def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float) -> Doubles:
+    """Of least squares whose differences are not independent (White 1980's sandwich).
+
+    Args:
+        slopes: (5, M).
+        apart: (N, M) how far each image's moments are from the mean, in standard deviations.
+        misfit: Widens them where the model leaves more than chance (Birge's ratio).
+    """
+    # What cannot be told at all, as noise that the codec removes, is uncertain by its whole width.
+    prior = np.diag(1 / np.square(_BOUNDS[:, 1] - _BOUNDS[:, 0]))
+    known = np.linalg.inv(slopes @ slopes.T + prior)
+    scattered = np.cov(apart @ slopes.T, rowvar=False) * max(1.0, misfit)
+    errors = np.sqrt(np.diagonal(known @ (scattered + prior) @ known))
+    return np.asarray(np.hypot(errors, _RESOLUTION))
