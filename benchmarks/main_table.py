@@ -12,13 +12,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from real_captchas import RealCaptchas, figures, judge_stage, load_real, rename
+from real_captchas import RealCaptchas, figures, judge_stage, load_real, rename, run_config
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
 from simgan_captcha.config import resolve_config
 from simgan_captcha.pipeline import run_pipeline
 from simgan_captcha.progress import StageProgress
-from simgan_captcha.run_folder import read_diagnosis
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import READINGS, read_diagnosis
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
             "calibrated (the scout)",
             "+ read",
             "+ adapt",
-            "kept: whole captcha (95 % interval)",
+            "+ verify: whole captcha (95 % interval)",
             "per character",
             "the run's own estimate",
             "training TFLOP",
@@ -96,17 +97,19 @@ def row(run: Path, seed: int, real: RealCaptchas) -> dict[str, Any]:
     """Judge a run's readers on every stored image; what they cost and what the run said."""
     judged = {stage: judge_stage(run, stage, real) for stage in ("calibrate", "read", "adapt")}
     diagnosis, stages = read_diagnosis(run), manifests(run)
-    kept = judged[diagnosis["kept"]]
+    texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}
+    readings = real.judge([texts[name] for name in real.names], run_config(run).scheme)
     return {
         "seed": seed,
         "stages": {stage: judgement.captcha_accuracy for stage, judgement in judged.items()},
         "kept": diagnosis["kept"],
-        **figures(kept),
+        "changed by verification": diagnosis.get("changed", 0),
+        **figures(readings),
         "estimate": diagnosis["estimates"][diagnosis["kept"]],
         "training_tflop": training_flops(run) / 1e12,
         "tflop_by_stage": {name: s["training_flops"] / 1e12 for name, s in stages.items()},
         "seconds": sum(manifest["seconds"] for manifest in stages.values()),
-        "confusions": [f"{c.truth} read as {c.read} {c.count}x" for c in kept.confusions[:12]],
+        "confusions": [f"{c.truth} read as {c.read} {c.count}x" for c in readings.confusions[:12]],
     }
 
 

@@ -45,7 +45,7 @@ def accuracy(refine: nn.Module, real: Tensor, answers: Tensor) -> float:
         with torch.no_grad():
             images = refine(images)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
     return float((net(real).argmax(1) == answers).float().mean())
 

@@ -22,7 +22,13 @@ from simgan_captcha.config import resolve_config
 from simgan_captcha.images import encode_jpeg
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.readings import Reading, load_readings, save_readings
-from simgan_captcha.run_folder import JUDGEMENT, READINGS, record_run
+from simgan_captcha.run_folder import (
+    DIAGNOSIS,
+    JUDGEMENT,
+    READINGS,
+    read_diagnosis,
+    record_run,
+)
 from simgan_captcha.stages import MANIFEST, locked
 from tests.misbehaving_server import MisbehavingServer
 from tests.misbehaving_server import answer as respond
@@ -151,7 +157,9 @@ def test_run_goes_on_without_being_told_the_challenges(
     arguments = run_arguments(run, "unused")
     del arguments[2:6]  # --challenges and --user
     outcome = command(*arguments)
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert (outcome.code, outcome.out) == (0, "")
+    # So small a run has something to doubt.
+    assert all(line.startswith("warning: ") for line in outcome.err.splitlines())
     assert (run / "readings" / MANIFEST).stat().st_mtime_ns == before
 
 
@@ -196,6 +204,44 @@ def test_judge_by_labels(
     assert in_words.code == 0
     assert f"240 images: {right / 240:.2%} of captchas right" in in_words.out
     assert str(run / "report.html") in in_words.out
+
+
+def test_judge_sets_the_runs_own_estimate_beside_the_truth(
+    run: Path, tmp_path: Path, made: tuple[Path, Path, dict[str, str]]
+) -> None:
+    arguments: list[str | Path] = [
+        "judge",
+        run,
+        "--labels",
+        labels_csv(tmp_path / "l.csv", made[2]),
+    ]
+    diagnosis = read_diagnosis(run)
+    estimate = diagnosis["estimates"][diagnosis["kept"]]
+    judgement = json.loads(command(*arguments, "--json").out)
+    own, truth = judgement["own_estimate"], judgement["captcha_accuracy"]
+    assert {key: own[key] for key in ("accuracy", "low", "high")} == {
+        key: estimate[key] for key in ("accuracy", "low", "high")
+    }
+    assert own["points_below"] == pytest.approx(100 * (truth - estimate["accuracy"]))
+
+    known = {"known_accuracy": 1.0, "low": 0.0, "high": 1.0}
+    for accuracy, way in ((truth - 0.012, "1.2 points below"), (truth + 0.021, "2.1 points above")):
+        estimates = {"read": known | {"accuracy": accuracy}}
+        (run / DIAGNOSIS).write_text(json.dumps({"kept": "read", "estimates": estimates}))
+        outcome = command(*arguments)
+        said = f"estimated {accuracy:.1%} (0.0% to 100.0%) without a label, {way}"
+        assert said in outcome.out.splitlines()
+
+    # What the run says of itself is not needed to judge it.
+    (run / DIAGNOSIS).write_text("{")
+    outcome = command(*arguments, "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out) == judgement | {"own_estimate": None}
+    assert re.search(r"^warning: .*damaged.*; delete the folder readings", outcome.err)
+    (run / DIAGNOSIS).unlink()
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "estimated" not in outcome.out
 
 
 def test_judge_by_the_answer_rule(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from hashlib import md5
 from pathlib import Path
 from string import ascii_lowercase, digits
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
+from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
 from simgan_captcha.judge import (
     MAX_CONFUSIONS,
@@ -60,6 +63,27 @@ def test_calibration_by_hand() -> None:
     assert [b.accuracy for b in found.calibration] == [1.0, 0.5]
     # |0.51 - 1| and |0.95 - 0.5|, two images each of four.
     assert found.expected_calibration_error == pytest.approx(0.49 / 2 + 0.45 / 2)
+
+
+def test_the_runs_own_estimate_stands_beside_the_truth() -> None:
+    names = [str(number) for number in range(8)]
+    read = ["abc"] * 6 + ["abd"] * 2
+    for accuracy, points in ((0.749, 0.1), (0.8, -5.0), (0.75, 0.0)):
+        estimate = Estimate(accuracy, 0.7, 0.9, 0.85)
+        found = judge(names, read, lambda _: "abc", ALPHABET, estimate=estimate).own_estimate
+        assert found is not None
+        assert found.model_dump() == {
+            "accuracy": accuracy,
+            "low": 0.7,
+            "high": 0.9,
+            "points_below": pytest.approx(points),
+        }
+    assert judge(names, read, lambda _: "abc", ALPHABET).own_estimate is None
+
+
+def test_judging_loads_no_torch() -> None:
+    script = "import sys, simgan_captcha.judge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_without_confidences_there_is_no_calibration() -> None:

@@ -16,11 +16,13 @@ import pytest
 
 from simgan_captcha import charts
 from simgan_captcha.background import estimate_background
+from simgan_captcha.diagnosis import Estimate, diagnose
 from simgan_captcha.errors import RunError
 from simgan_captcha.images import GreyImages, check_image, decode_grey, encode_jpeg, encode_png
 from simgan_captcha.judge import judge
+from simgan_captcha.readings import Reading
 from simgan_captcha.report import write_report
-from simgan_captcha.run_folder import READINGS
+from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.stages import file_hash
 from simgan_captcha.store import Captcha, CaptchaStore
 
@@ -122,6 +124,24 @@ def write_readings(
     pq.write_table(pa.table(columns), path)
 
 
+def write_diagnosis(run: Path, texts: list[str]) -> dict[str, Any]:
+    """Of a run whose adapted reader reads; it takes l for i now and then."""
+    known = [("ilj1", "llj1")] * 40 + [("ceo0", "ceo0")] * 200 + [("aaee", "aaeo")] * 20
+    diagnosis = diagnose(
+        [Reading("", text, 0.9, (0.97,) * 4) for text in texts],
+        [Reading("", read, 0.9, (0.97,) * 4) for _, read in known],
+        [truth for truth, _ in known],
+        {
+            "read": Estimate(0.823, 0.801, 0.871, 0.86),
+            "adapt": Estimate(0.874, 0.792, 0.953, 0.941),
+        },
+        "adapt",
+        ALPHABET,
+    )
+    _write_json(run / DIAGNOSIS, diagnosis)
+    return diagnosis
+
+
 def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> dict[str, str]:
     """A whole run folder as docs/architecture.md describes it; returns the true texts."""
     generator = np.random.default_rng(7)
@@ -199,7 +219,8 @@ def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> d
     _manifest(run, "adapt", images=100_000, seconds=180.0, training_flops=3.3e12)
 
     names = list(captchas)
-    texts = ["".join(generator.choice(list(ALPHABET), 4)) for _ in names]
+    # No g, and twice as many l.
+    texts = ["".join(generator.choice(list(ALPHABET), 4)).replace("g", "l") for _ in names]
     truth = {}
     confidences = []
     for name, text in zip(names, texts, strict=True):
@@ -209,7 +230,8 @@ def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> d
         low = 0.2 if wrong else 0.6
         confidences.append(float(1 - generator.beta(0.4, 4) * (1 - low)))
     write_readings(run, names, texts, list(confidences))
-    _manifest(run, "readings", images=len(names), seconds=9.0)
+    told = write_diagnosis(run, texts)["warnings"]
+    _manifest(run, "readings", images=len(names), seconds=9.0, result={"warnings": told})
     judgement = judge(names, texts, truth, ALPHABET, confidences=confidences)
     _write_json(run / "judge" / "judgement.json", judgement.model_dump(mode="json"))
     _write_json(run / "submission" / "verdict.json", {"message": "Well done", "passcode": "c0ffee"})
@@ -261,6 +283,7 @@ def test_what_is_of_other_readings_or_settings_is_not_shown(
 def test_sections_stand_in_the_order_of_the_flow(page: _Page) -> None:
     assert page.headings == [
         "Warnings",
+        "What the run says of itself",
         "The flow and what it cost",
         "What all images share",
         "Synthetic beside real",
@@ -302,6 +325,85 @@ def test_headline_says_how_well_it_read(page: _Page, whole_run: Path) -> None:
     assert "The puzzle server accepted the submission" in page.text
     assert "c0ffee" in page.text
     assert "no labels were used or needed" not in page.text
+
+
+def _own_section(page: _Page) -> str:
+    start = page.text.index("What the run says of itself")
+    return page.text[start : page.text.index("The flow and what it cost")]
+
+
+def test_what_the_run_says_of_itself(page: _Page, whole_run: Path) -> None:
+    diagnosis = json.loads((whole_run / DIAGNOSIS).read_text())
+    section = _own_section(page)
+    rows = [line for line in section.splitlines() if "\u00a0% to " in line]
+    assert len(rows) == 2
+    assert re.match("Reader.*82.3.*80.1.* to 87.1.*86.0.*not used", rows[0])
+    assert re.match("Adaptation.*87.4.*79.2.* to 95.3.*94.1.*kept", rows[1])
+    accuracy = json.loads((whole_run / "judge" / "judgement.json").read_text())["captcha_accuracy"]
+    way = "above" if accuracy > 0.874 else "below"
+    assert f"{abs(100 * accuracy - 87.4):.1f} points {way} the estimate and inside" in section
+    alarms = page.text[: page.text.index("What the run says of itself")]
+    assert "nearly the identity" in alarms
+    assert diagnosis["warnings"]
+    for sentence in diagnosis["warnings"]:
+        assert sentence in section
+        assert sentence not in alarms  # told once
+    for pair in diagnosis["confusions"]:
+        assert re.search(rf"{pair['truth']}{pair['read']}{100 * pair['share']:.1f}", section)
+
+
+def test_shares_of_characters_have_words(page: _Page, whole_run: Path) -> None:
+    shares = json.loads((whole_run / DIAGNOSIS).read_text())["shares"]
+    words = page.alt("Share of each character among all characters read")["alt"] or ""
+    assert "furthest from the expected 2.8\u00a0%: " in words
+    furthest = sorted(ALPHABET, key=lambda c: -abs(shares[c] - 1 / 36))[:3]
+    assert words.endswith(", ".join(f"{c} {100 * shares[c]:.1f}\u00a0%" for c in furthest))
+
+
+def test_an_estimate_outside_its_interval_and_one_without_a_truth(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    diagnosis = json.loads((run / DIAGNOSIS).read_text())
+    high = {"accuracy": 0.99, "low": 0.985, "high": 0.995, "known_accuracy": 0.99}
+    spotless = {"estimates": {"read": high}, "kept": "read", "warnings": [], "confusions": []}
+    _write_json(run / DIAGNOSIS, diagnosis | spotless)
+    section = _own_section(_Page(write_report(run)))
+    assert "points below the estimate and outside its interval" in section
+    assert "Nothing: each character is read about as often as expected." in section
+    assert "None that the kept reader made more than twice" in section
+    shutil.rmtree(run / "judge")
+    page = _Page(write_report(run))
+    assert "Nobody has judged the run" in _own_section(page)
+    headline = page.text[: page.text.index("Not judged: no labels were used or needed.")]
+    assert "99.0\u00a0%" in headline
+    assert "98.5\u00a0% to 99.5\u00a0%, told without a label" in headline
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kept", None),
+        ("kept", "elsewhere"),
+        ("estimates", {}),
+        ("estimates", [1]),
+        ("estimates", {"adapt": {"accuracy": "high"}}),
+        ("confusions", None),
+        ("confusions", [{"truth": "a"}]),
+        ("confusions", [{"truth": "a", "read": "b", "share": "often"}]),
+    ],
+)
+def test_a_diagnosis_of_another_shape_is_named(tmp_path: Path, key: str, value: object) -> None:
+    _write_json(tmp_path / "run.json", {"scheme": {"alphabet": ALPHABET}})
+    write_readings(tmp_path, ["a"], ["xyzz"], [0.5])
+    diagnosis = write_diagnosis(tmp_path, ["xyzz"])
+    assert "kept: it reads" in _Page(write_report(tmp_path)).text
+    _write_json(tmp_path / DIAGNOSIS, diagnosis | {key: value})
+    page = _Page(write_report(tmp_path))
+    assert "diagnosis.json is not what simgan-captcha run writes" in page.text
+    assert "The run has left no estimate of how often it is right." in page.text
+    assert "Mean confidence" in page.text
+    assert page.alt("Share of each character among all characters read")
 
 
 def test_costs_are_totalled(page: _Page) -> None:
@@ -365,6 +467,7 @@ def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
         assert missing in page.text
     assert "Warnings" not in page.headings
     assert "Judged against true texts" not in page.headings
+    assert "What the run says of itself" not in page.headings
     assert page.images == []
 
 
@@ -386,6 +489,7 @@ def test_damaged_files_are_named_and_do_not_stop_the_report(tmp_path: Path) -> N
         "simulate/sheet.png",
         "refine/sheet-000500.png",
         "readings/readings.parquet",
+        "readings/diagnosis.json",
         "read/manifest.json",
         "submission/verdict.json",
     ):
@@ -409,6 +513,7 @@ def test_damaged_files_are_named_and_do_not_stop_the_report(tmp_path: Path) -> N
         "simulate/sheet.png",
         "sheet-000500.png",
         "readings.parquet",
+        "diagnosis.json",
         "read/manifest.json",
         "verdict.json",
         "judgement.json is not what simgan-captcha judge writes",
@@ -453,6 +558,85 @@ def test_a_judgement_of_another_shape_is_named(tmp_path: Path, key: str, value: 
     assert "Judged against true texts" not in page.headings
 
 
+FOUND = {
+    "x": [[[2.1, 0.2], [20.4, 0.3]], [[27, 0.2], [45.5, 0.3]]],
+    "pitch": [24.9, 0.08],
+    "y": [[14, 0.1], [36.25, 0.1]],
+    "rotation": [[-30.5, 0.6], [29, 0.6]],
+    "font_size": [23.5, 0.4],
+    "stroke_weight": [1.2, 0.02],
+    "rendering": {"ink": [250.1, 0.2], "jpeg_quality": [49.7, 0.4]},
+    "fonts": {"a": ["stix-bold", 24, 0.981], "g": ["roboto-black", 21, 0.612]},
+    "warnings": ["'g' looks like no font"],
+}
+
+
+def calibrated(run: Path, result: object) -> _Page:
+    """The report of a run that has only calibrated."""
+    _write_json(run / "run.json", {"scheme": {"alphabet": "ag"}})
+    (run / "calibrate").mkdir(exist_ok=True)
+    (run / "calibrate" / "glyphs.png").write_bytes(encode_png(np.zeros((80, 160), np.uint8)))
+    _manifest(run, "calibrate", result=result)
+    return _Page(write_report(run))
+
+
+def test_what_calibration_found_is_shown_with_its_errors(tmp_path: Path) -> None:
+    page = calibrated(tmp_path, FOUND)
+    assert "What calibration found" in page.headings
+    text = " ".join(page.text.split())
+    for figure in (
+        "2.1 ± 0.2 to 20.4 ± 0.3; 27 ± 0.2 to 45.5 ± 0.3",
+        "from slot to slot (pixels)24.9 ± 0.08",
+        "-30.5 ± 0.6 to 29 ± 0.6",
+        "font size (pixels per em)23.5 ± 0.4",
+        "jpeg quality49.7 ± 0.4",
+        "'g' looks like no font",
+    ):
+        assert figure in text, figure
+    # The least alike comes first.
+    assert text.index("groboto-black210.61") < text.index("astix-bold240.98")
+
+
+def test_a_calibration_that_could_not_tell_shows_what_it_can(tmp_path: Path) -> None:
+    missing: dict[str, object] = {
+        "pitch": None,
+        "font_size": None,
+        "stroke_weight": None,
+        "fonts": {},
+    }
+    text = calibrated(tmp_path, {**FOUND, **missing}).text
+    assert "turn (degrees" in text
+    assert "from slot to slot" not in text
+    assert "pixels per em" not in text
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        [1],
+        {
+            "x": {"a": 1},
+            "y": "<marquee>",
+            "rotation": [[1], [2, 3, 4]],
+            "pitch": [None, float("nan")],
+        },
+        {"fonts": {"a": ["f", 1], "b": ["f", "<marquee>", "x"], "c": 3}, "rendering": ["ink"]},
+        {
+            "fonts": {"b": [["f"], "<marquee>", 0.5]},
+            "x": [[[[[]]]]],
+            "rotation": [[True, 1], [2, 3]],
+        },
+    ],
+)
+def test_a_calibration_of_another_shape_does_not_stop_the_report(
+    tmp_path: Path, result: object
+) -> None:
+    page = calibrated(tmp_path, result)
+    assert "What calibration found" in page.headings
+    assert "marquee" not in page.tags
+
+
 def test_text_from_outside_stays_text(tmp_path: Path, captchas: dict[str, bytes]) -> None:
     hostile = "<script>alert('\"&')</script>"
     run = tmp_path / "<b>run"
@@ -460,6 +644,9 @@ def test_text_from_outside_stays_text(tmp_path: Path, captchas: dict[str, bytes]
     _write_json(run / "run.json", {"preset": hostile, "command": hostile, "seed": 1})
     CaptchaStore(run / "store").add("x", [Captcha(hostile, next(iter(captchas.values())))])
     write_readings(run, [hostile, "../../etc/passwd"], ['"><img src=x>', "$\\frac"], [0.4, 0.6])
+    diagnosis = write_diagnosis(run, ["aaaa"])
+    pair = {"truth": hostile, "read": hostile, "share": 0.5}
+    _write_json(run / DIAGNOSIS, diagnosis | {"warnings": [hostile], "confusions": [pair]})
     _manifest(run, "read", machine=hostile, result={"warnings": [hostile]}, versions={hostile: 1})
     _write_metrics(run / "read" / "metrics.jsonl", [{"step": 1, f"$_{hostile}": 1.0}])
     _write_json(run / "submission" / "verdict.json", {"error": hostile, "message": "\ud800"})

@@ -13,6 +13,7 @@ from simgan_captcha.errors import ConfigError
 from simgan_captcha.reader.adaptation import AdaptationSettings
 from simgan_captcha.reader.scout import CalibrationSettings
 from simgan_captcha.reader.training import ReaderSettings
+from simgan_captcha.reader.verification import VerificationSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.seed_simulator import SeedSimulatorSettings
 from simgan_captcha.simgan import SimGANSettings
@@ -59,6 +60,8 @@ class RunConfig(BaseModel):
     """The reader's network and supervised training."""
     adaptation: AdaptationSettings = AdaptationSettings()
     """Self-training on the real images."""
+    verification: VerificationSettings = VerificationSettings()
+    """How doubtful characters of the run's own images are decided."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """``auto``: bf16-mixed where the hardware multiplies bf16 matrices, else 32-true."""
     threads: int = Field(default=0, ge=0, le=1024)

@@ -3,9 +3,10 @@
 A stage reads what earlier ones left in the run's folder. It goes on from its own checkpoints.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
-from simgan_captcha.diagnosis import diagnose, estimate_accuracy
+from simgan_captcha.diagnosis import Estimate, diagnose, estimate_accuracy
 from simgan_captcha.images import GreyImages, decode_grey, encode_png
 from simgan_captcha.planning import (
     COMPARED,
@@ -34,10 +35,16 @@ from simgan_captcha.planning import (
     reader_architecture,
     reads_poses,
     scouting_flops,
+    verifies,
 )
 from simgan_captcha.reader.adaptation import adapt_reader
 from simgan_captcha.reader.network import ScoutOutput
-from simgan_captcha.reader.reading import load_reader, read_images, save_reader
+from simgan_captcha.reader.reading import (
+    decode,
+    load_reader,
+    read_probabilities,
+    save_reader,
+)
 from simgan_captcha.reader.scout import (
     PosedSimulator,
     scout_images,
@@ -50,7 +57,8 @@ from simgan_captcha.reader.training import (
     count_flops,
     train_reader,
 )
-from simgan_captcha.readings import Reading, save_readings
+from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, find_doubts
+from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.seed_simulator import SeedSimulator
 from simgan_captcha.simgan import Refiner, count_forward_flops, load_refiner, train_refiner
@@ -295,23 +303,34 @@ class Learning:
         known, ids = self.simulator(self._calibration()).batch(generator, KNOWN)
         truths = [scheme.decode(row.tolist()) for row in ids]
 
-        def read(stage: str, images: GreyImages, names: Sequence[str]) -> list[Reading]:
+        def read(stage: str, images: GreyImages) -> Floats:
             reader = load_reader(self.run / stage / READER)[0]
-            return list(read_images(reader, background, scheme, names, images, advance))
+            return read_probabilities(reader, background, images, advance)
+
+        def estimate(of_known: Floats, of_real: Floats) -> Estimate:
+            readings = decode(scheme, names[: len(of_real)], of_real)
+            return estimate_accuracy(list(decode(scheme, truths, of_known)), truths, list(readings))
 
         stages = ["read", "adapt"] if self.config.adaptation.steps else ["read"]
-        of_known = {stage: read(stage, known, truths) for stage in stages}
+        of_known = {stage: read(stage, known) for stage in stages}
         estimates = {
-            stage: estimate_accuracy(
-                of_known[stage], truths, read(stage, images[:COMPARED], names[:COMPARED])
-            )
-            for stage in stages
+            stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
         }
         kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-        readings = read(kept, images, names)
+        of_real, said = read(kept, images), of_known[kept]
+        verified: dict[str, Any] = {}
+        if verifies(self.config):
+            of_real, said, verified = self._verify(images, of_real, known, said, ids, advance)
+            estimates[kept] = estimate(said, of_real)
+        readings = list(decode(scheme, names, of_real))
         save_readings(self.run / READINGS, readings)
-        diagnosis = diagnose(
-            readings, of_known[kept], truths, estimates, kept, self.config.scheme.alphabet
+        diagnosis = verified | diagnose(
+            readings,
+            list(decode(scheme, truths, said)),
+            truths,
+            estimates,
+            kept,
+            scheme.alphabet,
         )
         write_json(self.run / DIAGNOSIS, diagnosis)
         for warning in diagnosis["warnings"]:
@@ -328,12 +347,52 @@ class Learning:
                     round(estimates[kept].high, 4),
                 ],
                 "kept": kept,
+                **verified,
                 "warnings": diagnosis["warnings"],
             },
             images=len(readings) + looked_at,
             training_flops=looked_at
             * count_flops(reader_architecture(self.config), 1, backward=False),
         )
+
+    def _verify(
+        self,
+        images: GreyImages,
+        of_real: Floats,
+        known: GreyImages,
+        of_known: Floats,
+        ids: Ids,
+        advance: Advance,
+    ) -> tuple[Floats, Floats, dict[str, Any]]:
+        """Probabilities of real and of known images, doubts decided; and what was done."""
+        scout = load_reader(self.run / "calibrate" / READER)[0]
+        calibration = self._calibration()
+        assert calibration is not None  # as there is nothing to draw without
+
+        def doubts(images: GreyImages, probabilities: Floats) -> Doubts:
+            return find_doubts(
+                images,
+                self.background(),
+                probabilities,
+                scout,
+                calibration,
+                self.config.scheme,
+                self.config.verification,
+                lambda done, total: advance(done, total, {}),
+            )
+
+        known_doubts = doubts(known, of_known)
+        if does_harm(known_doubts, ids):
+            self.warn(
+                "drawing what the reader doubts misleads more than it helps on known images; the "
+                "reader's word stands"
+            )
+            return of_real, of_known, {"doubted": 0, "changed": 0}
+        real_doubts = doubts(images, of_real)
+        decided = decide(of_real, real_doubts)
+        changed = int((decided.argmax(-1) != of_real.argmax(-1)).sum())
+        said = {"doubted": len(real_doubts.images), "changed": changed}
+        return decided, decide(of_known, known_doubts), said
 
     # What stages share.
 

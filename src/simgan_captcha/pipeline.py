@@ -29,6 +29,7 @@ from simgan_captcha.planning import (
     calibrates,
     planned_training_flops,
     reader_architecture,
+    verifies,
 )
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader
@@ -123,7 +124,13 @@ def run_pipeline(
             stages.stage("adapt", ["read"], _of(config, "adaptation"), learning.adapt)
             last = "adapt"
         reading = ["read", last] if last != "read" else [last]
-        stages.stage("readings", reading, {}, learning.readings)
+        deciding = ["calibrate"] if verifies(config) else []
+        stages.stage(
+            "readings",
+            [*deciding, *reading],
+            _of(config, "verification"),
+            learning.readings,
+        )
         progress.say(_estimate_line(run))
         progress.say(
             f"total      {stages.seconds:.0f} s, {stages.training_flops / 1e12:.1f} TFLOP of "

@@ -23,6 +23,11 @@ def reads_poses(config: RunConfig) -> bool:
     return calibrates(config) and config.reader.kind == "attention"
 
 
+def verifies(config: RunConfig) -> bool:
+    """Whether doubts are decided by drawing; without a calibration there are no glyphs to draw."""
+    return calibrates(config) and config.verification.doubt < 1
+
+
 def planned_training_flops(config: RunConfig) -> int:
     """Floating-point operations that the trainings of a run will take; a multiply-add is two."""
     reader, size = config.reader, (config.scheme.height, config.scheme.width)

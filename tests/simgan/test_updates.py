@@ -52,7 +52,7 @@ def test_discriminator_update_leaves_the_refiner_alone() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     history = ImageHistory(4, torch.Generator())
     loss, figures = discriminator_loss(refiner, watched, level(0.0, 4), level(0.9, 4), history)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert watched.layer.weight.grad is not None
     assert all(p.grad is None for p in refiner.parameters())
     assert 0 <= figures["discriminator_accuracy"] <= 1
@@ -62,7 +62,7 @@ def test_refiner_update_leaves_the_discriminator_alone() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     with frozen(watched):
         loss, figures = refiner_loss(refiner, watched, level(0.0, 4), regularization=2.0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     assert refiner.leave.weight.grad is not None
     assert refiner.leave.weight.grad.any()
     assert watched.layer.weight.grad is None

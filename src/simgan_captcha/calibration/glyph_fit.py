@@ -178,7 +178,7 @@ def fit_glyphs(
     generator = torch.Generator().manual_seed(seed)
     sure = torch.from_numpy(sure_characters(poses.probabilities))
     misfit = torch.full((N, L), torch.nan)
-    for epoch in range(epochs):
+    for epoch in range(epochs if sure.any() else 0):
         if epoch == epochs // 2:
             sure &= misfit <= misfit[sure].quantile(1 - _DROPPED)
         for optimizer, rate in ((of_pose, _POSE_RATE), (of_shape, _GLYPH_RATE)):

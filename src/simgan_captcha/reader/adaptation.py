@@ -6,7 +6,7 @@ character. A few synthetic images keep it honest. Real images have their own bat
 
 Sources: mean teacher (arXiv:1703.01780), self-ensembling for domain adaptation (arXiv:1706.05208),
 FixMatch's weak and strong views and threshold (arXiv:2001.07685), here per character, and
-ReMixMatch's distribution alignment (arXiv:1911.09785) to a uniform alphabet.
+distribution alignment (ReMixMatch, arXiv:1911.09785) to a uniform alphabet, here by biases.
 
 Shapes: B batch, L characters, K classes.
 """

@@ -6,10 +6,12 @@ Shapes: N images, L characters, K classes.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from simgan_captcha.background import Background
+from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.checkpoint import load_weights, save_weights
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.images import GreyImages
@@ -21,7 +23,6 @@ BATCH = 250
 """Images read at once."""
 
 
-@torch.inference_mode()
 def read_images(
     reader: nn.Module,
     background: Background,
@@ -35,16 +36,38 @@ def read_images(
     Raises:
         ImageError: The images have another size than the background.
     """
+    for start in range(0, len(images), BATCH):
+        probabilities = read_probabilities(reader, background, images[start : start + BATCH])
+        yield from decode(scheme, names[start : start + BATCH], probabilities)
+        on_step(min(start + BATCH, len(images)), len(images), {})
+
+
+@torch.inference_mode()
+def read_probabilities(
+    reader: nn.Module,
+    background: Background,
+    images: GreyImages,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
+) -> Floats:
+    """(N, L, K) float32 probabilities of what stands in (N, H, W) ``uint8`` images.
+
+    Raises:
+        ImageError: The images have another size than the background.
+    """
     reader.eval()
+    read = []
     for start in range(0, len(images), BATCH):
         normalised = torch.from_numpy(background.normalise(images[start : start + BATCH]))
-        confidence, ids = reader(normalised).float().softmax(-1).max(-1)
-        whole = confidence.prod(-1)
-        for n, name in enumerate(names[start : start + BATCH]):
-            yield Reading(
-                name, scheme.decode(ids[n].tolist()), whole[n].item(), tuple(confidence[n].tolist())
-            )
+        read.append(reader(normalised).float().softmax(-1))
         on_step(min(start + BATCH, len(images)), len(images), {})
+    return np.asarray(torch.cat(read).numpy(), np.float32)
+
+
+def decode(scheme: Scheme, names: Sequence[str], probabilities: Floats) -> Iterator[Reading]:
+    """The likeliest text of each image, with its probability and those of its characters."""
+    confidence = probabilities.max(-1)
+    for name, ids, each in zip(names, probabilities.argmax(-1), confidence, strict=True):
+        yield Reading(name, scheme.decode(ids.tolist()), float(each.prod()), tuple(each.tolist()))
 
 
 def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture) -> None:

@@ -1,0 +1,182 @@
+"""What the reader doubts is decided by drawing it: analysis by synthesis of single characters.
+
+Where a character may be one of two, the image is drawn with either, with the glyphs that
+calibration found; poses are moved until each drawing misses least, and the one that misses less is
+likelier. How much that counts against the reader's own odds follows from how much the better
+drawings still miss: the noisier the images, the less. On images that the simulator drew, whose
+texts are known, it must not do harm; if it does, the reader's word stands.
+
+Shapes: N images, M doubts, L characters, K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from simgan_captcha.background import Background, FloatImages
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.calibration.glyph_fit import draw_characters
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.scout import scout_images
+from simgan_captcha.scheme import Scheme
+
+Ids = npt.NDArray[np.int64]
+
+_NEIGHBOURS = 4
+"""Pixels that err together: the codec spreads every error over some."""
+
+_BATCH = 64
+_INKED = 0.1
+_RATE = 0.4  # pixels a step at first
+_UNIT = (1.0, 1.0, 4.0)  # pixels and degrees that a step moves alike
+
+
+class VerificationSettings(BaseModel):
+    """Of what the reader doubts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    doubt: float = Field(default=0.02, ge=0, le=1)
+    """A character is drawn where its second likeliest class has more than this probability; 1 never
+    draws."""
+    steps: int = Field(default=30, ge=1, le=1000)
+    """Steps that move the poses."""
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Characters that may be one of two."""
+
+    images: Ids
+    """(M,) which image, likewise ``slots``."""
+    slots: Ids
+    first: Ids
+    """(M,) the reader's likeliest class, and its ``second``."""
+    second: Ids
+    odds: Floats
+    """(M,) the reader's log odds of first against second, at least 0."""
+    evidence: Floats
+    """(M,) how much more squared ink the drawing of the first misses; above 0 speaks for the
+    second."""
+    variance: float
+    """Of one pixel's ink about the better drawings."""
+
+
+def find_doubts(
+    images: GreyImages,
+    background: Background,
+    probabilities: Floats,
+    scout: nn.Module,
+    calibration: Calibration,
+    scheme: Scheme,
+    settings: VerificationSettings,
+    on_doubt: Callable[[int, int], None] = lambda done, total: None,
+) -> Doubts:
+    """Draw both readings of all that the reader doubts.
+
+    Args:
+        images: (N, H, W) ``uint8``.
+        background: Theirs.
+        probabilities: (N, L, K) of the reader.
+        scout: Tells where characters lie, see `scout.scout_images`.
+        calibration: Whose glyphs are drawn; a class without one is not doubted.
+        scheme: Of the images.
+        settings: What is doubted.
+        on_doubt: Called with how many are drawn, and of how many.
+    """
+    order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
+    both = np.take_along_axis(probabilities, order, -1)
+    drawable = calibration.found[order].all(-1)
+    doubted, slots = np.nonzero((both[..., 1] > settings.doubt) & drawable)
+    first, second = order[doubted, slots].T
+    likelier, other = both[doubted, slots].T
+    read = order[doubted, :, 0]
+    alternatives = read.copy()
+    alternatives[np.arange(len(doubted)), slots] = second
+    missed, inked = np.zeros((2, 2, len(doubted)), np.float32)
+    for n in range(0, len(doubted), _BATCH):
+        chosen = slice(n, n + _BATCH)
+        normalised = background.normalise(images[doubted[chosen]])
+        poses = scout_images(scout, normalised, scheme)
+        told = np.stack([poses.x, poses.y, poses.rotation], -1)
+        # Each class lies in its own way about the place that the scout tells of the class it saw.
+        usual = told - calibration.offset[poses.probabilities.argmax(-1)]
+        for row, ids in enumerate((read[chosen], alternatives[chosen])):
+            begin = usual + calibration.offset[ids]
+            missed[row, chosen], inked[row, chosen] = _least_missed(
+                normalised, ids, begin, calibration, settings.steps
+            )
+        on_doubt(min(n + _BATCH, len(doubted)), len(doubted))
+    odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
+    variance = float(missed.min(0).sum() / max(1.0, float(inked[0].sum())))
+    return Doubts(doubted, slots, first, second, odds, missed[0] - missed[1], variance)
+
+
+def does_harm(doubts: Doubts, ids: Ids) -> bool:
+    """Whether deciding these doubts breaks clearly more characters than it mends (a sign test).
+
+    Args:
+        doubts: Of images whose texts are known, as the simulator drew them.
+        ids: (N, L) their class ids.
+    """
+    true = ids[doubts.images, doubts.slots]
+    changed = _log_odds(doubts) > 0
+    mended, broken = (
+        (changed & (true == doubts.second)).sum(),
+        (changed & (true == doubts.first)).sum(),
+    )
+    return bool(broken - mended > 2 * np.sqrt(broken + mended))
+
+
+def decide(probabilities: Floats, doubts: Doubts) -> Floats:
+    """(N, L, K) probabilities with those of doubted characters' two classes shared out anew."""
+    decided = probabilities.copy()
+    both = (
+        probabilities[doubts.images, doubts.slots, doubts.first]
+        + probabilities[doubts.images, doubts.slots, doubts.second]
+    )
+    for_second = 1 / (1 + np.exp(-np.clip(_log_odds(doubts), -50, 50)))
+    decided[doubts.images, doubts.slots, doubts.first] = both * (1 - for_second)
+    decided[doubts.images, doubts.slots, doubts.second] = both * for_second
+    return decided
+
+
+def _log_odds(doubts: Doubts) -> npt.NDArray[np.float64]:
+    """(M,) of the second class against the first."""
+    trust = 1 / (2 * _NEIGHBOURS * max(doubts.variance, 1e-6))
+    return np.asarray(trust * doubts.evidence.astype(np.float64) - doubts.odds)
+
+
+def _least_missed(
+    normalised: FloatImages, ids: Ids, begin: Floats, calibration: Calibration, steps: int
+) -> tuple[Floats, Floats]:
+    """(B,) squared ink that drawings of these classes (B, L) miss, at the best poses found.
+
+    And over how many visible pixels there is ink, which is where drawings can err.
+    """
+    glyphs = torch.from_numpy(calibration.glyphs.astype(np.float32) / 255)
+    ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
+    visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
+    unit, classes = torch.tensor(_UNIT), torch.from_numpy(ids)
+    poses = (torch.from_numpy(begin.astype(np.float32)) / unit).requires_grad_(True)
+    optimizer = torch.optim.Adam([poses], _RATE)
+
+    def missed() -> Tensor:
+        drawn = draw_characters(glyphs, classes, poses * unit, *ink.shape[1:])
+        covered = 1 - (1 - drawn).prod(1)
+        return ((covered - ink).square() * visible).sum((1, 2))
+
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        missed().sum().backward()
+        optimizer.step()
+    inked = (visible * (ink > _INKED)).sum((1, 2))
+    with torch.no_grad():
+        return missed().numpy(), inked.numpy()

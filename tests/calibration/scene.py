@@ -1,0 +1,161 @@
+"""Drawn images of which everything is known, and what scouts of several qualities say of them."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from font_lato import font_files
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.calibration import GLYPH_SCALE, QUANTILES, Calibration
+from simgan_captcha.calibration.glyph_fit import glyph_side
+from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.images import GreyImages
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
+from tests.drawing import plain, striped
+
+STRANGER = font_files["LatoBlack"]
+"""A font that the simulator does not hold: what glyphs are to be learned of."""
+
+LETTERS = Scheme(alphabet="agel1m", length=4, width=100, height=50)
+STRIPED = striped((60, 140, 100, 150), 250)
+SIDE = glyph_side(LETTERS.height)
+SIZE = 24
+
+
+def drawing(**changes: Any) -> SimulatorSettings:
+    """One font of one size, hardly any codec."""
+    values = {
+        "fonts": (STRANGER,),
+        "size": (SIZE, SIZE),
+        "strokes": (0.0,),
+        "rotation": (-30, 30),
+        "shear": (0, 0),
+        "stretch": (1, 1),
+        "horizontal": (-0.3, 0.3),
+        "vertical": (0.3, 0.7),
+        "ink": (0, 0),
+        "nearest": 0.5,
+        "blur": (0, 0),
+        "noise": (0, 1),
+        "jpeg_quality": (50, 50),
+    }
+    return SimulatorSettings(**{**values, **changes})
+
+
+def exact_poses(parameters: DrawParameters, scheme: Scheme = LETTERS) -> Poses:
+    """What a perfect scout would say."""
+    probabilities = np.eye(len(scheme.alphabet), dtype=np.float32)[parameters.ids]
+    return Poses(probabilities, parameters.x, parameters.y, parameters.rotation)
+
+
+def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[GreyImages, Poses]:
+    """Images of overlapping turned letters under lines, and their poses."""
+    simulator = Simulator(LETTERS, drawing(**changes), STRIPED)
+    parameters = simulator.draw_parameters(np.random.default_rng(seed), count)
+    return simulator.render(parameters), exact_poses(parameters)
+
+
+@cache
+def scene() -> tuple[FloatImages, Poses]:
+    """300 normalised images, and their poses."""
+    images, poses = drawn(300)
+    return STRIPED.normalise(images), poses
+
+
+def disturbed(poses: Poses, pixels: float, degrees: float) -> Poses:
+    """Every pose is off by so much, as standard deviation."""
+    generator = np.random.default_rng(2)
+
+    def off(values: Floats, by: float) -> Floats:
+        return values + by * generator.standard_normal(values.shape, np.float32)
+
+    return replace(
+        poses,
+        x=off(poses.x, pixels),
+        y=off(poses.y, pixels),
+        rotation=off(poses.rotation, degrees),
+    )
+
+
+def mistaken(poses: Poses, share: float) -> Poses:
+    """So many characters are surely taken for others."""
+    generator = np.random.default_rng(3)
+    classes = poses.probabilities.shape[-1]
+    ids = poses.probabilities.argmax(-1)
+    others = (ids + generator.integers(1, classes, ids.shape)) % classes
+    ids = np.where(generator.random(ids.shape) < share, others, ids)
+    return replace(poses, probabilities=np.eye(classes, dtype=np.float32)[ids])
+
+
+def unsure(poses: Poses, characters: npt.NDArray[np.bool_], probability: float = 0.45) -> Poses:
+    """These (N, L) characters are read with less confidence."""
+    classes = poses.probabilities.shape[-1]
+    hazy = poses.probabilities * probability
+    hazy += (1 - probability) / (classes - 1) * (1 - poses.probabilities)
+    chosen = characters[..., None]
+    return replace(poses, probabilities=np.where(chosen, hazy, poses.probabilities))
+
+
+@cache
+def font_glyphs(font: str, size: int, alphabet: str = LETTERS.alphabet) -> Floats:
+    """(K, SIDE, SIDE) coverage of a font's letters, upright, about the points that are placed."""
+    scheme = Scheme(alphabet=alphabet, length=1, width=SIDE, height=SIDE)
+    simulator = Simulator(
+        scheme,
+        drawing(
+            fonts=(font,),
+            size=(GLYPH_SCALE * size, GLYPH_SCALE * size),
+            rotation=(0, 0),
+            horizontal=(0, 0),
+            vertical=(0.5, 0.5),
+            nearest=0,
+            noise=(0, 0),
+            jpeg_quality=(100, 100),
+        ),
+        plain(SIDE, SIDE),
+    )
+    parameters = simulator.draw_parameters(np.random.default_rng(0), len(alphabet))
+    ids = np.arange(len(alphabet)).reshape(-1, 1)
+    images = simulator.render(replace(parameters, ids=ids)).astype(np.float32)
+    return np.clip((images - 100) / 150, 0, 1)
+
+
+def likeness(glyphs: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """(K, K): correlation of each glyph with each true one."""
+    count = len(glyphs)
+    both = np.concatenate([glyphs.reshape(count, -1), truth.reshape(count, -1)])
+    return np.asarray(np.corrcoef(both)[:count, count:])
+
+
+def skewed(scheme: Scheme, *found: int) -> Calibration:
+    """Places of which some are likelier than others; a block for the classes that are found."""
+    slots = np.arange(scheme.length)[:, None] * 25
+    glyphs = np.zeros((len(scheme.alphabet), SIDE, SIDE), np.uint8)
+    glyphs[list(found)] = block()
+    return Calibration(
+        glyphs,
+        x=(slots + 5 + 15 * QUANTILES**2).astype(np.float32),
+        y=(15 + 10 * np.sqrt(QUANTILES)).astype(np.float32),
+        rotation=np.where(QUANTILES < 0.5, -20, 30 * QUANTILES).astype(np.float32),
+        offset=np.zeros((len(scheme.alphabet), 3), np.float32),
+        rendering=np.array([250, 0, 0, 0, 95], np.float32),
+    )
+
+
+def block() -> GreyImages:
+    """One glyph: an upright block of 8x10 pixels of an image, right above the middle."""
+    glyph = np.zeros((1, SIDE, SIDE), np.uint8)
+    glyph[0, SIDE // 2 - 30 : SIDE // 2 - 10, SIDE // 2 : SIDE // 2 + 16] = 255
+    return glyph
+
+
+def same(one: Calibration, other: Calibration) -> bool:
+    """To the bit."""
+    return all(
+        a.dtype == b.dtype and np.array_equal(a, b)
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+    )

@@ -1,0 +1,291 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from simgan_captcha.calibration.calibration import GLYPH_SCALE, calibrate
+from simgan_captcha.calibration.glyph_fit import (
+    FEWEST_EXAMPLES,
+    GlyphFit,
+    draw_characters,
+    fit_glyphs,
+    found_classes,
+    glyph_side,
+    mean_glyphs,
+    sure_characters,
+)
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator import Simulator
+from tests.calibration.scene import (
+    LETTERS,
+    SIDE,
+    SIZE,
+    STRANGER,
+    STRIPED,
+    disturbed,
+    drawing,
+    exact_poses,
+    font_glyphs,
+    likeness,
+    mistaken,
+    scene,
+    unsure,
+)
+from tests.drawing import plain
+
+Doubles = npt.NDArray[np.float64]
+
+EPOCHS = 14
+
+
+@cache
+def told_and_found(pixels: float, degrees: float, share: float) -> tuple[Poses, GlyphFit]:
+    """What a scout that errs so much says, and what is made of it."""
+    normalised, poses = scene()
+    told = mistaken(disturbed(poses, pixels, degrees), share)
+    return told, fit_glyphs(normalised, told, seed=0, epochs=EPOCHS)
+
+
+def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
+    """(K,): of each glyph with its true one, having seen that it is more like that than any."""
+    found = likeness(glyphs, font_glyphs(STRANGER, SIZE))
+    np.testing.assert_array_equal(found.argmax(1), np.arange(len(found)))
+    np.testing.assert_array_equal(found.argmax(0), np.arange(len(found)))
+    return np.asarray(np.diagonal(found))
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize(
+    ("pixels", "degrees", "share"),
+    [(0, 0, 0), (2, 6, 0.1)],
+    ids=["exact", "disturbed and mistaken"],
+)
+def test_glyphs_of_a_font_that_nobody_holds_are_found(
+    pixels: float, degrees: float, share: float
+) -> None:
+    told, fit = told_and_found(pixels, degrees, share)
+    assert fit.glyphs.shape == (len(LETTERS.alphabet), SIDE, SIDE)
+    assert fit.glyphs.dtype == np.float32
+    assert fit.glyphs.min() >= 0
+    assert fit.glyphs.max() <= 1
+    found = own_likeness(fit.glyphs)
+    assert found.min() > 0.9
+    # The mean of what lies where the scout says is hazier.
+    before = likeness(mean_glyphs(scene()[0], told), font_glyphs(STRANGER, SIZE)).diagonal()
+    assert (found > before).all()
+    if degrees:
+        assert ((1 - found) < 0.7 * (1 - before)).all()
+
+
+def found_under_a_line(told: bool) -> float:
+    """How much of the ink in the way of the line is missing from the glyphs, 0 to 1."""
+    background = plain()
+    background.line_mask[24:26] = True
+    background.grey[background.line_mask] = 250
+    # The line crosses the middle of every letter, which lies a little higher or lower.
+    settings = drawing(rotation=(0, 0), vertical=(0.4, 0.6), horizontal=(0, 0))
+    simulator = Simulator(LETTERS, settings, background)
+    parameters = simulator.draw_parameters(np.random.default_rng(4), 120)
+    normalised = background.normalise(simulator.render(parameters))
+    if not told:
+        normalised[:, 1] = -1
+    glyphs = fit_glyphs(normalised, exact_poses(parameters), seed=0, epochs=8).glyphs
+    near = slice(SIDE // 2 - 6, SIDE // 2 + 6)
+    full = font_glyphs(STRANGER, SIZE)[:, near] > 0.8
+    return float((1 - glyphs[:, near][full]).mean())
+
+
+def test_what_a_line_hides_is_taken_from_other_characters() -> None:
+    hidden = found_under_a_line(told=False)
+    assert hidden > 0.1  # there is something to complete
+    assert found_under_a_line(told=True) < 0.5 * hidden
+
+
+def test_drawn_and_found_again_glyphs_are_the_same() -> None:
+    """Simulator and fit mean the same by a glyph, a place and a turn, to a part of a pixel."""
+    first = told_and_found(0, 0, 0)[1]
+    rendering = np.array([250, 0, 0.5, 0.5, 50], np.float32)
+    calibration = calibrate(first.glyphs, first.poses, first.kept, rendering)
+    settings = drawing(fonts=("stix-bold",), fitted=1.0)
+    simulator = Simulator(LETTERS, settings, STRIPED, calibration)
+    parameters = simulator.draw_parameters(np.random.default_rng(5), 300)
+    images = STRIPED.normalise(simulator.render(parameters))
+    poses = exact_poses(parameters)
+    again = fit_glyphs(images, poses, seed=0, glyphs=first.glyphs, epochs=6)
+    assert np.diagonal(likeness(first.glyphs, again.glyphs)).min() > 0.98
+    np.testing.assert_allclose(middles(again.glyphs), middles(first.glyphs), atol=0.5)
+    off = errors(again.poses, poses)[again.kept]
+    assert np.abs(np.median(off, 0)).max() < 0.2
+    second = calibrate(again.glyphs, again.poses, again.kept, rendering)
+    assert np.abs(second.offset - calibration.offset)[:, :2].max() < 1.5
+
+
+def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
+    """(K, 2) centres of mass."""
+    places = np.indices(glyphs.shape[1:]).reshape(2, -1)
+    ink = (glyphs > 0.5).reshape(len(glyphs), -1).astype(np.float64)
+    return np.asarray(ink @ places.T / ink.sum(1, keepdims=True))
+
+
+# Poses.
+
+
+def errors(told: Poses, true: Poses) -> Doubles:
+    """(N, L, 3) pixels and degrees, about what is common to a class: no glyph has an upright."""
+    off = np.stack([getattr(told, n) - getattr(true, n) for n in ("x", "y", "rotation")], -1)
+    off = off.astype(np.float64)
+    ids = true.probabilities.argmax(-1)
+    for k in range(true.probabilities.shape[-1]):
+        off[ids == k] -= np.median(off[ids == k], 0)
+    return off
+
+
+def test_poses_are_improved() -> None:
+    told, fit = told_and_found(2, 6, 0.1)
+    true = scene()[1]
+    counted = fit.kept & (told.probabilities.argmax(-1) == true.probabilities.argmax(-1))
+    before, after = (np.abs(errors(p, true)[counted]).mean(0) for p in (told, fit.poses))
+    assert (after < before / 2).all()
+    assert after[:2].max() < 0.3
+
+
+def test_characters_that_are_explained_worst_are_dropped_and_mostly_misread() -> None:
+    told, fit = told_and_found(2, 6, 0.1)
+    wrong = told.probabilities.argmax(-1) != scene()[1].probabilities.argmax(-1)
+    assert fit.kept.mean() == pytest.approx(0.85, abs=0.01)
+    assert wrong[~fit.kept].mean() > 0.4
+    assert wrong[fit.kept].mean() < 0.06 < 0.09 < wrong.mean()
+    assert np.isfinite(fit.misfit[fit.kept]).all()
+
+
+def test_characters_that_are_not_sure_do_not_move_and_do_not_count() -> None:
+    normalised, poses = scene()
+    normalised, poses = normalised[:60], first_of(poses, 60)
+    doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
+    # Told to be where they are not, they would spoil every glyph.
+    told = unsure(replace(poses, rotation=poses.rotation + 180 * doubted), doubted)
+    fit = fit_glyphs(normalised, told, seed=0, epochs=4)
+    assert not fit.kept[doubted].any()
+    assert np.isnan(fit.misfit[doubted]).all()
+    for name in ("x", "y", "rotation"):
+        said, found = getattr(told, name), getattr(fit.poses, name)
+        np.testing.assert_allclose(found[doubted], said[doubted], atol=1e-4)
+        assert (found[fit.kept] != said[fit.kept]).mean() > 0.9
+    assert own_likeness(fit.glyphs).min() > 0.8
+
+
+def first_of(poses: Poses, count: int) -> Poses:
+    return Poses(**{name: values[:count] for name, values in vars(poses).items()})
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    normalised, poses = scene()
+    few = disturbed(first_of(poses, 100), 1, 4)
+    one, again, other = (fit_glyphs(normalised[:100], few, s, epochs=3) for s in (1, 1, 2))
+    for name in ("glyphs", "kept", "misfit"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
+    for name in ("x", "y", "rotation"):
+        np.testing.assert_array_equal(getattr(one.poses, name), getattr(again.poses, name))
+    assert (one.glyphs != other.glyphs).any(axis=(1, 2)).all()  # in another order
+
+
+def test_epochs_are_told() -> None:
+    normalised, poses = scene()
+    told: list[tuple[int, int, float]] = []
+    few = disturbed(first_of(poses, 64), 1, 4)
+    fit_glyphs(normalised[:64], few, 0, epochs=4, on_epoch=lambda *e: told.append(e))
+    assert [(done, epochs) for done, epochs, _ in told] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert 0 < told[-1][2] < told[0][2]
+
+
+# Too few.
+
+
+def test_a_starved_class_gets_no_glyph() -> None:
+    """What is read much less often than anything else may well be something else."""
+    normalised, poses = scene()
+    ones = poses.probabilities.argmax(-1) == LETTERS.alphabet.index("1")
+    few = ones & (np.cumsum(ones).reshape(ones.shape) > FEWEST_EXAMPLES + 10)
+    fit = fit_glyphs(normalised, unsure(poses, few), seed=0, epochs=3)
+    np.testing.assert_array_equal(fit.glyphs.any(axis=(1, 2)), [True] * 4 + [False, True])
+
+
+def test_where_nothing_is_sure_nothing_is_found() -> None:
+    normalised, poses = scene()
+    told = unsure(poses, np.ones(poses.x.shape, np.bool_))
+    fit = fit_glyphs(normalised, told, seed=0, epochs=4)
+    assert not fit.glyphs.any()
+    assert not fit.kept.any()
+    np.testing.assert_allclose(fit.poses.x, poses.x, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("read", "found"),
+    [
+        ([100, 100, 100, 30], [True, True, True, True]),
+        ([100, 100, 100, 29], [True, True, True, False]),
+        ([FEWEST_EXAMPLES, FEWEST_EXAMPLES - 1, 21, 22], [True, False, True, True]),
+        ([0, 0, 0, 0], [False] * 4),
+    ],
+)
+def test_classes_are_found_that_are_read_often_enough(read: list[int], found: list[bool]) -> None:
+    assert found_classes(np.array(read)).tolist() == found
+
+
+def test_the_surest_of_a_class_are_sure_enough_but_not_guesses() -> None:
+    probabilities = np.full((300, 1, 3), 0.02, np.float32)
+    probabilities[:100, 0, 0] = 0.95
+    # Of class 1 none is sure; the first hundred are likelier than the next hundred.
+    probabilities[100:200, 0, 1], probabilities[200:, 0, 1] = 0.7, 0.6
+    sure = sure_characters(probabilities)[:, 0]
+    np.testing.assert_array_equal(sure, np.arange(300) < 200)
+    probabilities[100:200, 0, 1] = 0.45
+    probabilities[200:, 0, 1] = 0.4
+    np.testing.assert_array_equal(sure_characters(probabilities)[:, 0], np.arange(300) < 100)
+
+
+# The drawing.
+
+
+def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
+    settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
+    glyphs = font_glyphs(STRANGER, SIZE)
+    free = plain()
+    kept = np.ones((60, 4), np.bool_)
+    known = exact_poses(
+        Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(3), 60)
+    )
+    rendering = np.array([250, 0, 0, 0, 100], np.float32)
+    calibration = calibrate(glyphs, known, kept, rendering)
+    simulator = Simulator(LETTERS, settings, free, calibration)
+    parameters = simulator.draw_parameters(np.random.default_rng(2), 20)
+    # Of one place for all, so that nothing overlaps.
+    calm = replace(
+        parameters,
+        x=np.tile(np.array([12, 37, 62, 87], np.float32), (20, 1)) + 0.3,
+        ink=np.full_like(parameters.ink, 250),
+        noise=np.zeros_like(parameters.noise),
+        jpeg_quality=np.full_like(parameters.jpeg_quality, 100),
+    )
+    images = (simulator.render(calm).astype(np.float32) - 100) / 150
+    pose = torch.from_numpy(np.stack([calm.x, calm.y, calm.rotation], -1))
+    characters = draw_characters(
+        torch.from_numpy(calibration.glyphs / np.float32(255)),
+        torch.from_numpy(calm.ids),
+        pose,
+        50,
+        100,
+    )
+    covered = 1 - (1 - characters).prod(1)
+    assert np.abs(covered.numpy() - images).mean() < 0.004
+    assert np.abs(covered.numpy() - images).max() < 0.1
+
+
+def test_a_glyph_s_canvas_is_four_fifths_of_the_image() -> None:
+    assert glyph_side(50) == 40 * GLYPH_SCALE
+    assert glyph_side(24) == 18 * GLYPH_SCALE

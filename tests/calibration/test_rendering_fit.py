@@ -1,0 +1,153 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from simgan_captcha.calibration.calibration import QUANTILES, RENDERING, Calibration
+from simgan_captcha.calibration.rendering_fit import (
+    IMAGES,
+    RenderingFit,
+    draw_rendered,
+    fit_rendering,
+    image_moments,
+    start_rendering,
+)
+from simgan_captcha.images import GreyImages
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator
+from tests.calibration.scene import SIZE, STRANGER, drawing, font_glyphs, skewed
+from tests.drawing import plain
+
+SMALL = Scheme(alphabet="agel1m", length=2, width=48, height=48)
+BACKGROUND = replace(plain(48, 48), ink_level=250.0)
+BACKGROUND.grey[:, :24] = 60
+
+TRUTHS = (
+    (251.0, 0.0, 0.55, 1.0, 77.0),
+    (247.0, 0.0, 1.0, 1.0, 70.0),
+    (244.0, 0.7, 0.0, 1.0, 85.0),
+)
+
+
+def calibration() -> Calibration:
+    """Exact glyphs and places; of the rendering no more than the background tells."""
+    return replace(
+        skewed(SMALL),
+        glyphs=np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8),
+        x=(np.arange(2)[:, None] * 24 + 6 + 12 * QUANTILES).astype(np.float32),
+        rendering=start_rendering(BACKGROUND),
+    )
+
+
+def rendered(values: tuple[float, ...], seed: int, count: int = IMAGES) -> GreyImages:
+    simulator = Simulator(SMALL, drawing(fitted=1.0), BACKGROUND, calibration())
+    return draw_rendered(simulator, np.array(values), count, seed)
+
+
+@cache
+def fitted(truth: tuple[float, ...], evaluations: int = 100) -> RenderingFit:
+    images = rendered(truth, seed=9)
+    return fit_rendering(images, BACKGROUND, SMALL, calibration(), 0, evaluations=evaluations)
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_known_values_are_found_again(truth: tuple[float, ...]) -> None:
+    fit = fitted(truth)
+    off = dict(zip(RENDERING, np.abs(fit.values - truth), strict=True))
+    assert off["ink"] < 3
+    assert off["blur"] < 0.15
+    assert off["nearest"] < 0.25
+    assert off["noise"] < 1
+    assert off["jpeg_quality"] < 4
+    assert 0.2 < fit.misfit < 2  # nothing is left but chance
+    assert fit.values.dtype == fit.errors.dtype == np.float32
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_the_truth_lies_within_what_is_said_of_it(truth: tuple[float, ...]) -> None:
+    fit = fitted(truth)
+    assert (fit.errors > 0).all()
+    assert (np.abs(fit.values - truth) < 3.5 * fit.errors).all()
+    # And it is said so closely that it is worth saying.
+    assert (fit.errors < (1, 0.31, 0.2, 1, 2)).all()
+
+
+def test_what_cannot_be_told_is_not_said_to_be_known() -> None:
+    """Blur so weak that the simulator draws none."""
+    fit = fitted(TRUTHS[1])
+    assert fit.values[1] == 0
+    assert fit.errors[1] == pytest.approx(0.3)
+
+
+def test_the_same_seed_finds_the_same_and_counts_its_candidates() -> None:
+    images, told = rendered(TRUTHS[0], 3, 60), list[tuple[int, int]]()
+
+    def fit() -> RenderingFit:
+        return fit_rendering(
+            images,
+            BACKGROUND,
+            SMALL,
+            calibration(),
+            1,
+            evaluations=20,
+            on_evaluation=lambda done, total: told.append((done, total)),
+        )
+
+    one, again = fit(), fit()
+    np.testing.assert_array_equal(one.values, again.values)
+    np.testing.assert_array_equal(one.errors, again.errors)
+    half = len(told) // 2
+    assert told[:half] == told[half:]
+    done = [d for d, _ in told[:half]]
+    assert done == sorted(done)
+    assert told[-1] == (20, 20)
+
+
+def test_another_model_of_the_letters_leaves_a_misfit_and_widens_errors() -> None:
+    other = replace(
+        calibration(),
+        glyphs=np.rint(font_glyphs("stix-bold", SIZE) * 255).astype(np.uint8),
+    )
+    images = rendered(TRUTHS[0], seed=9)
+    fit = fit_rendering(images, BACKGROUND, SMALL, other, 0, evaluations=40)
+    assert fit.misfit > 10
+    assert (fit.errors > 2 * fitted(TRUTHS[0]).errors)[[0, 2]].all()  # of ink and interpolation
+
+
+# What is drawn, and counted.
+
+
+def test_images_are_rendered_with_exactly_these_values() -> None:
+    sharp, blurred, noisy, coarse = (
+        rendered(values, 0, 50).astype(np.float64)
+        for values in (
+            (250, 0, 0, 0, 95),
+            (250, 1, 0, 0, 95),
+            (250, 0, 0, 8, 95),
+            (250, 0, 0, 0, 25),
+        )
+    )
+    assert sharp.max() <= 256
+    assert np.median(sharp[sharp > 230]) == pytest.approx(250, abs=1)
+    steepest = [np.abs(np.diff(images, axis=2)).max() for images in (sharp, blurred)]
+    assert steepest[1] < 0.9 * steepest[0]
+    # Far from the letters, over the darker half.
+    for images, scatter in ((sharp, 0), (noisy, 8)):
+        assert images[:, 44:, :16].std() == pytest.approx(scatter, abs=1.2)
+    assert np.abs(coarse - sharp).mean() > 2
+
+
+def test_qualities_between_whole_ones_are_drawn_by_some_images_each() -> None:
+    low, between, high = (rendered((250, 0, 0, 0, q), 0, 60) for q in (50, 50.5, 51))
+    as_low = (between == low).all(axis=(1, 2))
+    as_high = (between == high).all(axis=(1, 2))
+    assert (as_low | as_high).all()
+    assert 15 < as_low.sum() < 45
+
+
+def test_moments_of_all_images_are_the_mean_of_each_one_s() -> None:
+    """By which the spread of single images tells the chance of their mean."""
+    images = rendered(TRUTHS[0], 1, 8)
+    each = np.stack([image_moments(images[n : n + 1], BACKGROUND) for n in range(8)])
+    np.testing.assert_allclose(image_moments(images, BACKGROUND), each.mean(0), rtol=1e-4)

@@ -1,0 +1,107 @@
+"""Calibration as a stage of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
+from simgan_captcha.errors import RunError
+from simgan_captcha.images import encode_jpeg
+from simgan_captcha.reader.reading import load_reader
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.stages import MANIFEST
+from simgan_captcha.store import CaptchaStore
+from tests.calibration.scene import drawing
+from tests.small_run import SCHEME, pipeline, shaded, write_challenges
+
+IMAGES, FIRST, STEPS = 300, 160, 40
+REAL = drawing(size=(19, 19), rotation=(-8, 8), horizontal=(0, 0.2), vertical=(0.4, 0.6))
+CALIBRATING = (
+    "calibrate=true",
+    "calibration.rounds=2",
+    f"calibration.first_steps={FIRST}",
+    f"calibration.steps={STEPS}",
+    "calibration.epochs=10",
+    "calibration.rendering_images=100",
+    "calibration.rendering_evaluations=20",
+    "refine=false",
+    "adaptation.steps=0",
+    "reader.batch_size=32",
+    "reader.channels=[8, 8, 16, 16, 32]",
+    "reader.ema_decay=0.95",
+    "reader.learning_rate=0.01",
+    "reader.steps=2",
+    "reader.checkpoint_every=100",
+    'simulator.fonts=["roboto-black", "dejavu-sans-bold"]',
+    "simulator.size=[18, 20]",
+    "simulator.horizontal=[-0.3, 0.3]",
+    "simulator.vertical=[0.3, 0.7]",
+)
+
+
+@pytest.fixture(scope="module")
+def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captchas of a font, places and turns of their own."""
+    images, ids = Simulator(SCHEME, REAL, shaded()).batch(np.random.default_rng(8), IMAGES)
+    captchas = [
+        (encode_jpeg(image, 90), SCHEME.decode(row))
+        for image, row in zip(images, ids.tolist(), strict=True)
+    ]
+    folder = tmp_path_factory.mktemp("challenges") / "batches"
+    write_challenges(folder, captchas)
+    return folder
+
+
+def test_a_run_learns_glyphs_and_places_of_its_images(tmp_path: Path, challenges: Path) -> None:
+    run = tmp_path / "run"
+    pipeline(run, challenges, *CALIBRATING)
+    folder = run / "calibrate"
+    manifest = json.loads((folder / MANIFEST).read_text())
+    found = Calibration.load(folder / "calibration.npz")
+
+    assert found.found.all()
+    with Image.open(folder / "glyphs.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), glyph_sheet(found.glyphs))
+
+    result = manifest["result"]
+    for slot, (low, high) in enumerate([(12, 16.8), (36, 40.8)]):
+        (left, _), (right, _) = result["x"][slot]
+        assert (left, right) == pytest.approx((low, high), abs=2.5)
+    assert result["pitch"][0] == pytest.approx(24, abs=1.5)
+    assert [end for end, _ in result["y"]] == pytest.approx([9.6, 14.4], abs=2.5)
+    assert result["rotation"][0][0] < result["rotation"][1][0]
+    assert tuple(result["rendering"]) == RENDERING
+    np.testing.assert_allclose(
+        [value for value, _ in result["rendering"].values()], found.rendering, atol=0.01
+    )
+    assert list(result["fonts"]) == list(SCHEME.alphabet)
+    assert result["accuracy"] > 0.9
+
+    scout, architecture = load_reader(folder / "reader.safetensors")
+    assert architecture.pose
+    assert not scout.training
+    losses = []
+    for number, steps in ((1, FIRST), (2, STEPS)):
+        rows = (folder / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(row)["loss"] for row in rows])
+        assert len(rows) == steps
+    assert losses[1][0] < 0.5 * losses[0][0]  # it goes on with what it has learned
+    assert manifest["images"] == (FIRST + STEPS) * 32 + 2 * IMAGES
+    assert manifest["training_flops"] > 0
+
+
+def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
+    tmp_path: Path, challenges: Path
+) -> None:
+    run = tmp_path / "run"
+    little = "calibration.first_steps=2"
+    with pytest.raises(RunError, match=r"read surely in every slot.*calibration.steps.*=false"):
+        pipeline(run, challenges, *CALIBRATING, little)
+    assert not (run / "calibrate" / MANIFEST).exists()
+    done = (run / "simulate" / MANIFEST).stat().st_mtime_ns
+    readings = pipeline(run, challenges, *CALIBRATING, "calibrate=false")
+    assert len(readings) == len(CaptchaStore(run / "store").in_content_order().names)
+    assert (run / "simulate" / MANIFEST).stat().st_mtime_ns == done

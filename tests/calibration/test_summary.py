@@ -1,0 +1,239 @@
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simgan_captcha.calibration.calibration import RENDERING, Calibration, calibrate
+from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
+from simgan_captcha.calibration.summary import summarise
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator, SimulatorSettings
+from tests.calibration.scene import disturbed, drawing, exact_poses, font_glyphs, mistaken
+from tests.drawing import plain
+
+SCHEME = Scheme(alphabet="agelkm", length=2, width=52, height=48)
+FONTS = ("stix-bold", "roboto-black", "dejavu-sans-bold")
+SIMULATOR = SimulatorSettings(fonts=FONTS, size=(20, 26))
+SIZE, INK, BLUR, QUALITY = 22, 244, 0.6, 60
+TURNS, PITCH = (-20, 14), 26
+REAL = drawing(
+    fonts=("roboto-black",),
+    size=(SIZE, SIZE),
+    rotation=TURNS,
+    horizontal=(-0.2, 0.2),
+    vertical=(0.4, 0.65),
+    nearest=0.3,
+    ink=(0, 0),
+    blur=(BLUR, BLUR),
+    jpeg_quality=(QUALITY, QUALITY),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    fit: GlyphFit
+    calibration: Calibration
+    rendered: RenderingFit
+
+    def summary(self, seed: int = 0) -> dict[str, Any]:
+        return summarise(
+            self.fit, self.calibration, self.rendered, SCHEME.alphabet, SIMULATOR, seed
+        )
+
+
+@cache
+def found() -> Found:
+    """Everything that calibration makes of 400 images and a scout that errs."""
+    # Two greys, so that the codec has something of the background to spoil.
+    background = replace(plain(SCHEME.width, SCHEME.height), ink_level=float(INK))
+    background.grey[:, :26] = 60
+    simulator = Simulator(SCHEME, REAL, background)
+    parameters = simulator.draw_parameters(np.random.default_rng(1), 400)
+    images = simulator.render(parameters)
+    normalised = background.normalise(images)
+    poses = mistaken(disturbed(exact_poses(parameters, SCHEME), 2, 6), 0.1)
+    fit = fit_glyphs(normalised, poses, seed=0, epochs=24)
+    rendering = start_rendering(background)
+    calibration = calibrate(fit.glyphs, fit.poses, fit.kept, rendering)
+    rendered = fit_rendering(images, background, SCHEME, calibration, 0, evaluations=80)
+    return Found(fit, replace(calibration, rendering=rendered.values), rendered)
+
+
+@cache
+def summary() -> dict[str, Any]:
+    return found().summary()
+
+
+def middle(low: float, high: float) -> list[float]:
+    """The middle 98 % of what is uniform between."""
+    return [low + 0.01 * (high - low), high - 0.01 * (high - low)]
+
+
+# Known parameters, found again.
+
+
+def assert_found(estimate: list[float], truth: float, tolerance: float) -> None:
+    value, error = estimate
+    assert value == pytest.approx(truth, abs=tolerance)
+    assert abs(value - truth) < max(3 * error, tolerance / 2)
+    assert 0 < error < tolerance
+
+
+def test_font_and_size_are_found() -> None:
+    assert_found(summary()["font_size"], SIZE, 1)
+    assert_found(summary()["stroke_weight"], 1, 0.15)
+    fonts = summary()["fonts"]
+    assert list(fonts) == list(SCHEME.alphabet)
+    assert sum(font == "roboto-black" for font, _, _ in fonts.values()) >= 5
+    assert all(abs(size - SIZE) <= 2 and likeness > 0.9 for _, size, likeness in fonts.values())
+
+
+def test_turns_are_found() -> None:
+    """Though no glyph has an upright of its own."""
+    for estimate, end in zip(summary()["rotation"], middle(*TURNS), strict=True):
+        assert_found(estimate, end, 3)
+
+
+def test_places_and_pitch_are_found() -> None:
+    assert_found(summary()["pitch"], PITCH, 1)
+    for slot, across in enumerate(summary()["x"]):
+        centre = PITCH * (slot + 0.5)
+        for estimate, end in zip(
+            across, middle(centre - 0.2 * PITCH, centre + 0.2 * PITCH), strict=True
+        ):
+            assert estimate[0] == pytest.approx(end, abs=1.5)
+    for estimate, end in zip(summary()["y"], middle(0.4 * 48, 0.65 * 48), strict=True):
+        assert estimate[0] == pytest.approx(end, abs=1.5)
+
+
+def test_rendering_is_found() -> None:
+    rendering = summary()["rendering"]
+    assert tuple(rendering) == RENDERING
+    assert rendering["ink"][0] == pytest.approx(INK, abs=3)
+    assert rendering["jpeg_quality"][0] == pytest.approx(QUALITY, abs=4)
+    # What blurs the images is in the glyphs that were learned from them; `nearest` makes up for it.
+    assert rendering["blur"][0] < BLUR + 0.1
+    assert all(error > 0 for _, error in rendering.values())
+
+
+def test_nothing_is_doubted_that_is_right() -> None:
+    assert summary()["warnings"] == []
+
+
+def test_the_same_seed_says_the_same_as_json() -> None:
+    again, other = found().summary(), found().summary(seed=1)
+    assert summary() == again
+    assert json.loads(json.dumps(summary(), allow_nan=False)) == summary()
+    # Another bootstrap changes errors, not what was found.
+    assert summary() != other
+    assert [e[0] for e in other["rotation"]] == [e[0] for e in summary()["rotation"]]
+    assert other["rotation"][0][1] == pytest.approx(summary()["rotation"][0][1], rel=0.4)
+
+
+# Uncertainty.
+
+NO_RENDERING = RenderingFit(np.zeros(5, np.float32), np.ones(5, np.float32), 1.0)
+
+
+def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
+    """As if shapes and poses of so many images had been found without any error."""
+    scheme = SCHEME.model_copy(update={"length": length, "width": PITCH * length})
+    simulator = Simulator(scheme, REAL, plain(scheme.width, scheme.height))
+    parameters = simulator.draw_parameters(np.random.default_rng(seed), count)
+    poses = exact_poses(parameters, scheme)
+    kept = np.ones(poses.x.shape, np.bool_)
+    glyphs = font_glyphs("roboto-black", SIZE, SCHEME.alphabet)
+    misfit = np.zeros(poses.x.shape, np.float32)
+    calibration = calibrate(glyphs, poses, kept, NO_RENDERING.values)
+    # Classes that lie off only by chance, so that the truth is known.
+    calibration.offset[:] = 0
+    return Found(GlyphFit(glyphs, poses, kept, misfit), calibration, NO_RENDERING)
+
+
+def test_errors_are_those_that_other_images_show() -> None:
+    """The bootstrap's standard error against the scatter over six sets of images."""
+    many = [exactly_found(120, seed=seed).summary() for seed in range(6)]
+    for key in ("y", "rotation"):
+        found = np.array([s[key] for s in many])[..., 0]
+        told = np.array([s[key] for s in many])[..., 1].mean(0)
+        assert (found.std(0, ddof=1) < 2.5 * told).all(), key
+    pitch = np.array([s["pitch"] for s in many])
+    assert pitch[:, 0].std(ddof=1) == pytest.approx(pitch[:, 1].mean(), rel=0.8)
+
+
+def test_more_images_leave_smaller_errors() -> None:
+    few, many = (exactly_found(count).summary() for count in (100, 1600))
+    assert many["pitch"][1] < 0.5 * few["pitch"][1]
+    assert many["y"][0][1] < 0.6 * few["y"][0][1]
+    # But how the glyphs are turned is no better known.
+    assert many["rotation"][0][1] > 0.5
+
+
+def test_one_slot_has_no_pitch() -> None:
+    alone = exactly_found(100, length=1).summary()
+    assert alone["pitch"] is None
+    assert len(alone["x"]) == 1
+    assert json.loads(json.dumps(alone, allow_nan=False)) == alone
+
+
+# Doubts.
+
+
+def test_a_shape_that_no_font_draws_is_warned_of() -> None:
+    right = exactly_found(100)
+    glyphs = right.calibration.glyphs.copy()
+    glyphs[1] = glyphs[3]  # an l, read for g
+    (warning,) = replace(right, calibration=replace(right.calibration, glyphs=glyphs)).summary()[
+        "warnings"
+    ]
+    assert warning.startswith("'g' looks like no font of the simulator (nearest: ")
+    assert "calibrate/glyphs.png" in warning
+
+
+def test_a_letter_hardly_ever_read_is_warned_of() -> None:
+    right = exactly_found(300)
+    ids = right.fit.poses.probabilities.argmax(-1)
+    ls = ids == SCHEME.alphabet.index("l")
+    kept = ~ls | (np.cumsum(ls).reshape(ls.shape) <= 7)
+    glyphs = right.calibration.glyphs.copy()
+    glyphs[3] = 0
+    starved = Found(
+        replace(right.fit, kept=kept), replace(right.calibration, glyphs=glyphs), NO_RENDERING
+    ).summary()
+    (warning,) = starved["warnings"]
+    expected = round(int(kept.sum()) / len(SCHEME.alphabet))
+    assert warning.startswith(
+        f"'l' was read surely 7 times in the images calibration looked at, {expected} expected"
+    )
+    assert "l" not in starved["fonts"]
+
+
+def test_without_any_glyph_there_is_no_size_and_every_letter_is_warned_of() -> None:
+    right = exactly_found(100)
+    nothing = replace(
+        right,
+        calibration=replace(right.calibration, glyphs=np.zeros_like(right.calibration.glyphs)),
+    ).summary()
+    assert nothing["font_size"] is None
+    assert nothing["stroke_weight"] is None
+    assert nothing["fonts"] == {}
+    assert len(nothing["warnings"]) == len(SCHEME.alphabet)
+    assert all(np.isfinite(end).all() for end in nothing["rotation"])
+    assert json.loads(json.dumps(nothing, allow_nan=False)) == nothing
+
+
+def test_what_does_not_count_is_not_summarised() -> None:
+    right = exactly_found(200)
+    kept = np.random.default_rng(0).random(right.fit.kept.shape) < 0.7
+    poses = right.fit.poses
+    wild = Poses(
+        poses.probabilities,
+        *(np.where(kept, getattr(poses, name), np.float32(999)) for name in ("x", "y", "rotation")),
+    )
+    found = replace(right, fit=replace(right.fit, kept=kept, poses=wild)).summary()
+    assert max(end for end, _ in [*found["rotation"], *found["y"], *found["x"][1]]) < 60

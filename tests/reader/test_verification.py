@@ -1,0 +1,160 @@
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.network import ScoutOutput
+from simgan_captcha.reader.verification import (
+    Doubts,
+    VerificationSettings,
+    decide,
+    does_harm,
+    find_doubts,
+)
+from tests.calibration.scene import (
+    LETTERS,
+    SIZE,
+    STRANGER,
+    STRIPED,
+    disturbed,
+    drawn,
+    font_glyphs,
+    skewed,
+)
+
+CLASSES = len(LETTERS.alphabet)
+COUNT = 60
+
+
+class Telling(nn.Module):
+    """A scout that knows these images again, and says the poses that it was given."""
+
+    def __init__(self, images: GreyImages, poses: Poses) -> None:
+        super().__init__()
+        keys = (ink.tobytes() for ink in STRIPED.normalise(images))
+        self.known = {key: n for n, key in enumerate(keys)}
+        slots = (np.arange(LETTERS.length) + 0.5) * 25
+        pose = [(poses.x - slots) / 25, poses.y / LETTERS.height - 0.5, poses.rotation / 45]
+        self.pose = torch.from_numpy(np.stack(pose, -1).astype(np.float32))
+        self.logits = torch.from_numpy(np.log(poses.probabilities + 1e-6))
+
+    def forward(self, images: Tensor) -> ScoutOutput:
+        chosen = [self.known[image.numpy().tobytes()] for image in images]
+        return ScoutOutput(self.logits[chosen], self.pose[chosen], torch.zeros(0))
+
+
+def calibration() -> Calibration:
+    """As if calibration had found the very glyphs that were drawn, wherever they may lie."""
+    glyphs = np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
+    return replace(skewed(LETTERS), glyphs=glyphs)
+
+
+@pytest.fixture(scope="module")
+def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
+    """Images, a scout's poses, true ids, and the probabilities of a reader that is often wrong.
+
+    Of every image one character is doubted; of half of those the wrong class is the likelier.
+    """
+    images, exact = drawn(COUNT)
+    ids = exact.probabilities.argmax(-1)
+    generator = np.random.default_rng(4)
+    probabilities = exact.probabilities * 0.98 + 0.02 / CLASSES
+    for n in range(COUNT):
+        slot = generator.integers(LETTERS.length)
+        other = (ids[n, slot] + generator.integers(1, CLASSES)) % CLASSES
+        true, wrong = (0.35, 0.6) if n % 2 else (0.6, 0.35)
+        probabilities[n, slot] = 0.05 / (CLASSES - 2)
+        probabilities[n, slot, ids[n, slot]], probabilities[n, slot, other] = true, wrong
+    return images, disturbed(exact, 1, 4), ids, probabilities.astype(np.float32)
+
+
+def doubts_of(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], found: Calibration
+) -> Doubts:
+    images, poses, _, probabilities = doubtful
+    return find_doubts(
+        images,
+        STRIPED,
+        probabilities,
+        Telling(images, poses),
+        found,
+        LETTERS,
+        VerificationSettings(doubt=0.1),
+    )
+
+
+@pytest.fixture(scope="module")
+def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Doubts:
+    return doubts_of(doubtful, calibration())
+
+
+def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+) -> None:
+    _, _, ids, probabilities = doubtful
+    np.testing.assert_array_equal(doubts.images, np.arange(COUNT))
+    decided = decide(probabilities, doubts)
+    before, after = (
+        (p.argmax(-1) == ids)[doubts.images, doubts.slots].mean() for p in (probabilities, decided)
+    )
+    assert before == 0.5
+    assert after > 0.95
+    assert not does_harm(doubts, ids)
+
+
+def test_only_the_two_classes_in_doubt_share_anew(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+) -> None:
+    probabilities = doubtful[3]
+    decided = decide(probabilities, doubts)
+    np.testing.assert_allclose(decided.sum(-1), 1, atol=1e-5)
+    other = np.ones(probabilities.shape, np.bool_)
+    for classes in (doubts.first, doubts.second):
+        other[doubts.images, doubts.slots, classes] = False
+    np.testing.assert_array_equal(decided[other], probabilities[other])
+
+
+def test_a_class_without_a_glyph_is_not_drawn(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+) -> None:
+    found = calibration()
+    found.glyphs[2] = 0
+    fewer = doubts_of(doubtful, found)
+    concerned = (doubts.first == 2) | (doubts.second == 2)
+    assert 0 < concerned.sum() < COUNT
+    np.testing.assert_array_equal(fewer.images, doubts.images[~concerned])
+
+
+def test_without_doubts_everything_stays(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
+) -> None:
+    images, poses, ids, _ = doubtful
+    sure = np.eye(CLASSES, dtype=np.float32)[ids]
+    none = doubts_of((images, poses, ids, sure), calibration())
+    assert len(none.images) == 0
+    assert not does_harm(none, ids)
+    np.testing.assert_array_equal(decide(sure, none), sure)
+
+
+def test_noisier_drawings_count_less(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+) -> None:
+    probabilities = doubtful[3]
+    hazy = decide(probabilities, replace(doubts, variance=1e6))
+    np.testing.assert_allclose(hazy, probabilities, atol=1e-3)
+
+
+def test_drawings_that_mislead_are_noticed(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+) -> None:
+    contrary = replace(doubts, evidence=-np.abs(doubts.evidence))
+    contrary = replace(
+        contrary, evidence=np.where(doubts.odds > 0, -doubts.evidence, doubts.evidence)
+    )
+    assert does_harm(contrary, doubtful[2])
