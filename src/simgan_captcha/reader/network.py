@@ -85,9 +85,9 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
 class AttentionReader(nn.Module):
     """Five convolutions to a map a quarter of the image, then one attention query per slot.
 
-    About 26 MMAC on 50x100 pixels. Narrow and fine beats wide and coarse at equal training FLOPs:
-    what tells i from l is a gap of one or two pixels. Overlapping letters keep no order of columns,
-    so slots attend freely over the whole map; a learned position code tells where a feature lies.
+    About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
+    one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
+    whole map; a learned position code tells where a feature lies.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:

@@ -87,8 +87,8 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     """Cross-entropy of characters, absolute error of their poses, cross-entropy of their middles.
 
     That every position of the map must tell whose middle lies there teaches the convolutions at
-    once what letters look like; through the slots' attention alone they learn it several times
-    slower. As dense heads do in detection (FCOS, arXiv:1904.01355).
+    once what letters look like; through the slots' attention alone they learn it later.
+    As dense heads do in detection (FCOS, arXiv:1904.01355).
 
     Args:
         outputs: Of an `AttentionReader` with ``pose``.
