@@ -5,6 +5,7 @@ A stage reads what earlier ones left in the run's folder. It goes on from its ow
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from simgan_captcha.planning import (
     calibrates,
     reader_architecture,
     reads_poses,
+    recognising_flops,
     scouting_flops,
     verifies,
 )
@@ -61,7 +63,13 @@ from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, f
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.seed_simulator import SeedSimulator
-from simgan_captcha.simgan import Refiner, count_forward_flops, load_refiner, train_refiner
+from simgan_captcha.simgan import (
+    Recogniser,
+    Refiner,
+    count_forward_flops,
+    load_refiner,
+    train_refiner,
+)
 from simgan_captcha.simulator import Simulator
 from simgan_captcha.stages import StageOutcome
 from simgan_captcha.store import CaptchaStore
@@ -83,6 +91,13 @@ def load_images(store: CaptchaStore) -> tuple[list[str], GreyImages]:
     """All captchas of a store in content order: names, and (N, H, W) ``uint8``."""
     captchas = store.in_content_order()
     return captchas.names, np.stack([decode_grey(data) for data in captchas.images])
+
+
+@torch.no_grad()
+def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) -> float:
+    """The share of images, (B, C, H, W) each, of which all characters are read as before."""
+    before, after = (recogniser(images).argmax(-1) for images in (synthetic, refined))
+    return float((before == after).all(-1).float().mean())
 
 
 class Learning:
@@ -231,6 +246,7 @@ class Learning:
         def real(first: int) -> Iterator[Tensor]:
             return (images[:, :1] for images in self._real(size, first))
 
+        recogniser = self._recogniser()
         result = train_refiner(
             synthetic=synthetic,
             real=real,
@@ -240,8 +256,11 @@ class Learning:
             settings=settings,
             on_step=advance,
             warn=self.warn,
-            label_agreement=self._agreement(self._witness()),
+            label_agreement=partial(label_agreement, recogniser),
+            recogniser=recogniser,
         )
+        if settings.consistency:
+            flops += recognising_flops(self.config)
         return StageOutcome(
             files,
             {**result.figures, "warnings": list(result.alarms)},
@@ -479,19 +498,18 @@ class Learning:
         folder = Path("calibrate") if calibrates(self.config) else Path("refine") / "witness"
         return load_reader(self.run / folder / READER)[0]
 
-    def _agreement(self, witness: nn.Module) -> Callable[[Tensor, Tensor], float]:
-        mask = torch.from_numpy(self.background().normalise(self.images()[:1]))[:, 1:]
+    def _recogniser(self) -> Recogniser:
+        """What the witness reads of ink (B, 1, H, W): logits (B, L, K)."""
+        device = self.fabric.device
+        witness = self._witness().requires_grad_(False).to(device)
+        mask = torch.from_numpy(self.background().normalise(self.images()[:1]))[:, 1:].to(device)
 
-        @torch.no_grad()
         def read(ink: Tensor) -> Tensor:
-            said = witness(torch.cat([ink.cpu().float(), mask.expand(len(ink), -1, -1, -1)], 1))
+            said = witness(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
             logits: Tensor = said.logits if isinstance(said, ScoutOutput) else said
-            return logits.argmax(-1)
+            return logits
 
-        def agreement(synthetic: Tensor, refined: Tensor) -> float:
-            return float((read(synthetic) == read(refined)).all(-1).float().mean())
-
-        return agreement
+        return read
 
     def _size(self) -> tuple[int, int]:
         return self.config.scheme.height, self.config.scheme.width

@@ -47,6 +47,8 @@ def planned_training_flops(config: RunConfig) -> int:
     flops += read * readers
     if config.refine:
         flops += count_training_flops(config.simgan, *size)
+        if config.simgan.consistency:
+            flops += recognising_flops(config)
         if reader.images == "refined":
             refining = count_forward_flops(config.simgan.refiner, *size)
             flops += reader.steps * reader.batch_size * refining
@@ -70,6 +72,18 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
 def scouting_flops(config: RunConfig, images: int) -> int:
     """Floating-point operations of the scout's look at so many images."""
     return images * count_flops(reader_architecture(config, pose=True), 1, backward=False)
+
+
+def recognising_flops(config: RunConfig) -> int:
+    """Floating-point operations of the recogniser that guards the text while refining.
+
+    It reads each image before and after; the second time a gradient goes back, which is counted as
+    a whole training step.
+    """
+    simgan = config.simgan
+    architecture = reader_architecture(config, pose=calibrates(config))
+    each = sum(count_flops(architecture, simgan.batch_size, backward=b) for b in (False, True))
+    return each * simgan.steps * simgan.refiner_updates
 
 
 def brief_settings(config: RunConfig, steps: int) -> ReaderSettings:

@@ -7,6 +7,7 @@ from simgan_captcha.errors import ShapeError
 from simgan_captcha.simgan import (
     REAL,
     REFINED,
+    consistency_loss,
     local_adversarial_loss,
     patch_accuracy,
     self_regularization_loss,
@@ -59,3 +60,11 @@ def test_other_logits_are_refused() -> None:
     for loss in (local_adversarial_loss, patch_accuracy):
         with pytest.raises(ShapeError, match="expected logits"):
             loss(torch.zeros(2, 1, 3, 3), REAL)
+
+
+def test_consistency_is_least_where_the_reading_stays() -> None:
+    read = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
+    stays = consistency_loss(read, read)
+    entropy = torch.distributions.Categorical(logits=read).entropy().mean()
+    assert stays.item() == pytest.approx(entropy.item(), rel=1e-5)
+    assert consistency_loss(read.roll(1, -1), read) > 2 * stays

@@ -127,6 +127,27 @@ def test_discriminator_judges_local_patches() -> None:
     assert discriminator(images(1, 1, 1, 1)).shape == (1, 2, 1, 1)
 
 
+def test_spectral_norm_bounds_the_discriminator() -> None:
+    """However large the weights: what it says of two images differs by a fixed measure at most."""
+
+    def spread(spectral_norm: bool) -> float:
+        torch.manual_seed(1)
+        discriminator = Discriminator(
+            DiscriminatorSettings(widths=(16, 16, 16, 16), spectral_norm=spectral_norm)
+        )
+        with torch.no_grad():
+            for name, parameter in discriminator.named_parameters():
+                if "bias" not in name:
+                    parameter.mul_(100)
+            for _ in range(20):  # each call estimates the largest stretch better
+                discriminator(images(1, 1, 32, 32))
+            apart = discriminator(images(1, 1, 32, 32)) - discriminator(-images(1, 1, 32, 32))
+        return float(apart.abs().max())
+
+    assert spread(False) > 1e4
+    assert spread(True) < 100
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 3, 8, 8)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     for network in (

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from simgan_captcha.checkpoint import load_weights
-from simgan_captcha.errors import RunError, ShapeError
+from simgan_captcha.errors import RunError, ShapeError, UsageError
 from simgan_captcha.simgan import (
     RefinerSettings,
     SimGANSettings,
@@ -62,6 +62,38 @@ def test_regularisation_holds_the_refiner_back(tmp_path: Path) -> None:
         result = train(tmp_path / str(weight), settings)
         changes.append(result.figures["change"])
     assert changes[1] < 0.3 * changes[0]
+
+
+def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
+    """Real images are blurred; what a recogniser of edges reads must stay."""
+
+    def edges(images: Tensor) -> Tensor:
+        return images.diff(dim=3).square().mean((1, 2, 3))
+
+    def recogniser(images: Tensor) -> Tensor:
+        return torch.stack([edges(images) * 100, torch.full((len(images),), 20.0)], -1)
+
+    clean, softened = squares(3, 0), {}
+    for weight in (0.0, 10.0):
+        settings = changed(
+            refiner=RefinerSettings(features=8, blocks=1),
+            steps=100,
+            refiner_learning_rate=3e-3,
+            discriminator_learning_rate=2e-3,
+            regularization=0.1,
+            ema_decay=0.95,
+            consistency=weight,
+        )
+        result = train(tmp_path / str(weight), settings, recogniser=recogniser)
+        with torch.no_grad():
+            softened[weight] = float((edges(clean) - edges(result.refiner(clean))).abs().mean())
+    assert softened[10.0] < 0.5 * softened[0.0], softened
+
+
+def test_consistency_needs_a_recogniser(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a recogniser"):
+        train(tmp_path, changed(consistency=1.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_training_leaves(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings
+from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings, SimGANSettings
 from simgan_captcha.simgan.updates import discriminator_loss, frozen, refiner_loss
 
 
@@ -61,10 +61,33 @@ def test_discriminator_update_leaves_the_refiner_alone() -> None:
 def test_refiner_update_leaves_the_discriminator_alone() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     with frozen(watched):
-        loss, figures = refiner_loss(refiner, watched, level(0.0, 4), regularization=2.0)
+        settings = SimGANSettings(regularization=2.0)
+        loss, figures = refiner_loss(refiner, watched, level(0.0, 4), settings)
         loss.backward()
     assert refiner.leave.weight.grad is not None
     assert refiner.leave.weight.grad.any()
     assert watched.layer.weight.grad is None
     assert watched.layer.weight.requires_grad
     assert torch.equal(loss, figures["adversarial_loss"] + 2 * figures["change"])
+
+
+def test_consistency_costs_what_the_recogniser_misreads() -> None:
+    refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
+    settings = SimGANSettings(consistency=3.0)
+
+    def recogniser(images: Tensor) -> Tensor:
+        return torch.stack([images.mean((1, 2, 3)) * 10, torch.zeros(len(images))], -1)
+
+    images = level(0.9, 4)
+    plain, _ = refiner_loss(refiner, watched, images, SimGANSettings())
+    unmoved, figures = refiner_loss(refiner, watched, images, settings, recogniser)
+    assert figures["misread"] < 0.01  # the untrained refiner changes nothing
+    assert torch.isclose(unmoved, plain + 3 * figures["misread"])
+
+    torch.nn.init.constant_(refiner.leave.bias, -1.8)  # type: ignore[arg-type]
+    loss, figures = refiner_loss(refiner, watched, images, settings, recogniser)
+    loss.backward()
+    assert figures["misread"] > 5
+    assert refiner.leave.bias is not None
+    assert refiner.leave.bias.grad is not None
+    assert refiner.leave.bias.grad < 0  # brighter again

@@ -69,6 +69,7 @@ def train(
     synthetic: Callable[[int], Iterator[Tensor]] = synthetic,
     real: Callable[[int], Iterator[Tensor]] = real,
     label_agreement: Callable[[Tensor, Tensor], float] | None = None,
+    recogniser: Callable[[Tensor], Tensor] | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> SimGANResult:
@@ -80,6 +81,7 @@ def train(
         seed=seed,
         settings=settings,
         label_agreement=label_agreement,
+        recogniser=recogniser,
         on_step=on_step,
         warn=warn,
     )

@@ -11,6 +11,7 @@ from simgan_captcha.simgan.alarms import (
 )
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.losses import (
+    consistency_loss,
     local_adversarial_loss,
     patch_accuracy,
     self_regularization_loss,
@@ -28,7 +29,7 @@ from simgan_captcha.simgan.networks import (
 from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.sheet import sheet_png
 from simgan_captcha.simgan.training import BatchStream, SimGANResult, train_refiner
-from simgan_captcha.simgan.updates import count_forward_flops, count_training_flops
+from simgan_captcha.simgan.updates import Recogniser, count_forward_flops, count_training_flops
 
 __all__ = [
     "REAL",
@@ -37,10 +38,12 @@ __all__ = [
     "Discriminator",
     "DiscriminatorSettings",
     "ImageHistory",
+    "Recogniser",
     "Refiner",
     "RefinerSettings",
     "SimGANResult",
     "SimGANSettings",
+    "consistency_loss",
     "count_forward_flops",
     "count_training_flops",
     "discriminator_has_won",

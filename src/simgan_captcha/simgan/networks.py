@@ -52,6 +52,8 @@ class DiscriminatorSettings(BaseModel):
     """C of the images it judges."""
     widths: tuple[Width, Width, Width, Width] = (96, 64, 32, 32)
     """Feature maps of its four hidden convolutions, 1 to 1024 each."""
+    spectral_norm: bool = False
+    """Whether no convolution may stretch anything (spectral normalisation, arXiv:1802.05957)."""
 
 
 class Refiner(nn.Module):
@@ -128,6 +130,10 @@ class Discriminator(nn.Module):
             nn.ReLU(),
             nn.Conv2d(d, 2, 1),
         )
+        if settings.spectral_norm:
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.utils.parametrizations.spectral_norm(layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 2, h, w) of (B, C, H, W) float images in [-1, 1].

@@ -39,6 +39,9 @@ class SimGANSettings(BaseModel):
     """Adam's step size for the discriminator."""
     regularization: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """λ: nats that a mean change of 1 (half the range, in every pixel) costs the refiner."""
+    consistency: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of a recogniser's word that the refined image says what the synthetic one says, see
+    `losses.consistency_loss`; 0, as in the paper, does without."""
     history_capacity: int = Field(default=2048, ge=2)
     """Past refined images kept for the discriminator; at least ``batch_size``."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

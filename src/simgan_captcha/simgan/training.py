@@ -23,6 +23,7 @@ from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.sheet import sheet_png
 from simgan_captcha.simgan.updates import (
     Figures,
+    Recogniser,
     count_training_flops,
     discriminator_loss,
     frozen,
@@ -72,6 +73,7 @@ def train_refiner(
     on_step: OnStep,
     warn: Callable[[str], None],
     label_agreement: LabelAgreement | None = None,
+    recogniser: Recogniser | None = None,
 ) -> SimGANResult:
     """Train a refiner until synthetic images look real, or go on with a training that was killed.
 
@@ -91,17 +93,20 @@ def train_refiner(
         warn: Gets every alarm's sentence when it is first raised.
         label_agreement: Measured every ``picture_every`` adversarial steps on the first synthetic
             batch; None measures nothing and keeps that alarm silent.
+        recogniser: What ``settings.consistency`` asks; its weights stay. ``flops`` leaves it out.
 
     Raises:
         ShapeError: A batch of another shape or range than expected, or of both sizes.
         RunError: The checkpoint is damaged or of other settings, or the training diverged.
-        UsageError: Fabric runs more than one process.
+        UsageError: Fabric runs more than one process, or there is no recogniser to ask.
     """
+    if settings.consistency and recogniser is None:
+        raise UsageError("expected a recogniser with consistency above 0, got none; give one")
     if fabric.world_size > 1:
         raise UsageError(
             f"expected Fabric with one process, got {fabric.world_size}; pass devices=1"
         )
-    training = _Training(fabric, settings, seed, synthetic, real)
+    training = _Training(fabric, settings, seed, synthetic, real, recogniser)
     resumed = (folder / CHECKPOINT).exists()
     if resumed:
         training.load(folder / CHECKPOINT)
@@ -149,8 +154,10 @@ class _Training:
         seed: int,
         synthetic: BatchStream,
         real: BatchStream,
+        recogniser: Recogniser | None,
     ) -> None:
         self.fabric, self.settings, self.seed = fabric, settings, seed
+        self.recogniser = recogniser
         self.synthetic = _Batches("synthetic", synthetic, settings, fabric.device)
         self.real = _Batches("real", real, settings, fabric.device)
         with torch.random.fork_rng(devices=[]):
@@ -209,7 +216,7 @@ class _Training:
         with frozen(self.discriminator):
             loss, figures = (
                 refiner_loss(
-                    self.refiner, self.discriminator, synthetic, self.settings.regularization
+                    self.refiner, self.discriminator, synthetic, self.settings, self.recogniser
                 )
                 if adversarial
                 else refiner_pretraining_loss(self.refiner, synthetic)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.losses import (
+    consistency_loss,
     local_adversarial_loss,
     patch_accuracy,
     self_regularization_loss,
@@ -24,6 +25,9 @@ from simgan_captcha.simgan.settings import SimGANSettings
 
 Figures = dict[str, Tensor]
 
+Recogniser = Callable[[Tensor], Tensor]
+"""``recogniser(images)``: logits (..., K) of images (B, C, H, W), on their device."""
+
 
 def refiner_pretraining_loss(refiner: nn.Module, synthetic: Tensor) -> tuple[Tensor, Figures]:
     """Self-regularisation alone: learn the identity first."""
@@ -32,14 +36,28 @@ def refiner_pretraining_loss(refiner: nn.Module, synthetic: Tensor) -> tuple[Ten
 
 
 def refiner_loss(
-    refiner: nn.Module, discriminator: nn.Module, synthetic: Tensor, regularization: float
+    refiner: nn.Module,
+    discriminator: nn.Module,
+    synthetic: Tensor,
+    settings: SimGANSettings,
+    recogniser: Recogniser | None = None,
 ) -> tuple[Tensor, Figures]:
-    """Equation 4 of SimGAN: look real to every patch, and change little."""
+    """Equation 4 of SimGAN: look real to every patch, and change little.
+
+    With ``settings.consistency``, also: be read as before.
+    """
     refined = refiner(synthetic)
     change = self_regularization_loss(refined, synthetic)
     adversarial = local_adversarial_loss(discriminator(refined), REAL)
-    loss = adversarial + regularization * change
-    return loss, {"refiner_loss": loss, "adversarial_loss": adversarial, "change": change}
+    loss = adversarial + settings.regularization * change
+    figures = {"adversarial_loss": adversarial, "change": change}
+    if settings.consistency and recogniser is not None:
+        with torch.no_grad():
+            before = recogniser(synthetic)
+        misread = consistency_loss(recogniser(refined), before)
+        loss = loss + settings.consistency * misread
+        figures["misread"] = misread
+    return loss, {"refiner_loss": loss, **figures}
 
 
 def discriminator_loss(
@@ -88,7 +106,7 @@ def count_training_flops(settings: SimGANSettings, height: int, width: int) -> i
     """Floating-point operations of a whole training on images of one size, on any machine.
 
     Counts one update of each kind, forward and backward, on tensors without storage, times how
-    often it is made; a multiply-add is two operations.
+    often it is made; a multiply-add is two operations. What a recogniser costs is not in it.
     """
     with torch.device("meta"):
         refiner, discriminator = Refiner(settings.refiner), Discriminator(settings.discriminator)
@@ -103,7 +121,7 @@ def count_training_flops(settings: SimGANSettings, height: int, width: int) -> i
 
     pretraining = flops(lambda: refiner_pretraining_loss(refiner, images))
     with frozen(discriminator):
-        refining = flops(lambda: refiner_loss(refiner, discriminator, images, 1.0))
+        refining = flops(lambda: refiner_loss(refiner, discriminator, images, settings))
     judging = flops(lambda: discriminator_loss(refiner, discriminator, images, images, history))
     return (
         settings.pretrain_refiner_steps * pretraining
