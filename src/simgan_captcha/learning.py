@@ -131,7 +131,7 @@ class Learning:
             scout = result.reader
             fit = self._fit_glyphs(number, scout, normalised, glyphs, advance)
             glyphs = fit.glyphs
-            calibration = calibrate(glyphs, fit.poses, fit.kept, rendering)
+            calibration = calibrate(glyphs, fit.poses, fit.kept, fit.settled, rendering)
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if number in (1, settings.rounds):
                 rendered = self._fit_rendering(number, images, calibration, advance)
@@ -318,8 +318,7 @@ class Learning:
         """Read every stored image with the reader that is estimated to be right most often."""
         scheme, background = self.config.scheme, self.background()
         names, images = self._captchas()
-        generator = np.random.default_rng([_KNOWN, self.seed])
-        known, ids = self.simulator(self._calibration()).batch(generator, KNOWN)
+        known, ids = self._known()
         truths = [scheme.decode(row.tolist()) for row in ids]
 
         def read(stage: str, images: GreyImages) -> Floats:
@@ -373,6 +372,16 @@ class Learning:
             training_flops=looked_at
             * count_flops(reader_architecture(self.config), 1, backward=False),
         )
+
+    def _known(self) -> tuple[GreyImages, Ids]:
+        """Images that the run judges itself by, and their class ids.
+
+        Drawn as calibration found the real ones, without the other fonts that readers learn from.
+        """
+        simulator = self.simulator(self._calibration())
+        if isinstance(simulator, Simulator) and simulator.calibration is not None:
+            simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0})
+        return simulator.batch(np.random.default_rng([_KNOWN, self.seed]), KNOWN)
 
     def _verify(
         self,

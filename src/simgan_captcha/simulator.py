@@ -157,7 +157,7 @@ class Simulator:
         )
         self.calibration = calibration
         if calibration is not None:
-            self.bank.append(calibration.glyphs, GLYPH_SCALE)
+            self.bank.append(calibration.drawn_glyphs(), GLYPH_SCALE)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
@@ -284,7 +284,7 @@ def _around(
 
     As wide as its values are commonly uncertain, so that nothing depends on their being exact.
     """
-    ink, blur, nearest, noise, quality = (float(value) for value in calibration.rendering)
+    ink, blur, nearest, noise, quality, _ = (float(value) for value in calibration.rendering)
     return ink, settings.model_copy(
         update={
             "ink": (-1.0, 1.0),

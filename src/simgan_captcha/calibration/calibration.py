@@ -1,6 +1,6 @@
 """What the simulator shall draw: the glyphs, places and rendering that real images were found with.
 
-Shapes: L characters, K classes, G side of a glyph.
+Shapes: N images, L characters, K classes, G side of a glyph.
 """
 
 import io
@@ -15,17 +15,19 @@ from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.errors import RunError
 from simgan_captcha.images import GreyImages
 
-QUANTILES = np.linspace(0, 1, 101)
-
-RENDERING = ("ink", "blur", "nearest", "noise", "jpeg_quality")
+RENDERING = ("ink", "blur", "nearest", "noise", "jpeg_quality", "contrast")
 """What of an image's rendering is calibrated; each means what it means in `SimulatorSettings`, but
-for ``ink``, which is a grey level."""
+for ``ink``, which is a grey level, and ``contrast``, see `Calibration.drawn_glyphs`."""
 
 GLYPH_SCALE = 2
 """Pixels of a found glyph to one of an image."""
 
 FEWEST_CHARACTERS = 50
 """With fewer in a slot to learn from there is no calibration."""
+
+_JITTER = np.array(
+    [0.5, 0.5, 1.5], np.float32
+)  # pixels and degrees: about how far poses are uncertain
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,14 @@ class Calibration:
     glyphs: GreyImages
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
     pixel; all 0 where none was found."""
-    x: Floats
-    """(L, 101) quantiles of each slot's place, pixels."""
-    y: Floats
-    """(101,) quantiles of all characters' heights, pixels from the top."""
-    rotation: Floats
-    """(101,) quantiles, degrees."""
+    poses: Floats
+    """(N, L, 3) where the characters of N real images lie: pixels from the left and from the top,
+    degrees; as a class would lie that is usual."""
     offset: Floats
     """(K, 3) pixels right and down and degrees that a class lies from the usual: a wide letter's
     middle lies further right where left edges are placed."""
     rendering: Floats
-    """(5,) values of `RENDERING`."""
+    """(6,) values of `RENDERING`."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
@@ -55,15 +54,25 @@ class Calibration:
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
     ) -> tuple[Floats, Floats, Floats]:
-        """x, y and rotation, (N, L) each, of characters (N, L), distributed as in real images."""
-        slots = range(len(self.x))
-        along = generator.random((3, *ids.shape))
-        x = np.stack([np.interp(along[0, :, s], QUANTILES, self.x[s]) for s in slots], 1)
-        y = np.interp(along[1], QUANTILES, self.y)
-        rotation = np.interp(along[2], QUANTILES, self.rotation)
-        places = np.stack([x, y, rotation]) + np.moveaxis(self.offset[ids], -1, 0)
-        x, y, rotation = places.astype(np.float32)
+        """x, y and rotation, (B, L) each, of characters (B, L), as they lie in real images.
+
+        Each image takes all its places from one real image, and moves them a little: however
+        letters hang together there (turned ones standing further right, neighbours that overlap,
+        all on one line), they do here.
+        """
+        taken = self.poses[generator.integers(len(self.poses), size=len(ids))]
+        moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
+        x, y, rotation = np.moveaxis(taken + moved + self.offset[ids], -1, 0)
         return x, y, rotation
+
+    def drawn_glyphs(self) -> GreyImages:
+        """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.
+
+        A shape that explains many images is their average, and so is softer than each of them.
+        """
+        contrast = self.rendering[RENDERING.index("contrast")]
+        steeper = (self.glyphs.astype(np.float32) - 127.5) * contrast + 127.5
+        return np.asarray(np.rint(steeper.clip(0, 255)), np.uint8)
 
     def save(self, path: Path) -> None:
         """Write as an .npz of plain arrays."""
@@ -92,15 +101,13 @@ class Calibration:
     def _require_whole(self) -> None:
         arrays = [getattr(self, f.name) for f in fields(self)]
         dtypes = [array.dtype.name for array in arrays]
-        if dtypes != ["uint8"] + ["float32"] * 5:
+        if dtypes != ["uint8"] + ["float32"] * 3:
             raise ValueError(f"arrays of {', '.join(dtypes)}")
-        classes, side, quantiles = len(self.glyphs), self.glyphs.shape[-1], len(QUANTILES)
+        classes, side = len(self.glyphs), self.glyphs.shape[-1]
         shapes = [array.shape for array in arrays]
-        if shapes != [
+        if not self.poses.size or shapes != [
             (classes, side, side),
-            (len(self.x), quantiles),
-            (quantiles,),
-            (quantiles,),
+            (*self.poses.shape[:2], 3),
             (classes, 3),
             (len(RENDERING),),
         ]:
@@ -116,23 +123,30 @@ def glyph_sheet(glyphs: GreyImages, columns: int = 12) -> GreyImages:
 
 
 def calibrate(
-    glyphs: Floats, poses: Poses, kept: npt.NDArray[np.bool_], rendering: Floats
+    glyphs: Floats,
+    poses: Poses,
+    kept: npt.NDArray[np.bool_],
+    settled: npt.NDArray[np.bool_],
+    rendering: Floats,
 ) -> Calibration:
-    """Distributions of what was found.
+    """What was found, to draw from.
 
     Args:
         glyphs: (K, G, G) coverage, 0 to 1, as `glyph_fit.fit_glyphs` finds them.
         poses: Fitted, of N images.
-        kept: (N, L) the characters whose poses count.
-        rendering: (5,), as `rendering_fit.fit_rendering` finds it.
+        kept: (N, L) the characters that are read surely: they tell how a class lies.
+        settled: (N,) the images whose places are drawn from. Not only those that are read surely:
+            letters that overlap would be drawn too seldom.
+        rendering: (6,), as `rendering_fit.fit_rendering` finds it.
 
     Raises:
         RunError: Hardly any image counts: the scout knows too little.
     """
-    if kept.sum(0).min() < FEWEST_CHARACTERS:
+    if min(kept.sum(0).min(), settled.sum()) < FEWEST_CHARACTERS:
         raise RunError(
             f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
-            f"{kept.sum(0).tolist()}; train the scout longer (calibration.steps), widen the "
+            f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
+            f"read, got {settled.sum()}; train the scout longer (calibration.steps), widen the "
             "simulator's ranges, or set calibrate=false"
         )
     ids = poses.probabilities.argmax(-1)
@@ -143,17 +157,9 @@ def calibrate(
     for k in range(len(glyphs)):
         if glyphs[k].any():
             offset[k] = np.median(apart[kept & (ids == k)], axis=0)
-    usual = places - offset[ids]
     return Calibration(
         glyphs=np.rint(glyphs * 255).astype(np.uint8),
-        x=np.stack([_quantiles(usual[kept[:, s], s, 0]) for s in slots]),
-        y=_quantiles(usual[kept, 1]),
-        rotation=_quantiles(usual[kept, 2]),
+        poses=(places - offset[ids])[settled].astype(np.float32),
         offset=offset,
         rendering=rendering.astype(np.float32),
     )
-
-
-def _quantiles(values: Floats) -> Floats:
-    # The outermost thousandths are misread characters that went astray.
-    return np.quantile(values, 0.003 + 0.994 * QUANTILES).astype(np.float32)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE
+from simgan_captcha.calibration.pose_fit import draw_characters, fit_poses
 from simgan_captcha.calibration.poses import Floats, Poses
 
 SURE = 0.9
@@ -42,6 +43,11 @@ _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
 _DEGREES = 4.0  # as far as a step of one pixel goes, at the rim of a letter
 _DROPPED = 0.15  # of the characters, half way
 _STARVED = 0.3  # of the median class
+_SETTLING = 20  # steps that the poses of all characters settle in, at the end
+_STRAY = (
+    0.12,
+    25.0,
+)  # of the image's height, and degrees: further from where it was seen is astray
 _REACH = 0.3  # of the image's height: as far as a character hides its neighbours
 
 
@@ -52,9 +58,11 @@ class GlyphFit:
     glyphs: Floats
     """(K, G, G) coverage, 0 to 1, about the point that poses tell, `GLYPH_SCALE` a pixel."""
     poses: Poses
-    """Of all N images, improved where ``kept``."""
+    """Of all N images, improved."""
     kept: npt.NDArray[np.bool_]
     """(N, L) characters that were learned from: sure, and not among those explained worst."""
+    settled: npt.NDArray[np.bool_]
+    """(N,) images whose letters were all found near where the scout saw them."""
     misfit: Floats
     """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
 
@@ -110,32 +118,6 @@ def _to_image(poses: Poses, n: int, slot: int, side: int) -> npt.NDArray[np.floa
 def _cut(channel: FloatImages, matrix: npt.NDArray[np.float64], side: int) -> Floats:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(channel, matrix, (side, side), flags=flags), np.float32)
-
-
-def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
-    """Each character's coverage of the image, differentiable in glyphs and poses.
-
-    Args:
-        glyphs: (K, G, G) coverage, 0 to 1.
-        ids: (B, L) int64.
-        pose: (B, L, 3) x and y in pixels, rotation in degrees counter-clockwise.
-        height: H.
-        width: W.
-
-    Returns:
-        (B, L, H, W).
-    """
-    B, L = ids.shape
-    turn = torch.deg2rad(pose[..., 2])[..., None, None]
-    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]  # (B, L, 1, W)
-    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
-    cosine, sine = torch.cos(turn), torch.sin(turn)
-    unit = 2 * GLYPH_SCALE / glyphs.shape[-1]
-    grid = torch.stack([cosine * right - sine * down, sine * right + cosine * down], -1) * unit
-    drawn = nn.functional.grid_sample(
-        glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
-    )
-    return drawn.view(B, L, height, width)
 
 
 def fit_glyphs(
@@ -203,13 +185,17 @@ def fit_glyphs(
         on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
 
     fitted = (pose.weight.detach().view(N, L, 3) * unit).numpy()
+    fitted = np.where(sure.numpy()[..., None], fitted, told)
     read = np.bincount(ids[sure].numpy(), minlength=len(begin))
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
-    found = fine.numpy() * found_classes(read)[:, None, None]
+    found = (fine.numpy() * found_classes(read)[:, None, None]).astype(np.float32)
+    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING).poses
+    strayed = np.abs(settled - told) > (_STRAY[0] * H, _STRAY[0] * H, _STRAY[1])
     return GlyphFit(
-        found.astype(np.float32),
-        Poses(poses.probabilities, fitted[..., 0], fitted[..., 1], fitted[..., 2]),
+        found,
+        Poses(poses.probabilities, settled[..., 0], settled[..., 1], settled[..., 2]),
         sure.numpy(),
+        ~strayed.any((1, 2)),
         misfit.numpy(),
     )
 

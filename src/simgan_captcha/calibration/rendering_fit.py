@@ -29,13 +29,13 @@ Doubles = npt.NDArray[np.float64]
 IMAGES = 400
 """Drawn for every candidate; a quarter of them where the valley is still looked for."""
 
-_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98]], np.float64)
-_WIDTH = np.array([6, 0.3, 0.5, 2, 10], np.float64)
+_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98], [0.5, 6]], np.float64)
+_WIDTH = np.array([6, 0.3, 0.5, 2, 10, 0.5], np.float64)
 """The unit of each value, by which the optimiser steps."""
 _STEP, _STRIDE = 0.6, 1.5
 """The search's first deviation, and the longest step along slopes, in these units."""
 _STUCK = 1e5
-_RESOLUTION = np.array([0.2, 0.02, 0.05, 0.5, 0.3], np.float64)
+_RESOLUTION = np.array([0.2, 0.02, 0.05, 0.5, 0.3, 0.05], np.float64)
 """Finer than this the local slopes do not tell: grey levels are whole, noise adds as its square."""
 _BLUR, _FIRST_BLUR = RENDERING.index("blur"), 0.3
 """The simulator draws no blur below, so that all of it is the same."""
@@ -47,16 +47,16 @@ class RenderingFit:
     """What was found, in the order of `calibration.RENDERING`."""
 
     values: Floats
-    """(5,)."""
+    """(6,)."""
     errors: Floats
-    """(5,) standard errors."""
+    """(6,) standard errors."""
     misfit: float
     """Mean squared difference of moments, in units of what chance explains; about 1 at best."""
 
 
 def start_rendering(background: Background) -> Floats:
     """Where nothing is known yet."""
-    return np.array([background.ink_level, 0.25, 0.5, 1.0, 55.0], np.float32)
+    return np.array([background.ink_level, 0.25, 0.5, 1.0, 55.0, 1.5], np.float32)
 
 
 def fit_rendering(
@@ -80,7 +80,6 @@ def fit_rendering(
         evaluations: Candidates that are drawn, those of a quarter of the images counted as such.
         on_evaluation: Called after each generation of candidates.
     """
-    simulator = Simulator(scheme, _BARE, background, calibration)
     each = np.concatenate(
         [image_moments(images[n : n + 1], background)[None] for n in range(len(images))]
     )
@@ -90,7 +89,7 @@ def fit_rendering(
     chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
 
     def differences(values: Doubles, count: int = IMAGES) -> Doubles:
-        drawn = draw_rendered(simulator, values, count, seed)
+        drawn = draw_rendered(scheme, background, calibration, values, count, seed)
         found = image_moments(drawn, background)
         return np.asarray((found - target)[telling] / np.sqrt(chance))
 
@@ -131,11 +130,20 @@ _BARE = SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,)
 """Whatever the calibration draws replaces these."""
 
 
-def draw_rendered(simulator: Simulator, values: Doubles, count: int, seed: int) -> GreyImages:
+def draw_rendered(
+    scheme: Scheme,
+    background: Background,
+    calibration: Calibration,
+    values: Doubles,
+    count: int,
+    seed: int,
+) -> GreyImages:
     """Images (count, H, W) of a calibrated simulator, rendered with exactly these values."""
+    rendered = replace(calibration, rendering=values.astype(np.float32))
+    simulator = Simulator(scheme, _BARE, background, rendered)
     generator = np.random.default_rng(seed)
     parameters = simulator.draw_parameters(generator, count)
-    ink, blur, nearest, noise, quality = values
+    ink, blur, nearest, noise, quality, _ = values
     along = generator.random((2, count))
     return simulator.render(
         replace(
@@ -213,7 +221,7 @@ def _polished(
 
 
 def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubles) -> Doubles:
-    """(5,) a step in units; values that are at a bound do not step over it."""
+    """(6,) a step in units; values that are at a bound do not step over it."""
     information, gradient = slopes @ slopes.T, slopes @ residuals
     # What nothing depends on must not move at all.
     scale = np.diagonal(information) + 1e-6 * information.max() + 1e-12
@@ -232,7 +240,7 @@ def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubl
 def _slopes(
     differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles
 ) -> Doubles:
-    """(5, M) change of every difference with every value."""
+    """(6, M) change of every difference with every value."""
     slopes = []
     for at, width in enumerate(_WIDTH):
         step = np.zeros_like(values)
@@ -245,7 +253,7 @@ def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float) -> Doubles:
     """Of least squares whose differences are not independent (White 1980's sandwich).
 
     Args:
-        slopes: (5, M).
+        slopes: (6, M).
         apart: (N, M) how far each image's moments are from the mean, in standard deviations.
         misfit: Widens them where the model leaves more than chance (Birge's ratio).
     """

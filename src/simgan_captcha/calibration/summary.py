@@ -36,8 +36,9 @@ def summarise(
         as usual, pixels and degrees, turns as the fonts' uprights have them; ``pitch``: pixels from
         slot to slot, None for a single one; ``font_size``: pixels per em and ``stroke_weight``:
         area of ink to that of the likest font, None without any glyph; ``rendering``: by name;
-        ``fonts``: by character, the likest font, its size and the likeness, -1 to 1;
-        ``warnings``: in words.
+        ``rendering_misfit``: mean squared difference of what is counted in real and drawn images,
+        in units of what chance explains; ``fonts``: by character, the likest font, its size and
+        the likeness, -1 to 1; ``warnings``: in words.
 
     Raises:
         ConfigError: A font that does not serve, see `glyphs.open_font`.
@@ -49,7 +50,7 @@ def summarise(
     upright = matches.turn if any(matches.classes) else Estimate(0.0, 0.0)
     found = _Places(fit, calibration, seed)
     return {
-        "x": [found.middle(0, slot) for slot in range(len(calibration.x))],
+        "x": [found.middle(0, slot) for slot in range(fit.kept.shape[1])],
         "pitch": found.pitch(),
         "y": found.middle(1),
         "rotation": found.middle(2, plus=upright),
@@ -61,6 +62,7 @@ def summarise(
                 RENDERING, rendered.values.tolist(), rendered.errors.tolist(), strict=True
             )
         },
+        "rendering_misfit": round(rendered.misfit, 2),
         "fonts": {
             character: [match.font, match.size, round(match.likeness, 3)]
             for character, match in zip(alphabet, matches.classes, strict=True)

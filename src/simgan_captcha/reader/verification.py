@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 
-from simgan_captcha.background import Background, FloatImages
+from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.calibration.glyph_fit import draw_characters
+from simgan_captcha.calibration.pose_fit import fit_poses
 from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.scout import scout_images
@@ -32,9 +31,6 @@ _NEIGHBOURS = 4
 """Pixels that err together: the codec spreads every error over some."""
 
 _BATCH = 64
-_INKED = 0.1
-_RATE = 0.4  # pixels a step at first
-_UNIT = (1.0, 1.0, 4.0)  # pixels and degrees that a step moves alike
 
 
 class VerificationSettings(BaseModel):
@@ -99,7 +95,8 @@ def find_doubts(
     read = order[doubted, :, 0]
     alternatives = read.copy()
     alternatives[np.arange(len(doubted)), slots] = second
-    missed, inked = np.zeros((2, 2, len(doubted)), np.float32)
+    missed, inked = np.zeros((2, len(doubted)), np.float32), np.zeros(len(doubted), np.float32)
+    glyphs = calibration.glyphs.astype(np.float32) / np.float32(255)
     for n in range(0, len(doubted), _BATCH):
         chosen = slice(n, n + _BATCH)
         normalised = background.normalise(images[doubted[chosen]])
@@ -108,13 +105,12 @@ def find_doubts(
         # Each class lies in its own way about the place that the scout tells of the class it saw.
         usual = told - calibration.offset[poses.probabilities.argmax(-1)]
         for row, ids in enumerate((read[chosen], alternatives[chosen])):
-            begin = usual + calibration.offset[ids]
-            missed[row, chosen], inked[row, chosen] = _least_missed(
-                normalised, ids, begin, calibration, settings.steps
-            )
+            begin = np.asarray(usual + calibration.offset[ids], np.float32)
+            fit = fit_poses(normalised, ids, begin, glyphs, settings.steps)
+            missed[row, chosen], inked[chosen] = fit.missed, fit.inked
         on_doubt(min(n + _BATCH, len(doubted)), len(doubted))
     odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
-    variance = float(missed.min(0).sum() / max(1.0, float(inked[0].sum())))
+    variance = float(missed.min(0).sum() / max(1.0, float(inked.sum())))
     return Doubts(doubted, slots, first, second, odds, missed[0] - missed[1], variance)
 
 
@@ -151,32 +147,3 @@ def _log_odds(doubts: Doubts) -> npt.NDArray[np.float64]:
     """(M,) of the second class against the first."""
     trust = 1 / (2 * _NEIGHBOURS * max(doubts.variance, 1e-6))
     return np.asarray(trust * doubts.evidence.astype(np.float64) - doubts.odds)
-
-
-def _least_missed(
-    normalised: FloatImages, ids: Ids, begin: Floats, calibration: Calibration, steps: int
-) -> tuple[Floats, Floats]:
-    """(B,) squared ink that drawings of these classes (B, L) miss, at the best poses found.
-
-    And over how many visible pixels there is ink, which is where drawings can err.
-    """
-    glyphs = torch.from_numpy(calibration.glyphs.astype(np.float32) / 255)
-    ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
-    visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
-    unit, classes = torch.tensor(_UNIT), torch.from_numpy(ids)
-    poses = (torch.from_numpy(begin.astype(np.float32)) / unit).requires_grad_(True)
-    optimizer = torch.optim.Adam([poses], _RATE)
-
-    def missed() -> Tensor:
-        drawn = draw_characters(glyphs, classes, poses * unit, *ink.shape[1:])
-        covered = 1 - (1 - drawn).prod(1)
-        return ((covered - ink).square() * visible).sum((1, 2))
-
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
-        optimizer.zero_grad()
-        missed().sum().backward()
-        optimizer.step()
-    inked = (visible * (ink > _INKED)).sum((1, 2))
-    with torch.no_grad():
-        return missed().numpy(), inked.numpy()

@@ -1,0 +1,108 @@
+"""Where letters of known shapes lie: poses moved down the gradient of what drawings miss.
+
+Shapes: N images, B of them at a time, L characters, K classes, G side of a glyph.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.calibration import GLYPH_SCALE
+from simgan_captcha.calibration.poses import Floats
+
+_BATCH = 64
+_INKED = 0.1
+_RATE = 0.4  # pixels a step at first
+_UNIT = (1.0, 1.0, 4.0)  # pixels and degrees that a step moves alike
+
+
+def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
+    """Each character's coverage of the image, differentiable in glyphs and poses.
+
+    Args:
+        glyphs: (K, G, G) coverage, 0 to 1.
+        ids: (B, L) int64.
+        pose: (B, L, 3) x and y in pixels, rotation in degrees counter-clockwise.
+        height: H.
+        width: W.
+
+    Returns:
+        (B, L, H, W).
+    """
+    B, L = ids.shape
+    turn = torch.deg2rad(pose[..., 2])[..., None, None]
+    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]  # (B, L, 1, W)
+    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
+    cosine, sine = torch.cos(turn), torch.sin(turn)
+    unit = 2 * GLYPH_SCALE / glyphs.shape[-1]
+    grid = torch.stack([cosine * right - sine * down, sine * right + cosine * down], -1) * unit
+    drawn = nn.functional.grid_sample(
+        glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
+    )
+    return drawn.view(B, L, height, width)
+
+
+@dataclass(frozen=True)
+class PoseFit:
+    """The best drawings found of N images."""
+
+    poses: Floats
+    """(N, L, 3) x and y in pixels, rotation in degrees."""
+    missed: Floats
+    """(N,) squared ink that they miss."""
+    inked: Floats
+    """(N,) visible pixels with ink, which is where drawings can err."""
+
+
+def fit_poses(
+    normalised: FloatImages,
+    ids: npt.NDArray[np.int64],
+    begin: Floats,
+    glyphs: Floats,
+    steps: int,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> PoseFit:
+    """Poses with which drawings miss least, from where they begin.
+
+    Args:
+        normalised: (N, 2, H, W) images, see `background.Background.normalise`.
+        ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink and stays.
+        begin: (N, L, 3) poses.
+        glyphs: (K, G, G) coverage, 0 to 1.
+        steps: Of each image.
+        on_image: Called now and then with how many are done.
+    """
+    shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(_UNIT)
+    fitted: list[tuple[Tensor, Tensor, Tensor]] = []
+    for at in range(0, len(ids), _BATCH):
+        images = torch.from_numpy(normalised[at : at + _BATCH])
+        ink, visible = (images[:, 0] + 1) / 2, (1 - images[:, 1]) / 2
+        classes = torch.from_numpy(ids[at : at + _BATCH])
+        first = torch.from_numpy(begin[at : at + _BATCH].astype(np.float32))
+        poses = (first / unit).requires_grad_(True)
+        optimizer = torch.optim.Adam([poses], _RATE)
+
+        def missed(
+            poses: Tensor = poses,
+            classes: Tensor = classes,
+            ink: Tensor = ink,
+            visible: Tensor = visible,
+        ) -> Tensor:
+            drawn = draw_characters(shapes, classes, poses * unit, *ink.shape[1:])
+            covered = 1 - (1 - drawn).prod(1)
+            return ((covered - ink).square() * visible).sum((1, 2))
+
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+            optimizer.zero_grad()
+            missed().sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            fitted.append((poses * unit, missed(), (visible * (ink > _INKED)).sum((1, 2))))
+        on_image(min(at + _BATCH, len(ids)))
+    return PoseFit(*(torch.cat(each).detach().numpy() for each in zip(*fitted, strict=True)))
