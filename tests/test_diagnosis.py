@@ -19,6 +19,7 @@ from simgan_captcha.diagnosis import (
     estimate_accuracy,
     known_confusions,
 )
+from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.learning import Learning
 from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.run_folder import READINGS, read_diagnosis
@@ -290,7 +291,7 @@ def test_a_run_keeps_the_better_reader_whichever_came_last(tmp_path: Path) -> No
     learning = Learning(
         run, small_config(), SEED, Fabric(accelerator="cpu", devices=1), told.append
     )
-    learning.readings(run / "readings", lambda *_: None)
+    read_captchas(learning, lambda *_: None)
     second = read_diagnosis(run)
     other: dict[str, Any] = {"read": "adapt", "adapt": "read"}
     assert second["kept"] == other[first["kept"]]

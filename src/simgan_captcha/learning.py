@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background, FloatImages
 from simgan_captcha.calibration.calibration import Calibration, calibrate, glyph_sheet
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
@@ -26,25 +25,19 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
-from simgan_captcha.diagnosis import Estimate, diagnose, estimate_accuracy
 from simgan_captcha.images import GreyImages, decode_grey, encode_png
 from simgan_captcha.planning import (
-    COMPARED,
-    KNOWN,
     brief_settings,
     calibrates,
     reader_architecture,
     reads_poses,
     recognising_flops,
     scouting_flops,
-    verifies,
 )
 from simgan_captcha.reader.adaptation import adapt_reader
 from simgan_captcha.reader.network import ScoutOutput
 from simgan_captcha.reader.reading import (
-    decode,
     load_reader,
-    read_probabilities,
     save_reader,
 )
 from simgan_captcha.reader.scout import (
@@ -59,9 +52,6 @@ from simgan_captcha.reader.training import (
     count_flops,
     train_reader,
 )
-from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, find_doubts
-from simgan_captcha.readings import save_readings
-from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.seed_simulator import SeedSimulator
 from simgan_captcha.simgan import (
     Recogniser,
@@ -80,7 +70,6 @@ CALIBRATION = "calibration.npz"
 
 # Synthetic streams: no two trainings of a run see the same images.
 _WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
-_KNOWN = 5  # and the known images that the run judges itself by
 _SCOUT = 100  # and one more for each round
 
 Advance = Callable[[int, int, dict[str, float]], None]
@@ -314,121 +303,14 @@ class Learning:
         )
         return self._save_reader(folder, result, 0)
 
-    def readings(self, folder: Path, advance: Advance) -> StageOutcome:
-        """Read every stored image with the reader that is estimated to be right most often."""
-        scheme, background = self.config.scheme, self.background()
-        names, images = self._captchas()
-        known, ids = self._known()
-        truths = [scheme.decode(row.tolist()) for row in ids]
-
-        def read(stage: str, images: GreyImages) -> Floats:
-            reader = load_reader(self.run / stage / READER)[0]
-            return read_probabilities(reader, background, images, advance)
-
-        def estimate(of_known: Floats, of_real: Floats) -> Estimate:
-            readings = decode(scheme, names[: len(of_real)], of_real)
-            return estimate_accuracy(list(decode(scheme, truths, of_known)), truths, list(readings))
-
-        stages = ["read", "adapt"] if self.config.adaptation.steps else ["read"]
-        of_known = {stage: read(stage, known) for stage in stages}
-        estimates = {
-            stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
-        }
-        kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-        of_real, said = read(kept, images), of_known[kept]
-        verified: dict[str, Any] = {}
-        if verifies(self.config):
-            of_real, said, verified = self._verify(images, of_real, known, said, ids, advance)
-            estimates[kept] = estimate(said, of_real)
-        readings = list(decode(scheme, names, of_real))
-        save_readings(self.run / READINGS, readings)
-        diagnosis = verified | diagnose(
-            readings,
-            list(decode(scheme, truths, said)),
-            truths,
-            estimates,
-            kept,
-            scheme.alphabet,
-        )
-        write_json(self.run / DIAGNOSIS, diagnosis)
-        for warning in diagnosis["warnings"]:
-            self.warn(warning)
-        confidence = sum(reading.confidence for reading in readings) / len(readings)
-        looked_at = len(stages) * (KNOWN + min(COMPARED, len(images)))
-        return StageOutcome(
-            (READINGS.name, DIAGNOSIS.name),
-            {
-                "mean_confidence": round(confidence, 4),
-                "estimated_accuracy": round(estimates[kept].accuracy, 4),
-                "estimated_interval": [
-                    round(estimates[kept].low, 4),
-                    round(estimates[kept].high, 4),
-                ],
-                "kept": kept,
-                **verified,
-                "warnings": diagnosis["warnings"],
-            },
-            images=len(readings) + looked_at,
-            training_flops=looked_at
-            * count_flops(reader_architecture(self.config), 1, backward=False),
-        )
-
-    def _known(self) -> tuple[GreyImages, Ids]:
-        """Images that the run judges itself by, and their class ids.
-
-        Drawn as calibration found the real ones, without the other fonts that readers learn from.
-        """
-        simulator = self.simulator(self._calibration())
-        if isinstance(simulator, Simulator) and simulator.calibration is not None:
-            simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0})
-        return simulator.batch(np.random.default_rng([_KNOWN, self.seed]), KNOWN)
-
-    def _verify(
-        self,
-        images: GreyImages,
-        of_real: Floats,
-        known: GreyImages,
-        of_known: Floats,
-        ids: Ids,
-        advance: Advance,
-    ) -> tuple[Floats, Floats, dict[str, Any]]:
-        """Probabilities of real and of known images, doubts decided; and what was done."""
-        scout = load_reader(self.run / "calibrate" / READER)[0]
-        calibration = self._calibration()
-        assert calibration is not None  # as there is nothing to draw without
-
-        def doubts(images: GreyImages, probabilities: Floats) -> Doubts:
-            return find_doubts(
-                images,
-                self.background(),
-                probabilities,
-                scout,
-                calibration,
-                self.config.scheme,
-                self.config.verification,
-                lambda done, total: advance(done, total, {}),
-            )
-
-        known_doubts = doubts(known, of_known)
-        if does_harm(known_doubts, ids):
-            self.warn(
-                "drawing what the reader doubts misleads more than it helps on known images; the "
-                "reader's word stands"
-            )
-            return of_real, of_known, {"doubted": 0, "changed": 0}
-        real_doubts = doubts(images, of_real)
-        decided = decide(of_real, real_doubts)
-        changed = int((decided.argmax(-1) != of_real.argmax(-1)).sum())
-        said = {"doubted": len(real_doubts.images), "changed": changed}
-        return decided, decide(of_known, known_doubts), said
-
     # What stages share.
 
     def images(self) -> GreyImages:
         """All captchas of the run, (N, H, W) ``uint8``, in content order."""
-        return self._captchas()[1]
+        return self.captchas()[1]
 
-    def _captchas(self) -> tuple[list[str], GreyImages]:
+    def captchas(self) -> tuple[list[str], GreyImages]:
+        """Names and images, as `load_images` gives them; read once."""
         if self._stored is None:
             self._stored = load_images(CaptchaStore(self.run / "store"))
         return self._stored
@@ -437,7 +319,8 @@ class Learning:
         """What the background stage found."""
         return Background.load(self.run / "background" / "background.npz")
 
-    def _calibration(self) -> Calibration | None:
+    def calibration(self) -> Calibration | None:
+        """What the calibrate stage found; None where there is none."""
         if not calibrates(self.config):
             return None
         return Calibration.load(self.run / "calibrate" / CALIBRATION)
@@ -458,7 +341,7 @@ class Learning:
         *,
         posed: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        simulator = self.simulator(self._calibration())
+        simulator = self.simulator(self.calibration())
         if posed:
             assert isinstance(simulator, Simulator)
             simulator = PosedSimulator(simulator)

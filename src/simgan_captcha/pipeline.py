@@ -22,6 +22,7 @@ from simgan_captcha.background import Background, estimate_background
 from simgan_captcha.config import RunConfig, load_config
 from simgan_captcha.download import IngestReport, ingest, without_password
 from simgan_captcha.errors import RunError
+from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.learning import READER, Advance, Learning
 from simgan_captcha.planning import (
@@ -129,7 +130,7 @@ def run_pipeline(
             "readings",
             [*deciding, *reading],
             _of(config, "verification"),
-            learning.readings,
+            lambda _, advance: read_captchas(learning, advance),
         )
         progress.say(_estimate_line(run))
         progress.say(

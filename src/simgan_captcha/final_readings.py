@@ -1,0 +1,136 @@
+"""The last stage of a run: all its captchas read, doubts decided, and how often that will be right.
+
+Which reader reads, and how right it is said to be, unlabelled images tell, and drawn ones whose
+texts are known.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.diagnosis import Estimate, diagnose, estimate_accuracy
+from simgan_captcha.images import GreyImages
+from simgan_captcha.learning import READER, Advance, Learning
+from simgan_captcha.planning import COMPARED, KNOWN, reader_architecture, verifies
+from simgan_captcha.reader.reading import decode, load_reader, read_probabilities
+from simgan_captcha.reader.training import count_flops
+from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, find_doubts
+from simgan_captcha.readings import save_readings
+from simgan_captcha.run_folder import DIAGNOSIS, READINGS
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.stages import StageOutcome
+
+_STREAM = 5  # of known images; the trainings of `learning` have other numbers
+
+
+def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
+    """Read every stored image with the reader that is estimated to be right most often."""
+    scheme, background = learning.config.scheme, learning.background()
+    names, images = learning.captchas()
+    known, ids = _known(learning)
+    truths = [scheme.decode(row.tolist()) for row in ids]
+
+    def read(stage: str, images: GreyImages) -> Floats:
+        reader = load_reader(learning.run / stage / READER)[0]
+        return read_probabilities(reader, background, images, advance)
+
+    def estimate(of_known: Floats, of_real: Floats) -> Estimate:
+        readings = decode(scheme, names[: len(of_real)], of_real)
+        return estimate_accuracy(list(decode(scheme, truths, of_known)), truths, list(readings))
+
+    stages = ["read", "adapt"] if learning.config.adaptation.steps else ["read"]
+    of_known = {stage: read(stage, known) for stage in stages}
+    estimates = {
+        stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
+    }
+    kept = max(stages, key=lambda stage: estimates[stage].accuracy)
+    of_real, said = read(kept, images), of_known[kept]
+    verified: dict[str, Any] = {}
+    if verifies(learning.config):
+        of_real, said, verified = _verify(learning, images, of_real, known, said, ids, advance)
+        estimates[kept] = estimate(said, of_real)
+    readings = list(decode(scheme, names, of_real))
+    save_readings(learning.run / READINGS, readings)
+    diagnosis = verified | diagnose(
+        readings,
+        list(decode(scheme, truths, said)),
+        truths,
+        estimates,
+        kept,
+        scheme.alphabet,
+    )
+    write_json(learning.run / DIAGNOSIS, diagnosis)
+    for warning in diagnosis["warnings"]:
+        learning.warn(warning)
+    confidence = sum(reading.confidence for reading in readings) / len(readings)
+    looked_at = len(stages) * (KNOWN + min(COMPARED, len(images)))
+    return StageOutcome(
+        (READINGS.name, DIAGNOSIS.name),
+        {
+            "mean_confidence": round(confidence, 4),
+            "estimated_accuracy": round(estimates[kept].accuracy, 4),
+            "estimated_interval": [
+                round(estimates[kept].low, 4),
+                round(estimates[kept].high, 4),
+            ],
+            "kept": kept,
+            **verified,
+            "warnings": diagnosis["warnings"],
+        },
+        images=len(readings) + looked_at,
+        training_flops=looked_at
+        * count_flops(reader_architecture(learning.config), 1, backward=False),
+    )
+
+
+def _known(learning: Learning) -> tuple[GreyImages, Ids]:
+    """Images that the run judges itself by, and their class ids.
+
+    Drawn as calibration found the real ones, without the other fonts that readers learn from.
+    """
+    simulator = learning.simulator(learning.calibration())
+    if isinstance(simulator, Simulator) and simulator.calibration is not None:
+        simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0})
+    return simulator.batch(np.random.default_rng([_STREAM, learning.seed]), KNOWN)
+
+
+def _verify(
+    learning: Learning,
+    images: GreyImages,
+    of_real: Floats,
+    known: GreyImages,
+    of_known: Floats,
+    ids: Ids,
+    advance: Advance,
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Probabilities of real and of known images, doubts decided; and what was done."""
+    scout = load_reader(learning.run / "calibrate" / READER)[0]
+    calibration = learning.calibration()
+    assert calibration is not None  # as there is nothing to draw without
+
+    def doubts(images: GreyImages, probabilities: Floats) -> Doubts:
+        return find_doubts(
+            images,
+            learning.background(),
+            probabilities,
+            scout,
+            calibration,
+            learning.config.scheme,
+            learning.config.verification,
+            lambda done, total: advance(done, total, {}),
+        )
+
+    known_doubts = doubts(known, of_known)
+    if does_harm(known_doubts, ids):
+        learning.warn(
+            "drawing what the reader doubts misleads more than it helps on known images; the "
+            "reader's word stands"
+        )
+        return of_real, of_known, {"doubted": 0, "changed": 0}
+    real_doubts = doubts(images, of_real)
+    decided = decide(of_real, real_doubts)
+    changed = int((decided.argmax(-1) != of_real.argmax(-1)).sum())
+    said = {"doubted": len(real_doubts.images), "changed": changed}
+    return decided, decide(of_known, known_doubts), said
