@@ -4,6 +4,7 @@ Shapes: N images, L characters, K classes, G side of a glyph.
 """
 
 import io
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -89,7 +90,12 @@ class Calibration:
             RunError: Missing or damaged.
         """
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            data = io.BytesIO(path.read_bytes())
+            # numpy reads no further than an array's last byte, so it does not see every checksum.
+            if damaged := zipfile.ZipFile(data).testzip():
+                raise ValueError(f"checksum of {damaged}")
+            data.seek(0)
+            with np.load(data, allow_pickle=False) as arrays:
                 calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
             calibration._require_whole()
             return calibration
