@@ -72,8 +72,21 @@ class Calibration:
 
         A shape that explains many images is their average, and so is softer than each of them.
         """
+        return self._steeper(self.glyphs)
+
+    def drawn_rasters(self) -> list[GreyImages]:
+        """(K) glyphs of an image's own resolution, each (h, w) about its middle, steepened alike.
+
+        A program that turns letters without interpolation has drawn them upright on whole pixels
+        before, so a gap of one pixel stays one pixel wide wherever it is turned to; sampled from
+        finer glyphs it would come and go. Of the places the pixels may lie at, the one that leaves
+        most contrast is taken to be theirs.
+        """
+        return [self._steeper(_raster(glyph)) for glyph in self.glyphs]
+
+    def _steeper(self, coverage: npt.NDArray[np.generic]) -> GreyImages:
         contrast = self.rendering[RENDERING.index("contrast")]
-        steeper = (self.glyphs.astype(np.float32) - 127.5) * contrast + 127.5
+        steeper = (coverage.astype(np.float32) - 127.5) * contrast + 127.5
         return np.asarray(np.rint(steeper.clip(0, 255)), np.uint8)
 
     def save(self, path: Path) -> None:
@@ -119,6 +132,17 @@ class Calibration:
             (len(RENDERING),),
         ]:
             raise ValueError(f"arrays of shapes {', '.join(map(str, shapes))}")
+
+
+def _raster(glyph: GreyImages) -> Floats:
+    """(h, w) the glyph (G, G) in whole pixels of an image."""
+    means = []
+    for down, right in np.ndindex(GLYPH_SCALE, GLYPH_SCALE):
+        padded = np.pad(glyph, ((down, down), (right, right))).astype(np.float32)
+        rows, columns = (side // GLYPH_SCALE for side in padded.shape)
+        cut = padded[: rows * GLYPH_SCALE, : columns * GLYPH_SCALE]
+        means.append(cut.reshape(rows, GLYPH_SCALE, columns, GLYPH_SCALE).mean((1, 3)))
+    return max(means, key=lambda mean: float(np.square(mean).sum()))
 
 
 def glyph_sheet(glyphs: GreyImages, columns: int = 12) -> GreyImages:
