@@ -49,3 +49,11 @@ def test_architecture_names_every_module() -> None:
     package = ROOT / "src" / "simgan_captcha"
     modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
     assert [name for name in modules if f"`{name}`" not in text] == []
+
+
+def test_the_example_is_short_and_has_no_captcha_in_it() -> None:
+    lines = (ROOT / "examples" / "refine_digits.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 80
+    assert [line for line in lines if "captcha" in line] == [
+        "from simgan_captcha.simgan import RefinerSettings, SimGANSettings, train_refiner"
+    ]
