@@ -37,7 +37,10 @@ def test_readme_names_every_command_and_no_other() -> None:
     assert named == commands
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/puzzle.md", "docs/serve.md"],
+)
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", source.read_text(encoding="utf-8"))

@@ -360,6 +360,29 @@ def puzzle(
 
 
 @app.command()
+def serve(
+    run: Run,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that a proxy asks for it by; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve a run to a browser: read images, watch it learn, review what it read."""
+    from simgan_captcha.web.server import serve
+
+    serve(
+        run,
+        host=host,
+        port=port,
+        allow_hosts=allow_host or (),
+        announce=typer.echo,
+        warn=lambda line: typer.secho(f"warning: {line}", fg="yellow", err=True),
+    )
+
+
+@app.command()
 def demo(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("demo-run"),
     preset: PresetName = "quick",

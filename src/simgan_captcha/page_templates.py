@@ -20,14 +20,15 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         share=lambda value: f"{value:.1%}".replace("%", "\u00a0%"),
-        duration=_duration,
+        duration=duration,
         count=lambda value: f"{value:,.0f}",
         tflop=lambda flops: f"{flops / 1e12:,.2f}",
     )
     return environment
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people, as ``1 h 5 min`` or ``3.2 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

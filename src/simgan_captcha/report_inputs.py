@@ -4,6 +4,7 @@ Every reader takes a list ``damage`` and appends to it a line for the user about
 use. A file that is not there is not damage.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -187,3 +188,15 @@ def refiner_sheets(run_folder: Path) -> dict[int, Path]:
         if (match := re.fullmatch(r"sheet-(\d{1,12})\.png", path.name))
     }
     return dict(sorted(sheets.items()))
+
+
+def file_states(*paths: Path) -> str:
+    """Changes when one of these files is written, replaced or removed."""
+    states = []
+    for path in paths:
+        try:
+            about = path.stat()
+            states.append(f"{path.name} {about.st_mtime_ns} {about.st_size} {about.st_ino}")
+        except OSError:
+            states.append(f"{path.name} is not there")
+    return hashlib.sha256("\n".join(states).encode("utf-8", "replace")).hexdigest()[:16]
