@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,9 +48,12 @@ def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, A
 
 def claiming(width: int, height: int) -> bytes:
     """A PNG whose header claims a size that it has not."""
-    about = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    header = struct.pack(">I", 13) + about + struct.pack(">I", zlib.crc32(about))
-    return b"\x89PNG\r\n\x1a\n" + header
+    about = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR" + about, b"IDAT" + zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
 
 
 def test_images_are_read_as_the_reader_reads_them(
@@ -122,7 +126,7 @@ def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
     assert first["text"] == last["text"]
     for (name, (_, reason)), answer in zip(wrong.items(), refused, strict=True):
         assert answer.keys() == {"name", "error"}
-        assert answer["name"] == name[-len(answer["name"]) :]
+        assert answer["name"] == name
         assert reason in answer["error"]
 
 
@@ -138,7 +142,7 @@ def test_images_that_are_all_unfit_are_a_problem(client: httpx.Client) -> None:
 def test_a_client_s_file_names_touch_no_disk(
     run: Path, captchas: dict[str, bytes], tmp_path: Path
 ) -> None:
-    names = ["../planted", "/tmp/planted", str(tmp_path / "planted"), "a\0b", "x" * 10_000]
+    names = ["../planted", "/tmp/planted", str(tmp_path / "planted"), "x" * 3_000]
     before = sorted(tmp_path.rglob("*"))
     with serving(run) as address:
         given = files(*((name, next(iter(captchas.values()))) for name in names))
@@ -153,8 +157,9 @@ def test_requests_without_images_are_problems(client: httpx.Client) -> None:
     a_problem(client.post("/api/read"), 422, "files")
     a_problem(client.post("/api/read", data={"files": "text"}), 422, "files")
     a_problem(client.post("/api/read", json={"files": []}), 422, "files")
-    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
-    a_problem(client.post("/api/read", content=b"--x\r\nnonsense", headers=boundary), 400)
+    for kind, content in (("form-data", b"--x\r\n"), ("form-data; boundary=x", b"nonsense")):
+        headers = {"Content-Type": f"multipart/{kind}"}
+        a_problem(client.post("/api/read", content=content, headers=headers), 400)
     a_problem(client.get("/api/read"), 405)
     a_problem(client.get("/nowhere"), 404)
 
@@ -165,11 +170,14 @@ def test_more_files_than_the_limit_are_a_problem(client: httpx.Client) -> None:
 
 
 def test_a_body_over_the_limit_is_a_problem_declared_or_not(client: httpx.Client) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+
     def endless() -> Iterator[bytes]:
-        for _ in range(guard.MAX_BODY_BYTES // 65536 + 1):
+        yield head
+        for _ in range(guard.MAX_BODY_BYTES // 65536):
             yield b" " * 65536
 
-    for content in (b" " * (guard.MAX_BODY_BYTES + 1), endless()):
+    for content in (head + b" " * guard.MAX_BODY_BYTES, endless()):
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         reply = client.post("/api/read", content=content, headers=headers)
         a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
@@ -211,10 +219,11 @@ def dripping(address: str) -> socket.socket:
 
 def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
     """The server learns of other connections when it gets round to it."""
-    for _ in range(100):
+    for _ in range(200):
         reply = client.post("/api/read", files=image)
         if reply.status_code == status:
             break
+        time.sleep(0.05)
     return reply
 
 

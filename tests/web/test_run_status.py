@@ -140,7 +140,8 @@ def test_too_many_followers_are_a_problem(made: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(app, "MAX_FOLLOWERS", 1)
     with serving(made) as address:
         with httpx.stream("GET", f"{address}/api/run/events", timeout=30) as reply:
-            next(events(reply))
+            told = events(reply)  # kept, for a stream ends with who reads it
+            next(told)
             a_problem(httpx.get(f"{address}/api/run/events"), 503, "at most 1")
         # Whoever leaves makes room.
         for _ in range(100):

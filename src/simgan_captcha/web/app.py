@@ -253,7 +253,9 @@ def _add_review(app: FastAPI, run: Path) -> None:
             problems=problems,
         )
 
-    @app.get("/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 503))
+    @app.get(
+        "/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 422, 503)
+    )
     def captcha(key: str) -> Response:
         """One captcha as it was received, a JPEG or PNG; ``key`` is the SHA-256 of its name."""
         image = gallery.image(key)

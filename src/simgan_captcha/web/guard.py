@@ -46,7 +46,7 @@ class RequestGuard:
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         self.app = app
-        self.hosts = None if hosts is None else {_host_name(host) for host in hosts}
+        self.hosts = None if hosts is None else {_host_name(host) for host in hosts} - {""}
         self._bodies = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +95,7 @@ class RequestGuard:
 
 
 def _host_name(host: str) -> str:
-    """Of a Host header or an address: lower case, without port and brackets; empty if it is none."""
+    """Of a Host header or an address: lower case, without port and brackets; or empty."""
     if host.count(":") > 1 and not host.startswith("["):
         host = f"[{host}]"
     try:
