@@ -345,6 +345,7 @@ def puzzle(
     replay: Annotated[
         Path | None, typer.Option(help="Serve recorded batches of this folder in order.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that serve.", min=1, max=64)] = 1,
 ) -> None:
     """Serve the captcha puzzle: challenges, images, and a check of solutions."""
     from simgan_captcha.puzzle.server import serve
@@ -355,6 +356,7 @@ def puzzle(
         users=frozenset(user) if user else None,
         font=font,
         replay=replay,
+        workers=workers,
         announce=typer.echo,
     )
 
