@@ -141,7 +141,7 @@ def create_app(
         if recording is not None:
             return FileResponse(recording.next_batch(), media_type="application/json")
         return StreamingResponse(
-            _drawn_batch(artist, user, batch_size), media_type="application/json"
+            drawn_batch(artist, user, batch_size), media_type="application/json"
         )
 
     @app.get("/u/{user}/random_image", response_class=Response, responses=_JPEG)
@@ -170,8 +170,8 @@ def create_app(
     return app
 
 
-def _drawn_batch(artist: Artist, user: str, size: int) -> Iterator[bytes]:
-    """A challenge's JSON, piece by piece: a client that reads slowly holds one piece, not all."""
+def drawn_batch(artist: Artist, user: str, size: int) -> Iterator[bytes]:
+    """A challenge of ``size`` captchas as JSON, in pieces: who reads slowly holds one, not all."""
     before = b'{"images": ['
     for first in range(0, size, PIECE_SIZE):
         names = [_random_name() for _ in range(first, min(first + PIECE_SIZE, size))]
