@@ -6,6 +6,7 @@ and dotted 0, serif and sans. The puzzle's own font is never among them (see `pu
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,27 +145,31 @@ class GlyphBank:
         self.scales = np.ones(len(self.glyphs))
         """(glyphs,): pixels of an image to one of the glyph."""
 
-    def append(self, glyphs: npt.NDArray[np.uint8], scale: int) -> None:
-        """One more font of one size, to be added once: coverage (characters, h, w).
+    def append(self, glyphs: Sequence[npt.NDArray[np.uint8]], scale: int) -> None:
+        """One more font of one size: each character's coverage (h, w).
 
         Its glyphs are placed by their middle, have ``scale`` pixels to one of an image, and have
-        the number of fonts as their font index, whatever size and stroke say.
+        the number of fonts as their font index (one more for each font appended before), whatever
+        size and stroke say.
         """
         # A margin keeps turned edges smooth.
-        padded = np.pad(glyphs, ((0, 0), (1, 1), (1, 1)))
-        height, width = padded.shape[1:]
-        self.glyphs += [Glyph(alpha, (width / 2, height / 2)) for alpha in padded]
-        count = len(glyphs)
-        self.boxes = np.concatenate([self.boxes, [(width, height)] * count])
-        self.centres = np.concatenate([self.centres, [(width / 2, height / 2)] * count])
-        self.scales = np.concatenate([self.scales, [1 / scale] * count])
+        padded = [np.pad(alpha, 1) for alpha in glyphs]
+        boxes = np.array([alpha.shape[::-1] for alpha in padded], np.float64)
+        self.glyphs += [
+            Glyph(alpha, (width / 2, height / 2))
+            for alpha, (width, height) in zip(padded, boxes.tolist(), strict=True)
+        ]
+        self.boxes = np.concatenate([self.boxes, boxes])
+        self.centres = np.concatenate([self.centres, boxes / 2])
+        self.scales = np.concatenate([self.scales, [1 / scale] * len(glyphs)])
 
     def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
         """Where the glyphs of these indices are, for one glyph or for arrays of them."""
         fonts, sizes, strokes, characters = self.shape
         inside = font < fonts
-        size, stroke = size * inside, stroke * inside
-        return ((font * sizes + size) * strokes + stroke) * characters + character
+        drawn = (font * sizes + size) * strokes + stroke
+        appended = fonts * sizes * strokes + font - fonts
+        return (drawn * inside + appended * (1 - inside)) * characters + character
 
     def glyph(self, font: int, size: int, stroke: int, character: int) -> Glyph:
         """One glyph by its four indices."""

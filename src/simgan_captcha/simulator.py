@@ -93,8 +93,8 @@ class DrawParameters:
     ids: Ids
     """(N, L) class ids."""
     font: Ids
-    """(N, L) index into the bank's fonts, or their number for a calibration's glyph; ``size`` and
-    ``stroke`` likewise."""
+    """(N, L) index into the bank's fonts, or their number for a calibration's glyph, of which
+    there are two versions (see `Simulator.render`); ``size`` and ``stroke`` likewise."""
     size: Ids
     stroke: Ids
     rotation: Floats
@@ -158,6 +158,7 @@ class Simulator:
         self.calibration = calibration
         if calibration is not None:
             self.bank.append(calibration.drawn_glyphs(), GLYPH_SCALE)
+            self.bank.append(calibration.drawn_rasters(), 1)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
@@ -210,7 +211,11 @@ class Simulator:
         )
 
     def render(self, parameters: DrawParameters) -> GreyImages:
-        """The images of these parameters after a real JPEG codec, (N, H, W) ``uint8``."""
+        """The images of these parameters after a real JPEG codec, (N, H, W) ``uint8``.
+
+        A calibration's glyph is turned from its fine version with interpolation, without from the
+        one of an image's own resolution.
+        """
         p = parameters
         index, matrices, boxes = self._place(p)
         # Single numbers are read from lists, which takes a fraction of reading them from arrays.
@@ -249,7 +254,8 @@ class Simulator:
             (N, L) glyph indices; (N, L, 2, 3) affine maps from a glyph's pixels to those of its
             box; (N, L, 4) that box, cut to the image: left, top, right, bottom.
         """
-        index = self.bank.index(p.font, p.size, p.stroke, p.ids)
+        coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
+        index = self.bank.index(p.font + coarse, p.size, p.stroke, p.ids)
         size, centre = self.bank.boxes[index], self.bank.centres[index]
         turn = np.deg2rad(p.rotation.astype(np.float64))
         cosine, sine = np.cos(turn), np.sin(turn)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from font_lato import font_files
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE, QUANTILES, Calibration
+from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
 from simgan_captcha.calibration.glyph_fit import glyph_side
 from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.images import GreyImages
@@ -61,8 +61,8 @@ def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[GreyImages, Poses]
 
 @cache
 def scene() -> tuple[FloatImages, Poses]:
-    """300 normalised images, and their poses."""
-    images, poses = drawn(300)
+    """200 normalised images, and their poses."""
+    images, poses = drawn(200)
     return STRIPED.normalise(images), poses
 
 
@@ -131,18 +131,33 @@ def likeness(glyphs: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[n
     return np.asarray(np.corrcoef(both)[:count, count:])
 
 
+DONORS = 200
+
+
 def skewed(scheme: Scheme, *found: int) -> Calibration:
-    """Places of which some are likelier than others; a block for the classes that are found."""
-    slots = np.arange(scheme.length)[:, None] * 25
+    """Places of which some are likelier than others; a block for the classes that are found.
+
+    And they hang together: letters of an image lie on one line, those that stand further right are
+    turned, and those of half of the images stand all alike in their slots.
+    """
+    generator = np.random.default_rng(11)
+    shape = (DONORS, scheme.length)
+    alike = generator.random((DONORS, 1)) < 0.5
+    along = np.where(alike, generator.random((DONORS, 1)), generator.random(shape))
+    line = np.broadcast_to(generator.random((DONORS, 1)), shape)
+    slots = np.arange(scheme.length) * 25
+    places = [
+        slots + 5 + 15 * along**2,
+        15 + 10 * np.sqrt(line),
+        np.where(along < 0.5, -20, 30 * along),
+    ]
     glyphs = np.zeros((len(scheme.alphabet), SIDE, SIDE), np.uint8)
     glyphs[list(found)] = block()
     return Calibration(
         glyphs,
-        x=(slots + 5 + 15 * QUANTILES**2).astype(np.float32),
-        y=(15 + 10 * np.sqrt(QUANTILES)).astype(np.float32),
-        rotation=np.where(QUANTILES < 0.5, -20, 30 * QUANTILES).astype(np.float32),
+        poses=np.stack(places, -1).astype(np.float32),
         offset=np.zeros((len(scheme.alphabet), 3), np.float32),
-        rendering=np.array([250, 0, 0, 0, 95], np.float32),
+        rendering=np.array([250, 0, 0, 0, 95, 1], np.float32),
     )
 
 

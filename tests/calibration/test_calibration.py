@@ -1,17 +1,19 @@
 import dataclasses
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha.calibration.calibration import (
     FEWEST_CHARACTERS,
     GLYPH_SCALE,
-    QUANTILES,
+    RENDERING,
     Calibration,
     calibrate,
     glyph_sheet,
@@ -23,76 +25,134 @@ from simgan_captcha.reader.scout import PosedSimulator
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
 from simgan_captcha.streams import synthetic_batches
-from tests.calibration.scene import LETTERS, STRIPED, block, drawing, drawn, same, skewed
+from tests.calibration.scene import DONORS, LETTERS, STRIPED, block, drawing, drawn, same, skewed
 from tests.drawing import plain
 
 # What poses say.
 
-RENDERING = np.array([240, 0.5, 0.3, 1, 50], np.float32)
+RENDERED = np.array([240, 0.5, 0.3, 1, 50, 1.5], np.float32)
 GLYPHS: Floats = np.ones((len(LETTERS.alphabet), 8, 8), np.float32)
 
+Bools = npt.NDArray[np.bool_]
 
-def known(count: int) -> tuple[Poses, npt.NDArray[np.bool_]]:
+
+def known(count: int) -> tuple[Poses, Bools, Bools]:
+    """Poses, all of them sure and settled."""
     poses = drawn(count)[1]
-    return poses, np.ones(poses.x.shape, np.bool_)
+    return poses, np.ones(poses.x.shape, np.bool_), np.ones(count, np.bool_)
 
 
-def test_ranges_are_those_of_the_characters_that_count() -> None:
-    """Whatever is said of the others does not count."""
-    poses, kept = known(500)
-    kept[np.random.default_rng(6).random(kept.shape) < 0.3] = False
-    wild = {
-        name: np.where(kept, getattr(poses, name), np.float32(999))
-        for name in ("x", "y", "rotation")
-    }
-    found = calibrate(GLYPHS, dataclasses.replace(poses, **wild), kept, RENDERING)
-    for slot, (low, high) in enumerate([(5, 20), (30, 45), (55, 70), (80, 95)]):
-        np.testing.assert_allclose(found.x[slot], low + (high - low) * QUANTILES, atol=2)
-    np.testing.assert_allclose(found.y, 15 + 20 * QUANTILES, atol=2)
-    np.testing.assert_allclose(found.rotation, -30 + 60 * QUANTILES, atol=5)
-    np.testing.assert_array_equal(found.rendering, RENDERING)
+def places(poses: Poses) -> Floats:
+    return np.stack([poses.x, poses.y, poses.rotation], -1)
+
+
+def moved(poses: Poses, off: npt.NDArray[Any]) -> Poses:
+    """So much, of (N, L, 3) or of the same for all."""
+    x, y, rotation = np.moveaxis((places(poses) + off).astype(np.float32), -1, 0)
+    return Poses(poses.probabilities, x, y, rotation)
+
+
+def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> None:
+    poses, kept, settled = known(300)
+    settled[np.random.default_rng(6).random(300) < 0.3] = False
+    found = calibrate(GLYPHS, poses, kept, settled, RENDERED)
+    ids = poses.probabilities.argmax(-1)
+    usual = places(poses) - found.offset[ids]
+    np.testing.assert_allclose(found.poses, usual[settled], atol=1e-4)
+    assert found.poses.dtype == np.float32
+    np.testing.assert_array_equal(found.rendering, RENDERED)
     assert found.glyphs.dtype == np.uint8
     assert found.found.all()
 
 
+def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() -> None:
+    """Letters that overlap are seldom sure."""
+    poses, kept, settled = known(100)
+    close, astray = np.arange(100) < 20, np.arange(100) >= 90
+    kept[close, 1], settled[astray] = False, False
+    off = np.zeros((100, 4, 3))
+    off[close, 1] = (-60, 0, 0)
+    off[astray, 2] = (0, 300, 0)
+    found = calibrate(GLYPHS, moved(poses, off), kept, settled, RENDERED)
+    ids = np.zeros((5000, 4), np.int64)
+    x, y, _ = found.draw_places(np.random.default_rng(0), ids)
+    assert (x[:, 1] < 0).mean() == pytest.approx(20 / 90, abs=0.03)
+    assert (x[:, [0, 2, 3]] > 0).all()
+    assert y.max() < 100
+
+
+def test_only_sure_characters_tell_how_a_class_lies() -> None:
+    """What is read for another would make a class lie like that."""
+    poses, kept, settled = known(400)
+    kept[np.random.default_rng(6).random(kept.shape) < 0.6] = False
+    wild = moved(poses, np.where(kept, 0, 90)[..., None])
+    straight, found = (calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, wild))
+    np.testing.assert_array_equal(found.offset, straight.offset)
+    np.testing.assert_allclose(found.poses[~kept] - straight.poses[~kept], 90, atol=1e-3)
+
+
 def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
-    poses, kept = known(600)
+    poses, kept, settled = known(600)
     ids = poses.probabilities.argmax(-1)
     off = np.array([[0, 0, 0], [4, 0, 0], [0, -3, 0], [0, 0, 9], [-2, 2, 0], [0, 0, -9]])
-    moved = Poses(
-        poses.probabilities,
-        x=(poses.x + off[ids, 0]).astype(np.float32),
-        y=(poses.y + off[ids, 1]).astype(np.float32),
-        rotation=(poses.rotation + off[ids, 2]).astype(np.float32),
+    straight, found = (
+        calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, moved(poses, off[ids]))
     )
-    straight, found = (calibrate(GLYPHS, p, kept, RENDERING) for p in (poses, moved))
     apart = found.offset - straight.offset - off
     # All classes together may lie elsewhere: slots then lie the other way.
-    np.testing.assert_allclose(apart, np.broadcast_to(np.median(apart, 0), off.shape), atol=2)
-    widths = [np.ptp(c.x[:, [5, 95]], axis=1).mean() for c in (straight, found)]
-    assert widths[1] == pytest.approx(widths[0], abs=0.7)
-    assert np.ptp(found.rotation[[5, 95]]) == pytest.approx(54, abs=4)
+    apart -= np.median(apart, 0)
+    assert (np.abs(apart).max(0) < (1.5, 1.5, 3)).all()
+    middles = [np.median(c.poses, 0) for c in (straight, found)]
+    assert np.ptp(middles[1] - middles[0], axis=0).max() < 0.7
+    widths = [np.ptp(np.quantile(c.poses, (0.05, 0.95), axis=0), axis=0) for c in (straight, found)]
+    np.testing.assert_allclose(widths[1][:, :2], widths[0][:, :2], atol=0.9)
+    np.testing.assert_allclose(widths[1][:, 2], 54, atol=4)
+
+
+def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> None:
+    """What is left of it leans the other way, but reaches no further there than others."""
+    poses, kept, settled = known(600)
+    leaning = (poses.probabilities.argmax(-1) == 3) & (poses.rotation > 0)
+    probabilities = poses.probabilities.copy()
+    probabilities[leaning] = np.eye(6)[4]
+    misread = dataclasses.replace(poses, probabilities=probabilities)
+    for told, sure in ((misread, kept), (poses, kept & ~leaning)):
+        found = calibrate(GLYPHS, told, sure, settled, RENDERED)
+        left = told.rotation[(told.probabilities.argmax(-1) == 3) & sure]
+        assert np.median(left) < -12
+        assert np.abs(found.offset[:, 2]).max() < 3
 
 
 def test_classes_without_a_glyph_lie_as_usual() -> None:
-    poses, kept = known(300)
+    poses, kept, settled = known(300)
     glyphs = GLYPHS.copy()
     glyphs[2] = 0
-    found = calibrate(glyphs, poses, kept, RENDERING)
+    found = calibrate(glyphs, poses, kept, settled, RENDERED)
     np.testing.assert_array_equal(found.found, np.arange(6) != 2)
     np.testing.assert_array_equal(found.offset[2], 0)
+    at = poses.probabilities.argmax(-1) == 2
+    np.testing.assert_array_equal(found.poses[at], places(poses)[at])
 
 
-@pytest.mark.parametrize("count", [FEWEST_CHARACTERS - 1, FEWEST_CHARACTERS])
-def test_a_scout_that_knows_too_little_is_told_what_to_do(count: int) -> None:
-    poses, kept = known(100)
-    kept[count:, 2] = False
-    if count == FEWEST_CHARACTERS:
-        calibrate(GLYPHS, poses, kept, RENDERING)
+@pytest.mark.parametrize(
+    ("sure", "settling", "told"),
+    [
+        (FEWEST_CHARACTERS, FEWEST_CHARACTERS, None),
+        (FEWEST_CHARACTERS - 1, 100, r"\[100, 100, 49, 100\].* got 100;"),
+        (100, FEWEST_CHARACTERS - 1, r"\[100, 100, 100, 100\].* got 49;"),
+    ],
+)
+def test_a_scout_that_knows_too_little_is_told_what_to_do(
+    sure: int, settling: int, told: str | None
+) -> None:
+    poses, kept, settled = known(100)
+    kept[sure:, 2] = False
+    settled[settling:] = False
+    if told is None:
+        assert len(calibrate(GLYPHS, poses, kept, settled, RENDERED).poses) == FEWEST_CHARACTERS
         return
-    advice = r"at least 50 .* got \[100, 100, 49, 100\]; train the scout .* calibrate=false"
-    with pytest.raises(RunError, match=advice):
-        calibrate(GLYPHS, poses, kept, RENDERING)
+    with pytest.raises(RunError, match=rf"at least 50 .* got {told} train the .* calibrate=false"):
+        calibrate(GLYPHS, poses, kept, settled, RENDERED)
 
 
 def test_a_sheet_shows_every_glyph() -> None:
@@ -104,50 +164,114 @@ def test_a_sheet_shows_every_glyph() -> None:
 
 # Places that are drawn.
 
-
-def test_places_are_drawn_as_they_are_distributed() -> None:
-    calibration, count = skewed(LETTERS), 20_000
-    ids = np.zeros((count, LETTERS.length), np.int64)
-    x, y, rotation = calibration.draw_places(np.random.default_rng(0), ids)
-    for values in (x, y, rotation):
-        assert values.shape == (count, LETTERS.length)
-        assert values.dtype == np.float32
-    for slot in range(LETTERS.length):
-        for values, quantiles in (
-            (x, calibration.x[slot]),
-            (y, calibration.y),
-            (rotation, calibration.rotation),
-        ):
-            drawn = np.sort(values[:, slot])
-            assert quantiles[0] <= drawn[0]
-            assert drawn[-1] <= quantiles[-1]
-            # Kolmogorov and Smirnov's distance; 1.95 / sqrt(n) happens once in a thousand times.
-            for at in quantiles[(quantiles > -20)]:
-                share = np.searchsorted(drawn, at) / count
-                assert share == pytest.approx(np.interp(at, quantiles, QUANTILES), abs=0.014)
-    places = np.column_stack([x, y, rotation])
-    between = np.asarray(np.corrcoef(places.T)) - np.eye(places.shape[1])
-    assert np.abs(between).max() < 0.04  # each on its own
+JITTER = np.array([0.5, 0.5, 1.5])
 
 
-def test_places_are_drawn_with_what_their_class_lies_off() -> None:
-    straight = skewed(LETTERS)
-    offset = np.arange(18, dtype=np.float32).reshape(6, 3)
-    off = dataclasses.replace(straight, offset=offset)
-    ids = np.random.default_rng(1).integers(6, size=(50, 4))
-    usual, moved = (
-        np.stack(c.draw_places(np.random.default_rng(0), ids), -1) for c in (straight, off)
+def draw(calibration: Calibration, ids: npt.NDArray[np.int64], seed: int = 0) -> Floats:
+    """(B, L, 3)."""
+    return np.stack(calibration.draw_places(np.random.default_rng(seed), ids), -1)
+
+
+def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
+    """(B,) the real image that each drawn one is nearest to."""
+    near = np.array([np.abs((calibration.poses - each) / JITTER).max((1, 2)) for each in usual])
+    return np.asarray(near.argmin(1))
+
+
+def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> None:
+    calibration, count = skewed(LETTERS), 4000
+    calibration.offset[:] = np.arange(18).reshape(6, 3) - 8
+    ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.length))
+    found = draw(calibration, ids)
+    assert found.shape == (count, LETTERS.length, 3)
+    assert found.dtype == np.float32
+    usual = found - calibration.offset[ids]
+    off = (usual - calibration.poses[donors(calibration, usual)]) / JITTER
+    assert np.abs(off).max() < 6
+    np.testing.assert_allclose(off.std((0, 1)), 1, atol=0.05)
+    np.testing.assert_allclose(off.mean((0, 1)), 0, atol=0.05)
+    # Each character is moved on its own.
+    between = np.corrcoef(off.reshape(count, -1).T) - np.eye(3 * LETTERS.length)
+    assert np.abs(between).max() < 0.1
+
+
+def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
+    far = 20 * np.arange(DONORS, dtype=np.float32)[:, None, None]
+    calibration = dataclasses.replace(skewed(LETTERS), poses=np.tile(far, (1, 4, 3)))
+    x, _, _ = np.moveaxis(draw(calibration, np.zeros((100 * DONORS, 4), np.int64)), -1, 0)
+    drawn_from = np.rint(x / 20).astype(np.int64)
+    assert (drawn_from == drawn_from[:, :1]).all()
+    counts = np.bincount(drawn_from[:, 0], minlength=DONORS)
+    assert len(counts) == DONORS
+    assert counts.min() > 50
+    assert counts.max() < 150
+
+
+def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
+    calibration = skewed(LETTERS)
+    found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
+    real, drawn = (
+        np.cov(p.reshape(len(p), -1).astype(np.float64).T) for p in (calibration.poses, found)
     )
-    np.testing.assert_allclose(moved - usual, offset[ids], atol=1e-4)
+    expected = real * (DONORS - 1) / DONORS + np.diag(np.tile(JITTER**2, LETTERS.length))
+    deviations = np.sqrt(np.diagonal(expected))
+    scale = np.outer(deviations, deviations)
+    np.testing.assert_allclose(drawn / scale, expected / scale, atol=0.04)
+    # And there is something that hangs together: x, y and turn of the first letter and the next.
+    correlation = drawn / scale
+    assert correlation[0, 2] > 0.8  # turned where it stands further right
+    assert correlation[0, 3] > 0.3  # close to its neighbour, or far from it
+    assert correlation[1, 4] > 0.8  # on one line
+    assert abs(correlation[0, 1]) < 0.2
 
 
 def test_places_are_drawn_again_by_their_generator() -> None:
     calibration, ids = skewed(LETTERS), np.zeros((50, 4), np.int64)
-    one, again, other = (
-        np.stack(calibration.draw_places(np.random.default_rng(seed), ids)) for seed in (1, 1, 2)
-    )
+    one, again, other = (draw(calibration, ids, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
-    assert (one[:2] != other[:2]).mean() > 0.9
+    assert (one != other).mean() > 0.9
+
+
+# Glyphs that are drawn.
+
+
+@pytest.mark.parametrize("contrast", [1.0, 1.5, 2.0, 4.0])
+def test_contrast_makes_edges_steeper_about_half_coverage(contrast: float) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    calibration = dataclasses.replace(
+        skewed(LETTERS), glyphs=np.tile(levels.reshape(1, 16, 16), (6, 1, 1))
+    )
+    calibration.glyphs[5] = 0
+    calibration.rendering[RENDERING.index("contrast")] = contrast
+    drawn = calibration.drawn_glyphs()
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == calibration.glyphs.shape
+    steeper = drawn[0].reshape(-1).astype(np.int64)
+    if contrast == 1:
+        np.testing.assert_array_equal(steeper, levels)
+    assert (steeper + steeper[::-1] == 255).mean() > 0.4  # as much is taken as is given
+    assert np.abs(steeper + steeper[::-1] - 255).max() <= 1  # where it is rounded
+    assert (np.diff(steeper) >= 0).all()
+    inner = np.flatnonzero((steeper > 0) & (steeper < 255))
+    slope = np.polyfit(inner, steeper[inner], 1)[0]
+    assert slope == pytest.approx(contrast, rel=0.01)
+    assert len(inner) == pytest.approx(255 / contrast, abs=2)
+    # No ink comes of none, and what was found stays as it was found.
+    assert not drawn[5].any()
+    np.testing.assert_array_equal(calibration.glyphs[0].reshape(-1), levels)
+
+
+def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
+    soft = skewed(LETTERS, *range(6))
+    soft.glyphs[:] = cv2.GaussianBlur(np.moveaxis(soft.glyphs, 0, -1), (0, 0), 3).transpose(2, 0, 1)
+    steep = dataclasses.replace(soft, rendering=soft.rendering.copy())
+    steep.rendering[RENDERING.index("contrast")] = 3
+    images = [
+        Simulator(LETTERS, drawing(fitted=1.0), plain(), c).batch(np.random.default_rng(0), 40)[0]
+        for c in (soft, steep)
+    ]
+    half_way = [((i > 125) & (i < 225)).mean() for i in images]
+    assert half_way[1] < 0.6 * half_way[0]
 
 
 # Files.
@@ -173,6 +297,7 @@ def test_a_truncated_file_is_a_run_error(tmp_path: Path, keep: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=6))
+@example(0.06094199333726481, b"\x0e")  # numpy alone sees nothing
 def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     tmp_path_factory: pytest.TempPathFactory, place: float, damage: bytes
 ) -> None:
@@ -195,11 +320,14 @@ def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     [
         {"glyphs": np.zeros((6, 80, 80))},
         {"glyphs": np.zeros((6, 80, 79), np.uint8)},
-        {"x": np.zeros(101, np.float32)},
-        {"y": np.zeros(100, np.float32)},
+        {"poses": np.zeros((200, 4, 3))},
+        {"poses": np.zeros((200, 4, 2), np.float32)},
+        {"poses": np.zeros((200, 12), np.float32)},
+        {"poses": np.zeros((0, 4, 3), np.float32)},
+        {"poses": np.zeros((200, 0, 3), np.float32)},
+        {"poses": np.array(["pickled", None], object)},
         {"offset": np.zeros((5, 3), np.float32)},
-        {"rendering": np.zeros(4, np.float32)},
-        {"rotation": np.array(["pickled", None], object)},
+        {"rendering": np.zeros(5, np.float32)},
     ],
 )
 def test_other_arrays_are_a_run_error(
@@ -263,14 +391,22 @@ def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
     scheme = Scheme(alphabet="ab", length=1, width=60, height=80)
     calibration = Calibration(
         np.repeat(block(), 2, axis=0),
-        x=np.full((1, len(QUANTILES)), 25, np.float32),
-        y=np.full(len(QUANTILES), 40, np.float32),
-        rotation=np.full(len(QUANTILES), rotation, np.float32),
+        poses=np.array([[[25, 40, rotation]]], np.float32),
         offset=np.array([[5, 0, 0]] * 2, np.float32),
-        rendering=np.array([250, 0, 0, 0, 99], np.float32),
+        rendering=np.array([250, 0, 0, 0, 99, 1], np.float32),
     )
     simulator = Simulator(scheme, drawing(fitted=1.0), plain(60, 80), calibration)
-    images, _ = simulator.batch(np.random.default_rng(0), 5)
+    parameters = simulator.draw_parameters(np.random.default_rng(0), 5)
+    exact = {"x": 30, "y": 40, "rotation": rotation}
+    for name, value in exact.items():
+        np.testing.assert_allclose(getattr(parameters, name), value, atol=5)
+    # Without the jitter.
+    images = simulator.render(
+        dataclasses.replace(
+            parameters,
+            **{n: np.full_like(getattr(parameters, n), value) for n, value in exact.items()},
+        )
+    )
     for image in images:
         rows, columns = np.nonzero(image > 175)
         assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
@@ -301,22 +437,26 @@ def test_places_turns_and_rendering_are_the_calibration_s() -> None:
     simulator = calibrated(0.8, 0)
     calibration = simulator.calibration
     assert calibration is not None
-    calibration.rendering[:] = (200, 0.6, 0.3, 4, 80)
+    calibration.rendering[:] = (200, 0.6, 0.3, 4, 80, 1)
     parameters = simulator.draw_parameters(np.random.default_rng(0), 4000)
-    for slot in range(LETTERS.length):
-        drawn = np.quantile(parameters.x[:, slot], QUANTILES)
-        np.testing.assert_allclose(drawn, calibration.x[slot], atol=0.8)
-    np.testing.assert_allclose(np.quantile(parameters.y, QUANTILES), calibration.y, atol=0.8)
-    assert (parameters.rotation == -20).mean() == pytest.approx(0.5, abs=0.02)
+    shares = np.linspace(0.05, 0.95, 10)
+    for number, values in enumerate((parameters.x, parameters.y)):
+        drawn, real = (
+            np.quantile(v, shares, axis=0) for v in (values, calibration.poses[..., number])
+        )
+        np.testing.assert_allclose(drawn, real, atol=1)
+    turned = (calibration.poses[..., 2] > 0).mean()
+    assert (parameters.rotation > 0).mean() == pytest.approx(turned, abs=0.03)
+    assert np.median(parameters.rotation[parameters.rotation < 0]) == pytest.approx(-20, abs=0.3)
     assert parameters.nearest.mean() == pytest.approx(0.3, abs=0.03)
-    for values, middle, widest in (
+    for drawn_values, middle, widest in (
         (parameters.ink, 200, 1),
         (parameters.blur, 0.6, 0.1),
         (parameters.noise, 4, 0.5),
         (parameters.jpeg_quality, 80, 1),
     ):
-        assert values.mean() == pytest.approx(middle, abs=widest / 10)
-        assert np.abs(values - middle).max() <= widest + 1e-3
+        assert drawn_values.mean() == pytest.approx(middle, abs=widest / 10)
+        assert np.abs(drawn_values - middle).max() <= widest + 1e-3
 
 
 def test_without_a_calibration_nothing_of_it_is_drawn() -> None:

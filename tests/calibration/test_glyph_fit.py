@@ -4,13 +4,12 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
+from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE, calibrate
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
-    draw_characters,
     fit_glyphs,
     found_classes,
     glyph_side,
@@ -18,6 +17,7 @@ from simgan_captcha.calibration.glyph_fit import (
     sure_characters,
 )
 from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
 from tests.calibration.scene import (
     LETTERS,
@@ -38,7 +38,7 @@ from tests.drawing import plain
 
 Doubles = npt.NDArray[np.float64]
 
-EPOCHS = 14
+EPOCHS = 12
 
 
 @cache
@@ -109,11 +109,11 @@ def test_what_a_line_hides_is_taken_from_other_characters() -> None:
 def test_drawn_and_found_again_glyphs_are_the_same() -> None:
     """Simulator and fit mean the same by a glyph, a place and a turn, to a part of a pixel."""
     first = told_and_found(0, 0, 0)[1]
-    rendering = np.array([250, 0, 0.5, 0.5, 50], np.float32)
-    calibration = calibrate(first.glyphs, first.poses, first.kept, rendering)
+    rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
+    calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
     settings = drawing(fonts=("stix-bold",), fitted=1.0)
     simulator = Simulator(LETTERS, settings, STRIPED, calibration)
-    parameters = simulator.draw_parameters(np.random.default_rng(5), 300)
+    parameters = simulator.draw_parameters(np.random.default_rng(5), 200)
     images = STRIPED.normalise(simulator.render(parameters))
     poses = exact_poses(parameters)
     again = fit_glyphs(images, poses, seed=0, glyphs=first.glyphs, epochs=6)
@@ -121,7 +121,7 @@ def test_drawn_and_found_again_glyphs_are_the_same() -> None:
     np.testing.assert_allclose(middles(again.glyphs), middles(first.glyphs), atol=0.5)
     off = errors(again.poses, poses)[again.kept]
     assert np.abs(np.median(off, 0)).max() < 0.2
-    second = calibrate(again.glyphs, again.poses, again.kept, rendering)
+    second = calibrate(again.glyphs, again.poses, again.kept, again.settled, rendering)
     assert np.abs(second.offset - calibration.offset)[:, :2].max() < 1.5
 
 
@@ -163,7 +163,7 @@ def test_characters_that_are_explained_worst_are_dropped_and_mostly_misread() ->
     assert np.isfinite(fit.misfit[fit.kept]).all()
 
 
-def test_characters_that_are_not_sure_do_not_move_and_do_not_count() -> None:
+def test_characters_that_are_not_sure_do_not_count() -> None:
     normalised, poses = scene()
     normalised, poses = normalised[:60], first_of(poses, 60)
     doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
@@ -172,11 +172,76 @@ def test_characters_that_are_not_sure_do_not_move_and_do_not_count() -> None:
     fit = fit_glyphs(normalised, told, seed=0, epochs=4)
     assert not fit.kept[doubted].any()
     assert np.isnan(fit.misfit[doubted]).all()
-    for name in ("x", "y", "rotation"):
-        said, found = getattr(told, name), getattr(fit.poses, name)
-        np.testing.assert_allclose(found[doubted], said[doubted], atol=1e-4)
-        assert (found[fit.kept] != said[fit.kept]).mean() > 0.9
     assert own_likeness(fit.glyphs).min() > 0.8
+
+
+def test_characters_that_are_not_sure_settle_all_the_same() -> None:
+    """In images that are drawn from, they too must lie where they do."""
+    normalised, poses = scene()
+    normalised, poses = normalised[:100], first_of(poses, 100)
+    doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
+    told = unsure(disturbed(poses, 1, 4), doubted)
+    glyphs = font_glyphs(STRANGER, SIZE)
+    fit = fit_glyphs(normalised, told, seed=0, glyphs=glyphs, epochs=2)
+    assert not fit.kept[doubted].any()
+    before, after = (np.abs(errors(p, poses)[doubted]).mean(0) for p in (told, fit.poses))
+    assert (after < 0.6 * before).all()
+    assert fit.settled.mean() > 0.95
+
+
+SHORT = Scheme(alphabet="agel1m", length=2, width=48, height=24)
+
+
+@cache
+def short_scene() -> tuple[FloatImages, Poses]:
+    """Images so low that a few pixels are far."""
+    settings = drawing(
+        size=(13, 13), rotation=(-10, 10), horizontal=(-0.1, 0.1), vertical=(0.4, 0.6)
+    )
+    simulator = Simulator(SHORT, settings, plain(SHORT.width, SHORT.height))
+    parameters = simulator.draw_parameters(np.random.default_rng(7), 150)
+    images = simulator.background.normalise(simulator.render(parameters))
+    return images, exact_poses(parameters, SHORT)
+
+
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("pixels", [1.0, 3.7])
+def test_images_with_a_letter_far_from_where_it_was_seen_are_not_settled(
+    pixels: float, sure: bool
+) -> None:
+    images, poses = short_scene()
+    off = np.zeros(poses.x.shape, np.bool_)
+    off[:30, 1] = True
+    told = replace(poses, x=(poses.x + pixels * off).astype(np.float32))
+    fit = fit_glyphs(images, told if sure else unsure(told, off), seed=0, epochs=8)
+    assert fit.settled.shape == (len(images),)
+    assert fit.settled.dtype == np.bool_
+    assert fit.settled[30:].mean() > 0.97
+    # Most letters are found where they are, not where they were told to be.
+    assert np.median(np.abs(fit.poses.x - poses.x)[off]) < 0.5
+    strayed = (np.abs(fit.poses.x - told.x) > 0.12 * SHORT.height).any(1)
+    np.testing.assert_array_equal(fit.settled[:30], ~strayed[:30])
+    assert (strayed[:30].mean() > 0.6) == (pixels > 3)
+    assert strayed[:30].any() == (pixels > 3)
+
+
+def test_images_with_a_letter_turned_far_from_how_it_was_seen_are_not_settled() -> None:
+    images, poses = short_scene()
+    off = np.zeros(poses.x.shape, np.bool_)
+    off[:30, 0] = True
+    told = replace(poses, rotation=(poses.rotation + 35 * off).astype(np.float32))
+    fit = fit_glyphs(images, told, seed=0, epochs=24)
+    turned = np.abs(fit.poses.rotation - told.rotation).max(1) > 25
+    assert turned[:30].mean() > 0.2
+    np.testing.assert_array_equal(fit.settled[:30], ~turned[:30])
+    assert fit.settled[30:].mean() > 0.97
+
+
+def test_half_of_the_images_are_settled_however_roughly_the_scout_sees() -> None:
+    """As one does that has hardly learned: the half that strayed least is better than nothing."""
+    images, poses = short_scene()
+    fit = fit_glyphs(images, disturbed(poses, 5, 30), seed=0, epochs=4)
+    assert 0.5 <= fit.settled.mean() < 0.7
 
 
 def first_of(poses: Poses, count: int) -> Poses:
@@ -187,7 +252,7 @@ def test_the_same_seed_finds_the_same() -> None:
     normalised, poses = scene()
     few = disturbed(first_of(poses, 100), 1, 4)
     one, again, other = (fit_glyphs(normalised[:100], few, s, epochs=3) for s in (1, 1, 2))
-    for name in ("glyphs", "kept", "misfit"):
+    for name in ("glyphs", "kept", "settled", "misfit"):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
     for name in ("x", "y", "rotation"):
         np.testing.assert_array_equal(getattr(one.poses, name), getattr(again.poses, name))
@@ -217,8 +282,9 @@ def test_a_starved_class_gets_no_glyph() -> None:
 
 def test_where_nothing_is_sure_nothing_is_found() -> None:
     normalised, poses = scene()
+    poses = first_of(poses, 30)
     told = unsure(poses, np.ones(poses.x.shape, np.bool_))
-    fit = fit_glyphs(normalised, told, seed=0, epochs=4)
+    fit = fit_glyphs(normalised[:30], told, seed=0, epochs=4)
     assert not fit.glyphs.any()
     assert not fit.kept.any()
     np.testing.assert_allclose(fit.poses.x, poses.x, atol=1e-4)
@@ -247,43 +313,6 @@ def test_the_surest_of_a_class_are_sure_enough_but_not_guesses() -> None:
     probabilities[100:200, 0, 1] = 0.45
     probabilities[200:, 0, 1] = 0.4
     np.testing.assert_array_equal(sure_characters(probabilities)[:, 0], np.arange(300) < 100)
-
-
-# The drawing.
-
-
-def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
-    settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
-    glyphs = font_glyphs(STRANGER, SIZE)
-    free = plain()
-    kept = np.ones((60, 4), np.bool_)
-    known = exact_poses(
-        Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(3), 60)
-    )
-    rendering = np.array([250, 0, 0, 0, 100], np.float32)
-    calibration = calibrate(glyphs, known, kept, rendering)
-    simulator = Simulator(LETTERS, settings, free, calibration)
-    parameters = simulator.draw_parameters(np.random.default_rng(2), 20)
-    # Of one place for all, so that nothing overlaps.
-    calm = replace(
-        parameters,
-        x=np.tile(np.array([12, 37, 62, 87], np.float32), (20, 1)) + 0.3,
-        ink=np.full_like(parameters.ink, 250),
-        noise=np.zeros_like(parameters.noise),
-        jpeg_quality=np.full_like(parameters.jpeg_quality, 100),
-    )
-    images = (simulator.render(calm).astype(np.float32) - 100) / 150
-    pose = torch.from_numpy(np.stack([calm.x, calm.y, calm.rotation], -1))
-    characters = draw_characters(
-        torch.from_numpy(calibration.glyphs / np.float32(255)),
-        torch.from_numpy(calm.ids),
-        pose,
-        50,
-        100,
-    )
-    covered = 1 - (1 - characters).prod(1)
-    assert np.abs(covered.numpy() - images).mean() < 0.004
-    assert np.abs(covered.numpy() - images).max() < 0.1
 
 
 def test_a_glyph_s_canvas_is_four_fifths_of_the_image() -> None:

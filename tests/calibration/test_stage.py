@@ -10,14 +10,15 @@ from PIL import Image
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
 from simgan_captcha.errors import RunError
 from simgan_captcha.images import encode_jpeg
+from simgan_captcha.planning import KNOWN
 from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.simulator import DrawParameters, Simulator
 from simgan_captcha.stages import MANIFEST
 from simgan_captcha.store import CaptchaStore
 from tests.calibration.scene import drawing
 from tests.small_run import SCHEME, pipeline, shaded, write_challenges
 
-IMAGES, FIRST, STEPS = 300, 160, 40
+IMAGES, FIRST, STEPS, FONTS = 300, 160, 40, 2
 REAL = drawing(size=(19, 19), rotation=(-8, 8), horizontal=(0, 0.2), vertical=(0.4, 0.6))
 CALIBRATING = (
     "calibrate=true",
@@ -55,8 +56,16 @@ def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_learns_glyphs_and_places_of_its_images(tmp_path: Path, challenges: Path) -> None:
-    run = tmp_path / "run"
+def test_a_run_learns_glyphs_and_places_of_its_images(
+    tmp_path: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, drawn, draw = tmp_path / "run", list[DrawParameters](), Simulator.draw_parameters
+
+    def recorded(self: Simulator, generator: np.random.Generator, count: int) -> DrawParameters:
+        drawn.append(draw(self, generator, count))
+        return drawn[-1]
+
+    monkeypatch.setattr(Simulator, "draw_parameters", recorded)
     pipeline(run, challenges, *CALIBRATING)
     folder = run / "calibrate"
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -70,6 +79,11 @@ def test_a_run_learns_glyphs_and_places_of_its_images(tmp_path: Path, challenges
     for slot, (low, high) in enumerate([(12, 16.8), (36, 40.8)]):
         (left, _), (right, _) = result["x"][slot]
         assert (left, right) == pytest.approx((low, high), abs=2.5)
+    images, slots, _ = found.poses.shape
+    assert IMAGES / 2 < images <= IMAGES
+    assert slots == SCHEME.length
+    middles = np.median(found.poses, 0)
+    np.testing.assert_allclose(middles[:, :2], [[14.4, 12], [38.4, 12]], atol=1.5)
     assert result["pitch"][0] == pytest.approx(24, abs=1.5)
     assert [end for end, _ in result["y"]] == pytest.approx([9.6, 14.4], abs=2.5)
     assert result["rotation"][0][0] < result["rotation"][1][0]
@@ -77,6 +91,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(tmp_path: Path, challenges
     np.testing.assert_allclose(
         [value for value, _ in result["rendering"].values()], found.rendering, atol=0.01
     )
+    assert result["rendering_misfit"] > 0
     assert list(result["fonts"]) == list(SCHEME.alphabet)
     assert result["accuracy"] > 0.9
 
@@ -89,6 +104,13 @@ def test_a_run_learns_glyphs_and_places_of_its_images(tmp_path: Path, challenges
         losses.append([json.loads(row)["loss"] for row in rows])
         assert len(rows) == steps
     assert losses[1][0] < 0.5 * losses[0][0]  # it goes on with what it has learned
+    # A run judges itself by what is drawn as it was found; scout and reader learn a little more.
+    (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
+    assert (known.font == FONTS).all()
+    learned_from = [parameters for parameters in drawn if len(parameters.ids) == 32]
+    assert len(learned_from) >= FIRST + STEPS + 2
+    fonts = np.concatenate([parameters.font for parameters in learned_from[FIRST:]])
+    assert (fonts < FONTS).mean() == pytest.approx(0.05, abs=0.02)
     assert manifest["images"] == (FIRST + STEPS) * 32 + 2 * IMAGES
     assert manifest["training_flops"] > 0
 

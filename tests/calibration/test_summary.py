@@ -59,7 +59,7 @@ def found() -> Found:
     poses = mistaken(disturbed(exact_poses(parameters, SCHEME), 2, 6), 0.1)
     fit = fit_glyphs(normalised, poses, seed=0, epochs=24)
     rendering = start_rendering(background)
-    calibration = calibrate(fit.glyphs, fit.poses, fit.kept, rendering)
+    calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
     rendered = fit_rendering(images, background, SCHEME, calibration, 0, evaluations=80)
     return Found(fit, replace(calibration, rendering=rendered.values), rendered)
 
@@ -121,6 +121,11 @@ def test_rendering_is_found() -> None:
     assert all(error > 0 for _, error in rendering.values())
 
 
+def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
+    assert exactly_found(100).summary()["rendering_misfit"] == 1.23
+    assert summary()["rendering_misfit"] == pytest.approx(found().rendered.misfit, abs=0.01)
+
+
 def test_nothing_is_doubted_that_is_right() -> None:
     assert summary()["warnings"] == []
 
@@ -137,7 +142,7 @@ def test_the_same_seed_says_the_same_as_json() -> None:
 
 # Uncertainty.
 
-NO_RENDERING = RenderingFit(np.zeros(5, np.float32), np.ones(5, np.float32), 1.0)
+NO_RENDERING = RenderingFit(np.zeros(6, np.float32), np.ones(6, np.float32), 1.234)
 
 
 def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
@@ -149,10 +154,11 @@ def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
     kept = np.ones(poses.x.shape, np.bool_)
     glyphs = font_glyphs("roboto-black", SIZE, SCHEME.alphabet)
     misfit = np.zeros(poses.x.shape, np.float32)
-    calibration = calibrate(glyphs, poses, kept, NO_RENDERING.values)
+    settled = np.ones(count, np.bool_)
+    calibration = calibrate(glyphs, poses, kept, settled, NO_RENDERING.values)
     # Classes that lie off only by chance, so that the truth is known.
     calibration.offset[:] = 0
-    return Found(GlyphFit(glyphs, poses, kept, misfit), calibration, NO_RENDERING)
+    return Found(GlyphFit(glyphs, poses, kept, settled, misfit), calibration, NO_RENDERING)
 
 
 def test_errors_are_those_that_other_images_show() -> None:

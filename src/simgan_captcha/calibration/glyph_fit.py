@@ -62,7 +62,7 @@ class GlyphFit:
     kept: npt.NDArray[np.bool_]
     """(N, L) characters that were learned from: sure, and not among those explained worst."""
     settled: npt.NDArray[np.bool_]
-    """(N,) images whose letters were all found near where the scout saw them."""
+    """(N,) images whose letters were all found near where the scout saw them; at least half."""
     misfit: Floats
     """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
 
@@ -190,12 +190,14 @@ def fit_glyphs(
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
     found = (fine.numpy() * found_classes(read)[:, None, None]).astype(np.float32)
     settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING).poses
-    strayed = np.abs(settled - told) > (_STRAY[0] * H, _STRAY[0] * H, _STRAY[1])
+    limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
+    strayed = (np.abs(settled - told) / limits).max((1, 2))
     return GlyphFit(
         found,
         Poses(poses.probabilities, settled[..., 0], settled[..., 1], settled[..., 2]),
         sure.numpy(),
-        ~strayed.any((1, 2)),
+        # A scout that has hardly learned sees all of them roughly: then the better half.
+        strayed <= max(1.0, float(np.median(strayed))),
         misfit.numpy(),
     )
 

@@ -78,13 +78,14 @@ def fit_poses(
         on_image: Called now and then with how many are done.
     """
     shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(_UNIT)
-    fitted: list[tuple[Tensor, Tensor, Tensor]] = []
+    fitted = begin.astype(np.float32)
+    missed_ink, inked = np.zeros((2, len(ids)), np.float32)
     for at in range(0, len(ids), _BATCH):
-        images = torch.from_numpy(normalised[at : at + _BATCH])
+        chosen = slice(at, at + _BATCH)
+        images = torch.from_numpy(normalised[chosen])
         ink, visible = (images[:, 0] + 1) / 2, (1 - images[:, 1]) / 2
-        classes = torch.from_numpy(ids[at : at + _BATCH])
-        first = torch.from_numpy(begin[at : at + _BATCH].astype(np.float32))
-        poses = (first / unit).requires_grad_(True)
+        classes = torch.from_numpy(ids[chosen])
+        poses = (torch.from_numpy(fitted[chosen]) / unit).requires_grad_(True)
         optimizer = torch.optim.Adam([poses], _RATE)
 
         def missed(
@@ -103,6 +104,7 @@ def fit_poses(
             missed().sum().backward()
             optimizer.step()
         with torch.no_grad():
-            fitted.append((poses * unit, missed(), (visible * (ink > _INKED)).sum((1, 2))))
+            fitted[chosen], missed_ink[chosen] = (poses * unit).numpy(), missed().numpy()
+            inked[chosen] = (visible * (ink > _INKED)).sum((1, 2)).numpy()
         on_image(min(at + _BATCH, len(ids)))
-    return PoseFit(*(torch.cat(each).detach().numpy() for each in zip(*fitted, strict=True)))
+    return PoseFit(fitted, missed_ink, inked)

@@ -29,7 +29,7 @@ Doubles = npt.NDArray[np.float64]
 IMAGES = 400
 """Drawn for every candidate; a quarter of them where the valley is still looked for."""
 
-_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98], [0.5, 6]], np.float64)
+_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98], [1, 6]], np.float64)
 _WIDTH = np.array([6, 0.3, 0.5, 2, 10, 0.5], np.float64)
 """The unit of each value, by which the optimiser steps."""
 _STEP, _STRIDE = 0.6, 1.5

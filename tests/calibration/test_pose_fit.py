@@ -1,0 +1,212 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.calibration import calibrate
+from simgan_captcha.calibration.pose_fit import PoseFit, draw_characters, fit_poses
+from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.simulator import Simulator
+from tests.calibration.scene import (
+    LETTERS,
+    SIZE,
+    STRANGER,
+    disturbed,
+    drawing,
+    exact_poses,
+    font_glyphs,
+    scene,
+)
+from tests.drawing import plain
+
+COUNT = 70
+BATCH = 64
+STEPS = 30
+CLASSES = len(LETTERS.alphabet)
+
+Ids = npt.NDArray[np.int64]
+
+
+def places(poses: Poses) -> Floats:
+    return np.stack([poses.x, poses.y, poses.rotation], -1)[:COUNT]
+
+
+def known() -> tuple[FloatImages, Ids, Floats]:
+    """Images under lines, who stands there and where."""
+    normalised, poses = scene()
+    return normalised[:COUNT], poses.probabilities.argmax(-1)[:COUNT], places(poses)
+
+
+def begin() -> Floats:
+    """Where a scout would say that they stand."""
+    return places(disturbed(scene()[1], 1, 4))
+
+
+@cache
+def fitted() -> PoseFit:
+    normalised, ids, _ = known()
+    return fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), STEPS)
+
+
+# Poses.
+
+
+def test_disturbed_places_and_turns_are_found_again() -> None:
+    true, fit = known()[2], fitted()
+    assert fit.poses.shape == true.shape
+    assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
+    before, after = (np.abs(poses - true).mean((0, 1)) for poses in (begin(), fit.poses))
+    assert (before > (0.7, 0.7, 3)).all()
+    assert (after < (0.25, 0.25, 1.6)).all()
+    # To neither side: glyphs are drawn about the point that is meant, turned as it is meant.
+    assert (np.abs(np.median(fit.poses - true, (0, 1))) < (0.15, 0.15, 0.5)).all()
+
+
+def test_without_steps_they_stay_where_they_begin() -> None:
+    normalised, ids, true = known()
+    first = true.copy()
+    fit = fit_poses(normalised, ids, first, font_glyphs(STRANGER, SIZE), 0)
+    np.testing.assert_array_equal(fit.poses, true)
+    fit_poses(normalised, ids, first, font_glyphs(STRANGER, SIZE), 3)
+    np.testing.assert_array_equal(first, true)  # what was given is not touched
+
+
+def test_a_class_without_a_glyph_leaves_its_pose() -> None:
+    normalised, ids, _ = known()
+    glyphs = font_glyphs(STRANGER, SIZE).copy()
+    glyphs[2] = 0
+    fit = fit_poses(normalised, ids, begin(), glyphs, STEPS)
+    np.testing.assert_array_equal(fit.poses[ids == 2], begin()[ids == 2])
+    moved = (fit.poses != begin()).all(-1)
+    assert moved[ids != 2].mean() > 0.99
+    # Those that stand beside no such letter are found as if nothing were missing.
+    alone = (ids != 2).all(1)
+    assert alone.sum() > 20
+    np.testing.assert_allclose(fit.poses[alone], fitted().poses[alone], atol=1e-3)
+    # And what it does not draw is missed.
+    assert (fit.missed > 2 * fitted().missed)[~alone].all()
+
+
+def test_every_image_is_fitted_on_its_own() -> None:
+    """Whatever else is fitted, in the same batch or another."""
+    normalised, ids, _ = known()
+    last = slice(COUNT - 8, COUNT)
+    fit = fit_poses(normalised[last], ids[last], begin()[last], font_glyphs(STRANGER, SIZE), STEPS)
+    for name in ("poses", "missed", "inked"):
+        alone, together = getattr(fit, name), getattr(fitted(), name)[last]
+        np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-2)
+
+
+def test_images_are_told_as_they_are_done() -> None:
+    normalised, ids, _ = known()
+    told: list[int] = []
+    fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), 0, told.append)
+    assert told == [BATCH, COUNT]
+
+
+def test_of_no_images_there_are_no_poses() -> None:
+    normalised, ids, true = known()
+    told: list[int] = []
+    fit = fit_poses(
+        normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS, told.append
+    )
+    assert fit.poses.shape == (0, LETTERS.length, 3)
+    assert fit.missed.shape == fit.inked.shape == (0,)
+    assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
+    assert told == []
+
+
+# What drawings miss.
+
+
+def test_the_true_class_misses_less_than_another() -> None:
+    normalised, ids, _ = known()
+    generator, rows = np.random.default_rng(0), np.arange(COUNT)
+    slots = generator.integers(LETTERS.length, size=COUNT)
+    other = ids.copy()
+    other[rows, slots] = (ids[rows, slots] + generator.integers(1, CLASSES, COUNT)) % CLASSES
+    fit = fit_poses(normalised, other, begin(), font_glyphs(STRANGER, SIZE), STEPS)
+    assert (fitted().missed < fit.missed).mean() > 0.97
+    assert np.median(fit.missed / fitted().missed) > 2
+
+
+def test_better_poses_miss_less() -> None:
+    normalised, ids, _ = known()
+    missed = [
+        fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), steps).missed
+        for steps in (0, 5)
+    ]
+    missed.append(fitted().missed)
+    assert (missed[1] < missed[0]).mean() > 0.95
+    assert (missed[2] < missed[1]).mean() > 0.95
+    assert missed[2].mean() < 0.3 * missed[0].mean()
+
+
+def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
+    normalised, ids, true = known()
+    glyphs = np.zeros_like(font_glyphs(STRANGER, SIZE))
+    ink, visible = (normalised[:, 0] + 1) / 2, normalised[:, 1] < 0
+    assert 0.05 < 1 - visible.mean() < 0.3
+    fit = fit_poses(normalised, ids, true, glyphs, 0)
+    np.testing.assert_allclose(fit.missed, (ink**2 * visible).sum((1, 2)), rtol=1e-4)
+    np.testing.assert_array_equal(fit.inked, ((ink > 0.1) & visible).sum((1, 2)))
+    # So it does not matter what lies under lines.
+    under = normalised.copy()
+    under[:, 0][~visible] = 1
+    changed = fit_poses(under, ids, begin(), font_glyphs(STRANGER, SIZE), 5)
+    same = fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), 5)
+    for name in ("poses", "missed", "inked"):
+        np.testing.assert_array_equal(getattr(changed, name), getattr(same, name))
+
+
+def test_letters_that_overlap_cover_together_but_not_twice() -> None:
+    glyph = np.zeros((1, 80, 80), np.float32)
+    glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
+    ids, centre = np.zeros((1, 2), np.int64), [50, 25, 0]
+    ink = np.zeros((1, 50, 100), np.float32)
+    ink[0, 15:35, 40:60] = 0.75
+    normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
+    fit = fit_poses(normalised, ids, np.array([[centre, centre]], np.float32), glyph, 0)
+    assert fit.missed[0] == pytest.approx(0, abs=1e-6)
+    assert fit.inked[0] == 400
+
+
+# The drawing.
+
+
+def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
+    settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
+    glyphs = font_glyphs(STRANGER, SIZE)
+    free = plain()
+    every = np.ones((60, 4), np.bool_)
+    poses = exact_poses(
+        Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(3), 60)
+    )
+    rendering = np.array([250, 0, 0, 0, 100, 1], np.float32)
+    calibration = calibrate(glyphs, poses, every, every[:, 0], rendering)
+    simulator = Simulator(LETTERS, settings, free, calibration)
+    parameters = simulator.draw_parameters(np.random.default_rng(2), 20)
+    # Of one place for all, so that nothing overlaps.
+    calm = replace(
+        parameters,
+        x=np.tile(np.array([12, 37, 62, 87], np.float32), (20, 1)) + 0.3,
+        ink=np.full_like(parameters.ink, 250),
+        noise=np.zeros_like(parameters.noise),
+        jpeg_quality=np.full_like(parameters.jpeg_quality, 100),
+    )
+    images = (simulator.render(calm).astype(np.float32) - 100) / 150
+    pose = torch.from_numpy(np.stack([calm.x, calm.y, calm.rotation], -1))
+    characters = draw_characters(
+        torch.from_numpy(calibration.glyphs / np.float32(255)),
+        torch.from_numpy(calm.ids),
+        pose,
+        50,
+        100,
+    )
+    covered = 1 - (1 - characters).prod(1)
+    assert np.abs(covered.numpy() - images).mean() < 0.004
+    assert np.abs(covered.numpy() - images).max() < 0.1
