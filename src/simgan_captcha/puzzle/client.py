@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from simgan_captcha.addresses import server_and_user
 from simgan_captcha.errors import SubmissionError, UsageError
 from simgan_captcha.loopback import LOOPBACK_DIRECT
 
@@ -56,13 +57,15 @@ def submit(
     """Post the ``limit`` readings that are surest, equally sure ones in the order of their names.
 
     Args:
-        base_url: The server, as ``http://127.0.0.1:8000``.
+        base_url: The server, as ``http://127.0.0.1:8000``, or the user's puzzle on it, as
+            ``http://127.0.0.1:8000/u/marty/``.
         user: Whose puzzle it is.
         readings: Any number of them.
         limit: How many to send at most.
 
     Raises:
-        UsageError: No readings, no user, a limit below 1, or no http(s) URL.
+        UsageError: No readings, no user, a limit below 1, no http(s) URL, or one that names
+            another user.
         SubmissionError: No connection, no reply in time, or a reply that is not a verdict.
     """
     if not readings or not user or limit < 1:
@@ -70,9 +73,15 @@ def submit(
             f"expected readings, a user and a limit of at least 1, got {len(readings)} readings, "
             f"user {user!r} and limit {limit}"
         )
+    server, named = server_and_user(base_url)
+    if named is not None and named != user:
+        raise UsageError(
+            f"expected the puzzle of {user!r}, {base_url} is that of {named!r}; give --user "
+            f"{named}, or the server's address alone, {server}"
+        )
     surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[:limit]
     body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in surest]})
-    url = f"{base_url.rstrip('/')}/u/{quote(user, safe='')}/solution"
+    url = f"{server}/u/{quote(user, safe='')}/solution"
     status, content = _post(url, body.encode())
     return _verdict(url, status, content, submitted=len(surest))
 

@@ -1,0 +1,235 @@
+"""Clients that are slow, many, endless or no HTTP at all: clear answers, bounded memory."""
+
+import contextlib
+import io
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from simgan_captcha.puzzle.answers import answer
+from simgan_captcha.puzzle.submission import MAX_BODY_BYTES
+from tests.puzzle.served_puzzle import ServedPuzzle, answer_of, served_puzzle
+
+HEAD = b"POST /u/marty/solution HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+def ask_for_challenge(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sendall(b"GET /u/marty/challenge HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[ServedPuzzle]:
+    """A server without patience."""
+    limits = (
+        "connection.HEAD_SECONDS = 1",
+        "connection.UNREAD_SECONDS = 1",
+        "submission.BODY_SECONDS = 1",
+        "submission.MAX_BODIES_BYTES = 1_000_000",
+        "app.MOST_REQUESTS = 3",
+    )
+    with served_puzzle(*limits, options="batch_size=20_000") as puzzle:
+        yield puzzle
+
+
+@pytest.fixture(autouse=True)
+def still_serving(hasty: ServedPuzzle) -> Iterator[None]:
+    yield
+    deadline = time.monotonic() + 30
+    while (status := httpx.get(f"{hasty.url}/u/marty/random_image").status_code) == 503:
+        assert time.monotonic() < deadline
+    assert status == 200
+
+
+def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+    with hasty.connect() as connection:
+        started = time.monotonic()
+        dripping = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET / HTTP/1.1\r\n")
+                while not dripping.wait(0.1):
+                    connection.sendall(b"X: y\r\n")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        status, problem = answer_of(connection)
+        dripping.set()
+        thread.join()
+        assert (status, problem["error"]) == (408, "Too slow")
+        assert time.monotonic() - started > 0.9
+
+
+def test_a_head_that_drips_after_a_whole_request_is_not_waited_for(hasty: ServedPuzzle) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(b"GET /u/marty/random_image HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
+        reader = connection.makefile("rb")
+        assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        rest = reader.read()  # to the end of the connection
+        assert b"HTTP/1.1 408 " in rest
+
+
+def test_silence_ends_the_connection(hasty: ServedPuzzle) -> None:
+    with hasty.connect() as connection:
+        assert connection.recv(1) == b""
+
+
+def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(HEAD % 100 + b'{"solutions"')
+        status, problem = answer_of(connection)
+        assert status == 408
+        assert problem == {"error": "Too slow", "message": "expected the body within 1 s"}
+
+
+def test_answers_that_nobody_reads_are_given_up(hasty: ServedPuzzle) -> None:
+    """Each of 50 MB, more than the system's own buffers take: what is drawn waits to be read."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            ask_for_challenge(stack.enter_context(hasty.connect()))
+        time.sleep(0.5)
+        assert httpx.get(hasty.url).status_code == 503
+        deadline = time.monotonic() + 60
+        while httpx.get(hasty.url).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_bodies_beyond_the_memory_for_them_are_answered_503(hasty: ServedPuzzle) -> None:
+    with hasty.connect() as first, hasty.connect() as second:
+        first.sendall(HEAD % 900_000 + b" " * 800_000)
+        time.sleep(0.3)
+        second.sendall(HEAD % 900_000 + b" " * 900_000)
+        status, problem = answer_of(second)
+        assert (status, problem["error"]) == (503, "Not now")
+        assert "send yours again" in problem["message"]
+        first.sendall(b" " * 100_000)
+        assert answer_of(first)[0] == 400
+    # What they held is free again.
+    with hasty.connect() as third:
+        third.sendall(HEAD % 900_000 + b" " * 900_000)
+        assert answer_of(third)[0] == 400
+
+
+def test_more_requests_than_are_served_at_once_are_answered_503(hasty: ServedPuzzle) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            waiting = stack.enter_context(hasty.connect())
+            waiting.sendall(HEAD % 100)
+        time.sleep(0.3)
+        refused = httpx.get(hasty.url)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "5"
+    assert refused.json()["message"].startswith("too many requests at once; send the same again")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /u/\xff/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /" + b"x" * 70_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000,
+        HEAD % 5 + b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    ],
+    ids=["text", "TLS", "not ASCII", "no host", "long target", "long header", "then nonsense"],
+)
+def test_what_is_no_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(request_bytes)
+        status, problem = answer_of(connection)
+        assert status == 400
+        assert problem["error"]
+
+
+def test_memory_stays_bounded() -> None:
+    """Bodies whose values take forty times their bytes, endless bodies, challenges unread."""
+    unit = b'{"a":0},'
+    worst = b'{"solutions": [' + unit * ((MAX_BODY_BYTES - 100) // len(unit)) + b"1]}"
+
+    def post(content: bytes | Iterator[bytes]) -> int:
+        return httpx.post(
+            f"{puzzle.url}/u/marty/solution", content=content, timeout=300
+        ).status_code
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b" " * (1 << 20)
+
+    with served_puzzle(options="batch_size=10_000") as puzzle, contextlib.ExitStack() as stack:
+        assert post(b"{}") == 400
+        before = puzzle.peak_memory()
+        for _ in range(20):
+            ask_for_challenge(stack.enter_context(puzzle.connect()))
+        with ThreadPoolExecutor(24) as pool:
+            flood = pool.map(post, [worst] * 20)
+            # The server hangs up on a client that sends on and on, before that can read why.
+            for _ in range(4):
+                with contextlib.suppress(httpx.TransportError):
+                    assert pool.submit(post, endless()).result() == 413
+            assert set(flood) == {400}
+        # 20 bodies alone, checked at once, would take 3 GB; 20 challenges 500 MB.
+        assert puzzle.peak_memory() - before < 600
+        assert httpx.get(puzzle.url).status_code == 200
+
+
+def test_fifty_clients_at_once_meet_no_error() -> None:
+    names = [f"{i:032x}" for i in range(15_000)]
+    body = json.dumps(
+        {"solutions": [{"name": name, "solution": answer("marty", name)} for name in names]}
+    ).encode()
+
+    def play(number: int) -> bool:
+        with httpx.Client(base_url=puzzle.url, timeout=400) as client:
+            assert client.get("/u/marty/").status_code == 200
+            assert len(client.get("/u/marty/challenge").json()["images"]) == 1000
+            assert client.get(f"/u/marty/image/{number}").headers["content-type"] == "image/jpeg"
+            reply = client.post("/u/marty/solution", content=body)
+            return "passcode" in reply.json()
+
+    with served_puzzle() as puzzle, ThreadPoolExecutor(50) as pool:
+        assert all(pool.map(play, range(50)))
+        assert puzzle.stop(signal.SIGTERM) == ""
+
+
+def test_a_stop_finishes_what_is_in_progress() -> None:
+    with (
+        served_puzzle(options="batch_size=2000") as puzzle,
+        httpx.stream("GET", f"{puzzle.url}/u/marty/challenge", timeout=60) as response,
+    ):
+        pieces = response.iter_raw()
+        body = io.BytesIO(next(pieces))
+        puzzle.process.send_signal(signal.SIGTERM)
+        body.seek(0, io.SEEK_END)
+        for piece in pieces:
+            body.write(piece)
+        assert len(json.loads(body.getvalue())["images"]) == 2000
+        _, messages = puzzle.process.communicate(timeout=60)
+        assert "Traceback" not in messages
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(puzzle.url)
+
+
+def test_a_stop_tells_who_is_too_slow_for_it() -> None:
+    with (
+        served_puzzle("server.STOP_SECONDS = 1") as puzzle,
+        puzzle.connect() as connection,
+    ):
+        connection.sendall(HEAD % 100 + b'{"solutions"')
+        time.sleep(0.3)
+        puzzle.process.send_signal(signal.SIGTERM)
+        status, problem = answer_of(connection)
+        assert (status, problem["error"]) == (503, "Not now")
+        assert problem["message"].startswith("the server stops; send the same again")
+        _, messages = puzzle.process.communicate(timeout=60)
+        assert "Traceback" not in messages
