@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.connection import PatientProtocol
@@ -32,7 +32,6 @@ STOP_SECONDS = 5
 """Requests in progress get this long when the server stops."""
 HEALTH_SECONDS = 60
 """A worker that gives no sign of life for so long is replaced; one that starts, too."""
-_CONNECTIONS_WAITING = 128
 
 
 def serve(
@@ -92,7 +91,7 @@ def serve(
         timeout_worker_healthcheck=HEALTH_SECONDS,
     )
     # Ctrl-C is how a person stops the server, not a failure.
-    with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+    with listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         if workers == 1:
             server = uvicorn.Server(config)
             run = partial(server.run, [listener])
@@ -102,7 +101,7 @@ def serve(
             run, stop = partial(supervisor.run), partial(supervisor.should_exit.set)
         if stop_at_end_of is not None:
             threading.Thread(target=_stop_at_end, args=(stop, stop_at_end_of), daemon=True).start()
-        announce(_url(listener))
+        announce(url_of(listener))
         run()
 
 
@@ -223,27 +222,6 @@ def _serve_as_child(options: dict[str, Any]) -> int:
 def _stop_at_end(stop: Callable[[], None], stream: IO[bytes]) -> None:
     stream.read()
     stop()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket: who connects from now on waits until the application is up."""
-    if not 0 <= port <= 65535:
-        raise UsageError(f"expected a port from 0 to 65535, got {port}; give another --port")
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_CONNECTIONS_WAITING)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port} ({error}); give another --host or --port"
-        ) from None
-    # Connections inherit it. Without, a small reply waits 40 ms for the client's acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 if __name__ == "__main__":
