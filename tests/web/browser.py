@@ -53,13 +53,13 @@ def browser() -> Path:
 
 
 def _ways_to_install() -> list[list[str]]:
-    ways = [[sys.executable, "-m", "playwright", "install", "chromium"]]
+    playwright = [sys.executable, "-m", "playwright", "install"]
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        # First where it can be had: it brings the libraries that Playwright's own takes for given.
+        # Only root may install the libraries that a browser needs.
         packages = ["chromium", "fonts-dejavu-core"]
         install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
-        ways = [["apt-get", "update"], install, *ways]
-    return ways
+        return [["apt-get", "update"], install, [*playwright, "--with-deps", "chromium"]]
+    return [[*playwright, "chromium"]]
 
 
 if __name__ == "__main__":
