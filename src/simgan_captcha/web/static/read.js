@@ -5,7 +5,7 @@ const form = document.getElementById("drop");
 const picker = document.getElementById("files");
 const said = document.getElementById("said");
 const answers = document.getElementById("answers");
-const MOST_BYTES = 8_000_000; // the server takes no more; a longer wait would end in the same words
+const MOST_BYTES = Number(form.dataset.mostBytes); // a longer wait would end in the same words
 
 const waiting = [];
 let working = false;
@@ -39,14 +39,11 @@ async function readOne(file) {
     if (file.size > MOST_BYTES) throw new Error(`expected at most ${MOST_BYTES} bytes, got ${file.size}`);
     const body = new FormData();
     body.append("files", file, file.name || "pasted image");
-    const reply = await fetch("api/read?explain=true", { method: "POST", body });
-    const answer = await reply.json();
-    if (!reply.ok) throw new Error(answer.detail);
+    const answer = await ask("api/read?explain=true", { method: "POST", body });
     showReading(file, answer.readings[0]);
     return true;
   } catch (error) {
-    // What fetch itself throws is no sentence for people.
-    showRefusal(file, error instanceof TypeError ? "the server does not answer; is it running?" : error.message);
+    showRefusal(file, error.message);
     return false;
   }
 }

@@ -22,9 +22,7 @@ async function keep(card, text) {
       ? { method: "DELETE" }
       : { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text }) };
   try {
-    const reply = await fetch(address, request);
-    const answer = await reply.json();
-    if (!reply.ok) throw new Error(answer.detail);
+    const answer = await ask(address, request);
     card.dataset.correction = answer.text ?? "";
     total.textContent = answer.total.toLocaleString("en");
     said.textContent = answer.text === null ? `${answer.reading}: forgotten.` : `Kept: ${answer.text}.`;
@@ -32,9 +30,7 @@ async function keep(card, text) {
     show(card);
     return true;
   } catch (error) {
-    said.textContent = `Not kept: ${
-      error instanceof TypeError ? "the server does not answer; is it running?" : error.message
-    }`;
+    said.textContent = `Not kept: ${error.message}`;
     entry.setAttribute("aria-invalid", "true");
     entry.focus();
     return false;

@@ -82,7 +82,10 @@ events.addEventListener("message", (event) => {
   refresh();
 });
 events.addEventListener("error", () => {
-  announced.textContent = "The server does not answer; this page goes on when it does.";
+  announced.textContent =
+    events.readyState === EventSource.CLOSED
+      ? "The server tells no more, perhaps to too many pages; load this one again."
+      : "The server does not answer; this page goes on when it does.";
 });
 events.addEventListener("open", () => {
   announced.textContent = "";
