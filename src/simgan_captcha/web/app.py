@@ -28,7 +28,9 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
+from simgan_captcha import __version__
 from simgan_captcha.errors import RunError
+from simgan_captcha.images import MAX_BYTES
 from simgan_captcha.page_templates import page_template
 from simgan_captcha.readings import Reading
 from simgan_captcha.report_inputs import refiner_sheets
@@ -96,6 +98,7 @@ def create_app(
     read_run(run)
     app = FastAPI(
         title="simgan-captcha serve",
+        version=__version__,
         description="Reads images with a run's reader, and shows the run. See docs/serve.md.",
         docs_url=None,  # FastAPI's documentation page loads scripts from another host.
         redoc_url=None,
@@ -134,7 +137,9 @@ def _add_reading(app: FastAPI, run: Path) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def read_page() -> Response:
         status = run_status(run)
-        return _page("read.html", run, scheme=_scheme(run), finished=status.finished)
+        return _page(
+            "read.html", run, scheme=_scheme(run), finished=status.finished, most_bytes=MAX_BYTES
+        )
 
     @app.post(
         "/api/read",
@@ -167,6 +172,18 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
     page = RunPage(run)
     followers = 0
 
+    async def follower() -> AsyncIterator[None]:
+        # Counted before the stream begins, or all who come together would find room.
+        nonlocal followers
+        if followers >= MAX_FOLLOWERS:
+            detail = f"expected at most {MAX_FOLLOWERS} followers; close a page and try again"
+            raise HTTPException(503, detail, {"Retry-After": "5"})
+        followers += 1
+        try:
+            yield
+        finally:
+            followers -= 1
+
     @app.get("/run", response_class=HTMLResponse, include_in_schema=False)
     def run_page() -> Response:
         return _page("run.html", run, **page.values())
@@ -180,22 +197,17 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
         "/api/run/events",
         response_class=EventSourceResponse,
         responses=describe_problems(503),
-        dependencies=[Depends(lambda: _room(followers))],
+        dependencies=[Depends(follower)],
     )
     async def events() -> AsyncIterator[RunStatus]:
         """How far the run is: once at first, and then whenever something has changed."""
-        nonlocal followers
-        followers += 1
-        try:
-            told: RunStatus | None = None
-            while not stopping():
-                now = await run_in_threadpool(run_status, run)
-                if now != told:
-                    told = now
-                    yield now
-                await asyncio.sleep(FOLLOW_SECONDS)
-        finally:
-            followers -= 1
+        told: RunStatus | None = None
+        while not stopping():
+            now = await run_in_threadpool(run_status, run)
+            if now != told:
+                told = now
+                yield now
+            await asyncio.sleep(FOLLOW_SECONDS)
 
     @app.get(
         "/api/run/sheets/{step}",
@@ -208,11 +220,6 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
         if path is None:
             raise HTTPException(404, f"the refiner has left no picture of step {step}")
         return FileResponse(path, media_type="image/png")
-
-
-def _room(followers: int) -> None:
-    if followers >= MAX_FOLLOWERS:
-        raise HTTPException(503, f"expected at most {MAX_FOLLOWERS} followers; close a page")
 
 
 # What was read, and what a person says of it.

@@ -52,12 +52,13 @@ class Corrections:
 
         Raises:
             SchemeError: Another length, or a character outside the alphabet; nothing is changed.
-            RunError: The file is damaged, or another process holds it; nothing is changed.
+            RunError: The file is damaged or cannot be written, or another process holds it; nothing
+                is changed.
         """
         if text is not None:
             scheme.encode(text)
-        self._path.parent.mkdir(exist_ok=True)
         try:
+            self._path.parent.mkdir(exist_ok=True)
             with self._lock.acquire(timeout=_LOCK_SECONDS):
                 texts = self.texts()
                 if text is None:
@@ -70,6 +71,11 @@ class Corrections:
             raise RunError(
                 f"expected to write {self._path}, another process holds it for more than "
                 f"{_LOCK_SECONDS:.0f} s; try again"
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"expected to write {self._path}, could not ({error}); make room, or let the "
+                "server run as somebody who may write there"
             ) from None
 
 

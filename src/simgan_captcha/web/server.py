@@ -1,6 +1,7 @@
 """Serve a run to a browser, in the foreground."""
 
 import contextlib
+import socket
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -39,18 +40,28 @@ def serve(
         UsageError: The address cannot be listened on.
     """
     with listen(host, port) as listener:
-        hosts: set[str] | None = {*allow_hosts, *LOOPBACK_HOSTS}
         if not is_loopback(listener):
             warn(
                 f"{url_of(listener)} is open to other machines and has no password: whoever "
                 "reaches it can read images and correct readings; see docs/serve.md"
             )
-            hosts = hosts if allow_hosts else None
-        server = build_server(run, hosts)
+        server = build_server(run, answered_hosts(listener, allow_hosts))
         announce(url_of(listener))
         # Ctrl-C is how a person stops the server, not a failure.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+
+
+def answered_hosts(listener: socket.socket, allow_hosts: Collection[str]) -> set[str] | None:
+    """Names and addresses that a request's Host may have; None for any.
+
+    Args:
+        listener: Where the server listens.
+        allow_hosts: Names that the user gave.
+    """
+    if not is_loopback(listener) and not allow_hosts:
+        return None
+    return {*allow_hosts, *LOOPBACK_HOSTS, listener.getsockname()[0]}
 
 
 def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
@@ -67,6 +78,7 @@ def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
         uvicorn.Config(
             # Endless answers end by themselves when the server is to stop.
             create_app(run, hosts=hosts, stopping=lambda: server.should_exit),
+            ws="none",
             log_level="warning",
             access_log=False,
             server_header=False,
