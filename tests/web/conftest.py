@@ -8,12 +8,12 @@ from typing import Literal
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from simgan_captcha.store import CaptchaStore
 from tests.small_run import draw_captchas, pipeline, write_challenges
 from tests.web.browser import browser as find_or_install
-from tests.web.serving import serving
+from tests.web.serving import PATIENCE_SECONDS, asking, serving
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
@@ -52,7 +52,7 @@ def address(made: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
     """Asks the application that serves ``made``."""
-    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+    with asking(address) as client:
         yield client
 
 
@@ -60,9 +60,12 @@ def client(address: str) -> Iterator[httpx.Client]:
 def chromium() -> Iterator[Browser]:
     """A headless Chromium."""
     executable = find_or_install()
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=executable, args=["--disable-quic", "--disable-gpu"]
+            executable_path=executable,
+            args=["--disable-quic", "--disable-gpu"],
+            timeout=1000 * PATIENCE_SECONDS,
         )
         yield browser
         browser.close()
@@ -89,7 +92,7 @@ def open_page(chromium: Browser) -> Iterator[OpenPage]:
             stack.callback(context.close)
             host = httpx.URL(address).netloc.decode()
             page = context.new_page()
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(1000 * PATIENCE_SECONDS)
             page.on("console", heard)
             page.on("pageerror", lambda error: complaints.append(str(error)))
 

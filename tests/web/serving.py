@@ -5,9 +5,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from simgan_captcha.listening import listen, url_of
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
 from simgan_captcha.web.server import build_server
+
+PATIENCE_SECONDS = 120
+"""The machine may be slow and busy."""
 
 
 @contextmanager
@@ -21,5 +26,10 @@ def serving(run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS) -> Iterat
             yield url_of(listener)
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE_SECONDS)
             assert not thread.is_alive()
+
+
+def asking(address: str) -> httpx.Client:
+    """Asks a server on this machine."""
+    return httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, trust_env=False)

@@ -20,7 +20,7 @@ from simgan_captcha.web import corrections
 from simgan_captcha.web.corrections import FILE, Corrections, labels_csv
 from simgan_captcha.web.gallery import captcha_key
 from tests.small_run import SCHEME, pipeline
-from tests.web.serving import serving
+from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem
 
 
@@ -80,6 +80,12 @@ def test_a_file_that_another_process_holds_is_told(
         Corrections(tmp_path).put("one", "ab", SCHEME)
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).parent.write_text("a file where the folder should be")
+    with pytest.raises(RunError, match="expected to write"):
+        Corrections(tmp_path).put("one", "ab", SCHEME)
+
+
 # What a Parquet column of texts can hold.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
@@ -97,7 +103,7 @@ def test_correct_confirm_forget_and_export_over_http(run: Path) -> None:
     before = {path: file_hash(path) for path in run.rglob("*") if path.is_file()}
     readings = load_readings(run / READINGS)
     first, second, third = readings[:3]
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
 
         def put(name: str, text: str) -> httpx.Response:
             return client.put(f"/api/corrections/{captcha_key(name)}", json={"text": text})
@@ -129,7 +135,7 @@ def test_correct_confirm_forget_and_export_over_http(run: Path) -> None:
 
 def test_what_is_no_correction_is_a_problem(run: Path) -> None:
     key = captcha_key(load_readings(run / READINGS)[0].name)
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
         for body, part in (
             ({"text": "abc"}, "expected a text of 2 characters"),
             ({"text": "zz"}, "lacks"),

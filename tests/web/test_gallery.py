@@ -8,7 +8,7 @@ from simgan_captcha.readings import Reading, save_readings
 from simgan_captcha.run_folder import READINGS
 from simgan_captcha.store import Captcha, CaptchaStore
 from simgan_captcha.web.gallery import PAGE_SIZE, Gallery, captcha_key
-from tests.web.serving import serving
+from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem
 
 
@@ -58,6 +58,9 @@ def test_readings_made_anew_are_shown(tmp_path: Path) -> None:
     (tmp_path / READINGS).write_bytes(b"damaged")
     with pytest.raises(RunError, match="damaged"):
         gallery.page(1, "least", None)
+    write(tmp_path, [Reading("2", "bb", 0.4, (0.4,))])
+    with pytest.raises(RunError, match="a confidence for each character"):
+        gallery.page(1, "least", None)
 
 
 def test_captchas_are_served_as_they_were_received(
@@ -76,7 +79,7 @@ def test_captchas_of_hostile_names_are_shown_and_corrected(tmp_path: Path, run: 
     names = ["../../x", "a\0b", "x" * 10_000, "🙂", "<script>alert(1)</script>", '"', "a\r\nb"]
     CaptchaStore(run / "store").add("hostile", [Captcha(name, image) for name in names])
     save_readings(run / READINGS, [reading(name, "ab", 0.5) for name in names])
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
         page = client.get("/review")
         assert page.status_code == 200
         assert "<script>alert" not in page.text
@@ -100,7 +103,7 @@ def test_a_damaged_store_or_correction_file_is_told_beside_the_rest(run: Path) -
     (run / "review" / "corrections.json").write_text("{")
     part = next((run / "store").glob("part-*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
         page = client.get("/review")
         assert page.status_code == 200
         assert "mend it or move it away" in page.text

@@ -6,7 +6,7 @@ import pytest
 
 from simgan_captcha.web.corrections import FILE
 from simgan_captcha.web.gallery import captcha_key
-from tests.web.serving import serving
+from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem
 
 PATHS = ["/", "/run", "/review", "/api/run", "/static/page.css", "/report.css", "/nowhere"]
@@ -50,14 +50,13 @@ def test_on_loopback_this_machine_s_names_are_answered(client: httpx.Client, hos
 
 def test_a_name_that_was_allowed_is_answered(proxied: str) -> None:
     for host, status in (("captchas.example", 200), ("other.example", 421)):
-        reply = httpx.get(f"{proxied}/api/run", headers={"Host": host})
-        assert reply.status_code == status
+        with asking(proxied) as client:
+            assert client.get("/api/run", headers={"Host": host}).status_code == status
 
 
 def test_any_name_is_answered_where_none_is_stated(made: Path) -> None:
-    with serving(made, hosts=None) as address:
-        reply = httpx.get(f"{address}/api/run", headers={"Host": "anything.example"})
-        assert reply.status_code == 200
+    with serving(made, hosts=None) as address, asking(address) as client:
+        assert client.get("/api/run", headers={"Host": "anything.example"}).status_code == 200
 
 
 CROSS_SITE = [
@@ -73,7 +72,7 @@ CROSS_SITE = [
 def test_no_other_site_changes_anything(run: Path, headers: dict[str, str]) -> None:
     name = "0f"
     key = captcha_key(name)
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
         for method, path in (
             ("PUT", f"/api/corrections/{key}"),
             ("DELETE", f"/api/corrections/{key}"),
@@ -89,7 +88,7 @@ def test_a_form_of_another_site_cannot_be_taken_for_json(
 ) -> None:
     """A browser lets any site send text/plain and forms; only these without asking first."""
     address_of = f"/api/corrections/{captcha_key(next(iter(captchas)))}"
-    with serving(run) as address, httpx.Client(base_url=address) as client:
+    with serving(run) as address, asking(address) as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             reply = client.put(address_of, content='{"text": "ab"}', headers={"Content-Type": kind})
             a_problem(reply, 422)
@@ -111,11 +110,11 @@ def test_a_form_of_another_site_cannot_be_taken_for_json(
 def test_our_own_pages_and_programs_may(
     run: Path, captchas: dict[str, bytes], headers: dict[str, str]
 ) -> None:
-    with serving(run) as address:
+    with serving(run) as address, asking(address) as client:
         host = httpx.URL(address).netloc.decode()
         filled = {name: value.format(host=host) for name, value in headers.items()}
         key = captcha_key(next(iter(captchas)))
-        reply = httpx.put(f"{address}/api/corrections/{key}", json={"text": "ab"}, headers=filled)
+        reply = client.put(f"/api/corrections/{key}", json={"text": "ab"}, headers=filled)
         assert reply.status_code == 200
 
 

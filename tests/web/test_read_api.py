@@ -24,7 +24,7 @@ from simgan_captcha.reader.reading import read_images
 from simgan_captcha.web import guard
 from simgan_captcha.web.app import MAX_FILES
 from tests.small_run import SCHEME
-from tests.web.serving import serving
+from tests.web.serving import PATIENCE_SECONDS, asking, serving
 
 Files = list[tuple[str, tuple[str, bytes]]]
 
@@ -144,9 +144,9 @@ def test_a_client_s_file_names_touch_no_disk(
 ) -> None:
     names = ["../planted", "/tmp/planted", str(tmp_path / "planted"), "x" * 3_000]
     before = sorted(tmp_path.rglob("*"))
-    with serving(run) as address:
+    with serving(run) as address, asking(address) as client:
         given = files(*((name, next(iter(captchas.values()))) for name in names))
-        reply = httpx.post(f"{address}/api/read?explain=true", files=given, timeout=60)
+        reply = client.post("/api/read?explain=true", files=given)
         assert reply.status_code == 200
         assert max(len(each["name"]) for each in reply.json()["readings"]) == 200
     assert sorted(tmp_path.rglob("*")) == before
@@ -181,6 +181,12 @@ def test_a_body_over_the_limit_is_a_problem_declared_or_not(client: httpx.Client
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         reply = client.post("/api/read", content=content, headers=headers)
         a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
+    reply = client.put(
+        f"/api/corrections/{'0' * 64}",
+        content=b" " * (guard.MAX_BODY_BYTES + 1),
+        headers={"Content-Type": "application/json"},
+    )
+    a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
 
 
 def test_a_body_that_drips_is_given_up(
@@ -209,7 +215,7 @@ def test_more_bodies_at_once_than_the_limit_are_asked_to_come_again(
 def dripping(address: str) -> socket.socket:
     """A connection that has begun a body and does not go on."""
     url = httpx.URL(address)
-    connection = socket.create_connection((url.host, url.port), timeout=30)
+    connection = socket.create_connection((url.host, url.port), PATIENCE_SECONDS)
     connection.sendall(
         b"POST /api/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
         b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
@@ -260,11 +266,11 @@ def test_no_form_is_a_server_error(client: httpx.Client, body: bytes) -> None:
     a_problem(reply, reply.status_code)
 
 
-def test_many_clients_at_once(address: str, captchas: dict[str, bytes]) -> None:
+def test_many_clients_at_once(client: httpx.Client, captchas: dict[str, bytes]) -> None:
     some = list(captchas.items())[:12]
 
     def read(named: tuple[str, bytes]) -> str:
-        reply = httpx.post(f"{address}/api/read?explain=1", files=files(named), timeout=60)
+        reply = client.post("/api/read?explain=1", files=files(named))
         name: str = reply.json()["readings"][0]["name"]
         return name
 
@@ -277,7 +283,7 @@ def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
 ) -> None:
     image = files(next(iter(captchas.items())))
     shutil.move(run / "readings", run / "later")
-    with serving(run) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serving(run) as address, asking(address) as client:
         a_problem(client.post("/api/read", files=image), 503, "expected a finished run")
         assert "not finished" in client.get("/").text
         shutil.move(run / "later", run / "readings")

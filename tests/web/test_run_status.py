@@ -1,8 +1,10 @@
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from simgan_captcha.web import app
 from simgan_captcha.web.run_status import QUIET_SECONDS, StageStatus, run_status
-from tests.web.serving import serving
+from tests.web.serving import PATIENCE_SECONDS, asking, serving
 from tests.web.test_read_api import a_problem
 
 
@@ -121,11 +123,13 @@ def test_events_tell_at_once_and_at_every_change(run: Path) -> None:
     unfinish(run, "adapt")
     with (
         serving(run) as address,
-        httpx.stream("GET", f"{address}/api/run/events", timeout=30) as reply,
+        asking(address) as client,
+        client.stream("GET", "/api/run/events") as reply,
     ):
         assert reply.headers["content-type"].startswith("text/event-stream")
+        assert reply.headers["x-accel-buffering"] == "no"  # nginx would keep them for later
         told = events(reply)
-        assert next(told) == httpx.get(f"{address}/api/run").json()
+        assert next(told) == client.get("/api/run").json()
         with (run / "adapt" / "metrics.jsonl").open("a") as metrics:
             metrics.write('{"step": 9, "loss": 0.25}\n')
         later = next(told)
@@ -138,18 +142,36 @@ def test_events_tell_at_once_and_at_every_change(run: Path) -> None:
 
 def test_too_many_followers_are_a_problem(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_FOLLOWERS", 1)
-    with serving(made) as address:
-        with httpx.stream("GET", f"{address}/api/run/events", timeout=30) as reply:
+    with serving(made) as address, asking(address) as client:
+        with client.stream("GET", "/api/run/events") as reply:
             told = events(reply)  # kept, for a stream ends with who reads it
             next(told)
-            a_problem(httpx.get(f"{address}/api/run/events"), 503, "at most 1")
+            refused = client.get("/api/run/events")
+            a_problem(refused, 503, "at most 1")
+            assert refused.headers["retry-after"] == "5"
         # Whoever leaves makes room.
         for _ in range(100):
-            with httpx.stream("GET", f"{address}/api/run/events", timeout=30) as reply:
+            with client.stream("GET", "/api/run/events") as reply:
                 if reply.status_code == 200:
                     return
             time.sleep(0.1)
         pytest.fail("nobody can follow any more")
+
+
+def test_followers_who_come_together_are_counted_together(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MAX_FOLLOWERS", 2)
+    all_answered = threading.Barrier(8)
+    with serving(made) as address, asking(address) as client:
+
+        def follow(_: int) -> int:
+            with client.stream("GET", "/api/run/events") as reply:
+                all_answered.wait(PATIENCE_SECONDS)
+                return reply.status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(follow, range(8))) == [200, 200, *[503] * 6]
 
 
 def test_sheets_are_the_refiner_s_pictures(client: httpx.Client, made: Path) -> None:
