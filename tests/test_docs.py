@@ -12,9 +12,12 @@ import pytest
 import typer
 
 from simgan_captcha.cli import app
+from simgan_captcha.images import MAX_BYTES, MAX_PIXELS
 from simgan_captcha.puzzle import app as puzzle_app
 from simgan_captcha.puzzle import connection, submission
 from simgan_captcha.puzzle.answers import answer
+from simgan_captcha.web import app as web_app
+from simgan_captcha.web import guard
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +59,11 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_architecture_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     package = ROOT / "src" / "simgan_captcha"
-    modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
+    modules = [
+        path.relative_to(package).as_posix()
+        for path in [*package.glob("*.py"), *(package / "web").glob("*.py")]
+        if not path.name.startswith("__")
+    ]
     assert [name for name in modules if f"`{name}`" not in text] == []
 
 
@@ -95,3 +102,15 @@ def test_the_puzzle_page_states_the_limits_that_hold() -> None:
         f"| an answer that is not read | {connection.UNREAD_SECONDS:.0f} s |",
     ):
         assert row in page, row
+
+
+def test_the_page_on_serving_states_the_limits_that_hold() -> None:
+    page = " ".join((ROOT / "docs" / "serve.md").read_text(encoding="utf-8").split())
+    for words in (
+        f"more than {web_app.MAX_FILES} files",
+        f"longer than {guard.BODY_SECONDS:.0f} s; is larger than {guard.MAX_BODY_BYTES >> 20} MiB",
+        f"Limits: {web_app.MAX_FILES} files a request; {MAX_BYTES / 1e6:.0f} MB an image, "
+        f"{MAX_PIXELS / 1e6:.0f} million pixels",
+        f"{guard.MAX_BODIES} requests with a body at a time; {web_app.MAX_FOLLOWERS} followers",
+    ):
+        assert words in page, words
