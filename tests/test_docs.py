@@ -43,7 +43,9 @@ def test_readme_names_every_command_and_no_other() -> None:
     assert named == commands
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/puzzle.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", source.read_text(encoding="utf-8"))
@@ -53,8 +55,12 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_architecture_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     package = ROOT / "src" / "simgan_captcha"
-    modules = [p.name for p in package.glob("*.py") if not p.name.startswith("__")]
-    assert [name for name in modules if f"`{name}`" not in text] == []
+    modules = [
+        path.relative_to(package)
+        for path in package.rglob("*.py")
+        if not path.name.startswith("__") and f"`{path.parent.name}/`" not in text
+    ]
+    assert [str(module) for module in modules if f"`{module.as_posix()}`" not in text] == []
 
 
 def test_the_hosts_script_of_the_puzzle_page_serves(tmp_path: Path) -> None:
