@@ -187,7 +187,7 @@ def test_every_misbehaviour_in_one_run(server: MisbehavingServer, tmp_path: Path
             server.script("/moved", answer(held))
     for n, trouble in enumerate(lasting, start=every):
         server.script(f"/challenge-{n}", trouble)
-    hasty = QUICK.model_copy(update={"request_seconds": 1.5})
+    hasty = QUICK.model_copy(update={"request_seconds": 5})
     batches = every + len(lasting)
     report = fetch(server, tmp_path, batches=batches, settings=hasty)
 
@@ -302,14 +302,14 @@ def test_killed_run_goes_on_with_nothing_lost_or_twice(
 ) -> None:
     for n in range(8):
         good = answer(body(batch(n)))
-        server.script(f"/challenge-{n}", *([late(20, good)] if n in (5, 6) else []), good)
+        server.script(f"/challenge-{n}", *([late(120, good)] if n in (5, 6) else []), good)
     arguments = [sys.executable, "-c", RUN, server.url + "/challenge-{n}", str(tmp_path)]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
         while not (server.requests["/challenge-5"] and server.requests["/challenge-6"]):
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         process.send_signal(how)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     assert process.returncode != 0
     done = len(list(tmp_path.glob("part-*")))
     assert done == 5
@@ -345,7 +345,7 @@ def test_killed_at_any_moment_while_fetching(server: MisbehavingServer, tmp_path
                 time.sleep(0.001)
             time.sleep(generator.uniform(0, 0.1))
             process.kill()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         kills += 1
         here = CaptchaStore(tmp_path)
         asked = {n: server.requests[f"/challenge-{n}"] for n in range(count)}
@@ -375,7 +375,7 @@ def test_killed_at_any_moment_while_reading_files(tmp_path: Path) -> None:
                 time.sleep(0.001)
             time.sleep(generator.uniform(0, 0.01))
             process.kill()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
     report = ingest_folder(folder, store)
     assert report.batches_skipped >= 3
     assert (report.images_stored, report.duplicates, report.quarantined) == (24, 8, 24)

@@ -94,6 +94,20 @@ def test_no_server_is_said_and_the_last_verdict_stays(url: str, run: Path) -> No
     assert (run / VERDICT).read_bytes() == before
 
 
+def test_a_disk_that_refuses_costs_no_passcode(url: str, run: Path) -> None:
+    (run / VERDICT).parent.write_text("in the way")
+    outcome = command("submit", url, run)
+    outcome.error(1, "the system refused")
+    assert "passcode: " in outcome.out
+
+
+def test_a_password_in_the_address_is_never_shown(run: Path) -> None:
+    for address in ("http://me:secret@127.0.0.1:1", "http://me:secret@127.0.0.1:1/u/doc/"):
+        outcome = command("submit", address, run)
+        outcome.error(1 if address.endswith("1") else 2, "127.0.0.1:1")
+        assert "secret" not in outcome.out + outcome.err
+
+
 def test_readings_older_than_the_run_as_it_is_set_now_are_warned_of(url: str, run: Path) -> None:
     recorded = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(recorded | {"seed": 2}))

@@ -378,14 +378,15 @@ def _submit(url: str, run: Path, user: str) -> bool:
     from simgan_captcha.stages import file_hash
 
     verdict = send(url, user, load_readings(run / READINGS))
+    # Said before it is kept: a disk that refuses must not cost a passcode.
+    typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
+    if verdict.passed:
+        typer.echo(f"passcode: {verdict.passcode}")
     write_json(
         run / VERDICT,
         {**dataclasses.asdict(verdict), "readings_sha256": file_hash(run / READINGS)},
     )
     write_report(run)
-    typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
-    if verdict.passed:
-        typer.echo(f"passcode: {verdict.passcode}")
     typer.echo(f"kept in {run / VERDICT}")
     return verdict.passed
 

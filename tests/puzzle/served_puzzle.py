@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+
+PATIENCE = 300.0
+"""Seconds within which anything is done, on a machine however busy."""
 
 SCRIPT = """
 from simgan_captcha.puzzle import app, connection, server, submission
@@ -34,10 +38,14 @@ class ServedPuzzle:
         self.url = process.stdout.readline().strip()
         assert self.url, process.communicate()[1]
 
+    def get(self, path: str = "/") -> httpx.Response:
+        """The answer to one request, over a connection of its own."""
+        return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
+
     def connect(self) -> socket.socket:
         """A raw connection, for requests that no HTTP client would send."""
         address = httpx.URL(self.url)
-        return socket.create_connection((address.host, address.port or 80), timeout=60)
+        return socket.create_connection((address.host, address.port or 80), timeout=PATIENCE)
 
     def peak_memory(self) -> int:
         """MiB that the process held at most so far."""
@@ -48,10 +56,18 @@ class ServedPuzzle:
         assert found is not None
         return int(found[1]) // 1024
 
-    def stop(self, how: int) -> str:
-        """Send a signal; everything it said on stderr until it ended."""
-        self.process.send_signal(how)
-        return self.process.communicate(timeout=60)[1]
+    def stop(self, how: int, *, whole_group: bool = False) -> str:
+        """Send a signal; everything it said on stderr until it ended.
+
+        Args:
+            how: The signal.
+            whole_group: To all of its processes at once, as a terminal's Ctrl-C does.
+        """
+        if whole_group:
+            os.killpg(self.process.pid, how)
+        else:
+            self.process.send_signal(how)
+        return self.process.communicate(timeout=PATIENCE)[1]
 
 
 @contextlib.contextmanager
@@ -67,6 +83,7 @@ def served_puzzle(*limits: str, options: str = "") -> Iterator[ServedPuzzle]:
         [sys.executable, "-u", "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
         text=True,
     ) as process:
         try:

@@ -3,6 +3,7 @@ import colorsys
 import io
 import json
 import math
+import zipfile
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tensorboard
 from PIL import Image
 
 from simgan_captcha.errors import UsageError
@@ -178,6 +180,18 @@ def test_a_font_without_our_characters_is_a_usage_error() -> None:
 def test_another_font_draws_other_shapes_with_the_same_texts() -> None:
     dejavu = Artist(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf")
     assert dejavu.jpeg("marty", "a") != lato().jpeg("marty", "a")
+
+
+def test_a_webfont_draws(tmp_path: Path) -> None:
+    """WOFF2, as the original's font is to be had; TensorBoard's pages bring some."""
+    pages = Path(tensorboard.__file__).parent / "webfiles.zip"
+    # Roboto Regular, Latin
+    webfont = "font-roboto/Hgo13k-tfSpn0qi1SFdUfZBw1xU1rKptJj_0jans920.woff2"
+    font = tmp_path / "font.woff2"
+    with zipfile.ZipFile(pages) as archive:
+        font.write_bytes(archive.read(webfont))
+    assert font.read_bytes().startswith(b"wOF2")
+    assert Artist(font).jpeg("marty", "a") != lato().jpeg("marty", "a")
 
 
 USERS = ("marty", "doc", "biff", "lorraine")

@@ -15,8 +15,13 @@ import pytest
 
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.submission import MAX_BODY_BYTES
-from tests.puzzle.served_puzzle import ServedPuzzle, answer_of, served_puzzle
+from tests.puzzle.served_puzzle import PATIENCE, ServedPuzzle, answer_of, served_puzzle
 
+PATIENT = tuple(
+    f"{limit} = 600"
+    for limit in ("connection.HEAD_SECONDS", "connection.UNREAD_SECONDS", "submission.BODY_SECONDS")
+)
+"""So that clients on a busy machine are not taken for slow ones."""
 HEAD = b"POST /u/marty/solution HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 
 
@@ -25,32 +30,45 @@ def ask_for_challenge(connection: socket.socket) -> None:
     connection.sendall(b"GET /u/marty/challenge HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
+def wait_for(puzzle: ServedPuzzle, status: int) -> httpx.Response:
+    """The first answer with this status."""
+    deadline = time.monotonic() + PATIENCE
+    while (response := puzzle.get("/u/marty/random_image")).status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return response
+
+
+def wait_until_taken_in(puzzle: ServedPuzzle) -> None:
+    """Answers to ten later requests are turns enough for a server to read all that was sent."""
+    for _ in range(10):
+        puzzle.get()
+
+
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[ServedPuzzle]:
-    """A server without patience."""
-    limits = (
-        "connection.HEAD_SECONDS = 1",
-        "connection.UNREAD_SECONDS = 1",
-        "submission.BODY_SECONDS = 1",
-        "submission.MAX_BODIES_BYTES = 1_000_000",
-        "app.MOST_REQUESTS = 3",
-    )
-    with served_puzzle(*limits, options="batch_size=20_000") as puzzle:
+def hasty_server() -> Iterator[ServedPuzzle]:
+    with served_puzzle("connection.HEAD_SECONDS = 2", "submission.BODY_SECONDS = 2") as puzzle:
         yield puzzle
 
 
-@pytest.fixture(autouse=True)
-def still_serving(hasty: ServedPuzzle) -> Iterator[None]:
-    yield
-    deadline = time.monotonic() + 30
-    while (status := httpx.get(f"{hasty.url}/u/marty/random_image").status_code) == 503:
-        assert time.monotonic() < deadline
-    assert status == 200
+@pytest.fixture
+def hasty(hasty_server: ServedPuzzle) -> Iterator[ServedPuzzle]:
+    """A server without patience, which serves others after each test as before."""
+    yield hasty_server
+    assert hasty_server.get("/u/marty/random_image").status_code == 200
+
+
+@pytest.fixture
+def narrow() -> Iterator[ServedPuzzle]:
+    """A server with room for one large body, and for three requests at once."""
+    limits = ("submission.MAX_BODIES_BYTES = 1_000_000", "app.MOST_REQUESTS = 3")
+    with served_puzzle(*PATIENT, *limits) as puzzle:
+        yield puzzle
 
 
 def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+    started = time.monotonic()
     with hasty.connect() as connection:
-        started = time.monotonic()
         dripping = threading.Event()
 
         def drip() -> None:
@@ -65,7 +83,7 @@ def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         dripping.set()
         thread.join()
         assert (status, problem["error"]) == (408, "Too slow")
-        assert time.monotonic() - started > 0.9
+        assert time.monotonic() - started > 1.9
 
 
 def test_a_head_that_drips_after_a_whole_request_is_not_waited_for(hasty: ServedPuzzle) -> None:
@@ -87,26 +105,26 @@ def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         connection.sendall(HEAD % 100 + b'{"solutions"')
         status, problem = answer_of(connection)
         assert status == 408
-        assert problem == {"error": "Too slow", "message": "expected the body within 1 s"}
+        assert problem == {"error": "Too slow", "message": "expected the body within 2 s"}
 
 
-def test_answers_that_nobody_reads_are_given_up(hasty: ServedPuzzle) -> None:
+def test_answers_that_nobody_reads_are_given_up() -> None:
     """Each of 50 MB, more than the system's own buffers take: what is drawn waits to be read."""
-    with contextlib.ExitStack() as stack:
+    limits = ("connection.UNREAD_SECONDS = 5", "app.MOST_REQUESTS = 3")
+    with (
+        served_puzzle(*limits, options="batch_size=20_000") as puzzle,
+        contextlib.ExitStack() as it,
+    ):
         for _ in range(3):
-            ask_for_challenge(stack.enter_context(hasty.connect()))
-        time.sleep(0.5)
-        assert httpx.get(hasty.url).status_code == 503
-        deadline = time.monotonic() + 60
-        while httpx.get(hasty.url).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            ask_for_challenge(it.enter_context(puzzle.connect()))
+        wait_for(puzzle, 503)
+        wait_for(puzzle, 200)
 
 
-def test_bodies_beyond_the_memory_for_them_are_answered_503(hasty: ServedPuzzle) -> None:
-    with hasty.connect() as first, hasty.connect() as second:
+def test_bodies_beyond_the_memory_for_them_are_answered_503(narrow: ServedPuzzle) -> None:
+    with narrow.connect() as first, narrow.connect() as second:
         first.sendall(HEAD % 900_000 + b" " * 800_000)
-        time.sleep(0.3)
+        wait_until_taken_in(narrow)
         second.sendall(HEAD % 900_000 + b" " * 900_000)
         status, problem = answer_of(second)
         assert (status, problem["error"]) == (503, "Not now")
@@ -114,21 +132,20 @@ def test_bodies_beyond_the_memory_for_them_are_answered_503(hasty: ServedPuzzle)
         first.sendall(b" " * 100_000)
         assert answer_of(first)[0] == 400
     # What they held is free again.
-    with hasty.connect() as third:
+    with narrow.connect() as third:
         third.sendall(HEAD % 900_000 + b" " * 900_000)
         assert answer_of(third)[0] == 400
 
 
-def test_more_requests_than_are_served_at_once_are_answered_503(hasty: ServedPuzzle) -> None:
+def test_more_requests_than_are_served_at_once_are_answered_503(narrow: ServedPuzzle) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(3):
-            waiting = stack.enter_context(hasty.connect())
+            waiting = stack.enter_context(narrow.connect())
             waiting.sendall(HEAD % 100)
-        time.sleep(0.3)
-        refused = httpx.get(hasty.url)
-    assert refused.status_code == 503
+        refused = wait_for(narrow, 503)
     assert refused.headers["retry-after"] == "5"
     assert refused.json()["message"].startswith("too many requests at once; send the same again")
+    wait_for(narrow, 200)
 
 
 @pytest.mark.parametrize(
@@ -159,28 +176,31 @@ def test_memory_stays_bounded() -> None:
 
     def post(content: bytes | Iterator[bytes]) -> int:
         return httpx.post(
-            f"{puzzle.url}/u/marty/solution", content=content, timeout=300
+            f"{puzzle.url}/u/marty/solution", content=content, timeout=PATIENCE
         ).status_code
 
     def endless() -> Iterator[bytes]:
         for _ in range(200):
             yield b" " * (1 << 20)
 
-    with served_puzzle(options="batch_size=10_000") as puzzle, contextlib.ExitStack() as stack:
+    with (
+        served_puzzle(*PATIENT, options="batch_size=20_000") as puzzle,
+        contextlib.ExitStack() as stack,
+    ):
         assert post(b"{}") == 400
         before = puzzle.peak_memory()
         for _ in range(20):
             ask_for_challenge(stack.enter_context(puzzle.connect()))
-        with ThreadPoolExecutor(24) as pool:
-            flood = pool.map(post, [worst] * 20)
+        with ThreadPoolExecutor(14) as pool:
+            flood = pool.map(post, [worst] * 12)
             # The server hangs up on a client that sends on and on, before that can read why.
-            for _ in range(4):
+            for _ in range(2):
                 with contextlib.suppress(httpx.TransportError):
                     assert pool.submit(post, endless()).result() == 413
             assert set(flood) == {400}
-        # 20 bodies alone, checked at once, would take 3 GB; 20 challenges 500 MB.
+        # 12 bodies alone, checked at once, would take 2 GB; 20 challenges 1 GB.
         assert puzzle.peak_memory() - before < 600
-        assert httpx.get(puzzle.url).status_code == 200
+        assert puzzle.get().status_code == 200
 
 
 def test_fifty_clients_at_once_meet_no_error() -> None:
@@ -189,23 +209,31 @@ def test_fifty_clients_at_once_meet_no_error() -> None:
         {"solutions": [{"name": name, "solution": answer("marty", name)} for name in names]}
     ).encode()
 
+    # An idle connection may end just when its client sends, which is nobody's error.
+    one_by_one = httpx.Limits(max_keepalive_connections=0)
+
     def play(number: int) -> bool:
-        with httpx.Client(base_url=puzzle.url, timeout=400) as client:
+        with httpx.Client(base_url=puzzle.url, timeout=PATIENCE, limits=one_by_one) as client:
             assert client.get("/u/marty/").status_code == 200
-            assert len(client.get("/u/marty/challenge").json()["images"]) == 1000
+            assert len(client.get("/u/marty/challenge").json()["images"]) == 200
             assert client.get(f"/u/marty/image/{number}").headers["content-type"] == "image/jpeg"
             reply = client.post("/u/marty/solution", content=body)
             return "passcode" in reply.json()
 
-    with served_puzzle() as puzzle, ThreadPoolExecutor(50) as pool:
+    with (
+        served_puzzle(*PATIENT, options="batch_size=200") as puzzle,
+        ThreadPoolExecutor(50) as pool,
+    ):
         assert all(pool.map(play, range(50)))
         assert puzzle.stop(signal.SIGTERM) == ""
 
 
 def test_a_stop_finishes_what_is_in_progress() -> None:
     with (
-        served_puzzle(options="batch_size=2000") as puzzle,
-        httpx.stream("GET", f"{puzzle.url}/u/marty/challenge", timeout=60) as response,
+        served_puzzle(
+            *PATIENT, f"server.STOP_SECONDS = {PATIENCE}", options="batch_size=2000"
+        ) as puzzle,
+        httpx.stream("GET", f"{puzzle.url}/u/marty/challenge", timeout=PATIENCE) as response,
     ):
         pieces = response.iter_raw()
         body = io.BytesIO(next(pieces))
@@ -214,22 +242,34 @@ def test_a_stop_finishes_what_is_in_progress() -> None:
         for piece in pieces:
             body.write(piece)
         assert len(json.loads(body.getvalue())["images"]) == 2000
-        _, messages = puzzle.process.communicate(timeout=60)
-        assert "Traceback" not in messages
+        _, messages = puzzle.process.communicate(timeout=PATIENCE)
+        assert messages == ""
         with pytest.raises(httpx.ConnectError):
-            httpx.get(puzzle.url)
+            puzzle.get()
 
 
 def test_a_stop_tells_who_is_too_slow_for_it() -> None:
     with (
-        served_puzzle("server.STOP_SECONDS = 1") as puzzle,
+        served_puzzle(*PATIENT, "server.STOP_SECONDS = 1") as puzzle,
         puzzle.connect() as connection,
     ):
         connection.sendall(HEAD % 100 + b'{"solutions"')
-        time.sleep(0.3)
+        wait_until_taken_in(puzzle)
         puzzle.process.send_signal(signal.SIGTERM)
         status, problem = answer_of(connection)
         assert (status, problem["error"]) == (503, "Not now")
         assert problem["message"].startswith("the server stops; send the same again")
-        _, messages = puzzle.process.communicate(timeout=60)
+        _, messages = puzzle.process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in messages
+
+
+def test_a_stop_does_not_wait_for_an_answer_that_nobody_reads() -> None:
+    with (
+        served_puzzle(*PATIENT, "server.STOP_SECONDS = 1", options="batch_size=20_000") as puzzle,
+        puzzle.connect() as connection,
+    ):
+        ask_for_challenge(connection)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+        messages = puzzle.stop(signal.SIGTERM)
+        assert "timeout graceful shutdown exceeded" in messages
         assert "Traceback" not in messages

@@ -24,7 +24,7 @@ from simgan_captcha.puzzle.app import create_app
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.server import running_puzzle, serve
 from simgan_captcha.puzzle.submission import MAX_BODY_BYTES, passcode
-from tests.puzzle.served_puzzle import served_puzzle
+from tests.puzzle.served_puzzle import PATIENCE, served_puzzle
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         yield client
 
 
@@ -137,6 +137,7 @@ def test_15000_are_taken_and_one_more_is_too_many(client: httpx.Client) -> None:
         b'{"solutions": "aaaa"}',
         b'{"solutions": [1]}',
         b'{"solutions": [{"name": "a"}]}',
+        b'{"solutions": [{"solution": "a"}]}',
         b'{"solutions": [{"name": 1, "solution": "a"}]}',
         b'{"solutions": [{"name": "a", "solution": null}]}',
         b'{"solutions": [{"name": "\\ud800", "solution": "a"}]}',
@@ -228,7 +229,7 @@ def test_other_paths_and_methods_are_answered_in_json(client: httpx.Client) -> N
 def test_only_the_stated_users_have_a_puzzle() -> None:
     with (
         running_puzzle(users=["marty", "<doc>"], batch_size=3) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
     ):
         assert len(client.get("/u/marty/challenge").json()["images"]) == 3
         for path in ("/u/biff/", "/u/biff/challenge", "/u/biff/image/a", "/u/biff/random_image"):
@@ -251,7 +252,10 @@ def test_replay_serves_recorded_batches_in_the_order_of_their_numbers(tmp_path: 
     recorded = {f"challenge-{i}": batch("marty", [f"{i}a", f"{i}b"]) for i in (0, 2, 10)}
     for file, content in recorded.items():
         (tmp_path / file).write_bytes(content)
-    with running_puzzle(replay=tmp_path) as url, httpx.Client(base_url=url) as client:
+    with (
+        running_puzzle(replay=tmp_path) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
         served = [client.get("/u/marty/challenge").content for _ in range(4)]
         assert served == [recorded[f"challenge-{i}"] for i in (0, 2, 10, 0)]
         image = client.get("/u/marty/image/10b")
@@ -262,12 +266,32 @@ def test_replay_serves_recorded_batches_in_the_order_of_their_numbers(tmp_path: 
         assert "passcode" in submit(client, "marty", solutions("marty", names(10_000)))
 
 
+def test_replay_of_the_real_captchas_takes_their_answers(real_batches: Path) -> None:
+    recorded = [(real_batches / f"challenge-{i}").read_bytes() for i in range(10)]
+    with (
+        running_puzzle(replay=real_batches, users=["rickyhan"]) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
+        served = [client.get("/u/rickyhan/challenge").content for _ in recorded]
+        assert served == recorded
+        some_names = [
+            image["name"] for batch in map(json.loads, served) for image in batch["images"]
+        ]
+        assert "passcode" in submit(client, "rickyhan", solutions("rickyhan", some_names))
+        first = json.loads(recorded[0])["images"][0]
+        image = client.get(f"/u/rickyhan/image/{first['name']}")
+        assert image.content == base64.b64decode(first["jpg_base64"])
+
+
 def test_a_recording_that_is_gone_is_said_and_its_other_batches_are_served(
     tmp_path: Path,
 ) -> None:
     for number in range(2):
         (tmp_path / f"challenge-{number}").write_bytes(batch("marty", [str(number)]))
-    with running_puzzle(replay=tmp_path) as url, httpx.Client(base_url=url) as client:
+    with (
+        running_puzzle(replay=tmp_path) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
         (tmp_path / "challenge-0").unlink()
         for path in ("/u/marty/challenge", "/u/marty/image/0"):
             response = client.get(path)
@@ -298,7 +322,10 @@ def test_a_failure_of_our_own_tells_the_client_nothing_of_the_inside() -> None:
 
 def test_a_host_who_keeps_the_key_can_tell_every_passcode() -> None:
     options = "passcode_key=b'a lasting secret'"
-    with served_puzzle(options=options) as puzzle, httpx.Client(base_url=puzzle.url) as client:
+    with (
+        served_puzzle(options=options) as puzzle,
+        httpx.Client(base_url=puzzle.url, timeout=PATIENCE) as client,
+    ):
         reply = submit(client, "marty", solutions("marty", names(10_000)))
     assert reply["passcode"] == passcode(b"a lasting secret", "marty")
     assert passcode(b"a lasting secret", "marty") != passcode(b"another", "marty")
@@ -334,7 +361,7 @@ def test_a_port_in_use_is_a_usage_error(url: str) -> None:
 
 def gone(url: str) -> bool:
     try:
-        httpx.get(url, timeout=5)
+        httpx.get(url, timeout=PATIENCE)
     except httpx.TransportError:
         return True
     return False
@@ -359,7 +386,7 @@ import sys, time
 from simgan_captcha.puzzle.server import running_puzzle
 with running_puzzle(batch_size=1) as url:
     print(url, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -395,6 +422,6 @@ def test_serve_in_the_foreground_stops_quietly_on_ctrl_c() -> None:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         assert not gone(url)
         server.send_signal(signal.SIGINT)
-        _, messages = server.communicate(timeout=30)
+        _, messages = server.communicate(timeout=PATIENCE)
     assert server.returncode == 0
     assert messages == ""

@@ -220,9 +220,9 @@ class Admission:
         try:
             await self._app(scope, receive, noting_send)
         except asyncio.CancelledError:  # the time to finish before the server stops is over
-            if started:
-                raise
-            await _try_again("the server stops")(scope, receive, send)
+            # An answer that has begun is broken off. Raised, it would look like a failure of ours.
+            if not started:
+                await _try_again("the server stops")(scope, receive, send)
         finally:
             self._in_progress -= 1
 

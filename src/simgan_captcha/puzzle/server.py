@@ -26,7 +26,7 @@ from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.connection import PatientProtocol
 from simgan_captcha.puzzle.replay import Recording, SharedTurns
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 """A child that has not started by then is given up."""
 STOP_SECONDS = 5
 """Requests in progress get this long when the server stops."""
