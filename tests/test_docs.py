@@ -83,9 +83,9 @@ def test_the_hosts_script_of_the_puzzle_page_serves(tmp_path: Path) -> None:
             ((url,),) = lines[2:]
             names = [f"{number:032x}" for number in range(10_000)]
             body = {"solutions": [{"name": n, "solution": answer("doc", n)} for n in names]}
-            reply = httpx.post(f"{url}/u/doc/solution", json=body, timeout=60).json()
+            reply = httpx.post(f"{url}/u/doc/solution", json=body, timeout=300).json()
             assert reply["passcode"] == lines[1][1]
-            assert httpx.get(f"{url}/u/biff/", timeout=60).status_code == 404
+            assert httpx.get(f"{url}/u/biff/", timeout=300).status_code == 404
         finally:
             host.terminate()
 
@@ -114,3 +114,11 @@ def test_the_page_on_serving_states_the_limits_that_hold() -> None:
         f"{guard.MAX_BODIES} requests with a body at a time; {web_app.MAX_FOLLOWERS} followers",
     ):
         assert words in page, words
+
+
+def test_the_example_is_short_and_has_no_captcha_in_it() -> None:
+    lines = (ROOT / "examples" / "refine_digits.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 80
+    assert [line for line in lines if "captcha" in line] == [
+        "from simgan_captcha.simgan import RefinerSettings, SimGANSettings, train_refiner"
+    ]

@@ -111,7 +111,9 @@ def test_a_password_in_the_address_is_never_shown(run: Path) -> None:
 def test_readings_older_than_the_run_as_it_is_set_now_are_warned_of(url: str, run: Path) -> None:
     recorded = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(recorded | {"seed": 2}))
-    for arguments in (["submit", url, run], ["judge", run, "--user", "marty"]):
+    submit: list[str | Path] = ["submit", url, run]
+    judge: list[str | Path] = ["judge", run, "--user", "marty"]
+    for arguments in (submit, judge):
         outcome = command(*arguments)
         assert outcome.code == 0
         assert outcome.err.startswith(f"warning: the readings in {run} are older than the run as")

@@ -157,7 +157,7 @@ class Simulator:
         )
         self.calibration = calibration
         if calibration is not None:
-            self.bank.append(calibration.drawn_glyphs(), GLYPH_SCALE)
+            self.bank.append(list(calibration.drawn_glyphs()), GLYPH_SCALE)
             self.bank.append(calibration.drawn_rasters(), 1)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.

@@ -261,6 +261,53 @@ def test_contrast_makes_edges_steeper_about_half_coverage(contrast: float) -> No
     np.testing.assert_array_equal(calibration.glyphs[0].reshape(-1), levels)
 
 
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, right: int) -> None:
+    pixels = np.random.default_rng(0).integers(2, size=(5, 7), dtype=np.uint8) * np.uint8(255)
+    fine = np.zeros((16, 16), np.uint8)
+    fine[2 + down : 12 + down, right : 14 + right] = pixels.repeat(2, 0).repeat(2, 1)
+    found = skewed(LETTERS)
+    calibration = dataclasses.replace(found, glyphs=np.stack([fine, *found.glyphs[1:, :16, :16]]))
+    calibration.rendering[RENDERING.index("contrast")] = 2
+    raster = calibration.drawn_rasters()[0]
+    # A raster's middle is the glyph's.
+    assert raster.shape == (8 + down, 8 + right)
+    assert raster.dtype == np.uint8
+    expected = np.zeros_like(raster)
+    expected[1 + down : 6 + down, right : 7 + right] = pixels
+    np.testing.assert_array_equal(raster, expected)
+    for empty in np.flatnonzero(~calibration.found):
+        assert not calibration.drawn_rasters()[empty].any()
+
+
+def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
+    """As of an i: sampled from finer glyphs it would come and go with where the letter lies."""
+    scheme = Scheme(alphabet="ab", length=1, width=40, height=40)
+    glyphs = np.zeros((2, 32, 32), np.uint8)
+    glyphs[:, 4:28, 12:20] = 255
+    glyphs[:, 10:12] = 0
+    calibration = Calibration(
+        glyphs,
+        poses=np.array([[[20, 20, 0]]], np.float32),
+        offset=np.zeros((2, 3), np.float32),
+        rendering=np.array([250, 0, 1, 0, 99, 1], np.float32),
+    )
+    simulator = Simulator(scheme, drawing(fitted=1.0, noise=(0, 0)), plain(40, 40), calibration)
+    parameters = simulator.draw_parameters(np.random.default_rng(0), 60)
+    gaps = []
+    for nearest in (True, False):
+        turned = dataclasses.replace(
+            parameters,
+            nearest=np.full(60, nearest),
+            rotation=np.zeros_like(parameters.rotation),
+            noise=np.zeros_like(parameters.noise),
+        )
+        inked = (simulator.render(turned).max(2) > 150).sum(1)
+        gaps.append(12 - inked)  # of 12 rows from the upper end to the lower
+    assert set(gaps[0].tolist()) == {1}
+    assert set(gaps[1].tolist()) != {1}
+
+
 def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
     soft = skewed(LETTERS, *range(6))
     soft.glyphs[:] = cv2.GaussianBlur(np.moveaxis(soft.glyphs, 0, -1), (0, 0), 3).transpose(2, 0, 1)
@@ -354,10 +401,11 @@ def test_missing_arrays_and_files_are_a_run_error(tmp_path: Path) -> None:
 def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> None:
     bank = GlyphBank("abc", ("stix-bold", "roboto-black"), (12, 20, 30), (0.0, 0.5))
     before, shape = list(bank.glyphs), bank.shape
-    bank.append(np.arange(3, dtype=np.uint8).reshape(3, 1, 1).repeat(8, 1).repeat(6, 2) + 1, 2)
+    bank.append([np.full((8, 6), k + 1, np.uint8) for k in range(3)], 2)
+    bank.append([np.full((4 + k, 3), k + 4, np.uint8) for k in range(3)], 1)
     assert bank.shape == shape
     fonts, *rest = shape
-    every = np.indices((fonts + 1, *rest)).reshape(4, -1)
+    every = np.indices((fonts + 2, *rest)).reshape(4, -1)
     indices = bank.index(*every)
     for at, (font, size, stroke, character) in zip(indices.tolist(), every.T.tolist(), strict=True):
         assert bank.index(font, size, stroke, character) == at
@@ -365,14 +413,18 @@ def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> Non
         assert glyph is bank.glyphs[at]
         assert tuple(bank.boxes[at]) == glyph.alpha.shape[::-1]
         assert tuple(bank.centres[at]) == glyph.centre
-        assert bank.scales[at] == (1 if font < fonts else 0.5)
+        assert bank.scales[at] == (0.5 if font == fonts else 1)
         if font < fonts:
             assert glyph is before[at]
-        else:
+        elif font == fonts:
             assert glyph.alpha.shape == (10, 8)
             assert glyph.centre == (4, 5)
             np.testing.assert_array_equal(np.unique(glyph.alpha), [0, character + 1])
-    assert len(set(indices.tolist())) == len(bank.glyphs) == len(before) + 3
+        else:
+            assert glyph.alpha.shape == (6 + character, 5)
+            assert glyph.centre == (2.5, 3 + character / 2)
+            np.testing.assert_array_equal(np.unique(glyph.alpha), [0, character + 4])
+    assert len(set(indices.tolist())) == len(bank.glyphs) == len(before) + 6
 
 
 @pytest.mark.parametrize(
@@ -384,8 +436,9 @@ def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> Non
         (-90, (35, 40, 45, 48)),
     ],
 )
+@pytest.mark.parametrize("nearest", [0, 1])
 def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
-    rotation: int, box: tuple[int, int, int, int]
+    rotation: int, box: tuple[int, int, int, int], nearest: int
 ) -> None:
     assert GLYPH_SCALE == 2  # as the block is drawn
     scheme = Scheme(alphabet="ab", length=1, width=60, height=80)
@@ -393,7 +446,7 @@ def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
         np.repeat(block(), 2, axis=0),
         poses=np.array([[[25, 40, rotation]]], np.float32),
         offset=np.array([[5, 0, 0]] * 2, np.float32),
-        rendering=np.array([250, 0, 0, 0, 99, 1], np.float32),
+        rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
     )
     simulator = Simulator(scheme, drawing(fitted=1.0), plain(60, 80), calibration)
     parameters = simulator.draw_parameters(np.random.default_rng(0), 5)

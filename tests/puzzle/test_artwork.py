@@ -1,5 +1,6 @@
 import base64
 import colorsys
+import importlib.resources
 import io
 import json
 import math
@@ -12,7 +13,6 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tensorboard
 from PIL import Image
 
 from simgan_captcha.errors import UsageError
@@ -184,11 +184,11 @@ def test_another_font_draws_other_shapes_with_the_same_texts() -> None:
 
 def test_a_webfont_draws(tmp_path: Path) -> None:
     """WOFF2, as the original's font is to be had; TensorBoard's pages bring some."""
-    pages = Path(tensorboard.__file__).parent / "webfiles.zip"
-    # Roboto Regular, Latin
+    # Latin letters and digits of Roboto.
     webfont = "font-roboto/Hgo13k-tfSpn0qi1SFdUfZBw1xU1rKptJj_0jans920.woff2"
     font = tmp_path / "font.woff2"
-    with zipfile.ZipFile(pages) as archive:
+    pages = importlib.resources.files("tensorboard") / "webfiles.zip"
+    with pages.open("rb") as file, zipfile.ZipFile(file) as archive:
         font.write_bytes(archive.read(webfont))
     assert font.read_bytes().startswith(b"wOF2")
     assert Artist(font).jpeg("marty", "a") != lato().jpeg("marty", "a")
@@ -225,7 +225,8 @@ def ink(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
 
 
 def shares(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return values / values.sum()
+    parts: npt.NDArray[np.float64] = values / values.sum()
+    return parts
 
 
 def total_variation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
