@@ -18,7 +18,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/simgan-captcha demo
 
-test: $(VENV)/installed
+# The tests of the pages need a browser.
+$(VENV)/browser: $(VENV)/installed
+	$(BIN)/python tests/web/browser.py
+	touch $@
+
+test: $(VENV)/browser
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simgan_captcha import HACKMIT_2017
-from simgan_captcha.download import parse_batch, unpack_batch
+from simgan_captcha.challenge_batch import parse_batch, unpack_batch
 from simgan_captcha.images import GreyImages, decode_grey
 
 # A shell's background job, as the tests may be, has its Ctrl-C ignored, and every process a test

@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from simgan_captcha.cli import _later_settings, app
+from simgan_captcha import __version__
+from simgan_captcha.cli import _later_settings
 from simgan_captcha.config import resolve_config
 from simgan_captcha.images import encode_jpeg
 from simgan_captcha.puzzle.answers import answer
@@ -30,6 +29,7 @@ from simgan_captcha.run_folder import (
     record_run,
 )
 from simgan_captcha.stages import MANIFEST, locked
+from tests.commands import COMMAND, Outcome, command, real_command
 from tests.misbehaving_server import MisbehavingServer
 from tests.misbehaving_server import answer as respond
 from tests.small_run import (
@@ -41,41 +41,7 @@ from tests.small_run import (
     write_challenges,
 )
 
-COMMAND = [sys.executable, "-m", "simgan_captcha"]
 CAPTCHAS = draw_captchas()
-
-
-class Outcome:
-    """Of one command: what it printed, and how it ended."""
-
-    def __init__(self, code: int | None, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def error(self, code: int, *parts: str) -> None:
-        """It ended with this code and one line on stderr that holds these parts."""
-        assert self.code == code, self.err
-        assert "Traceback" not in self.err + self.out
-        lines = [line for line in self.err.splitlines() if not line.startswith("warning: ")]
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("error: ")
-        for part in parts:
-            assert re.search(part, lines[0]), lines[0]
-
-
-def command(*arguments: str | Path) -> Outcome:
-    """In this process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result.exit_code, result.stdout, result.stderr)
-
-
-def real_command(*arguments: str | Path, **options: Any) -> Outcome:
-    """In a process of its own."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +81,16 @@ def test_help_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'cv2', 'numpy', 'matplotlib', 'pyarrow', 'fastapi'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
     )
-    for arguments in (["--help"], ["run", "--help"], ["judge", "--help"], ["demo", "--help"]):
+    for line in ("--version", "--help", "run --help", "judge --help", "demo --help"):
         done = subprocess.run(
-            [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+            [sys.executable, "-c", script, *line.split()], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_version() -> None:
+    assert command("--version").out == f"simgan-captcha {__version__}\n"
+    assert command("--version", "run").code == 0
 
 
 @pytest.mark.parametrize("name", ["run", "judge", "read", "report", "submit", "puzzle", "demo"])

@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "simgan_captcha"
 
 # What may know the truth, or shows it once somebody has judged.
-KNOWING = {"judge.py", "cli.py", "report.py", "report_inputs.py", "charts.py", "run_folder.py"}
+KNOWING = {
+    "judge.py",
+    "cli.py",
+    "report.py",
+    "report_inputs.py",
+    "report_judged.py",
+    "charts.py",
+    "run_folder.py",
+}
 
 
 def lint_imports(folder: Path) -> dict[str, str]:
@@ -47,6 +55,9 @@ def lint_imports(folder: Path) -> dict[str, str]:
             "nothing that learns",
         ),
         ("calibration/summary.py", "import simgan_captcha.judge", "nothing that learns"),
+        ("reader/planted.py", "import simgan_captcha.web.corrections", "nothing that learns"),
+        ("final_readings.py", "import simgan_captcha.web.app", "nothing that learns"),
+        ("web/planted.py", "import simgan_captcha.puzzle.answers", "the page in the browser"),
         ("puzzle/planted.py", "import simgan_captcha.simulator", "the puzzle never gets"),
     ],
 )
@@ -87,3 +98,20 @@ def test_nothing_that_learns_names_the_answer_rule() -> None:
             assert forbidden not in text, f"{path} holds {forbidden}"
         assert not re.search(r"import .*\b(puzzle|judge|answers)\b", text), path
         assert not re.search(r"from simgan_captcha\.(puzzle|judge)\b", text), path
+
+
+def test_nothing_but_the_page_names_where_corrections_are_kept() -> None:
+    """They are labels of real images, in the very folder of the run that learns."""
+    naming = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"corrections|[\"']review\b", path.read_text("utf-8"))
+    }
+    assert naming == {"web/app.py", "web/corrections.py"}
+
+
+def test_the_page_never_names_the_answer_rule() -> None:
+    for path in (PACKAGE / "web").glob("*.py"):
+        assert not re.search(r"from simgan_captcha\.(puzzle|judge)\b", path.read_text("utf-8")), (
+            path
+        )

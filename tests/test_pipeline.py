@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.training import count_flops
 from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.run_folder import READINGS, RUN, read_diagnosis, read_run
-from simgan_captcha.stages import MANIFEST
+from simgan_captcha.stages import MANIFEST, why_outdated
 from simgan_captcha.store import CaptchaStore
 from tests.small_run import (
     SCHEME,
@@ -212,6 +213,45 @@ def test_a_change_gives_what_a_new_run_of_it_gives(
     assert pipeline(run, challenges, "witness_steps=2") == pipeline(
         tmp_path / "new", challenges, "witness_steps=2"
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "assignment", "seed", "why"),
+    [
+        # Before anything of the earlier run is touched,
+        ("store", "reader.steps=13", SEED, "its settings of reader have been changed since"),
+        ("store", "adaptation.steps=0", SEED, "its settings of adaptation have been changed"),
+        ("store", "workers=0", SEED + 1, "its seed has been changed since"),
+        # and when a stage that readings build on is not what it was, or not there.
+        ("adapt", "simulator.size=[12, 15]", SEED, "its stage (read|adapt) has been begun anew"),
+        ("readings", "adaptation.steps=9", SEED, "its stage adapt has been begun anew since"),
+    ],
+)
+def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
+    run: Path, challenges: Path, stage: str, assignment: str, seed: int, why: str
+) -> None:
+    class Stopped(StageProgress):
+        def stage(self, name: str) -> None:
+            if name == stage:
+                raise KeyboardInterrupt
+            super().stage(name)
+
+    assert why_outdated(run, read_run(run)) is None
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(run, challenges, assignment, seed=seed, progress=Stopped(quiet=True))
+    assert re.match(why, why_outdated(run, read_run(run)) or "none")
+    # They are there all the same, and not outdated once the run is set back or goes to its end.
+    assert load_readings(run / READINGS)
+    pipeline(run, challenges, assignment, seed=seed)
+    assert why_outdated(run, read_run(run)) is None
+
+
+def test_settings_that_decide_no_reading_outdate_none(run: Path, challenges: Path) -> None:
+    pipeline(run, challenges)
+    recorded = read_run(run)
+    recorded["config"]["download"]["attempts"] = 9
+    recorded["config"]["workers"] = 2
+    assert why_outdated(run, recorded) is None
 
 
 def test_new_captchas_are_learned_from_and_read(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import simgan_captcha
+from simgan_captcha.addresses import server_and_user
 from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +72,25 @@ app = typer.Typer(
     "and captchas you own or may test.",
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"simgan-captcha {simgan_captcha.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Nothing to do: an option that is before any command has done its work by now."""
+
+
 Run = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.", min=0, max=2**31 - 1)]
@@ -93,7 +114,8 @@ def run(
         ),
     ] = None,
     user: Annotated[
-        str | None, typer.Option(help="User of the puzzle; rickyhan if left out.")
+        str | None,
+        typer.Option(help="User of the puzzle; the URL's, or rickyhan, if left out."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="quick, cpu, paper or seed; cpu if left out.")
@@ -116,12 +138,15 @@ def run(
     challenges = challenges or recorded.get("challenges")
     if challenges is None:
         raise UsageError(f"expected --challenges FOLDER-or-URL for the new run {run}")
-    if "://" not in challenges:
+    named = None
+    if "://" in challenges:
+        _, named = server_and_user(challenges)
+    else:
         challenges = str(Path(challenges).resolve())
     _run(
         run,
         challenges,
-        user or recorded.get("user", DEFAULT_USER),
+        user or recorded.get("user") or named or DEFAULT_USER,
         preset or recorded.get("preset", "cpu"),
         recorded.get("seed", 1) if seed is None else seed,
         _later_settings(
@@ -198,6 +223,12 @@ def judge(
     if (user is None) == (labels is None):
         raise UsageError("expected either --user NAME or --labels FILE.csv to judge by")
     recorded = read_run(run)
+    _warn_if_outdated(run, recorded)
+    if user not in (None, recorded["user"]):
+        _warn(
+            f"{run} is a run on captchas of {recorded['user']}, and is judged by the answers for "
+            f"{user}"
+        )
     readings = load_readings(run / READINGS)
     judgement = compare(
         [reading.name for reading in readings],
@@ -229,6 +260,20 @@ def judge(
     typer.echo(f"report: {report}")
 
 
+def _warn(message: str) -> None:
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+def _warn_if_outdated(run: Path, recorded: dict[str, Any]) -> None:
+    from simgan_captcha.stages import why_outdated
+
+    if why := why_outdated(run, recorded):
+        _warn(
+            f"the readings in {run} are older than the run as it is set now: {why}; run "
+            f"simgan-captcha run {run} to its end for new ones"
+        )
+
+
 def _own_estimate(run: Path) -> "Estimate | None":
     """What the run says of its own accuracy; whether it can does not decide if it can be judged."""
     from simgan_captcha.diagnosis import Estimate
@@ -239,7 +284,7 @@ def _own_estimate(run: Path) -> "Estimate | None":
     try:
         diagnosis = read_diagnosis(run)
     except RunError as error:
-        typer.secho(f"warning: {error}", fg="yellow", err=True)
+        _warn(str(error))
         return None
     return Estimate(**diagnosis["estimates"][diagnosis["kept"]])
 
@@ -301,16 +346,26 @@ def report(run: Run) -> None:
 
 @app.command()
 def submit(
-    url: Annotated[str, typer.Argument(help="Address of the puzzle server.", show_default=False)],
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="Address of the puzzle server, or of a user's puzzle on it.", show_default=False
+        ),
+    ],
     run: Run,
     user: Annotated[
         str | None, typer.Option(help="User of the puzzle; the run's if left out.")
     ] = None,
 ) -> None:
-    """Send the 15,000 readings a run is surest of to a puzzle server."""
+    """Send the 15,000 readings a run is surest of to a puzzle server.
+
+    The server's answer is kept in the run, in submission/verdict.json.
+    """
     from simgan_captcha.run_folder import read_run
 
-    if not _submit(url, run, user or read_run(run)["user"]):
+    recorded = read_run(run)
+    _warn_if_outdated(run, recorded)
+    if not _submit(url, run, user or recorded["user"]):
         raise typer.Exit(1)
 
 
@@ -323,14 +378,16 @@ def _submit(url: str, run: Path, user: str) -> bool:
     from simgan_captcha.stages import file_hash
 
     verdict = send(url, user, load_readings(run / READINGS))
+    # Said before it is kept: a disk that refuses must not cost a passcode.
+    typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
+    if verdict.passed:
+        typer.echo(f"passcode: {verdict.passcode}")
     write_json(
         run / VERDICT,
         {**dataclasses.asdict(verdict), "readings_sha256": file_hash(run / READINGS)},
     )
     write_report(run)
-    typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
-    if verdict.passed:
-        typer.echo(f"passcode: {verdict.passcode}")
+    typer.echo(f"kept in {run / VERDICT}")
     return verdict.passed
 
 
@@ -345,6 +402,7 @@ def puzzle(
     replay: Annotated[
         Path | None, typer.Option(help="Serve recorded batches of this folder in order.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that serve.", min=1, max=64)] = 1,
 ) -> None:
     """Serve the captcha puzzle: challenges, images, and a check of solutions."""
     from simgan_captcha.puzzle.server import serve
@@ -355,7 +413,31 @@ def puzzle(
         users=frozenset(user) if user else None,
         font=font,
         replay=replay,
+        workers=workers,
         announce=typer.echo,
+    )
+
+
+@app.command()
+def serve(
+    run: Run,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that a proxy asks for it by; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve a run to a browser: read images, watch it learn, review what it read."""
+    from simgan_captcha.web.server import serve
+
+    serve(
+        run,
+        host=host,
+        port=port,
+        allow_hosts=allow_host or (),
+        announce=typer.echo,
+        warn=lambda line: typer.secho(f"warning: {line}", fg="yellow", err=True),
     )
 
 

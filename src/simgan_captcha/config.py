@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simgan_captcha.background import Lines
-from simgan_captcha.download import DownloadSettings
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.fetch import DownloadSettings
 from simgan_captcha.reader.adaptation import AdaptationSettings
 from simgan_captcha.reader.scout import CalibrationSettings
 from simgan_captcha.reader.training import ReaderSettings

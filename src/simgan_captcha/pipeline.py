@@ -17,10 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.background import Background, estimate_background
 from simgan_captcha.config import RunConfig, load_config
-from simgan_captcha.download import IngestReport, ingest, without_password
+from simgan_captcha.download import IngestReport, ingest
 from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png

@@ -6,22 +6,20 @@ said to be missing; a file that is damaged is said to be damaged; neither stops 
 """
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 
 from simgan_captcha import charts
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.images import encode_png
+from simgan_captcha.page_templates import page_template
 from simgan_captcha.pictures import picture_uri
+from simgan_captcha.report_curves import LEARNING, curve_group
 from simgan_captcha.report_diagnosis import diagnosis_section
 from simgan_captcha.report_inputs import (
     STAGES,
@@ -31,11 +29,13 @@ from simgan_captcha.report_inputs import (
     as_number,
     as_texts,
     first_text,
+    of_these_readings,
     read_json,
-    read_metrics,
     read_readings,
+    refiner_sheets,
+    stages_of,
 )
-from simgan_captcha.stages import file_hash
+from simgan_captcha.report_judged import judged_section
 from simgan_captcha.store import CaptchaStore
 
 _COSTS = ("seconds", "images", "training_flops")
@@ -50,10 +50,6 @@ _FONTS = 60
 """Classes whose likest font is shown."""
 _UNSURE = 0.5
 """Characters read with less confidence are underlined."""
-_CONFUSED_CHARACTERS = 40
-"""Larger alphabets show the characters that are confused most."""
-
-_SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -77,24 +73,24 @@ def write_report(run_folder: Path) -> Path:
         )
     manifests = {
         stage: manifest
-        for stage in _stages_of(run)
+        for stage in stages_of(run)
         if (manifest := read_json(run_folder / stage / "manifest.json", damage)) is not None
     }
     readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
     gallery = _Gallery(run_folder / "store", damage)
-    judged = _judged_section(run_folder, gallery, damage)
+    judged = judged_section(run_folder, gallery.uri, damage)
     truth = judged["figures"]["captcha_accuracy"] if judged else None
     own = diagnosis_section(run_folder, run, readings, truth, damage)
-    page = _template().render(
+    page = page_template("report.html").render(
         **_headline(run_folder, run, manifests, readings),
         own=own,
         **_flow(manifests, told=own["warnings"]),
         **_pictures(run_folder, readings, gallery, damage),
         calibrated=_calibration(run_folder, run, manifests, damage),
-        curve_groups=_curve_groups(run_folder, damage),
+        curve_groups=[curve_group(run_folder, stage, damage) for stage in LEARNING],
         reading=_reading_section(readings, gallery),
         judged=judged,
-        verdict=_of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
+        verdict=of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
         **_provenance(run_folder, run, manifests),
         # Last: the sections before add what they find damaged.
         damage=list(dict.fromkeys(damage)),
@@ -181,11 +177,7 @@ def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
 def _pictures(
     folder: Path, readings: Readings | None, gallery: _Gallery, damage: list[str]
 ) -> Json:
-    sheets = sorted(
-        (int(match[1]), path)
-        for path in (folder / "refine").glob("sheet-*.png")
-        if (match := re.fullmatch(r"sheet-(\d{1,12})\.png", path.name))
-    )
+    sheets = list(refiner_sheets(folder).items())
     chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
     return {
         "background": _sheet(folder / "background" / "background.png", damage),
@@ -252,46 +244,6 @@ def _is_estimate(value: object) -> bool:
     return isinstance(value, list) and [as_number(item) is None for item in value] == [False] * 2
 
 
-def _curve_groups(folder: Path, damage: list[str]) -> list[Json]:
-    groups = []
-    for stage in ("refine", "read", "adapt"):
-        panels: dict[str, dict[str, charts.Curve]] = {}
-        for key, curve in read_metrics(folder / stage / "metrics.jsonl", damage).items():
-            panels.setdefault(_panel(key, curve), {})[key] = curve
-        groups.append(
-            {
-                "title": STAGES[stage],
-                "panels": [
-                    {
-                        "caption": caption,
-                        "uri": charts.curves(
-                            panels[caption], share=caption == "Accuracies and rates"
-                        ),
-                        "alt": _curves_in_words(panels[caption]),
-                    }
-                    for caption in ("Losses", "Accuracies and rates", "Learning rate")
-                    if caption in panels
-                ],
-            }
-        )
-    return groups
-
-
-def _panel(key: str, curve: charts.Curve) -> str:
-    if "learning_rate" in key or key == "lr":
-        return "Learning rate"
-    share = _SHARE_WORDS & set(key.split("_")) and all(0 <= v <= 1 for _, v in curve)
-    return "Accuracies and rates" if share else "Losses"
-
-
-def _curves_in_words(series: dict[str, charts.Curve]) -> str:
-    return "; ".join(
-        f"{name.replace('_', ' ')} from {curve[0][1]:.3g} at step {curve[0][0]:.0f} "
-        f"to {curve[-1][1]:.3g} at step {curve[-1][0]:.0f}"
-        for name, curve in series.items()
-    )
-
-
 def _reading_section(readings: Readings | None, gallery: _Gallery) -> Json | None:
     if readings is None or not readings.names:
         return None
@@ -324,125 +276,6 @@ def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
     if len(text) != len(confidences):
         return [(character, False) for character in text]
     return [(c, confidence < _UNSURE) for c, confidence in zip(text, confidences, strict=True)]
-
-
-def _stages_of(run: Json) -> list[str]:
-    """Stages of the run as it is configured now; folders of others are of earlier settings."""
-    config = as_mapping(run.get("config"))
-    left_out = {
-        "calibrate": config.get("calibrate") is False or config.get("generator") == "seed",
-        "refine": config.get("refine") is False,
-        "adapt": as_mapping(config.get("adaptation")).get("steps") == 0,
-    }
-    return [stage for stage in STAGES if not left_out.get(stage)]
-
-
-def _of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:
-    """A judgement or verdict, unless it says that it is of other readings than are here now."""
-    value = read_json(path, damage)
-    readings = run_folder / "readings" / "readings.parquet"
-    if value is None or "readings_sha256" not in value or not readings.exists():
-        return value
-    if value.pop("readings_sha256") == file_hash(readings):
-        return value
-    damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
-    return None
-
-
-def _judged_section(folder: Path, gallery: _Gallery, damage: list[str]) -> Json | None:
-    path = folder / "judge" / "judgement.json"
-    judgement = _of_these_readings(path, folder, damage)
-    if judgement is None:
-        return None
-    try:
-        matrix: dict[str, dict[str, int]] = judgement["confusion_matrix"]
-        return {
-            "figures": _judged_figures(judgement),
-            "worst": _worst_characters(judgement["per_character"], matrix),
-            "matrix": _matrix_chart(matrix),
-            "commonest": ", ".join(
-                f"{c['truth']} read as {c['read']}" for c in judgement["confusions"][:5]
-            ),
-            "reliability": (
-                charts.reliability(
-                    [
-                        (b["confidence"], b["accuracy"], b["images"])
-                        for b in judgement["calibration"]
-                    ]
-                )
-                if judgement["calibration"]
-                and as_number(judgement["expected_calibration_error"]) is not None
-                else None
-            ),
-            "wrong": [
-                {
-                    "uri": gallery.uri(wrong["name"]),
-                    "truth": str(wrong["truth"]),
-                    "read": str(wrong["read"]),
-                    "confidence": as_number(wrong["confidence"]),
-                }
-                for wrong in judgement["wrong"][:_SHOWN]
-            ],
-        }
-    except (LookupError, TypeError, ValueError, AttributeError):
-        damage.append(
-            f"{path} is not what simgan-captcha judge writes; judge the run again to see figures"
-        )
-        return None
-
-
-def _judged_figures(judgement: Json) -> Json:
-    shares = ("captcha_accuracy", "character_accuracy")
-    intervals = ("captcha_interval", "character_interval")
-    counts = ("images", "unlabelled", "unread", "wrong_length")
-    return {
-        **{key: float(judgement[key]) for key in shares},
-        **{key: [float(judgement[key][0]), float(judgement[key][1])] for key in intervals},
-        **{key: int(judgement[key]) for key in counts},
-        "per_position": [float(share) for share in judgement["per_position"]],
-        "expected_calibration_error": as_number(judgement["expected_calibration_error"]),
-    }
-
-
-def _worst_characters(
-    per_character: dict[str, Json], matrix: dict[str, dict[str, int]]
-) -> list[Json]:
-    occurring = [(c, score) for c, score in per_character.items() if score["total"]]
-    occurring.sort(key=lambda item: (item[1]["accuracy"], -item[1]["total"]))
-    return [
-        {
-            "character": character,
-            "accuracy": float(score["accuracy"]),
-            "total": int(score["total"]),
-            "taken_for": [
-                (read, count)
-                for read, count in Counter(matrix.get(character, {})).most_common(4)
-                if read != character
-            ][:3],
-        }
-        for character, score in occurring[:10]
-    ]
-
-
-def _matrix_chart(matrix: dict[str, dict[str, int]]) -> str | None:
-    mistakes: Counter[str] = Counter()
-    for true, row in matrix.items():
-        for read, count in row.items():
-            if read != true:
-                mistakes[true] += count
-                mistakes[read] += count
-    if not mistakes:
-        return None
-    everything = {*matrix, *mistakes}
-    chosen = sorted(sorted(everything, key=lambda c: -mistakes[c])[:_CONFUSED_CHARACTERS])
-    totals = {true: sum(row.values()) for true, row in matrix.items()}
-    return charts.confusion_matrix(
-        chosen,
-        [
-            [matrix.get(true, {}).get(read, 0) / max(1, totals.get(true, 0)) for read in chosen]
-            for true in chosen
-        ],
-    )
 
 
 def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
@@ -492,26 +325,3 @@ def _mask(path: Path, damage: list[str]) -> str | None:
     except SimganCaptchaError as error:
         damage.append(str(error))
         return None
-
-
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(
-        share=lambda value: f"{value:.1%}".replace("%", "\u00a0%"),
-        duration=_duration,
-        count=lambda value: f"{value:,.0f}",
-        tflop=lambda flops: f"{flops / 1e12:,.2f}",
-    )
-    return environment.from_string(
-        files("simgan_captcha").joinpath("report.html").read_text("utf-8")
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {rest} s"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"

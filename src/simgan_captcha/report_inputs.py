@@ -4,8 +4,10 @@ Every reader takes a list ``damage`` and appends to it a line for the user about
 use. A file that is not there is not damage.
 """
 
+import hashlib
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from simgan_captcha.run_folder import READINGS
+from simgan_captcha.stages import file_hash
 
 Json = dict[str, Any]
 
@@ -150,3 +155,48 @@ def as_number(value: object) -> float | None:
 def first_text(*values: object) -> str | None:
     """The first of the values that is a text of at least one character."""
     return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def stages_of(run: Json) -> list[str]:
+    """Stages of the run as it is configured now; folders of others are of earlier settings."""
+    config = as_mapping(run.get("config"))
+    left_out = {
+        "calibrate": config.get("calibrate") is False or config.get("generator") == "seed",
+        "refine": config.get("refine") is False,
+        "adapt": as_mapping(config.get("adaptation")).get("steps") == 0,
+    }
+    return [stage for stage in STAGES if not left_out.get(stage)]
+
+
+def of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:
+    """A judgement or verdict, unless it says that it is of other readings than are here now."""
+    value = read_json(path, damage)
+    readings = run_folder / READINGS
+    if value is None or "readings_sha256" not in value or not readings.exists():
+        return value
+    if value.pop("readings_sha256") == file_hash(readings):
+        return value
+    damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
+    return None
+
+
+def refiner_sheets(run_folder: Path) -> dict[int, Path]:
+    """The refiner's pictures by the step that left them, ascending; the last step's is last."""
+    sheets = {
+        int(match[1]): path
+        for path in (run_folder / "refine").glob("sheet-*.png")
+        if (match := re.fullmatch(r"sheet-(\d{1,12})\.png", path.name))
+    }
+    return dict(sorted(sheets.items()))
+
+
+def file_states(*paths: Path) -> str:
+    """Changes when one of these files is written, replaced or removed."""
+    states = []
+    for path in paths:
+        try:
+            about = path.stat()
+            states.append(f"{path.name} {about.st_mtime_ns} {about.st_size} {about.st_ino}")
+        except OSError:
+            states.append(f"{path.name} is not there")
+    return hashlib.sha256("\n".join(states).encode("utf-8", "replace")).hexdigest()[:16]

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_json
 from simgan_captcha.diagnosis import Estimate
-from simgan_captcha.download import without_password
 from simgan_captcha.errors import RunError, UsageError
 
 RUN = "run.json"

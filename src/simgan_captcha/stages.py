@@ -129,6 +129,33 @@ def run_stage(
     return write_manifest(folder, identity, stopwatch, work(stopwatch))
 
 
+def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
+    """Why a run's readings are not those of the run as it is set now; None when they are.
+
+    A run that was changed and has not come to its end again still has its earlier readings.
+
+    Args:
+        run: Its folder.
+        recorded: What `run_folder.read_run` says of it.
+    """
+    unseen = ["readings"]
+    while unseen:
+        stage = unseen.pop()
+        manifest = _read(run / stage / MANIFEST)
+        if manifest is None:
+            return f"its stage {stage} is not finished"
+        if manifest.get("seed", recorded["seed"]) != recorded["seed"]:
+            return "its seed has been changed since"
+        for key, value in manifest.get("config", {}).items():
+            if recorded["config"].get(key, value) != value:
+                return f"its settings of {key} have been changed since"
+        for earlier, output in manifest["inputs"].items():
+            if (_read(run / earlier / MANIFEST) or {}).get("output") != output:
+                return f"its stage {earlier} has been begun anew since"
+            unseen.append(earlier)
+    return None
+
+
 def _whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether a finished stage's files are still there as it left them."""
     files = manifest.get("files", {})

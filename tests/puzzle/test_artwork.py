@@ -1,8 +1,10 @@
 import base64
 import colorsys
+import importlib.resources
 import io
 import json
 import math
+import zipfile
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -180,29 +182,114 @@ def test_another_font_draws_other_shapes_with_the_same_texts() -> None:
     assert dejavu.jpeg("marty", "a") != lato().jpeg("marty", "a")
 
 
-def ink_statistics(jpegs: list[bytes]) -> tuple[float, npt.NDArray[np.float64]]:
-    """Mean ink where the background is dark, and the histogram of ink; ink is 0 none to 1 full."""
-    grey = []
+def test_a_webfont_draws(tmp_path: Path) -> None:
+    """WOFF2, as the original's font is to be had; TensorBoard's pages bring some."""
+    # Latin letters and digits of Roboto.
+    webfont = "font-roboto/Hgo13k-tfSpn0qi1SFdUfZBw1xU1rKptJj_0jans920.woff2"
+    font = tmp_path / "font.woff2"
+    pages = importlib.resources.files("tensorboard") / "webfiles.zip"
+    with pages.open("rb") as file, zipfile.ZipFile(file) as archive:
+        font.write_bytes(archive.read(webfont))
+    assert font.read_bytes().startswith(b"wOF2")
+    assert Artist(font).jpeg("marty", "a") != lato().jpeg("marty", "a")
+
+
+USERS = ("marty", "doc", "biff", "lorraine")
+
+
+@pytest.fixture(scope="module")
+def real(real_batches: Path) -> list[bytes]:
+    images = json.loads((real_batches / "challenge-0").read_bytes())["images"]
+    return [base64.b64decode(image["jpg_base64"]) for image in images[:400]]
+
+
+@cache
+def drawn(user: str) -> list[bytes]:
+    return [lato().jpeg(user, str(i)) for i in range(400)]
+
+
+def decoded(jpegs: list[bytes], mode: str) -> npt.NDArray[np.float64]:
+    images = []
     for jpeg in jpegs:
         with Image.open(io.BytesIO(jpeg)) as image:
-            grey.append(np.asarray(image.convert("L"), np.float64))
+            images.append(np.asarray(image.convert(mode), np.float64))
+    return np.stack(images)
+
+
+def ink(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
+    """Ink of each pixel, 0 none to 1 full, (N, H, W); NaN where a line leaves no room for any."""
+    grey = decoded(jpegs, "L")
     background = np.median(grey, axis=0)
     dark = background < 170
-    ink = ((np.stack(grey) - background) / np.maximum(250 - background, 1))[:, dark]
-    histogram, _ = np.histogram(ink, bins=[-9, -0.15, -0.05, 0.05, 0.25, 0.5, 0.75, 0.95, 9])
-    return float(np.clip(ink, 0, 1).mean()), histogram / ink.size
+    return np.where(dark, (grey - background) / np.maximum(250 - background, 1), np.nan)
 
 
-def test_drawn_captchas_have_the_ink_of_the_real_ones(real_batches: Path) -> None:
-    images = json.loads((real_batches / "challenge-0").read_bytes())["images"]
-    real_ink, real_histogram = ink_statistics(
-        [base64.b64decode(image["jpg_base64"]) for image in images[:400]]
-    )
-    drawn = [
-        ink_statistics([lato().jpeg(user, str(i)) for i in range(400)])
-        for user in ("marty", "doc", "biff", "lorraine")
-    ]
-    assert np.mean([ink for ink, _ in drawn]) == pytest.approx(real_ink, rel=0.25)
-    difference = np.mean([histogram for _, histogram in drawn], axis=0) - real_histogram
-    # Total variation: 0 the same, 1 nothing in common.
-    assert np.abs(difference).sum() / 2 < 0.06
+def shares(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    parts: npt.NDArray[np.float64] = values / values.sum()
+    return parts
+
+
+def total_variation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Of two distributions: 0 the same, 1 nothing in common."""
+    return float(np.abs(one - other).sum() / 2)
+
+
+def test_drawn_captchas_have_the_ink_of_the_real_ones(real: list[bytes]) -> None:
+    def levels(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
+        bins = [-9, -0.15, -0.05, 0.05, 0.25, 0.5, 0.75, 0.95, 9]
+        found = ink(jpegs)
+        return shares(np.histogram(found[~np.isnan(found)], bins=bins)[0].astype(np.float64))
+
+    def mean(jpegs: list[bytes]) -> float:
+        return float(np.nanmean(np.clip(ink(jpegs), 0, 1)))
+
+    assert np.mean([mean(drawn(user)) for user in USERS]) == pytest.approx(mean(real), rel=0.25)
+    ours = np.mean([levels(drawn(user)) for user in USERS], axis=0)
+    assert total_variation(ours, levels(real)) < 0.06
+
+
+@pytest.mark.parametrize("axis", [1, 2], ids=["columns", "rows"])
+def test_drawn_letters_stand_where_the_real_ones_do(real: list[bytes], axis: int) -> None:
+    """The share of all ink in every strip of five pixels."""
+
+    def strips(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
+        each = np.nanmean(np.clip(ink(jpegs), 0, 1), axis=(0, axis))
+        return shares(each.reshape(-1, 5).mean(axis=1))
+
+    ours = np.mean([strips(drawn(user)) for user in USERS], axis=0)
+    theirs = strips(real)
+    assert total_variation(ours, theirs) < 0.07
+    # What it would be if all stood one strip farther on.
+    assert total_variation(np.roll(ours, 1), theirs) > 0.14
+
+
+def test_drawn_edges_and_files_are_like_the_real_ones(real: list[bytes]) -> None:
+    """How steep ink rises and falls, and the bytes of a JPEG, which tell of all its detail."""
+    for axis in (1, 2):
+        steepness = [
+            np.nanmean(np.abs(np.diff(np.clip(ink(jpegs), 0, 1), axis=axis)))
+            for jpegs in (real, *map(drawn, USERS))
+        ]
+        assert np.mean(steepness[1:]) == pytest.approx(steepness[0], rel=0.25)
+    sizes = [np.mean([len(jpeg) for jpeg in jpegs]) for jpegs in (real, *map(drawn, USERS))]
+    assert np.mean(sizes[1:]) == pytest.approx(sizes[0], rel=0.15)
+
+
+def test_real_captchas_bear_out_what_is_drawn(real: list[bytes]) -> None:
+    """Stripes and lines of the real background, as facts to which the drawn one is held above."""
+    for jpegs in (real, *map(drawn, USERS)):
+        background = np.median(decoded(jpegs, "RGB"), axis=0)
+        for stripe in range(4):
+            inside = background[:, 25 * stripe + 3 : 25 * stripe + 22].reshape(-1, 3)
+            _, saturation, value = colorsys.rgb_to_hsv(*(np.median(inside, axis=0) / 255))
+            assert saturation > 0.85
+            assert value == pytest.approx(0.7, abs=0.03)
+        # JPEG blurs the colours of 16 pixels together, so a line is what is bright in grey.
+        bright = np.median(decoded(jpegs, "L"), axis=0) > 200
+        assert 0.04 < bright.mean() < 0.12
+        outside = bright[:, :1].mean() + bright[:, -1:].mean()
+        assert outside == 0
+    with Image.open(io.BytesIO(real[0])) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (100, 50))
+        assert image.quantization[0][:16] == LUMA_TABLE_START  # type: ignore[attr-defined]
+        assert image.quantization[1][:16] == CHROMA_TABLE_START  # type: ignore[attr-defined]

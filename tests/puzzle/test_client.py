@@ -2,13 +2,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
 
+from simgan_captcha import __version__
 from simgan_captcha.errors import SubmissionError, UsageError
+from simgan_captcha.puzzle import client
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.client import Verdict, submit
 from simgan_captcha.puzzle.server import running_puzzle
@@ -102,7 +105,9 @@ def test_nothing_to_send_is_a_usage_error() -> None:
 
 
 @contextmanager
-def misbehaving_server(reply: Callable[[socket.socket], None]) -> Iterator[str]:
+def misbehaving_server(
+    reply: Callable[[socket.socket], None], requests: list[bytes] | None = None
+) -> Iterator[str]:
     """Reads one request's head and the little body with it, then does as it likes."""
 
     def run() -> None:
@@ -111,6 +116,8 @@ def misbehaving_server(reply: Callable[[socket.socket], None]) -> Iterator[str]:
             received = b""
             while b"]}" not in received:
                 received += connection.recv(65536)
+            if requests is not None:
+                requests.append(received)
             with suppress(OSError):  # The client hangs up on an endless reply, as it should.
                 reply(connection)
 
@@ -146,7 +153,7 @@ def endless(connection: socket.socket) -> None:
         (whole("500 Oops", b"Internal"), r"got 500 \(no reason given\)"),
         (whole("400 Bad", b'{"error": "x\\u001b[2Jy"}'), r"got 400 \(x \[2Jy\)"),
         (whole("302 Found", b"", "Location: http://127.0.0.1:1/"), "got 302"),
-        (whole("200 OK", b"junk", "Content-Encoding: gzip"), "expected a reply from"),
+        (whole("200 OK", b"junk", "Content-Encoding: gzip"), "is it a puzzle server"),
         (lambda connection: connection.sendall(b"SSH-2.0-OpenSSH\r\n"), "expected a reply from"),
         (lambda connection: None, "expected a reply from"),
         (
@@ -164,6 +171,39 @@ def test_a_reply_that_is_no_verdict_is_a_clear_error(
     with misbehaving_server(reply) as url, pytest.raises(SubmissionError, match=message) as caught:
         submit(url, "marty", wrong(1, 0.5))
     assert str(caught.value).isprintable()
+
+
+def drip(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+def dripping_body(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    drip(connection)
+
+
+def dripping_head(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX: y")
+    drip(connection)
+
+
+@pytest.mark.parametrize("reply", [dripping_body, dripping_head])
+def test_a_reply_that_drips_is_given_up(
+    reply: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "REPLY_SECONDS", 2.0)
+    expected = "expected a reply from .* within 2 s, got no end of it; try again"
+    with misbehaving_server(reply) as url, pytest.raises(SubmissionError, match=expected):
+        submit(url, "marty", wrong(1, 0.5))
+
+
+def test_the_client_says_what_it_is() -> None:
+    requests: list[bytes] = []
+    with misbehaving_server(whole("200 OK", b'{"error": "no"}'), requests) as url:
+        assert not submit(url, "marty", wrong(1, 0.5)).passed
+    assert f"user-agent: simgan-captcha/{__version__}\r\n".encode() in requests[0].lower()
 
 
 def test_loopback_is_reached_past_a_proxy_of_the_environment(

@@ -13,40 +13,47 @@ or too few right answers have status 200: they are the puzzle's verdict, not a b
 
 import asyncio
 import base64
-import hmac
+import contextlib
 import json
 import secrets
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
+from fastapi import Path as PathParameter
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simgan_captcha.puzzle.answers import answer
+import simgan_captcha
+from simgan_captcha.errors import UsageError
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.pages import front_page, user_page
 from simgan_captcha.puzzle.replay import Recording
+from simgan_captcha.puzzle.submission import (
+    MAX_BODY_BYTES,
+    MOST_SOLUTIONS,
+    NEEDED,
+    Passed,
+    Refused,
+    Submission,
+    SubmissionDesk,
+)
 from simgan_captcha.scheme import HACKMIT_2017
 
-MOST_SOLUTIONS = 15_000
-"""More in one request are not looked at."""
-NEEDED = 10_000
-"""Different images read right that earn the passcode."""
 BATCH_SIZE = 1_000
 """Images in a challenge."""
-
-MAX_BODY_BYTES = 8 << 20
-"""A submission of 15,000 is about one megabyte."""
-MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-BODY_SECONDS = 60.0
-"""A submission that takes longer to arrive is given up."""
+PIECE_SIZE = 50
+"""Images of a challenge that are drawn, sent and forgotten before the next are."""
 MAX_NAME_LENGTH = 256
 """Characters in a user's or an image's name; longer ones do not exist."""
+MOST_REQUESTS = 256
+"""Requests in progress at once; who comes then is asked to come again."""
+THREADS = 8
+"""They draw and check. One core works at a time, so more would only hold more memory."""
 
 _SAFE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'",
@@ -54,22 +61,24 @@ _SAFE_HEADERS = {
 }
 
 
-class Solution(BaseModel):
-    """One reading of one image."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
+class ChallengeImage(BaseModel):
+    """One captcha of a challenge."""
 
     name: str
-    solution: str
+    jpg_base64: str
 
 
-class Submission(BaseModel):
-    """The body of a submission."""
+class Challenge(BaseModel):
+    """A batch of captchas."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    images: list[ChallengeImage]
 
-    # FailFast, since one clear error is enough and 15,000 of them are a load.
-    solutions: Annotated[list[Solution], FailFast(), Field(max_length=MOST_SOLUTIONS)]
+
+class Problem(BaseModel):
+    """What was wrong with a request."""
+
+    error: str
+    message: str
 
 
 def create_app(
@@ -78,7 +87,7 @@ def create_app(
     passcode_key: bytes,
     users: frozenset[str] | None = None,
     batch_size: int = BATCH_SIZE,
-    replay: Path | None = None,
+    recording: Recording | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -87,20 +96,25 @@ def create_app(
         passcode_key: Secret from which passcodes are made; the same key and user give the same.
         users: Who has a puzzle; None for everybody.
         batch_size: Images in a challenge.
-        replay: Folder of recorded batches to serve instead of drawing.
-
-    Raises:
-        UsageError: ``replay`` is not a folder of batches.
+        recording: Recorded batches to serve instead of drawing.
     """
-    recording = None if replay is None else Recording(replay)
     app = FastAPI(
         title="The captcha puzzle",
+        version=simgan_captcha.__version__,
         docs_url=None,  # FastAPI's documentation page loads scripts from another host.
         redoc_url=None,
-        exception_handlers={StarletteHTTPException: _http_error},
+        lifespan=_few_threads,
+        exception_handlers={
+            StarletteHTTPException: _http_error,
+            UsageError: _recording_is_gone,
+            Exception: _server_error,
+        },
     )
+    app.add_middleware(Admission)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    desk = SubmissionDesk(passcode_key)
 
-    def known_user(user: str) -> str:
+    def known_user(user: Annotated[str, _name("Whose puzzle it is.")]) -> str:
         if len(user) > MAX_NAME_LENGTH or (users is not None and user not in users):
             raise HTTPException(404, "no puzzle for this user")
         return user
@@ -111,7 +125,7 @@ def create_app(
     def front() -> Response:
         return HTMLResponse(front_page(users), headers=_SAFE_HEADERS)
 
-    @app.get("/u/{user}/", response_class=HTMLResponse)
+    @app.get("/u/{user}/", response_class=HTMLResponse, responses=_problems(404))
     def puzzle(user: User) -> Response:
         page = user_page(
             user,
@@ -122,23 +136,20 @@ def create_app(
         )
         return HTMLResponse(page, headers=_SAFE_HEADERS)
 
-    @app.get("/u/{user}/challenge", response_class=JSONResponse)
+    @app.get("/u/{user}/challenge", response_model=Challenge, responses=_problems(404))
     def challenge(user: User) -> Response:
         if recording is not None:
-            return Response(recording.next_batch(), media_type="application/json")
-        names = [_random_name() for _ in range(batch_size)]
-        images = [
-            {"name": name, "jpg_base64": base64.b64encode(artist.jpeg(user, name)).decode()}
-            for name in names
-        ]
-        return Response(json.dumps({"images": images}), media_type="application/json")
+            return FileResponse(recording.next_batch(), media_type="application/json")
+        return StreamingResponse(
+            drawn_batch(artist, user, batch_size), media_type="application/json"
+        )
 
-    @app.get("/u/{user}/random_image", response_class=Response)
+    @app.get("/u/{user}/random_image", response_class=Response, responses=_JPEG)
     def random_image(user: User) -> Response:
         return image(user, _random_name() if recording is None else recording.random_name())
 
-    @app.get("/u/{user}/image/{name}", response_class=Response)
-    def image(user: User, name: str) -> Response:
+    @app.get("/u/{user}/image/{name}", response_class=Response, responses=_JPEG)
+    def image(user: User, name: Annotated[str, _name("As a challenge gives it.")]) -> Response:
         if len(name) > MAX_NAME_LENGTH:
             raise HTTPException(404, "no image of this name")
         jpeg = artist.jpeg(user, name) if recording is None else recording.jpeg(name)
@@ -146,86 +157,132 @@ def create_app(
             raise HTTPException(404, "no image of this name")
         return Response(jpeg, media_type="image/jpeg")
 
-    @app.post("/u/{user}/solution", openapi_extra=_submission_schema())
-    async def solution(user: User, request: Request) -> dict[str, str]:
-        body = await _read_body(request)
-        return await run_in_threadpool(_verdict, user, body, passcode_key)
+    @app.post(
+        "/u/{user}/solution",
+        response_model=Passed | Refused,
+        response_model_exclude_unset=True,
+        responses=_problems(400, 404, 408, 413),
+        openapi_extra=_submission_schema(),
+    )
+    async def solution(user: User, request: Request) -> Passed | Refused:
+        return await desk.verdict(user, request)
 
     return app
 
 
-def _verdict(user: str, body: bytes, passcode_key: bytes) -> dict[str, str]:
-    try:
-        solutions = Submission.model_validate_json(body).solutions
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if first["type"] == "too_long" and first["loc"] == ("solutions",):
-            return {"error": "Too many answers submitted"}
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise HTTPException(400, f"{where}: {first['msg']}") from None
-    right = _count_right(user, solutions)
-    if right >= NEEDED:
-        return {
-            "message": "The machine can read. Here is your passcode.",
-            "passcode": _passcode(passcode_key, user),
-        }
-    # Never how many: a count would tell, one image at a time, what its text is.
-    found = "None" if right == 0 else "At least one"
-    return {
-        "error": "Too few correct solutions",
-        "message": f"{found} of your solutions was correct; {NEEDED:,} are needed.",
-    }
-
-
-def _count_right(user: str, solutions: Sequence[Solution]) -> int:
-    """Different images that have at least one right reading."""
-    return len({given.name for given in solutions if given.solution == answer(user, given.name)})
-
-
-def _passcode(key: bytes, user: str) -> str:
-    """A keyed hash, so that nobody can make another user's passcode."""
-    return hmac.new(key, user.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
+def drawn_batch(artist: Artist, user: str, size: int) -> Iterator[bytes]:
+    """A challenge of ``size`` captchas as JSON, in pieces: who reads slowly holds one, not all."""
+    before = b'{"images": ['
+    for first in range(0, size, PIECE_SIZE):
+        names = [_random_name() for _ in range(first, min(first + PIECE_SIZE, size))]
+        images = [
+            {"name": name, "jpg_base64": base64.b64encode(artist.jpeg(user, name)).decode()}
+            for name in names
+        ]
+        yield before + json.dumps(images)[1:-1].encode()
+        before = b", "
+    yield b"]}"
 
 
 def _random_name() -> str:
     return secrets.token_hex(16)
 
 
-async def _read_body(request: Request) -> bytes:
-    """The request's body, counted while it arrives."""
-    body = bytearray()
-    received = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received <= MAX_BODY_BYTES:
-                    body += chunk
-                elif received > MAX_DISCARDED_BYTES:
-                    break
-                # In between the bytes are dropped: a client that is still sending reads no reply.
-    except TimeoutError:
-        raise HTTPException(408, f"expected the body within {BODY_SECONDS:.0f} s") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body broke off") from None
-    if received > MAX_BODY_BYTES:
-        raise HTTPException(413, f"expected at most {MAX_BODY_BYTES} bytes of body")
-    return bytes(body)
+@contextlib.asynccontextmanager
+async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+class Admission:
+    """ASGI middleware: bounds the requests in progress, and answers those that a stop cuts off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._in_progress = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or say that it cannot be served now."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._in_progress >= MOST_REQUESTS:
+            await _try_again("too many requests at once")(scope, receive, send)
+            return
+        started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self._in_progress += 1
+        try:
+            await self._app(scope, receive, noting_send)
+        except asyncio.CancelledError:  # the time to finish before the server stops is over
+            # An answer that has begun is broken off. Raised, it would look like a failure of ours.
+            if not started:
+                await _try_again("the server stops")(scope, receive, send)
+        finally:
+            self._in_progress -= 1
+
+
+def _try_again(why: str) -> Response:
+    return _problem(503, f"{why}; send the same again in a few seconds", {"Retry-After": "5"})
 
 
 async def _http_error(_: Request, error: StarletteHTTPException) -> Response:
-    title = {
-        400: 'Expected {"solutions": [{"name": "...", "solution": "..."}, ...]}',
-        404: "Not found",
-        405: "Method not allowed",
-        408: "Too slow",
-        413: "Too large",
-    }.get(error.status_code, "Error")
+    return _problem(error.status_code, error.detail, error.headers)
+
+
+async def _recording_is_gone(_: Request, error: UsageError) -> Response:
+    return _problem(503, "the recorded batch cannot be read now; ask the host")
+
+
+async def _server_error(_: Request, error: Exception) -> Response:
+    """For the client, who learns nothing of the inside; the host's terminal shows the traceback."""
+    return _problem(500, "the server failed; ask the host")
+
+
+_TITLES = {
+    400: 'Expected {"solutions": [{"name": "...", "solution": "..."}, ...]}',
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Too slow",
+    413: "Too large",
+    503: "Not now",
+}
+
+
+def _problem(status: int, message: str, headers: Any = None) -> Response:
+    title = _TITLES.get(status, "Error")
     return JSONResponse(
-        {"error": title, "message": error.detail},
-        status_code=error.status_code,
-        headers=error.headers,
+        Problem(error=title, message=message).model_dump(), status_code=status, headers=headers
     )
+
+
+# OpenAPI
+
+
+def _name(description: str) -> Any:
+    # Told, not checked: names of any length are answered by the routes.
+    return PathParameter(
+        description=description, json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}
+    )
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    # Not FastAPI's "model", which would promise it in the media type of the route's pages.
+    answer = {"application/json": {"schema": Problem.model_json_schema()}}
+    return {
+        status: {"description": _TITLES[status], "content": answer} for status in (*statuses, 503)
+    }
+
+
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+    **_problems(404),
+}
 
 
 def _submission_schema() -> dict[str, Any]:
@@ -233,4 +290,20 @@ def _submission_schema() -> dict[str, Any]:
     schema = Submission.model_json_schema()
     solution = schema.pop("$defs")["Solution"]
     schema["properties"]["solutions"]["items"] = solution
+    # Said in words: more of them are no error of the protocol, they have a verdict with status 200.
+    most = schema["properties"]["solutions"].pop("maxItems")
+    schema["description"] = f"At most {most} solutions, in at most {MAX_BODY_BYTES} bytes of JSON."
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own description, less the 422 that it promises and no route ever answers."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,7 +1,7 @@
 """Send readings to a puzzle server and take its verdict. Knows the protocol, not the answers."""
 
+import asyncio
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+import simgan_captcha
+from simgan_captcha.addresses import server_and_user, without_password
 from simgan_captcha.errors import SubmissionError, UsageError
 from simgan_captcha.loopback import LOOPBACK_DIRECT
 
@@ -17,6 +19,7 @@ MOST_SOLUTIONS = 15_000
 REPLY_SECONDS = 120.0
 """A reply that is not complete by then is given up."""
 SILENCE_SECONDS = 60.0
+"""A server that sends nothing for so long is given up."""
 MAX_REPLY_BYTES = 1 << 20
 
 
@@ -55,14 +58,18 @@ def submit(
 ) -> Verdict:
     """Post the ``limit`` readings that are surest, equally sure ones in the order of their names.
 
+    Must not be called from a running asyncio loop.
+
     Args:
-        base_url: The server, as ``http://127.0.0.1:8000``.
+        base_url: The server, as ``http://127.0.0.1:8000``, or the user's puzzle on it, as
+            ``http://127.0.0.1:8000/u/marty/``.
         user: Whose puzzle it is.
         readings: Any number of them.
         limit: How many to send at most.
 
     Raises:
-        UsageError: No readings, no user, a limit below 1, or no http(s) URL.
+        UsageError: No readings, no user, a limit below 1, no http(s) URL, or one that names
+            another user.
         SubmissionError: No connection, no reply in time, or a reply that is not a verdict.
     """
     if not readings or not user or limit < 1:
@@ -70,43 +77,54 @@ def submit(
             f"expected readings, a user and a limit of at least 1, got {len(readings)} readings, "
             f"user {user!r} and limit {limit}"
         )
+    server, named = server_and_user(base_url)
+    if named is not None and named != user:
+        raise UsageError(
+            f"expected the puzzle of {user!r}, {without_password(base_url)} is that of {named!r}; "
+            f"give --user {named}, or the server's address alone, {without_password(server)}"
+        )
     surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[:limit]
     body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in surest]})
-    url = f"{base_url.rstrip('/')}/u/{quote(user, safe='')}/solution"
-    status, content = _post(url, body.encode())
-    return _verdict(url, status, content, submitted=len(surest))
+    url = f"{server}/u/{quote(user, safe='')}/solution"
+    status, content = asyncio.run(_post(url, body.encode()))
+    return _verdict(without_password(url), status, content, submitted=len(surest))
 
 
-def _post(url: str, body: bytes) -> tuple[int, bytes]:
-    deadline = time.monotonic() + REPLY_SECONDS
+async def _post(url: str, body: bytes) -> tuple[int, bytes]:
+    """Status and body of the reply."""
+    shown = without_password(url)
+    headers = {
+        "User-Agent": f"simgan-captcha/{simgan_captcha.__version__}",
+        "Content-Type": "application/json",
+        # A compressed reply could be a thousand times as large as what the limit counts.
+        "Accept-Encoding": "identity",
+    }
     content = bytearray()
     try:
-        with (
-            httpx.Client(timeout=SILENCE_SECONDS, mounts=LOOPBACK_DIRECT) as client,
-            client.stream(
-                "POST", url, content=body, headers={"Content-Type": "application/json"}
-            ) as response,
+        async with (
+            asyncio.timeout(REPLY_SECONDS),
+            httpx.AsyncClient(timeout=SILENCE_SECONDS, mounts=LOOPBACK_DIRECT) as client,
+            client.stream("POST", url, content=body, headers=headers) as response,
         ):
-            for chunk in response.iter_bytes():
+            async for chunk in response.aiter_raw():
                 content += chunk
                 if len(content) > MAX_REPLY_BYTES:
                     raise SubmissionError(
-                        f"expected at most {MAX_REPLY_BYTES} bytes of reply from {url}, got more; "
-                        "is it a puzzle server?"
-                    )
-                if time.monotonic() > deadline:
-                    raise SubmissionError(
-                        f"expected a reply from {url} within {REPLY_SECONDS:.0f} s, it still "
-                        "drips; try again"
+                        f"expected at most {MAX_REPLY_BYTES} bytes of reply from {shown}, got "
+                        "more; is it a puzzle server?"
                     )
             return response.status_code, bytes(content)
+    except TimeoutError:
+        raise SubmissionError(
+            f"expected a reply from {shown} within {REPLY_SECONDS:g} s, got no end of it; try again"
+        ) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise UsageError(
-            f"expected the URL of a puzzle server as http://HOST:PORT, got {url!r} ({error})"
+            f"expected the URL of a puzzle server as http://HOST:PORT, got {shown!r} ({error})"
         ) from None
     except httpx.HTTPError as error:
         raise SubmissionError(
-            f"expected a reply from {url}, got none ({error or type(error).__name__}); "
+            f"expected a reply from {shown}, got none ({str(error) or type(error).__name__}); "
             "is the puzzle server running there?"
         ) from None
 

@@ -3,8 +3,10 @@
 import base64
 import binascii
 import itertools
+import multiprocessing
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,8 +39,14 @@ class Recording:
         UsageError: The folder cannot be read, is empty, or a file in it is not a challenge batch.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read every file once: a recording that is damaged is refused before anybody asks."""
+    def __init__(self, folder: Path, next_turn: Callable[[], int] | None = None) -> None:
+        """Read every file once: a recording that is damaged is refused before anybody asks.
+
+        Args:
+            folder: Where the batch files are.
+            next_turn: Gives 0, 1, 2, ..., one a call; worker processes that serve one recording
+                need `SharedTurns`. None for a count of its own.
+        """
         try:
             files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
         except OSError as error:
@@ -56,18 +64,29 @@ class Recording:
         for path in self._files:
             self._file_of.update(dict.fromkeys((image.name for image in _read(path).images), path))
         self._names = tuple(self._file_of)
-        self._turns = itertools.count()
+        self._next_turn = next_turn or itertools.count().__next__
 
-    def next_batch(self) -> bytes:
-        """The next batch file, byte for byte; one turn for all users together."""
-        return self._files[next(self._turns) % len(self._files)].read_bytes()
+    def next_batch(self) -> Path:
+        """The next batch file; one turn for all users together.
+
+        Raises:
+            UsageError: It is not there any more.
+        """
+        path = self._files[self._next_turn() % len(self._files)]
+        if not path.is_file():
+            raise UsageError(f"cannot find the batch {path} any more; put it back")
+        return path
 
     def random_name(self) -> str:
         """The name of one recorded image."""
         return random.choice(self._names)
 
     def jpeg(self, name: str) -> bytes | None:
-        """The recorded image, or None when no batch holds it."""
+        """The recorded image, or None when no batch holds it.
+
+        Raises:
+            UsageError: Its batch cannot be read any more.
+        """
         path = self._file_of.get(name)
         if path is None:
             return None
@@ -78,6 +97,20 @@ class Recording:
                 except (binascii.Error, ValueError):
                     return None
         return None
+
+
+class SharedTurns:
+    """Counts 0, 1, 2, ... over all worker processes it is handed to."""
+
+    def __init__(self) -> None:
+        self._next = multiprocessing.get_context("spawn").Value("Q", 0)
+
+    def __call__(self) -> int:
+        """The next number, whichever process asks."""
+        with self._next.get_lock():
+            turn: int = self._next.value
+            self._next.value += 1
+        return turn
 
 
 def _natural_order(path: Path) -> tuple[list[int], str]:

@@ -2,26 +2,36 @@
 
 import contextlib
 import json
+import multiprocessing
+import os
 import secrets
-import socket
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
+from simgan_captcha.puzzle.connection import PatientProtocol
+from simgan_captcha.puzzle.replay import Recording, SharedTurns
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 """A child that has not started by then is given up."""
 STOP_SECONDS = 5
 """Requests in progress get this long when the server stops."""
-_CONNECTIONS_WAITING = 128
+HEALTH_SECONDS = 60
+"""A worker that gives no sign of life for so long is replaced; one that starts, too."""
 
 
 def serve(
@@ -33,10 +43,11 @@ def serve(
     replay: Path | None = None,
     batch_size: int = BATCH_SIZE,
     passcode_key: bytes | None = None,
+    workers: int = 1,
     announce: Callable[[str], None] = print,
     stop_at_end_of: IO[bytes] | None = None,
 ) -> None:
-    """Serve the puzzle until Ctrl-C or SIGTERM.
+    """Serve the puzzle until Ctrl-C or SIGTERM; requests in progress are finished first.
 
     Args:
         host: Address to listen on; the default takes connections of this machine only.
@@ -47,34 +58,84 @@ def serve(
         batch_size: Images in a challenge.
         passcode_key: Secret from which passcodes are made; None for a random one, so that passcodes
             of another start differ.
+        workers: Processes that serve, from 1. With more than one a script must call this under
+            ``if __name__ == "__main__"``, as each process imports it.
         announce: Called once with the server's URL, when it takes connections.
         stop_at_end_of: A stream whose end, too, stops the server.
 
     Raises:
         UsageError: The address cannot be listened on; the font or the folder is unfit.
     """
-    app = create_app(
-        artist=Artist(font),
+    if workers < 1:
+        raise UsageError(f"expected at least 1 worker, got {workers}; give another --workers")
+    puzzle = _Puzzle(
+        font=font,
+        replay=replay,
+        turns=SharedTurns() if workers > 1 else None,
         passcode_key=passcode_key or secrets.token_bytes(32),
         users=None if users is None else frozenset(users),
         batch_size=batch_size,
-        replay=replay,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
+    # Built here first in any case: what is unfit is said once, before any process starts.
+    app = puzzle.app()
+    config = uvicorn.Config(
+        app if workers == 1 else puzzle.worker_app,
+        factory=workers > 1,
+        workers=workers,
+        http=PatientProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_worker_healthcheck=HEALTH_SECONDS,
     )
-    if stop_at_end_of is not None:
-        threading.Thread(target=_stop_at_end, args=(server, stop_at_end_of), daemon=True).start()
     # Ctrl-C is how a person stops the server, not a failure.
-    with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
-        announce(_url(listener))
-        server.run(sockets=[listener])
+    with listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+        if workers == 1:
+            server = uvicorn.Server(config)
+            run = partial(server.run, [listener])
+            stop = partial(setattr, server, "should_exit", True)
+        else:
+            supervisor = Multiprocess(config, [listener])
+            run, stop = partial(supervisor.run), partial(supervisor.should_exit.set)
+        if stop_at_end_of is not None:
+            threading.Thread(target=_stop_at_end, args=(stop, stop_at_end_of), daemon=True).start()
+        announce(url_of(listener))
+        run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Puzzle:
+    """What a process needs to know to serve; it is handed to every worker."""
+
+    font: Path | None
+    replay: Path | None
+    turns: SharedTurns | None
+    passcode_key: bytes
+    users: frozenset[str] | None
+    batch_size: int
+
+    def app(self) -> FastAPI:
+        return create_app(
+            artist=Artist(self.font),
+            passcode_key=self.passcode_key,
+            users=self.users,
+            batch_size=self.batch_size,
+            recording=None if self.replay is None else Recording(self.replay, self.turns),
+        )
+
+    def worker_app(self) -> FastAPI:
+        """In a worker, which would outlive a parent that was killed, and keep the port."""
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        return self.app()
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -158,30 +219,9 @@ def _serve_as_child(options: dict[str, Any]) -> int:
     return 0
 
 
-def _stop_at_end(server: uvicorn.Server, stream: IO[bytes]) -> None:
+def _stop_at_end(stop: Callable[[], None], stream: IO[bytes]) -> None:
     stream.read()
-    server.should_exit = True
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket: who connects from now on waits until the application is up."""
-    if not 0 <= port <= 65535:
-        raise UsageError(f"expected a port from 0 to 65535, got {port}; give another --port")
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_CONNECTIONS_WAITING)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port} ({error}); give another --host or --port"
-        ) from None
-    # Connections inherit it. Without, a small reply waits 40 ms for the client's acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    stop()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Templates of the report and of the pages in the browser, and how they print figures."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+
+def page_template(name: str) -> Template:
+    """A template of this package by its path in it; everything filled in is escaped."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("simgan_captcha", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters.update(
+        share=lambda value: f"{value:.1%}".replace("%", "\u00a0%"),
+        duration=duration,
+        count=lambda value: f"{value:,.0f}",
+        tflop=lambda flops: f"{flops / 1e12:,.2f}",
+    )
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, as ``1 h 5 min`` or ``3.2 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"

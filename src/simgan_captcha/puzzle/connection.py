@@ -1,0 +1,95 @@
+"""HTTP connections that a slow client cannot hold for ever.
+
+uvicorn limits how long a connection may be idle, but neither how long a request's head may drip in
+nor how long an answer may lie unread. The body's time is limited where it is read (`submission`).
+"""
+
+import asyncio
+import json
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 20.0
+"""A request's head must be whole by then."""
+UNREAD_SECONDS = 60.0
+"""A client that does not take what was sent is cut off."""
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with limits to patience, and its own refusals in JSON."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        # So that pause_writing tells of any byte that waits, and resume_writing of the last.
+        transport.set_write_buffer_limits(high=0)
+        self._unread: asyncio.TimerHandle | None = None
+        self._head = self.loop.call_later(HEAD_SECONDS, self._give_up_on_head)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        super().data_received(data)
+        if self._request_in_progress():
+            self._head.cancel()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if not self._request_in_progress():
+            self._head.cancel()
+            self._head = self.loop.call_later(HEAD_SECONDS, self._give_up_on_head)
+
+    def pause_writing(self) -> None:
+        """The client does not keep up."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken everything."""
+        super().resume_writing()
+        self._forget_unread()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._head.cancel()
+        self._forget_unread()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP request, or one with too long a head."""
+        self._refuse(
+            400, "Bad request", "expected an HTTP/1.1 request with a head of at most 64 KiB"
+        )
+
+    def _request_in_progress(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _give_up_on_head(self) -> None:
+        begun, _ = self.conn.trailing_data
+        if self.conn.our_state is h11.IDLE and begun:
+            self._refuse(
+                408, "Too slow", f"expected the request's head within {HEAD_SECONDS:.0f} s"
+            )
+        else:
+            self.transport.close()  # where something is still unread, UNREAD_SECONDS end it
+
+    def _refuse(self, status: int, error: str, message: str) -> None:
+        body = json.dumps({"error": error, "message": message}).encode()
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

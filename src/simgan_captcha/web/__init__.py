@@ -1,0 +1,1 @@
+"""A run in the browser: read images, watch it learn, look through what it read."""

@@ -1,0 +1,98 @@
+"""What the run's page shows, most of it as the report shows it."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from simgan_captcha.metrics_log import FILE_NAME
+from simgan_captcha.report_curves import LEARNING, curve_group
+from simgan_captcha.report_diagnosis import diagnosis_section
+from simgan_captcha.report_inputs import (
+    STAGES,
+    Json,
+    as_mapping,
+    as_texts,
+    file_states,
+    first_text,
+    read_json,
+    read_readings,
+    refiner_sheets,
+    stages_of,
+)
+from simgan_captcha.report_judged import judged_section
+from simgan_captcha.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
+from simgan_captcha.stages import MANIFEST
+from simgan_captcha.web.gallery import captcha_key
+from simgan_captcha.web.run_status import run_status
+
+
+class RunPage:
+    """Charts are drawn again only when their figures have changed."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._drawn: dict[str, tuple[str, Json, list[str]]] = {}
+        # Matplotlib's settings belong to the whole process: one chart at a time.
+        self._lock = threading.Lock()
+
+    def values(self) -> Json:
+        """What ``run.html`` is filled in with."""
+        damage: list[str] = []
+        run = read_json(self._run / RUN, damage) or {}
+        status = run_status(self._run)
+        with self._lock:
+            results = self._results(run, damage)
+            curves = [self._curves(stage, damage) for stage in LEARNING if stage in stages_of(run)]
+        return {
+            "status": status,
+            "preset": first_text(run.get("preset")),
+            "curve_groups": [group for group in curves if group["panels"]],
+            "sheets": list(refiner_sheets(self._run)),
+            **results,
+            "damage": list(dict.fromkeys(damage)),
+        }
+
+    def _curves(self, stage: str, damage: list[str]) -> Json:
+        def draw(damage: list[str]) -> Json:
+            return curve_group(self._run, stage, damage)
+
+        metrics = self._run / stage / FILE_NAME
+        return self._once(stage, file_states(metrics), draw, damage)
+
+    def _results(self, run: Json, damage: list[str]) -> Json:
+        def draw(damage: list[str]) -> Json:
+            judged = judged_section(
+                self._run, lambda name: f"api/captchas/{captcha_key(name)}", damage
+            )
+            truth = judged["figures"]["captcha_accuracy"] if judged else None
+            readings = read_readings(self._run / READINGS, damage)
+            own = diagnosis_section(self._run, run, readings, truth, damage)
+            read = None if readings is None else len(readings.names)
+            return {"own": own, "judged": judged, "images_read": read}
+
+        state = file_states(*(self._run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT)))
+        results = self._once("results", state, draw, damage)
+        warnings = [
+            (STAGES[stage], text)
+            for stage in stages_of(run)
+            for text in _warnings(self._run / stage, damage)
+            if text not in results["own"]["warnings"]
+        ]
+        return {**results, "warnings": warnings}
+
+    def _once(
+        self, what: str, state: str, draw: Callable[[list[str]], Json], damage: list[str]
+    ) -> Json:
+        """What was drawn for this state of the files, and the damage that was then found."""
+        kept = self._drawn.get(what)
+        if kept is None or kept[0] != state:
+            found: list[str] = []
+            drawn = draw(found)
+            kept = self._drawn[what] = (state, drawn, found)
+        damage += kept[2]
+        return kept[1]
+
+
+def _warnings(folder: Path, damage: list[str]) -> list[str]:
+    manifest = read_json(folder / MANIFEST, damage) or {}
+    return as_texts(as_mapping(manifest.get("result")).get("warnings"))

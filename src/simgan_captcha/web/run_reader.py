@@ -1,0 +1,152 @@
+"""A finished run's reader, for images that come one after another."""
+
+import base64
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.errors import ImageError
+from simgan_captcha.images import MAX_PIXELS, GreyImages, check_image, decode_grey, encode_png
+from simgan_captcha.report_inputs import file_states
+from simgan_captcha.run_folder import DIAGNOSIS, RUN
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from simgan_captcha.background import Background
+    from simgan_captcha.config import RunConfig
+
+_MAX_NAME = 200
+"""Characters of a client's file name that are given back."""
+_LINE_COLOUR = (64, 104, 168)
+_HEAT_COLOUR = (255, 140, 26)
+
+
+class ImageReading(BaseModel):
+    """What one image says."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """The file's, as the client called it."""
+    text: str
+    confidence: float
+    """Probability of the whole text, 0 to 1."""
+    character_confidence: list[float]
+    """Probability of each character, 0 to 1."""
+    input: str | None = None
+    """What the net saw, as a ``data:`` URI of a PNG: ink grey to white, hidden by lines blue."""
+    heat: list[str] | None = None
+    """For each character, a PNG likewise: where ink moves its odds most, orange."""
+
+
+class ImageRefusal(BaseModel):
+    """Why one image could not be read."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    error: str
+    """What was expected, what was got."""
+
+
+class RunReader:
+    """Reads with what `pipeline.load_run_reader` finds, loaded at the first image.
+
+    A run that was made anew since then is loaded anew. Images are read by one caller at a time.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._loaded: tuple[nn.Module, Background, RunConfig] | None = None
+        self._state: Any = None
+
+    def read(
+        self, files: Sequence[tuple[str, bytes]], *, explain: bool
+    ) -> list[ImageReading | ImageRefusal]:
+        """Read encoded images, (name, bytes) each, in order; one that is unfit spoils no other.
+
+        Args:
+            files: Their names are given back and never used otherwise.
+            explain: Whether to draw what the net saw and what each character hangs on.
+
+        Raises:
+            RunError: The run has no finished reader.
+        """
+        from simgan_captcha.reader.reading import read_images
+
+        with self._lock:
+            reader, background, config = self._current()
+            scheme = config.scheme
+            pixels = scheme.width * scheme.height
+            names = [name[:_MAX_NAME] for name, _ in files]
+            found: dict[int, GreyImages] = {}
+            answers: dict[int, ImageReading | ImageRefusal] = {}
+            for number, (_, data) in enumerate(files):
+                try:
+                    if (len(found) + 1) * pixels > MAX_PIXELS and found:
+                        raise ImageError(
+                            f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
+                            "in another"
+                        )
+                    check_image(data, width=scheme.width, height=scheme.height)
+                    found[number] = decode_grey(data)
+                except ImageError as error:
+                    answers[number] = ImageRefusal(name=names[number], error=str(error))
+            if found:
+                images = np.stack(list(found.values()))
+                named = [names[number] for number in found]
+                readings = list(read_images(reader, background, scheme, named, images))
+                pictures = _explain(reader, background.normalise(images)) if explain else None
+                for row, (number, reading) in enumerate(zip(found, readings, strict=True)):
+                    answers[number] = ImageReading(
+                        name=reading.name,
+                        text=reading.text,
+                        confidence=reading.confidence,
+                        character_confidence=list(reading.character_confidence),
+                        input=pictures[row][0] if pictures else None,
+                        heat=pictures[row][1:] if pictures else None,
+                    )
+        return [answers[number] for number in range(len(files))]
+
+    def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
+        from simgan_captcha.pipeline import load_run_reader
+
+        readers = [self._run / stage / "reader.safetensors" for stage in ("read", "adapt")]
+        background = self._run / "background" / "background.npz"
+        state = file_states(self._run / RUN, self._run / DIAGNOSIS, background, *readers)
+        if self._loaded is None or state != self._state:
+            self._loaded = None  # a run that is being made anew has no reader until it is done
+            self._loaded = load_run_reader(self._run)
+            self._loaded[0].requires_grad_(False)
+            self._state = state
+        return self._loaded
+
+
+def _explain(reader: "nn.Module", normalised: FloatImages) -> list[list[str]]:
+    """For each image the pictures of the input and of its characters' heat, as ``data:`` URIs."""
+    from simgan_captcha.reader.saliency import saliency
+
+    heat = saliency(reader, normalised)
+    explained = []
+    for image, maps in zip(normalised, heat, strict=True):
+        ink, line = (image[0] + 1) / 2, image[1] > 0
+        seen = np.repeat(255 * ink[..., None], 3, axis=-1)
+        # Under a line there is no telling how much ink there is.
+        seen[line] = 0.5 * seen[line] + 0.5 * np.array(_LINE_COLOUR)
+        drawn = [seen]
+        for each in maps[..., None]:
+            drawn.append(0.7 * seen * (1 - each) + np.array(_HEAT_COLOUR) * each)
+        explained.append([_png_uri(picture) for picture in drawn])
+    return explained
+
+
+def _png_uri(picture: np.ndarray[Any, np.dtype[Any]]) -> str:
+    png = encode_png(np.asarray(np.rint(picture), np.uint8))
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,181 @@
+"""How far a run is, from what its stages leave in their folders; whoever makes it needs not know.
+
+Nothing is locked: only the run's own process may hold its lock.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from simgan_captcha.metrics_log import FILE_NAME
+from simgan_captcha.page_templates import duration
+from simgan_captcha.report_inputs import (
+    STAGES,
+    Json,
+    as_mapping,
+    as_number,
+    file_states,
+    read_json,
+    refiner_sheets,
+    stages_of,
+)
+from simgan_captcha.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
+from simgan_captcha.stages import ELAPSED, IDENTITY, MANIFEST
+
+QUIET_SECONDS = 60.0
+"""A stage in progress that has written nothing for so long may have been interrupted."""
+
+_TAIL_BYTES = 4096
+"""A line of metrics is far shorter."""
+_SHOWN_FIGURES = 3
+
+State = Literal["waiting", "working", "quiet", "done"]
+
+
+class StageStatus(BaseModel):
+    """How far one stage is."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    stage: str
+    """Its folder."""
+    title: str
+    state: State
+    """``quiet``: begun, but it has written nothing for `QUIET_SECONDS`: interrupted, or slow."""
+    step: int | None = None
+    """Training steps done, of ``steps``; None for a stage that has none."""
+    steps: int | None = None
+    said: str = ""
+    """For people: figures, times, counts."""
+
+
+class RunStatus(BaseModel):
+    """How far a run is."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    finished: bool
+    """Whether all its stages are done."""
+    stages: list[StageStatus]
+    """In the order of the flow."""
+    versions: dict[str, str]
+    """Changes with what the run's page shows: ``curves``, ``sheets``, ``results``."""
+
+
+def run_status(run: Path) -> RunStatus:
+    """What can be told now; where nothing is told of a stage, it waits."""
+    damage: list[str] = []
+    recorded = read_json(run / RUN, damage) or {}
+    stages = [_stage_status(run / stage, recorded) for stage in stages_of(recorded)]
+    sheets = list(refiner_sheets(run).values())
+    curves = [run / stage.stage / FILE_NAME for stage in stages]
+    return RunStatus(
+        finished=bool(stages) and all(stage.state == "done" for stage in stages),
+        stages=stages,
+        versions={
+            "curves": file_states(*curves),
+            "sheets": file_states(*sheets),
+            "results": file_states(
+                *(run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT)),
+                *(run / stage.stage / MANIFEST for stage in stages),
+            ),
+        },
+    )
+
+
+def _stage_status(folder: Path, run: Json) -> StageStatus:
+    stage, damage = folder.name, list[str]()
+    status = StageStatus(stage=stage, title=STAGES[stage], state="waiting")
+    parts = _parts(folder, as_mapping(run.get("config")))
+    last = [_last_figures(part / FILE_NAME) for part, _ in parts]
+    if parts:
+        status.steps = sum(steps for _, steps in parts)
+        status.step = sum(int(as_number(figures.get("step")) or 0) for figures in last)
+    manifest = read_json(folder / MANIFEST, damage)
+    if manifest is not None:
+        status.state, status.step = "done", status.steps
+        status.said = _costs(manifest)
+        return status
+    begun = folder.is_dir() if stage == "store" else (folder / IDENTITY).exists()
+    if not begun:
+        return status
+    silent = time.time() - _last_sign(folder)
+    status.state = "working" if silent < QUIET_SECONDS else "quiet"
+    if status.state == "quiet":
+        status.said = (
+            f"nothing new for {duration(silent)}: interrupted, or slow; the command that began the "
+            "run goes on with it"
+        )
+    elif stage == "store":
+        status.said = f"{len(list(folder.glob('part-*.parquet')))} batches so far"
+    else:
+        latest = next((figures for figures in reversed(last) if figures), {})
+        elapsed = as_number((read_json(folder / ELAPSED, damage) or {}).get("seconds"))
+        told = [] if elapsed is None else [f"for {duration(elapsed)}"]
+        status.said = " · ".join([*_figures(latest), *told])
+    return status
+
+
+def _parts(folder: Path, config: Json) -> list[tuple[Path, int]]:
+    """Folders where a stage logs its trainings, and their steps, in order."""
+    stage = folder.name
+    if stage in ("read", "adapt"):
+        settings = as_mapping(config.get("reader" if stage == "read" else "adaptation"))
+        return [(folder, _steps(settings, "steps"))]
+    if stage == "refine":
+        phases = ("pretrain_refiner_steps", "pretrain_discriminator_steps", "steps")
+        steps = sum(_steps(as_mapping(config.get("simgan")), phase) for phase in phases)
+        if config.get("calibrate") is True and config.get("generator") == "fonts":
+            return [(folder, steps)]
+        return [(folder / "witness", _steps(config, "witness_steps")), (folder, steps)]
+    if stage == "calibrate":
+        settings = as_mapping(config.get("calibration"))
+        return [
+            (folder / f"round-{n}", _steps(settings, "first_steps" if n == 1 else "steps"))
+            for n in range(1, _steps(settings, "rounds") + 1)
+        ]
+    return []
+
+
+def _steps(settings: Json, key: str) -> int:
+    return int(as_number(settings.get(key)) or 0)
+
+
+def _last_figures(path: Path) -> Json:
+    """The last whole line of a metrics file that may be growing; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+        return as_mapping(json.loads(lines[-1])) if lines else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _last_sign(folder: Path) -> float:
+    """When something in a folder, or in one in it, was last written: seconds since the epoch."""
+    times = [0.0]
+    for path in [folder, *folder.glob("*"), *folder.glob("*/*")]:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:
+            continue  # a file that was renamed into place meanwhile
+    return max(times)
+
+
+def _figures(latest: Json) -> list[str]:
+    return [
+        f"{key.replace('_', ' ')} {number:.3g}"
+        for key, value in latest.items()
+        if key not in ("step", "learning_rate") and (number := as_number(value)) is not None
+    ][:_SHOWN_FIGURES]
+
+
+def _costs(manifest: Json) -> str:
+    seconds, images = as_number(manifest.get("seconds")), as_number(manifest.get("images"))
+    told = [] if seconds is None else [duration(seconds)]
+    return " · ".join(told + ([f"{images:,.0f} images"] if images else []))

@@ -1,0 +1,46 @@
+"""The command line, in this process or one of its own, and how it ended."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from simgan_captcha.cli import app
+
+COMMAND = [sys.executable, "-m", "simgan_captcha"]
+
+
+class Outcome:
+    """Of one command: what it printed, and how it ended."""
+
+    def __init__(self, code: int | None, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def error(self, code: int, *parts: str) -> None:
+        """It ended with this code and one line on stderr that holds these parts."""
+        assert self.code == code, self.err
+        assert "Traceback" not in self.err + self.out
+        lines = [line for line in self.err.splitlines() if not line.startswith("warning: ")]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        for part in parts:
+            assert re.search(part, lines[0]), lines[0]
+
+
+def command(*arguments: str | Path) -> Outcome:
+    """In this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def real_command(*arguments: str | Path, **options: Any) -> Outcome:
+    """In a process of its own."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,104 @@
+"""The puzzle server in a process of its own, with limits small enough for a test to meet them."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+PATIENCE = 300.0
+"""Seconds within which anything is done, on a machine however busy."""
+
+SCRIPT = """
+from simgan_captcha.puzzle import app, connection, server, submission
+{limits}
+server.serve({options})
+"""
+
+
+class ServedPuzzle:
+    """A running server.
+
+    Attributes:
+        url: Where it listens.
+        process: Its (parent) process; stderr is a pipe.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.url = process.stdout.readline().strip()
+        assert self.url, process.communicate()[1]
+
+    def get(self, path: str = "/") -> httpx.Response:
+        """The answer to one request, over a connection of its own."""
+        return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
+
+    def connect(self) -> socket.socket:
+        """A raw connection, for requests that no HTTP client would send."""
+        address = httpx.URL(self.url)
+        return socket.create_connection((address.host, address.port or 80), timeout=PATIENCE)
+
+    def peak_memory(self) -> int:
+        """MiB that the process held at most so far."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            pytest.skip("no /proc here that tells the memory of a process")
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        assert found is not None
+        return int(found[1]) // 1024
+
+    def stop(self, how: int, *, whole_group: bool = False) -> str:
+        """Send a signal; everything it said on stderr until it ended.
+
+        Args:
+            how: The signal.
+            whole_group: To all of its processes at once, as a terminal's Ctrl-C does.
+        """
+        if whole_group:
+            os.killpg(self.process.pid, how)
+        else:
+            self.process.send_signal(how)
+        return self.process.communicate(timeout=PATIENCE)[1]
+
+
+@contextlib.contextmanager
+def served_puzzle(*limits: str, options: str = "") -> Iterator[ServedPuzzle]:
+    """Serve with changed limits, as ``submission.BODY_SECONDS = 1``, until the block ends.
+
+    Args:
+        limits: Assignments to constants of the modules app, connection, server, submission.
+        options: Arguments of `server.serve`.
+    """
+    code = SCRIPT.format(limits="\n".join(limits), options=options)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        try:
+            yield ServedPuzzle(process)
+        finally:
+            process.terminate()
+
+
+def answer_of(connection: socket.socket) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of the next answer."""
+    with connection.makefile("rb") as reader:
+        status = int(reader.readline().split()[1])
+        headers = {}
+        while line := reader.readline().strip().lower():
+            name, _, value = line.partition(b": ")
+            headers[name] = value
+        assert headers[b"content-type"] == b"application/json"
+        return status, json.loads(reader.read(int(headers[b"content-length"])))

@@ -1,0 +1,315 @@
+import base64
+import io
+import json
+import shutil
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from simgan_captcha.images import decode_grey, encode_jpeg, encode_png
+from simgan_captcha.pipeline import load_run_reader
+from simgan_captcha.reader.reading import read_images
+from simgan_captcha.web import guard
+from simgan_captcha.web.app import MAX_FILES
+from tests.small_run import SCHEME
+from tests.web.serving import PATIENCE_SECONDS, asking, serving
+
+Files = list[tuple[str, tuple[str, bytes]]]
+
+
+def files(*named: tuple[str, bytes]) -> Files:
+    return [("files", each) for each in named]
+
+
+def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, Any]:
+    """The answer is this problem, told in words that hold these parts."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    said: dict[str, Any] = response.json()
+    assert said["status"] == status
+    assert said["title"]
+    for part in parts:
+        assert part in said["detail"]
+    assert "Traceback" not in response.text
+    return said
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that it has not."""
+    about = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR" + about, b"IDAT" + zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
+
+
+def test_images_are_read_as_the_reader_reads_them(
+    client: httpx.Client, made: Path, captchas: dict[str, bytes]
+) -> None:
+    some = list(captchas.items())[:5]
+    reader, background, config = load_run_reader(made)
+    pixels = np.stack([decode_grey(data) for _, data in some])
+    names = [name for name, _ in some]
+    expected = list(read_images(reader, background, config.scheme, names, pixels))
+
+    reply = client.post("/api/read", files=files(*some))
+    assert reply.status_code == 200
+    readings = reply.json()["readings"]
+    assert [reading["name"] for reading in readings] == names
+    for got, reading in zip(readings, expected, strict=True):
+        assert got["text"] == reading.text
+        assert got["confidence"] == pytest.approx(reading.confidence)
+        assert got["character_confidence"] == pytest.approx(list(reading.character_confidence))
+        assert "heat" not in got
+
+
+def test_a_png_of_the_same_pixels_is_read_the_same(
+    client: httpx.Client, captchas: dict[str, bytes]
+) -> None:
+    jpeg = next(iter(captchas.values()))
+    png = encode_png(decode_grey(jpeg))
+    one, other = client.post("/api/read", files=files(("a", jpeg), ("b", png))).json()["readings"]
+    assert one["character_confidence"] == other["character_confidence"]
+
+
+def test_explained_readings_come_with_pictures_of_the_images_size(
+    client: httpx.Client, captchas: dict[str, bytes]
+) -> None:
+    some = files(*list(captchas.items())[:2])
+    for reading in client.post("/api/read?explain=true", files=some).json()["readings"]:
+        assert len(reading["heat"]) == SCHEME.length
+        drawn = []
+        for uri in [reading["input"], *reading["heat"]]:
+            kind, _, encoded = uri.partition(",")
+            assert kind == "data:image/png;base64"
+            with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as picture:
+                assert (picture.mode, picture.size) == ("RGB", (SCHEME.width, SCHEME.height))
+                drawn.append(np.asarray(picture, np.int64))
+        # The lines that hide ink are blue, and only orange is laid over.
+        blue = drawn[0][..., 2] > drawn[0][..., 0]
+        assert 0 < blue.sum() < 200
+        assert all((heat != drawn[0]).any() for heat in drawn[1:])
+
+
+def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
+    client: httpx.Client, captchas: dict[str, bytes]
+) -> None:
+    good = next(iter(captchas.values()))
+    wrong = {
+        "text.txt": (b"hello", "expected a JPEG or PNG"),
+        "empty.png": (b"", "expected a JPEG or PNG"),
+        "gif.gif": (b"GIF89a" + bytes(50), "expected a JPEG or PNG"),
+        "cut.jpg": (good[: len(good) // 2], "damaged"),
+        "other.jpg": (encode_jpeg(np.zeros((50, 100), np.uint8), 90), "got 100x50"),
+        "bomb.png": (claiming(100_000, 100_000), "100000x100000"),
+        "../../../etc/passwd": (b"\0" * 100, "expected a JPEG or PNG"),
+        "<img src=x onerror=alert(1)>\u202e🙂": (b"\xff\xd8\xff", "damaged"),
+    }
+    given = [("first", good), *((name, data) for name, (data, _) in wrong.items()), ("last", good)]
+    reply = client.post("/api/read", files=files(*given))
+    assert reply.status_code == 200
+    first, *refused, last = reply.json()["readings"]
+    assert (first["name"], last["name"]) == ("first", "last")
+    assert first["text"] == last["text"]
+    for (name, (_, reason)), answer in zip(wrong.items(), refused, strict=True):
+        assert answer.keys() == {"name", "error"}
+        assert answer["name"] == name
+        assert reason in answer["error"]
+
+
+def test_images_that_are_all_unfit_are_a_problem(client: httpx.Client) -> None:
+    said = a_problem(
+        client.post("/api/read", files=files(("a.txt", b"a"), ("b.txt", b"b"))),
+        422,
+        "expected a JPEG or PNG",
+    )
+    assert [error["name"] for error in said["errors"]] == ["a.txt", "b.txt"]
+
+
+def test_a_client_s_file_names_touch_no_disk(
+    run: Path, captchas: dict[str, bytes], tmp_path: Path
+) -> None:
+    names = ["../planted", "/tmp/planted", str(tmp_path / "planted"), "x" * 3_000]
+    before = sorted(tmp_path.rglob("*"))
+    with serving(run) as address, asking(address) as client:
+        given = files(*((name, next(iter(captchas.values()))) for name in names))
+        reply = client.post("/api/read?explain=true", files=given)
+        assert reply.status_code == 200
+        assert max(len(each["name"]) for each in reply.json()["readings"]) == 200
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/planted").exists()
+
+
+def test_requests_without_images_are_problems(client: httpx.Client) -> None:
+    a_problem(client.post("/api/read"), 422, "files")
+    a_problem(client.post("/api/read", data={"files": "text"}), 422, "files")
+    a_problem(client.post("/api/read", json={"files": []}), 422, "files")
+    for kind, content in (("form-data", b"--x\r\n"), ("form-data; boundary=x", b"nonsense")):
+        headers = {"Content-Type": f"multipart/{kind}"}
+        a_problem(client.post("/api/read", content=content, headers=headers), 400)
+    a_problem(client.get("/api/read"), 405)
+    a_problem(client.get("/nowhere"), 404)
+
+
+def test_more_files_than_the_limit_are_a_problem(client: httpx.Client) -> None:
+    many = files(*((str(n), b"x") for n in range(MAX_FILES + 1)))
+    a_problem(client.post("/api/read", files=many), 400, str(MAX_FILES))
+
+
+def test_a_body_over_the_limit_is_a_problem_declared_or_not(client: httpx.Client) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+
+    def endless() -> Iterator[bytes]:
+        yield head
+        for _ in range(guard.MAX_BODY_BYTES // 65536):
+            yield b" " * 65536
+
+    for content in (head + b" " * guard.MAX_BODY_BYTES, endless()):
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        reply = client.post("/api/read", content=content, headers=headers)
+        a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
+    reply = client.put(
+        f"/api/corrections/{'0' * 64}",
+        content=b" " * (guard.MAX_BODY_BYTES + 1),
+        headers={"Content-Type": "application/json"},
+    )
+    a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
+
+
+def test_a_body_that_drips_is_given_up(
+    address: str, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
+) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.5)
+    with dripping(address) as connection:
+        reply = connection.recv(65536)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in reply
+
+
+def test_more_bodies_at_once_than_the_limit_are_asked_to_come_again(
+    address: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
+) -> None:
+    monkeypatch.setattr(guard, "MAX_BODIES", 1)
+    image = files(next(iter(captchas.items())))
+    with dripping(address):
+        busy = wait_for(client, image, 503)
+        a_problem(busy, 503, "try again")
+        assert busy.headers["retry-after"] == "1"
+        assert client.get("/api/run").status_code == 200
+    assert wait_for(client, image, 200).json()["readings"]
+
+
+def dripping(address: str) -> socket.socket:
+    """A connection that has begun a body and does not go on."""
+    url = httpx.URL(address)
+    connection = socket.create_connection((url.host, url.port), PATIENCE_SECONDS)
+    connection.sendall(
+        b"POST /api/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    )
+    return connection
+
+
+def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
+    """The server learns of other connections when it gets round to it."""
+    for _ in range(200):
+        reply = client.post("/api/read", files=image)
+        if reply.status_code == status:
+            break
+        time.sleep(0.05)
+    return reply
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(name=st.text(max_size=50), data=st.binary(max_size=400))
+def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
+    a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    body=st.lists(
+        st.sampled_from(
+            [
+                b"--x\r\n",
+                b"--x--\r\n",
+                b'Content-Disposition: form-data; name="files"; filename="a"\r\n',
+                b'Content-Disposition: form-data; name="files"\r\n',
+                b"Content-Disposition: \xff\r\n",
+                b"\r\n",
+                b"\xff\xd8\xff",
+                b"\0",
+                b"filename*=utf-8''%ff\"",
+            ]
+        )
+        | st.binary(max_size=20),
+        max_size=12,
+    ).map(b"".join)
+)
+def test_no_form_is_a_server_error(client: httpx.Client, body: bytes) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    reply = client.post("/api/read", content=body, headers=headers)
+    assert reply.status_code in (400, 422), reply.text
+    a_problem(reply, reply.status_code)
+
+
+def test_many_clients_at_once(client: httpx.Client, captchas: dict[str, bytes]) -> None:
+    some = list(captchas.items())[:12]
+
+    def read(named: tuple[str, bytes]) -> str:
+        reply = client.post("/api/read?explain=1", files=files(named))
+        name: str = reply.json()["readings"][0]["name"]
+        return name
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(read, some)) == [name for name, _ in some]
+
+
+def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
+    run: Path, captchas: dict[str, bytes]
+) -> None:
+    image = files(next(iter(captchas.items())))
+    shutil.move(run / "readings", run / "later")
+    with serving(run) as address, asking(address) as client:
+        a_problem(client.post("/api/read", files=image), 503, "expected a finished run")
+        assert "not finished" in client.get("/").text
+        shutil.move(run / "later", run / "readings")
+        assert client.post("/api/read", files=image).status_code == 200
+        assert "not finished" not in client.get("/").text
+        (run / "readings" / "diagnosis.json").write_text("{")
+        a_problem(client.post("/api/read", files=image), 503, "damaged")
+
+
+def test_openapi_describes_what_is_sent_and_what_comes_back(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()
+    assert described["paths"].keys() == {
+        "/api/read",
+        "/api/run",
+        "/api/run/events",
+        "/api/run/sheets/{step}",
+        "/api/captchas/{key}",
+        "/api/corrections/{key}",
+        "/api/corrections.csv",
+    }
+    read = described["paths"]["/api/read"]["post"]
+    assert list(read["requestBody"]["content"]) == ["multipart/form-data"]
+    assert {"200", "413", "422"} <= read["responses"].keys()
+    for methods in described["paths"].values():
+        for method in methods.values():
+            for status, response in method["responses"].items():
+                if status != "200":
+                    assert list(response["content"]) == ["application/problem+json"]
+    assert "text/event-stream" in json.dumps(described["paths"]["/api/run/events"])
