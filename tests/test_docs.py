@@ -11,10 +11,11 @@ import httpx
 import pytest
 import typer
 
+from simgan_captcha import connection
 from simgan_captcha.cli import app
 from simgan_captcha.images import MAX_BYTES, MAX_PIXELS
 from simgan_captcha.puzzle import app as puzzle_app
-from simgan_captcha.puzzle import connection, submission
+from simgan_captcha.puzzle import submission
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.web import app as web_app
 from simgan_captcha.web import guard
@@ -112,6 +113,8 @@ def test_the_page_on_serving_states_the_limits_that_hold() -> None:
         f"Limits: {web_app.MAX_FILES} files a request; {MAX_BYTES / 1e6:.0f} MB an image, "
         f"{MAX_PIXELS / 1e6:.0f} million pixels",
         f"{guard.MAX_BODIES} requests with a body at a time; {web_app.MAX_FOLLOWERS} followers",
+        f"head that drips in for {connection.HEAD_SECONDS:.0f} s",
+        f"does not read its answer for {connection.UNREAD_SECONDS:.0f} s",
     ):
         assert words in page, words
 

@@ -18,7 +18,8 @@ PATIENCE = 300.0
 """Seconds within which anything is done, on a machine however busy."""
 
 SCRIPT = """
-from simgan_captcha.puzzle import app, connection, server, submission
+from simgan_captcha import connection
+from simgan_captcha.puzzle import app, server, submission
 {limits}
 server.serve({options})
 """

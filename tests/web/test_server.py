@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from simgan_captcha import connection
 from simgan_captcha.listening import listen
 from simgan_captcha.web.server import answered_hosts
-from tests.web.serving import PATIENCE_SECONDS, asking
+from tests.web.serving import PATIENCE_SECONDS, asking, serving
 from tests.web.test_run_status import events
 
 COMMAND = [sys.executable, "-m", "simgan_captcha", "serve"]
@@ -127,3 +129,26 @@ def test_a_failure_of_ours_is_a_problem_without_a_traceback(
     assert reply.status_code == 500
     assert reply.headers["content-type"] == "application/problem+json"
     assert "secret" not in json.dumps(reply.json())
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "detail"),
+    [
+        (b"no HTTP at all\r\n\r\n", 400, "expected an HTTP/1.1 request"),
+        (b"GET / HTTP/1.1\r\nX: ", 408, "expected the request's head within 1 s"),
+    ],
+)
+def test_what_is_no_request_is_refused_as_a_problem(
+    made: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int, detail: str
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0 if status == 408 else 600.0)
+    with serving(made) as address:
+        url = httpx.URL(address)
+        with socket.create_connection((url.host, url.port or 80), timeout=PATIENCE_SECONDS) as held:
+            held.sendall(sent)
+            head, _, body = held.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head
+    told = json.loads(body)
+    assert told["status"] == status
+    assert told["detail"].startswith(detail)

@@ -19,11 +19,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
+from simgan_captcha.connection import PatientProtocol
 from simgan_captcha.errors import SimganCaptchaError, UsageError
 from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
-from simgan_captcha.puzzle.connection import PatientProtocol
 from simgan_captcha.puzzle.replay import Recording, SharedTurns
 
 START_SECONDS = 180.0
@@ -82,7 +82,7 @@ def serve(
         app if workers == 1 else puzzle.worker_app,
         factory=workers > 1,
         workers=workers,
-        http=PatientProtocol,
+        http=_PuzzleProtocol,
         ws="none",
         log_level="warning",
         access_log=False,
@@ -103,6 +103,12 @@ def serve(
             threading.Thread(target=_stop_at_end, args=(stop, stop_at_end_of), daemon=True).start()
         announce(url_of(listener))
         run()
+
+
+class _PuzzleProtocol(PatientProtocol):
+    def refusal(self, status: int, detail: str) -> tuple[str, dict[str, object]]:
+        title = {400: "Bad request", 408: "Too slow"}[status]
+        return "application/json", {"error": title, "message": detail}
 
 
 @dataclass(frozen=True, kw_only=True)

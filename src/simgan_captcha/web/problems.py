@@ -10,9 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from simgan_captcha.connection import PROBLEM_TYPE
 from simgan_captcha.errors import ImageError, SimganCaptchaError, UsageError
-
-MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(BaseModel):
@@ -31,7 +30,7 @@ def problem(
 ) -> Response:
     """An answer of this HTTP status; ``more`` are further members of its JSON object."""
     body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
-    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
+    return JSONResponse(body, status, headers, media_type=PROBLEM_TYPE)
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -39,7 +38,7 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}},
         }
         for status in statuses
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
+from simgan_captcha.connection import PatientProtocol
 from simgan_captcha.listening import is_loopback, listen, url_of
 from simgan_captcha.web.app import create_app
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
@@ -78,6 +79,7 @@ def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
         uvicorn.Config(
             # Endless answers end by themselves when the server is to stop.
             create_app(run, hosts=hosts, stopping=lambda: server.should_exit),
+            http=PatientProtocol,
             ws="none",
             log_level="warning",
             access_log=False,

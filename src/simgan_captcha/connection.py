@@ -1,11 +1,12 @@
 """HTTP connections that a slow client cannot hold for ever.
 
 uvicorn limits how long a connection may be idle, but neither how long a request's head may drip in
-nor how long an answer may lie unread. The body's time is limited where it is read (`submission`).
+nor how long an answer may lie unread. The body's time is limited where it is read.
 """
 
 import asyncio
 import json
+from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,6 +15,7 @@ HEAD_SECONDS = 20.0
 """A request's head must be whole by then."""
 UNREAD_SECONDS = 60.0
 """A client that does not take what was sent is cut off."""
+PROBLEM_TYPE = "application/problem+json"
 
 
 class PatientProtocol(H11Protocol):
@@ -58,9 +60,7 @@ class PatientProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP request, or one with too long a head."""
-        self._refuse(
-            400, "Bad request", "expected an HTTP/1.1 request with a head of at most 64 KiB"
-        )
+        self._refuse(400, "expected an HTTP/1.1 request with a head of at most 64 KiB")
 
     def _request_in_progress(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -73,16 +73,20 @@ class PatientProtocol(H11Protocol):
     def _give_up_on_head(self) -> None:
         begun, _ = self.conn.trailing_data
         if self.conn.our_state is h11.IDLE and begun:
-            self._refuse(
-                408, "Too slow", f"expected the request's head within {HEAD_SECONDS:.0f} s"
-            )
+            self._refuse(408, f"expected the request's head within {HEAD_SECONDS:.0f} s")
         else:
             self.transport.close()  # where something is still unread, UNREAD_SECONDS end it
 
-    def _refuse(self, status: int, error: str, message: str) -> None:
-        body = json.dumps({"error": error, "message": message}).encode()
+    def refusal(self, status: int, detail: str) -> tuple[str, dict[str, object]]:
+        """Media type and JSON object of an answer of this HTTP status: RFC 9457's problem."""
+        title = HTTPStatus(status).phrase
+        return PROBLEM_TYPE, {"title": title, "status": status, "detail": detail}
+
+    def _refuse(self, status: int, detail: str) -> None:
+        media_type, problem = self.refusal(status, detail)
+        body = json.dumps(problem).encode()
         headers = [
-            ("Content-Type", "application/json"),
+            ("Content-Type", media_type),
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
