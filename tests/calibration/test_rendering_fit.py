@@ -63,7 +63,7 @@ def rendered(
 
 
 @cache
-def fitted(truth: tuple[float, ...], evaluations: int = 60) -> RenderingFit:
+def fitted(truth: tuple[float, ...], evaluations: int = 160) -> RenderingFit:
     """Of glyphs that are soft where a contrast is to be found: sharp ones hardly show it."""
     soft = truth[_CONTRAST] > 1
     images = rendered(truth, seed=9, soft=soft)

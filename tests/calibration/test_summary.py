@@ -60,7 +60,7 @@ def found() -> Found:
     fit = fit_glyphs(normalised, poses, seed=0, epochs=24)
     rendering = start_rendering(background)
     calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
-    rendered = fit_rendering(images, background, SCHEME, calibration, 0, evaluations=80)
+    rendered = fit_rendering(images, background, SCHEME, calibration, 0, evaluations=160)
     return Found(fit, replace(calibration, rendering=rendered.values), rendered)
 
 
