@@ -45,7 +45,7 @@ def replayed(tmp_path: Path) -> Iterator[ServedPuzzle]:
         (tmp_path / f"challenge-{number}").write_text(json.dumps({"images": images}))
     options = f"workers={WORKERS}, replay=__import__('pathlib').Path({str(tmp_path)!r})"
     # Workers on a busy machine may need longer to start than they are given for a sign of life.
-    with served_puzzle("server.HEALTH_SECONDS = 600", options=options) as puzzle:
+    with served_puzzle("server.HEALTH_SECONDS = 120", options=options) as puzzle:
         yield puzzle
 
 
