@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FileChooser, Locator, Page, expect
 
 from simgan_captcha.images import encode_jpeg
 from simgan_captcha.judge import judge, read_labels_csv
@@ -332,9 +332,14 @@ def test_keyboard_only(review: tuple[Path, str], open_page: OpenPage, pictures: 
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
     tab("#content", "./", "run", "review", "files")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(pictures[0])
+    chosen: list[FileChooser] = []
+    page.on("filechooser", lambda chooser: chosen.append(chooser))
+    for _ in range(60):
+        page.keyboard.press("Enter")  # a browser just started may not hear the first
+        page.wait_for_timeout(1000)
+        if chosen:
+            break
+    chosen[0].set_files(pictures[0])
     expect(page.locator(".answer")).to_have_count(1)
 
     page.goto(f"{address}/review")
