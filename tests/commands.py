@@ -9,8 +9,25 @@ from typing import Any
 from typer.testing import CliRunner
 
 from simgan_captcha.cli import app
+from simgan_captcha.config import resolve_config
+from simgan_captcha.run_folder import record_run
 
 COMMAND = [sys.executable, "-m", "simgan_captcha"]
+
+
+def recorded(run: Path, challenges: str) -> None:
+    """A run's folder that says what it is: user marty, preset quick; nothing was learned."""
+    config = resolve_config("quick").model_dump(mode="json")
+    record_run(
+        run,
+        challenges=challenges,
+        user="marty",
+        seed=1,
+        preset="quick",
+        settings=[],
+        scheme=config["scheme"],
+        config=config,
+    )
 
 
 class Outcome:

@@ -1,6 +1,7 @@
 """What tests of several modules look at: the puzzle's real captchas, where there are any."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.challenge_batch import parse_batch, unpack_batch
 from simgan_captcha.images import GreyImages, decode_grey
+from tests.misbehaving_server import MisbehavingServer
 
 # A shell's background job, as the tests may be, has its Ctrl-C ignored, and every process a test
 # starts would inherit that. A handler of our own is not inherited: children begin with the default.
@@ -22,7 +24,7 @@ _REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
 def real_batches() -> Path:
     """The folder of the 20 challenge batches; tests that need it are skipped without it."""
     if not _REAL_BATCHES.is_dir():
-        pytest.skip(f"no real captchas: looked for {_REAL_BATCHES}")
+        pytest.skip(f"no real captchas; to test with them, put batches into {_REAL_BATCHES}")
     return _REAL_BATCHES
 
 
@@ -35,3 +37,10 @@ def real_images(real_batches: Path) -> GreyImages:
     images = np.stack([decode_grey(captcha.image) for captcha in captchas])
     images.setflags(write=False)
     return images
+
+
+@pytest.fixture
+def server() -> Iterator[MisbehavingServer]:
+    """Answers as it is told to; see `tests.misbehaving_server`."""
+    with MisbehavingServer() as running:
+        yield running

@@ -30,7 +30,7 @@ def test_json_is_readable_by_people(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    pytest.importorskip("resource", reason="limits on file sizes are of Unix")
+    pytest.importorskip("resource", reason="limits on file sizes are of Unix; run there")
     path = tmp_path / "file"
     write_bytes(path, b"old")
     code = """

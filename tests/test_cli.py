@@ -26,10 +26,9 @@ from simgan_captcha.run_folder import (
     JUDGEMENT,
     READINGS,
     read_diagnosis,
-    record_run,
 )
 from simgan_captcha.stages import MANIFEST, locked
-from tests.commands import COMMAND, Outcome, command, real_command
+from tests.commands import COMMAND, Outcome, command, real_command, recorded
 from tests.misbehaving_server import MisbehavingServer
 from tests.misbehaving_server import answer as respond
 from tests.small_run import (
@@ -221,17 +220,7 @@ def test_judge_by_the_answer_rule(tmp_path: Path) -> None:
     texts[7] = texts[7][:3] + ("a" if texts[7][3] != "a" else "b")
     readings = [Reading(n, t, 0.5, (0.8,) * 4) for n, t in zip(names, texts, strict=True)]
     save_readings(tmp_path / READINGS, readings)
-    config = resolve_config("quick").model_dump(mode="json")
-    record_run(
-        tmp_path,
-        challenges="/nowhere",
-        user="marty",
-        seed=1,
-        preset="quick",
-        settings=[],
-        scheme=config["scheme"],
-        config=config,
-    )
+    recorded(tmp_path, "/nowhere")
     judgement = json.loads(command("judge", tmp_path, "--user", "marty", "--json").out)
     assert judgement["captcha_accuracy"] == 199 / 200
     assert judgement["character_accuracy"] == 799 / 800
@@ -445,7 +434,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip(f"no small file system: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"only root may mount a small file system ({mounted.stderr.decode().strip()})")
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
 

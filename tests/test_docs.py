@@ -91,9 +91,15 @@ def test_the_hosts_script_of_the_puzzle_page_serves(tmp_path: Path) -> None:
             host.terminate()
 
 
+def states(page: str, *sentences: str) -> None:
+    text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+    for sentence in sentences:
+        assert sentence in text, sentence
+
+
 def test_the_puzzle_page_states_the_limits_that_hold() -> None:
-    page = (ROOT / "docs" / "puzzle.md").read_text(encoding="utf-8")
-    for row in (
+    states(
+        "puzzle.md",
         f"| a request's head | 64 KiB, {connection.HEAD_SECONDS:.0f} s |",
         f"| a submission's body | {submission.MAX_BODY_BYTES >> 20} MiB, "
         f"{submission.BODY_SECONDS:.0f} s |",
@@ -101,13 +107,12 @@ def test_the_puzzle_page_states_the_limits_that_hold() -> None:
         f"| bodies checked at a time | {submission.CHECKED_AT_ONCE} |",
         f"| requests in progress | {puzzle_app.MOST_REQUESTS} |",
         f"| an answer that is not read | {connection.UNREAD_SECONDS:.0f} s |",
-    ):
-        assert row in page, row
+    )
 
 
 def test_the_page_on_serving_states_the_limits_that_hold() -> None:
-    page = " ".join((ROOT / "docs" / "serve.md").read_text(encoding="utf-8").split())
-    for words in (
+    states(
+        "serve.md",
         f"more than {web_app.MAX_FILES} files",
         f"longer than {guard.BODY_SECONDS:.0f} s; is larger than {guard.MAX_BODY_BYTES >> 20} MiB",
         f"Limits: {web_app.MAX_FILES} files a request; {MAX_BYTES / 1e6:.0f} MB an image, "
@@ -115,8 +120,7 @@ def test_the_page_on_serving_states_the_limits_that_hold() -> None:
         f"{guard.MAX_BODIES} requests with a body at a time; {web_app.MAX_FOLLOWERS} followers",
         f"head that drips in for {connection.HEAD_SECONDS:.0f} s",
         f"does not read its answer for {connection.UNREAD_SECONDS:.0f} s",
-    ):
-        assert words in page, words
+    )
 
 
 def test_the_example_is_short_and_has_no_captcha_in_it() -> None:

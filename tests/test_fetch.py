@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -25,12 +24,6 @@ from tests.misbehaving_server import (
     late,
     reset_in_body,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[MisbehavingServer]:
-    with MisbehavingServer() as running:
-        yield running
 
 
 def test_loopback_is_reached_past_a_proxy_of_the_environment(

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from simgan_captcha.config import resolve_config
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.server import running_puzzle
 from simgan_captcha.readings import Reading, save_readings
-from simgan_captcha.run_folder import READINGS, VERDICT, record_run
+from simgan_captcha.run_folder import READINGS, VERDICT
 from simgan_captcha.stages import StageOutcome, Stopwatch, file_hash, write_manifest
-from tests.commands import command
+from tests.commands import command, recorded
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +33,7 @@ def run(tmp_path: Path) -> Path:
         for n, name in enumerate(names)
     ]
     save_readings(run / READINGS, readings)
-    config = resolve_config("quick").model_dump(mode="json")
-    record_run(
-        run,
-        challenges="http://127.0.0.1:1",
-        user="marty",
-        seed=1,
-        preset="quick",
-        settings=[],
-        scheme=config["scheme"],
-        config=config,
-    )
+    recorded(run, "http://127.0.0.1:1")
     identity: dict[str, Any] = {"inputs": {}, "config": {}, "seed": 1}
     stage = run / READINGS.parent
     write_manifest(stage, identity, Stopwatch(stage), StageOutcome((READINGS.name,)))

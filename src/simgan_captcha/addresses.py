@@ -9,6 +9,11 @@ def without_password(url: str) -> str:
     return re.sub(r"^([^:/]+://)[^/?#]*@", r"\1", url)
 
 
+def is_url(location: str) -> bool:
+    """Whether a location is meant for HTTP, rightly written or not, and no folder."""
+    return "://" in location or re.match(r"https?:", location, re.IGNORECASE) is not None
+
+
 def server_and_user(url: str) -> tuple[str, str | None]:
     """The server's own address, without a slash at its end, and the user that the address names.
 

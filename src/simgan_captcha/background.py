@@ -5,9 +5,8 @@ rest away. Here the shared picture is kept in grey (the mean of every pixel over
 ink near it), so that the simulator can draw on it, and the network is told where lines hide ink.
 """
 
-import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.atomic import write_bytes
+from simgan_captcha.arrays import read_arrays, write_arrays
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.images import GreyImages
 
@@ -148,16 +147,7 @@ class Background:
 
     def save(self, path: Path) -> None:
         """Write as an .npz of plain arrays."""
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            grey=self.grey,
-            line_mask=self.line_mask,
-            ink_level=np.float64(self.ink_level),
-            encoding=np.array(self.encoding),
-            removed_lines=np.int64(self.removed_lines),
-        )
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def load(path: Path) -> "Background":
@@ -167,11 +157,11 @@ class Background:
             RunError: Missing or damaged.
         """
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                grey, line_mask = arrays["grey"], arrays["line_mask"]
-                ink_level, encoding = float(arrays["ink_level"]), str(arrays["encoding"])
-                removed_lines = int(arrays["removed_lines"])
-            if (grey.dtype, line_mask.dtype) != (np.uint8, np.bool_):
+            arrays = read_arrays(path)
+            grey, line_mask = arrays["grey"], arrays["line_mask"]
+            ink_level, encoding = float(arrays["ink_level"]), str(arrays["encoding"])
+            removed_lines = int(arrays["removed_lines"])
+            if (grey.dtype.name, line_mask.dtype.name) != ("uint8", "bool"):
                 raise ValueError(f"arrays of {grey.dtype} and {line_mask.dtype}")
             if grey.ndim != 2 or grey.shape != line_mask.shape:
                 raise ValueError(f"arrays of shapes {grey.shape} and {line_mask.shape}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import simgan_captcha
-from simgan_captcha.addresses import server_and_user
+from simgan_captcha.addresses import is_url, server_and_user
 from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def run(
     if challenges is None:
         raise UsageError(f"expected --challenges FOLDER-or-URL for the new run {run}")
     named = None
-    if "://" in challenges:
+    if is_url(challenges):
         _, named = server_and_user(challenges)
     else:
         challenges = str(Path(challenges).resolve())
@@ -437,7 +437,7 @@ def serve(
         port=port,
         allow_hosts=allow_host or (),
         announce=typer.echo,
-        warn=lambda line: typer.secho(f"warning: {line}", fg="yellow", err=True),
+        warn=_warn,
     )
 
 

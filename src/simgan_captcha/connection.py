@@ -7,8 +7,10 @@ nor how long an answer may lie unread. The body's time is limited where it is re
 import asyncio
 import json
 from http import HTTPStatus
+from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0
@@ -16,6 +18,10 @@ HEAD_SECONDS = 20.0
 UNREAD_SECONDS = 60.0
 """A client that does not take what was sent is cut off."""
 PROBLEM_TYPE = "application/problem+json"
+
+
+STOP_SECONDS = 5
+"""Requests in progress get this long when the server stops."""
 
 
 class PatientProtocol(H11Protocol):
@@ -97,3 +103,23 @@ class PatientProtocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def server_config(app: Any, protocol: type[PatientProtocol], **more: Any) -> uvicorn.Config:
+    """How a server of ours runs: patient within limits, quiet, HTTP alone.
+
+    Args:
+        app: The ASGI application, or a factory of it.
+        protocol: Of connections.
+        more: Further settings of uvicorn.
+    """
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        **more,
+    )

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import httpx
 
-from simgan_captcha.addresses import without_password
+from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.challenge_batch import parse_batch, unpack_batch
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
-from simgan_captcha.fetch import DownloadSettings, batch_urls, fetch_batches, is_url
+from simgan_captcha.fetch import DownloadSettings, batch_urls, fetch_batches
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.store import Captcha, CaptchaStore, RejectedCaptcha
 

@@ -1,7 +1,6 @@
 """Challenge batches over HTTP: politely, patiently, and from the one host that was named."""
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -288,8 +287,3 @@ def _retry_after(value: str) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-
-
-def is_url(location: str) -> bool:
-    """Whether a location is meant for HTTP, rightly written or not, and no folder."""
-    return "://" in location or re.match(r"https?:", location, re.IGNORECASE) is not None

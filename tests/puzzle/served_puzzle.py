@@ -52,7 +52,7 @@ class ServedPuzzle:
         """MiB that the process held at most so far."""
         status = Path(f"/proc/{self.process.pid}/status")
         if not status.exists():
-            pytest.skip("no /proc here that tells the memory of a process")
+            pytest.skip("no /proc that tells the memory of a process; run on Linux")
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         assert found is not None
         return int(found[1]) // 1024

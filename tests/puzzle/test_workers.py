@@ -25,7 +25,7 @@ def children(pid: int) -> set[int]:
     """Processes that another one has started and that serve; skips where none can be told."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     if not listing.exists():
-        pytest.skip("no /proc here that tells the children of a process")
+        pytest.skip("no /proc that tells the children of a process; run on Linux")
     found = {int(child) for child in listing.read_text().split()}
     # Python's own tracker of resources is a child, too.
     return {c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()}
@@ -97,6 +97,18 @@ def test_a_stop_ends_all_workers_quietly(
     assert replayed.stop(how, whole_group=whole_group) == ""
     assert replayed.process.returncode == 0
     wait_until_ended(workers)
+
+
+def test_a_stop_while_workers_still_start_is_quiet_too(replayed: ServedPuzzle) -> None:
+    def importing(pid: int) -> bool:
+        return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
+
+    deadline = time.monotonic() + PATIENCE
+    while not any(map(importing, children(replayed.process.pid))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert replayed.stop(signal.SIGINT, whole_group=True) == ""
+    assert replayed.process.returncode == 0
 
 
 def test_workers_end_when_their_parent_is_killed(replayed: ServedPuzzle) -> None:

@@ -86,7 +86,9 @@ def test_hosts_are_stated_on_loopback_and_where_the_user_states_them() -> None:
         }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only 127.0.0.1 is loopback at once")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only 127.0.0.1 is loopback at once elsewhere; run on Linux"
+)
 def test_an_address_of_loopback_that_was_asked_for_is_answered() -> None:
     with listen("127.0.0.2", 0) as listener:
         assert "127.0.0.2" in (answered_hosts(listener, []) or ())

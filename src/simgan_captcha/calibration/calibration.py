@@ -3,15 +3,13 @@
 Shapes: N images, L characters, K classes, G side of a glyph.
 """
 
-import io
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.atomic import write_bytes
+from simgan_captcha.arrays import read_arrays, write_arrays
 from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.errors import RunError
 from simgan_captcha.images import GreyImages
@@ -91,9 +89,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write as an .npz of plain arrays."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def load(path: Path) -> "Calibration":
@@ -103,13 +99,8 @@ class Calibration:
             RunError: Missing or damaged.
         """
         try:
-            data = io.BytesIO(path.read_bytes())
-            # numpy reads no further than an array's last byte, so it does not see every checksum.
-            if damaged := zipfile.ZipFile(data).testzip():
-                raise ValueError(f"checksum of {damaged}")
-            data.seek(0)
-            with np.load(data, allow_pickle=False) as arrays:
-                calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
+            arrays = read_arrays(path)
+            calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
             calibration._require_whole()
             return calibration
         except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes

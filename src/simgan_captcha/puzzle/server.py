@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from simgan_captcha.connection import PatientProtocol
+from simgan_captcha.connection import STOP_SECONDS, PatientProtocol, server_config
 from simgan_captcha.errors import SimganCaptchaError, UsageError
 from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
@@ -28,8 +28,6 @@ from simgan_captcha.puzzle.replay import Recording, SharedTurns
 
 START_SECONDS = 180.0
 """A child that has not started by then is given up."""
-STOP_SECONDS = 5
-"""Requests in progress get this long when the server stops."""
 HEALTH_SECONDS = 60
 """A worker that gives no sign of life for so long is replaced; one that starts, too."""
 
@@ -78,20 +76,19 @@ def serve(
     )
     # Built here first in any case: what is unfit is said once, before any process starts.
     app = puzzle.app()
-    config = uvicorn.Config(
+    config = server_config(
         app if workers == 1 else puzzle.worker_app,
+        _PuzzleProtocol,
         factory=workers > 1,
         workers=workers,
-        http=_PuzzleProtocol,
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
         timeout_worker_healthcheck=HEALTH_SECONDS,
     )
     # Ctrl-C is how a person stops the server, not a failure.
-    with listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+    with (
+        listen(host, port) as listener,
+        contextlib.suppress(KeyboardInterrupt),
+        contextlib.ExitStack() as stack,
+    ):
         if workers == 1:
             server = uvicorn.Server(config)
             run = partial(server.run, [listener])
@@ -99,6 +96,8 @@ def serve(
         else:
             supervisor = Multiprocess(config, [listener])
             run, stop = partial(supervisor.run), partial(supervisor.should_exit.set)
+            if sys.platform != "win32":
+                stack.enter_context(_interrupts_kept_from_workers(stop))
         if stop_at_end_of is not None:
             threading.Thread(target=_stop_at_end, args=(stop, stop_at_end_of), daemon=True).start()
         announce(url_of(listener))
@@ -135,6 +134,27 @@ class _Puzzle:
         """In a worker, which would outlive a parent that was killed, and keep the port."""
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         return self.app()
+
+
+@contextlib.contextmanager
+def _interrupts_kept_from_workers(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls stop here, and nothing in processes that start meanwhile: they inherit the mask.
+
+    A terminal's Ctrl-C reaches them all. A worker that is still importing would end with a
+    traceback; one that ended by itself while the parent waits for its sign of life would be waited
+    for in vain.
+    """
+
+    def wait_for_interrupt() -> None:
+        signal.sigwait({signal.SIGINT})
+        stop()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=wait_for_interrupt, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop_with_parent() -> None:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import uvicorn
 
-from simgan_captcha.connection import PatientProtocol
+from simgan_captcha.connection import PatientProtocol, server_config
 from simgan_captcha.listening import is_loopback, listen, url_of
 from simgan_captcha.web.app import create_app
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
-
-STOP_SECONDS = 5
-"""Requests in progress get this long when the server stops."""
 
 
 def serve(
@@ -76,15 +73,10 @@ def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
         RunError: There is no run in the folder.
     """
     server = uvicorn.Server(
-        uvicorn.Config(
+        server_config(
             # Endless answers end by themselves when the server is to stop.
             create_app(run, hosts=hosts, stopping=lambda: server.should_exit),
-            http=PatientProtocol,
-            ws="none",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
+            PatientProtocol,
         )
     )
     return server
