@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from real_captchas import RealCaptchas, figures, judge_reader, load_real, rename, split
-from record import RESULTS, manifests, provenance, with_interval, write_result
+from real_captchas import RealCaptchas, figures, finish_run, judge_reader, load_real, rename, split
+from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background
 from simgan_captcha.checkpoint import load_weights
 from simgan_captcha.config import RunConfig, resolve_config
-from simgan_captcha.pipeline import run_pipeline
 from simgan_captcha.planning import planned_training_flops, reader_architecture
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.network import build_reader
@@ -97,6 +96,7 @@ def checkpoint_name(stage: str, step: int) -> str:
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, metavar="OUT", help="folder for the runs; kept")
     parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
@@ -119,23 +119,21 @@ def main() -> None:
         settings = arm_settings(options.preset, options.settings, ARMS[name], options.points)
         config = resolve_config(options.preset, settings)
         kept = options.work / "checkpoints" / name
-        with CheckpointKeeper(run, config, kept) as progress:
-            run_pipeline(
-                run,
-                config,
-                challenges=str(challenges),
-                user=options.user,
-                seed=options.seed,
-                preset=options.preset,
-                settings=settings,
-                progress=progress,
-            )
+        finish_run(
+            run,
+            challenges,
+            user=options.user,
+            seed=options.seed,
+            preset=options.preset,
+            settings=settings,
+            progress=CheckpointKeeper(run, config, kept),
+        )
         _, test = split(load_real(run), 0, options.test, options.seed)
         curves[name] = list(judge_checkpoints(run, config, kept, test))
         print(name, f"{curves[name][-1]['captcha_accuracy']:.2%}", flush=True)
 
     report = {
-        **provenance(),
+        **began,
         "preset": options.preset,
         "seed": options.seed,
         "precision": manifests(run)["read"]["precision"],
@@ -183,19 +181,18 @@ def judge_checkpoints(
 ) -> Iterator[dict[str, Any]]:
     """The accuracy of each checkpoint, and what all training up to it took."""
     background = Background.load(run / "background" / "background.npz")
-    costs = {stage: manifest["training_flops"] for stage, manifest in manifests(run).items()}
-    spent = sum(flops for stage, flops in costs.items() if stage not in AVERAGED)
     for stage in AVERAGED if config.adaptation.steps else ["read"]:
         steps = checkpoint_steps(config, stage)
+        taken = manifests(run)[stage]["training_flops"]
+        before = training_flops(run, up_to=stage) - taken
         for step in steps:
             reader, _ = load_reader(kept / checkpoint_name(stage, step))
             yield {
                 "stage": stage,
                 "step": step,
-                "training_flops": spent + costs[stage] * step // steps[-1],
+                "training_flops": before + taken * step // steps[-1],
                 **figures(judge_reader(reader, background, config.scheme, test)),
             }
-        spent += costs[stage]
 
 
 def tflop_to(share: float, curve: Sequence[dict[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("renamed", type=Path)
@@ -27,7 +28,7 @@ def main() -> None:
     judgement = json.loads((options.run / JUDGEMENT).read_text())
     recorded = read_run(options.run)
     report = {
-        **provenance(),
+        **began,
         "run": {key: recorded[key] for key in ("command", "preset", "seed")},
         "captcha_accuracy": judgement["captcha_accuracy"],
         "captcha_interval": judgement["captcha_interval"],

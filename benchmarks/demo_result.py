@@ -16,6 +16,7 @@ from simgan_captcha.run_folder import VERDICT, read_run
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
@@ -23,7 +24,7 @@ def main() -> None:
     verdict = json.loads((run / VERDICT).read_text())
     stages = manifests(run)
     report = {
-        **provenance(),
+        **began,
         "run": {key: recorded[key] for key in ("command", "preset", "seed")},
         "verdict": {key: verdict[key] for key in ("passed", "submitted", "message")},
         "training_flops": training_flops(run),

@@ -20,6 +20,7 @@ _SAID = re.compile(r"seed (\d+), trained on (printed|refined) digits: ([\d.]+)% 
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="the refiners are trained here")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -44,7 +45,7 @@ def main() -> None:
         f"Handwritten digits, none labelled: refining adds {statistics.mean(gains):.1%} "
         f"(± {spread:.1%} between seeds)",
         {
-            **provenance(),
+            **began,
             "seed": ", ".join(map(str, rows)),
             "precision": "32-true",
             "accuracy": rows,

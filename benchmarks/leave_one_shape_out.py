@@ -12,13 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from real_captchas import figures, judge_stage, load_real, rename
-from record import RESULTS, manifests, provenance, with_interval, write_result
+from real_captchas import figures, finish_run, judge_stage, load_real, rename
+from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
 from simgan_captcha.config import resolve_config
 from simgan_captcha.judge import Judgement, wilson_interval
-from simgan_captcha.pipeline import run_pipeline
-from simgan_captcha.progress import StageProgress
 
 DRAWN_AS_IN_REAL_IMAGES = {
     # Its glyph encloses two counters, a single-storey g one.
@@ -34,6 +32,7 @@ DRAWN_AS_IN_REAL_IMAGES = {
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, metavar="OUT", help="folder for the runs; kept")
     parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
@@ -60,35 +59,30 @@ def main() -> None:
     for name, chosen in (("all", list(fonts)), (f"without-{character}", left)):
         settings = [*options.settings, f"simulator.fonts={json.dumps(chosen)}"]
         run, config = options.work / name, resolve_config(options.preset, settings)
-        with StageProgress() as progress:
-            run_pipeline(
-                run,
-                config,
-                challenges=str(challenges),
-                user=options.user,
-                seed=options.seed,
-                preset=options.preset,
-                settings=settings,
-                progress=progress,
-            )
+        finish_run(
+            run,
+            challenges,
+            user=options.user,
+            seed=options.seed,
+            preset=options.preset,
+            settings=settings,
+        )
         real, stages = load_real(run), manifests(run)
-        flops = sum(of["training_flops"] for stage, of in stages.items() if stage != "adapt")
         warnings[name] = [w for of in stages.values() for w in of["result"].get("warnings", [])]
         for stage in ("read", "adapt") if config.adaptation.steps else ("read",):
             judgement = judge_stage(run, stage, real)
-            flops += stages["adapt"]["training_flops"] if stage == "adapt" else 0
             rows.append(
                 {
                     "fonts": name,
                     "after": stage,
                     **of_character(judgement, character),
                     **figures(judgement),
-                    "training_flops": flops,
+                    "training_flops": training_flops(run, up_to=stage),
                 }
             )
 
     report = {
-        **provenance(),
+        **began,
         "preset": options.preset,
         "seed": options.seed,
         "precision": stages["read"]["precision"],

@@ -12,17 +12,23 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from real_captchas import RealCaptchas, figures, judge_stage, load_real, rename, run_config
+from real_captchas import (
+    RealCaptchas,
+    figures,
+    finish_run,
+    judge_stage,
+    load_real,
+    rename,
+    run_config,
+)
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
-from simgan_captcha.config import resolve_config
-from simgan_captcha.pipeline import run_pipeline
-from simgan_captcha.progress import StageProgress
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, read_diagnosis
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the runs; finished stages are kept")
     parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
@@ -37,23 +43,20 @@ def main() -> None:
     rows = []
     for seed in options.seeds:
         run = options.work / f"{options.preset}-{seed}"
-        with StageProgress() as progress:
-            run_pipeline(
-                run,
-                resolve_config(options.preset, options.settings),
-                challenges=str(renamed),
-                user=options.user,
-                seed=seed,
-                preset=options.preset,
-                settings=options.settings,
-                progress=progress,
-            )
+        finish_run(
+            run,
+            renamed,
+            user=options.user,
+            seed=seed,
+            preset=options.preset,
+            settings=options.settings,
+        )
         real = load_real(run)
         rows.append(row(run, seed, real))
         print(rows[-1], flush=True)
     accuracies = [r["captcha_accuracy"] for r in rows]
     report = {
-        **provenance(),
+        **began,
         "preset": options.preset,
         "seed": ", ".join(map(str, options.seeds)),
         "precision": manifests(run)["read"]["precision"],

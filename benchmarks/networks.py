@@ -196,6 +196,7 @@ NETWORKS = {
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="a finished, calibrated run")
     parser.add_argument("--tflop", type=float, required=True, help="of each training")
@@ -258,7 +259,7 @@ def main() -> None:
 
     recorded = read_run(run)
     report = {
-        **provenance(),
+        **began,
         "seed": seed,
         "precision": str(fabric.strategy.precision.precision),
         "run": {key: recorded[key] for key in ("command", "preset", "seed", "settings")},

@@ -42,6 +42,7 @@ USER = "marty"
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=BATCH_SIZE, help="in a challenge")
@@ -74,7 +75,7 @@ def main() -> None:
             seconds.setdefault(work.__name__, []).append(cpu_seconds(work))
     medians = {name: round(median(each), 4) for name, each in seconds.items()}
     result = {
-        **provenance(),
+        **began,
         "unit": "seconds of one core, median of the repeats",
         "images": options.images,
         "solutions": len(solutions),

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.background import Background
-from simgan_captcha.config import RunConfig, load_config
+from simgan_captcha.config import RunConfig, load_config, resolve_config
 from simgan_captcha.errors import UsageError
 from simgan_captcha.images import GreyImages
 from simgan_captcha.judge import Judgement, judge, puzzle_truth
 from simgan_captcha.learning import READER, load_images
+from simgan_captcha.pipeline import run_pipeline
+from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.augmentation import AugmentationSettings, augment
 from simgan_captcha.reader.reading import load_reader, read_images
 from simgan_captcha.reader.scout import without_pose
@@ -62,6 +64,30 @@ def rename(challenges: Path, folder: Path) -> Path:
             write_json(folder / "challenges" / path.name, batch)
         write_json(table, names)
     return folder / "challenges"
+
+
+def finish_run(
+    run: Path,
+    challenges: Path,
+    *,
+    user: str,
+    seed: int,
+    preset: str,
+    settings: Sequence[str],
+    progress: StageProgress | None = None,
+) -> None:
+    """Bring a run to its end; its finished stages are kept."""
+    with progress or StageProgress() as shown:
+        run_pipeline(
+            run,
+            resolve_config(preset, settings),
+            challenges=str(challenges),
+            user=user,
+            seed=seed,
+            preset=preset,
+            settings=settings,
+            progress=shown,
+        )
 
 
 def truth_of(run: Path) -> Callable[[str], str]:

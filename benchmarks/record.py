@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.report_inputs import STAGES
 from simgan_captcha.stages import MANIFEST, machine, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def provenance() -> dict[str, Any]:
-    """The command, the commit it ran on, the machine and the versions."""
+    """The command, the commit that runs, the machine and the versions; to be asked at the start."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
         "command": shlex.join(["python", script, *sys.argv[1:]]),
@@ -31,7 +33,7 @@ def commit() -> str | None:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"],
-            cwd=Path(__file__).parent,
+            cwd=Path(simgan_captcha.__file__).parent,
             capture_output=True,
             text=True,
             check=True,
@@ -47,9 +49,11 @@ def manifests(run: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
-def training_flops(run: Path) -> int:
-    """Of all stages of a run together; a multiply-add is two."""
-    return sum(stage["training_flops"] for stage in manifests(run).values())
+def training_flops(run: Path, *, up_to: str = "readings") -> int:
+    """Of the stages of a run up to one, that included; a multiply-add is two."""
+    order = list(STAGES)
+    counted = order[: order.index(up_to) + 1]
+    return sum(of["training_flops"] for stage, of in manifests(run).items() if stage in counted)
 
 
 def write_result(

@@ -22,18 +22,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_captchas import RealCaptchas, figures, judge_stage, load_real, rename, run_config, split
+from real_captchas import (
+    RealCaptchas,
+    figures,
+    finish_run,
+    judge_stage,
+    load_real,
+    rename,
+    run_config,
+    split,
+)
 from record import RESULTS, manifests, provenance, training_flops, write_result
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.config import RunConfig, resolve_config
+from simgan_captcha.config import RunConfig
 from simgan_captcha.learning import CALIBRATION, READER
-from simgan_captcha.pipeline import run_pipeline
 from simgan_captcha.planning import calibrates
-from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader
 from simgan_captcha.run_folder import read_run
 from simgan_captcha.seed_simulator import SeedSimulator
@@ -91,6 +98,7 @@ ARMS = {
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the runs; finished stages are kept")
     parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
@@ -126,7 +134,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
 
     report = {
-        **provenance(),
+        **began,
         "preset": PRESET,
         "seed": ", ".join(map(str, options.seeds)),
         "precision": manifests(run)["read"]["precision"],
@@ -203,17 +211,7 @@ def run_arm(
     if begins_as and not run.exists():
         shutil.copytree(folder(options.work, simulator, seed, begins_as), run)
     settings = [*SIMULATORS[simulator], *ARMS[arm].settings, *options.settings]
-    with StageProgress() as progress:
-        run_pipeline(
-            run,
-            resolve_config(PRESET, settings),
-            challenges=str(challenges),
-            user=options.user,
-            seed=seed,
-            preset=PRESET,
-            settings=settings,
-            progress=progress,
-        )
+    finish_run(run, challenges, user=options.user, seed=seed, preset=PRESET, settings=settings)
     return run
 
 
@@ -231,7 +229,8 @@ def judge_arm(run: Path, test: RealCaptchas) -> dict[str, Any]:
 
 def measure_arm(run: Path, raw_run: Path, arm: str, count: int) -> dict[str, Any]:
     """`measure_refiner` of an arm's images, kept in its run's folder."""
-    finished = run / f"measured-{count}.json"
+    # An arm begins as a copy of another one's folder: what was measured of that must not pass.
+    finished = run / f"measured-{arm}-{count}.json"
     if not finished.exists():
         config, seed = run_config(run), read_run(run)["seed"]
         background = Background.load(run / "background" / "background.npz")

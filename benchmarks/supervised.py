@@ -33,6 +33,7 @@ from simgan_captcha.run_folder import READINGS, read_run
 
 
 def main() -> None:
+    began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
     parser.add_argument("--seed", type=int, default=1, help="of the split and of the training")
@@ -74,7 +75,7 @@ def main() -> None:
 
     recorded = read_run(run)
     report = {
-        **provenance(),
+        **began,
         "seed": seed,
         "precision": str(fabric.strategy.precision.precision),
         "run": {key: recorded[key] for key in ("command", "preset", "seed", "settings")},
