@@ -29,7 +29,7 @@ def main() -> None:
     recorded = read_run(options.run)
     report = {
         **began,
-        "run": {key: recorded[key] for key in ("command", "preset", "seed")},
+        "run": {key: recorded[key] for key in ("preset", "seed")},
         "captcha_accuracy": judgement["captcha_accuracy"],
         "captcha_interval": judgement["captcha_interval"],
         "character_accuracy": judgement["character_accuracy"],

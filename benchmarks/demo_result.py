@@ -25,7 +25,7 @@ def main() -> None:
     stages = manifests(run)
     report = {
         **began,
-        "run": {key: recorded[key] for key in ("command", "preset", "seed")},
+        "run": {key: recorded[key] for key in ("preset", "seed")},
         "verdict": {key: verdict[key] for key in ("passed", "submitted", "message")},
         "training_flops": training_flops(run),
         "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),

@@ -262,7 +262,7 @@ def main() -> None:
         **began,
         "seed": seed,
         "precision": str(fabric.strategy.precision.precision),
-        "run": {key: recorded[key] for key in ("command", "preset", "seed", "settings")},
+        "run": {key: recorded[key] for key in ("preset", "seed", "settings")},
         "training_flops_each": round(flops),
         "labels": options.train,
         "networks": results,

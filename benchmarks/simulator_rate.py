@@ -1,31 +1,31 @@
 """How many images a second one core draws: our simulator, JPEG included, against the seed's.
 
-    .venv/bin/python benchmarks/simulator_rate.py
+    python benchmarks/simulator_rate.py --run RUN
 
-Each generator draws its batches in turn, five times, on the background of the embedded puzzle. Time
-is CPU time of this process, which runs one thread, so that other work on the machine counts little.
-Writes benchmarks/results/simulator_rate.json.
+Each generator draws its batches in turn, five times, on the background of a finished run; ours as
+it is before calibration and with the run's. Time is CPU time of this process, which runs one
+thread, so that other work on the machine counts little. Writes
+benchmarks/results/simulator_rate.{json,md}.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 from statistics import median
 
 import cv2
 import numpy as np
+from real_captchas import run_config
+from record import RESULTS, provenance, write_result
 
-from simgan_captcha import HACKMIT_2017
-from simgan_captcha.atomic import write_json
-from simgan_captcha.background import estimate_background
-from simgan_captcha.images import decode_grey
-from simgan_captcha.puzzle.artwork import Artist
-from simgan_captcha.seed_simulator import SeedSimulator, SeedSimulatorSettings
-from simgan_captcha.simulator import Simulator, SimulatorSettings
-from simgan_captcha.stages import machine, versions
+from simgan_captcha.background import Background
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.learning import CALIBRATION
+from simgan_captcha.seed_simulator import SeedSimulator
+from simgan_captcha.simulator import Simulator
 
-RESULT = Path(__file__).parent / "results" / "simulator_rate.json"
 SEED = 1
+OF_2017 = "the 2017 project's"
 REPEATS = 5
 
 
@@ -37,37 +37,44 @@ def rate(simulator: Simulator | SeedSimulator, generator: np.random.Generator, c
 
 
 def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished, calibrated run")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
     cv2.setNumThreads(1)
-    artist = Artist()
-    captchas = np.stack([decode_grey(artist.jpeg("marty", str(i))) for i in range(500)])
-    background = estimate_background(captchas)
-    ours = Simulator(HACKMIT_2017, SimulatorSettings(), background)
-    seeds = SeedSimulator(HACKMIT_2017, SeedSimulatorSettings(), background)
-    generator = np.random.default_rng(SEED)
-    rate(ours, generator, 500)  # what is slow only once
-    rate(seeds, generator, 20)
-    rates = [(rate(ours, generator, 2500), rate(seeds, generator, 250)) for _ in range(REPEATS)]
-    our_rates, seed_rates = zip(*rates, strict=True)
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "unit": "images a second of one core, median of the repeats",
-        "simulator": round(median(our_rates), 1),
-        "seed_simulator": round(median(seed_rates), 1),
-        "ratio": round(median(our_rates) / median(seed_rates), 2),
-        "repeats": {
-            "simulator": [round(one, 1) for one in our_rates],
-            "seed_simulator": [round(one, 1) for one in seed_rates],
-        },
-        "seed": SEED,
-        "machine": machine(),
-        "versions": versions(),
-        "training_flops": 0,
+    run, config = options.run, run_config(options.run)
+    background = Background.load(run / "background" / "background.npz")
+    calibration = Calibration.load(run / "calibrate" / CALIBRATION)
+    seeds = SeedSimulator(config.scheme, config.seed_simulator, background)
+    generators: dict[str, tuple[Simulator | SeedSimulator, int]] = {
+        "open fonts": (Simulator(config.scheme, config.simulator, background), 2500),
+        "calibrated": (Simulator(config.scheme, config.simulator, background, calibration), 2500),
+        OF_2017: (seeds, 250),
     }
-    write_json(RESULT, result)
-    print(f"simulator, JPEG included  {result['simulator']:>9} images/s a core")
-    print(f"seed's generator          {result['seed_simulator']:>9} images/s a core")
-    print(f"ratio                     {result['ratio']:>9}")
-    print(f"written to {RESULT}")
+    random = np.random.default_rng(SEED)
+    for simulator, count in generators.values():
+        rate(simulator, random, count // 10)  # what is slow only once
+    rates: dict[str, list[float]] = {name: [] for name in generators}
+    for _ in range(REPEATS):
+        for name, (simulator, count) in generators.items():
+            rates[name].append(round(rate(simulator, random, count), 1))
+    medians = {name: median(of) for name, of in rates.items()}
+    write_result(
+        options.out,
+        "simulator_rate",
+        "Images drawn a second of one core, JPEG included: median of five",
+        {
+            **began,
+            "seed": SEED,
+            "precision": "no network",
+            "training_flops": 0,
+            "images_per_second": medians,
+            "repeats": rates,
+        },
+        ("simulator", "images a second", "times the 2017 project's"),
+        [(name, f"{of:,.0f}", f"{of / medians[OF_2017]:.1f}") for name, of in medians.items()],
+    )
 
 
 if __name__ == "__main__":

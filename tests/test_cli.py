@@ -26,6 +26,7 @@ from simgan_captcha.run_folder import (
     JUDGEMENT,
     READINGS,
     read_diagnosis,
+    read_run,
 )
 from simgan_captcha.stages import MANIFEST, locked
 from tests.commands import COMMAND, Outcome, command, real_command, recorded
@@ -356,6 +357,23 @@ def test_a_server_that_gives_no_batches(
     command(*run_arguments(tmp_path / "run", server.url, "download.attempts=1", "batches=1")).error(
         1, *parts
     )
+
+
+def test_a_mistyped_user_in_the_address_can_be_mended(
+    tmp_path: Path, server: MisbehavingServer
+) -> None:
+    for user in ("mraty", "marty"):
+        arguments = ["--challenges", f"{server.url}/u/{user}/", "--set", "download.attempts=1"]
+        command("run", tmp_path, *arguments).error(1, "404")
+        assert read_run(tmp_path)["user"] == user
+
+
+def test_two_users_are_one_too_many(tmp_path: Path) -> None:
+    address = "http://me:secret@127.0.0.1:1/u/marty/"
+    outcome = command("run", tmp_path / "run", "--challenges", address, "--user", "doc")
+    outcome.error(2, "captchas of 'doc'", "those of 'marty'; give --user marty")
+    assert "secret" not in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from simgan_captcha.background import Background
+from simgan_captcha.config import RunConfig
 from simgan_captcha.errors import (
     ConfigError,
     RunError,
@@ -62,10 +63,10 @@ def times(run: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in run.glob(f"*/{MANIFEST}")}
 
 
-def spent(run: Path, *, readers: int) -> int:
+def spent(run: Path, config: RunConfig | None = None, *, readers: int) -> int:
     """Training FLOPs of all stages, as if there were as many captchas as readers may compare."""
     fewer = readers * (COMPARED - len(CAPTCHAS))
-    reading = count_flops(reader_architecture(small_config()), 1, backward=False)
+    reading = count_flops(reader_architecture(config or small_config()), 1, backward=False)
     return sum(int(m["training_flops"]) for m in manifests(run).values()) + fewer * reading
 
 
@@ -222,8 +223,11 @@ def test_a_change_gives_what_a_new_run_of_it_gives(
         ("store", "reader.steps=13", SEED, "its settings of reader have been changed since"),
         ("store", "adaptation.steps=0", SEED, "its settings of adaptation have been changed"),
         ("store", "workers=0", SEED + 1, "its seed has been changed since"),
+        # also where no finished stage holds the setting,
+        ("store", "witness_steps=2", SEED, "its settings of witness_steps have been changed"),
+        ("store", "precision=bf16-mixed", SEED, "its settings of precision have been changed"),
         # and when a stage that readings build on is not what it was, or not there.
-        ("adapt", "simulator.size=[12, 15]", SEED, "its stage (read|adapt) has been begun anew"),
+        ("adapt", "simulator.size=[12, 15]", SEED, "its stage simulate has been begun anew"),
         ("readings", "adaptation.steps=9", SEED, "its stage adapt has been begun anew since"),
     ],
 )
@@ -240,6 +244,8 @@ def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
     with pytest.raises(KeyboardInterrupt):
         pipeline(run, challenges, assignment, seed=seed, progress=Stopped(quiet=True))
     assert re.match(why, why_outdated(run, read_run(run)) or "none")
+    with pytest.raises(RunError, match=why):
+        load_run_reader(run)
     # They are there all the same, and not outdated once the run is set back or goes to its end.
     assert load_readings(run / READINGS)
     pipeline(run, challenges, assignment, seed=seed)
@@ -371,6 +377,7 @@ CALIBRATED = (
     "calibrate=true",
     "refine=false",
     "adaptation.steps=2",
+    "calibration.images=240",
     "calibration.rounds=2",
     "calibration.first_steps=180",
     "calibration.steps=60",
@@ -395,8 +402,8 @@ def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     expected = pipeline(whole, challenges, *CALIBRATED)
-    spent = sum(manifest["training_flops"] for manifest in manifests(whole).values())
-    assert 0 < spent <= planned_training_flops(small_config(*CALIBRATED))
+    config = small_config(*CALIBRATED)
+    assert spent(whole, config, readers=2) == planned_training_flops(config)
     stops = 0
 
     class Stopping(StageProgress):
@@ -436,6 +443,7 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
 def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",
+        "lines=average",
         "generator=seed",
         "reader.images=refined",
         "adaptation.steps=0",

@@ -271,8 +271,10 @@ def test_what_is_of_other_readings_or_settings_is_not_shown(
     assert "Judged against true texts" in _Page(write_report(run)).headings
     _write_json(judgement, {**figures, "readings_sha256": "of other readings"})
     recorded = json.loads((run / "run.json").read_text())
+    assert "The refiner has left no sheet" not in _Page(write_report(run)).text
     _write_json(run / "run.json", {**recorded, "config": {"refine": False}})
     page = _Page(write_report(run))
+    assert "The refiner has left no sheet" in page.text
     assert "Judged against true texts" not in page.headings
     assert "judgement.json is of earlier readings" in page.text
     flow = page.text[page.text.index("what it cost") : page.text.index("What all images share")]

@@ -10,8 +10,8 @@ import pytest
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.server import running_puzzle
 from simgan_captcha.readings import Reading, save_readings
-from simgan_captcha.run_folder import READINGS, VERDICT
-from simgan_captcha.stages import StageOutcome, Stopwatch, file_hash, write_manifest
+from simgan_captcha.run_folder import READINGS, VERDICT, read_run
+from simgan_captcha.stages import StageOutcome, Stopwatch, file_hash, write_finished, write_manifest
 from tests.commands import command, recorded
 
 
@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> Path:
     recorded(run, "http://127.0.0.1:1")
     identity: dict[str, Any] = {"inputs": {}, "config": {}, "seed": 1}
     stage = run / READINGS.parent
-    write_manifest(stage, identity, Stopwatch(stage), StageOutcome((READINGS.name,)))
+    manifest = write_manifest(stage, identity, Stopwatch(stage), StageOutcome((READINGS.name,)))
+    write_finished(run, read_run(run), {"readings": manifest["output"]})
     return run
 
 

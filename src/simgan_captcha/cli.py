@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import simgan_captcha
-from simgan_captcha.addresses import is_url, server_and_user
+from simgan_captcha.addresses import is_url, server_and_user, without_password
 from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
@@ -140,13 +140,19 @@ def run(
         raise UsageError(f"expected --challenges FOLDER-or-URL for the new run {run}")
     named = None
     if is_url(challenges):
-        _, named = server_and_user(challenges)
+        server, named = server_and_user(challenges)
+        if named is not None and user not in (None, named):
+            shown = without_password(challenges)
+            raise UsageError(
+                f"expected the captchas of {user!r}, {shown} are those of {named!r}; "
+                f"give --user {named}, or the server's address alone, {without_password(server)}"
+            )
     else:
         challenges = str(Path(challenges).resolve())
     _run(
         run,
         challenges,
-        user or recorded.get("user") or named or DEFAULT_USER,
+        named or user or recorded.get("user", DEFAULT_USER),
         preset or recorded.get("preset", "cpu"),
         recorded.get("seed", 1) if seed is None else seed,
         _later_settings(

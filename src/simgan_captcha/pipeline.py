@@ -35,13 +35,15 @@ from simgan_captcha.planning import (
 )
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.run_folder import READINGS, read_diagnosis, read_run, record_run
+from simgan_captcha.run_folder import DIAGNOSIS, READINGS, read_diagnosis, read_run, record_run
 from simgan_captcha.stages import (
     StageOutcome,
     Stopwatch,
     core_count,
     locked,
     run_stage,
+    why_outdated,
+    write_finished,
     write_manifest,
 )
 from simgan_captcha.store import CaptchaStore
@@ -87,7 +89,8 @@ def run_pipeline(
             scheme=config.scheme.model_dump(mode="json"),
             config=config.model_dump(mode="json"),
         )
-        # Convolutions sum in another order with other thread counts: part of what decides a run.
+        # Convolutions sum in another order with other thread counts, so figures' last bits differ;
+        # no stage is done again for that.
         threads = config.threads or core_count()
         torch.set_num_threads(threads)
         # Its line on precision says what our own lines say.
@@ -133,6 +136,7 @@ def run_pipeline(
             _of(config, "verification"),
             lambda _, advance: read_captchas(learning, advance),
         )
+        write_finished(run, read_run(run), stages.outputs)
         progress.say(_estimate_line(run))
         progress.say(
             f"total      {stages.seconds:.0f} s, {stages.training_flops / 1e12:.1f} TFLOP of "
@@ -145,9 +149,15 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
     """What reads a run's captchas: the reader it kept, its background, its configuration.
 
     Raises:
-        RunError: The run has no finished reader.
+        RunError: The run has no finished reader, or has been changed since.
     """
-    config = load_config(read_run(run)["config"])
+    recorded = read_run(run)
+    # A reader and a background of different settings would read, and wrongly.
+    if (run / DIAGNOSIS).exists() and (why := why_outdated(run, recorded)):
+        raise RunError(
+            f"expected a finished run in {run}: {why}; run simgan-captcha run {run} to its end"
+        )
+    config = load_config(recorded["config"])
     folder = run / read_diagnosis(run)["kept"]
     reader, architecture = load_reader(folder / READER)
     if architecture != reader_architecture(config):

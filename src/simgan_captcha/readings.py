@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.errors import RunError
 
+_MAX_BYTES = 512_000_000
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -48,16 +50,25 @@ def load_readings(path: Path) -> list[Reading]:
         RunError: Missing or damaged.
     """
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
         table = pq.read_table(path, schema=_READINGS)
         if any(column.null_count for column in table.columns):
-            raise pa.ArrowInvalid("a value or a whole column is missing")
+            raise ValueError("a value or a whole column is missing")
+        readings = [
+            Reading(r["name"], r["text"], r["confidence"], tuple(r["character_confidence"]))
+            for r in table.to_pylist()
+        ]
+        for reading in readings:
+            if len(reading.text) != len(reading.character_confidence):
+                raise ValueError(f"{reading.text!r} lacks a confidence for each character")
+            for confidence in (reading.confidence, *reading.character_confidence):
+                if confidence is None or not 0 <= confidence <= 1:
+                    raise ValueError(f"a confidence of {confidence}, not in [0, 1]")
     except FileNotFoundError:
         raise RunError(f"expected readings at {path}, found none; run the run to its end") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"expected readings at {path}, the file is damaged ({error}); delete it and run again"
         ) from None
-    return [
-        Reading(r["name"], r["text"], r["confidence"], tuple(r["character_confidence"]))
-        for r in table.to_pylist()
-    ]
+    return readings

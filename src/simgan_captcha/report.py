@@ -6,7 +6,8 @@ said to be missing; a file that is damaged is said to be damaged; neither stops 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, Stor
 from simgan_captcha.images import encode_png
 from simgan_captcha.page_templates import page_template
 from simgan_captcha.pictures import picture_uri
+from simgan_captcha.readings import Reading
 from simgan_captcha.report_curves import LEARNING, curve_group
 from simgan_captcha.report_diagnosis import diagnosis_section
 from simgan_captcha.report_inputs import (
     STAGES,
     Json,
-    Readings,
     as_mapping,
     as_number,
     as_texts,
@@ -85,9 +86,11 @@ def write_report(run_folder: Path) -> Path:
         **_headline(run_folder, run, manifests, readings),
         own=own,
         **_flow(manifests, told=own["warnings"]),
-        **_pictures(run_folder, readings, gallery, damage),
+        **_pictures(run_folder, run, readings, gallery, damage),
         calibrated=_calibration(run_folder, run, manifests, damage),
-        curve_groups=[curve_group(run_folder, stage, damage) for stage in LEARNING],
+        curve_groups=[
+            curve_group(run_folder, stage, damage) for stage in LEARNING if stage in stages_of(run)
+        ],
         reading=_reading_section(readings, gallery),
         judged=judged,
         verdict=of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
@@ -135,16 +138,16 @@ class _Gallery:
 
 
 def _headline(
-    folder: Path, run: Json, manifests: dict[str, Json], readings: Readings | None
+    folder: Path, run: Json, manifests: dict[str, Json], readings: list[Reading] | None
 ) -> Json:
     times = [(folder / stage / "manifest.json").stat().st_mtime for stage in manifests] or [
         (folder / "run.json").stat().st_mtime
     ]
     return {
         "name": folder.resolve().name,
-        "preset": first_text(run.get("preset"), as_mapping(run.get("config")).get("preset")),
+        "preset": first_text(run.get("preset")),
         "finished": datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "images_read": None if readings is None else len(readings.names),
+        "images_read": None if readings is None else len(readings),
     }
 
 
@@ -175,17 +178,15 @@ def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
 
 
 def _pictures(
-    folder: Path, readings: Readings | None, gallery: _Gallery, damage: list[str]
+    folder: Path, run: Json, readings: list[Reading] | None, gallery: _Gallery, damage: list[str]
 ) -> Json:
-    sheets = list(refiner_sheets(folder).items())
+    sheets = list(refiner_sheets(folder).items()) if "refine" in stages_of(run) else []
     chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
     return {
         "background": _sheet(folder / "background" / "background.png", damage),
         "mask": _mask(folder / "background" / "background.npz", damage),
         "synthetic": _sheet(folder / "simulate" / "sheet.png", damage),
-        "real": gallery.first(
-            dict(zip(readings.names, readings.texts, strict=True)) if readings else {}
-        ),
+        "real": gallery.first({reading.name: reading.text for reading in readings or ()}),
         "refiner_sheets": [
             (step, uri) for step, path in chosen if (uri := _sheet(path, damage)) is not None
         ],
@@ -196,6 +197,8 @@ def _calibration(
     folder: Path, run: Json, manifests: dict[str, Json], damage: list[str]
 ) -> Json | None:
     """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
+    if "calibrate" not in stages_of(run):
+        return None
     glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
     if glyphs is None:
         return None
@@ -244,38 +247,32 @@ def _is_estimate(value: object) -> bool:
     return isinstance(value, list) and [as_number(item) is None for item in value] == [False] * 2
 
 
-def _reading_section(readings: Readings | None, gallery: _Gallery) -> Json | None:
-    if readings is None or not readings.names:
+def _reading_section(readings: list[Reading] | None, gallery: _Gallery) -> Json | None:
+    if not readings:
         return None
-    confidences = np.asarray(readings.confidences)
+    confidences = np.array([reading.confidence for reading in readings])
     least = np.argsort(confidences, kind="stable")[:_SHOWN]
     return {
-        "histogram": charts.confidence_histogram(readings.confidences),
+        "histogram": charts.confidence_histogram(confidences.tolist()),
         "mean_confidence": float(confidences.mean()),
         "sure": float((confidences >= 0.9).mean()),
-        "least_sure": _cards(readings, least.tolist(), gallery),
+        "least_sure": [_card(readings[i], gallery) for i in least],
     }
 
 
-def _cards(readings: Readings, indices: Iterable[int], gallery: _Gallery) -> list[Json]:
-    return [
-        {
-            "name": readings.names[i],
-            "uri": gallery.uri(readings.names[i]),
-            "text": readings.texts[i],
-            "characters": _marked(readings.texts[i], readings.character_confidences[i]),
-            "confidence": readings.confidences[i],
-        }
-        for i in indices
-        if i < len(readings.names)
-    ]
-
-
-def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
-    """Each character, and whether the reader was unsure of it."""
-    if len(text) != len(confidences):
-        return [(character, False) for character in text]
-    return [(c, confidence < _UNSURE) for c, confidence in zip(text, confidences, strict=True)]
+def _card(reading: Reading, gallery: _Gallery) -> Json:
+    return {
+        "name": reading.name,
+        "uri": gallery.uri(reading.name),
+        "text": reading.text,
+        "characters": [
+            (character, confidence < _UNSURE)
+            for character, confidence in zip(
+                reading.text, reading.character_confidence, strict=True
+            )
+        ],
+        "confidence": reading.confidence,
+    }
 
 
 def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
@@ -285,18 +282,12 @@ def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
         for name, version in as_mapping(manifest.get("versions")).items()
     }
     seed = as_number(run.get("seed"))
-    preset = first_text(run.get("preset"), as_mapping(run.get("config")).get("preset"))
-    command = first_text(run.get("command")) or " ".join(
-        ["simgan-captcha run", folder.resolve().name]
-        + ([f"--preset {preset}"] if preset else [])
-        + ([f"--seed {seed:.0f}"] if seed is not None else [])
-    )
     machines = (first_text(manifest.get("machine")) for manifest in manifests.values())
     return {
         "machines": list(dict.fromkeys(machine for machine in machines if machine)),
         "versions": versions,
         "seed": None if seed is None else int(seed),
-        "command": command,
+        "command": _command(folder, run),
         "configuration": json.dumps(run, indent=2, ensure_ascii=False),
         "results": {
             STAGES[stage]: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
@@ -304,6 +295,19 @@ def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
             if manifest.get("result")
         },
     }
+
+
+def _command(folder: Path, run: Json) -> str:
+    """What makes such a run in a new folder."""
+    options = [
+        part
+        for key in ("challenges", "user", "preset", "seed")
+        if isinstance(run.get(key), str | int)
+        for part in (f"--{key}", str(run[key]))
+    ]
+    settings = [part for setting in as_texts(run.get("settings")) for part in ("--set", setting)]
+    name = folder.resolve().name
+    return shlex.join(["simgan-captcha", "run", name, *options, *settings])
 
 
 def _sheet(path: Path, damage: list[str]) -> str | None:

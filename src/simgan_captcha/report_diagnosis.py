@@ -6,10 +6,10 @@ from pathlib import Path
 
 from simgan_captcha import charts
 from simgan_captcha.diagnosis import Estimate
+from simgan_captcha.readings import Reading
 from simgan_captcha.report_inputs import (
     STAGES,
     Json,
-    Readings,
     as_mapping,
     as_texts,
     first_text,
@@ -22,7 +22,7 @@ _PRIOR_CHARACTERS = 80
 
 
 def diagnosis_section(
-    folder: Path, run: Json, readings: Readings | None, truth: float | None, damage: list[str]
+    folder: Path, run: Json, readings: list[Reading] | None, truth: float | None, damage: list[str]
 ) -> Json:
     """What `report.html` shows of ``readings/diagnosis.json`` and of the readings' characters.
 
@@ -69,9 +69,9 @@ def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
         return nothing
 
 
-def _against_prior(run: Json, readings: Readings) -> Json | None:
+def _against_prior(run: Json, readings: list[Reading]) -> Json | None:
     """What was read, character by character, against an alphabet whose letters are alike likely."""
-    counts = Counter("".join(readings.texts))
+    counts = Counter("".join(reading.text for reading in readings))
     scheme = as_mapping(run.get("scheme")) or as_mapping(
         as_mapping(run.get("config")).get("scheme")
     )

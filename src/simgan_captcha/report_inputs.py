@@ -9,13 +9,11 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from simgan_captcha.errors import RunError
+from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.run_folder import READINGS
 from simgan_captcha.stages import file_hash
 
@@ -35,50 +33,18 @@ STAGES = {
 
 _MAX_JSON_BYTES = 16_000_000
 _MAX_METRICS_BYTES = 64_000_000
-_MAX_READINGS_BYTES = 512_000_000
 _UNPLOTTED = {"step", "epoch", "images", "seconds", "flops", "eta"}
 """A figure with one of these words in its name is a count or a cost, not a curve."""
 
 
-@dataclass(frozen=True)
-class Readings:
-    """What was read: N of each, in the order of the file."""
-
-    names: list[str]
-    texts: list[str]
-    confidences: list[float]
-    """Of the whole texts, in [0, 1]."""
-    character_confidences: list[list[float]]
-
-
-def read_readings(path: Path, damage: list[str]) -> Readings | None:
+def read_readings(path: Path, damage: list[str]) -> list[Reading] | None:
     """``readings.parquet``; None when it is missing or, which is noted, damaged."""
     if not path.exists():
         return None
     try:
-        if path.stat().st_size > _MAX_READINGS_BYTES:
-            raise ValueError(f"larger than {_MAX_READINGS_BYTES} bytes")
-        table = pq.read_table(path)
-        readings = Readings(
-            *(
-                table.column(name).cast(kind).to_pylist()
-                for name, kind in (
-                    ("name", pa.string()),
-                    ("text", pa.string()),
-                    ("confidence", pa.float64()),
-                    ("character_confidence", pa.list_(pa.float64())),
-                )
-            )
-        )
-        if any(table.column(name).null_count for name in table.column_names):
-            raise ValueError("a value is missing")
-        if any(None in row for row in readings.character_confidences):
-            raise ValueError("a character's confidence is missing")
-        if not all(0 <= confidence <= 1 for confidence in readings.confidences):
-            raise ValueError("a confidence is outside [0, 1]")
-        return readings
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        damage.append(f"{path}: expected readings, could not use them ({error}); read again")
+        return load_readings(path)
+    except RunError as error:
+        damage.append(str(error))
         return None
 
 

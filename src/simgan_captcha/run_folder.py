@@ -1,12 +1,9 @@
 """What is recorded of a run, and where its results lie. Needs no torch."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_json
 from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.errors import RunError, UsageError
@@ -40,17 +37,11 @@ def record_run(run: Path, **about: Any) -> None:
                     f"{run} is a run on {key} {recorded[key]}, got {about[key]}; "
                     "choose another folder, or give the same"
                 )
-    write_json(
-        run / RUN,
-        {
-            "command": shlex.join(["simgan-captcha", *map(without_password, sys.argv[1:])]),
-            **about,
-        },
-    )
+    write_json(run / RUN, about)
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """What is recorded of a run, see `record_run`, and the ``command`` that began it.
+    """What is recorded of a run, see `record_run`.
 
     Raises:
         RunError: No run there, or its file is damaged.

@@ -27,8 +27,11 @@ from simgan_captcha.errors import RunError, UsageError
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
 ELAPSED = "elapsed.json"
+FINISHED = "finished.json"
 ELAPSED_EVERY = 5.0
 
+_DECIDE_NOTHING = ("download", "threads", "workers")
+"""Settings of how a run is made, which no stage's identity holds."""
 _VERSIONED = (
     "simgan-captcha",
     "torch",
@@ -129,6 +132,12 @@ def run_stage(
     return write_manifest(folder, identity, stopwatch, work(stopwatch))
 
 
+def write_finished(run: Path, recorded: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+    """Say that a run came to its end: as what, and with which outputs of its stages."""
+    settled = {key: recorded[key] for key in ("seed", "config")}
+    write_json(run / FINISHED, {**settled, "outputs": dict(outputs)})
+
+
 def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
     """Why a run's readings are not those of the run as it is set now; None when they are.
 
@@ -138,21 +147,20 @@ def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
         run: Its folder.
         recorded: What `run_folder.read_run` says of it.
     """
-    unseen = ["readings"]
-    while unseen:
-        stage = unseen.pop()
+    finished = _read(run / FINISHED)
+    if finished is None:
+        return "it has not come to its end"
+    for stage, output in finished["outputs"].items():
         manifest = _read(run / stage / MANIFEST)
         if manifest is None:
             return f"its stage {stage} is not finished"
-        if manifest.get("seed", recorded["seed"]) != recorded["seed"]:
-            return "its seed has been changed since"
-        for key, value in manifest.get("config", {}).items():
-            if recorded["config"].get(key, value) != value:
-                return f"its settings of {key} have been changed since"
-        for earlier, output in manifest["inputs"].items():
-            if (_read(run / earlier / MANIFEST) or {}).get("output") != output:
-                return f"its stage {earlier} has been begun anew since"
-            unseen.append(earlier)
+        if manifest["output"] != output:
+            return f"its stage {stage} has been begun anew since"
+    if finished["seed"] != recorded["seed"]:
+        return "its seed has been changed since"
+    for key, value in recorded["config"].items():
+        if key not in _DECIDE_NOTHING and finished["config"].get(key) != value:
+            return f"its settings of {key} have been changed since"
     return None
 
 

@@ -173,10 +173,6 @@ class CaptchaStore:
         if not self.has(source):
             self._write_quarantine(source, [(None, reason, data)])
 
-    def quarantined_count(self) -> int:
-        """Images in the quarantine."""
-        return sum(self.reasons().values())
-
     def reasons(self) -> dict[str, int]:
         """Images in the quarantine by reason, the most frequent first."""
         found: Counter[str] = Counter()

@@ -24,7 +24,6 @@ from tests.calibration.scene import (
 from tests.drawing import plain
 
 COUNT = 70
-BATCH = 64
 STEPS = 30
 CLASSES = len(LETTERS.alphabet)
 
@@ -101,23 +100,12 @@ def test_every_image_is_fitted_on_its_own() -> None:
         np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-2)
 
 
-def test_images_are_told_as_they_are_done() -> None:
-    normalised, ids, _ = known()
-    told: list[int] = []
-    fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), 0, told.append)
-    assert told == [BATCH, COUNT]
-
-
 def test_of_no_images_there_are_no_poses() -> None:
     normalised, ids, true = known()
-    told: list[int] = []
-    fit = fit_poses(
-        normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS, told.append
-    )
+    fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)
     assert fit.poses.shape == (0, LETTERS.length, 3)
     assert fit.missed.shape == fit.inked.shape == (0,)
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
-    assert told == []
 
 
 # What drawings miss.

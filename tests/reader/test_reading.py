@@ -12,7 +12,13 @@ from simgan_captcha.checkpoint import save_weights
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
-from simgan_captcha.reader.reading import BATCH, load_reader, read_images, save_reader
+from simgan_captcha.reader.reading import (
+    BATCH,
+    load_reader,
+    read_images,
+    read_probabilities,
+    save_reader,
+)
 from simgan_captcha.scheme import Scheme
 from tests.drawing import plain
 
@@ -68,18 +74,7 @@ def test_readings_follow_the_softmax() -> None:
 def test_neither_order_nor_names_nor_neighbours_change_a_reading() -> None:
     reader, count = build_reader(ARCHITECTURE), 2 * BATCH + 3
     images = some_images(count)
-    told: list[tuple[int, int]] = []
-    readings = list(
-        read_images(
-            reader,
-            background(),
-            SCHEME,
-            names(count),
-            images,
-            lambda done, total, figures: told.append((done, total)),
-        )
-    )
-    assert told == [(BATCH, count), (2 * BATCH, count), (count, count)]
+    readings = list(read_images(reader, background(), SCHEME, names(count), images))
     order = np.random.default_rng(1).permutation(count)
     hostile = ["../../etc/passwd", "", "\x00", *names(count - 3)]
     again = list(read_images(reader, background(), SCHEME, hostile, images[order]))
@@ -88,6 +83,18 @@ def test_neither_order_nor_names_nor_neighbours_change_a_reading() -> None:
     np.testing.assert_allclose(
         [r.confidence for r in again], [readings[n].confidence for n in order], rtol=1e-4
     )
+
+
+def test_probabilities_are_told_of_as_they_are_read() -> None:
+    count, told = 2 * BATCH + 3, list[tuple[int, int]]()
+    probabilities = read_probabilities(
+        build_reader(ARCHITECTURE),
+        background(),
+        some_images(count),
+        lambda done, total, figures: told.append((done, total)),
+    )
+    assert told == [(BATCH, count), (2 * BATCH, count), (count, count)]
+    assert probabilities.shape == (count, SCHEME.length, len(SCHEME.alphabet))
 
 
 def test_no_images_no_readings() -> None:

@@ -3,7 +3,6 @@
 Shapes: N images, B of them at a time, L characters, K classes, G side of a glyph.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +64,6 @@ def fit_poses(
     begin: Floats,
     glyphs: Floats,
     steps: int,
-    on_image: Callable[[int], None] = lambda done: None,
 ) -> PoseFit:
     """Poses with which drawings miss least, from where they begin.
 
@@ -75,7 +73,6 @@ def fit_poses(
         begin: (N, L, 3) poses.
         glyphs: (K, G, G) coverage, 0 to 1.
         steps: Of each image.
-        on_image: Called now and then with how many are done.
     """
     shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(_UNIT)
     fitted = begin.astype(np.float32)
@@ -106,5 +103,4 @@ def fit_poses(
         with torch.no_grad():
             fitted[chosen], missed_ink[chosen] = (poses * unit).numpy(), missed().numpy()
             inked[chosen] = (visible * (ink > _INKED)).sum((1, 2)).numpy()
-        on_image(min(at + _BATCH, len(ids)))
     return PoseFit(fitted, missed_ink, inked)

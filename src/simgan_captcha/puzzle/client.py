@@ -53,10 +53,8 @@ class Verdict:
     """The server's JSON object, unchanged."""
 
 
-def submit(
-    base_url: str, user: str, readings: Sequence[Reading], *, limit: int = MOST_SOLUTIONS
-) -> Verdict:
-    """Post the ``limit`` readings that are surest, equally sure ones in the order of their names.
+def submit(base_url: str, user: str, readings: Sequence[Reading]) -> Verdict:
+    """Post the 15,000 readings that are surest, equally sure ones in the order of their names.
 
     Must not be called from a running asyncio loop.
 
@@ -65,17 +63,14 @@ def submit(
             ``http://127.0.0.1:8000/u/marty/``.
         user: Whose puzzle it is.
         readings: Any number of them.
-        limit: How many to send at most.
 
     Raises:
-        UsageError: No readings, no user, a limit below 1, no http(s) URL, or one that names
-            another user.
+        UsageError: No readings, no user, no http(s) URL, or one that names another user.
         SubmissionError: No connection, no reply in time, or a reply that is not a verdict.
     """
-    if not readings or not user or limit < 1:
+    if not readings or not user:
         raise UsageError(
-            f"expected readings, a user and a limit of at least 1, got {len(readings)} readings, "
-            f"user {user!r} and limit {limit}"
+            f"expected readings and a user, got {len(readings)} readings and user {user!r}"
         )
     server, named = server_and_user(base_url)
     if named is not None and named != user:
@@ -83,7 +78,9 @@ def submit(
             f"expected the puzzle of {user!r}, {without_password(base_url)} is that of {named!r}; "
             f"give --user {named}, or the server's address alone, {without_password(server)}"
         )
-    surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[:limit]
+    surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[
+        :MOST_SOLUTIONS
+    ]
     body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in surest]})
     url = f"{server}/u/{quote(user, safe='')}/solution"
     status, content = asyncio.run(_post(url, body.encode()))

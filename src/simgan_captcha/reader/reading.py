@@ -29,7 +29,6 @@ def read_images(
     scheme: Scheme,
     names: Sequence[str],
     images: GreyImages,
-    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
 ) -> Iterator[Reading]:
     """Read (N, H, W) ``uint8`` images in order; ``names`` are passed through, never looked at.
 
@@ -39,7 +38,6 @@ def read_images(
     for start in range(0, len(images), BATCH):
         probabilities = read_probabilities(reader, background, images[start : start + BATCH])
         yield from decode(scheme, names[start : start + BATCH], probabilities)
-        on_step(min(start + BATCH, len(images)), len(images), {})
 
 
 @torch.inference_mode()

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from simgan_captcha.errors import RunError
 from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.report_inputs import file_states
 from simgan_captcha.run_folder import READINGS
@@ -109,13 +108,7 @@ class Gallery:
         state = file_states(path)
         if self._states.get("readings") == state:
             return
-        readings = load_readings(path)
-        if any(len(reading.text) != len(reading.character_confidence) for reading in readings):
-            raise RunError(
-                f"expected a confidence for each character in {path}, the file is damaged; "
-                "delete it and run again"
-            )
-        self._readings = readings
+        self._readings = load_readings(path)
         confidence = np.array([reading.confidence for reading in self._readings])
         least = np.argsort(confidence, kind="stable").tolist()
         self._by_key = {captcha_key(r.name): index for index, r in enumerate(self._readings)}

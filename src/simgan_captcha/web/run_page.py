@@ -47,7 +47,7 @@ class RunPage:
             "status": status,
             "preset": first_text(run.get("preset")),
             "curve_groups": [group for group in curves if group["panels"]],
-            "sheets": list(refiner_sheets(self._run)),
+            "sheets": list(refiner_sheets(self._run)) if "refine" in stages_of(run) else [],
             **results,
             "damage": list(dict.fromkeys(damage)),
         }
@@ -67,7 +67,7 @@ class RunPage:
             truth = judged["figures"]["captcha_accuracy"] if judged else None
             readings = read_readings(self._run / READINGS, damage)
             own = diagnosis_section(self._run, run, readings, truth, damage)
-            read = None if readings is None else len(readings.names)
+            read = None if readings is None else len(readings)
             return {"own": own, "judged": judged, "images_read": read}
 
         state = file_states(*(self._run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT)))

@@ -14,6 +14,7 @@ from simgan_captcha.errors import ImageError
 from simgan_captcha.images import MAX_PIXELS, GreyImages, check_image, decode_grey, encode_png
 from simgan_captcha.report_inputs import file_states
 from simgan_captcha.run_folder import DIAGNOSIS, RUN
+from simgan_captcha.stages import FINISHED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,7 +121,8 @@ class RunReader:
 
         readers = [self._run / stage / "reader.safetensors" for stage in ("read", "adapt")]
         background = self._run / "background" / "background.npz"
-        state = file_states(self._run / RUN, self._run / DIAGNOSIS, background, *readers)
+        about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS)]
+        state = file_states(*about, background, *readers)
         if self._loaded is None or state != self._state:
             self._loaded = None  # a run that is being made anew has no reader until it is done
             self._loaded = load_run_reader(self._run)

@@ -128,7 +128,7 @@ def _parts(folder: Path, config: Json) -> list[tuple[Path, int]]:
     if stage == "refine":
         phases = ("pretrain_refiner_steps", "pretrain_discriminator_steps", "steps")
         steps = sum(_steps(as_mapping(config.get("simgan")), phase) for phase in phases)
-        if config.get("calibrate") is True and config.get("generator") == "fonts":
+        if "calibrate" in stages_of({"config": config}):
             return [(folder, steps)]
         return [(folder / "witness", _steps(config, "witness_steps")), (folder, steps)]
     if stage == "calibrate":
