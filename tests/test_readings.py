@@ -11,13 +11,20 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.readings import Reading, load_readings, save_readings
 
 SHARES = st.floats(0, 1)
+# Parquet's text is UTF-8, which lone surrogates are not; the store refuses such names.
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+
+
+def of_characters(name: str, confidence: float, characters: list[tuple[str, float]]) -> Reading:
+    text = "".join(character for character, _ in characters)
+    return Reading(name, text, confidence, tuple(share for _, share in characters))
+
+
 READINGS = st.builds(
-    Reading,
-    # Parquet's text is UTF-8, which lone surrogates are not; the store refuses such names.
-    name=st.text(st.characters(exclude_categories=["Cs"])),
-    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    of_characters,
+    name=st.text(CHARACTERS),
     confidence=SHARES,
-    character_confidence=st.lists(SHARES, max_size=8).map(tuple),
+    characters=st.lists(st.tuples(CHARACTERS, SHARES), max_size=8),
 )
 
 
@@ -48,6 +55,24 @@ def test_columns_for_other_programs(tmp_path: Path) -> None:
 def test_missing_readings_are_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"expected readings at .*found none; run"):
         load_readings(tmp_path / "readings.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence", "shares", "why"),
+    [
+        ("xy", 1.5, (0.5, 0.5), r"a confidence of 1\.5, not in \[0, 1\]"),
+        ("xy", math.nan, (0.5, 0.5), "a confidence of nan"),
+        ("xy", 0.5, (0.5, -0.1), r"a confidence of -0\.1"),
+        ("xy", 0.5, (0.5, None), "a confidence of None"),
+        ("xyz", 0.5, (0.5, 0.5), "'xyz' lacks a confidence for each character"),
+    ],
+)
+def test_impossible_readings_are_damage(
+    tmp_path: Path, text: str, confidence: float, shares: tuple[float, ...], why: str
+) -> None:
+    save_readings(tmp_path / "r", [Reading("a", text, confidence, shares)])
+    with pytest.raises(RunError, match=why):
+        load_readings(tmp_path / "r")
 
 
 @given(data=st.binary(max_size=300))

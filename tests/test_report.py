@@ -531,7 +531,7 @@ def test_impossible_confidences_are_named(tmp_path: Path, confidence: float | No
     _write_json(tmp_path / "run.json", {})
     write_readings(tmp_path, ["a", "b"], ["xy", "zz"], [0.5, confidence])
     page = _Page(write_report(tmp_path))
-    assert "readings.parquet: expected readings" in page.text
+    assert "readings.parquet, the file is damaged" in page.text
     assert "Nothing was read yet." in page.text
 
 
