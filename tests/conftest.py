@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.challenge_batch import parse_batch, unpack_batch
@@ -16,6 +17,12 @@ from tests.misbehaving_server import MisbehavingServer
 # starts would inherit that. A handler of our own is not inherited: children begin with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On shared cores an example may take any time.
+settings.register_profile(
+    "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared cores")
 
 _REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
 

@@ -206,7 +206,7 @@ def test_half_of_the_real_captchas_tell_the_same_as_the_others(real_images: Grey
     ink=st.floats(0, 255),
     binary=st.booleans(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_saved_is_loaded(
     tmp_path_factory: pytest.TempPathFactory,
     grey: npt.NDArray[np.uint8],
@@ -231,7 +231,7 @@ def test_a_truncated_file_is_a_run_error(tmp_path: Path, keep: int) -> None:
         Background.load(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=6))
 def test_a_damaged_file_is_a_run_error_or_still_a_background(
     tmp_path_factory: pytest.TempPathFactory, place: float, damage: bytes

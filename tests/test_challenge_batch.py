@@ -31,7 +31,7 @@ def test_more_values_than_any_batch_has_are_not_even_parsed() -> None:
 
 
 @given(data=st.binary(max_size=100))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_parse_batch_raises_batch_errors_only(data: bytes) -> None:
     with pytest.raises(BatchError, match="expected the JSON of a batch"):
         parse_batch(data)

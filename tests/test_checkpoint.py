@@ -92,7 +92,7 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "foreign.safetensors")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "w.safetensors"
@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
         load_weights(path)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=st.binary(max_size=200))
 def test_a_hostile_header_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "w.safetensors"

@@ -253,7 +253,7 @@ batches = (
 
 
 @given(files=st.lists(batches, min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(files=[body([entry("a", jpeg(0)), entry("a", jpeg(1))]), body([entry("a", jpeg(1))])])
 @example(files=[b'{"images": ' + b"[" * 5000])
 @example(files=[b'{"images": [1' + b"0" * 5000 + b"]}"])

@@ -140,7 +140,7 @@ def test_any_size_is_taken_where_none_is_expected() -> None:
         check_image(encode_png(np.zeros((7, 9), np.uint8)), height=8)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from([*WHOLE.values(), animated_png()]),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=8)), max_size=4),

@@ -264,7 +264,7 @@ VALID: st.SearchStrategy[SimulatorSettings] = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VALID, st.integers(1, 6), st.integers(8, 130), st.integers(8, 70), st.integers(0, 255))
 def test_no_valid_settings_are_too_much(
     wide: SimulatorSettings, length: int, width: int, height: int, grey: int

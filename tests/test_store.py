@@ -99,7 +99,7 @@ def test_a_batch_set_aside_is_no_image_and_not_here(tmp_path: Path) -> None:
 
 
 @given(order=st.permutations(range(12)), names=st.permutations(range(12)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_names_and_order_change_nothing_learned(order: list[int], names: list[int]) -> None:
     images = [bytes([i]) * 10 for i in range(12)]
     with tempfile.TemporaryDirectory() as folder:

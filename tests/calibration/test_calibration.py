@@ -342,7 +342,7 @@ def test_a_truncated_file_is_a_run_error(tmp_path: Path, keep: int) -> None:
         Calibration.load(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=6))
 @example(0.06094199333726481, b"\x0e")  # numpy alone sees nothing
 def test_a_damaged_file_is_a_run_error_or_the_same_calibration(

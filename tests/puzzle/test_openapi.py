@@ -43,7 +43,7 @@ def test_the_description_tells_the_submissions_limits() -> None:
 
 
 @schema.parametrize()
-@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: Case[Any], url: str) -> None:
     """Statuses, content types, bodies; wrong requests refused, right ones taken; never a 500."""
     case.call_and_validate(base_url=url)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -192,7 +192,7 @@ hostile_bodies = (
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(body=hostile_bodies)
 def test_no_body_is_a_server_error(client: httpx.Client, body: bytes) -> None:
     response = client.post("/u/marty/solution", content=body)
@@ -200,7 +200,7 @@ def test_no_body_is_a_server_error(client: httpx.Client, body: bytes) -> None:
     assert "error" in response.json()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(user=st.text(min_size=1, max_size=300), name=st.text(min_size=1, max_size=300))
 def test_no_user_or_name_is_a_server_error(client: httpx.Client, user: str, name: str) -> None:
     response = client.get(f"/u/{quote(user, safe='')}/image/{quote(name, safe='')}")

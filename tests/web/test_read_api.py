@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -237,13 +237,13 @@ def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
     return reply
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(name=st.text(max_size=50), data=st.binary(max_size=400))
 def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
     a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(
     body=st.lists(
         st.sampled_from(
