@@ -293,6 +293,12 @@ def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
         shutil.move(run / "later", run / "readings")
         assert client.post("/api/read", files=image).status_code == 200
         assert "not finished" not in client.get("/").text
+        recorded = (run / "run.json").read_text()
+        changed = {**json.loads(recorded), "seed": 99}  # somebody began to make it anew
+        (run / "run.json").write_text(json.dumps(changed))
+        a_problem(client.post("/api/read", files=image), 503, "its seed has been changed since")
+        (run / "run.json").write_text(recorded)
+        assert client.post("/api/read", files=image).status_code == 200
         (run / "readings" / "diagnosis.json").write_text("{")
         a_problem(client.post("/api/read", files=image), 503, "damaged")
 
