@@ -34,7 +34,7 @@ from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.training import count_flops
 from simgan_captcha.readings import Reading, load_readings
 from simgan_captcha.run_folder import READINGS, RUN, read_diagnosis, read_run
-from simgan_captcha.stages import MANIFEST, why_outdated
+from simgan_captcha.stages import FINISHED, MANIFEST, why_outdated
 from simgan_captcha.store import CaptchaStore
 from tests.small_run import (
     SCHEME,
@@ -258,6 +258,18 @@ def test_settings_that_decide_no_reading_outdate_none(run: Path, challenges: Pat
     recorded["config"]["download"]["attempts"] = 9
     recorded["config"]["workers"] = 2
     assert why_outdated(run, recorded) is None
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"outputs": {}, "config": 3}'])
+def test_a_damaged_note_of_the_end_outdates_until_the_run_ends_again(
+    run: Path, challenges: Path, damage: str
+) -> None:
+    (run / FINISHED).write_text(damage)
+    assert why_outdated(run, read_run(run)) == "it has not come to its end"
+    with pytest.raises(RunError, match="it has not come to its end; run simgan-captcha run"):
+        load_run_reader(run)
+    pipeline(run, challenges)
+    assert why_outdated(run, read_run(run)) is None
 
 
 def test_new_captchas_are_learned_from_and_read(

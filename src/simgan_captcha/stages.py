@@ -147,19 +147,20 @@ def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
         run: Its folder.
         recorded: What `run_folder.read_run` says of it.
     """
-    finished = _read(run / FINISHED)
-    if finished is None:
+    finished = _read(run / FINISHED) or {}
+    outputs, config = finished.get("outputs"), finished.get("config")
+    if not isinstance(outputs, dict) or not isinstance(config, dict):
         return "it has not come to its end"
-    for stage, output in finished["outputs"].items():
+    for stage, output in outputs.items():
         manifest = _read(run / stage / MANIFEST)
         if manifest is None:
             return f"its stage {stage} is not finished"
-        if manifest["output"] != output:
+        if manifest.get("output") != output:
             return f"its stage {stage} has been begun anew since"
-    if finished["seed"] != recorded["seed"]:
+    if finished.get("seed") != recorded["seed"]:
         return "its seed has been changed since"
     for key, value in recorded["config"].items():
-        if key not in _DECIDE_NOTHING and finished["config"].get(key) != value:
+        if key not in _DECIDE_NOTHING and config.get(key) != value:
             return f"its settings of {key} have been changed since"
     return None
 
