@@ -41,6 +41,18 @@ def test_a_stage_gone_on_with_takes_its_time_from_where_it_began(
     assert "ETA" not in last
 
 
+def test_each_part_of_a_stage_takes_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 0.0}
+    monkeypatch.setattr("time.monotonic", lambda: clock["now"])
+    stages, screen = shown()
+    stages.stage("readings")
+    for clock["now"], step, total in ((0, 0, 10), (500, 10, 10), (600, 100, 300), (620, 200, 300)):
+        stages.update(step, total)
+    *_, first, second = screen.getvalue().splitlines()
+    assert "ETA" not in first
+    assert second.endswith("ETA 20 s")
+
+
 def test_quiet_says_nothing_but_warnings() -> None:
     stages, screen = shown(quiet=True)
     with stages:

@@ -34,6 +34,7 @@ class StageProgress:
         self._stage = ""
         self._started = 0.0
         self._first_step: int | None = None
+        self._total = 0.0
         self._last_line = 0.0
 
     def __enter__(self) -> "StageProgress":
@@ -71,8 +72,10 @@ class StageProgress:
         if self._task is not None:
             self._bars.update(self._task, completed=step, total=total, figures=shown)
             return
-        if self._first_step is None:
+        # What has another total is another part of the stage, and takes its own time.
+        if self._first_step is None or total != self._total:
             self._first_step, self._started = int(step), time.monotonic()
+            self._total = total
         now = time.monotonic()
         if now - self._last_line < PLAIN_LINE_SECONDS and step < total:
             return
