@@ -498,7 +498,7 @@ def test_ctrl_c(tmp_path: Path, made: tuple[Path, Path, dict[str, str]]) -> None
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            # Python drops an interrupt that falls into a finalizer; a person presses again.
+            # Rarely one is not enough: the run then waits for the process that draws ahead.
             for patience in (30, 60):
                 os.killpg(process.pid, signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
