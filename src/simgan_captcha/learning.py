@@ -17,7 +17,8 @@ from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background, FloatImages
 from simgan_captcha.calibration.calibration import Calibration, calibrate, glyph_sheet
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
-from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.calibration.lost_shapes import LostShape, find_lost_shapes
+from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.calibration.rendering_fit import (
     RenderingFit,
     fit_rendering,
@@ -115,11 +116,13 @@ class Learning:
         rendering = start_rendering(background)
         rendered: RenderingFit | None = None
         flops = seen = 0
+        lost: list[str] = []
         for number in range(1, settings.rounds + 1):
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
-            fit = self._fit_glyphs(number, scout, normalised, glyphs, advance)
+            fit, shapes = self._fit_glyphs(number, scout, normalised, glyphs, advance)
             glyphs = fit.glyphs
+            lost += [shape.in_words(self.config.scheme.alphabet) for shape in shapes]
             calibration = calibrate(glyphs, fit.poses, fit.kept, fit.settled, rendering)
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if number in (1, settings.rounds):
@@ -136,6 +139,7 @@ class Learning:
         assert rendered is not None  # there is a first round
         alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
         summary = summarise(fit, calibration, rendered, alphabet, simulator, self.seed)
+        summary["warnings"] = [*lost, *summary["warnings"]]
         for warning in summary["warnings"]:
             self.warn(warning)
         return StageOutcome(
@@ -152,17 +156,25 @@ class Learning:
         normalised: FloatImages,
         glyphs: Floats | None,
         advance: Advance,
-    ) -> GlyphFit:
+    ) -> tuple[GlyphFit, tuple[LostShape, ...]]:
+        """Shapes and poses, and which of the shapes no scout had known."""
         poses = scout_images(scout, normalised, self.config.scheme)
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
             left = float(epochs - epoch)
             advance(*self._scout_steps(number), {"glyph_epochs_left": left, "misfit": misfit})
 
-        epochs = self.config.calibration.epochs
-        return fit_glyphs(
-            normalised, poses, self.seed, glyphs=glyphs, epochs=epochs, on_epoch=on_epoch
-        )
+        def fitted(poses: Poses, glyphs: Floats | None) -> GlyphFit:
+            epochs = self.config.calibration.epochs
+            return fit_glyphs(
+                normalised, poses, self.seed, glyphs=glyphs, epochs=epochs, on_epoch=on_epoch
+            )
+
+        fit = fitted(poses, glyphs)
+        recovered = find_lost_shapes(normalised, fit)
+        if recovered is None:
+            return fit, ()
+        return fitted(recovered.poses, recovered.glyphs), recovered.shapes
 
     def _fit_rendering(
         self, number: int, images: GreyImages, calibration: Calibration, advance: Advance

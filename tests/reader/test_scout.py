@@ -111,6 +111,14 @@ def test_a_posed_simulator_draws_what_its_simulator_draws() -> None:
     np.testing.assert_array_equal(targets[..., 0], parameters.ids)
 
 
+def test_a_pixel_down_counts_as_much_as_a_pixel_right() -> None:
+    _, parameters = drawn(3)
+    wide = HACKMIT_2017.model_copy(update={"alphabet": SCHEME.alphabet, "length": 2, "height": 30})
+    moved = replace(parameters, x=parameters.x + 5, y=parameters.y + 5)
+    apart = pose_targets(moved, wide) - pose_targets(parameters, wide)
+    np.testing.assert_allclose(apart[..., 1:3], 5 / (wide.width / 2), atol=1e-6)
+
+
 def test_the_position_of_a_middle_is_where_it_lies_on_the_map() -> None:
     _, parameters = drawn(3)
     x = np.array([[0, 47.9], [3.9, 4], [24, -1]], np.float32)

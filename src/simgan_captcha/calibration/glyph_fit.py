@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.pose_fit import draw_characters, fit_poses
+from simgan_captcha.calibration.pose_fit import (
+    draw_characters,
+    fit_poses,
+    mean_near,
+    near_characters,
+)
 from simgan_captcha.calibration.poses import Floats, Poses
 
 SURE = 0.9
@@ -31,7 +36,8 @@ LIKELY = 0.5
 
 FEWEST_EXAMPLES = 20
 """A class that is read less often gets no glyph; nor does a starved one, that is read
-less than a third as often as the others: what is read as it may well be something else."""
+less than a third as often as the others: what is read as it may well be something else. See
+`lost_shapes` for what becomes of it."""
 
 _EXAMPLES = 100
 """Characters whose mean the first glyph of a class is, and that are looked for in each class."""
@@ -42,13 +48,12 @@ _BLURS = (4.0, 0.7)  # of glyphs, sigma in their pixels: from coarse to fine
 _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
 _DEGREES = 4.0  # as far as a step of one pixel goes, at the rim of a letter
 _DROPPED = 0.15  # of the characters, half way
-_STARVED = 0.3  # of the median class
+STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
 _STRAY = (
     0.12,
     25.0,
 )  # of the image's height, and degrees: further from where it was seen is astray
-_REACH = 0.3  # of the image's height: as far as a character hides its neighbours
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,26 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
         poses: A scout's, of the same images.
     """
-    ink, visible = (normalised[:, 0] + 1) / 2, (1 - normalised[:, 1]) / 2
-    side, classes = glyph_side(ink.shape[1]), poses.probabilities.shape[2]
-    glyphs = np.zeros((classes, side, side), np.float32)
     sure = sure_characters(poses.probabilities)
     ids = poses.probabilities.argmax(-1)
-    for k in range(classes):
-        total, weight = np.zeros((2, side, side), np.float32)
-        for n, slot in np.argwhere(sure & (ids == k))[: 3 * _EXAMPLES]:
-            matrix = _to_image(poses, n, slot, side)
-            seen = _cut(visible[n], matrix, side)
-            total += _cut(ink[n], matrix, side) * seen
-            weight += seen
-        glyphs[k] = total / (weight + 1e-3)
-    return glyphs
+    places = np.stack([poses.x, poses.y, poses.rotation], -1)
+    examples = [
+        np.argwhere(sure & (ids == k))[: 3 * _EXAMPLES] for k in range(poses.probabilities.shape[2])
+    ]
+    return np.stack([mean_glyph(normalised, places, of_class) for of_class in examples])
+
+
+def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
+    """(G, G) the mean of what lies at poses (N, L, 3) of some characters, (M, 2) image and slot."""
+    side = glyph_side(normalised.shape[2])
+    total, weight = np.zeros((2, side, side), np.float32)
+    for n, slot in characters:
+        ink, hidden = normalised[n]
+        matrix = _to_image(poses[n, slot], side)
+        seen = _cut((1 - hidden) / 2, matrix, side)
+        total += _cut((ink + 1) / 2, matrix, side) * seen
+        weight += seen
+    return np.asarray(total / (weight + 1e-3), np.float32)
 
 
 def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
@@ -106,11 +117,12 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(sure)
 
 
-def _to_image(poses: Poses, n: int, slot: int, side: int) -> npt.NDArray[np.float64]:
-    """OpenCV's map from a glyph's pixels to those of the image."""
-    turn = np.deg2rad(float(poses.rotation[n, slot]))
+def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
+    """OpenCV's map from the pixels of a glyph at a pose (3,) to those of the image."""
+    x, y, rotation = pose.astype(np.float64)
+    turn = np.deg2rad(rotation)
     linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / GLYPH_SCALE
-    place = np.array([poses.x[n, slot], poses.y[n, slot]], np.float64)
+    place = np.array([x, y])
     # OpenCV counts from the middle of the first pixel, places from its corner.
     return np.column_stack([linear, place - 0.5 - linear @ np.full(2, side / 2 - 0.5)])
 
@@ -171,10 +183,10 @@ def fit_glyphs(
             at, counts = pose(batch).view(-1, L, 3) * unit, sure[batch]
             drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
             covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
-            near = _near(at.detach(), H, W)
+            near = near_characters(at.detach(), H, W)
             looked_at = visible[batch] * ~(near & ~counts[..., None, None]).any(1)
             missed = (covered - ink[batch]).square() * looked_at
-            misfit[batch] = _about(missed.detach(), looked_at, near).where(counts, torch.nan)
+            misfit[batch] = mean_near(missed.detach(), looked_at, near).where(counts, torch.nan)
             # Where the clamp hides the gradient, this leads back between 0 and 1.
             outside = (shape - shape.detach().clamp(0, 1)).square().sum()
             for optimizer in (of_pose, of_shape):
@@ -216,17 +228,4 @@ def _blurred(glyphs: Tensor, window: Tensor) -> Tensor:
 
 def found_classes(read: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """(K,) whether so many characters learned from, (K,), are enough for a glyph."""
-    return np.asarray(read >= max(FEWEST_EXAMPLES, _STARVED * float(np.median(read))))
-
-
-def _near(pose: Tensor, height: int, width: int) -> Tensor:
-    """(B, L, H, W) bool: pixels within reach of each character."""
-    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
-    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
-    return right.square() + down.square() < (_REACH * height) ** 2
-
-
-def _about(missed: Tensor, looked_at: Tensor, near: Tensor) -> Tensor:
-    """(B, L) mean of (B, H, W) over the pixels near each character that are looked at."""
-    total = (missed.unsqueeze(1) * near).sum((2, 3))
-    return total / (looked_at.unsqueeze(1) * near).sum((2, 3)).clamp(min=1)
+    return np.asarray(read >= max(FEWEST_EXAMPLES, STARVED * float(np.median(read))))

@@ -15,6 +15,7 @@ from simgan_captcha.calibration.calibration import GLYPH_SCALE
 from simgan_captcha.calibration.poses import Floats
 
 _BATCH = 64
+_REACH = 0.3  # of the image's height: as far as a character hides its neighbours
 _INKED = 0.1
 _RATE = 0.4  # pixels a step at first
 _UNIT = (1.0, 1.0, 4.0)  # pixels and degrees that a step moves alike
@@ -44,6 +45,49 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
         glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
     )
     return drawn.view(B, L, height, width)
+
+
+def near_characters(pose: Tensor, height: int, width: int) -> Tensor:
+    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 3)."""
+    right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
+    down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
+    return right.square() + down.square() < (_REACH * height) ** 2
+
+
+def mean_near(missed: Tensor, looked_at: Tensor, near: Tensor) -> Tensor:
+    """(B, L) mean of (B, H, W) over the pixels near each character that are looked at."""
+    total = (missed.unsqueeze(1) * near).sum((2, 3))
+    return total / (looked_at.unsqueeze(1) * near).sum((2, 3)).clamp(min=1)
+
+
+@torch.inference_mode()
+def character_misfits(
+    normalised: FloatImages, ids: npt.NDArray[np.int64], poses: Floats, glyphs: Floats
+) -> Floats:
+    """(N, L): the mean squared ink that a drawing misses near each character.
+
+    Args:
+        normalised: (N, 2, H, W) images, see `background.Background.normalise`.
+        ids: (N, L) what is drawn.
+        poses: (N, L, 3) where.
+        glyphs: (K, G, G) coverage, 0 to 1.
+    """
+    shapes, height, width = torch.from_numpy(glyphs), *normalised.shape[2:]
+    misfits = np.zeros(ids.shape, np.float32)
+    for at in range(0, len(ids), _BATCH):
+        chosen = slice(at, at + _BATCH)
+        ink, visible = _ink(normalised[chosen])
+        pose = torch.from_numpy(poses[chosen])
+        drawn = draw_characters(shapes, torch.from_numpy(ids[chosen]), pose, height, width)
+        missed = (1 - (1 - drawn).prod(1) - ink).square() * visible
+        misfits[chosen] = mean_near(missed, visible, near_characters(pose, height, width)).numpy()
+    return misfits
+
+
+def _ink(normalised: FloatImages) -> tuple[Tensor, Tensor]:
+    """Ink and visibility, (B, H, W) each, 0 to 1, of images (B, 2, H, W)."""
+    images = torch.from_numpy(normalised)
+    return (images[:, 0] + 1) / 2, (1 - images[:, 1]) / 2
 
 
 @dataclass(frozen=True)
@@ -79,8 +123,7 @@ def fit_poses(
     missed_ink, inked = np.zeros((2, len(ids)), np.float32)
     for at in range(0, len(ids), _BATCH):
         chosen = slice(at, at + _BATCH)
-        images = torch.from_numpy(normalised[chosen])
-        ink, visible = (images[:, 0] + 1) / 2, (1 - images[:, 1]) / 2
+        ink, visible = _ink(normalised[chosen])
         classes = torch.from_numpy(ids[chosen])
         poses = (torch.from_numpy(fitted[chosen]) / unit).requires_grad_(True)
         optimizer = torch.optim.Adam([poses], _RATE)

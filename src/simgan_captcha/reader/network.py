@@ -15,6 +15,9 @@ ATTENTION_HEADS = 4
 """The last of the attention reader's widths must divide by this."""
 
 
+_CODE_SCALE = 0.3
+"""Of the position code's slowest wave."""
+
 MAP_STRIDE = 4
 """Pixels of the image to one of the attention reader's feature map."""
 
@@ -82,12 +85,28 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
     )
 
 
+def _position_code(rows: int, columns: int, width: int) -> Tensor:
+    """(rows * columns, width): half periods 1, 2, ... down and across the map, finer ones fainter.
+
+    Deviation from the paper: whole frequencies instead of a geometric series, as the map has few
+    positions; fainter, as convolutions that begin have small outputs.
+    """
+    frequency = torch.arange(1, width // 4 + 1)
+    down, across = torch.arange(rows) / rows, torch.arange(columns) / columns
+    places = torch.stack(torch.meshgrid(down, across, indexing="ij")).view(2, -1, 1)
+    phase = torch.pi * frequency * places  # (2, positions, width / 4)
+    code = torch.stack([phase.sin(), phase.cos()]) * _CODE_SCALE / frequency.sqrt()
+    return code.permute(2, 0, 1, 3).reshape(rows * columns, width)
+
+
 class AttentionReader(nn.Module):
     """Five convolutions to a map a quarter of the image, then one attention query per slot.
 
     About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
     one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
-    whole map; a learned position code tells where a feature lies.
+    whole map; a position code tells where a feature lies. It begins as sines and cosines (Attention
+    Is All You Need, arXiv:1706.03762, section 3.5, along both axes), in which places are a linear
+    map away, and is learned on.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -102,7 +121,7 @@ class AttentionReader(nn.Module):
             _convolution(d, e),
         )
         rows, columns = map_size(architecture.height, architecture.width)
-        self.position = nn.Parameter(torch.randn(rows * columns, e) * 0.02)
+        self.position = nn.Parameter(_position_code(rows, columns, e))
         self.query = nn.Parameter(torch.randn(architecture.length, e) * 0.02)
         self.key = nn.Linear(e, e)
         self.value = nn.Linear(e, e)

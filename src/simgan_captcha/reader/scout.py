@@ -63,6 +63,9 @@ class PosedSimulator:
 def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
     """(N, L, 5) float32: class id, the pose that was drawn, and the position on the map.
 
+    Both coordinates are counted in slot pitches: in image heights, y differed so little from letter
+    to letter that some scouts learned its mean and nothing else.
+
     The position is that of the character's middle, rows one after another; -1 outside the image.
     """
     pitch = scheme.width / scheme.length
@@ -75,7 +78,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
         [
             parameters.ids,
             (parameters.x - slots) / pitch,
-            parameters.y / scheme.height - 0.5,
+            (parameters.y - scheme.height / 2) / pitch,
             parameters.rotation / _DEGREES,
             np.where(inside, row * columns + column, -1),
         ],
@@ -138,6 +141,6 @@ def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> P
     return Poses(
         probabilities,
         x=pose[..., 0] * np.float32(pitch) + slots,
-        y=(pose[..., 1] + np.float32(0.5)) * np.float32(scheme.height),
+        y=pose[..., 1] * np.float32(pitch) + np.float32(scheme.height / 2),
         rotation=pose[..., 2] * np.float32(_DEGREES),
     )

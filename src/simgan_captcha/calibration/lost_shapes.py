@@ -1,0 +1,178 @@
+"""Shapes that the simulator lacks, found among what the scout takes for other characters.
+
+Where no font draws a character as the real images do, the scout reads something else in its place:
+that class is starved, others are swollen, and neither scout nor reader ever learn better. But the
+drawings of the swollen classes do not explain what was read wrongly. If many characters that are
+not explained share a shape, it is that of the starved class: the alphabet's prior, not a label,
+gives it its name.
+
+Shapes: N images, L characters, K classes, M characters of interest, G side of a glyph.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.glyph_fit import FEWEST_EXAMPLES, STARVED, GlyphFit, mean_glyph
+from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
+from simgan_captcha.calibration.poses import Floats, Poses
+
+Ids = npt.NDArray[np.int64]
+
+_UNEXPLAINED = 3.0
+"""Times the median misfit: a character that is drawn worse is not explained by its drawing."""
+
+_BETTER = 0.5
+"""Of what a character's own class misses, a shape that explains it misses less than this share."""
+
+_DONORS = 3
+"""Swollen classes that are looked through, and one more for each starved one."""
+
+_EXAMPLES = 200
+"""Characters of a swollen class that a shape is looked for in."""
+
+_PASSES = 4
+"""Times that a shape is drawn where it was found, and taken anew from where it fits."""
+
+_STEPS = 20
+"""That move the poses each time."""
+
+
+@dataclass(frozen=True)
+class LostShape:
+    """A shape that was found for a starved class."""
+
+    character: int
+    """That class, 0 to K - 1."""
+    taken_for: dict[int, int]
+    """How many of its characters the scout took for which class, the commonest first."""
+
+    def in_words(self, alphabet: str) -> str:
+        """For people."""
+        name = alphabet[self.character]
+        of_each = ", ".join(f"{count} as {alphabet[k]!r}" for k, count in self.taken_for.items())
+        return (
+            f"{name!r} was hardly ever read, but {sum(self.taken_for.values())} characters read "
+            f"otherwise ({of_each}) share a shape that no font of the simulator draws: taken for "
+            f"{name!r}, as the alphabet lacks no other; look at calibrate/glyphs.png"
+        )
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Where lost shapes are, to fit glyphs anew from."""
+
+    glyphs: Floats
+    """(K, G, G) coverage, 0 to 1, with those of the lost shapes."""
+    poses: Poses
+    """Of N images; characters that have a lost shape are surely of its class."""
+    shapes: tuple[LostShape, ...]
+
+
+def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None:
+    """Look for the shapes of all classes that have no glyph.
+
+    Args:
+        normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
+        fit: Of the same images.
+
+    Returns:
+        None if every class has a glyph, or no shape was found that is as common as a class's.
+    """
+    probabilities = fit.poses.probabilities.copy()
+    ids = probabilities.argmax(-1)
+    lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist())
+    if not lacking or len(lacking) == len(fit.glyphs) or not fit.settled.any():
+        return None
+    poses = np.stack([fit.poses.x, fit.poses.y, fit.poses.rotation], -1)
+    own = character_misfits(normalised, ids, poses, fit.glyphs)
+    most = _UNEXPLAINED * float(np.median(own[fit.settled]))
+    unexplained = (own > most) & fit.settled[:, None]
+    read = np.bincount(ids[fit.settled].ravel(), minlength=len(fit.glyphs))
+    enough = max(FEWEST_EXAMPLES, STARVED * float(np.median(read)))
+    glyphs, shapes = fit.glyphs.copy(), []
+    for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
+        characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
+        if not lacking:
+            break
+        if len(characters) < FEWEST_EXAMPLES:
+            continue
+        search = _Search(normalised, ids, glyphs, most)
+        shape = search.common_shape(characters, poses)
+        if shape is None:
+            continue
+        everywhere = np.argwhere(unexplained)
+        found, at = search.explained(everywhere, poses, shape)
+        images, slots = everywhere[found].T
+        if len(images) < enough:
+            continue
+        # Several may be lacking: the one that the scout thought of most.
+        k = max(lacking, key=lambda k: float(probabilities[images, slots, k].mean()))
+        lacking.remove(k)
+        shapes.append(LostShape(k, dict(Counter(ids[images, slots].tolist()).most_common())))
+        glyphs[k], poses[images, slots] = shape, at[found]
+        probabilities[images, slots] = np.eye(len(glyphs), dtype=np.float32)[k]
+        unexplained[images, slots] = False
+    if not shapes:
+        return None
+    recovered = Poses(probabilities, poses[..., 0], poses[..., 1], poses[..., 2])
+    return Recovered(glyphs, recovered, tuple(shapes))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is looked through."""
+
+    normalised: FloatImages
+    ids: Ids
+    glyphs: Floats
+    most: float
+    """Misfit of what is explained."""
+
+    def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
+        """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
+
+        None if it explains few of them.
+        """
+        poses, chosen = poses.copy(), characters
+        for _ in range(_PASSES):
+            shape = mean_glyph(self.normalised, poses, chosen)
+            at, misfit = self._drawn(characters, poses, shape)
+            poses[tuple(characters.T)] = at
+            best = np.argsort(misfit, kind="stable")
+            chosen = characters[best[: max(FEWEST_EXAMPLES, len(best) // 2)]]
+        found, _ = self.explained(characters, poses, shape)
+        return shape if found.sum() >= FEWEST_EXAMPLES else None
+
+    def explained(
+        self, characters: Ids, poses: Floats, shape: Floats
+    ) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """(M,) which characters a shape explains that their own does not, and its poses (M, 3).
+
+        Their own is drawn from where the shape was found, too: what only lay elsewhere than the
+        scout said is not lost.
+        """
+        at, misfit = self._drawn(characters, poses, shape)
+        likely = np.flatnonzero(misfit < self.most)
+        moved = poses.copy()
+        moved[tuple(characters[likely].T)] = at[likely]
+        found = np.zeros(len(characters), bool)
+        _, own = self._drawn(characters[likely], moved, None)
+        found[likely] = misfit[likely] < _BETTER * own
+        return found, at
+
+    def _drawn(self, characters: Ids, poses: Floats, shape: Floats | None) -> tuple[Floats, Floats]:
+        """Poses (M, 3) and misfits (M,) of characters drawn with a shape, or with their own."""
+        images, slots = characters.T
+        ids, glyphs = self.ids[images], self.glyphs
+        if shape is not None:
+            ids = ids.copy()
+            ids[np.arange(len(ids)), slots] = len(glyphs)
+            glyphs = np.concatenate([glyphs, shape[None]])
+        fit = fit_poses(self.normalised[images], ids, poses[images], glyphs, _STEPS)
+        misfits = character_misfits(self.normalised[images], ids, fit.poses, glyphs)
+        each = np.arange(len(characters))
+        return fit.poses[each, slots], misfits[each, slots]
