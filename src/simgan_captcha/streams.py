@@ -4,6 +4,7 @@ A training that was killed opens its streams at the batch it had come to, and me
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import cv2
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simgan_captcha.errors import StoreError
 from simgan_captcha.images import GreyImages
+from simgan_captcha.interrupts import kept_from_children
 
 _REAL = 0
 """First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
@@ -90,8 +92,17 @@ def synthetic_batches(
         worker_init_fn=_one_thread if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    for images, ids in loader:
-        yield images.numpy(), ids
+    # Workers that are interrupted while they start leave noise, or are waited for in vain: the
+    # first batch shows that they run, and from then on this process alone stops them.
+    with kept_from_children() if workers else nullcontext():
+        batches = iter(loader)
+        images, ids = next(batches)
+    try:
+        while True:
+            yield images.numpy(), ids
+            images, ids = next(batches)
+    finally:
+        del batches  # stops the workers even where a traceback holds this frame
 
 
 def _one_thread(_: int) -> None:

@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from simgan_captcha.connection import STOP_SECONDS, PatientProtocol, server_config
 from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.interrupts import kept_from_children
 from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
@@ -138,23 +139,15 @@ class _Puzzle:
 
 @contextlib.contextmanager
 def _interrupts_kept_from_workers(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls stop here, and nothing in processes that start meanwhile: they inherit the mask.
-
-    A terminal's Ctrl-C reaches them all. A worker that is still importing would end with a
-    traceback; one that ended by itself while the parent waits for its sign of life would be waited
-    for in vain.
-    """
+    """Ctrl-C calls stop here, and reaches no process that starts meanwhile."""
 
     def wait_for_interrupt() -> None:
         signal.sigwait({signal.SIGINT})
         stop()
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=wait_for_interrupt, daemon=True).start()
-    try:
+    with kept_from_children():
+        threading.Thread(target=wait_for_interrupt, daemon=True).start()
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop_with_parent() -> None:
