@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -93,7 +94,9 @@ def test_version() -> None:
     assert command("--version", "run").code == 0
 
 
-@pytest.mark.parametrize("name", ["run", "judge", "read", "report", "submit", "puzzle", "demo"])
+@pytest.mark.parametrize(
+    "name", ["run", "judge", "export", "read", "report", "submit", "puzzle", "demo"]
+)
 def test_every_command_explains_itself(name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -315,6 +318,60 @@ def test_read_with_nothing_readable_or_no_run(run: Path, tmp_path: Path) -> None
     assert "JPEG or PNG" in json.loads(outcome.out)["readings"][0]["error"]
     command("read", tmp_path / "no", tmp_path / "x.jpg").error(1, "expected a run in")
     assert command("read", run).code == 2
+
+
+def test_read_with_an_exported_file_reads_as_the_run(
+    run: Path, tmp_path: Path, made: tuple[Path, Path, dict[str, str]]
+) -> None:
+    exported, folder, table = (tmp_path / name for name in ("reader.onnx", "images", "out.parquet"))
+    folder.mkdir()
+    for n in (3, 0, 5):
+        (folder / f"{n}.jpg").write_bytes(CAPTCHAS[n][0])
+    (folder / "4.PNG").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not looked at")
+    words = command("export", run, exported).out
+    assert re.search(r"reader.onnx: \d+ kB; 240 of 240 real images read as in torch", words), words
+
+    own = command("read", run, folder, "--json")
+    assert own.code == 1
+    rows = json.loads(own.out)["readings"]
+    assert [Path(row["name"]).name for row in rows] == ["0.jpg", "3.jpg", "4.PNG", "5.jpg"]
+    by_file = json.loads(command("read", exported, folder, "--json").out)["readings"]
+    assert [row.get("text") for row in by_file] == [row.get("text") for row in rows]
+    assert "JPEG or PNG" in by_file[2]["error"]
+
+    lines = command("read", exported, folder, "--csv").out.splitlines()
+    assert lines[0] == "name,text,confidence,character_confidence,error"
+    assert [line.split(",")[1] for line in lines[1:]] == [row.get("text", "") for row in rows]
+    assert command("read", exported, folder, "--parquet", table).code == 1
+    written = pq.read_table(table).to_pylist()
+    assert [row["text"] for row in written] == [row.get("text") for row in rows]
+    assert [row["error"] is None for row in written] == [True, True, False, True]
+
+    stored = command("read", exported, run / "store", "--json")
+    assert stored.code == 0
+    assert {row["name"] for row in json.loads(stored.out)["readings"]} == made[2].keys()
+
+
+def test_read_from_standard_input(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a b.jpg"
+    path.write_bytes(CAPTCHAS[3][0])
+    text = json.loads(command("read", run, path, "--json").out)["readings"][0]["text"]
+    for given, name in ((CAPTCHAS[3][0], "-"), (f"{path}\n\n".encode(), str(path))):
+        done = subprocess.run([*COMMAND, "read", run, "-"], input=given, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.decode().startswith(f"{name}  {text}  ")
+
+
+def test_read_and_export_say_what_is_wrong(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command("read", run, tmp_path / "empty").error(
+        2, "expected .jpg.*or a captcha store in .*empty"
+    )
+    command("read", run, "x.jpg", "--json", "--csv").error(2, "one of --json, --csv and --parquet")
+    (tmp_path / "no.onnx").write_text("hello")
+    command("read", tmp_path / "no.onnx", "x.jpg").error(1, "expected an exported reader at .*no")
+    command("export", tmp_path / "no", tmp_path / "x.onnx").error(1, "expected a run in")
 
 
 # report

@@ -80,12 +80,16 @@ def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True)
         line_width: Width of the lines in pixels, at least 1.
         bright: Whether lines and ink are brighter than the background.
     """
+    operation = cv2.MORPH_OPEN if bright else cv2.MORPH_CLOSE
+    return np.asarray(cv2.morphologyEx(grey, operation, line_disc(line_width)), np.uint8)
+
+
+def line_disc(line_width: int) -> GreyImages:
+    """(D, D) of 0 and 1: what lines so many pixels wide, at least 1, have no room for."""
     # A disc of one pixel more would still fit into slanted lines, whose steps make them wider. An
     # odd size, for OpenCV shifts what an even one opens.
     size = (line_width + 2) | 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    operation = cv2.MORPH_OPEN if bright else cv2.MORPH_CLOSE
-    return np.asarray(cv2.morphologyEx(grey, operation, disc), np.uint8)
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
 Lines = Literal["contrast", "average", "and"]
@@ -125,21 +129,26 @@ class Background:
                 f"got {images.shape}; this background belongs to another scheme"
             )
         if self.removed_lines:
-            bright = self.ink_level >= np.median(self.grey)
-            images = _without_thin_lines(images, self.removed_lines, bright=bool(bright))
+            images = _without_thin_lines(images, self.removed_lines, bright=self.bright_ink)
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
             # Without the rule's odd case: 0 is the ground of the seed's own binary images.
             channels[:, 0] = np.where(images > SEED_THRESHOLD, 1.0, -1.0)
         else:
-            offset, gain = self._offset_and_gain()
+            offset, gain = self.offset_and_gain()
             np.multiply(images, gain, out=channels[:, 0])
             channels[:, 0] += offset
             np.clip(channels[:, 0], -1.0, 1.0, out=channels[:, 0])
         channels[:, 1] = np.where(self.line_mask, 1.0, -1.0)
         return channels
 
-    def _offset_and_gain(self) -> tuple[FloatImages, FloatImages]:
+    @property
+    def bright_ink(self) -> bool:
+        """Whether ink is brighter than most of the background."""
+        return bool(self.ink_level >= np.median(self.grey))
+
+    def offset_and_gain(self) -> tuple[FloatImages, FloatImages]:
+        """(H, W) each: ink is grey * gain + offset before it is cut to [-1, 1]."""
         contrast = self.ink_level - self.grey.astype(np.float32)
         sign = np.where(contrast < 0, -1.0, 1.0)
         gain = (2.0 * sign / np.maximum(np.abs(contrast), MINIMUM_CONTRAST)).astype(np.float32)

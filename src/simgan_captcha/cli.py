@@ -19,7 +19,7 @@ from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
     from simgan_captcha.diagnosis import Estimate
-    from simgan_captcha.readings import Reading
+    from simgan_captcha.reader.image_reader import ImageReader
 
 DEBUG = "--debug"
 DEFAULT_USER = "rickyhan"
@@ -296,50 +296,73 @@ def _own_estimate(run: Path) -> "Estimate | None":
 
 
 @app.command()
-def read(
+def export(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", show_default=False)],
-    as_json: AsJson = False,
+    file: Annotated[Path, typer.Argument(help="Where to write it, as reader.onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits.")] = False,
 ) -> None:
-    """Read images with a finished run's reader: text, confidence, confidence per character."""
-    import numpy as np
-
-    from simgan_captcha.errors import ImageError
-    from simgan_captcha.images import MAX_BYTES, check_image, decode_grey
+    """Write a finished run's reader as one ONNX file, which reads without torch."""
+    from simgan_captcha.learning import load_images
     from simgan_captcha.pipeline import load_run_reader
-    from simgan_captcha.reader.reading import read_images
+    from simgan_captcha.reader.exporting import COMPARED, export_reader
+    from simgan_captcha.store import CaptchaStore
 
     reader, background, config = load_run_reader(run)
-    scheme, decoded, broken = config.scheme, {}, {}
-    for path in images:
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-            check_image(data, width=scheme.width, height=scheme.height)
-            decoded[str(path)] = decode_grey(data)
-        except (OSError, ImageError) as error:
-            broken[str(path)] = str(error)
-    pixels = np.stack(list(decoded.values())) if decoded else np.empty((0, 1, 1), np.uint8)
-    readings = list(read_images(reader, background, scheme, list(decoded), pixels))
-    if as_json:
-        rows = {r.name: dataclasses.asdict(r) for r in readings}
-        rows |= {name: {"name": name, "error": reason} for name, reason in broken.items()}
-        typer.echo(json.dumps({"readings": [rows[str(path)] for path in images]}))
+    _, images = load_images(CaptchaStore(run / "store"))
+    parity = export_reader(file, reader, background, config.scheme, images[:COMPARED], int8=int8)
+    typer.echo(
+        f"{file}: {file.stat().st_size / 1e3:.0f} kB; {parity.images - parity.changed} of "
+        f"{parity.images} real images read as in torch, confidences at most "
+        f"{parity.confidence_error:.2g} apart"
+    )
+
+
+@app.command()
+def read(
+    reader: Annotated[
+        Path, typer.Argument(help="A finished run's folder, or a file that export wrote.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="JPEG or PNG files, folders of them, captcha stores; - for an image, or for names "
+            "of files, from standard input.",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write a Parquet file.", show_default=False)
+    ] = None,
+) -> None:
+    """Read images: text, confidence, confidence per character. Those of a .onnx need no torch."""
+    from simgan_captcha.reader.sources import image_sources
+    from simgan_captcha.reading_formats import write_csv, write_json, write_lines, write_parquet
+
+    if as_json + as_csv + (parquet is not None) > 1:
+        raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
+    rows = _image_reader(reader).read_each(image_sources(images, sys.stdin.buffer))
+    if parquet is not None:
+        unreadable = write_parquet(rows, parquet)
+    elif as_json or as_csv:
+        unreadable = (write_json if as_json else write_csv)(rows, sys.stdout)
     else:
-        for reading in readings:
-            typer.echo(_line(reading))
-        for name, reason in broken.items():
-            typer.secho(f"{name}: {reason}", fg="red", err=True)
-    if broken:
+        unreadable = write_lines(rows, sys.stdout, sys.stderr)
+    if unreadable:
         raise typer.Exit(1)
 
 
-def _line(reading: "Reading") -> str:
-    each = " ".join(
-        f"{character}:{confidence:.2f}"
-        for character, confidence in zip(reading.text, reading.character_confidence, strict=True)
-    )
-    return f"{reading.name}  {reading.text}  {reading.confidence:.3f}  {each}"
+def _image_reader(reader: Path) -> "ImageReader":
+    from simgan_captcha.reader.image_reader import ImageReader, Reader
+
+    if reader.is_file():
+        return Reader(reader)
+    from simgan_captcha.pipeline import load_run_reader
+    from simgan_captcha.reader.exporting import WholeReader, torch_recogniser
+
+    network, background, config = load_run_reader(reader)
+    return ImageReader(config.scheme, torch_recogniser(WholeReader(network, background).eval()))
 
 
 @app.command()

@@ -25,7 +25,7 @@ class Reading:
     """Probability of each character, in [0, 1]."""
 
 
-_READINGS = pa.schema(
+READINGS = pa.schema(
     [
         ("name", pa.string()),
         ("text", pa.string()),
@@ -33,13 +33,14 @@ _READINGS = pa.schema(
         ("character_confidence", pa.list_(pa.float64())),
     ]
 )
+"""Columns of a table of readings."""
 
 
 def save_readings(path: Path, readings: Sequence[Reading]) -> None:
     """Readings as Parquet, written whole or not at all."""
-    columns = {name: [getattr(r, name) for r in readings] for name in _READINGS.names}
+    columns = {name: [getattr(r, name) for r in readings] for name in READINGS.names}
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_READINGS), buffer)
+    pq.write_table(pa.table(columns, schema=READINGS), buffer)
     write_bytes(path, buffer.getvalue().to_pybytes())
 
 
@@ -52,7 +53,7 @@ def load_readings(path: Path) -> list[Reading]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
-        table = pq.read_table(path, schema=_READINGS)
+        table = pq.read_table(path, schema=READINGS)
         if any(column.null_count for column in table.columns):
             raise ValueError("a value or a whole column is missing")
         readings = [

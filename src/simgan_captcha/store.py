@@ -11,7 +11,7 @@ most the batch it was adding, and that batch is then added again from its beginn
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,16 @@ class CaptchaStore:
             [data[:MAX_QUARANTINED_BYTES] for _, _, data in rows],
         ]
         _write(path, pa.table(columns, schema=_QUARANTINE))
+
+
+def read_stored(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of all images of a store, part by part; nothing if the folder is none.
+
+    Raises:
+        StoreError: A part is damaged.
+    """
+    for path in sorted(folder.glob("part-*.parquet")):
+        yield from zip(*_read(path, _PART, ["name", "image"]), strict=True)
 
 
 def _batch_id(source: str) -> str:

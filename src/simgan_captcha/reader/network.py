@@ -139,7 +139,7 @@ class AttentionReader(nn.Module):
     def forward(self, images: Tensor) -> Tensor | ScoutOutput:
         """(B, 2, H, W) -> logits (B, L, K), or with ``pose`` a `ScoutOutput`."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
-        B = len(features)
+        B = features.shape[0]  # not len(), which torch.export takes for a constant
         keys = self.key(features + self.position)
         values = self.value(features + self.position)
         attended = nn.functional.scaled_dot_product_attention(
@@ -186,4 +186,4 @@ class SeedReader(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 2, H, W) -> logits (B, L, K)."""
         logits: Tensor = self.classify(self.hidden(self.features(images[:, :1])))
-        return logits.view(len(images), self.length, -1)
+        return logits.view(images.shape[0], self.length, -1)

@@ -1,0 +1,225 @@
+"""Images of any kind → readings, in order and in constant memory; needs no torch.
+
+Shapes: N images, H and W pixels, L characters.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import ValidationError
+
+from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.images import MAX_BYTES, GreyImages, check_image, decode_grey
+from simgan_captcha.readings import Reading
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.stages import core_count
+
+Ids = npt.NDArray[np.int64]
+
+Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
+"""``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
+
+METADATA = "simgan_captcha"
+"""Key of an exported reader's metadata: JSON with its ``scheme`` and its ``version``."""
+
+IMAGES, IDS, CONFIDENCE = "images", "ids", "confidence"
+"""Names of an exported reader's input and outputs."""
+
+_MAX_MODEL_BYTES = 512_000_000
+_BATCH_PER_CORE = 32
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An encoded image that is no file."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In the place of a reading, an image that could not be read."""
+
+    name: str
+    error: str
+    """What was expected, what was got."""
+
+
+Source = str | os.PathLike[str] | bytes | NamedImage | Image.Image | npt.NDArray[np.uint8]
+"""A path; encoded bytes, named or not; a picture of Pillow's; grey levels (H, W) or RGB (H, W, 3)
+as ``uint8``."""
+
+
+class ImageReader:
+    """Reads images of one scheme with whatever recognises them."""
+
+    def __init__(self, scheme: Scheme, recognise: Recognise) -> None:
+        self.scheme = scheme
+        self.recognise = recognise
+
+    @overload
+    def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
+    @overload
+    def read(self, images: Source) -> Reading: ...
+    def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
+        """What an image says; of a list, a list in its order.
+
+        A reading is named as its file, or as its place in the list. In a list, what cannot be read
+        leaves an `Unreadable` in its place.
+
+        Raises:
+            ImageError: A single image cannot be read.
+            TypeError: Not a `Source`.
+        """
+        if isinstance(images, list):
+            return list(self.read_each(images))
+        decoded = self._decode(0, images)
+        if isinstance(decoded, Unreadable):
+            raise ImageError(decoded.error)
+        return self._read([decoded])[0]
+
+    def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
+        """As `read` of a list, but image by image: only a few batches are held at any time."""
+        cores = core_count()
+        size, numbered = cores * _BATCH_PER_CORE, enumerate(images)
+        waiting: deque[Future[_Decoded | Unreadable]] = deque()
+        with ThreadPoolExecutor(cores) as pool:
+
+            def decode_ahead() -> None:
+                for number, image in islice(numbered, 2 * size - len(waiting)):
+                    waiting.append(pool.submit(self._decode, number, image))
+
+            decode_ahead()
+            while waiting:
+                batch = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+                decode_ahead()  # goes on while this batch is read
+                readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
+                for one in batch:
+                    yield next(readings) if isinstance(one, _Decoded) else one
+
+    def _read(self, decoded: "list[_Decoded]") -> list[Reading]:
+        if not decoded:
+            return []
+        ids, confidence = self.recognise(np.stack([one.grey for one in decoded]))
+        return [
+            Reading(one.name, self.scheme.decode(row), float(np.prod(each)), tuple(each.tolist()))
+            for one, row, each in zip(decoded, ids.tolist(), confidence, strict=True)
+        ]
+
+    def _decode(self, number: int, image: Source) -> "_Decoded | Unreadable":
+        name = str(number)
+        try:
+            if isinstance(image, (str, os.PathLike)):
+                name = os.fspath(image)
+                with Path(image).open("rb") as file:
+                    image = file.read(MAX_BYTES + 1)
+            elif isinstance(image, NamedImage):
+                name, image = image.name, image.data
+            return _Decoded(name, self._grey(image))
+        except (OSError, ImageError) as error:
+            return Unreadable(name, str(error))
+
+    def _grey(self, image: bytes | Image.Image | npt.NDArray[Any]) -> GreyImages:
+        width, height = self.scheme.width, self.scheme.height
+        if isinstance(image, bytes):
+            check_image(image, width=width, height=height)
+            return decode_grey(image)
+        if isinstance(image, Image.Image):
+            image = np.asarray(image.convert("L"))
+        elif not isinstance(image, np.ndarray):
+            raise TypeError(
+                "expected an image as a path, bytes, a Pillow picture or an array, got "
+                f"{type(image).__name__}"
+            )
+        if image.dtype != np.uint8 or image.shape not in ((height, width), (height, width, 3)):
+            raise ImageError(
+                f"expected grey levels ({height}, {width}) or RGB ({height}, {width}, 3) of uint8, "
+                f"got {image.shape} of {image.dtype}"
+            )
+        return np.asarray(
+            image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8
+        )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    name: str
+    grey: GreyImages
+
+
+class Reader(ImageReader):
+    """Reads with a file that `simgan-captcha export` wrote.
+
+    Example:
+        >>> Reader("reader.onnx").read("captcha.jpg").text  # doctest: +SKIP
+        'a1z9'
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        """Load the file; nothing in it is executed but the network's own operators.
+
+        Args:
+            path: Of the file.
+            threads: That the network runs in; as many as there are cores by default.
+
+        Raises:
+            RunError: Missing, too large, damaged, or not an exported reader.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or core_count()
+        options.log_severity_level = 3  # errors alone: they are raised, too
+        try:
+            if Path(path).stat().st_size > _MAX_MODEL_BYTES:
+                raise ValueError(f"larger than {_MAX_MODEL_BYTES} bytes")
+            # From bytes, so that it cannot name other files to be read.
+            session = onnxruntime.InferenceSession(
+                Path(path).read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+            described = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+            scheme = Scheme(**described["scheme"])
+            shape = session.get_inputs()[0].shape[1:]
+            if shape != [scheme.height, scheme.width]:
+                raise ValueError(f"it reads images of {shape}, its scheme has others")
+        except FileNotFoundError:
+            raise RunError(
+                f"expected an exported reader at {path}, found none; write one with "
+                "simgan-captcha export RUN reader.onnx"
+            ) from None
+        except ValidationError:
+            raise RunError(_not_a_reader(path, "its metadata holds no scheme")) from None
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise RunError(_not_a_reader(path, error)) from None
+        except Exception as error:  # onnxruntime's own have no other base
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise RunError(_not_a_reader(path, error)) from None
+
+        def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+            ids, confidence = session.run([IDS, CONFIDENCE], {IMAGES: images})
+            return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
+
+        super().__init__(scheme, recognise)
+        self.version: str = str(described["version"])
+        """Of the package that wrote the file."""
+
+
+def _not_a_reader(path: str | os.PathLike[str], why: Exception | str) -> str:
+    return (
+        f"expected an exported reader at {path}, could not load it ({why}); export it again with "
+        "simgan-captcha export RUN reader.onnx"
+    )

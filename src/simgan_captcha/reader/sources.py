@@ -1,0 +1,65 @@
+"""Where images to read come from: files, folders of them, captcha stores, standard input."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from simgan_captcha.errors import UsageError
+from simgan_captcha.images import MAX_BYTES
+from simgan_captcha.reader.image_reader import NamedImage
+from simgan_captcha.store import read_stored
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
+
+
+def image_sources(places: Iterable[str], standard_input: BinaryIO) -> Iterator[Path | NamedImage]:
+    """All images of these places, one after another.
+
+    Args:
+        places: Files; folders, whose .jpg, .jpeg and .png files are taken by name; captcha stores;
+            ``-`` for an image from standard input, or for files named there, one a line.
+        standard_input: Read where a place is ``-``.
+
+    Raises:
+        UsageError: A folder without any image.
+        StoreError: A part of a store is damaged.
+    """
+    for place in places:
+        if place == "-":
+            yield from _given(standard_input)
+        elif Path(place).is_dir():
+            yield from _in_folder(Path(place))
+        else:
+            yield Path(place)
+
+
+def _given(stream: BinaryIO) -> Iterator[Path | NamedImage]:
+    first = stream.readline(MAX_BYTES)
+    if first.startswith(_MAGIC):
+        yield NamedImage("-", first + stream.read(MAX_BYTES + 1))
+        return
+    for line in chain([first], stream):
+        if name := os.fsdecode(line.rstrip(b"\r\n")):
+            yield Path(name)
+
+
+def _in_folder(folder: Path) -> Iterator[Path | NamedImage]:
+    found = False
+    for name, data in read_stored(folder):
+        found = True
+        yield NamedImage(name, data)
+    if found:
+        return
+    names = sorted(entry.name for entry in os.scandir(folder))
+    for name in names:
+        if name.lower().endswith(_SUFFIXES):
+            found = True
+            yield folder / name
+    if not found:
+        raise UsageError(
+            f"expected {', '.join(_SUFFIXES)} files or a captcha store in {folder}, found none; "
+            "name a folder that holds some"
+        )
