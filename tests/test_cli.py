@@ -371,6 +371,7 @@ def test_read_and_export_say_what_is_wrong(run: Path, tmp_path: Path) -> None:
     command("read", run, "x.jpg", "--json", "--csv").error(2, "one of --json, --csv and --parquet")
     (tmp_path / "no.onnx").write_text("hello")
     command("read", tmp_path / "no.onnx", "x.jpg").error(1, "expected an exported reader at .*no")
+    command("read", tmp_path / "x.onnx", "x.jpg").error(1, "found none; write one with .* export")
     command("export", tmp_path / "no", tmp_path / "x.onnx").error(1, "expected a run in")
 
 

@@ -31,7 +31,7 @@ def lint_imports(folder: Path) -> dict[str, str]:
         capture_output=True,
         text=True,
     )
-    found = dict(re.findall(r"^(.+) (KEPT|BROKEN)$", done.stdout, re.MULTILINE))
+    found = dict(re.findall(r"^(.+) (KEPT|BROKEN)(?: \(.*\))?$", done.stdout, re.MULTILINE))
     assert found, done.stdout + done.stderr
     assert (done.returncode == 0) == (set(found.values()) == {"KEPT"})
     return found

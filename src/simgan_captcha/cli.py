@@ -356,7 +356,7 @@ def read(
 def _image_reader(reader: Path) -> "ImageReader":
     from simgan_captcha.reader.image_reader import ImageReader, Reader
 
-    if reader.is_file():
+    if reader.is_file() or reader.suffix == ".onnx":
         return Reader(reader)
     from simgan_captcha.pipeline import load_run_reader
     from simgan_captcha.reader.exporting import WholeReader, torch_recogniser
