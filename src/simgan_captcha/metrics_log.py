@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from simgan_captcha.atomic import write_bytes
+from simgan_captcha.interrupts import held_back
 
 FILE_NAME = "metrics.jsonl"
 
@@ -39,10 +40,11 @@ class MetricsLog:
         """Write the figures of one step; a reader of the file sees them at once."""
         row: dict[str, float | None] = {"step": step}
         row |= {name: v if math.isfinite(v) else None for name, v in figures.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+        with held_back():
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close both files."""

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simgan_captcha.errors import StoreError
 from simgan_captcha.images import GreyImages
-from simgan_captcha.interrupts import kept_from_children
+from simgan_captcha.interrupts import held_back, kept_from_children
 
 _REAL = 0
 """First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
@@ -100,7 +100,8 @@ def synthetic_batches(
     try:
         while True:
             yield images.numpy(), ids
-            images, ids = next(batches)
+            with held_back():
+                images, ids = next(batches)
     finally:
         del batches  # stops the workers even where a traceback holds this frame
 
