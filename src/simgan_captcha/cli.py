@@ -359,10 +359,10 @@ def _image_reader(reader: Path) -> "ImageReader":
     if reader.is_file() or reader.suffix == ".onnx":
         return Reader(reader)
     from simgan_captcha.pipeline import load_run_reader
-    from simgan_captcha.reader.exporting import WholeReader, torch_recogniser
+    from simgan_captcha.reader.reading import recogniser
 
     network, background, config = load_run_reader(reader)
-    return ImageReader(config.scheme, torch_recogniser(WholeReader(network, background).eval()))
+    return ImageReader(config.scheme, recogniser(network, background))
 
 
 @app.command()

@@ -28,6 +28,14 @@ MAX_BYTES = 8_000_000
 """Larger files are refused before they are opened."""
 
 
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+
+def begins_as_image(data: bytes) -> bool:
+    """Whether bytes begin as a JPEG or PNG does."""
+    return data.startswith((_JPEG, _PNG))
+
+
 def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> None:
     """Decode strictly and discard: raises unless ``data`` is a whole image of the stated size.
 
@@ -69,9 +77,9 @@ class _JpegWithoutMetadata(JpegImageFile):
 
 def _open(data: bytes) -> JpegImageFile | PngImageFile:
     """Header only. Past `Image.open`, which warns of large sizes before we can see them."""
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG):
         return _JpegWithoutMetadata(io.BytesIO(data))
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         if b"acTL" in data.partition(b"IDAT")[0]:
             raise ImageError("expected one still image, got an animated PNG")
         return PngImageFile(io.BytesIO(data))

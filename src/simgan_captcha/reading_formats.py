@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simgan_captcha.atomic import replacing
 from simgan_captcha.reader.image_reader import Unreadable
 from simgan_captcha.readings import READINGS, Reading
 
@@ -66,16 +66,10 @@ def write_csv(rows: Rows, out: TextIO) -> int:
 def write_parquet(rows: Rows, path: Path) -> int:
     """Columns as a run's readings have them, and ``error``; whole or not at all."""
     unreadable = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(partial, _WITH_ERRORS) as writer:
-            for group in _groups(rows):
-                unreadable += sum("error" in row for row in group)
-                writer.write_table(pa.Table.from_pylist(group, schema=_WITH_ERRORS))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file, pq.ParquetWriter(file, _WITH_ERRORS) as writer:
+        for group in _groups(rows):
+            unreadable += sum("error" in row for row in group)
+            writer.write_table(pa.Table.from_pylist(group, schema=_WITH_ERRORS))
     return unreadable
 
 

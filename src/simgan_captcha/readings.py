@@ -1,14 +1,17 @@
 """Readings: what a run says of each image, as Parquet. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.errors import RunError
+from simgan_captcha.scheme import Scheme
 
 _MAX_BYTES = 512_000_000
 
@@ -23,6 +26,17 @@ class Reading:
     """Probability of the whole text, in [0, 1]: the product over its characters."""
     character_confidence: tuple[float, ...]
     """Probability of each character, in [0, 1]."""
+
+
+def to_readings(
+    scheme: Scheme,
+    names: Sequence[str],
+    ids: npt.NDArray[np.int64],
+    confidence: npt.NDArray[np.float32],
+) -> Iterator[Reading]:
+    """Readings of N images from class ids (N, L) and their probabilities (N, L)."""
+    for name, of_image, each in zip(names, ids.tolist(), confidence, strict=True):
+        yield Reading(name, scheme.decode(of_image), float(each.prod()), tuple(each.tolist()))
 
 
 READINGS = pa.schema(

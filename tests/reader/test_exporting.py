@@ -14,6 +14,7 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.reader import exporting
 from simgan_captcha.reader.exporting import Parity, WholeReader, compare, export_reader
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.reader.reading import recogniser
 from tests.reader.test_image_reader import GREY, NETWORK
 from tests.small_run import SCHEME, shaded
 
@@ -43,7 +44,7 @@ def test_the_file_reads_as_torch_does(tmp_path: Path, kind: str) -> None:
     parity = export_reader(path, NETWORK, BACKGROUNDS[kind], SCHEME, GREY)
     assert (parity.images, parity.changed) == (len(GREY), 0)
     assert parity.confidence_error < 1e-3
-    own = exporting.torch_recogniser(WholeReader(NETWORK, BACKGROUNDS[kind]).eval())
+    own = recogniser(NETWORK, BACKGROUNDS[kind])
     for count in (1, 3, 40):  # batches of any size
         assert compare(own, Reader(path).recognise, GREY[:count]).changed == 0
 

@@ -134,7 +134,7 @@ def test_only_a_few_batches_are_held(reader: Reader) -> None:
             break
 
 
-def test_reading_imports_no_torch_and_starts_soon(exported: Path, tmp_path: Path) -> None:
+def test_reading_imports_no_torch(exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(FILES[3])
     script = (

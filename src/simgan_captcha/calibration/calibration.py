@@ -172,7 +172,7 @@ def calibrate(
             "simulator's ranges, or set calibrate=false"
         )
     ids = poses.probabilities.argmax(-1)
-    places = np.stack([poses.x, poses.y, poses.rotation], -1)
+    places = poses.places
     slots = range(places.shape[1])
     apart = places - np.stack([np.median(places[kept[:, s], s], axis=0) for s in slots])
     offset = np.zeros((len(glyphs), 3), np.float32)

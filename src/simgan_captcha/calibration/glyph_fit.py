@@ -48,7 +48,7 @@ _BLURS = (4.0, 0.7)  # of glyphs, sigma in their pixels: from coarse to fine
 _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
 _DEGREES = 4.0  # as far as a step of one pixel goes, at the rim of a letter
 _DROPPED = 0.15  # of the characters, half way
-STARVED = 0.3  # of the median class
+_STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
 _STRAY = (
     0.12,
@@ -86,11 +86,10 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
     """
     sure = sure_characters(poses.probabilities)
     ids = poses.probabilities.argmax(-1)
-    places = np.stack([poses.x, poses.y, poses.rotation], -1)
     examples = [
         np.argwhere(sure & (ids == k))[: 3 * _EXAMPLES] for k in range(poses.probabilities.shape[2])
     ]
-    return np.stack([mean_glyph(normalised, places, of_class) for of_class in examples])
+    return np.stack([mean_glyph(normalised, poses.places, of_class) for of_class in examples])
 
 
 def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
@@ -161,7 +160,7 @@ def fit_glyphs(
     ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
     visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
     unit = torch.tensor([1.0, 1.0, _DEGREES])
-    told = np.stack([poses.x, poses.y, poses.rotation], -1).astype(np.float32)
+    told = poses.places
     pose = nn.Embedding(N, L * 3, sparse=True, _weight=(torch.from_numpy(told) / unit).flatten(1))
     begin = mean_glyphs(normalised, poses) if glyphs is None else glyphs
     coarse = _BLURS[0] if glyphs is None else _KNOWN_BLUR
@@ -228,4 +227,9 @@ def _blurred(glyphs: Tensor, window: Tensor) -> Tensor:
 
 def found_classes(read: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """(K,) whether so many characters learned from, (K,), are enough for a glyph."""
-    return np.asarray(read >= max(FEWEST_EXAMPLES, STARVED * float(np.median(read))))
+    return np.asarray(read >= enough_examples(read))
+
+
+def enough_examples(read: npt.NDArray[np.int64]) -> float:
+    """How many characters a class needs for a glyph, where so many of each, (K,), are read."""
+    return max(FEWEST_EXAMPLES, _STARVED * float(np.median(read)))

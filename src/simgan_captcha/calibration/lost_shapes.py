@@ -16,7 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.glyph_fit import FEWEST_EXAMPLES, STARVED, GlyphFit, mean_glyph
+from simgan_captcha.calibration.glyph_fit import (
+    FEWEST_EXAMPLES,
+    GlyphFit,
+    enough_examples,
+    mean_glyph,
+)
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
 from simgan_captcha.calibration.poses import Floats, Poses
 
@@ -56,8 +61,8 @@ class LostShape:
         of_each = ", ".join(f"{count} as {alphabet[k]!r}" for k, count in self.taken_for.items())
         return (
             f"{name!r} was hardly ever read, but {sum(self.taken_for.values())} characters read "
-            f"otherwise ({of_each}) share a shape that no font of the simulator draws: taken for "
-            f"{name!r}, as the alphabet lacks no other; look at calibrate/glyphs.png"
+            f"otherwise ({of_each}) share a shape that those characters' own do not explain: taken "
+            f"for {name!r}, which would be missing else; look at calibrate/glyphs.png"
         )
 
 
@@ -87,17 +92,16 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist())
     if not lacking or len(lacking) == len(fit.glyphs) or not fit.settled.any():
         return None
-    poses = np.stack([fit.poses.x, fit.poses.y, fit.poses.rotation], -1)
+    poses = fit.poses.places
     own = character_misfits(normalised, ids, poses, fit.glyphs)
     most = _UNEXPLAINED * float(np.median(own[fit.settled]))
     unexplained = (own > most) & fit.settled[:, None]
     read = np.bincount(ids[fit.settled].ravel(), minlength=len(fit.glyphs))
-    enough = max(FEWEST_EXAMPLES, STARVED * float(np.median(read)))
     glyphs, shapes = fit.glyphs.copy(), []
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
-        characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
         if not lacking:
             break
+        characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
         if len(characters) < FEWEST_EXAMPLES:
             continue
         search = _Search(normalised, ids, glyphs, most)
@@ -107,7 +111,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         everywhere = np.argwhere(unexplained)
         found, at = search.explained(everywhere, poses, shape)
         images, slots = everywhere[found].T
-        if len(images) < enough:
+        if len(images) < enough_examples(read):
             continue
         # Several may be lacking: the one that the scout thought of most.
         k = max(lacking, key=lambda k: float(probabilities[images, slots, k].mean()))

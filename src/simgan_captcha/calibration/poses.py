@@ -19,3 +19,8 @@ class Poses:
     y: Floats
     rotation: Floats
     """(N, L) degrees, counter-clockwise."""
+
+    @property
+    def places(self) -> Floats:
+        """(N, L, 3): x, y and rotation."""
+        return np.stack([self.x, self.y, self.rotation], -1, dtype=np.float32)

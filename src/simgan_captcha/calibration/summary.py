@@ -80,7 +80,7 @@ class _Places:
 
     def __init__(self, fit: GlyphFit, calibration: Calibration, seed: int) -> None:
         ids = fit.poses.probabilities.argmax(-1)
-        places = np.stack([fit.poses.x, fit.poses.y, fit.poses.rotation], -1)
+        places = fit.poses.places
         self.usual: Floats = (places - calibration.offset[ids]).astype(np.float32)
         self.kept = fit.kept
         generator, N = np.random.default_rng(seed), len(fit.kept)

@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +27,7 @@ from simgan_captcha.background import SEED_THRESHOLD, Background, line_disc
 from simgan_captcha.errors import RunError
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.image_reader import CONFIDENCE, IDS, IMAGES, METADATA, Reader, Recognise
+from simgan_captcha.reader.reading import recogniser
 from simgan_captcha.scheme import Scheme
 
 MOST_CHANGED = 0.002
@@ -90,7 +90,7 @@ def export_reader(
     with tempfile.TemporaryDirectory() as folder:
         tried = Path(folder) / "reader.onnx"
         tried.write_bytes(model.SerializeToString())
-        parity = compare(torch_recogniser(whole), Reader(tried).recognise, images)
+        parity = compare(recogniser(reader, background), Reader(tried).recognise, images)
     if parity.changed > (MOST_CHANGED * parity.images if int8 else 0):
         raise RunError(
             f"expected the {described['precision']} reader to read as the run's own does, "
@@ -115,17 +115,6 @@ def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
         changed += int((ids != other_ids).any(-1).sum())
         error = max(error, float(np.abs(confidence - other).max()))
     return Parity(len(images), changed, error)
-
-
-def torch_recogniser(whole: "WholeReader") -> Recognise:
-    """What an `ImageReader` reads with, in torch."""
-
-    @torch.inference_mode()
-    def recognise(images: GreyImages) -> tuple[Any, Any]:
-        ids, confidence = whole(torch.from_numpy(images))
-        return ids.numpy(), confidence.numpy()
-
-    return recognise
 
 
 class WholeReader(nn.Module):

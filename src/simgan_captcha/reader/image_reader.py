@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.images import MAX_BYTES, GreyImages, check_image, decode_grey
-from simgan_captcha.readings import Reading
+from simgan_captcha.readings import Reading, to_readings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.stages import core_count
 
@@ -113,11 +113,8 @@ class ImageReader:
     def _read(self, decoded: "list[_Decoded]") -> list[Reading]:
         if not decoded:
             return []
-        ids, confidence = self.recognise(np.stack([one.grey for one in decoded]))
-        return [
-            Reading(one.name, self.scheme.decode(row), float(np.prod(each)), tuple(each.tolist()))
-            for one, row, each in zip(decoded, ids.tolist(), confidence, strict=True)
-        ]
+        recognised = self.recognise(np.stack([one.grey for one in decoded]))
+        return list(to_readings(self.scheme, [one.name for one in decoded], *recognised))
 
     def _decode(self, number: int, image: Source) -> "_Decoded | Unreadable":
         name = str(number)

@@ -14,7 +14,6 @@ from simgan_captcha.errors import ConfigError
 ATTENTION_HEADS = 4
 """The last of the attention reader's widths must divide by this."""
 
-
 _CODE_SCALE = 0.3
 """Of the position code's slowest wave."""
 
@@ -105,8 +104,7 @@ class AttentionReader(nn.Module):
     About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
     one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
     whole map; a position code tells where a feature lies. It begins as sines and cosines (Attention
-    Is All You Need, arXiv:1706.03762, section 3.5, along both axes), in which places are a linear
-    map away, and is learned on.
+    Is All You Need, arXiv:1706.03762, section 3.5, along both axes) and is learned on.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:

@@ -15,8 +15,9 @@ from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.checkpoint import load_weights, save_weights
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.image_reader import Ids, Recognise
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
-from simgan_captcha.readings import Reading
+from simgan_captcha.readings import Reading, to_readings
 from simgan_captcha.scheme import Scheme
 
 BATCH = 250
@@ -63,9 +64,17 @@ def read_probabilities(
 
 def decode(scheme: Scheme, names: Sequence[str], probabilities: Floats) -> Iterator[Reading]:
     """The likeliest text of each image, with its probability and those of its characters."""
-    confidence = probabilities.max(-1)
-    for name, ids, each in zip(names, probabilities.argmax(-1), confidence, strict=True):
-        yield Reading(name, scheme.decode(ids.tolist()), float(each.prod()), tuple(each.tolist()))
+    return to_readings(scheme, names, probabilities.argmax(-1), probabilities.max(-1))
+
+
+def recogniser(reader: nn.Module, background: Background) -> Recognise:
+    """What an `ImageReader` reads with, in torch."""
+
+    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+        probabilities = read_probabilities(reader, background, images)
+        return probabilities.argmax(-1), probabilities.max(-1)
+
+    return recognise
 
 
 def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from simgan_captcha.errors import UsageError
-from simgan_captcha.images import MAX_BYTES
+from simgan_captcha.images import MAX_BYTES, begins_as_image
 from simgan_captcha.reader.image_reader import NamedImage
 from simgan_captcha.store import read_stored
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
+_HEADER = 8  # bytes that tell an image
+_LONGEST_NAME = 65_536
 
 
 def image_sources(places: Iterable[str], standard_input: BinaryIO) -> Iterator[Path | NamedImage]:
@@ -37,11 +38,12 @@ def image_sources(places: Iterable[str], standard_input: BinaryIO) -> Iterator[P
 
 
 def _given(stream: BinaryIO) -> Iterator[Path | NamedImage]:
-    first = stream.readline(MAX_BYTES)
-    if first.startswith(_MAGIC):
-        yield NamedImage("-", first + stream.read(MAX_BYTES + 1))
+    first = stream.read(_HEADER)
+    if begins_as_image(first):
+        yield NamedImage("-", first + stream.read(MAX_BYTES))
         return
-    for line in chain([first], stream):
+    first += stream.readline(_LONGEST_NAME)
+    for line in chain(first.splitlines(), iter(lambda: stream.readline(_LONGEST_NAME), b"")):
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             yield Path(name)
 

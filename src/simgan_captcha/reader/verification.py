@@ -101,7 +101,7 @@ def find_doubts(
         chosen = slice(n, n + _BATCH)
         normalised = background.normalise(images[doubted[chosen]])
         poses = scout_images(scout, normalised, scheme)
-        told = np.stack([poses.x, poses.y, poses.rotation], -1)
+        told = poses.places
         # Each class lies in its own way about the place that the scout tells of the class it saw.
         usual = told - calibration.offset[poses.probabilities.argmax(-1)]
         for row, ids in enumerate((read[chosen], alternatives[chosen])):
