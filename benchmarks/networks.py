@@ -2,10 +2,11 @@
 
     python benchmarks/networks.py --run RUN --tflop 10
 
-Every network is trained twice by one recipe (that of the package's reader), each time for TFLOP
-teraflop: on the true texts of 15,000 real captchas, and on the simulator as the run calibrated it.
-Both are judged on the other 5,000 real ones; nothing is adapted. Writes
-benchmarks/results/networks.{json,md}.
+Every network is trained by one recipe (that of the package's reader), each time for TFLOP teraflop:
+on the true texts of 15,000 real captchas (``supervised``); on the simulator as the run calibrated
+it (``label_free``); and on the same, where every position of the feature map must tell, too, whose
+middle lies there (``placed``), as the package's reader does: a simulator knows. All are judged
+on the other 5,000 real ones; nothing is adapted. Writes benchmarks/results/networks.{json,md}.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
 """
@@ -16,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from simgan_captcha.reader.network import (
     SeedReader,
 )
 from simgan_captcha.reader.reading import BATCH
+from simgan_captcha.reader.scout import PosedSimulator, middles_loss
 from simgan_captcha.reader.training import (
     LabelledStream,
     Objective,
@@ -57,8 +60,9 @@ from simgan_captcha.reader.training import (
 from simgan_captcha.run_folder import read_run
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
-from simgan_captcha.streams import synthetic_batches
+from simgan_captcha.streams import CaptchaSimulator, synthetic_batches
 
+PLACED = "placed"
 _STREAM = 50  # of synthetic batches; a run's own have other numbers
 
 
@@ -73,31 +77,51 @@ class CoarseAttentionReader(AttentionReader):
         self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
 
 
-class FlattenedReader(nn.Module):
-    """The attention reader's feature map, flattened, and one linear layer."""
+class MapReader(nn.Module):
+    """A head on the attention reader's feature map."""
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
         super().__init__()
         self.features = AttentionReader(architecture).features
+        channels = architecture.channels[-1]
+        self.middles = nn.Linear(channels, architecture.classes + 1) if architecture.pose else None
+
+    def forward(self, images: Tensor) -> Any:
+        """(B, 2, H, W) -> what `head` says; with ``pose``, and whose middle lies where."""
+        features = self.features(images)
+        logits = self.head(features)
+        if self.middles is None:
+            return logits
+        return logits, self.middles(features.flatten(2).transpose(1, 2))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits of a map (B, C, rows, columns)."""
+        raise NotImplementedError
+
+
+class FlattenedReader(MapReader):
+    """The feature map, flattened, and one linear layer."""
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__(architecture)
         channels, rows, columns = map_shape(self.features, architecture)
         self.shape = (architecture.length, architecture.classes)
         self.classify = nn.Linear(channels * rows * columns, self.shape[0] * self.shape[1])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, H, W) -> logits (B, L, K)."""
-        logits: Tensor = self.classify(self.features(images).flatten(1))
-        return logits.view(len(images), *self.shape)
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (B, L, K)."""
+        logits: Tensor = self.classify(features.flatten(1))
+        return logits.view(len(features), *self.shape)
 
 
-class ColumnReader(nn.Module):
+class ColumnReader(MapReader):
     """Every column of the map says a character or nothing (CTC); its neighbours are looked at too.
 
     Source: CRNN, arXiv:1507.05717. Deviation: a convolution over columns for its LSTM.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
-        super().__init__()
-        self.features = AttentionReader(architecture).features
+        super().__init__(architecture)
         channels, rows, _ = map_shape(self.features, architecture)
         self.columns = nn.Sequential(
             nn.Conv1d(channels * rows, 128, 3, padding=1),
@@ -105,21 +129,20 @@ class ColumnReader(nn.Module):
             nn.Conv1d(128, architecture.classes + 1, 3, padding=1),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, H, W) -> logits (B, T, K + 1), the last class blank."""
-        logits: Tensor = self.columns(self.features(images).flatten(1, 2))
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (B, T, K + 1), the last class blank."""
+        logits: Tensor = self.columns(features.flatten(1, 2))
         return logits.transpose(1, 2)
 
 
-class DecoderReader(nn.Module):
+class DecoderReader(MapReader):
     """A learned query a slot, and two layers of transformer decoder over the map.
 
     Source: the parallel decoder of PARSeq, arXiv:2207.06966, without its permutations.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
-        super().__init__()
-        self.features = AttentionReader(architecture).features
+        super().__init__(architecture)
         channels, rows, columns = map_shape(self.features, architecture)
         self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
         self.query = nn.Parameter(torch.randn(architecture.length, channels) * 0.02)
@@ -129,10 +152,10 @@ class DecoderReader(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, 2, nn.LayerNorm(channels))
         self.classify = nn.Linear(channels, architecture.classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, H, W) -> logits (B, L, K)."""
-        features = self.features(images).flatten(2).transpose(1, 2) + self.position
-        slots = self.decoder(self.query.expand(len(features), -1, -1), features)
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (B, L, K)."""
+        seen = features.flatten(2).transpose(1, 2) + self.position
+        slots = self.decoder(self.query.expand(len(seen), -1, -1), seen)
         logits: Tensor = self.classify(slots)
         return logits
 
@@ -161,6 +184,16 @@ def column_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Ten
     return loss, {"loss": loss}
 
 
+def with_middles(objective: Objective) -> Objective:
+    """An objective that counts whose middle lies at each position, too, as the scout's does."""
+
+    def both(outputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, told = objective(outputs[0], targets[..., 0].long())
+        return loss + 0.5 * middles_loss(outputs[-1], targets), told
+
+    return both
+
+
 def likeliest(logits: Tensor) -> list[list[int]]:
     """Class ids of logits (B, L, K)."""
     ids: list[list[int]] = logits.argmax(-1).tolist()
@@ -182,16 +215,18 @@ class Network:
     channels: tuple[int, int, int, int, int] = ReaderSettings().channels
     objective: Objective = character_objective
     decode: Callable[[Tensor], list[list[int]]] = likeliest
+    placed: bool = True
+    """Whether it has a map that is fine enough to tell positions on."""
 
 
 NETWORKS = {
     "attention": Network(AttentionReader),
     "attention-wide": Network(AttentionReader, (32, 32, 64, 64, 64)),
-    "attention-coarse": Network(CoarseAttentionReader, (32, 32, 64, 128, 128)),
+    "attention-coarse": Network(CoarseAttentionReader, (32, 32, 64, 128, 128), placed=False),
     "flattened": Network(FlattenedReader),
     "ctc": Network(ColumnReader, objective=column_objective, decode=likeliest_path),
     "decoder": Network(DecoderReader),
-    "seed": Network(SeedReader),
+    "seed": Network(SeedReader, placed=False),
 }
 
 
@@ -221,9 +256,9 @@ def main() -> None:
         scheme, config.simulator, background, Calibration.load(run / "calibrate" / CALIBRATION)
     )
 
-    def simulated(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def simulated(drawn: CaptchaSimulator, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         batches = synthetic_batches(
-            simulator,
+            drawn,
             settings.batch_size,
             seed,
             stream=_STREAM,
@@ -234,7 +269,8 @@ def main() -> None:
 
     streams: dict[str, LabelledStream] = {
         "supervised": labelled_stream(train, background, scheme, settings.batch_size, seed),
-        "label_free": simulated,
+        "label_free": partial(simulated, simulator),
+        PLACED: partial(simulated, PosedSimulator(simulator)),
     }
     architecture = ReaderArchitecture(
         scheme.height, scheme.width, scheme.length, len(scheme.alphabet)
@@ -247,10 +283,13 @@ def main() -> None:
         steps = max(1, round(flops / cost["step_flops"]))
         results[name] = {**cost, "steps": steps}
         for kind, stream in streams.items():
+            if kind == PLACED and not network.placed:
+                continue
             finished = work / f"{name}-{kind}-{options.tflop:g}-seed-{seed}.json"
             if not finished.exists():
                 started = time.monotonic()
-                trained = train_network(network, shape, stream, steps, settings, fabric, seed)
+                told = replace(shape, pose=kind == PLACED)
+                trained = train_network(network, told, stream, steps, settings, fabric, seed)
                 seconds = time.monotonic() - started
                 judged = judge_network(network, trained, background, scheme, test)
                 write_json(finished, {**judged, "seconds": round(seconds, 1)})
@@ -272,7 +311,7 @@ def main() -> None:
         "networks",
         f"Networks trained for {options.tflop:g} TFLOP each, on {options.test:,} real captchas",
         report,
-        ("network", "MMAC", "parameters", "steps", "supervised", "label-free", "seconds"),
+        ("network", "MMAC", "parameters", "steps", "supervised", "label-free", "and placed"),
         [
             (
                 name,
@@ -281,7 +320,7 @@ def main() -> None:
                 f"{one['steps']:,}",
                 with_interval(one["supervised"]),
                 with_interval(one["label_free"]),
-                f"{one['supervised']['seconds'] + one['label_free']['seconds']:.0f}",
+                with_interval(one[PLACED]) if PLACED in one else "–",
             )
             for name, one in results.items()
         ],
@@ -326,11 +365,9 @@ def train_network(
         ),
     )
     wrapped.train()
+    objective = with_middles(network.objective) if architecture.pose else network.objective
     for step, (images, ids) in zip(range(steps), stream(0), strict=False):
-        loss, _ = network.objective(
-            wrapped(images.to(fabric.device)),
-            ids.to(fabric.device),
-        )
+        loss, _ = objective(wrapped(images.to(fabric.device)), ids.to(fabric.device))
         rate = learning_rate_at(step, steps, settings.learning_rate)
         take_step(fabric, wrapped, optimizer, loss, rate, step + 1)
         update_average(average, model, settings.ema_decay, step + 1)
@@ -344,7 +381,9 @@ def judge_network(
     texts = []
     for start in range(0, len(test.images), BATCH):
         normalised = torch.from_numpy(background.normalise(test.images[start : start + BATCH]))
-        texts += [scheme.decode(ids) for ids in network.decode(model(normalised))]
+        outputs = model(normalised)
+        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        texts += [scheme.decode(ids) for ids in network.decode(logits)]
     judgement = test.judge(texts, scheme)
     return {**figures(judgement), "wrong_length": judgement.wrong_length}
 

@@ -4,6 +4,7 @@ Heavy imports (torch above all) wait until a command needs them, so that ``--hel
 """
 
 import dataclasses
+import enum
 import json
 import os
 import re
@@ -351,6 +352,58 @@ def read(
         unreadable = write_lines(rows, sys.stdout, sys.stderr)
     if unreadable:
         raise typer.Exit(1)
+
+
+class Engine(enum.StrEnum):
+    """What runs bulk labelling."""
+
+    local = "local"
+    ray = "ray"
+
+
+@app.command()
+def label(
+    reader: Annotated[Path, typer.Argument(help="A file that export wrote.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Parquet files with a column image (and name), folders of them, captcha stores; "
+            "paths, or URIs as s3://bucket/folder.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[str, typer.Argument(help="Folder for the parts, a path or URI.")],
+    engine: Annotated[
+        Engine, typer.Option(help="This machine, or a Ray cluster (RAY_ADDRESS).")
+    ] = Engine.local,
+    quiet: Quiet = False,
+) -> None:
+    """Read any number of images: each row of Parquet files becomes one row of OUT's parts.
+
+    Run it again to go on where it was: parts that are there are not made again.
+    """
+    from simgan_captcha.labelling.label import label_here
+    from simgan_captcha.labelling.on_ray import label_on_ray
+    from simgan_captcha.labelling.partitions import find_partitions, open_output
+    from simgan_captcha.progress import StageProgress
+    from simgan_captcha.reader.image_reader import Reader
+
+    Reader(reader)  # what is wrong with it is said before any work
+    partitions = find_partitions(inputs)
+    pending = open_output(out, reader.read_bytes(), partitions)
+    run_engine = label_on_ray if engine == Engine.ray else label_here
+    total, rows, unreadable = sum(one.rows for one in pending), 0, 0
+    with StageProgress(quiet=quiet) as progress:
+        progress.stage("label")
+        for labelled in run_engine(pending, out):
+            rows, unreadable = rows + labelled.rows, unreadable + labelled.unreadable
+            progress.update(rows, total, unreadable=str(unreadable))
+    earlier = len(partitions) - len(pending)
+    typer.echo(
+        f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "
+        "error says why)" + (f"; {earlier} parts were there before" if earlier else "")
+    )
 
 
 def _image_reader(reader: Path) -> "ImageReader":

@@ -206,7 +206,10 @@ class _Calibrating(CalibrationDataReader):  # type: ignore[misc]  # untyped
 
 
 def _quantised(model: onnx.ModelProto, images: GreyImages) -> onnx.ModelProto:
-    """Convolutions and matrix products in 8 bits."""
+    """Convolutions in 8 bits, but for the first: it sees the image, where a level more or less
+    tells thin strokes (with it, 0.3 % of readings of HackMIT's captchas changed, 0.07 % without).
+    """
+    first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantize_static(
@@ -215,6 +218,7 @@ def _quantised(model: onnx.ModelProto, images: GreyImages) -> onnx.ModelProto:
             _Calibrating(images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[first],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -165,11 +165,11 @@ class Reader(ImageReader):
         'a1z9'
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    def __init__(self, file: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> None:
         """Load the file; nothing in it is executed but the network's own operators.
 
         Args:
-            path: Of the file.
+            file: Its path, or its bytes.
             threads: That the network runs in; as many as there are cores by default.
 
         Raises:
@@ -181,11 +181,11 @@ class Reader(ImageReader):
         options.intra_op_num_threads = threads or core_count()
         options.log_severity_level = 3  # errors alone: they are raised, too
         try:
-            if Path(path).stat().st_size > _MAX_MODEL_BYTES:
-                raise ValueError(f"larger than {_MAX_MODEL_BYTES} bytes")
             # From bytes, so that it cannot name other files to be read.
             session = onnxruntime.InferenceSession(
-                Path(path).read_bytes(), options, providers=["CPUExecutionProvider"]
+                file if isinstance(file, bytes) else _model_bytes(Path(file)),
+                options,
+                providers=["CPUExecutionProvider"],
             )
             described = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
             scheme = Scheme(**described["scheme"])
@@ -194,17 +194,17 @@ class Reader(ImageReader):
                 raise ValueError(f"it reads images of {shape}, its scheme has others")
         except FileNotFoundError:
             raise RunError(
-                f"expected an exported reader at {path}, found none; write one with "
+                f"expected an exported reader at {file!s}, found none; write one with "
                 "simgan-captcha export RUN reader.onnx"
             ) from None
         except ValidationError:
-            raise RunError(_not_a_reader(path, "its metadata holds no scheme")) from None
+            raise RunError(_not_a_reader(file, "its metadata holds no scheme")) from None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise RunError(_not_a_reader(path, error)) from None
+            raise RunError(_not_a_reader(file, error)) from None
         except Exception as error:  # onnxruntime's own have no other base
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
-            raise RunError(_not_a_reader(path, error)) from None
+            raise RunError(_not_a_reader(file, error)) from None
 
         def recognise(images: GreyImages) -> tuple[Ids, Floats]:
             ids, confidence = session.run([IDS, CONFIDENCE], {IMAGES: images})
@@ -215,8 +215,15 @@ class Reader(ImageReader):
         """Of the package that wrote the file."""
 
 
-def _not_a_reader(path: str | os.PathLike[str], why: Exception | str) -> str:
+def _model_bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_MODEL_BYTES:
+        raise ValueError(f"larger than {_MAX_MODEL_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _not_a_reader(file: str | os.PathLike[str] | bytes, why: Exception | str) -> str:
+    where = "in these bytes" if isinstance(file, bytes) else f"at {file!s}"
     return (
-        f"expected an exported reader at {path}, could not load it ({why}); export it again with "
+        f"expected an exported reader {where}, could not load it ({why}); export it again with "
         "simgan-captcha export RUN reader.onnx"
     )

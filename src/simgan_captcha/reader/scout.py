@@ -97,10 +97,27 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
         outputs: Of an `AttentionReader` with ``pose``.
         targets: (B, L, 5), see `pose_targets`.
     """
-    ids, place = targets[..., 0].long(), targets[..., 4].long()
-    logits, middles = outputs.logits.float(), outputs.middles.float()
+    ids, logits = targets[..., 0].long(), outputs.logits.float()
     cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
     error = (outputs.pose.float() - targets[..., 1:4]).abs().mean((0, 1))
+    figures = {
+        "loss": cross_entropy,
+        "accuracy": (logits.argmax(-1) == ids).float().mean(),
+        "turn_error_degrees": error[2] * _DEGREES,
+    }
+    # Weighted so that poses and middles, which are easier, do not hold up the characters.
+    middles = middles_loss(outputs.middles, targets)
+    return cross_entropy + 0.5 * error.sum() + 0.5 * middles, figures
+
+
+def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of whose middle lies at each position of the map.
+
+    Args:
+        middles: (B, positions, K + 1) logits, the last class nobody's.
+        targets: (B, L, 5), see `pose_targets`.
+    """
+    ids, place = targets[..., 0].long(), targets[..., 4].long()
     B, positions, classes = middles.shape
     none = classes - 1
     # One more position takes what lies outside the image.
@@ -108,16 +125,9 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     whose.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
     weight = torch.ones(classes, device=ids.device)
     weight[none] = ids.shape[1] / positions  # as much in all as the characters
-    dense = nn.functional.cross_entropy(
-        middles.flatten(0, 1), whose[:, :positions].flatten(), weight=weight
+    return nn.functional.cross_entropy(
+        middles.float().flatten(0, 1), whose[:, :positions].flatten(), weight=weight
     )
-    figures = {
-        "loss": cross_entropy,
-        "accuracy": (logits.argmax(-1) == ids).float().mean(),
-        "turn_error_degrees": error[2] * _DEGREES,
-    }
-    # Weighted so that poses and middles, which are easier, do not hold up the characters.
-    return cross_entropy + 0.5 * error.sum() + 0.5 * dense, figures
 
 
 def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Module:

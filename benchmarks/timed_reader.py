@@ -1,0 +1,118 @@
+"""One reader on a folder of images, on one core, in a process of its own; for reading_rate.py.
+
+    PYTHON benchmarks/timed_reader.py CORE KIND FOLDER [MODEL]
+
+Prints JSON: CPU seconds from the start of the process until one image is read, milliseconds of
+some images given alone, CPU seconds of all images at once as far as the reader can, peak memory,
+and the texts in the files' order. Imports nothing of this package but the exported reader, as
+rivals live in another environment.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_ALONE = 50  # images that are given one by one
+
+Read = Callable[[list[bytes]], list[str]]
+
+
+def simgan(model: str) -> Read:
+    """A file that ``simgan-captcha export`` wrote."""
+    from simgan_captcha import Reader
+
+    reader = Reader(model, threads=1)
+    return lambda images: [getattr(row, "text", "") for row in reader.read(list(images))]
+
+
+def ddddocr(_: str, *, beta: bool = False) -> Read:
+    """What a user would reach for; its second model is said to be better."""
+    from ddddocr import DdddOcr
+
+    reader = DdddOcr(show_ad=False, beta=beta)
+    return lambda images: [reader.classification(image).lower() for image in images]
+
+
+def tesseract(_: str) -> Read:
+    """A line of text of these characters."""
+    import io
+
+    import pytesseract
+    from PIL import Image
+
+    pytesseract.get_tesseract_version()
+    whitelist = "0123456789abcdefghijklmnopqrstuvwxyz"
+    config = f"--psm 7 -c tessedit_char_whitelist={whitelist}"
+
+    def read(image: bytes) -> str:
+        return "".join(
+            pytesseract.image_to_string(Image.open(io.BytesIO(image)), config=config).split()
+        )
+
+    return lambda images: [read(image) for image in images]
+
+
+READERS: dict[str, Callable[[str], Read]] = {
+    "simgan": simgan,
+    "ddddocr": ddddocr,
+    "ddddocr-beta": lambda model: ddddocr(model, beta=True),
+    "tesseract": tesseract,
+}
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those it started and waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def peak_bytes() -> int:
+    """Resident memory at its highest, of this process or of the largest that it waited for."""
+    # Not of getrusage, which remembers the process this one was forked from.
+    own = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(int(own[1]) if own else 0, children) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("core", type=int)
+    parser.add_argument("kind", choices=READERS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", nargs="?", default="")
+    options = parser.parse_args()
+    interpreter = cpu_seconds()
+    os.sched_setaffinity(0, {options.core})  # before runtimes count the cores
+    images = [path.read_bytes() for path in sorted(options.folder.iterdir())]
+    before = cpu_seconds()
+    read = READERS[options.kind](options.model)
+    read(images[:1])
+    startup = interpreter + cpu_seconds() - before
+    milliseconds = []
+    for image in images[:_ALONE]:
+        began = time.perf_counter()
+        read([image])
+        milliseconds.append((time.perf_counter() - began) * 1e3)
+    before = cpu_seconds()
+    texts = read(images)
+    seconds = cpu_seconds() - before
+    json.dump(
+        {
+            "startup_cpu_seconds": startup,
+            "milliseconds": milliseconds,
+            "cpu_seconds": seconds,
+            "peak_bytes": peak_bytes(),
+            "texts": texts,
+        },
+        sys.stdout,
+    )
+
+
+if __name__ == "__main__":
+    main()
