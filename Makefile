@@ -1,10 +1,11 @@
 # make demo: the main job on the embedded puzzle.  make test: everything that is checked.
-# Both build .venv first when it is missing or the pinned parts have changed.
+# make bench: the benchmarks that take minutes.  All build .venv first when it is missing or the pinned
+# parts have changed.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test format docs clean
+.PHONY: demo test bench format docs clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -30,6 +31,19 @@ test: $(VENV)/browser
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Rivals have an environment of their own, so that theirs cannot change ours. Tesseract itself is
+# the system's, as Debian's package tesseract-ocr.
+.venv-rivals/installed:
+	$(PYTHON) -m venv .venv-rivals
+	.venv-rivals/bin/python -m pip install --quiet 'ddddocr==1.6.1' 'pytesseract==0.3.13'
+	touch $@
+
+# On the demo's run, or another: make bench RUN=folder
+RUN ?= demo-run
+bench: $(VENV)/installed .venv-rivals/installed
+	test -d $(RUN) || $(BIN)/simgan-captcha demo
+	$(BIN)/python benchmarks/bench.py --run $(RUN) --rivals .venv-rivals/bin/python
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -38,4 +52,4 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/write_configuration.py
 
 clean:
-	rm -rf $(VENV) build dist demo-run
+	rm -rf $(VENV) .venv-rivals build dist demo-run

@@ -70,6 +70,7 @@ def main() -> None:
             "precision": "no network",
             "training_flops": 0,
             "images_per_second": medians,
+            "times_the_2017_project": medians["calibrated"] / medians[OF_2017],
             "repeats": rates,
         },
         ("simulator", "images a second", "times the 2017 project's"),

@@ -1,0 +1,114 @@
+"""The benchmarks that take minutes on a CPU, one after another; `make bench` runs this.
+
+    python benchmarks/bench.py --run RUN [--rivals PYTHON]
+
+Each writes to benchmarks/results/ as it does alone. Then its ratios, which other work on the
+machine hardly moves, are compared with those committed before: one that is more than 20 % lower
+is reported, and the command ends with 1.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from record import RESULTS
+
+MOST_LOST = 0.2
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script, and where in its JSON ratios stand: the more, the better."""
+
+    script: str
+    ratios: Mapping[str, tuple[str, ...]]
+    needs_run: bool = True
+
+
+BENCHMARKS = (
+    Benchmark(
+        "simulator_rate",
+        {"our simulator by the 2017 project's": ("times_the_2017_project",)},
+    ),
+    Benchmark(
+        "training_rate",
+        {
+            "training by the convolution roofline": ("median", "of_roofline"),
+            "training with the simulator by without": ("median", "kept_up"),
+        },
+    ),
+    Benchmark("puzzle_rate", {"a challenge by plain drawing": ("ratio",)}, needs_run=False),
+    Benchmark(
+        "reading_rate",
+        {
+            "our reader by ddddocr": ("readers", "ours", "times_ddddocr"),
+            "our reader by the 2017 network": ("readers", "ours", "times_2017"),
+        },
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run")
+    parser.add_argument("--rivals", help="PYTHON with ddddocr and pytesseract")
+    parser.add_argument("--only", nargs="+", choices=[one.script for one in BENCHMARKS])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    lost = []
+    for benchmark in BENCHMARKS:
+        if options.only and benchmark.script not in options.only:
+            continue
+        before = ratios(benchmark, RESULTS)
+        command = [sys.executable, str(Path(__file__).with_name(f"{benchmark.script}.py"))]
+        if benchmark.needs_run:
+            command += ["--run", str(options.run)]
+        if benchmark.script == "reading_rate" and options.rivals:
+            command += ["--rivals", options.rivals]
+        print(f"== {benchmark.script}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            # A benchmark that fails leaves what was committed.
+            subprocess.run([*command, "--out", folder], check=True)
+            for file in Path(folder).iterdir():
+                (options.out / file.name).write_bytes(file.read_bytes())
+        lost += compare(before, ratios(benchmark, options.out))
+    for line in lost:
+        print(f"WORSE: {line}")
+    sys.exit(1 if lost else 0)
+
+
+def ratios(benchmark: Benchmark, folder: Path) -> dict[str, float]:
+    """Those that a result holds; none where it was not measured yet."""
+    path = folder / f"{benchmark.script}.json"
+    if not path.exists():
+        return {}
+    found = {}
+    for name, keys in benchmark.ratios.items():
+        value: Any = json.loads(path.read_text())
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            found[name] = float(value)
+    return found
+
+
+def compare(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Print each ratio beside the committed one; give those that are lost."""
+    lost = []
+    for name, now in after.items():
+        was = before.get(name)
+        line = f"{name}: {now:.3g} ({'not measured before' if was is None else f'was {was:.3g}'})"
+        print(line, flush=True)
+        if was is not None and now < (1 - MOST_LOST) * was:
+            lost.append(line)
+    return lost
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Where a run's time goes, and how near its training comes to what the machine can convolve.
+
+    python benchmarks/training_rate.py --run RUN
+
+Of the finished run: seconds and teraflop of every stage. Measured, in turn, ``--rounds`` times:
+
+- plain convolutions, forward and backward, of the best of a few shapes: the roofline;
+- the reader's training as the run did it, on captchas its simulator draws meanwhile;
+- the same on a few batches drawn before, so that nothing is waited for.
+
+FLOP/s of the training by the roofline's say how well the network is computed; images/s with the
+simulator by those without, whether it keeps up. Time is wall time, as processes share the work:
+compare the ratios. Writes benchmarks/results/training_rate.{json,md}.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from real_captchas import run_config, run_fabric
+from record import RESULTS, manifests, provenance, write_result
+from torch import Tensor
+
+from simgan_captcha.background import Background
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.learning import CALIBRATION
+from simgan_captcha.planning import reader_architecture, reads_poses
+from simgan_captcha.reader.scout import PosedSimulator, scout_objective
+from simgan_captcha.reader.training import (
+    LabelledStream,
+    character_objective,
+    count_flops,
+    train_reader,
+)
+from simgan_captcha.report_inputs import STAGES
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.streams import synthetic_batches
+
+_STREAM = 70  # of synthetic batches; a run's own have other numbers
+_CONVOLUTIONS = ((64, 32, 32), (64, 64, 32), (64, 64, 16), (64, 128, 16), (128, 48, 25))
+"""Images, channels in and out, and pixels a side."""
+_DRAWN_BEFORE = 8
+_SETTLING = 3  # first steps that are left out
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run, by which to train")
+    parser.add_argument("--steps", type=int, default=30, help="of each training")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run, config, fabric = options.run, run_config(options.run), run_fabric(options.run)
+    background = Background.load(run / "background" / "background.npz")
+    posed, size = reads_poses(config), config.reader.batch_size
+    calibration = run / "calibrate" / CALIBRATION
+    plain = Simulator(
+        config.scheme,
+        config.simulator,
+        background,
+        Calibration.load(calibration) if calibration.exists() else None,
+    )
+    architecture = reader_architecture(config, pose=posed)
+
+    def drawn(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        simulator = PosedSimulator(plain) if posed else plain
+        for images, targets in synthetic_batches(
+            simulator, size, options.seed, stream=_STREAM, first=first, workers=config.workers
+        ):
+            yield torch.from_numpy(background.normalise(images)), targets
+
+    kept = list(itertools.islice(drawn(0), _DRAWN_BEFORE))
+
+    def rate(stream: LabelledStream) -> float:
+        """Images a second, by the median step."""
+        ended: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            train_reader(
+                stream,
+                architecture,
+                config.reader.model_copy(update={"steps": options.steps}),
+                folder=Path(folder),
+                fabric=fabric,
+                seed=options.seed,
+                on_step=lambda step, total, figures: ended.append(time.perf_counter()),
+                objective=scout_objective if posed else character_objective,
+            )
+        taken = [after - before for before, after in itertools.pairwise(ended[_SETTLING:])]
+        return size / (sum(taken) / len(taken))
+
+    image_flops = count_flops(architecture, size, backward=True) / size
+    rounds: list[dict[str, float]] = []
+    for _ in range(options.rounds):
+        roofline = max(convolution_rate(*shape) for shape in _CONVOLUTIONS)
+        with_simulator, without = rate(drawn), rate(lambda first: itertools.cycle(kept))
+        rounds.append(
+            {
+                "roofline_gflops": roofline / 1e9,
+                "training_images_per_second": with_simulator,
+                "training_images_per_second_drawn_before": without,
+                "of_roofline": without * image_flops / roofline,
+                "kept_up": with_simulator / without,
+            }
+        )
+        print(rounds[-1], flush=True)
+    medians = {name: median(of[name] for of in rounds) for name in rounds[0]}
+    stages = shares(run)
+    write_result(
+        options.out,
+        "training_rate",
+        f"Training computes at {medians['of_roofline']:.0%} of the machine's best convolution; "
+        f"with the simulator drawing beside it, at {medians['kept_up']:.0%} of that",
+        {
+            **began,
+            "seed": options.seed,
+            "precision": str(fabric.strategy.precision.precision),
+            "threads": torch.get_num_threads(),
+            "image_flops": image_flops,
+            "training_flops": 0,
+            "median": medians,
+            "rounds": rounds,
+            "stages": stages,
+        },
+        ("stage of the run", "seconds", "share of the time", "training TFLOP", "GFLOP/s"),
+        [
+            (
+                name,
+                f"{of['seconds']:.0f}",
+                f"{of['share']:.1%}",
+                f"{of['tflop']:.1f}",
+                f"{of['tflop'] * 1e3 / of['seconds']:.0f}" if of["tflop"] else "–",
+            )
+            for name, of in stages.items()
+        ],
+    )
+
+
+def convolution_rate(images: int, channels: int, side: int) -> float:
+    """FLOP/s of a 3x3 convolution, forward and backward, the best of five times."""
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    inputs = torch.randn(images, channels, side, side, requires_grad=True)
+    flops = 3 * 2 * images * channels * channels * 9 * side * side
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        layer(inputs).sum().backward()
+        best = min(best, time.perf_counter() - started)
+    return flops / best
+
+
+def shares(run: Path) -> dict[str, dict[str, Any]]:
+    """Of every stage of a run, in their order."""
+    recorded = manifests(run)
+    total = sum(stage["seconds"] for stage in recorded.values())
+    return {
+        name: {
+            "seconds": recorded[name]["seconds"],
+            "share": recorded[name]["seconds"] / total,
+            "tflop": recorded[name]["training_flops"] / 1e12,
+        }
+        for name in STAGES
+        if name in recorded
+    }
+
+
+if __name__ == "__main__":
+    main()
