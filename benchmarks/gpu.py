@@ -1,0 +1,222 @@
+"""What a GPU makes of it: the paper's refiner at its full size, and the time to a good reader.
+
+    python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
+
+Runs unattended, in under ten minutes on a card of the last years:
+
+- a matrix product in bfloat16, what the card does at most, beside its maker's figure;
+- preset ``cpu`` on the real captchas, every stage's reader judged: seconds to 95 % and to 99 %;
+- the refiner of preset ``paper`` (64 features, 4 blocks, full resolution, batches of 512, four
+  refiner updates a step): steps a second, TFLOP/s, memory.
+
+Writes benchmarks/results/gpu.{json,md}, from a GPU alone: without one it wants another --out and is
+a try-out of the script (``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values).
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from main_table import row
+from real_captchas import finish_run, load_real, rename, run_config, run_fabric
+from record import RESULTS, manifests, provenance, write_result
+from torch import Tensor
+
+from simgan_captcha.background import Background
+from simgan_captcha.config import resolve_config
+from simgan_captcha.errors import UsageError
+from simgan_captcha.simgan import SimGANSettings, train_refiner
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.streams import real_batches, synthetic_batches
+
+_STREAM = 80  # of synthetic batches; a run's own have other numbers
+_PEAKS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A10G": 70.0,
+    "RTX 4090": 165.0,
+}
+"""TFLOP/s in bfloat16, dense, by the makers' data sheets; the first name that fits."""
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for the run; finished stages are kept")
+    parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
+    parser.add_argument("--user", default="rickyhan")
+    parser.add_argument("--preset", default="cpu", help="of the run that is timed")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--refiner-set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1000, help="of the refiner")
+    parser.add_argument("--batch", type=int, default=512, help="of the refiner")
+    parser.add_argument("--matrix", type=int, default=8192, help="rows of the matrix product")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if not gpu and options.out == RESULTS:
+        sys.exit("expected a GPU, found none; give another --out to try the script out on the CPU")
+
+    name = torch.cuda.get_device_name() if gpu else "no GPU"
+    product = matrix_product_rate(options.matrix, gpu)
+    peak = next((tflops for card, tflops in _PEAKS.items() if card in name), None)
+    print(f"{name}: matrix product {product:.1f} TFLOP/s, data sheet {peak}", flush=True)
+
+    run = options.work / f"gpu-{options.preset}-{options.seed}"
+    finish_run(
+        run,
+        rename(options.challenges, options.work / "renamed"),
+        user=options.user,
+        seed=options.seed,
+        preset=options.preset,
+        settings=options.settings,
+    )
+    judged = time_to_accuracy(run, options.seed)
+    print(judged, flush=True)
+    paper = resolve_config("paper", options.refiner_set).simgan.model_copy(
+        update={
+            "batch_size": options.batch,
+            "steps": options.steps,
+            # Hardly any, so that the steps that are counted are those of the adversarial loop.
+            "pretrain_refiner_steps": 1,
+            "pretrain_discriminator_steps": 1,
+        }
+    )
+    refiner = time_refiner(run, paper, options.seed)
+    write_result(
+        options.out,
+        "gpu",
+        f"{name}: the paper's refiner at {refiner['steps_per_second']:.2f} steps a second",
+        {
+            **began,
+            "device": name,
+            "seed": options.seed,
+            "precision": manifests(run)["read"]["precision"],
+            "matrix_product_tflops": product,
+            "data_sheet_tflops": peak,
+            "refiner": refiner,
+            "run": judged,
+        },
+        ("what", "figure"),
+        [
+            ("matrix product, bfloat16 (TFLOP/s)", f"{product:.1f}"),
+            ("data sheet (TFLOP/s)", f"{peak:.0f}" if peak else "unknown card"),
+            ("refiner: steps a second", f"{refiner['steps_per_second']:.2f}"),
+            ("refiner: TFLOP/s", f"{refiner['tflops']:.2f}"),
+            ("refiner: share of the matrix product", f"{refiner['tflops'] / product:.1%}"),
+            ("refiner: memory at most (GB)", f"{refiner['peak_memory_bytes'] / 1e9:.1f}"),
+            ("run: whole captchas right", f"{judged['captcha_accuracy']:.2%}"),
+            ("run: seconds to 95 %", _seconds(judged["seconds_to_95"])),
+            ("run: seconds to 99 %", _seconds(judged["seconds_to_99"])),
+        ],
+    )
+
+
+def _seconds(taken: float | None) -> str:
+    return "not reached" if taken is None else f"{taken:.0f}"
+
+
+def matrix_product_rate(rows: int, gpu: bool) -> float:
+    """TFLOP/s of a square product in bfloat16, the best of twenty."""
+    left, right = (
+        torch.randn(rows, rows, device="cuda" if gpu else "cpu", dtype=torch.bfloat16)
+        for _ in range(2)
+    )
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        left @ right
+        if gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return float(2 * rows**3 / best / 1e12)
+
+
+def time_to_accuracy(run: Path, seed: int) -> dict[str, Any]:
+    """Each stage's accuracy, and the seconds from the start until a stage had so much."""
+    judged = row(run, seed, load_real(run))
+    stages = manifests(run)
+    accuracy = judged["stages"] | {"readings": judged["captcha_accuracy"]}
+    passed, ended = 0.0, {}
+    for stage in ("store", "background", "calibrate", "refine", "read", "adapt", "readings"):
+        passed += stages[stage]["seconds"] if stage in stages else 0.0
+        ended[stage] = passed
+    return {
+        **judged,
+        "ended_after_seconds": ended,
+        **{
+            f"seconds_to_{percent}": min(
+                (ended[stage] for stage, of in accuracy.items() if of >= percent / 100),
+                default=None,
+            )
+            for percent in (95, 99)
+        },
+    }
+
+
+def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, Any]:
+    """Algorithm 1 on the run's images; its adversarial steps, simulator and all."""
+    config, fabric = run_config(run), run_fabric(run)
+    background = Background.load(run / "background" / "background.npz")
+    simulator = Simulator(config.scheme, config.simulator, background)
+    images = load_real(run).images
+
+    def synthetic(first: int) -> Iterator[Tensor]:
+        for drawn, _ in synthetic_batches(
+            simulator,
+            settings.batch_size,
+            seed,
+            stream=_STREAM,
+            first=first,
+            workers=max(config.workers, 8 if fabric.device.type == "cuda" else 0),
+        ):
+            yield torch.from_numpy(background.normalise(drawn))[:, :1]
+
+    def real(first: int) -> Iterator[Tensor]:
+        for batch in real_batches(images, settings.batch_size, seed, first):
+            yield torch.from_numpy(background.normalise(batch))[:, :1]
+
+    ended: list[float] = []
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_refiner(
+            synthetic=synthetic,
+            real=real,
+            folder=Path(folder),
+            fabric=fabric,
+            seed=seed,
+            settings=settings,
+            on_step=lambda step, total, figures: ended.append(time.perf_counter()),
+            warn=print,
+        )
+    # Without the pre-training, and the first adversarial step, in which kernels are chosen.
+    steps = len(ended) - 3
+    if steps < 1:
+        raise UsageError(f"expected --steps of at least 2, got {settings.steps}")
+    rate = steps / (ended[-1] - ended[2])
+    each = result.flops / settings.total_steps
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "steps_per_second": rate,
+        "flops_per_step": each,
+        "tflops": rate * each / 1e12,
+        "images_per_second": rate * settings.batch_size,
+        "peak_memory_bytes": (
+            torch.cuda.max_memory_allocated() if fabric.device.type == "cuda" else 0
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()

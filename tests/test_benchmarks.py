@@ -1,0 +1,72 @@
+"""Benchmarks that are run seldom, or elsewhere, at a size that shows they work."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> None:
+    write_challenges(tmp_path / "challenges", draw_captchas(60))
+    run = tmp_path / "run"
+    pipeline(run, tmp_path / "challenges", "refine=false")
+    settings = small_config("simgan.steps=4", "simgan.batch_size=4").simgan
+    figures = load("gpu").time_refiner(run, settings, 1)
+    assert figures["steps_per_second"] > 0
+    assert figures["images_per_second"] == 4 * figures["steps_per_second"]
+    assert figures["flops_per_step"] > 0
+    assert load("gpu").matrix_product_rate(16, False) > 0
+
+
+def test_no_gpu_no_result(tmp_path: Path) -> None:
+    script = BENCHMARKS / "gpu.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, "--challenges", tmp_path],
+        capture_output=True,
+        text=True,
+        env={"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("expected a GPU, found none")
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_ratios_that_fell_by_a_fifth_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = load("bench")
+    [benchmark] = [one for one in bench.BENCHMARKS if one.script == "training_rate"]
+    path = tmp_path / "training_rate.json"
+    path.write_text(json.dumps({"median": {"of_roofline": 0.5, "kept_up": 1.0}}))
+    before = bench.ratios(benchmark, tmp_path)
+    path.write_text(json.dumps({"median": {"of_roofline": 0.41, "kept_up": 0.79}}))
+    after = bench.ratios(benchmark, tmp_path)
+    assert bench.compare(before, after) == ["training with the simulator by without: 0.79 (was 1)"]
+    assert "training by the convolution roofline: 0.41 (was 0.5)" in capsys.readouterr().out
+    assert bench.compare({}, after) == []
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_committed_results_hold_the_ratios_that_are_compared() -> None:
+    """Or bench would find nothing worse, whatever happened."""
+    bench = load("bench")
+    for benchmark in bench.BENCHMARKS:
+        assert bench.ratios(benchmark, bench.RESULTS).keys() == benchmark.ratios.keys()
