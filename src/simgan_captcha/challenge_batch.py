@@ -53,33 +53,38 @@ def unpack_batch(images: list[Any], scheme: Scheme) -> tuple[list[Captcha], list
         name, encoded = fields.get("name"), fields.get("jpg_base64")
         data = encoded.encode(errors="replace") if isinstance(encoded, str) else b""
         try:
-            label = _check_name(name)
+            label = checked_name(name)
             if not isinstance(encoded, str):
                 raise BatchError(f'expected text in "jpg_base64", got {type(encoded).__name__}')
             data = base64.b64decode(encoded, validate=True)
             check_image(data, width=scheme.width, height=scheme.height)
             captchas.append(Captcha(label, data))
         except (BatchError, ImageError) as error:
-            rejected.append(RejectedCaptcha(_storable(name), str(error), data))
+            rejected.append(RejectedCaptcha(storable(name), str(error), data))
         except (binascii.Error, ValueError) as error:
             reason = f"expected base64 of an image, got other text ({error})"
-            rejected.append(RejectedCaptcha(_storable(name), reason, data))
+            rejected.append(RejectedCaptcha(storable(name), reason, data))
     return captchas, rejected
 
 
-def _check_name(name: object) -> str:
+def checked_name(name: object) -> str:
+    """A label that may be stored.
+
+    Raises:
+        BatchError: It is none.
+    """
     if not isinstance(name, str):
         raise BatchError(f'expected text in "name", got {type(name).__name__}')
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise BatchError(
             f"expected a name of 1 to {MAX_NAME_CHARACTERS} characters, got {len(name)}"
         )
-    if name != _storable(name):
+    if name != storable(name):
         raise BatchError("expected a name of Unicode characters, got half a surrogate pair")
     return name
 
 
-def _storable(name: object) -> str:
+def storable(name: object) -> str:
     """A label for the quarantine, short and valid UTF-8 whatever came."""
     if not isinstance(name, str):
         return ""

@@ -16,7 +16,7 @@ import typer
 
 import simgan_captcha
 from simgan_captcha.addresses import is_url, server_and_user, without_password
-from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
+from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
     from simgan_captcha.diagnosis import Estimate
@@ -114,6 +114,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of unlabelled JPEG or PNG images, instead of --challenges."),
+    ] = None,
+    scheme: Annotated[
+        Path | None,
+        typer.Option(help="What is known of other captchas: a file of init's.", show_default=False),
+    ] = None,
     user: Annotated[
         str | None,
         typer.Option(help="User of the puzzle; the URL's, or rickyhan, if left out."),
@@ -134,11 +142,16 @@ def run(
     own settings. What a change reaches is done again.
     """
     from simgan_captcha.run_folder import RUN, read_run
+    from simgan_captcha.scheme_file import scheme_settings
 
     recorded = read_run(run) if (run / RUN).exists() else {}
-    challenges = challenges or recorded.get("challenges")
+    if challenges and images:
+        raise UsageError("expected --challenges or --images, got both; give one")
+    challenges = challenges or (str(images) if images else recorded.get("challenges"))
     if challenges is None:
-        raise UsageError(f"expected --challenges FOLDER-or-URL for the new run {run}")
+        raise UsageError(
+            f"expected --challenges FOLDER-or-URL, or --images FOLDER, for the new run {run}"
+        )
     named = None
     if is_url(challenges):
         server, named = server_and_user(challenges)
@@ -159,7 +172,7 @@ def run(
         _later_settings(
             # Another preset begins with its own values.
             recorded.get("settings", []) if preset in (None, recorded.get("preset")) else [],
-            settings or [],
+            [*(scheme_settings(scheme) if scheme else []), *(settings or [])],
         ),
         quiet,
     )
@@ -205,6 +218,44 @@ def _run(
         report = write_report(run)
         progress.say(f"report     {report}")
     return report
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of unlabelled JPEG or PNG images.")],
+    file: Annotated[Path, typer.Argument(help="Where to write the scheme, as my.toml.")],
+    alphabet: Annotated[
+        str | None, typer.Option(help="Every character a text may hold.", show_default=False)
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Characters in a text.", min=1, max=64, show_default=False)
+    ] = None,
+) -> None:
+    """Look at images of another captcha family: write a commented scheme and a contact sheet."""
+    from simgan_captcha.atomic import write_bytes
+    from simgan_captcha.first_look import doubts, look_at, scheme_text
+    from simgan_captcha.scheme_file import load_scheme
+
+    sheet = file.with_suffix(".png")
+    for path in (file, sheet):
+        if path.exists():
+            raise UsageError(
+                f"expected a new file, {path} is there already; move it or name another"
+            )
+    look = look_at(folder)
+    write_bytes(file, scheme_text(look, folder, file.name, alphabet, length).encode())
+    try:
+        load_scheme(file)
+    except ConfigError:
+        file.unlink()
+        raise
+    write_bytes(sheet, look.sheet)
+    for doubt in doubts(look):
+        typer.secho(f"warning: {doubt}", fg="yellow", err=True)
+    typer.echo(
+        f"{file}: check alphabet and length beside {sheet}, then\n"
+        f"simgan-captcha run RUN --scheme {file} --images {folder}"
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Challenge batches from a URL or a folder into the captcha store.
+"""Challenge batches from a URL or a folder, or a folder's images, into the captcha store.
 
 A bad image is set aside with its reason, a bad batch as a whole, and neither is fatal to the rest.
 Every image of every batch that could be unpacked is counted exactly once: stored, duplicate, or
@@ -6,6 +6,7 @@ quarantined. A batch whose part is in the store is never fetched again.
 """
 
 import asyncio
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.challenge_batch import parse_batch, unpack_batch
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
 from simgan_captcha.fetch import DownloadSettings, batch_urls, fetch_batches
+from simgan_captcha.images import SUFFIXES
+from simgan_captcha.loose_images import image_groups, is_image_file, unpack_images
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.store import Captcha, CaptchaStore, RejectedCaptcha
 
@@ -28,7 +31,7 @@ DEFAULT_BATCHES = 20
 MAX_REASONS = 20
 """The report lists this many reasons; the rest are summed under one heading."""
 
-Place = TypeVar("Place", httpx.URL, Path)
+Place = TypeVar("Place", httpx.URL, Path, tuple[Path, ...])
 
 OnProgress = Callable[[int, int, int], None]
 """Called with batches done, batches in all, images stored so far."""
@@ -52,7 +55,7 @@ class IngestReport:
     failures: tuple[str, ...]
     """One line for each failed batch: source and reason."""
     files_ignored: int
-    """Entries of a folder that are not named like batches."""
+    """Entries of a folder that are not named like batches, or images where there are none."""
     images_expected: int
     images_stored: int
     duplicates: int
@@ -77,17 +80,18 @@ def ingest(
     leaves all that were done.
 
     Args:
-        location: A folder of files ``challenge-*`` or ``*.json``; or an address, see
-            `fetch.batch_urls`.
+        location: A folder of files ``challenge-*`` or ``*.json``, or else of JPEG and PNG images;
+            or an address, see `fetch.batch_urls`.
         store_folder: The captcha store to add to, made if missing.
         scheme: Its width and height are what images must measure.
         user: Puzzle user whose challenges are asked for; folders need none.
-        batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL.
+        batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL. Of
+            images, a thousand are one.
         settings: Time-outs, retries and limits of HTTP requests; files obey the size limit too.
         on_progress: Called before the first batch and after each.
 
     Raises:
-        UsageError: The location is no folder of batches and no such address.
+        UsageError: The location is no folder of batches or images, and no such address.
         DownloadError: Not one image could be had; the message says why.
         StoreError: The store is damaged, or the disk does not take it.
     """
@@ -100,7 +104,15 @@ def ingest(
         run = _Ingestion(store_folder, scheme, list(urls), on_progress)
         asyncio.run(_fetch_all(run.missing(urls), run, settings))
         return run.report(without_password(text), 0)
-    files, ignored = _files(Path(location), batches)
+    folder = Path(location)
+    found, ignored = _files(folder)
+    if found and is_image_file(found[0]):
+        groups = dict(itertools.islice(image_groups(folder, found).items(), batches))
+        run = _Ingestion(store_folder, scheme, list(groups), on_progress)
+        for source, group in run.missing(groups):
+            run.add(source, *unpack_images(group, scheme))
+        return run.report(text, ignored)
+    files = {path.resolve().as_uri(): path for path in found[:batches]}
     run = _Ingestion(store_folder, scheme, list(files), on_progress)
     _read_all(run.missing(files), run, settings.max_batch_bytes)
     return run.report(text, ignored)
@@ -202,22 +214,26 @@ def _shortened(reasons: dict[str, int]) -> dict[str, int]:
 # Folders
 
 
-def _files(folder: Path, batches: int | None) -> tuple[dict[str, Path], int]:
-    """Batch files by source, in natural order (2 before 10), and the number of other entries."""
+def _files(folder: Path) -> tuple[list[Path], int]:
+    """Batch files or, where there are none, images; and the number of other entries.
+
+    In natural order (2 before 10).
+    """
     if not folder.is_dir():
         raise UsageError(
-            f"expected a folder of challenge batches or an http(s) URL, got {folder}, which is "
-            f"{'a file' if folder.exists() else 'not there'}; correct the path"
+            f"expected a folder of challenge batches or images, or an http(s) URL, got {folder}, "
+            f"which is {'a file' if folder.exists() else 'not there'}; correct the path"
         )
     entries = list(folder.iterdir())
     found = [entry for entry in entries if _is_batch_file(entry)]
+    found = found or [entry for entry in entries if is_image_file(entry)]
     if not found:
         raise UsageError(
-            f"expected files named challenge-* or *.json in {folder}, got none of "
-            f"{len(entries)} entries; name the folder that holds the batches"
+            f"expected files named challenge-* or *.json, or images ({', '.join(SUFFIXES)}), in "
+            f"{folder}, got none of {len(entries)} entries; name the folder that holds them"
         )
     found.sort(key=lambda path: _natural(path.name))
-    return {path.resolve().as_uri(): path for path in found[:batches]}, len(entries) - len(found)
+    return found, len(entries) - len(found)
 
 
 def _is_batch_file(path: Path) -> bool:

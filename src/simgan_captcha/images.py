@@ -28,6 +28,9 @@ MAX_BYTES = 8_000_000
 """Larger files are refused before they are opened."""
 
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of image files in a folder, in lower case."""
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from simgan_captcha.errors import UsageError
-from simgan_captcha.images import MAX_BYTES, begins_as_image
+from simgan_captcha.images import MAX_BYTES, SUFFIXES, begins_as_image
 from simgan_captcha.reader.image_reader import NamedImage
 from simgan_captcha.store import read_stored
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _HEADER = 8  # bytes that tell an image
 _LONGEST_NAME = 65_536
 
@@ -57,11 +56,11 @@ def _in_folder(folder: Path) -> Iterator[Path | NamedImage]:
         return
     names = sorted(entry.name for entry in os.scandir(folder))
     for name in names:
-        if name.lower().endswith(_SUFFIXES):
+        if name.lower().endswith(SUFFIXES):
             found = True
             yield folder / name
     if not found:
         raise UsageError(
-            f"expected {', '.join(_SUFFIXES)} files or a captcha store in {folder}, found none; "
+            f"expected {', '.join(SUFFIXES)} files or a captcha store in {folder}, found none; "
             "name a folder that holds some"
         )

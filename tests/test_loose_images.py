@@ -1,0 +1,201 @@
+"""A folder of loose images, from the first look to a run on them."""
+
+import functools
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from simgan_captcha.download import ingest
+from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
+from simgan_captcha.first_look import FirstLook, doubts, look_at, scheme_text
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import READINGS
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_file import load_scheme
+from simgan_captcha.store import CaptchaStore
+from tests.commands import command
+from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
+
+CAPTCHAS = draw_captchas(80)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """80 images, and what else lies in people's folders."""
+    folder = tmp_path / "my captchas"
+    folder.mkdir()
+    for number, (data, _) in enumerate(CAPTCHAS):
+        (folder / f"{number}.jpg").write_bytes(data)
+    (folder / "notes.txt").write_text("about them")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "more").mkdir()
+    return folder
+
+
+def test_images_are_stored_under_their_names(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.new("L", (20, 20)).save(folder / "small.png")
+    report = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    assert (report.images_stored, report.quarantined, report.files_ignored) == (80, 2, 3)
+    stored = CaptchaStore(tmp_path / "store").in_content_order()
+    assert dict(zip(stored.names, stored.images, strict=True)) == {
+        f"{number}.jpg": data for number, (data, _) in enumerate(CAPTCHAS)
+    }
+    assert any("20x20" in reason for reason in report.reasons)
+
+
+def test_images_that_come_later_are_added(folder: Path, tmp_path: Path) -> None:
+    late = [folder / f"{number}.jpg" for number in range(70, 80)]
+    kept = {path: path.read_bytes() for path in late}
+    for path in late:
+        path.unlink()
+    first = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    again = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    assert (first.images_stored, again.batches_skipped) == (70, 1)
+    for path, data in kept.items():
+        path.write_bytes(data)
+    more = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    assert (more.images_stored, more.duplicates) == (10, 70)
+    assert len(CaptchaStore(tmp_path / "store")) == 80
+
+
+def test_a_folder_of_images_of_another_size_says_so(folder: Path, tmp_path: Path) -> None:
+    other = Scheme(alphabet="ab", length=2, width=100, height=50)
+    with pytest.raises(DownloadError, match=r"none of its 80 images can be used.*48x24"):
+        ingest(folder, tmp_path / "store", scheme=other, user="")
+
+
+def test_the_first_look_sees_what_there_is(folder: Path) -> None:
+    look = look_at(folder)
+    assert (look.files, look.looked_at, look.unreadable, look.size) == (80, 80, 0, (48, 24))
+    assert look.one_background
+    assert look.background.bright_ink
+    assert not look.coloured_ink
+    assert 0 < look.rows[0] < look.rows[1] < 24
+    assert doubts(look) == []
+
+
+def test_the_first_look_warns_of_what_is_not_learned_yet(folder: Path) -> None:
+    noise = np.random.default_rng(1)
+    for path in folder.glob("*.jpg"):
+        shade = noise.integers(0, 256, (24, 48, 3), np.uint8)
+        Image.fromarray(shade).save(path, "JPEG")
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.new("L", (20, 20)).save(folder / "small.png")
+    said = doubts(look_at(folder))
+    assert [line.split(",")[0] for line in said] == [
+        "1 of 82 images cannot be read: set aside",
+        "images of 2 sizes",
+        "the background differs from image to image: this is not learned yet",
+    ]
+
+
+@functools.cache  # no fixture, as hypothesis would print all of it
+def a_look() -> FirstLook:
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (data, _) in enumerate(CAPTCHAS):
+            (Path(folder) / f"{number}.jpg").write_bytes(data)
+        return look_at(Path(folder))
+
+
+ALPHABETS = st.lists(
+    st.characters(exclude_categories=["Cs"]), min_size=2, max_size=40, unique=True
+).map("".join)
+
+
+@given(alphabet=ALPHABETS, folder=st.text(st.characters(exclude_categories=["Cs"])))
+def test_what_init_writes_can_be_read(
+    tmp_path_factory: pytest.TempPathFactory, alphabet: str, folder: str
+) -> None:
+    path = tmp_path_factory.mktemp("scheme") / "my.toml"
+    text = scheme_text(a_look(), Path(folder), path.name, alphabet, 3)
+    path.write_text(text, encoding="utf-8", newline="")
+    assert load_scheme(path) == Scheme(alphabet=alphabet, length=3, width=48, height=24)
+
+
+def nothing(folder: Path) -> None:
+    for path in folder.glob("*.jpg"):
+        path.unlink()
+
+
+def broken(folder: Path) -> None:
+    for path in folder.glob("*.jpg"):
+        path.write_bytes(b"no image")
+
+
+def alike(folder: Path) -> None:
+    for path in folder.glob("*.jpg"):
+        Image.new("L", (48, 24), 100).save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (nothing, UsageError, "expected images .*, found none"),
+        (broken, ImageError, "none of 80 looked at can be read; the first is 0.jpg"),
+        (alike, ImageError, "got images that are all alike"),
+    ],
+)
+def test_what_cannot_be_looked_at(
+    folder: Path, change: Callable[[Path], None], error: type[Exception], says: str
+) -> None:
+    change(folder)
+    with pytest.raises(error, match=says):
+        look_at(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("alphabets = 'ab'\nlength = 2\nwidth = 48\nheight = 24", "did you mean alphabet"),
+        ("alphabet = 'ab'\nlength = 2\nwidth = 48", "height: Field required"),
+        ("alphabet = 'aba'\nlength = 2\nwidth = 48\nheight = 24", "repeats 'a'"),
+        ("alphabet = 'ab'\nlength = 0\nwidth = 48\nheight = 24", "length: .*greater than"),
+        ("alphabet = [", "expected TOML"),
+        ("alphabet = '\x00'", "expected TOML"),
+    ],
+)
+def test_other_scheme_files_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_scheme(path)
+    with pytest.raises(ConfigError, match="simgan-captcha init FOLDER"):
+        load_scheme(tmp_path / "none.toml")
+
+
+def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:
+    """What a user types, with a small training."""
+    scheme, run, labels = (tmp_path / name for name in ("my.toml", "run", "labels.csv"))
+    said = command("init", folder, scheme, "--alphabet", "abc1", "--length", "2")
+    assert said.code == 0
+    assert f"simgan-captcha run RUN --scheme {scheme} --images {folder}" in said.out
+    with Image.open(scheme.with_suffix(".png")) as sheet:
+        assert sheet.width > 5 * 48
+    before = scheme.read_text()
+    command("init", folder, scheme).error(2, "expected a new file")
+    assert scheme.read_text() == before
+
+    settings = [f"--set={a}" for a in ASSIGNMENTS if not a.startswith("scheme.")]
+    arguments = ["--preset", "quick", "--seed", "3", "--quiet", *settings]
+    done = command("run", run, "--scheme", scheme, "--images", folder, *arguments)
+    assert done.code == 0, done.err
+    readings = {reading.name: reading.text for reading in load_readings(run / READINGS)}
+    assert readings.keys() == {f"{number}.jpg" for number in range(80)}
+    assert all(re.fullmatch("[abc1]{2}", text) for text in readings.values())
+    again = command("run", run, *arguments)  # goes on with its own scheme and folder
+    assert again.code == 0, again.err
+
+    rows = [f"{number}.jpg,{text}" for number, (_, text) in enumerate(CAPTCHAS)]
+    labels.write_text("\n".join(["name,label", *rows]))
+    judged = command("judge", run, "--labels", labels)
+    assert judged.code == 0, judged.err
+    assert "80" in judged.out
+    command("run", run, "--images", folder, "--challenges", folder).error(2, "got both")
