@@ -1,0 +1,105 @@
+"""What bulk labelling costs an image: `simgan-captcha label`, from Parquet to Parquet.
+
+    python benchmarks/labelling_rate.py --run RUN
+
+The run's reader, exported, labels the run's store, ``--rounds`` times, in a process of its own with
+all cores. CPU seconds are of the whole command, its start too; docs/scale.md reckons with them.
+Writes benchmarks/results/labelling_rate.{json,md}.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from record import RESULTS, provenance, write_result
+
+from simgan_captcha.learning import load_images
+from simgan_captcha.pipeline import load_run_reader
+from simgan_captcha.reader.exporting import COMPARED, export_reader
+from simgan_captcha.stages import core_count
+from simgan_captcha.store import CaptchaStore
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    reader, background, config = load_run_reader(options.run)
+    names, images = load_images(CaptchaStore(options.run / "store"))
+    rounds: dict[str, list[dict[str, float]]] = {"float32": [], "int8": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in rounds:
+            file = Path(folder) / f"{precision}.onnx"
+            export_reader(
+                file,
+                reader,
+                background,
+                config.scheme,
+                images[:COMPARED],
+                int8=precision == "int8",
+            )
+        for number in range(options.rounds):
+            for precision, measured in rounds.items():
+                measured.append(
+                    label(
+                        Path(folder) / f"{precision}.onnx",
+                        options.run / "store",
+                        Path(folder) / f"{precision}-{number}",
+                    )
+                )
+                print(precision, measured[-1], flush=True)
+    rates = {
+        precision: {
+            "images_per_cpu_second": median(len(names) / of["cpu_seconds"] for of in measured),
+            "images_per_second": median(len(names) / of["seconds"] for of in measured),
+        }
+        for precision, measured in rounds.items()
+    }
+    write_result(
+        options.out,
+        "labelling_rate",
+        f"{len(names):,} real captchas labelled, Parquet to Parquet: median of "
+        f"{options.rounds} rounds",
+        {
+            **began,
+            "seed": "none",
+            "precision": "float32 and int8",
+            "cores": core_count(),
+            "training_flops": 0,
+            "images": len(names),
+            "rates": rates,
+            "rounds": rounds,
+        },
+        ("reader", "images a second of CPU", f"images a second, {core_count()} cores"),
+        [
+            (name, f"{of['images_per_cpu_second']:,.0f}", f"{of['images_per_second']:,.0f}")
+            for name, of in rates.items()
+        ],
+    )
+
+
+def label(reader: Path, store: Path, out: Path) -> dict[str, float]:
+    """Seconds, of the clock and of all cores."""
+    before, started = os.times(), time.perf_counter()
+    command = [sys.executable, "-m", "simgan_captcha", "label", reader, store, out, "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": after.children_user
+        + after.children_system
+        - before.children_user
+        - before.children_system,
+    }
+
+
+if __name__ == "__main__":
+    main()
