@@ -51,6 +51,7 @@ BENCHMARKS = (
             "our reader by the 2017 network": ("readers", "ours", "times_2017"),
         },
     ),
+    Benchmark("labelling_rate", {}),  # rates alone, for docs/scale.md
 )
 
 

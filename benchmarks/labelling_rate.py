@@ -89,7 +89,8 @@ def main() -> None:
 def label(reader: Path, store: Path, out: Path) -> dict[str, float]:
     """Seconds, of the clock and of all cores."""
     before, started = os.times(), time.perf_counter()
-    command = [sys.executable, "-m", "simgan_captcha", "label", reader, store, out, "--quiet"]
+    places = [str(reader), str(store), str(out)]
+    command = [sys.executable, "-m", "simgan_captcha", "label", *places, "--quiet"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     return {
