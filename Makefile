@@ -41,7 +41,7 @@ test: $(VENV)/browser
 # On the demo's run, or another: make bench RUN=folder
 RUN ?= demo-run
 bench: $(VENV)/installed .venv-rivals/installed
-	test -d $(RUN) || $(BIN)/simgan-captcha demo
+	test -d $(RUN) || $(BIN)/simgan-captcha demo $(RUN)
 	$(BIN)/python benchmarks/bench.py --run $(RUN) --rivals .venv-rivals/bin/python
 
 format: $(VENV)/installed

@@ -62,11 +62,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[one.script for one in BENCHMARKS])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    lost = []
+    lost: list[str] = []
+    written: dict[str, bytes] = {}
     for benchmark in BENCHMARKS:
         if options.only and benchmark.script not in options.only:
             continue
-        before = ratios(benchmark, RESULTS)
+        before = committed(benchmark)
         command = [sys.executable, str(Path(__file__).with_name(f"{benchmark.script}.py"))]
         if benchmark.needs_run:
             command += ["--run", str(options.run)]
@@ -76,9 +77,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             # A benchmark that fails leaves what was committed.
             subprocess.run([*command, "--out", folder], check=True)
-            for file in Path(folder).iterdir():
-                (options.out / file.name).write_bytes(file.read_bytes())
-        lost += compare(before, ratios(benchmark, options.out))
+            lost += compare(before, ratios(benchmark, Path(folder)))
+            written |= {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+    for name, data in written.items():  # last, or benchmarks would record changed files
+        (options.out / name).write_bytes(data)
     for line in lost:
         print(f"WORSE: {line}")
     sys.exit(1 if lost else 0)
@@ -99,9 +101,25 @@ def ratios(benchmark: Benchmark, folder: Path) -> dict[str, float]:
     return found
 
 
+def committed(benchmark: Benchmark) -> dict[str, float]:
+    """The ratios of the last commit; none outside git."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"{benchmark.script}.json"
+        shown = subprocess.run(
+            ["git", "show", f"HEAD:./results/{name}"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+        )
+        if shown.returncode == 0:
+            (Path(folder) / name).write_bytes(shown.stdout)
+        return ratios(benchmark, Path(folder))
+
+
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     """Print each ratio beside the committed one; give those that are lost."""
     lost = []
+    for name in before.keys() - after.keys():
+        print(f"{name}: not measured (was {before[name]:.3g})")
     for name, now in after.items():
         was = before.get(name)
         line = f"{name}: {now:.3g} ({'not measured before' if was is None else f'was {was:.3g}'})"

@@ -6,7 +6,8 @@ Every network is trained by one recipe (that of the package's reader), each time
 on the true texts of 15,000 real captchas (``supervised``); on the simulator as the run calibrated
 it (``label_free``); and on the same, where every position of the feature map must tell, too, whose
 middle lies there (``placed``), as the package's reader does: a simulator knows. All are judged
-on the other 5,000 real ones; nothing is adapted. Writes benchmarks/results/networks.{json,md}.
+on the other 5,000 real ones; nothing is adapted. What tells places costs some 2 % that are not
+counted. Writes benchmarks/results/networks.{json,md}.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
 """

@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.steps < _SETTLING + 2:
+        parser.error(f"expected --steps of at least {_SETTLING + 2}, got {options.steps}")
     run, config, fabric = options.run, run_config(options.run), run_fabric(options.run)
     background = Background.load(run / "background" / "background.npz")
     posed, size = reads_poses(config), config.reader.batch_size
@@ -80,7 +82,7 @@ def main() -> None:
     kept = list(itertools.islice(drawn(0), _DRAWN_BEFORE))
 
     def rate(stream: LabelledStream) -> float:
-        """Images a second, by the median step."""
+        """Images a second, without the first steps."""
         ended: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             train_reader(
@@ -144,7 +146,7 @@ def main() -> None:
 
 
 def convolution_rate(images: int, channels: int, side: int) -> float:
-    """FLOP/s of a 3x3 convolution, forward and backward, the best of five times."""
+    """FLOP/s of a 3x3 convolution, forward and backward, the best of six times."""
     layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     inputs = torch.randn(images, channels, side, side, requires_grad=True)
     flops = 3 * 2 * images * channels * channels * 9 * side * side

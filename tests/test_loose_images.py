@@ -1,6 +1,7 @@
 """A folder of loose images, from the first look to a run on them."""
 
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from simgan_captcha.download import ingest
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.first_look import FirstLook, doubts, look_at, scheme_text
 from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS
+from simgan_captcha.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.scheme_file import load_scheme
 from simgan_captcha.store import CaptchaStore
@@ -64,6 +65,17 @@ def test_images_that_come_later_are_added(folder: Path, tmp_path: Path) -> None:
     more = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
     assert (more.images_stored, more.duplicates) == (10, 70)
     assert len(CaptchaStore(tmp_path / "store")) == 80
+
+
+def test_labels_beside_images_are_no_batch(folder: Path, tmp_path: Path) -> None:
+    (folder / "labels.json").write_text('{"images": []}')
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(CAPTCHAS[0][0])
+    report = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    assert (report.images_stored, report.quarantined, report.files_ignored) == (80, 1, 4)
+    assert any("surrogate" in reason for reason in report.reasons)
+    (folder / "late.jpg").write_bytes(CAPTCHAS[1][0])
+    more = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
+    assert sum(more.reasons.values()) == more.quarantined == 1
 
 
 def test_a_folder_of_images_of_another_size_says_so(folder: Path, tmp_path: Path) -> None:
@@ -176,9 +188,19 @@ def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:
     scheme, run, labels = (tmp_path / name for name in ("my.toml", "run", "labels.csv"))
     said = command("init", folder, scheme, "--alphabet", "abc1", "--length", "2")
     assert said.code == 0
-    assert f"simgan-captcha run RUN --scheme {scheme} --images {folder}" in said.out
+    assert f"simgan-captcha run RUN --scheme {scheme} --images '{folder}'" in said.out
     with Image.open(scheme.with_suffix(".png")) as sheet:
         assert sheet.width > 5 * 48
+    for file, says in (
+        (folder / "my.toml", "expected the scheme outside of"),
+        (tmp_path / "my.png", "named like my.toml"),
+        (Path(), "named like my.toml"),
+    ):
+        command("init", folder, file).error(2, says)
+    other = tmp_path / "other.toml"
+    command("init", folder, other, "--alphabet", "aab").error(2, "repeats 'a'")
+    command("init", folder, other, "--alphabet", "").error(2, "alphabet: ")
+    assert not other.exists()
     before = scheme.read_text()
     command("init", folder, scheme).error(2, "expected a new file")
     assert scheme.read_text() == before
@@ -192,6 +214,10 @@ def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:
     assert all(re.fullmatch("[abc1]{2}", text) for text in readings.values())
     again = command("run", run, *arguments)  # goes on with its own scheme and folder
     assert again.code == 0, again.err
+    other_preset = ["--preset", "cpu", "--seed", "3", "--quiet", *settings]
+    kept = command("run", run, *other_preset)  # another preset, the same captchas
+    assert kept.code == 0, kept.err
+    assert read_run(run)["scheme"]["alphabet"] == "abc1"
 
     rows = [f"{number}.jpg,{text}" for number, (_, text) in enumerate(CAPTCHAS)]
     labels.write_text("\n".join(["name,label", *rows]))

@@ -16,7 +16,7 @@ import typer
 
 import simgan_captcha
 from simgan_captcha.addresses import is_url, server_and_user, without_password
-from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, UsageError
+from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
 if TYPE_CHECKING:
     from simgan_captcha.diagnosis import Estimate
@@ -170,8 +170,12 @@ def run(
         preset or recorded.get("preset", "cpu"),
         recorded.get("seed", 1) if seed is None else seed,
         _later_settings(
-            # Another preset begins with its own values.
-            recorded.get("settings", []) if preset in (None, recorded.get("preset")) else [],
+            # Another preset begins with its own values, but the captchas are the same.
+            [
+                setting
+                for setting in recorded.get("settings", [])
+                if preset in (None, recorded.get("preset")) or setting.startswith("scheme")
+            ],
             [*(scheme_settings(scheme) if scheme else []), *(settings or [])],
         ),
         quiet,
@@ -232,10 +236,18 @@ def init(
     ] = None,
 ) -> None:
     """Look at images of another captcha family: write a commented scheme and a contact sheet."""
+    import shlex
+
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.first_look import doubts, look_at, scheme_text
-    from simgan_captcha.scheme_file import load_scheme
 
+    if file.suffix != ".toml":
+        raise UsageError(f"expected a file named like my.toml for the scheme, got {file}")
+    if file.resolve().parent == folder.resolve():
+        raise UsageError(
+            f"expected the scheme outside of {folder}, as its contact sheet would lie among the "
+            "images; name another place"
+        )
     sheet = file.with_suffix(".png")
     for path in (file, sheet):
         if path.exists():
@@ -243,18 +255,15 @@ def init(
                 f"expected a new file, {path} is there already; move it or name another"
             )
     look = look_at(folder)
-    write_bytes(file, scheme_text(look, folder, file.name, alphabet, length).encode())
-    try:
-        load_scheme(file)
-    except ConfigError:
-        file.unlink()
-        raise
+    text = scheme_text(look, folder, file.name, alphabet, length)
+    write_bytes(file, text.encode())
     write_bytes(sheet, look.sheet)
     for doubt in doubts(look):
         typer.secho(f"warning: {doubt}", fg="yellow", err=True)
     typer.echo(
         f"{file}: check alphabet and length beside {sheet}, then\n"
-        f"simgan-captcha run RUN --scheme {file} --images {folder}"
+        f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "
+        f"--images {shlex.quote(str(folder))}"
     )
 
 
@@ -436,12 +445,17 @@ def label(
     """
     from simgan_captcha.labelling.label import label_here
     from simgan_captcha.labelling.on_ray import label_on_ray
-    from simgan_captcha.labelling.partitions import find_partitions, open_output
+    from simgan_captcha.labelling.partitions import (
+        find_partitions,
+        open_output,
+        remove_unfinished,
+        resolved,
+    )
     from simgan_captcha.progress import StageProgress
     from simgan_captcha.reader.image_reader import Reader
 
     Reader(reader)  # what is wrong with it is said before any work
-    partitions = find_partitions(inputs)
+    partitions, out = find_partitions(inputs), resolved(out)
     pending = open_output(out, reader.read_bytes(), partitions)
     run_engine = label_on_ray if engine == Engine.ray else label_here
     total, rows, unreadable = sum(one.rows for one in pending), 0, 0
@@ -450,6 +464,7 @@ def label(
         for labelled in run_engine(pending, out):
             rows, unreadable = rows + labelled.rows, unreadable + labelled.unreadable
             progress.update(rows, total, unreadable=str(unreadable))
+    remove_unfinished(out)
     earlier = len(partitions) - len(pending)
     typer.echo(
         f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "

@@ -61,7 +61,7 @@ class IngestReport:
     duplicates: int
     quarantined: int
     reasons: dict[str, int]
-    """Images of the store's quarantine by reason, the most frequent first."""
+    """Images in the quarantine by reason, the most frequent first."""
 
 
 def ingest(
@@ -181,7 +181,7 @@ class _Ingestion:
             images_stored=stored,
             duplicates=duplicates,
             quarantined=sum(counts.quarantined for counts in self.counts.values()),
-            reasons=_shortened(self.store.reasons()),
+            reasons=_shortened(self.store.reasons(self.sources)),
         )
 
     def _prove(self) -> None:
@@ -215,9 +215,9 @@ def _shortened(reasons: dict[str, int]) -> dict[str, int]:
 
 
 def _files(folder: Path) -> tuple[list[Path], int]:
-    """Batch files or, where there are none, images; and the number of other entries.
+    """Batch files or images, in natural order (2 before 10), and the number of other entries.
 
-    In natural order (2 before 10).
+    Beside images, only files that are named challenge-* are batches: others may be labels.
     """
     if not folder.is_dir():
         raise UsageError(
@@ -226,7 +226,8 @@ def _files(folder: Path) -> tuple[list[Path], int]:
         )
     entries = list(folder.iterdir())
     found = [entry for entry in entries if _is_batch_file(entry)]
-    found = found or [entry for entry in entries if is_image_file(entry)]
+    if not any(entry.name.startswith("challenge-") for entry in found):
+        found = [entry for entry in entries if is_image_file(entry)] or found
     if not found:
         raise UsageError(
             f"expected files named challenge-* or *.json, or images ({', '.join(SUFFIXES)}), in "

@@ -23,14 +23,16 @@ from simgan_captcha.errors import ImageError, UsageError
 from simgan_captcha.images import (
     MAX_BYTES,
     SUFFIXES,
-    GreyImages,
     check_image,
     decode_grey,
     decode_rgb,
 )
 from simgan_captcha.loose_images import is_image_file
+from simgan_captcha.scheme_file import check_scheme
 
 _LOOKED_AT = 500
+_MOST_PIXELS = 50_000_000
+"""In all, as all are held at a time: of larger images fewer are looked at."""
 _ON_SHEET = (5, 8)
 """Columns and rows of the contact sheet."""
 _ALIKE = 16
@@ -87,18 +89,23 @@ def look_at(folder: Path) -> FirstLook:
         )
     chosen = files[:: -(-len(files) // _LOOKED_AT)]
     by_size: dict[Size, list[bytes]] = {}
-    for path in chosen:
+    unreadable = pixels = 0
+    for number, path in enumerate(chosen):
+        if pixels > _MOST_PIXELS:
+            chosen = chosen[:number]
+            break
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
             check_image(data)
         except (OSError, ImageError):
+            unreadable += 1
             continue
         height, width = decode_grey(data).shape
+        pixels += width * height
         by_size.setdefault((width, height), []).append(data)
     sizes = Counter({size: len(images) for size, images in by_size.items()})
-    read = sizes.total()
-    if not read:
+    if not sizes:
         raise ImageError(
             f"expected images in {folder}, none of {len(chosen)} looked at can be read; the first "
             f"is {chosen[0].name}"
@@ -113,14 +120,14 @@ def look_at(folder: Path) -> FirstLook:
     return FirstLook(
         files=len(files),
         looked_at=len(chosen),
-        unreadable=len(chosen) - read,
+        unreadable=unreadable,
         sizes=sizes,
         background=background,
         one_background=bool(np.median(high - low) <= _ALIKE),
         coloured_ink=bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
         rows=(int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
         stretches=Counter(_stretches(image) for image in ink),
-        sheet=_contact_sheet([decode_rgb(data) for data in encoded]),
+        sheet=_contact_sheet(encoded),
     )
 
 
@@ -130,9 +137,9 @@ def _stretches(ink: npt.NDArray[np.bool_]) -> int:
     return int((columns[1:] & ~columns[:-1]).sum())
 
 
-def _contact_sheet(images: Sequence[GreyImages]) -> bytes:
+def _contact_sheet(encoded: Sequence[bytes]) -> bytes:
     columns, rows = _ON_SHEET
-    shown = images[:: -(-len(images) // (columns * rows))]
+    shown = [decode_rgb(data) for data in encoded[:: -(-len(encoded) // (columns * rows))]]
     height, width = shown[0].shape[:2]
     sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
     for number, image in enumerate(shown):
@@ -155,6 +162,9 @@ def scheme_text(
         name: Of the file.
         alphabet: As given, or None for lower-case letters and digits.
         length: As given, or None for the commonest number of stretches of ink.
+
+    Raises:
+        ConfigError: An alphabet that no scheme may have, or images of such a size.
     """
     (width, height), seen = look.size, look.sizes.most_common()
     usual = ", ".join(
@@ -162,10 +172,14 @@ def scheme_text(
         for count, images in look.stretches.most_common(4)
     )
     others = look.sizes.total() - seen[0][1]
-    guessed = max(1, look.stretches.most_common(1)[0][0])
+    guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
+    characters = ascii_lowercase + digits if alphabet is None else alphabet
+    scheme = check_scheme(
+        {"alphabet": characters, "length": length or guessed, "width": width, "height": height}
+    )
     # Control characters would end a comment, and TOML knows one more of them than JSON.
     where = "".join(c if c.isprintable() else "?" for c in str(folder))
-    characters = json.dumps(alphabet or ascii_lowercase + digits, ensure_ascii=False)
+    quoted = json.dumps(characters, ensure_ascii=False).replace("\x7f", "\\u007f")
     brightness = "brighter" if look.background.bright_ink else "darker"
     lines = [
         f"# A scheme for simgan-captcha, from {look.looked_at:,} of the {look.files:,} images in",
@@ -174,13 +188,17 @@ def scheme_text(
         f"#   simgan-captcha run RUN --scheme {name} --images {where}",
         "",
         "# Every character that a text may hold, each once.",
-        *([] if alphabet else ["# A guess: leave out what never occurs, add what does."]),
-        "alphabet = " + characters.replace("\x7f", "\\u007f"),
+        *(
+            []
+            if alphabet is not None
+            else ["# A guess: leave out what never occurs, add what does."]
+        ),
+        f"alphabet = {quoted}",
         "",
         "# Characters in every text.",
         *([] if length else ["# A guess: letters that touch are seen as one."]),
         f"# Stretches of ink side by side: {usual} of the images.",
-        f"length = {length or guessed}",
+        f"length = {scheme.length}",
         "",
         "# Pixels of an image."
         + (f" {others} of {look.sizes.total()} have another size: set aside." if others else ""),

@@ -1,6 +1,7 @@
 """A folder of loose images, taken in by groups of a thousand, as batches are."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def image_groups(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, .
         digest = hashlib.sha256()
         for path in group:
             about = path.stat()
-            digest.update(f"{path.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+            digest.update(os.fsencode(path.name))  # which need not be Unicode
+            digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
         groups[f"{folder.resolve().as_uri()}#{digest.hexdigest()[:16]}"] = group
     return groups
 

@@ -3,7 +3,9 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -30,18 +32,30 @@ def load_scheme(path: Path) -> Scheme:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected TOML at {path}, got {error}") from None
+    try:
+        return check_scheme(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; correct the file") from None
+
+
+def check_scheme(values: Mapping[str, Any]) -> Scheme:
+    """A scheme of plain values.
+
+    Raises:
+        ConfigError: An unknown key (the nearest right one is named), or a value that is missing or
+            out of its range.
+    """
     known = list(Scheme.model_fields)
     for key in values.keys() - known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"{path}: expected a known key, got {key!r}; {hint}")
+        raise ConfigError(f"expected a known key, got {key!r}; {hint}")
     try:
         return Scheme(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {key}: {message}; correct the file") from None
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {message}") from None
 
 
 def scheme_settings(path: Path) -> list[str]:

@@ -173,10 +173,14 @@ class CaptchaStore:
         if not self.has(source):
             self._write_quarantine(source, [(None, reason, data)])
 
-    def reasons(self) -> dict[str, int]:
-        """Images in the quarantine by reason, the most frequent first."""
+    def reasons(self, sources: Sequence[str] | None = None) -> dict[str, int]:
+        """Images in the quarantine by reason, the most frequent first; of some sources or all."""
         found: Counter[str] = Counter()
-        for path in sorted(self.folder.glob("quarantine-*.parquet")):
+        paths = sorted(self.folder.glob("quarantine-*.parquet"))
+        if sources is not None:
+            of_sources = {self._quarantine_path(source) for source in sources}
+            paths = [path for path in paths if path in of_sources]
+        for path in paths:
             names, reasons = _read(path, _QUARANTINE, ["name", "reason"])
             found.update(
                 reason for name, reason in zip(names, reasons, strict=True) if name is not None
@@ -244,8 +248,11 @@ class CaptchaStore:
     def _part_path(self, source: str) -> Path:
         return self.folder / f"part-{_batch_id(source)}.parquet"
 
+    def _quarantine_path(self, source: str) -> Path:
+        return self.folder / f"quarantine-{_batch_id(source)}.parquet"
+
     def _write_quarantine(self, source: str, rows: list[tuple[str | None, str, bytes]]) -> None:
-        path = self.folder / f"quarantine-{_batch_id(source)}.parquet"
+        path = self._quarantine_path(source)
         if not rows:
             _remove(path)  # left by an earlier attempt at this batch
             return

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import RunError, StoreError
 from simgan_captcha.labelling.partitions import (
     IMAGE,
     NAME,
@@ -29,7 +29,7 @@ LABELS = pa.schema(
 )
 """Of a part: a reading, or why there is none, and which row of which file it belongs to."""
 
-_BATCH = 256  # rows that are held at a time, as images may be large
+_BATCH = 64  # rows that are taken from a file at a time, as images may be large
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labe
 
     Raises:
         RunError: The file has other rows than it had.
+        StoreError: It cannot be read to its end.
     """
     target, rows, unreadable = place(out) / partition.part, 0, 0
     readings = reader.read_each(_images(partition))
@@ -66,7 +67,17 @@ def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labe
 
 
 def _images(partition: Partition) -> Iterator[NamedImage]:
-    at = place(partition.source)
+    try:
+        yield from _rows(partition)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"expected the rows of {partition.source}, could not read them ({error}); mend the "
+            "file, then run the same command again: what was done is kept"
+        ) from None
+
+
+def _rows(partition: Partition) -> Iterator[NamedImage]:
+    at = partition.place
     with at.filesystem.open_input_file(at.path) as opened, pq.ParquetFile(opened) as file:
         names = [NAME] if NAME in file.schema_arrow.names else []
         batches = file.iter_batches(
@@ -77,7 +88,11 @@ def _images(partition: Partition) -> Iterator[NamedImage]:
             images = batch.column(IMAGE)
             called = batch.column(NAME) if names else pa.nulls(len(images))
             for image, name in zip(images, called, strict=True):
-                yield NamedImage(name.as_py() or str(row), image.as_py() or b"")
+                # Parquet does not see to it that text is UTF-8.
+                called_as = name.as_buffer().to_pybytes() if name.is_valid and names else b""
+                yield NamedImage(
+                    called_as.decode(errors="backslashreplace") or str(row), image.as_py() or b""
+                )
                 row += 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from simgan_captcha.errors import UsageError
+from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 from simgan_captcha.labelling.label import Labelled, label_partition
 from simgan_captcha.labelling.partitions import Partition, kept_reader
 from simgan_captcha.reader.image_reader import Reader
@@ -19,7 +19,10 @@ class _Labeller:
         self.reader, self.out = Reader(kept_reader(out), threads=1), out
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(label_partition(self.reader, Partition(**row), self.out))
+        try:
+            return asdict(label_partition(self.reader, Partition(**row), self.out)) | {"error": ""}
+        except SimganCaptchaError as error:  # Ray would wrap it into a traceback
+            return {"rows": 0, "unreadable": 0, "error": str(error)}
 
 
 def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
@@ -30,11 +33,13 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
 
     Raises:
         UsageError: Ray is not installed.
+        RunError: A partition cannot be labelled, or the cluster is lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers otherwise
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError:
         raise UsageError(
             "expected Ray for --engine ray, it is not installed; run: "
@@ -59,6 +64,13 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
             num_cpus=1,
         )
         for row in labelled.iter_rows():
+            if row["error"]:
+                raise RunError(row["error"])
             yield Labelled(row["rows"], row["unreadable"])
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"the Ray cluster did not finish ({str(error).strip().splitlines()[-1]}); run the same "
+            "command again: what was done is kept"
+        ) from None
     finally:
         ray.shutdown()

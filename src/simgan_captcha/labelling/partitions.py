@@ -9,10 +9,12 @@ Places are local paths, or URIs of what pyarrow opens (``s3://bucket/folder``, `
 
 import hashlib
 import json
+import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ MANIFEST, READER = "_labelling.json", "_reader.onnx"
 IMAGE, NAME = "image", "name"
 """Columns of an input file: encoded images, and what to call them; the latter may be missing."""
 
+_FOOTER = 65_536  # bytes at a file's end that hold its footer, or much of it
 _ROWS = 10_000
 """Row groups are taken together until they have as many."""
 
@@ -35,17 +38,34 @@ class Partition:
     """Row groups ``first`` to ``stop`` (not included) of a file."""
 
     source: str
+    """Names the file: the same however it was given, and without passwords."""
+    path: str
+    """On its filesystem."""
+    fingerprint: str
+    """Of its size and its footer: another one is another file under the same name."""
     first: int
     stop: int
     first_row: int
     """Of its rows, counted from 0 in the file."""
     rows: int
+    given: str = field(compare=False, repr=False)
+    """What a user gave to find it by: may hold passwords, and is never written."""
 
     @property
     def part(self) -> str:
         """The name of its part."""
         file = hashlib.sha256(self.source.encode()).hexdigest()[:16]
         return f"part-{file}-{self.first:06}.parquet"
+
+    @property
+    def place(self) -> "Place":
+        """Where the file is."""
+        return Place(place(self.given).filesystem, self.path)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is written of it."""
+        return {name: value for name, value in asdict(self).items() if name != "given"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,12 @@ class Place:
 
     def __truediv__(self, name: str) -> "Place":
         return Place(self.filesystem, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """Of a file anywhere; its path, if it is on this machine."""
+        kind = self.filesystem.type_name
+        return self.path if kind == "local" else f"{kind}://{self.path}"
 
     @property
     def kind(self) -> fs.FileType:
@@ -74,8 +100,13 @@ def place(given: str) -> Place:
         return Place(fs.LocalFileSystem(), str(Path(given).resolve()))
     try:
         return Place(*fs.FileSystem.from_uri(given))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"expected a path or a URI as s3://bucket/folder, got {error}") from None
+
+
+def resolved(given: str) -> str:
+    """The same place from wherever it is looked at, as other nodes do."""
+    return given if "://" in given else str(Path(given).resolve())
 
 
 @contextmanager
@@ -86,6 +117,9 @@ def replacing(target: Place) -> Iterator[pa.NativeFile]:
     try:
         with target.filesystem.open_output_stream(partial) as file:
             yield file
+        if isinstance(target.filesystem, fs.LocalFileSystem):
+            with Path(partial).open("rb") as written:
+                os.fsync(written.fileno())
         target.filesystem.move(partial, target.path)
     except BaseException:
         if target.filesystem.get_file_info(partial).is_file:
@@ -110,32 +144,30 @@ def find_partitions(inputs: Sequence[str]) -> list[Partition]:
                 if info.base_name.endswith(".parquet")
                 and not info.base_name.startswith((".", "_", "quarantine-"))
             )
-            found += [(_joined(given, name), at / name) for name in names]
+            found += [(given, at / name) for name in names]
         elif at.kind == fs.FileType.File:
             found.append((given, at))
         else:
             raise UsageError(f"expected a Parquet file or a folder of them at {given}, found none")
     if not found:
         raise UsageError(f"expected Parquet files in {', '.join(inputs)}, found none")
-    named = [(given if "://" in given else at.path, at) for given, at in found]
-    if len(named) > len(dict(named)):
-        raise UsageError("expected every input file once, got one of them twice")
-    return [partition for source, at in named for partition in _cut(source, at)]
+    twice = [name for name, count in Counter(at.name for _, at in found).items() if count > 1]
+    if twice:
+        raise UsageError(f"expected every input file once, got {twice[0]} twice")
+    return [partition for given, at in found for partition in _cut(given, at)]
 
 
-def _joined(folder: str, name: str) -> str:
-    # A URI's options stand behind its path.
-    path, mark, options = folder.partition("?")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
-
-
-def _cut(source: str, at: Place) -> Iterator[Partition]:
+def _cut(given: str, at: Place) -> Iterator[Partition]:
+    source = at.name
     try:
         with at.filesystem.open_input_file(at.path) as file:
             metadata = pq.read_metadata(file)
             columns = metadata.schema.to_arrow_schema()
-    except pa.ArrowInvalid as error:
+            file.seek(max(0, file.size() - _FOOTER))
+            about = f"{file.size()} bytes, ending in ".encode() + file.read(_FOOTER)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"expected a Parquet file at {source}, got {error}") from None
+    fingerprint = hashlib.sha256(about).hexdigest()[:16]
     if IMAGE not in columns.names or not _is_bytes(columns.field(IMAGE).type):
         raise UsageError(
             f"expected a column {IMAGE!r} of encoded images (binary) in {source}, its columns are "
@@ -150,7 +182,7 @@ def _cut(source: str, at: Place) -> Iterator[Partition]:
     for group, count in enumerate(rows):
         taken += count
         if taken >= _ROWS or group == len(rows) - 1:
-            yield Partition(source, first, group + 1, before, taken)
+            yield Partition(source, at.path, fingerprint, first, group + 1, before, taken, given)
             first, before, taken = group + 1, before + taken, 0
 
 
@@ -177,7 +209,14 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
     """
     folder = place(out)
     folder.filesystem.create_dir(folder.path, recursive=True)
-    if (folder / READER).kind == fs.FileType.NotFound:
+    there = folder.filesystem.get_file_info(fs.FileSelector(folder.path))
+    done = {info.base_name for info in there if info.is_file and info.size}
+    if READER not in done:
+        if any(name.endswith(".parquet") for name in done):
+            raise UsageError(
+                f"expected a folder of its own for the labels, {out} holds other Parquet files; "
+                "give an empty folder"
+            )
         with replacing(folder / READER) as file:
             file.write(model)
     elif kept_reader(out) != model:
@@ -186,17 +225,29 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
         )
     known: dict[str, Any] = {}
     if (folder / MANIFEST).kind != fs.FileType.NotFound:
-        known = json.loads(_read(folder / MANIFEST))
+        try:
+            known = dict(json.loads(_read(folder / MANIFEST)))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"expected what is labelled in {out}/{MANIFEST}, could not read it ({error}); "
+                "give an empty folder"
+            ) from None
     for partition in partitions:
-        if known.setdefault(partition.part, asdict(partition)) != asdict(partition):
+        if known.setdefault(partition.part, partition.recorded) != partition.recorded:
             raise UsageError(
                 f"{partition.source} has changed since {out} was begun; give an empty folder"
             )
     with replacing(folder / MANIFEST) as file:
         file.write(json.dumps(known, indent=1).encode())
-    there = folder.filesystem.get_file_info(fs.FileSelector(folder.path))
-    done = {info.base_name for info in there if info.is_file}
     return [partition for partition in partitions if partition.part not in done]
+
+
+def remove_unfinished(out: str) -> None:
+    """Take away what killed workers had begun, when all parts are there."""
+    folder = place(out)
+    for info in folder.filesystem.get_file_info(fs.FileSelector(folder.path)):
+        if info.base_name.startswith(".part-"):
+            folder.filesystem.delete_file(info.path)
 
 
 def kept_reader(out: str) -> bytes:

@@ -207,7 +207,7 @@ class _Calibrating(CalibrationDataReader):  # type: ignore[misc]  # untyped
 
 def _quantised(model: onnx.ModelProto, images: GreyImages) -> onnx.ModelProto:
     """Convolutions in 8 bits, but for the first: it sees the image, where a level more or less
-    tells thin strokes (with it, 0.3 % of readings of HackMIT's captchas changed, 0.07 % without).
+    tells thin strokes, and more readings changed with it than are allowed.
     """
     first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory() as folder:

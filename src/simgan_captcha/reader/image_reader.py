@@ -38,7 +38,7 @@ IMAGES, IDS, CONFIDENCE = "images", "ids", "confidence"
 """Names of an exported reader's input and outputs."""
 
 _MAX_MODEL_BYTES = 512_000_000
-_BATCH_PER_CORE = 32
+_BATCH_PER_THREAD = 32
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ as ``uint8``."""
 class ImageReader:
     """Reads images of one scheme with whatever recognises them."""
 
-    def __init__(self, scheme: Scheme, recognise: Recognise) -> None:
+    def __init__(self, scheme: Scheme, recognise: Recognise, *, threads: int | None = None) -> None:
+        """Take what recognises; images are decoded in as many threads as there are cores."""
         self.scheme = scheme
         self.recognise = recognise
+        self.threads = threads or core_count()
 
     @overload
     def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
@@ -93,10 +95,9 @@ class ImageReader:
 
     def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
         """As `read` of a list, but image by image: only a few batches are held at any time."""
-        cores = core_count()
-        size, numbered = cores * _BATCH_PER_CORE, enumerate(images)
+        size, numbered = self.threads * _BATCH_PER_THREAD, enumerate(images)
         waiting: deque[Future[_Decoded | Unreadable]] = deque()
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
 
             def decode_ahead() -> None:
                 for number, image in islice(numbered, 2 * size - len(waiting)):
@@ -170,7 +171,8 @@ class Reader(ImageReader):
 
         Args:
             file: Its path, or its bytes.
-            threads: That the network runs in; as many as there are cores by default.
+            threads: That decode images, and that the network runs in; as many as there are cores
+                by default.
 
         Raises:
             RunError: Missing, too large, damaged, or not an exported reader.
@@ -210,7 +212,7 @@ class Reader(ImageReader):
             ids, confidence = session.run([IDS, CONFIDENCE], {IMAGES: images})
             return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
 
-        super().__init__(scheme, recognise)
+        super().__init__(scheme, recognise, threads=threads)
         self.version: str = str(described["version"])
         """Of the package that wrote the file."""
 
