@@ -16,6 +16,7 @@ import argparse
 import copy
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,7 +79,7 @@ class CoarseAttentionReader(AttentionReader):
         self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
 
 
-class MapReader(nn.Module):
+class MapReader(nn.Module, ABC):
     """A head on the attention reader's feature map."""
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -95,9 +96,9 @@ class MapReader(nn.Module):
             return logits
         return logits, self.middles(features.flatten(2).transpose(1, 2))
 
+    @abstractmethod
     def head(self, features: Tensor) -> Tensor:
         """Logits of a map (B, C, rows, columns)."""
-        raise NotImplementedError
 
 
 class FlattenedReader(MapReader):
