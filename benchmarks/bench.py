@@ -2,9 +2,10 @@
 
     python benchmarks/bench.py --run RUN [--rivals PYTHON]
 
-Each writes to benchmarks/results/ as it does alone. Then its ratios, which other work on the
-machine hardly moves, are compared with those committed before: one that is more than 20 % lower
-is reported, and the command ends with 1.
+Each writes to benchmarks/results/, when all are done. Its ratios are compared with those committed
+before: one that is more than 20 % lower is reported, and the command ends with 1. Other work on the
+machine moves ratios less than times, but it moves them (that of puzzle_rate from 4.5 to 6): measure
+again before you believe a loss.
 """
 
 import argparse

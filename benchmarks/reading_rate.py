@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from record import RESULTS, provenance, write_result
 
 from simgan_captcha.background import Background
 from simgan_captcha.errors import RunError
+from simgan_captcha.images import decode_grey
+from simgan_captcha.learning import load_images
 from simgan_captcha.pipeline import load_run_reader
 from simgan_captcha.reader.exporting import COMPARED, export_reader
 from simgan_captcha.reader.network import ReaderArchitecture, SeedReader
@@ -51,8 +54,6 @@ class Timed:
 
 
 def main() -> None:
-    import sys
-
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
@@ -158,16 +159,13 @@ def write_images(run: Path, names: list[str], work: Path) -> None:
         (work / folder).mkdir()
     for number, name in enumerate(names):
         (work / "images" / f"{number:05}.jpg").write_bytes(files[name])
-        grey = cv2.imdecode(np.frombuffer(files[name], np.uint8), cv2.IMREAD_GRAYSCALE)
-        ink = background.normalise(np.asarray(grey, np.uint8)[None])[0, 0]
+        ink = background.normalise(decode_grey(files[name])[None])[0, 0]
         removed = np.round((1 - ink) * 127.5).astype(np.uint8)
         cv2.imwrite(str(work / "removed" / f"{number:05}.png"), removed)
 
 
 def export_all(run: Path, work: Path) -> str | None:
     """The run's reader and the 2017 network as files; why int8 is refused, if it is."""
-    from simgan_captcha.learning import load_images
-
     reader, background, config = load_run_reader(run)
     scheme = config.scheme
     _, images = load_images(CaptchaStore(run / "store"))

@@ -62,7 +62,9 @@ def workers() -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="expected /proc, to find workers to kill")
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="no /proc that tells workers to kill; run on Linux"
+)
 def test_killed_workers_lose_nothing_and_do_nothing_twice(
     model: Path, tmp_path: Path, cluster: str
 ) -> None:
