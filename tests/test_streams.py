@@ -123,3 +123,30 @@ def test_the_seed_s_generator_streams_too() -> None:
     (_, one), (resumed, *_) = (take(stream, 2) for stream in streams)
     assert one[0].tobytes() == resumed[0].tobytes()
     assert torch.equal(one[1], resumed[1])
+
+
+# Shares of several processes.
+
+
+def test_real_images_are_shared_without_overlap() -> None:
+    images = numbered(24)
+
+    def epoch(**shared: int) -> list[list[int]]:
+        return [numbers(batch) for batch in take(real_batches(images, 8, 1, **shared), 3)]
+
+    whole, first, second = epoch(), epoch(rank=0, processes=2), epoch(rank=1, processes=2)
+    for batch, one, other in zip(whole, first, second, strict=True):
+        assert batch[::2] == one
+        assert batch[1::2] == other
+    assert sorted(n for batch in first + second for n in batch) == list(range(24))
+
+
+def test_synthetic_images_are_shared_without_overlap() -> None:
+    def some(number: int, **shared: int) -> list[bytes]:
+        batches = synthetic_batches(simulator(), 4, 1, stream=2, **shared)
+        return [images.tobytes() for images, _ in take(batches, number)]
+
+    whole = some(6)
+    assert some(3, rank=0, processes=2) == whole[::2]
+    assert some(3, rank=1, processes=2) == whole[1::2]
+    assert some(2, rank=1, processes=2, first=1) == whole[3::2]

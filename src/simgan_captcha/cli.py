@@ -45,9 +45,10 @@ class _Commands(typer.core.TyperGroup):
         except MemoryError:
             _give_up(_OUT_OF_MEMORY, 1)
         except RuntimeError as error:  # what torch makes of a full memory or a killed worker
-            if not re.search("memory|DataLoader worker", str(error)):
-                raise
-            _give_up(_OUT_OF_MEMORY, 1)
+            for said, message in _TORCH_ERRORS.items():
+                if re.search(said, str(error)):
+                    _give_up(message, 1)
+            raise
 
 
 def _give_up(message: str, code: int) -> None:
@@ -61,6 +62,11 @@ _OUT_OF_MEMORY = (
     "out of memory; set a smaller batch_size or fewer workers, or use a larger machine; "
     "what was done is kept"
 )
+_TORCH_ERRORS = {
+    "memory|DataLoader worker": _OUT_OF_MEMORY,
+    "gloo|NCCL": "another process of this training was lost; see what it said, and run the same "
+    "command again to go on where it was",
+}
 _DEBUG_VARIABLE = "SIMGAN_CAPTCHA_DEBUG"
 
 app = typer.Typer(
@@ -203,11 +209,15 @@ def _run(
 ) -> Path:
     """All stages, then the report; the report's path."""
     from simgan_captcha.config import resolve_config
-    from simgan_captcha.pipeline import run_pipeline
+    from simgan_captcha.parallel import leads
+    from simgan_captcha.pipeline import assist, run_pipeline
     from simgan_captcha.progress import StageProgress
-    from simgan_captcha.report import write_report
+    from simgan_captcha.report import REPORT, write_report
 
     config = resolve_config(preset, settings)
+    if not leads():
+        assist(run, config, seed=seed)
+        return run / REPORT
     with StageProgress(quiet=quiet) as progress:
         run_pipeline(
             run,
@@ -601,9 +611,14 @@ def demo(
     from contextlib import ExitStack
     from urllib.parse import urlsplit
 
+    from simgan_captcha.parallel import started_together
     from simgan_captcha.puzzle.server import running_puzzle
     from simgan_captcha.run_folder import RUN, read_run
 
+    if started_together():
+        raise UsageError(
+            "expected one process, got several of torchrun's; they share run, not demo"
+        )
     # The store knows its batches by their address, so a run is gone on with on the same port.
     known = read_run(run)["challenges"] if (run / RUN).exists() else None
     port = (urlsplit(known).port or 0) if known else 0

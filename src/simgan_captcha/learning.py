@@ -27,6 +27,7 @@ from simgan_captcha.calibration.rendering_fit import (
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
 from simgan_captcha.images import GreyImages, decode_grey, encode_png
+from simgan_captcha.parallel import share
 from simgan_captcha.planning import (
     brief_settings,
     calibrates,
@@ -91,7 +92,10 @@ def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) 
 
 
 class Learning:
-    """The work of each stage, and what they share."""
+    """The work of each stage, and what they share.
+
+    Of several processes all do what trains; one of them leads, and alone writes.
+    """
 
     def __init__(
         self,
@@ -131,6 +135,7 @@ class Learning:
                 calibration = replace(calibration, rendering=rendering)
             flops += result.flops + scouting_flops(self.config, len(images))
             seen += result.images + len(images)
+            self.fabric.broadcast(calibration)  # to `assist_calibration`
             # The last round's are what counts; earlier ones show how they came about.
             calibration.save(folder / CALIBRATION)
             write_bytes(folder / "glyphs.png", encode_png(glyph_sheet(calibration.glyphs)))
@@ -148,6 +153,14 @@ class Learning:
             images=seen,
             training_flops=flops,
         )
+
+    def assist_calibration(self, folder: Path, advance: Advance) -> None:
+        """Train the scouts with the process that leads, which does the rest of `calibrate`."""
+        scout: nn.Module | None = None
+        calibration: Calibration | None = None
+        for number in range(1, self.config.calibration.rounds + 1):
+            scout = self._train_scout(folder, number, calibration, scout, advance).reader
+            calibration = self.fabric.broadcast(calibration)
 
     def _fit_glyphs(
         self,
@@ -370,17 +383,23 @@ class Learning:
         background = self.background()
         for images, targets in synthetic_batches(
             simulator,
-            size,
+            share(self.fabric, size),
             self.seed,
             stream=stream,
             first=first,
             workers=self.config.workers,
+            rank=self.fabric.global_rank,
+            processes=self.fabric.world_size,
         ):
             yield torch.from_numpy(background.normalise(images)), targets
 
     def _real(self, size: int, first: int) -> Iterator[Tensor]:
         background = self.background()
-        for images in real_batches(self.images(), size, self.seed, first):
+        share(self.fabric, size)  # refuses what does not divide
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        for images in real_batches(
+            self.images(), size, self.seed, first, rank=rank, processes=processes
+        ):
             yield torch.from_numpy(background.normalise(images))
 
     def _train_witness(self, folder: Path, advance: Advance) -> ReaderResult:
@@ -394,7 +413,9 @@ class Learning:
             seed=self.seed,
             on_step=advance,
         )
-        save_reader(folder / READER, result.reader, reader_architecture(self.config))
+        if self.fabric.is_global_zero:
+            save_reader(folder / READER, result.reader, reader_architecture(self.config))
+        self.fabric.barrier()  # all read what the first one wrote
         return result
 
     def _witness(self) -> nn.Module:
@@ -420,7 +441,8 @@ class Learning:
 
     def _save_reader(self, folder: Path, result: ReaderResult, extra_flops: int) -> StageOutcome:
         architecture = reader_architecture(self.config)
-        save_reader(folder / READER, without_pose(result.reader, architecture), architecture)
+        if self.fabric.is_global_zero:
+            save_reader(folder / READER, without_pose(result.reader, architecture), architecture)
         multiply_adds = count_flops(architecture, 1, backward=False) / 2
         return StageOutcome(
             (READER,),

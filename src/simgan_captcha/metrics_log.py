@@ -18,12 +18,18 @@ class MetricsLog:
         folder: Where to write; made if missing.
         resume_step: None begins anew, deleting the figures of an earlier training. A number goes on
             after that step: later lines, and one that a kill cut short, are dropped.
+        writes: False, as of processes that train along with another, touches nothing.
 
     Example of a line: ``{"step": 100, "loss": 0.31}``. A figure that is not finite is ``null``,
     since JSON has no name for it.
     """
 
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, resume_step: int | None = None, *, writes: bool = True
+    ) -> None:
+        self._writes = writes
+        if not writes:
+            return
         from torch.utils.tensorboard import SummaryWriter  # late: it loads much that few calls need
 
         path = folder / FILE_NAME
@@ -38,6 +44,8 @@ class MetricsLog:
 
     def log(self, step: int, **figures: float) -> None:
         """Write the figures of one step; a reader of the file sees them at once."""
+        if not self._writes:
+            return
         row: dict[str, float | None] = {"step": step}
         row |= {name: v if math.isfinite(v) else None for name, v in figures.items()}
         with held_back():
@@ -48,8 +56,9 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close both files."""
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -26,6 +26,7 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.learning import READER, Advance, Learning
+from simgan_captcha.parallel import local_processes, make_fabric
 from simgan_captcha.planning import (
     brief_settings,
     calibrates,
@@ -49,6 +50,7 @@ from simgan_captcha.stages import (
 from simgan_captcha.store import CaptchaStore
 
 _SHEET_STREAM = 5
+_TRAINING = ("calibrate", "refine", "read", "adapt")
 
 
 def run_pipeline(
@@ -89,13 +91,7 @@ def run_pipeline(
             scheme=config.scheme.model_dump(mode="json"),
             config=config.model_dump(mode="json"),
         )
-        # Convolutions sum in another order with other thread counts, so figures' last bits differ;
-        # no stage is done again for that.
-        threads = config.threads or core_count()
-        torch.set_num_threads(threads)
-        # Its line on precision says what our own lines say.
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        fabric = Fabric(accelerator="auto", devices=1, precision=_precision(config))
+        threads, fabric = _start(config)
         progress.say(f"planned    {planned_training_flops(config) / 1e12:.1f} TFLOP of training")
         stages = _Stages(run, config, seed, progress, fabric)
         learning = stages.learning
@@ -140,9 +136,45 @@ def run_pipeline(
         progress.say(_estimate_line(run))
         progress.say(
             f"total      {stages.seconds:.0f} s, {stages.training_flops / 1e12:.1f} TFLOP of "
-            f"training ({fabric_precision(fabric)}, {threads} threads)"
+            f"training ({fabric_precision(fabric)}, {_processes(fabric)}{threads} threads)"
         )
+        fabric.broadcast("")  # to `assist`: no more stages
     return run / READINGS
+
+
+def assist(run: Path, config: RunConfig, *, seed: int) -> None:
+    """What a process does of a run that another one leads: train along, stage by stage.
+
+    Args:
+        run: The run's folder, which all processes see.
+        config: As `run_pipeline`'s.
+        seed: As `run_pipeline`'s.
+    """
+    _, fabric = _start(config)
+    learning = Learning(run, config, seed, fabric, lambda _: None)
+    works: dict[str, Callable[[Path, Advance], object]] = {
+        "calibrate": learning.assist_calibration,
+        "refine": learning.refine,
+        "read": learning.read,
+        "adapt": learning.adapt,
+    }
+    while stage := fabric.broadcast(""):
+        works[stage](run / stage, lambda *_: None)
+
+
+def _start(config: RunConfig) -> tuple[int, Fabric]:
+    """Threads of this process, and Fabric."""
+    # Convolutions sum in another order with other thread counts, so figures' last bits differ;
+    # no stage is done again for that.
+    threads = config.threads or max(1, core_count() // local_processes())
+    torch.set_num_threads(threads)
+    # Its line on precision says what our own lines say.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    return threads, make_fabric(_precision(config))
+
+
+def _processes(fabric: Fabric) -> str:
+    return f"{fabric.world_size} processes of " if fabric.world_size > 1 else ""
 
 
 def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
@@ -204,6 +236,8 @@ class _Stages:
         def timed(stopwatch: Stopwatch) -> StageOutcome:
             nonlocal worked
             worked = True
+            if name in _TRAINING:
+                self.fabric.broadcast(name)  # to `assist`
             return work(self.run / name, self._advance(stopwatch))
 
         identity: dict[str, Any] = {

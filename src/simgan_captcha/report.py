@@ -39,6 +39,9 @@ from simgan_captcha.report_inputs import (
 from simgan_captcha.report_judged import judged_section
 from simgan_captcha.store import CaptchaStore
 
+REPORT = "report.html"
+"""Its name in the run's folder."""
+
 _COSTS = ("seconds", "images", "training_flops")
 """Figures of a manifest that the table of stages shows."""
 
@@ -98,7 +101,7 @@ def write_report(run_folder: Path) -> Path:
         # Last: the sections before add what they find damaged.
         damage=list(dict.fromkeys(damage)),
     )
-    path = run_folder / "report.html"
+    path = run_folder / REPORT
     # A server's message may hold a lone surrogate, which UTF-8 cannot.
     write_bytes(path, page.encode("utf-8", "replace"))
     return path

@@ -33,7 +33,13 @@ class CaptchaSimulator(Protocol):
 
 
 def real_batches(
-    images: GreyImages, batch_size: int, seed: int, first: int = 0
+    images: GreyImages,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    *,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[GreyImages]:
     """Shuffled full batches of unlabelled images, epoch after epoch, without end.
 
@@ -41,9 +47,11 @@ def real_batches(
 
     Args:
         images: (N, H, W), ``uint8``, in the store's content order.
-        batch_size: B.
+        batch_size: B, of all processes together.
         seed: Decides the order.
         first: Number of the batch to begin with.
+        rank: Of this process, from 0; each has every ``processes``-th image of a batch.
+        processes: That share the images; B divides by it.
 
     Raises:
         StoreError: Fewer images than one batch.
@@ -59,7 +67,7 @@ def real_batches(
         epoch, within = divmod(number, each_epoch)
         order = np.random.default_rng([_REAL, seed, epoch]).permutation(len(images))
         for start in range(within * batch_size, each_epoch * batch_size, batch_size):
-            yield images[order[start : start + batch_size]]
+            yield images[order[start + rank : start + batch_size : processes]]
         number = (epoch + 1) * each_epoch
 
 
@@ -71,21 +79,25 @@ def synthetic_batches(
     stream: int,
     first: int = 0,
     workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[tuple[GreyImages, Tensor]]:
     """Labelled batches without end: images (B, H, W) ``uint8`` and class ids (B, L) ``int64``.
 
     Args:
         simulator: Draws them.
-        batch_size: B.
+        batch_size: B, of this process.
         seed: With ``stream`` and its number decides a batch, in any number of workers.
         stream: From 1; batches of different streams share nothing.
         first: Number of the batch to begin with.
         workers: Processes that draw ahead; 0 draws in this one.
+        rank: Of this process, from 0; each has every ``processes``-th batch.
+        processes: That share the stream.
     """
     loader: DataLoader[Any] = DataLoader(
         _SyntheticBatches(simulator, batch_size, (stream, seed)),
         batch_size=None,
-        sampler=_CountFrom(first),
+        sampler=_Every(processes, first * processes + rank),
         num_workers=workers,
         # A fork of a process that runs torch's threads can hang.
         multiprocessing_context="forkserver" if workers else None,
@@ -111,15 +123,15 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-class _CountFrom(Sampler[int]):
-    def __init__(self, first: int) -> None:
-        self.first = first
+class _Every(Sampler[int]):
+    def __init__(self, step: int, first: int) -> None:
+        self.step, self.first = step, first
 
     def __iter__(self) -> Iterator[int]:
         number = self.first
         while True:
             yield number
-            number += 1
+            number += self.step
 
 
 class _SyntheticBatches(Dataset[tuple[Any, Any]]):

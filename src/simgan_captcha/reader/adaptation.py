@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.checkpoint import save_training_state
 from simgan_captcha.metrics_log import MetricsLog
+from simgan_captcha.parallel import mean, require_same_step
 from simgan_captcha.reader.augmentation import AugmentationSettings, augment
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import (
@@ -33,6 +34,7 @@ from simgan_captcha.reader.training import (
     OnStep,
     ReaderResult,
     count_flops,
+    draw_seed,
     learning_rate_at,
     resume_step,
     seeded_dropout,
@@ -88,10 +90,10 @@ class Prior:
         self.frequencies = torch.full((classes,), 1 / classes)
         self.bias = torch.zeros(classes)
 
-    def update(self, aligned: Tensor) -> None:
-        """Take in aligned (B, L, K) probabilities; what is older than a hundred batches fades."""
+    def update(self, read: Tensor) -> None:
+        """Take in a batch's mean probabilities (K,), aligned; what is older than 100 fades."""
         K = len(self.bias)
-        self.frequencies.lerp_(aligned.mean((0, 1)).to(self.frequencies), 0.01)
+        self.frequencies.lerp_(read.to(self.frequencies), 0.01)
         self.bias -= 0.02 * torch.log((self.frequencies * K).clamp(min=0.1))
         self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
@@ -128,7 +130,7 @@ def adapt_reader(
         synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
         settings: How; at least one step.
         folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
-        fabric: Device and precision (32-true or a mixed one), one process.
+        fabric: As `train_reader` takes it.
         seed: Of augmentation and dropout.
         on_step: Called after every step, with ``images_per_second`` among the figures.
 
@@ -151,6 +153,7 @@ def adapt_reader(
     }
     made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
     first, figures, tensors = resume_step(folder, state, made_with)
+    require_same_step(fabric, first, folder)
     student.train()
     if first:
         prior.frequencies, prior.bias = tensors["prior"].clone()
@@ -158,21 +161,21 @@ def adapt_reader(
         _estimate_statistics(student, teacher, real(0), fabric)
     started = time.monotonic()
 
-    with MetricsLog(folder, first or None) as log:
+    with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
         real_images, synthetic_images = real(first), synthetic(first)
         for step in range(first, settings.steps):
             images = next(real_images).to(fabric.device)
             with torch.no_grad(), fabric.autocast():
                 read = teacher(images).float().softmax(-1)
             aligned = prior.align(read, settings.alignment)
-            prior.update(aligned)
+            prior.update(mean(fabric, aligned.mean((0, 1))))
             confidence, pseudo_labels = aligned.max(-1)
             sure = confidence > settings.confidence
 
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed(draw_seed(seed, step, fabric.global_rank))
             moved = augment(images, settings.augmentation, generator)
             known_images, ids = (tensor.to(fabric.device) for tensor in next(synthetic_images))
-            with seeded_dropout(seed, step):
+            with seeded_dropout(seed, step, fabric.global_rank):
                 logits = student(moved)
                 with frozen_statistics(student):
                     known_logits = student(known_images)
@@ -193,7 +196,9 @@ def adapt_reader(
                 "learning_rate": rate,
             }
             log.log(done, **figures)
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
+            if fabric.is_global_zero and (
+                done % settings.checkpoint_every == 0 or done == settings.steps
+            ):
                 save_training_state(
                     folder / CHECKPOINT,
                     **state,

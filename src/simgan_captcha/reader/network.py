@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.reader.joint_batch_norm import JointBatchNorm2d
 
 ATTENTION_HEADS = 4
 """The last of the attention reader's widths must divide by this."""
@@ -79,7 +80,7 @@ def build_reader(architecture: ReaderArchitecture) -> nn.Module:
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(outputs),
+        JointBatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
 

@@ -21,11 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from simgan_captcha.checkpoint import load_training_state, save_training_state
 from simgan_captcha.errors import RunError
 from simgan_captcha.metrics_log import MetricsLog
+from simgan_captcha.parallel import require_same_step
 from simgan_captcha.reader.network import ATTENTION_HEADS, ReaderArchitecture, build_reader
 
 LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
-batch number n on; batch k is the same from wherever it is asked for."""
+batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
+a stream of its own, of its `parallel.share` of the images."""
 
 Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """``objective(outputs, targets)``: the loss, and scalar figures for people; outputs are what the
@@ -154,9 +156,11 @@ def train_reader(
         architecture: What is trained.
         settings: How; its ``kind``, ``channels`` and ``images`` are not looked at here.
         folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
-        fabric: Device and precision (32-true or a mixed one), one process.
+        fabric: Device and precision (32-true or a mixed one). Several processes train as one on the
+            joint batch: all read the checkpoint, the first alone writes.
         seed: Of the first weights and of dropout.
-        on_step: Called after every step, with ``images_per_second`` among the figures.
+        on_step: Called after every step, with ``images_per_second`` among the figures, which are of
+            this process's images.
         initial: Gives those of its weights that the architecture has; the rest are random.
         objective: Other outputs than characters need another one.
 
@@ -183,14 +187,15 @@ def train_reader(
     }
     made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
     first, figures, _ = resume_step(folder, state, made_with)
+    require_same_step(fabric, first, folder)
     started = time.monotonic()
     reader.train()
 
-    with MetricsLog(folder, first or None) as log:
+    with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
         batches = stream(first)
         for step in range(first, settings.steps):
             images, targets = (tensor.to(fabric.device) for tensor in next(batches))
-            with seeded_dropout(seed, step):
+            with seeded_dropout(seed, step, fabric.global_rank):
                 outputs = reader(images)
             loss, of_step = objective(outputs, targets)
             done = step + 1
@@ -201,7 +206,9 @@ def train_reader(
             figures = {name: value.item() for name, value in of_step.items()}
             figures["learning_rate"] = rate
             log.log(done, **figures)
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
+            if fabric.is_global_zero and (
+                done % settings.checkpoint_every == 0 or done == settings.steps
+            ):
                 save_training_state(
                     folder / CHECKPOINT,
                     **state,
@@ -275,9 +282,15 @@ def _require_finite(name: str, value: float, step: int) -> None:
         )
 
 
+def draw_seed(seed: int, step: int, rank: int) -> int:
+    """Of what a process draws in one step."""
+    return seed * 1_000_003 + step + rank * 2**40
+
+
 @contextmanager
-def seeded_dropout(seed: int, step: int) -> Iterator[None]:
-    """Dropout draws by (seed, step) inside, so that a resumed step drops what it would have."""
+def seeded_dropout(seed: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Dropout draws by (seed, step, rank) inside: a resumed step drops what it would have, and of
+    several processes each drops something else."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed * 1_000_003 + step)
+        torch.default_generator.manual_seed(draw_seed(seed, step, rank))
         yield

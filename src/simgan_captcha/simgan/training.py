@@ -16,6 +16,7 @@ from simgan_captcha.atomic import write_bytes
 from simgan_captcha.checkpoint import load_training_state, save_training_state
 from simgan_captcha.errors import RunError, ShapeError, UsageError
 from simgan_captcha.metrics_log import MetricsLog
+from simgan_captcha.parallel import require_same_step, share
 from simgan_captcha.simgan.alarms import ALARMS, WINDOW
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.networks import Discriminator, Refiner, save_refiner
@@ -83,10 +84,12 @@ def train_refiner(
     with the very weights of a training never interrupted; a finished one only gives its result.
 
     Args:
-        synthetic: Batches to refine, ``settings.batch_size`` images each.
+        synthetic: Batches to refine, ``settings.batch_size`` images each; of several processes each
+            has a stream of its own, of its `parallel.share` of the images.
         real: Unlabelled real batches, of the same shape and range.
         folder: Where to write; made if missing.
-        fabric: Device and precision (32-true or a mixed one), one process.
+        fabric: Device and precision (32-true or a mixed one). Several processes train as one on the
+            joint batch: all read the checkpoint, the first alone writes.
         seed: Of the first weights and of the image history.
         settings: Networks and Algorithm 1.
         on_step: Called after every step, with ``images_per_second`` among the figures.
@@ -98,26 +101,26 @@ def train_refiner(
     Raises:
         ShapeError: A batch of another shape or range than expected, or of both sizes.
         RunError: The checkpoint is damaged or of other settings, or the training diverged.
-        UsageError: Fabric runs more than one process, or there is no recogniser to ask.
+        UsageError: There is no recogniser to ask.
+        ConfigError: Several processes cannot share a batch.
     """
     if settings.consistency and recogniser is None:
         raise UsageError("expected a recogniser with consistency above 0, got none; give one")
-    if fabric.world_size > 1:
-        raise UsageError(
-            f"expected Fabric with one process, got {fabric.world_size}; pass devices=1"
-        )
     training = _Training(fabric, settings, seed, synthetic, real, recogniser)
     resumed = (folder / CHECKPOINT).exists()
     if resumed:
         training.load(folder / CHECKPOINT)
+    require_same_step(fabric, training.step, folder)
     sample, real_sample = training.first_batches()
     started, first_image = time.monotonic(), training.images
 
-    with MetricsLog(folder, training.step if resumed else None) as log:
+    leads = fabric.is_global_zero
+    with MetricsLog(folder, training.step if resumed else None, writes=leads) as log:
         while training.step < settings.total_steps:
             figures = training.advance()
             step, last = training.step, training.step == settings.total_steps
-            if training.adversarial and (step % settings.picture_every == 0 or last):
+            pictured = training.adversarial and (step % settings.picture_every == 0 or last)
+            if leads and pictured:
                 with torch.no_grad():
                     refined = training.average(sample)
                 picture = sheet_png(sample, refined, real_sample)
@@ -128,13 +131,14 @@ def train_refiner(
             _require_finite(step, figures)
             for sentence in training.new_alarms(figures):
                 warn(f"refining, step {step}: {sentence}")
-            if step % settings.checkpoint_every == 0 or last:
+            if leads and (step % settings.checkpoint_every == 0 or last):
                 training.save(folder / CHECKPOINT)
             seconds = max(time.monotonic() - started, 1e-9)
             speed = {"images_per_second": (training.images - first_image) / seconds}
             on_step(step, settings.total_steps, figures | speed)
 
-    save_refiner(folder / REFINER, training.average)
+    if leads:
+        save_refiner(folder / REFINER, training.average)
     return SimGANResult(
         refiner=training.average,
         flops=count_training_flops(settings, *sample.shape[2:]),
@@ -158,8 +162,9 @@ class _Training:
     ) -> None:
         self.fabric, self.settings, self.seed = fabric, settings, seed
         self.recogniser = recogniser
-        self.synthetic = _Batches("synthetic", synthetic, settings, fabric.device)
-        self.real = _Batches("real", real, settings, fabric.device)
+        expected = (share(fabric, settings.batch_size), settings.refiner.channels)
+        self.synthetic = _Batches("synthetic", synthetic, expected, fabric.device)
+        self.real = _Batches("real", real, expected, fabric.device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             refiner = Refiner(settings.refiner)
@@ -213,7 +218,8 @@ class _Training:
 
     def _update_refiner(self, *, adversarial: bool) -> Figures:
         synthetic = self.synthetic.next()
-        with frozen(self.discriminator):
+        # DDP awaits gradients of all that a module forwards; the frozen discriminator has none.
+        with frozen(self.discriminator), self.fabric.no_backward_sync(self.discriminator):
             loss, figures = (
                 refiner_loss(
                     self.refiner, self.discriminator, synthetic, self.settings, self.recogniser
@@ -234,6 +240,7 @@ class _Training:
             self.synthetic.next(),
             self.real.next(),
             self.history,
+            self.fabric,
         )
         self.discriminator_optimizer.zero_grad()
         self.fabric.backward(loss)
@@ -314,11 +321,11 @@ class _Batches:
     """A stream, counted and checked; opened at its count when the first batch is asked for."""
 
     def __init__(
-        self, name: str, stream: BatchStream, settings: SimGANSettings, device: torch.device
+        self, name: str, stream: BatchStream, expected: tuple[int, int], device: torch.device
     ) -> None:
         self.count = 0
         self._name, self._stream, self._device = name, stream, device
-        self._expected = (settings.batch_size, settings.refiner.channels)
+        self._expected = expected
         self._iterator: Iterator[Tensor] | None = None
 
     def next(self) -> Tensor:

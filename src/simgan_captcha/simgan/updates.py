@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from simgan_captcha.parallel import gather
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.losses import (
     consistency_loss,
@@ -66,17 +68,22 @@ def discriminator_loss(
     synthetic: Tensor,
     real: Tensor,
     history: ImageHistory,
+    fabric: Fabric | None = None,
 ) -> tuple[Tensor, Figures]:
     """Equation 2 of SimGAN, halved, so that undecided is ln 2.
 
     Half of the refined images come from the history, as soon as it holds as many; the fresh ones go
     into it afterwards. Only those are refined: the other half of ``synthetic`` is not needed.
+
+    Of several processes, which ``fabric`` joins, each has the whole history and takes its share of
+    what is drawn.
     """
-    past = min(len(history), len(synthetic) // 2)
+    processes, rank = (fabric.world_size, fabric.global_rank) if fabric else (1, 0)
+    past = min(len(history) // processes, len(synthetic) // 2)
     with torch.no_grad():
         fresh: Tensor = refiner(synthetic[past:])
-    refined = torch.cat([fresh, history.draw(past)]) if past else fresh
-    history.add(fresh)
+    refined = torch.cat([fresh, history.draw(past * processes)[rank::processes]]) if past else fresh
+    history.add(gather(fabric, fresh) if fabric else fresh)
     on_refined, on_real = discriminator(refined), discriminator(real)
     loss = (local_adversarial_loss(on_refined, REFINED) + local_adversarial_loss(on_real, REAL)) / 2
     accuracy = (patch_accuracy(on_refined, REFINED) + patch_accuracy(on_real, REAL)) / 2
