@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     reader, background, config = load_run_reader(options.run)
-    names, images = load_images(CaptchaStore(options.run / "store"))
+    names, images = load_images(CaptchaStore(options.run / "store"), config.scheme)
     rounds: dict[str, list[dict[str, float]]] = {"float32": [], "int8": []}
     with tempfile.TemporaryDirectory() as folder:
         for precision in rounds:

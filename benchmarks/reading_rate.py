@@ -168,7 +168,7 @@ def export_all(run: Path, work: Path) -> str | None:
     """The run's reader and the 2017 network as files; why int8 is refused, if it is."""
     reader, background, config = load_run_reader(run)
     scheme = config.scheme
-    _, images = load_images(CaptchaStore(run / "store"))
+    _, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     export_reader(work / f"{OURS}.onnx", reader, background, scheme, images[:COMPARED])
     seeds = SeedReader(
         ReaderArchitecture(scheme.height, scheme.width, scheme.length, len(scheme.alphabet))

@@ -136,7 +136,7 @@ class RealCaptchas:
 
 def load_real(run: Path) -> RealCaptchas:
     """All captchas of a run in content order, which has nothing to do with their names."""
-    names, images = load_images(CaptchaStore(run / "store"))
+    names, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     true = truth_of(run)
     return RealCaptchas(names, images, [true(name) for name in names])
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from simgan_captcha.download import ingest
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.first_look import FirstLook, doubts, look_at, scheme_text
+from simgan_captcha.glyphs import open_font
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme
@@ -87,26 +88,54 @@ def test_a_folder_of_images_of_another_size_says_so(folder: Path, tmp_path: Path
 def test_the_first_look_sees_what_there_is(folder: Path) -> None:
     look = look_at(folder)
     assert (look.files, look.looked_at, look.unreadable, look.size) == (80, 80, 0, (48, 24))
-    assert look.one_background
+    assert not look.plain  # grey from left to right, and a line
+    assert look.clutter == ()
+    assert 8 < look.text_height < 20
+    assert look.reading_size == look.size
     assert look.background.bright_ink
     assert not look.coloured_ink
     assert 0 < look.rows[0] < look.rows[1] < 24
     assert doubts(look) == []
 
 
-def test_the_first_look_warns_of_what_is_not_learned_yet(folder: Path) -> None:
-    noise = np.random.default_rng(1)
-    for path in folder.glob("*.jpg"):
-        shade = noise.integers(0, 256, (24, 48, 3), np.uint8)
-        Image.fromarray(shade).save(path, "JPEG")
+def test_the_first_look_warns_of_what_is_left_out(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     Image.new("L", (20, 20)).save(folder / "small.png")
-    said = doubts(look_at(folder))
-    assert [line.split(",")[0] for line in said] == [
+    assert [line.split(",")[0] for line in doubts(look_at(folder))] == [
         "1 of 82 images cannot be read: set aside",
         "images of 2 sizes",
-        "the background differs from image to image: this is not learned yet",
     ]
+
+
+def coloured(seed: int, size: tuple[int, int] = (200, 80)) -> Image.Image:
+    """Four digits and five dots of one colour on another, light on dark or dark on light."""
+    random = np.random.default_rng(seed)
+    colours = random.integers(0, 100, 3), random.integers(155, 256, 3)
+    ground, ink = (tuple(map(int, colour)) for colour in random.permutation(colours))
+    image = Image.new("RGB", size, ground)
+    draw = ImageDraw.Draw(image)
+    font = open_font("dejavu-sans-bold", size[1] // 2, "0123456789")
+    for slot in range(4):
+        place = (slot + 0.3) * size[0] / 4, size[1] / 4
+        draw.text(place, str(random.integers(10)), ink, font)
+    for x, y in random.random((12, 2)) * size:
+        draw.rectangle((x, y, x + 2, y + 2), ink)
+    return image
+
+
+def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
+    for number in range(60):
+        coloured(number).save(tmp_path / f"{number}.png")
+    coloured(60, (100, 40)).save(tmp_path / "half.png")
+    look = look_at(tmp_path)
+    assert look.plain
+    assert look.clutter == ("lines", "dots")
+    assert look.coloured_ink
+    width, height = look.reading_size
+    assert width * height <= 5_100
+    assert width / height == pytest.approx(200 / 80, rel=0.02)
+    assert 0.3 * height < look.text_height < 0.7 * height
+    assert doubts(look) == []
 
 
 @functools.cache  # no fixture, as hypothesis would print all of it
@@ -129,7 +158,9 @@ def test_what_init_writes_can_be_read(
     path = tmp_path_factory.mktemp("scheme") / "my.toml"
     text = scheme_text(a_look(), Path(folder), path.name, alphabet, 3)
     path.write_text(text, encoding="utf-8", newline="")
-    assert load_scheme(path) == Scheme(alphabet=alphabet, length=3, width=48, height=24)
+    assert load_scheme(path) == Scheme(
+        alphabet=alphabet, length=3, width=48, height=24, text_height=a_look().text_height
+    )
 
 
 def nothing(folder: Path) -> None:

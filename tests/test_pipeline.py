@@ -533,7 +533,7 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     from simgan_captcha.learning import load_images
     from simgan_captcha.reader.reading import read_images
 
-    names, images = load_images(CaptchaStore(finished / "store"))
+    names, images = load_images(CaptchaStore(finished / "store"), SCHEME)
     again: list[Reading] = list(read_images(reader, background, SCHEME, names, images))
     assert again == load_readings(finished / READINGS)
 

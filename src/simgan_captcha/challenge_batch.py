@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from simgan_captcha.errors import BatchError, ImageError
-from simgan_captcha.images import check_image
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_images import check_scheme_image
 from simgan_captcha.store import Captcha, RejectedCaptcha
 
 MAX_IMAGES = 100_000
@@ -57,7 +57,7 @@ def unpack_batch(images: list[Any], scheme: Scheme) -> tuple[list[Captcha], list
             if not isinstance(encoded, str):
                 raise BatchError(f'expected text in "jpg_base64", got {type(encoded).__name__}')
             data = base64.b64decode(encoded, validate=True)
-            check_image(data, width=scheme.width, height=scheme.height)
+            check_scheme_image(data, scheme)
             captchas.append(Captcha(label, data))
         except (BatchError, ImageError) as error:
             rejected.append(RejectedCaptcha(storable(name), str(error), data))

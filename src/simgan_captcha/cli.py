@@ -180,7 +180,8 @@ def run(
             [
                 setting
                 for setting in recorded.get("settings", [])
-                if preset in (None, recorded.get("preset")) or setting.startswith("scheme")
+                if preset in (None, recorded.get("preset"))
+                or setting.startswith(("scheme.", "simulator."))
             ],
             [*(scheme_settings(scheme) if scheme else []), *(settings or [])],
         ),
@@ -379,7 +380,7 @@ def export(
     from simgan_captcha.store import CaptchaStore
 
     reader, background, config = load_run_reader(run)
-    _, images = load_images(CaptchaStore(run / "store"))
+    _, images = load_images(CaptchaStore(run / "store"), config.scheme)
     parity = export_reader(file, reader, background, config.scheme, images[:COMPARED], int8=int8)
     typer.echo(
         f"{file}: {file.stat().st_size / 1e3:.0f} kB; {parity.images - parity.changed} of "

@@ -8,12 +8,14 @@ Shapes: N images, H and W pixels.
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase, digits
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -23,12 +25,15 @@ from simgan_captcha.errors import ImageError, UsageError
 from simgan_captcha.images import (
     MAX_BYTES,
     SUFFIXES,
+    GreyImages,
     check_image,
     decode_grey,
     decode_rgb,
 )
 from simgan_captcha.loose_images import is_image_file
+from simgan_captcha.scheme import Clutter
 from simgan_captcha.scheme_file import check_scheme
+from simgan_captcha.scheme_images import INK, ink_on_black
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
@@ -37,6 +42,18 @@ _ON_SHEET = (5, 8)
 """Columns and rows of the contact sheet."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
+_LINED = 0.04
+"""Share of pixels under lines that makes a background of one colour a picture."""
+_SPECK = 0.08
+"""Of the image's height."""
+_DOTTED = 6
+"""Specks in most images that are no accident."""
+_ONE_SIZE = 0.9
+"""Share of images of one size that counts as all of them."""
+_READ_PIXELS = 5_000
+"""Of images that vary; what a text of some letters needs. Larger ones only cost more."""
+_LARGE = 0.25
+"""Of the image's height: what is lower is a dot or a speck."""
 _COLOURED = 40
 """Levels between the strongest and the weakest of red, green and blue, of ink that has a colour."""
 
@@ -56,8 +73,12 @@ class FirstLook:
     sizes: Counter[Size]
     background: Background = field(repr=False)
     """Of the images of the commonest size."""
-    one_background: bool
-    """Whether it is the same in most images."""
+    plain: bool
+    """Whether each image's background is of one colour, not a picture that all share."""
+    clutter: tuple[Clutter, ...]
+    """What seems to lie among the letters; lines that do are hard to see for a program."""
+    text_height: int
+    """Pixels from the top of a text to its foot, at `reading_size`."""
     coloured_ink: bool
     rows: tuple[int, int]
     """First and last row of those that hold nine tenths of the ink."""
@@ -70,6 +91,16 @@ class FirstLook:
     def size(self) -> Size:
         """The commonest."""
         return self.sizes.most_common(1)[0][0]
+
+    @property
+    def one_size(self) -> bool:
+        """Whether nearly all images are of the commonest."""
+        return self.sizes[self.size] >= _ONE_SIZE * self.sizes.total()
+
+    @property
+    def reading_size(self) -> Size:
+        """That images are read at: their own, or smaller on plain ground, see `_READ_PIXELS`."""
+        return _reading_size(self.size) if self.plain else self.size
 
 
 def look_at(folder: Path) -> FirstLook:
@@ -113,9 +144,17 @@ def look_at(folder: Path) -> FirstLook:
     encoded = by_size[sizes.most_common(1)[0][0]]
     grey = np.stack([decode_grey(data) for data in encoded])
     background = estimate_background(grey)
-    ink = background.normalise(grey)[:, 0] > 0
     low, high = np.percentile(grey, (25, 75), axis=0)
-    colours = np.stack([decode_rgb(data) for data in encoded[:50]])[ink[:50]].astype(np.int64)
+    plain = _is_plain(background, one=bool(np.median(high - low) <= _ALIKE))
+    if plain:
+        size = _reading_size(sizes.most_common(1)[0][0])
+        drawn = np.stack([ink_on_black(decode_rgb(data), *size) for data in encoded])
+        background = estimate_background(drawn)
+        ink = drawn > INK / 2
+    else:
+        ink = background.normalise(grey)[:, 0] > 0
+    dotted = np.median([_specks(image) for image in ink]) >= _DOTTED
+    colours = _ink_colours([decode_rgb(data) for data in encoded[:50]], ink)
     shares = np.cumsum(ink.sum((0, 2))) / max(1, ink.sum())
     return FirstLook(
         files=len(files),
@@ -123,12 +162,50 @@ def look_at(folder: Path) -> FirstLook:
         unreadable=unreadable,
         sizes=sizes,
         background=background,
-        one_background=bool(np.median(high - low) <= _ALIKE),
+        plain=plain,
+        clutter=(*(("lines",) if plain else ()), *(("dots",) if dotted else ())),
+        text_height=round(float(np.median([_text_height(image) for image in ink]))),
         coloured_ink=bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
         rows=(int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
         stretches=Counter(_stretches(image) for image in ink),
         sheet=_contact_sheet(encoded),
     )
+
+
+def _is_plain(background: Background, *, one: bool) -> bool:
+    """Whether it is no picture; ``one``: whether it is the same in most images."""
+    low, high = np.percentile(background.grey, (5, 95))
+    return not one or bool(high - low <= _ALIKE and background.line_mask.mean() < _LINED)
+
+
+def _ink_colours(images: Sequence[GreyImages], ink: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """(n, 3) RGB of the pixels (H, W) that are ink, of images of any size."""
+    size = (ink.shape[2], ink.shape[1])
+    resized = np.stack([cv2.resize(image, size) for image in images])
+    return np.asarray(resized[ink[: len(images)]], np.int64)
+
+
+def _specks(ink: npt.NDArray[np.bool_]) -> int:
+    """Pieces of ink (H, W) that are too small for a letter or its dot."""
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    return int(
+        (pieces[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)).sum()
+    )
+
+
+def _reading_size(size: Size) -> Size:
+    scale = min(1.0, math.sqrt(_READ_PIXELS / (size[0] * size[1])))
+    return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
+
+
+def _text_height(ink: npt.NDArray[np.bool_]) -> int:
+    """Rows from the top of the highest to the foot of the lowest large piece of ink, (H, W)."""
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    top, height = pieces[1:, cv2.CC_STAT_TOP], pieces[1:, cv2.CC_STAT_HEIGHT]
+    large = height >= _LARGE * len(ink)
+    if not large.any():
+        return len(ink)
+    return int((top + height)[large].max() - top[large].min())
 
 
 def _stretches(ink: npt.NDArray[np.bool_]) -> int:
@@ -166,7 +243,7 @@ def scheme_text(
     Raises:
         ConfigError: An alphabet that no scheme may have, or images of such a size.
     """
-    (width, height), seen = look.size, look.sizes.most_common()
+    (width, height), seen = look.reading_size, look.sizes.most_common()
     usual = ", ".join(
         f"{count} in {images / look.stretches.total():.0%}"
         for count, images in look.stretches.most_common(4)
@@ -175,12 +252,22 @@ def scheme_text(
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
     characters = ascii_lowercase + digits if alphabet is None else alphabet
     scheme = check_scheme(
-        {"alphabet": characters, "length": length or guessed, "width": width, "height": height}
+        {
+            "alphabet": characters,
+            "length": length or guessed,
+            "width": width,
+            "height": height,
+            "background": "plain" if look.plain else "shared",
+            "text_height": look.text_height,
+            "clutter": look.clutter,
+        }
     )
     # Control characters would end a comment, and TOML knows one more of them than JSON.
     where = "".join(c if c.isprintable() else "?" for c in str(folder))
     quoted = json.dumps(characters, ensure_ascii=False).replace("\x7f", "\\u007f")
     brightness = "brighter" if look.background.bright_ink else "darker"
+    ink = "as far from it" if look.plain else f"{brightness} than the background"
+    fate = "scaled" if look.plain else "set aside"
     lines = [
         f"# A scheme for simgan-captcha, from {look.looked_at:,} of the {look.files:,} images in",
         f"# {where}. Look at {Path(name).stem}.png, correct what is wrong here, then:",
@@ -200,15 +287,24 @@ def scheme_text(
         f"# Stretches of ink side by side: {usual} of the images.",
         f"length = {scheme.length}",
         "",
-        "# Pixels of an image."
-        + (f" {others} of {look.sizes.total()} have another size: set aside." if others else ""),
+        "# Pixels that an image is read at."
+        + (f" {others} of {look.sizes.total()} have another size: {fate}." if others else ""),
         f"width = {width}",
         f"height = {height}",
         "",
+        "# shared: all images have one picture behind the text, and one size. plain: behind it",
+        "# is one colour, each image's own or that of all; any size is scaled to fit.",
+        f'background = "{scheme.background}"',
+        "",
+        "# Pixels from the top of a text to its foot, about, at that size.",
+        f"text_height = {scheme.text_height}",
+        "",
+        "# Elsewhere in every image, among the letters: lines (straight or curved), dots. A guess:",
+        "# look at the images, leave out what they do not have, add what they do.",
+        f"clutter = {json.dumps(scheme.clutter)}",
+        "",
         "# Seen as well; a run finds it by itself:",
-        "# - background: "
-        + ("the same in all images" if look.one_background else "DIFFERS from image to image"),
-        f"# - ink: {brightness} than the background, about {look.background.ink_level:.0f} of 255"
+        f"# - ink: {ink}, about {look.background.ink_level:.0f} of 255"
         + (", coloured" if look.coloured_ink else ""),
         f"# - text: rows {look.rows[0]} to {look.rows[1]}",
         f"# - lines that all images share: {look.background.line_mask.mean():.1%} of the pixels",
@@ -221,14 +317,9 @@ def doubts(look: FirstLook) -> list[str]:
     found = []
     if look.unreadable:
         found.append(f"{look.unreadable} of {look.looked_at} images cannot be read: set aside")
-    if len(look.sizes) > 1:
+    if len(look.sizes) > 1 and not look.plain:
         found.append(
             f"images of {len(look.sizes)} sizes, only those of {look.size[0]}x{look.size[1]} are "
-            "taken: varying sizes are not read yet"
-        )
-    if not look.one_background:
-        found.append(
-            "the background differs from image to image: this is not learned yet, expect few texts "
-            "to be read right"
+            'taken; background = "plain" takes all, and no picture behind the text'
         )
     return found

@@ -26,7 +26,7 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
-from simgan_captcha.images import GreyImages, decode_grey, encode_png
+from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.parallel import share
 from simgan_captcha.planning import (
     brief_settings,
@@ -54,6 +54,8 @@ from simgan_captcha.reader.training import (
     count_flops,
     train_reader,
 )
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_images import decode_scheme_image
 from simgan_captcha.seed_simulator import SeedSimulator
 from simgan_captcha.simgan import (
     Recogniser,
@@ -78,10 +80,10 @@ Advance = Callable[[int, int, dict[str, float]], None]
 """A stage's report of how far it is: step, steps in all, figures."""
 
 
-def load_images(store: CaptchaStore) -> tuple[list[str], GreyImages]:
+def load_images(store: CaptchaStore, scheme: Scheme) -> tuple[list[str], GreyImages]:
     """All captchas of a store in content order: names, and (N, H, W) ``uint8``."""
     captchas = store.in_content_order()
-    return captchas.names, np.stack([decode_grey(data) for data in captchas.images])
+    return captchas.names, np.stack([decode_scheme_image(data, scheme) for data in captchas.images])
 
 
 @torch.no_grad()
@@ -337,7 +339,7 @@ class Learning:
     def captchas(self) -> tuple[list[str], GreyImages]:
         """Names and images, as `load_images` gives them; read once."""
         if self._stored is None:
-            self._stored = load_images(CaptchaStore(self.run / "store"))
+            self._stored = load_images(CaptchaStore(self.run / "store"), self.config.scheme)
         return self._stored
 
     def background(self) -> Background:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from simgan_captcha.challenge_batch import checked_name, storable
 from simgan_captcha.errors import BatchError, ImageError
-from simgan_captcha.images import MAX_BYTES, SUFFIXES, check_image
+from simgan_captcha.images import MAX_BYTES, SUFFIXES
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_images import check_scheme_image
 from simgan_captcha.store import Captcha, RejectedCaptcha
 
 GROUP = 1000
@@ -50,7 +51,7 @@ def unpack_images(
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
             name = checked_name(path.name)
-            check_image(data, width=scheme.width, height=scheme.height)
+            check_scheme_image(data, scheme)
             captchas.append(Captcha(name, data))
         except (OSError, BatchError, ImageError) as error:
             rejected.append(RejectedCaptcha(storable(path.name), str(error), data))

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 from string import ascii_lowercase, digits
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simgan_captcha.errors import SchemeError
+
+Clutter = Literal["lines", "dots"]
 
 
 class Scheme(BaseModel):
@@ -34,6 +37,13 @@ class Scheme(BaseModel):
     """Image width in pixels."""
     height: int = Field(ge=8, le=4096)
     """Image height in pixels."""
+    background: Literal["shared", "plain"] = "shared"
+    """``shared``: all images have the same picture and size. ``plain``: each is of one colour, its
+    own or that of all, and any size is scaled to fit width and height."""
+    text_height: int | None = Field(default=None, ge=4, le=4096)
+    """Pixels from the top of a text to its foot, about; None where nobody said."""
+    clutter: tuple[Clutter, ...] = ()
+    """What lies among the letters, elsewhere in every image: lines (straight or curved), dots."""
 
     @field_validator("alphabet")
     @classmethod

@@ -14,6 +14,27 @@ from simgan_captcha.scheme import Scheme
 
 _MAX_BYTES = 1_000_000
 
+_USUAL_HEIGHT = 0.6
+"""Of the image's, where a scheme does not say how high its texts are."""
+_EMS = (0.75, 1.4)
+"""Font sizes in heights of a text: letters of one line are two thirds of an em high, turned and
+shifted ones less of the height of all."""
+_WIDE: dict[str, Any] = {
+    "pitch": (0.6, 1.0),
+    "shift": (-0.5, 0.5),
+    "horizontal": (-0.2, 0.2),
+    "vertical": (0.3, 0.7),
+    "rotation": (-30, 30),
+    "shear": (-0.2, 0.2),
+    "stretch": (0.75, 1.25),
+    "ink": (-25, 15),
+    "nearest": 0.3,
+    "noise": (0, 6),
+    "jpeg_quality": (40, 95),
+}
+_OF_EACH_IMAGE: dict[str, Any] = {"ink": (-60, 40)}
+"""Where every letter or image has a colour of its own."""
+
 
 def load_scheme(path: Path) -> Scheme:
     """The scheme of a file.
@@ -59,6 +80,13 @@ def check_scheme(values: Mapping[str, Any]) -> Scheme:
 
 
 def scheme_settings(path: Path) -> list[str]:
-    """The scheme of a file as settings of a run, see `load_scheme`."""
-    values = load_scheme(path).model_dump(mode="json")
-    return [f"scheme.{key}={json.dumps(value)}" for key, value in values.items()]
+    """The scheme of a file as settings of a run, see `load_scheme`, and what is drawn before
+    anything of it is known: the preset's ranges are those of one puzzle."""
+    scheme = load_scheme(path)
+    settings = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
+    height = scheme.text_height or round(scheme.height * _USUAL_HEIGHT)
+    settings["simulator.size"] = [max(4, round(height * part)) for part in _EMS]
+    settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
+    if scheme.background == "plain":
+        settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

@@ -3,7 +3,8 @@
 Parameters are plain arrays, so any image can be drawn again; rendering holds no randomness.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
+from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.glyphs import DEFAULT_FONTS, GlyphBank
 from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
@@ -31,7 +33,7 @@ class SimulatorSettings(BaseModel):
     fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
     """Names (see `glyphs.DEFAULT_FONTS`) or font files; every character draws its own."""
     size: tuple[int, int] = (21, 28)
-    """Font size in pixels per em, both ends included."""
+    """Font size in pixels per em, both ends included; at most eight sizes are drawn."""
     strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
     """Extra outline in pixels; each character draws one."""
     rotation: Range = (-32.0, 32.0)
@@ -40,8 +42,12 @@ class SimulatorSettings(BaseModel):
     """Horizontal shift per vertical pixel."""
     stretch: Range = (0.92, 1.12)
     """Horizontal scale."""
+    pitch: Range = (1.0, 1.0)
+    """From one character's place to the next, of an image, in slots (width / length)."""
+    shift: Range = (0.0, 0.0)
+    """Of all characters of an image, to the right, as a fraction of what the pitch leaves free."""
     horizontal: Range = (-0.35, 0.45)
-    """Offset from the middle of the character's slot, in slot pitches (width / length)."""
+    """Offset from the character's place, in pitches."""
     vertical: Range = (0.24, 0.76)
     """Where a letter's middle lies, as a fraction of the image height."""
     ink: Range = (-6.0, 4.0)
@@ -58,6 +64,8 @@ class SimulatorSettings(BaseModel):
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are neither sheared nor stretched."""
+    clutter: ClutterSettings = ClutterSettings()
+    """What lies among the letters, where the scheme says so."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "SimulatorSettings":
@@ -77,6 +85,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "rotation": (-360, 360),
     "shear": (-2, 2),
     "stretch": (0.1, 10),
+    "pitch": (0.1, 2),
+    "shift": (-0.5, 0.5),
     "horizontal": (-10, 10),
     "vertical": (-10, 10),
     "ink": (-255, 255),
@@ -116,9 +126,15 @@ class DrawParameters:
     """(N,) where in the noise field this image's noise begins."""
     jpeg_quality: Ids
     """(N,)"""
+    clutter: Clutter | None = None
+    """None where the scheme has none."""
 
     def __getitem__(self, images: slice) -> "DrawParameters":
-        return DrawParameters(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
+        chosen: dict[str, Any] = {}
+        for f in fields(self):
+            part = getattr(self, f.name)
+            chosen[f.name] = part if part is None else part[images]
+        return DrawParameters(**chosen)
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
@@ -151,10 +167,8 @@ class Simulator:
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
-        low, high = settings.size
-        self.bank = GlyphBank(
-            scheme.alphabet, settings.fonts, tuple(range(low, high + 1)), settings.strokes
-        )
+        sizes = np.unique(np.rint(np.linspace(*settings.size, _SIZES)).astype(np.int64)).tolist()
+        self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
         self.calibration = calibration
         if calibration is not None:
             self.bank.append(list(calibration.drawn_glyphs()), GLYPH_SCALE)
@@ -180,9 +194,8 @@ class Simulator:
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         if self.calibration is None:
-            pitch = self.scheme.width / self.scheme.length
-            slots = (np.arange(self.scheme.length, dtype=np.float32) + 0.5) * pitch
-            x = slots + uniform(s.horizontal) * np.float32(pitch)
+            places, pitch = self._columns(generator, count)
+            x = places + uniform(s.horizontal) * pitch
             y = uniform(s.vertical) * np.float32(self.scheme.height)
             rotation = uniform(s.rotation)
             ink_level, rendering = self.background.ink_level, s
@@ -192,7 +205,8 @@ class Simulator:
             font = np.where(fitted, fonts, font)
             shear, stretch = np.where(fitted, 0, shear), np.where(fitted, 1, stretch)
             ink_level, rendering = _around(self.calibration, s)
-        return DrawParameters(
+        ground = float(np.median(self.background.grey))
+        parameters = DrawParameters(
             ids=ids,
             font=font,
             size=generator.integers(sizes, size=shape),
@@ -209,6 +223,26 @@ class Simulator:
             noise_seed=generator.integers(_NOISE_FIELD, size=count),
             jpeg_quality=generator.integers(*rendering.jpeg_quality, size=count, endpoint=True),
         )
+        if not self.scheme.clutter:
+            return parameters
+        clutter = draw_clutter(
+            self.scheme, s.clutter, generator, count, ground=ground, ink=ink_level
+        )
+        return replace(parameters, clutter=clutter)
+
+    def _columns(self, generator: np.random.Generator, count: int) -> tuple[Floats, Floats]:
+        """(N, L) pixels from the left where characters are placed about, and the pitch, (N, 1)."""
+        s, L = self.settings, self.scheme.length
+
+        def each(limits: Range) -> Doubles:
+            low, high = limits
+            drawn = generator.uniform(low, high, (count, 1)) if low < high else low
+            return np.broadcast_to(drawn, (count, 1))
+
+        pitch = each(s.pitch) * (self.scheme.width / L)
+        start = (self.scheme.width - pitch * L) * (0.5 + each(s.shift))
+        places = start + (np.arange(L) + 0.5) * pitch
+        return places.astype(np.float32), pitch.astype(np.float32)
 
     def render(self, parameters: DrawParameters) -> GreyImages:
         """The images of these parameters after a real JPEG codec, (N, H, W) ``uint8``.
@@ -240,6 +274,8 @@ class Simulator:
                     patch = cv2.GaussianBlur(patch, (3, 3), blurs[n])
                 area = canvas[top:bottom, left:right]
                 area += (ink - area) * (patch * np.float32(1 / 255))
+            if p.clutter is not None:
+                lay_clutter(canvas, p.clutter, n)
             if noises[n] > 0:
                 noise = self._noise_field[noise_starts[n] : noise_starts[n] + canvas.size]
                 canvas += noise.reshape(canvas.shape) * noises[n]
@@ -308,3 +344,4 @@ def _apply(linear: Doubles, points: Doubles) -> Doubles:
 
 
 _NOISE_FIELD = 1 << 18
+_SIZES = 8

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -21,9 +20,10 @@ from pydantic import ValidationError
 
 from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.images import MAX_BYTES, GreyImages, check_image, decode_grey
+from simgan_captcha.images import MAX_BYTES, GreyImages
 from simgan_captcha.readings import Reading, to_readings
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_images import check_scheme_image, decode_scheme_image, pixels_of_scheme
 from simgan_captcha.stages import core_count
 
 Ids = npt.NDArray[np.int64]
@@ -131,25 +131,18 @@ class ImageReader:
             return Unreadable(name, str(error))
 
     def _grey(self, image: bytes | Image.Image | npt.NDArray[Any]) -> GreyImages:
-        width, height = self.scheme.width, self.scheme.height
+        scheme = self.scheme
         if isinstance(image, bytes):
-            check_image(image, width=width, height=height)
-            return decode_grey(image)
+            check_scheme_image(image, scheme)
+            return decode_scheme_image(image, scheme)
         if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("L"))
+            image = np.asarray(image.convert("RGB"))
         elif not isinstance(image, np.ndarray):
             raise TypeError(
                 "expected an image as a path, bytes, a Pillow picture or an array, got "
                 f"{type(image).__name__}"
             )
-        if image.dtype != np.uint8 or image.shape not in ((height, width), (height, width, 3)):
-            raise ImageError(
-                f"expected grey levels ({height}, {width}) or RGB ({height}, {width}, 3) of uint8, "
-                f"got {image.shape} of {image.dtype}"
-            )
-        return np.asarray(
-            image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8
-        )
+        return pixels_of_scheme(image, scheme)
 
 
 @dataclass(frozen=True)

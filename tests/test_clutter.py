@@ -1,0 +1,103 @@
+"""Lines and dots among the letters."""
+
+import numpy as np
+import pytest
+
+from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator, SimulatorSettings
+from tests.drawing import plain
+
+SCHEME = Scheme(alphabet="abc1", length=2, width=60, height=30)
+BOTH = SCHEME.model_copy(update={"clutter": ("lines", "dots")})
+COUNT = 300
+
+
+DEFAULT = ClutterSettings()
+
+
+def drawn(scheme: Scheme, settings: ClutterSettings = DEFAULT, seed: int = 1) -> Clutter:
+    random = np.random.default_rng(seed)
+    return draw_clutter(scheme, settings, random, COUNT, ground=0.0, ink=200.0)
+
+
+def laid(clutter: Clutter, image: int) -> np.ndarray:
+    canvas = np.zeros((30, 60), np.float32)
+    lay_clutter(canvas, clutter, image)
+    return canvas
+
+
+def test_images_have_from_none_to_the_most() -> None:
+    clutter = drawn(BOTH, ClutterSettings(lines=3, dots=5))
+    lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
+    assert set(lines.tolist()) == {0, 1, 2, 3}
+    assert set(dots.tolist()) == {0, 1, 2, 3, 4, 5}
+    assert clutter.line_width[clutter.line_width > 0].min() >= 1
+    assert clutter.dot_radius[clutter.dot_radius > 0].min() >= 0.5
+
+
+@pytest.mark.parametrize("kind", ["lines", "dots"])
+def test_a_kind_is_drawn_where_the_scheme_has_it(kind: str) -> None:
+    clutter = drawn(SCHEME.model_copy(update={"clutter": (kind,)}))
+    assert (clutter.line_width > 0).any() == (kind == "lines")
+    assert (clutter.dot_radius > 0).any() == (kind == "dots")
+
+
+def test_ink_goes_where_a_line_and_a_dot_are() -> None:
+    nothing = drawn(BOTH, ClutterSettings(lines=0, dots=0))
+    assert not laid(nothing, 0).any()
+    line = Clutter(
+        lines=np.array([[[[5, 10], [30, 10], [55, 10]]]], np.float32),
+        line_width=np.array([[2]], np.float32),
+        line_ink=np.array([120], np.float32),
+        dots=np.array([[[40.5, 22.5]]], np.float32),
+        dot_radius=np.array([[2]], np.float32),
+        dot_ink=np.array([80], np.float32),
+    )
+    canvas = laid(line, 0)
+    assert np.allclose(canvas[10, 8:52], 120, atol=2)
+    assert not canvas[:7].any()
+    assert not canvas[14:19].any()
+    assert canvas[22, 40] == pytest.approx(80, abs=2)
+    assert canvas[22:, :35].max() == 0
+
+
+def test_strength_is_beside_the_letters() -> None:
+    clutter = drawn(BOTH, ClutterSettings(strength=(0.5, 0.5)))
+    assert np.allclose(clutter.line_ink, 100)
+    dark = draw_clutter(
+        BOTH, ClutterSettings(strength=(0.5, 2)), np.random.default_rng(1), 50, ground=200, ink=50
+    )
+    assert dark.dot_ink.min() >= 0
+    assert dark.dot_ink.max() <= 125
+
+
+def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
+    settings = SimulatorSettings(fonts=("roboto-black",), size=(12, 14), noise=(0, 0))
+    clean = Simulator(SCHEME, settings, plain(60, 30))
+    cluttered = Simulator(BOTH, settings, plain(60, 30))
+    one, other = (s.draw_parameters(np.random.default_rng(4), 20) for s in (clean, cluttered))
+    assert one.clutter is None
+    assert other.clutter is not None
+    assert np.array_equal(one.ids, other.ids)
+    assert np.array_equal(one.x, other.x)
+    with_it, without = cluttered.render(other), clean.render(one)
+    marked = (other.clutter.line_width > 0).any(1) | (other.clutter.dot_radius > 0).any(1)
+    differs = (with_it != without).any((1, 2))
+    assert marked.any()
+    assert np.array_equal(differs, marked)
+    assert np.array_equal(cluttered.render(other[3:5]), with_it[3:5])
+
+
+def test_characters_take_less_than_the_width_where_they_stand_closer() -> None:
+    settings = SimulatorSettings(
+        fonts=("roboto-black",),
+        size=(12, 12),
+        pitch=(0.5, 0.5),
+        shift=(-0.5, 0.5),
+        horizontal=(0, 0),
+    )
+    p = Simulator(SCHEME, settings, plain(60, 30)).draw_parameters(np.random.default_rng(1), 400)
+    assert np.allclose(p.x[:, 1] - p.x[:, 0], 15)
+    assert p.x.min() == pytest.approx(7.5, abs=0.5)
+    assert p.x.max() == pytest.approx(52.5, abs=0.5)

@@ -1,0 +1,118 @@
+"""What of an image is given to all that learns or reads, as its scheme has it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simgan_captcha.errors import ImageError
+from simgan_captcha.images import GreyImages, encode_jpeg, encode_png
+from simgan_captcha.reader.image_reader import ImageReader, Unreadable
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme_images import (
+    INK,
+    check_scheme_image,
+    decode_scheme_image,
+    ink_on_black,
+    pixels_of_scheme,
+)
+
+SHARED = Scheme(alphabet="ab", length=2, width=40, height=20)
+PLAIN = SHARED.model_copy(update={"background": "plain"})
+COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+def bar(ground: tuple[int, ...], ink: tuple[int, ...], scale: int = 1) -> GreyImages:
+    """(20, 40, 3) times the scale, with an upright bar of ink in a tenth of it."""
+    image = np.empty((20 * scale, 40 * scale, 3), np.uint8)
+    image[:] = ground
+    image[4 * scale : 16 * scale, 10 * scale : 16 * scale] = ink
+    return image
+
+
+WHITE_ON_BLACK = ink_on_black(bar((0, 0, 0), (255, 255, 255)), 40, 20)
+
+
+def test_ink_is_as_bright_as_it_is_far_from_the_ground() -> None:
+    assert (WHITE_ON_BLACK[4:16, 10:16] == INK).all()
+    assert WHITE_ON_BLACK.astype(int).sum() == INK * 12 * 6
+
+
+@given(ground=COLOURS, ink=COLOURS)
+def test_colours_change_nothing(ground: tuple[int, ...], ink: tuple[int, ...]) -> None:
+    if max(abs(a - b) for a, b in zip(ground, ink, strict=True)) >= 32:
+        assert np.array_equal(ink_on_black(bar(ground, ink), 40, 20), WHITE_ON_BLACK)
+
+
+def test_weak_ink_is_not_made_strong() -> None:
+    faint = ink_on_black(bar((100, 100, 100), (104, 100, 100)), 40, 20)
+    assert 0 < faint.max() < INK / 4
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_larger_images_are_scaled(scale: int) -> None:
+    scaled = ink_on_black(bar((9, 99, 199), (250, 10, 0), scale), 40, 20).astype(int)
+    assert np.abs(scaled - WHITE_ON_BLACK).max() <= 1
+
+
+def test_another_aspect_is_kept() -> None:
+    wide = np.concatenate([bar((0, 0, 0), (255, 255, 255))] * 2, axis=1)  # (20, 80, 3)
+    fitted = ink_on_black(wide, 40, 20)
+    assert fitted.shape == (20, 40)
+    assert not fitted[:5].any()
+    assert not fitted[15:].any()
+    assert fitted[7:13, 5:8].min() > INK / 2
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    seed=st.integers(0, 99),
+    flat=st.booleans(),
+)
+def test_any_image_fits(height: int, width: int, seed: int, flat: bool) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    ink = ink_on_black(image * 0 + 7 if flat else image, 40, 20)
+    assert ink.shape == (20, 40)
+    assert ink.dtype == np.uint8
+    assert not (flat and ink.any())
+
+
+def test_a_shared_background_has_luma_of_one_size() -> None:
+    grey = np.arange(800, dtype=np.uint16).reshape(20, 40).astype(np.uint8)
+    png = encode_png(grey)
+    check_scheme_image(png, SHARED)
+    assert np.array_equal(decode_scheme_image(png, SHARED), grey)
+    assert np.array_equal(pixels_of_scheme(grey, SHARED), grey)
+    with pytest.raises(ImageError, match="expected an image of 40x20"):
+        check_scheme_image(encode_png(grey[:10]), SHARED)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((20, 40, 4), np.uint8),
+        np.zeros((20,), np.uint8),
+        np.zeros((0, 40), np.uint8),
+        np.zeros((20, 40), np.float32),
+    ],
+)
+@pytest.mark.parametrize("scheme", [SHARED, PLAIN])
+def test_what_is_no_image(pixels: np.ndarray, scheme: Scheme) -> None:
+    with pytest.raises(ImageError, match="expected grey levels"):
+        pixels_of_scheme(pixels, scheme)
+
+
+def test_a_reader_is_given_the_same_however_an_image_comes() -> None:
+    seen: list[GreyImages] = []
+
+    def recognise(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
+        seen.extend(images)
+        return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
+
+    large = bar((200, 30, 60), (0, 0, 250), 2)
+    reader = ImageReader(PLAIN, recognise)
+    read = reader.read([encode_png(large), large, encode_jpeg(large[..., 0], 90), b"no image"])
+    assert isinstance(read[3], Unreadable)
+    assert np.array_equal(seen[0], seen[1])
+    assert np.abs(seen[2].astype(int) - seen[0]).max() < INK / 3
