@@ -1,6 +1,7 @@
 """A folder of loose images, from the first look to a run on them."""
 
 import functools
+import json
 import os
 import re
 import tempfile
@@ -17,6 +18,7 @@ from simgan_captcha.download import ingest
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.first_look import FirstLook, doubts, look_at, scheme_text
 from simgan_captcha.glyphs import open_font
+from simgan_captcha.reader.image_reader import Reader
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme
@@ -156,10 +158,15 @@ def test_what_init_writes_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, alphabet: str, folder: str
 ) -> None:
     path = tmp_path_factory.mktemp("scheme") / "my.toml"
-    text = scheme_text(a_look(), Path(folder), path.name, alphabet, 3)
+    text = scheme_text(a_look(), Path(folder), path.name, alphabet, (2, 3))
     path.write_text(text, encoding="utf-8", newline="")
     assert load_scheme(path) == Scheme(
-        alphabet=alphabet, length=3, width=48, height=24, text_height=a_look().text_height
+        alphabet=alphabet,
+        length=3,
+        shortest=2,
+        width=48,
+        height=24,
+        text_height=a_look().text_height,
     )
 
 
@@ -256,3 +263,61 @@ def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:
     assert judged.code == 0, judged.err
     assert "80" in judged.out
     command("run", run, "--images", folder, "--challenges", folder).error(2, "got both")
+
+
+def test_a_run_on_captchas_of_several_lengths_sizes_and_colours(tmp_path: Path) -> None:
+    """From init's own words to readings; nothing here has time to be learned well."""
+    images, labels = tmp_path / "images", ["name,label"]
+    images.mkdir()
+    font = open_font("dejavu-sans-bold", 28, "abc1")
+    for number in range(400):
+        random = np.random.default_rng(number)
+        text = "".join(random.choice(list("abc1"), random.integers(2, 4)))
+        colours = random.integers(0, 100, 3), random.integers(155, 256, 3)
+        ground, ink = (tuple(map(int, colour)) for colour in random.permutation(colours))
+        size = (120, 48) if number % 3 else (150, 60)
+        image = Image.new("RGB", size, ground)
+        draw = ImageDraw.Draw(image)
+        for slot, character in enumerate(text):
+            draw.text((int(6 + 38 * slot + random.integers(-3, 4)), 8), character, ink, font)
+        draw.line((0, *random.integers(0, 48, 1), 120, *random.integers(0, 48, 1)), ink)
+        image.save(images / f"{number}.png")
+        labels.append(f"{number}.png,{text}")
+    (tmp_path / "labels.csv").write_text("\n".join(labels))
+    scheme = tmp_path / "my.toml"
+    begun = command("init", images, scheme, "--alphabet", "abc1", "--length", "2-3")
+    assert begun.code == 0, begun.err
+    written = load_scheme(scheme)
+    assert (written.length, written.shortest, written.background) == (3, 2, "plain")
+    small = [a for a in ASSIGNMENTS if not a.startswith(("scheme.", "simulator.", "calibrate="))]
+    settings = [
+        *small,
+        "refine=false",
+        "reader.channels=[8, 8, 16, 16, 32]",
+        "reader.batch_size=32",
+        "reader.learning_rate=0.01",
+        "reader.ema_decay=0.95",
+        "reader.steps=400",
+        "calibrate=false",
+        'simulator.fonts=["dejavu-sans-bold", "roboto-black"]',
+        "simulator.rotation=[-5, 5]",
+    ]
+    run = tmp_path / "run"
+    ran = command(
+        *("run", str(run), "--scheme", str(scheme), "--images", str(images)),
+        *("--preset", "quick", "--quiet"),
+        *[f"--set={setting}" for setting in settings],
+    )
+    assert ran.code == 0, ran.err
+    readings = load_readings(run / READINGS)
+    assert len(readings) == 400
+    assert {len(reading.text) for reading in readings} <= {0, 1, 2, 3}
+    judged = command("judge", run, "--labels", tmp_path / "labels.csv", "--json")
+    assert judged.code == 0, judged.err
+    assert json.loads(judged.out)["character_accuracy"] > 0.5  # a quarter by chance
+
+    exported = command("export", run, tmp_path / "reader.onnx")
+    assert exported.code == 0, exported.err
+    read = Reader(tmp_path / "reader.onnx").read(images / "7.png")
+    assert read.text == next(r.text for r in readings if r.name == "7.png")
+    assert len(read.text) == len(read.character_confidence)

@@ -50,3 +50,29 @@ def test_the_characters_an_alphabet_lacks_are_named() -> None:
 def test_a_scheme_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Scheme.model_validate(HACKMIT_2017.model_dump() | change)
+
+
+VARIABLE = Scheme(alphabet="abc1", length=4, shortest=2, width=48, height=24)
+
+
+@given(text=st.text("abc1", min_size=2, max_size=4))
+def test_texts_of_several_lengths_fill_their_slots(text: str) -> None:
+    ids = VARIABLE.encode(text)
+    assert len(ids) == 4
+    assert ids[len(text) :] == [VARIABLE.absent] * (4 - len(text))
+    assert VARIABLE.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["", "a", "abcab"])
+def test_texts_out_of_the_range_of_lengths(text: str) -> None:
+    with pytest.raises(SchemeError, match="2 to 4 characters"):
+        VARIABLE.encode(text)
+
+
+def test_one_length_has_no_class_of_its_own_for_nothing() -> None:
+    same = VARIABLE.model_copy(update={"shortest": 4})
+    assert same.absent is None
+    assert same.classes == 4
+    assert VARIABLE.classes == 5
+    with pytest.raises(ValidationError, match="shortest text"):
+        Scheme(alphabet="ab", length=2, shortest=3, width=48, height=24)

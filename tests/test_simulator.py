@@ -302,3 +302,47 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
 def test_a_background_of_another_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match="background of 100x50 pixels, got 50x100"):
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
+
+
+# Texts of several lengths.
+
+VARIABLE = Scheme(alphabet="abc1", length=4, shortest=2, width=80, height=30)
+
+
+def variable(**changes: Any) -> Simulator:
+    settings = {"fonts": ("roboto-black",), "size": (14, 14), "noise": (0, 0), "blur": (0, 0)}
+    settings |= {"horizontal": (0, 0), "rotation": (0, 0), "vertical": (0.5, 0.5)}
+    return Simulator(VARIABLE, SimulatorSettings(**settings | changes), plain(80, 30))
+
+
+def test_every_length_is_drawn_as_often() -> None:
+    p = variable().draw_parameters(np.random.default_rng(1), 900)
+    present = p.ids != VARIABLE.absent
+    lengths = present.sum(1)
+    assert set(lengths.tolist()) == {2, 3, 4}
+    assert np.bincount(lengths)[2:].min() > 250
+    assert (present[:, :-1] >= present[:, 1:]).all()  # from the left
+    inside = (p.x > 0) & (p.x < 80)
+    assert np.array_equal(inside, present)
+
+
+def test_what_is_absent_leaves_no_ink() -> None:
+    simulator = variable(ink=(0, 0), jpeg_quality=(100, 100))
+    p = simulator.draw_parameters(np.random.default_rng(1), 60)
+    images = simulator.render(p).astype(int)
+    inked = np.abs(images - images[:, :1, :1]) > 60
+    for n in range(60):
+        columns = np.flatnonzero(inked[n].any(0))
+        present = p.ids[n] != VARIABLE.absent
+        reach = p.x[n][present]
+        assert columns.min() > reach.min() - 12
+        assert columns.max() < reach.max() + 12
+        near = np.abs(columns[:, None] - reach) < 12
+        assert near.any(0).all()  # each of those that are present has left some
+
+
+def test_texts_are_spread_or_left_with_room() -> None:
+    p = variable(pitch=(1, 1)).draw_parameters(np.random.default_rng(1), 400)
+    short = (p.ids != VARIABLE.absent).sum(1) == 2
+    pitches = np.unique((p.x[short, 1] - p.x[short, 0]).round(3))
+    assert pitches.tolist() == [20, 40]

@@ -243,7 +243,7 @@ def init(
         str | None, typer.Option(help="Every character a text may hold.", show_default=False)
     ] = None,
     length: Annotated[
-        int | None, typer.Option(help="Characters in a text.", min=1, max=64, show_default=False)
+        str | None, typer.Option(help="Characters in a text, as 5 or 4-6.", show_default=False)
     ] = None,
 ) -> None:
     """Look at images of another captcha family: write a commented scheme and a contact sheet."""
@@ -252,6 +252,7 @@ def init(
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.first_look import doubts, look_at, scheme_text
 
+    lengths = _lengths(length) if length else None
     if file.suffix != ".toml":
         raise UsageError(f"expected a file named like my.toml for the scheme, got {file}")
     if file.resolve().parent == folder.resolve():
@@ -266,7 +267,7 @@ def init(
                 f"expected a new file, {path} is there already; move it or name another"
             )
     look = look_at(folder)
-    text = scheme_text(look, folder, file.name, alphabet, length)
+    text = scheme_text(look, folder, file.name, alphabet, lengths)
     write_bytes(file, text.encode())
     write_bytes(sheet, look.sheet)
     for doubt in doubts(look):
@@ -276,6 +277,14 @@ def init(
         f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "
         f"--images {shlex.quote(str(folder))}"
     )
+
+
+def _lengths(told: str) -> tuple[int, int]:
+    """The shortest and the longest text, of N or MIN-MAX."""
+    found = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", told)
+    if not found or not 1 <= int(found[1]) <= int(found[2] or found[1]) <= 64:
+        raise UsageError(f"expected --length as 5 or 4-6, from 1 to 64, got {told!r}")
+    return int(found[1]), int(found[2] or found[1])
 
 
 @app.command()

@@ -75,6 +75,11 @@ class RunConfig(BaseModel):
             raise ValueError(
                 "reader.images=refined needs a refiner; set refine=true or reader.images=raw"
             )
+        if self.generator == "seed" and self.scheme.absent is not None:
+            raise ValueError(
+                "generator=seed draws texts of one length; leave out scheme.shortest, or use "
+                "generator=fonts"
+            )
         if self.simgan.refiner.channels != 1:
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
         return self

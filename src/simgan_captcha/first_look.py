@@ -229,7 +229,11 @@ def _contact_sheet(encoded: Sequence[bytes]) -> bytes:
 
 
 def scheme_text(
-    look: FirstLook, folder: Path, name: str, alphabet: str | None, length: int | None
+    look: FirstLook,
+    folder: Path,
+    name: str,
+    alphabet: str | None,
+    lengths: tuple[int, int] | None,
 ) -> str:
     """A scheme file with what was seen and given; what is guessed says so.
 
@@ -238,7 +242,8 @@ def scheme_text(
         folder: To be named.
         name: Of the file.
         alphabet: As given, or None for lower-case letters and digits.
-        length: As given, or None for the commonest number of stretches of ink.
+        lengths: Of the shortest and the longest text, as given, or None for the commonest number of
+            stretches of ink.
 
     Raises:
         ConfigError: An alphabet that no scheme may have, or images of such a size.
@@ -250,11 +255,13 @@ def scheme_text(
     )
     others = look.sizes.total() - seen[0][1]
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
+    shortest, longest = lengths or (guessed, guessed)
     characters = ascii_lowercase + digits if alphabet is None else alphabet
     scheme = check_scheme(
         {
             "alphabet": characters,
-            "length": length or guessed,
+            "length": longest,
+            "shortest": shortest if shortest < longest else None,
             "width": width,
             "height": height,
             "background": "plain" if look.plain else "shared",
@@ -282,10 +289,11 @@ def scheme_text(
         ),
         f"alphabet = {quoted}",
         "",
-        "# Characters in every text.",
-        *([] if length else ["# A guess: letters that touch are seen as one."]),
+        "# Characters in every text; where their number varies, in the longest and the shortest.",
+        *([] if lengths else ["# A guess: letters that touch are seen as one."]),
         f"# Stretches of ink side by side: {usual} of the images.",
         f"length = {scheme.length}",
+        f"shortest = {scheme.shortest}" if scheme.shortest else "# shortest =",
         "",
         "# Pixels that an image is read at."
         + (f" {others} of {look.sizes.total()} have another size: {fate}." if others else ""),

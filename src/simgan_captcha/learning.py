@@ -327,6 +327,7 @@ class Learning:
             fabric=self.fabric,
             seed=self.seed,
             on_step=advance,
+            absent=self.config.scheme.absent,
         )
         return self._save_reader(folder, result, 0)
 

@@ -62,7 +62,7 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
         scheme.height,
         scheme.width,
         scheme.length,
-        len(scheme.alphabet),
+        scheme.classes,
         "attention" if pose else reader.kind,
         reader.channels,
         pose,

@@ -23,7 +23,8 @@ class Reading:
     name: str
     text: str
     confidence: float
-    """Probability of the whole text, in [0, 1]: the product over its characters."""
+    """Probability of the whole text, in [0, 1]: the product over its characters, and over the slots
+    after its end, which hold none."""
     character_confidence: tuple[float, ...]
     """Probability of each character, in [0, 1]."""
 
@@ -36,7 +37,10 @@ def to_readings(
 ) -> Iterator[Reading]:
     """Readings of N images from class ids (N, L) and their probabilities (N, L)."""
     for name, of_image, each in zip(names, ids.tolist(), confidence, strict=True):
-        yield Reading(name, scheme.decode(of_image), float(each.prod()), tuple(each.tolist()))
+        of_characters = tuple(
+            sure for k, sure in zip(of_image, each.tolist(), strict=True) if k != scheme.absent
+        )
+        yield Reading(name, scheme.decode(of_image), float(each.prod()), of_characters)
 
 
 READINGS = pa.schema(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from string import ascii_lowercase, digits
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from simgan_captcha.errors import SchemeError
 
@@ -32,7 +32,9 @@ class Scheme(BaseModel):
     alphabet: str = Field(min_length=2, max_length=4096)
     """Every character a text may hold, in the order of the class ids; no repeats."""
     length: int = Field(ge=1, le=64)
-    """Characters in a text."""
+    """Characters in a text; where their number varies, in the longest."""
+    shortest: int | None = Field(default=None, ge=1, le=64)
+    """Characters in the shortest text; None where all are of one length."""
     width: int = Field(ge=8, le=4096)
     """Image width in pixels."""
     height: int = Field(ge=8, le=4096)
@@ -55,15 +57,36 @@ class Scheme(BaseModel):
             )
         return alphabet
 
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> "Scheme":
+        if self.shortest is not None and self.shortest > self.length:
+            raise ValueError(
+                f"expected the shortest text to have at most length={self.length} characters, got "
+                f"{self.shortest}"
+            )
+        return self
+
+    @property
+    def absent(self) -> int | None:
+        """Class id of a slot that no character stands in; None where all texts fill all slots."""
+        varies = self.shortest is not None and self.shortest < self.length
+        return len(self.alphabet) if varies else None
+
+    @property
+    def classes(self) -> int:
+        """How many there are, with that of an empty slot."""
+        return len(self.alphabet) + (self.absent is not None)
+
     def encode(self, text: str) -> list[int]:
-        """Class ids of a text.
+        """Class ids of a text, one for each slot; those after its end are `absent`.
 
         Raises:
             SchemeError: The text has another length, or a character outside the alphabet.
         """
-        if len(text) != self.length:
+        if not (self.shortest or self.length) <= len(text) <= self.length:
+            lengths = f"{self.shortest} to {self.length}" if self.shortest else f"{self.length}"
             raise SchemeError(
-                f"expected a text of {self.length} characters, got {text!r} ({len(text)}); "
+                f"expected a text of {lengths} characters, got {text!r} ({len(text)}); "
                 "correct the label or the scheme's length"
             )
         missing = sorted(set(text) - set(self.alphabet))
@@ -72,11 +95,12 @@ class Scheme(BaseModel):
                 f"the alphabet {self.alphabet!r} lacks {''.join(missing)!r} of {text!r}; "
                 "add it to the scheme's alphabet"
             )
-        return [self.alphabet.index(character) for character in text]
+        ids = [self.alphabet.index(character) for character in text]
+        return ids + [len(self.alphabet)] * (self.length - len(text))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of class ids, each in [0, len(alphabet))."""
-        return "".join(self.alphabet[i] for i in ids)
+        """Text of class ids, each in [0, classes)."""
+        return "".join(self.alphabet[i] for i in ids if i != self.absent)
 
 
 HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)

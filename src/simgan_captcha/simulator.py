@@ -101,7 +101,7 @@ class DrawParameters:
     """Everything that decides N images of L characters."""
 
     ids: Ids
-    """(N, L) class ids."""
+    """(N, L) class ids; `Scheme.absent` where no character stands."""
     font: Ids
     """(N, L) index into the bank's fonts, or their number for a calibration's glyph, of which
     there are two versions (see `Simulator.render`); ``size`` and ``stroke`` likewise."""
@@ -171,8 +171,9 @@ class Simulator:
         self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
         self.calibration = calibration
         if calibration is not None:
-            self.bank.append(list(calibration.drawn_glyphs()), GLYPH_SCALE)
-            self.bank.append(calibration.drawn_rasters(), 1)
+            K = len(scheme.alphabet)
+            self.bank.append(list(calibration.drawn_glyphs()[:K]), GLYPH_SCALE)
+            self.bank.append(calibration.drawn_rasters()[:K], 1)
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
@@ -194,17 +195,21 @@ class Simulator:
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         if self.calibration is None:
-            places, pitch = self._columns(generator, count)
+            ids = self._cut_short(generator, ids)
+            places, pitch = self._columns(generator, ids)
             x = places + uniform(s.horizontal) * pitch
             y = uniform(s.vertical) * np.float32(self.scheme.height)
             rotation = uniform(s.rotation)
             ink_level, rendering = self.background.ink_level, s
         else:
-            x, y, rotation = self.calibration.draw_places(generator, ids)
+            ids, x, y, rotation = self.calibration.draw_places(generator, ids)
             fitted = self.calibration.found[ids] & (generator.random(shape) < s.fitted)
             font = np.where(fitted, fonts, font)
             shear, stretch = np.where(fitted, 0, shear), np.where(fitted, 1, stretch)
             ink_level, rendering = _around(self.calibration, s)
+        # Far outside, where nothing is drawn of it.
+        x = np.where(ids == self.scheme.absent, np.float32(-10 * self.scheme.width), x)
+        y, rotation = np.nan_to_num(y), np.nan_to_num(rotation)
         ground = float(np.median(self.background.grey))
         parameters = DrawParameters(
             ids=ids,
@@ -230,17 +235,30 @@ class Simulator:
         )
         return replace(parameters, clutter=clutter)
 
-    def _columns(self, generator: np.random.Generator, count: int) -> tuple[Floats, Floats]:
+    def _cut_short(self, generator: np.random.Generator, ids: Ids) -> Ids:
+        """(N, L) texts of the scheme's lengths, each as likely as the others."""
+        scheme = self.scheme
+        if scheme.absent is None or scheme.shortest is None:
+            return ids
+        lengths = generator.integers(scheme.shortest, scheme.length + 1, size=(len(ids), 1))
+        return np.where(np.arange(scheme.length) < lengths, ids, scheme.absent)
+
+    def _columns(self, generator: np.random.Generator, ids: Ids) -> tuple[Floats, Floats]:
         """(N, L) pixels from the left where characters are placed about, and the pitch, (N, 1)."""
-        s, L = self.settings, self.scheme.length
+        s, (count, L) = self.settings, ids.shape
+        lengths = (ids != self.scheme.absent).sum(1, keepdims=True) if self.scheme.absent else L
 
         def each(limits: Range) -> Doubles:
             low, high = limits
             drawn = generator.uniform(low, high, (count, 1)) if low < high else low
             return np.broadcast_to(drawn, (count, 1))
 
-        pitch = each(s.pitch) * (self.scheme.width / L)
-        start = (self.scheme.width - pitch * L) * (0.5 + each(s.shift))
+        slots = np.broadcast_to(lengths, (count, 1))
+        if self.scheme.absent:
+            # Some programs spread a short text over the width, others leave the rest free.
+            slots = np.where(generator.random((count, 1)) < 0.5, slots, L)
+        pitch = each(s.pitch) * (self.scheme.width / slots)
+        start = (self.scheme.width - pitch * lengths) * (0.5 + each(s.shift))
         places = start + (np.arange(L) + 0.5) * pitch
         return places.astype(np.float32), pitch.astype(np.float32)
 
@@ -291,7 +309,8 @@ class Simulator:
             box; (N, L, 4) that box, cut to the image: left, top, right, bottom.
         """
         coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
-        index = self.bank.index(p.font + coarse, p.size, p.stroke, p.ids)
+        drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # what is absent lies outside
+        index = self.bank.index(p.font + coarse, p.size, p.stroke, drawn)
         size, centre = self.bank.boxes[index], self.bank.centres[index]
         turn = np.deg2rad(p.rotation.astype(np.float64))
         cosine, sine = np.cos(turn), np.sin(turn)

@@ -48,8 +48,10 @@ def drawing(**changes: Any) -> SimulatorSettings:
 
 def exact_poses(parameters: DrawParameters, scheme: Scheme = LETTERS) -> Poses:
     """What a perfect scout would say."""
-    probabilities = np.eye(len(scheme.alphabet), dtype=np.float32)[parameters.ids]
-    return Poses(probabilities, parameters.x, parameters.y, parameters.rotation)
+    probabilities = np.eye(scheme.classes, dtype=np.float32)[parameters.ids]
+    return Poses(
+        probabilities, parameters.x, parameters.y, parameters.rotation, absent=scheme.absent
+    )
 
 
 def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[GreyImages, Poses]:

@@ -75,7 +75,7 @@ def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() 
     off[astray, 2] = (0, 300, 0)
     found = calibrate(GLYPHS, moved(poses, off), kept, settled, RENDERED)
     ids = np.zeros((5000, 4), np.int64)
-    x, y, _ = found.draw_places(np.random.default_rng(0), ids)
+    _, x, y, _ = found.draw_places(np.random.default_rng(0), ids)
     assert (x[:, 1] < 0).mean() == pytest.approx(20 / 90, abs=0.03)
     assert (x[:, [0, 2, 3]] > 0).all()
     assert y.max() < 100
@@ -169,7 +169,7 @@ JITTER = np.array([0.5, 0.5, 1.5])
 
 def draw(calibration: Calibration, ids: npt.NDArray[np.int64], seed: int = 0) -> Floats:
     """(B, L, 3)."""
-    return np.stack(calibration.draw_places(np.random.default_rng(seed), ids), -1)
+    return np.stack(calibration.draw_places(np.random.default_rng(seed), ids)[1:], -1)
 
 
 def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:

@@ -16,7 +16,9 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyphs,
     sure_characters,
 )
+from simgan_captcha.calibration.lost_shapes import find_lost_shapes
 from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
 from tests.calibration.scene import (
@@ -318,3 +320,31 @@ def test_the_surest_of_a_class_are_sure_enough_but_not_guesses() -> None:
 def test_a_glyph_s_canvas_is_four_fifths_of_the_image() -> None:
     assert glyph_side(50) == 40 * GLYPH_SCALE
     assert glyph_side(24) == 18 * GLYPH_SCALE
+
+
+def test_slots_without_a_character_are_no_hindrance() -> None:
+    scheme = LETTERS.model_copy(update={"shortest": 2})
+    simulator = Simulator(scheme, drawing(), STRIPED)
+    parameters = simulator.draw_parameters(np.random.default_rng(1), 250)
+    images, poses = simulator.render(parameters), exact_poses(parameters, scheme)
+    poses = disturbed(poses, 1.0, 2.0)
+    # A scout says something of an empty slot, too.
+    everywhere = np.random.default_rng(2).random(poses.x.shape).astype(np.float32)
+    poses = replace(poses, x=np.where(poses.present, poses.x, 100 * everywhere))
+    fit = fit_glyphs(STRIPED.normalise(images), poses, 1, epochs=10)
+
+    assert not fit.kept[~poses.present].any()
+    assert fit.kept[poses.present].mean() > 0.7
+    glyphs, empty = fit.glyphs[:-1], fit.glyphs[-1]
+    assert not empty.any()
+    true = font_glyphs(STRANGER, SIZE)
+    assert likeness(glyphs, true).diagonal().min() > 0.9
+    assert find_lost_shapes(STRIPED.normalise(images), fit) is None  # an empty slot is none
+
+    found = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(STRIPED))
+    again = Simulator(scheme, drawing(), STRIPED, found)
+    redrawn = again.draw_parameters(np.random.default_rng(3), 600)
+    lengths = (redrawn.ids != scheme.absent).sum(1)
+    assert (np.bincount(lengths)[2:] / 600).min() > 0.25  # as real texts are
+    assert np.array_equal((redrawn.x > -20) & (redrawn.x < 120), redrawn.ids != scheme.absent)
+    assert again.render(redrawn[:5]).shape == (5, 50, 100)

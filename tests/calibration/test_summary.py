@@ -237,9 +237,7 @@ def test_what_does_not_count_is_not_summarised() -> None:
     right = exactly_found(200)
     kept = np.random.default_rng(0).random(right.fit.kept.shape) < 0.7
     poses = right.fit.poses
-    wild = Poses(
-        poses.probabilities,
-        *(np.where(kept, getattr(poses, name), np.float32(999)) for name in ("x", "y", "rotation")),
-    )
+    x, y, rotation = (np.where(kept, part, 999) for part in (poses.x, poses.y, poses.rotation))
+    wild = Poses(poses.probabilities, x, y, rotation)
     found = replace(right, fit=replace(right.fit, kept=kept, poses=wild)).summary()
     assert max(end for end, _ in [*found["rotation"], *found["y"], *found["x"][1]]) < 60

@@ -280,6 +280,17 @@ def test_old_readings_fade() -> None:
         assert prior.frequencies[wanted] > 0.99
 
 
+def test_no_character_is_as_frequent_as_it_is() -> None:
+    """Only the alphabet's own classes are drawn to one another."""
+    prior, read = Prior(4, absent=3), torch.tensor([[[0.12, 0.06, 0.12, 0.7]]])
+    for _ in range(2000):
+        prior.update(prior.align(read, 1.0).mean((0, 1)))
+    aligned = prior.align(read, 1.0)[0, 0]
+    assert prior.bias[3] == 0
+    torch.testing.assert_close(aligned[:3], aligned[:3].mean().expand(3), rtol=0.05, atol=0)
+    assert 0.6 < aligned[3] < 0.8
+
+
 # Batch normalisation.
 
 

@@ -30,7 +30,7 @@ from simgan_captcha.reader.scout import (
     without_pose,
 )
 from simgan_captcha.reader.training import LabelledStream, ReaderSettings, train_reader
-from simgan_captcha.scheme import HACKMIT_2017
+from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
 from simgan_captcha.streams import synthetic_batches
 from tests.drawing import plain
@@ -323,3 +323,34 @@ def test_a_reader_begins_with_what_the_scout_learned(learned: Learned, tmp_path:
         logits = reader(images)
     assert logits.shape == (200, 2, CLASSES)
     assert (logits.argmax(-1).numpy() == parameters.ids).mean() > 0.9
+
+
+def test_what_is_absent_has_no_pose_to_learn() -> None:
+    scheme = Scheme(alphabet="abc1", length=3, shortest=1, width=60, height=24)
+    simulator = Simulator(
+        scheme, SimulatorSettings(fonts=("roboto-black",), size=(12, 12)), plain(60, 24)
+    )
+    _, targets = PosedSimulator(simulator).batch(np.random.default_rng(1), 40)
+    absent = targets[..., 0] == scheme.absent
+    assert 0 < absent.sum() < absent.size
+    assert np.isnan(targets[absent][:, 1:4]).all()
+    assert (targets[absent][:, 4] == -1).all()
+    assert np.isfinite(targets[~absent]).all()
+
+    rows, columns = map_size(24, 60)
+    logits = torch.zeros(40, 3, 5, requires_grad=True)
+    pose = torch.full((40, 3, 3), 0.3, requires_grad=True)
+    middles = torch.zeros(40, rows * columns, 6, requires_grad=True)
+    loss, figures = scout_objective(
+        ScoutOutput(logits, pose, middles), torch.from_numpy(np.asarray(targets))
+    )
+    loss.backward()
+    assert logits.grad is not None
+    assert pose.grad is not None
+    assert middles.grad is not None
+    for gradient in (logits.grad, pose.grad, middles.grad):
+        assert torch.isfinite(gradient).all()
+    assert not pose.grad[torch.from_numpy(absent)].any()
+    assert pose.grad[torch.from_numpy(~absent)].abs().min() > 0
+    error = np.abs(0.3 - targets[~absent][:, 3]).mean() * 45
+    assert figures["turn_error_degrees"].item() == pytest.approx(error, rel=1e-3)

@@ -24,6 +24,7 @@ GLYPH_SCALE = 2
 FEWEST_CHARACTERS = 50
 """With fewer in a slot to learn from there is no calibration."""
 
+_REACHED = 0.1
 _ENDS = (0.05, 0.95)
 _JITTER = np.array(
     [0.5, 0.5, 1.5], np.float32
@@ -36,10 +37,10 @@ class Calibration:
 
     glyphs: GreyImages
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
-    pixel; all 0 where none was found."""
+    pixel; all 0 where none was found, and of the class of no character."""
     poses: Floats
     """(N, L, 3) where the characters of N real images lie: pixels from the left and from the top,
-    degrees; as a class would lie that is usual."""
+    degrees; as a class would lie that is usual. NaN where no character stands."""
     offset: Floats
     """(K, 3) pixels right and down and degrees that a class lies from the usual: a wide letter's
     middle lies further right where left edges are placed."""
@@ -53,17 +54,18 @@ class Calibration:
 
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
-    ) -> tuple[Floats, Floats, Floats]:
-        """x, y and rotation, (B, L) each, of characters (B, L), as they lie in real images.
+    ) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
+        """Characters (B, L), x, y and rotation, (B, L) each, as they lie in real images.
 
         Each image takes all its places from one real image, and moves them a little: however
         letters hang together there (turned ones standing further right, neighbours that overlap,
-        all on one line), they do here.
+        all on one line, how many they are), they do here: where there is none, none is drawn.
         """
         taken = self.poses[generator.integers(len(self.poses), size=len(ids))]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
+        ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
         x, y, rotation = np.moveaxis(taken + moved + self.offset[ids], -1, 0)
-        return x, y, rotation
+        return ids, x, y, rotation
 
     def drawn_glyphs(self) -> GreyImages:
         """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.
@@ -164,24 +166,28 @@ def calibrate(
     Raises:
         RunError: Hardly any image counts: the scout knows too little.
     """
-    if min(kept.sum(0).min(), settled.sum()) < FEWEST_CHARACTERS:
+    # A slot that texts seldom reach cannot have many.
+    reached = poses.present.mean(0) > _REACHED
+    fewest = min(kept.sum(0)[reached].tolist(), default=0)
+    if min(fewest, settled.sum()) < FEWEST_CHARACTERS:
         raise RunError(
             f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
             f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
             f"read, got {settled.sum()}; train the scout longer (calibration.steps), widen the "
             "simulator's ranges, or set calibrate=false"
         )
-    ids = poses.probabilities.argmax(-1)
-    places = poses.places
-    slots = range(places.shape[1])
-    apart = places - np.stack([np.median(places[kept[:, s], s], axis=0) for s in slots])
+    ids, places = poses.ids, poses.places
+    apart = np.zeros_like(places)
+    for s in np.flatnonzero(kept.any(0)):
+        apart[:, s] = places[:, s] - np.median(places[kept[:, s], s], axis=0)
     offset = np.zeros((len(glyphs), 3), np.float32)
     for k in range(len(glyphs)):
         if glyphs[k].any():
             offset[k] = _shift(apart[kept & (ids == k)], apart[kept])
+    usual = np.where(poses.present[..., None], places - offset[ids], np.nan)
     return Calibration(
         glyphs=np.rint(glyphs * 255).astype(np.uint8),
-        poses=(places - offset[ids])[settled].astype(np.float32),
+        poses=usual[settled].astype(np.float32),
         offset=offset,
         rendering=rendering.astype(np.float32),
     )

@@ -10,7 +10,7 @@ Shapes: N images, B of them at a time, L characters, K classes, G rows and colum
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -84,8 +84,7 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
         poses: A scout's, of the same images.
     """
-    sure = sure_characters(poses.probabilities)
-    ids = poses.probabilities.argmax(-1)
+    sure, ids = sure_characters(poses.probabilities) & poses.present, poses.ids
     examples = [
         np.argwhere(sure & (ids == k))[: 3 * _EXAMPLES] for k in range(poses.probabilities.shape[2])
     ]
@@ -155,7 +154,7 @@ def fit_glyphs(
         on_epoch: Called after each, with the mean misfit of its images.
     """
     H, W = normalised.shape[2:]
-    ids = torch.from_numpy(poses.probabilities.argmax(-1))
+    ids, present = torch.from_numpy(poses.ids), torch.from_numpy(poses.present)
     N, L = ids.shape
     ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
     visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
@@ -169,7 +168,7 @@ def fit_glyphs(
     of_shape = torch.optim.Adam([shape], _GLYPH_RATE)
 
     generator = torch.Generator().manual_seed(seed)
-    sure = torch.from_numpy(sure_characters(poses.probabilities))
+    sure = torch.from_numpy(sure_characters(poses.probabilities)) & present
     misfit = torch.full((N, L), torch.nan)
     for epoch in range(epochs if sure.any() else 0):
         if epoch == epochs // 2:
@@ -182,7 +181,7 @@ def fit_glyphs(
             at, counts = pose(batch).view(-1, L, 3) * unit, sure[batch]
             drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
             covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
-            near = near_characters(at.detach(), H, W)
+            near = near_characters(at.detach(), H, W) & present[batch][..., None, None]
             looked_at = visible[batch] * ~(near & ~counts[..., None, None]).any(1)
             missed = (covered - ink[batch]).square() * looked_at
             misfit[batch] = mean_near(missed.detach(), looked_at, near).where(counts, torch.nan)
@@ -205,7 +204,7 @@ def fit_glyphs(
     strayed = (np.abs(settled - told) / limits).max((1, 2))
     return GlyphFit(
         found,
-        Poses(poses.probabilities, settled[..., 0], settled[..., 1], settled[..., 2]),
+        replace(poses, x=settled[..., 0], y=settled[..., 1], rotation=settled[..., 2]),
         sure.numpy(),
         # A scout that has hardly learned sees all of them roughly: then the better half.
         strayed <= max(1.0, float(np.median(strayed))),

@@ -88,15 +88,16 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         None if every class has a glyph, or no shape was found that is as common as a class's.
     """
     probabilities = fit.poses.probabilities.copy()
-    ids = probabilities.argmax(-1)
-    lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist())
+    ids = fit.poses.ids
+    lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist()) - {fit.poses.absent}
     if not lacking or len(lacking) == len(fit.glyphs) or not fit.settled.any():
         return None
     poses = fit.poses.places
     own = character_misfits(normalised, ids, poses, fit.glyphs)
-    most = _UNEXPLAINED * float(np.median(own[fit.settled]))
-    unexplained = (own > most) & fit.settled[:, None]
-    read = np.bincount(ids[fit.settled].ravel(), minlength=len(fit.glyphs))
+    looked_at = fit.settled[:, None] & fit.poses.present
+    most = _UNEXPLAINED * float(np.median(own[looked_at]))
+    unexplained = (own > most) & looked_at
+    read = np.bincount(ids[looked_at], minlength=len(fit.glyphs))
     glyphs, shapes = fit.glyphs.copy(), []
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
         if not lacking:
@@ -122,7 +123,8 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         unexplained[images, slots] = False
     if not shapes:
         return None
-    recovered = Poses(probabilities, poses[..., 0], poses[..., 1], poses[..., 2])
+    x, y, rotation = np.moveaxis(poses, -1, 0)
+    recovered = Poses(probabilities, x, y, rotation, fit.poses.absent)
     return Recovered(glyphs, recovered, tuple(shapes))
 
 

@@ -13,12 +13,24 @@ class Poses:
     """Of N images of L characters out of K classes."""
 
     probabilities: Floats
-    """(N, L, K)."""
+    """(N, L, K); of classes that may be absent, the last is that of no character."""
     x: Floats
     """(N, L) pixels; where the middle of the character lies, likewise ``y``."""
     y: Floats
     rotation: Floats
     """(N, L) degrees, counter-clockwise."""
+    absent: int | None = None
+    """Class of a slot that no character stands in, `scheme.Scheme.absent`. It has no shape."""
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """(N, L) the likeliest classes."""
+        return np.asarray(self.probabilities.argmax(-1))
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """(N, L) whether a character stands there."""
+        return np.asarray(self.ids != -1 if self.absent is None else self.ids != self.absent)
 
     @property
     def places(self) -> Floats:

@@ -44,13 +44,17 @@ def summarise(
         ConfigError: A font that does not serve, see `glyphs.open_font`.
     """
     matches = match_fonts(
-        calibration.glyphs, alphabet, simulator.fonts, simulator.size, simulator.strokes
+        calibration.glyphs[: len(alphabet)],
+        alphabet,
+        simulator.fonts,
+        simulator.size,
+        simulator.strokes,
     )
     # A glyph has no upright: what all are turned by is missing from their characters' turns.
     upright = matches.turn if any(matches.classes) else Estimate(0.0, 0.0)
     found = _Places(fit, calibration, seed)
     return {
-        "x": [found.middle(0, slot) for slot in range(fit.kept.shape[1])],
+        "x": [found.middle(0, slot) for slot in np.flatnonzero(fit.kept.any(0)).tolist()],
         "pitch": found.pitch(),
         "y": found.middle(1),
         "rotation": found.middle(2, plus=upright),
@@ -79,8 +83,7 @@ class _Places:
     """
 
     def __init__(self, fit: GlyphFit, calibration: Calibration, seed: int) -> None:
-        ids = fit.poses.probabilities.argmax(-1)
-        places = fit.poses.places
+        ids, places = fit.poses.ids, fit.poses.places
         self.usual: Floats = (places - calibration.offset[ids]).astype(np.float32)
         self.kept = fit.kept
         generator, N = np.random.default_rng(seed), len(fit.kept)
@@ -106,16 +109,16 @@ class _Places:
 
     def pitch(self) -> list[float] | None:
         """How far apart slots are: the slope of their medians."""
-        slots = self.kept.shape[1]
-        if slots == 1:
+        slots = np.flatnonzero(self.kept.any(0)).tolist()
+        if len(slots) == 1:
             return None
         medians = np.stack(
             [
                 [np.median(x) for x in self._resampled(self.usual[:, [s], 0], self.kept[:, [s]])]
-                for s in range(slots)
+                for s in slots
             ]
         )
-        slopes = np.polyfit(np.arange(slots), medians, 1)[0]
+        slopes = np.polyfit(slots, medians, 1)[0]
         return _json(Estimate(float(slopes[0]), float(slopes[1:].std())))
 
     def _resampled(self, values: Floats, kept: npt.NDArray[np.bool_]) -> Iterator[Floats]:
@@ -133,9 +136,9 @@ def _json(estimate: Estimate) -> list[float] | None:
 
 
 def _starved(fit: GlyphFit, calibration: Calibration, alphabet: str) -> Iterator[str]:
-    ids = fit.poses.probabilities.argmax(-1)[fit.kept]
+    ids = fit.poses.ids[fit.kept]
     read = np.bincount(ids, minlength=len(alphabet))
-    for k in np.flatnonzero(~calibration.found):
+    for k in np.flatnonzero(~calibration.found[: len(alphabet)]):
         yield (
             f"{alphabet[k]!r} was read surely {read[k]} times in the images calibration looked at, "
             f"{len(ids) / len(alphabet):.0f} expected: too few to learn its shape, so only the "

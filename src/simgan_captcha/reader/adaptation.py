@@ -86,7 +86,9 @@ class Prior:
     leave sure readings alone.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, absent: int | None = None) -> None:
+        """Of so many classes; that of no character is as frequent as it is."""
+        self.absent = absent
         self.frequencies = torch.full((classes,), 1 / classes)
         self.bias = torch.zeros(classes)
 
@@ -94,7 +96,11 @@ class Prior:
         """Take in a batch's mean probabilities (K,), aligned; what is older than 100 fades."""
         K = len(self.bias)
         self.frequencies.lerp_(read.to(self.frequencies), 0.01)
-        self.bias -= 0.02 * torch.log((self.frequencies * K).clamp(min=0.1))
+        relative = self.frequencies * K
+        if self.absent is not None:
+            relative = self.frequencies * (K - 1) / (1 - self.frequencies[self.absent])
+            relative[self.absent] = 1
+        self.bias -= 0.02 * torch.log(relative.clamp(min=0.1))
         self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
     def align(self, probabilities: Tensor, strength: float) -> Tensor:
@@ -114,6 +120,7 @@ def adapt_reader(
     fabric: Fabric,
     seed: int,
     on_step: OnStep,
+    absent: int | None = None,
 ) -> ReaderResult:
     """Self-train a copy of ``reader``; the teacher is what is kept.
 
@@ -133,6 +140,7 @@ def adapt_reader(
         fabric: As `train_reader` takes it.
         seed: Of augmentation and dropout.
         on_step: Called after every step, with ``images_per_second`` among the figures.
+        absent: Class of a slot that no character stands in, see `Scheme.absent`.
 
     Raises:
         RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
@@ -146,7 +154,7 @@ def adapt_reader(
             model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         ),
     )
-    prior = Prior(architecture.classes)
+    prior = Prior(architecture.classes, absent)
     state: dict[str, Any] = {
         "modules": {"student": student, "teacher": teacher},
         "optimizers": {"student": optimizer},

@@ -67,6 +67,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
     to letter that some scouts learned its mean and nothing else.
 
     The position is that of the character's middle, rows one after another; -1 outside the image.
+    Where no character stands the pose is NaN, and the position -1.
     """
     pitch = scheme.width / scheme.length
     slots = (np.arange(scheme.length) + 0.5) * pitch
@@ -74,7 +75,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
     row = np.floor(parameters.y / MAP_STRIDE)
     column = np.floor(parameters.x / MAP_STRIDE)
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-    return np.stack(
+    targets = np.stack(
         [
             parameters.ids,
             (parameters.x - slots) / pitch,
@@ -84,6 +85,8 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
         ],
         axis=-1,
     ).astype(np.float32)
+    targets[parameters.ids == scheme.absent, 1:] = (np.nan, np.nan, np.nan, -1)
+    return targets
 
 
 def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,7 +102,9 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     """
     ids, logits = targets[..., 0].long(), outputs.logits.float()
     cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
-    error = (outputs.pose.float() - targets[..., 1:4]).abs().mean((0, 1))
+    posed = targets[..., 1:4].isfinite()
+    error = (outputs.pose.float() - targets[..., 1:4]).where(posed, 0).abs().mean((0, 1))
+    error = error / posed[..., 0].float().mean()  # as if of those alone that have a pose
     figures = {
         "loss": cross_entropy,
         "accuracy": (logits.argmax(-1) == ids).float().mean(),
@@ -153,4 +158,5 @@ def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> P
         x=pose[..., 0] * np.float32(pitch) + slots,
         y=pose[..., 1] * np.float32(pitch) + np.float32(scheme.height / 2),
         rotation=pose[..., 2] * np.float32(_DEGREES),
+        absent=scheme.absent,
     )

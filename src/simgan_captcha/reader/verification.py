@@ -103,7 +103,7 @@ def find_doubts(
         poses = scout_images(scout, normalised, scheme)
         told = poses.places
         # Each class lies in its own way about the place that the scout tells of the class it saw.
-        usual = told - calibration.offset[poses.probabilities.argmax(-1)]
+        usual = told - calibration.offset[poses.ids]
         for row, ids in enumerate((read[chosen], alternatives[chosen])):
             begin = np.asarray(usual + calibration.offset[ids], np.float32)
             fit = fit_poses(normalised, ids, begin, glyphs, settings.steps)

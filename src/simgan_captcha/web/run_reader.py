@@ -113,7 +113,7 @@ class RunReader:
                         confidence=reading.confidence,
                         character_confidence=list(reading.character_confidence),
                         input=pictures[row][0] if pictures else None,
-                        heat=pictures[row][1:] if pictures else None,
+                        heat=pictures[row][1 : len(reading.text) + 1] if pictures else None,
                     )
         return [answers[number] for number in range(len(files))]
 
