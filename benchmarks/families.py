@@ -1,0 +1,189 @@
+"""How far the same program gets on captchas of other families, told alphabet and length alone.
+
+    python benchmarks/families.py WORK --python VENV/bin/python --node-path MODULES
+
+For each family: 2,000 unlabelled images by a generator that is not ours (benchmarks/generators/),
+``init`` as a user would call it, ``run`` with one preset for all, then the judge. Families whose
+generator is not installed are left out, and said to be. No font of theirs is among the simulator's.
+Writes benchmarks/results/families.{json,md}.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
+from typing import Any
+
+from record import RESULTS, manifests, provenance, training_flops, write_result
+
+from simgan_captcha.run_folder import JUDGEMENT, read_diagnosis
+from simgan_captcha.scheme_file import load_scheme
+
+GENERATORS = Path(__file__).parent / "generators"
+_NO_O = "".join(c for c in digits + ascii_letters if c not in "0o1iIlO")
+_SERIF = "/usr/share/fonts/truetype/liberation/LiberationSerif-Regular.ttf"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One generator, as it is asked."""
+
+    program: tuple[str, ...]
+    """Interpreter, script; then come folder and count, then ``arguments``."""
+    arguments: tuple[str, ...]
+    alphabet: str
+    """What a user would say of it, likewise ``length``."""
+    length: str
+
+
+FAMILIES = {
+    "captcha (PyPI), 4 digits": Family(
+        ("python", "pypi_captcha.py"), (digits, "4", "4", "160", "60"), digits, "4"
+    ),
+    "captcha (PyPI), a-z0-9, serif, 4 to 6": Family(
+        ("python", "pypi_captcha.py"),
+        (ascii_lowercase + digits, "4", "6", "200", "70", _SERIF),
+        ascii_lowercase + digits,
+        "4-6",
+    ),
+    "svg-captcha (npm), 4, one line": Family(("node", "svg_captcha.js"), ("4", "1"), _NO_O, "4"),
+    "GD::SecurityImage (Perl), 5": Family(
+        ("perl", "gd_securityimage.pl"), ("5",), digits + ascii_uppercase, "5"
+    ),
+    "Gregwar (PHP), 5": Family(("php", "gregwar.php"), ("5",), digits[1:] + ascii_letters, "5"),
+    "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
+}
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="images and runs; what is finished is kept")
+    parser.add_argument("--python", default="python", help="one that has the package captcha")
+    parser.add_argument("--node-path", default="", help="folder of node's modules")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    rows = []
+    for name in options.families:
+        folder = options.work / "".join(c if c.isalnum() else "-" for c in name)
+        if why := draw(FAMILIES[name], folder, options):
+            print(f"left out: {name}: {why}", flush=True)
+            continue
+        rows.append({"family": name, **measure(FAMILIES[name], folder, options)})
+        print(rows[-1], flush=True)
+    write_result(
+        options.out,
+        "families",
+        f"Other captcha families, {options.images:,} unlabelled images each, told alphabet and "
+        "length alone",
+        {
+            **began,
+            "preset": options.preset,
+            "settings": options.settings,
+            "seed": options.seed,
+            "precision": rows[-1]["precision"],
+            "rows": rows,
+        },
+        (
+            "family",
+            "whole texts (95 % interval)",
+            "characters",
+            "the run's own estimate",
+            "TFLOP",
+        ),
+        [
+            (
+                row["family"],
+                f"{row['captcha_accuracy']:.1%} ({row['captcha_interval'][0]:.1%} to "
+                f"{row['captcha_interval'][1]:.1%})",
+                f"{row['character_accuracy']:.1%}",
+                f"{row['estimate']['accuracy']:.1%} ({row['estimate']['low']:.1%} to "
+                f"{row['estimate']['high']:.1%})",
+                f"{row['training_tflop']:.1f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def draw(family: Family, folder: Path, options: argparse.Namespace) -> str | None:
+    """A family's images and labels, kept once drawn; why there are none."""
+    if (folder / "labels.csv").exists():
+        return None
+    if not family.program:
+        draw_puzzle(folder, options.images)
+        return None
+    program, script = family.program
+    command = [
+        options.python if program == "python" else program,
+        str(GENERATORS / script),
+        str(folder),
+        str(options.images),
+        *family.arguments,
+    ]
+    environment = {**os.environ, "NODE_PATH": options.node_path}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return str(error)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+
+
+def draw_puzzle(folder: Path, count: int) -> None:
+    """Our own puzzle's captchas of a user whom nothing was tried on."""
+    from simgan_captcha.puzzle.answers import answer
+    from simgan_captcha.puzzle.artwork import Artist
+
+    user, artist = "families", Artist()
+    (folder / "images").mkdir(parents=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        labels = csv.writer(file)
+        labels.writerow(("name", "label"))
+        for number in range(count):
+            name = f"{number:032x}"
+            (folder / "images" / f"{name}.jpg").write_bytes(artist.jpeg(user, name))
+            labels.writerow((f"{name}.jpg", answer(user, name)))
+
+
+def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """``init``, ``run`` and ``judge``, as on a command line."""
+    run, scheme, images = folder / "run", folder / "my.toml", folder / "images"
+    if not scheme.exists():
+        told = ["--alphabet", family.alphabet, "--length", family.length]
+        call("init", images, scheme, *told)
+    settings = [f"--set={setting}" for setting in options.settings]
+    learned = ["--preset", options.preset, "--seed", str(options.seed), *settings]
+    call("run", run, "--scheme", scheme, "--images", images, *learned)
+    call("judge", run, "--labels", folder / "labels.csv")
+    judged = json.loads((run / JUDGEMENT).read_text())
+    diagnosis = read_diagnosis(run)
+    kept = ("images", "captcha_accuracy", "captcha_interval", "character_accuracy")
+    return {
+        **{key: judged[key] for key in kept},
+        "estimate": diagnosis["estimates"][diagnosis["kept"]],
+        "scheme": load_scheme(scheme).model_dump(mode="json"),
+        "warnings": diagnosis["warnings"],
+        "training_tflop": training_flops(run) / 1e12,
+        "precision": manifests(run)["read"]["precision"],
+    }
+
+
+def call(*arguments: str | Path) -> None:
+    """One of our commands; its lines pass through."""
+    subprocess.run([sys.executable, "-m", "simgan_captcha", *map(str, arguments)], check=True)
+
+
+if __name__ == "__main__":
+    main()
