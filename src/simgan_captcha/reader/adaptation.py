@@ -30,11 +30,13 @@ from simgan_captcha.reader.augmentation import AugmentationSettings, augment
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import (
     CHECKPOINT,
+    MEMORY_FORMAT,
     LabelledStream,
     OnStep,
     ReaderResult,
     count_flops,
     draw_seed,
+    in_memory_format,
     learning_rate_at,
     resume_step,
     seeded_dropout,
@@ -146,8 +148,8 @@ def adapt_reader(
         RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
             settings.
     """
-    model = copy.deepcopy(reader).requires_grad_(True)
-    teacher = copy.deepcopy(reader).requires_grad_(False).eval().to(fabric.device)
+    model = in_memory_format(copy.deepcopy(reader).requires_grad_(True))
+    teacher = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
     student, optimizer = fabric.setup(
         model,
         torch.optim.AdamW(
@@ -172,7 +174,7 @@ def adapt_reader(
     with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
         real_images, synthetic_images = real(first), synthetic(first)
         for step in range(first, settings.steps):
-            images = next(real_images).to(fabric.device)
+            images = next(real_images).to(fabric.device, memory_format=MEMORY_FORMAT)
             with torch.no_grad(), fabric.autocast():
                 read = teacher(images).float().softmax(-1)
             aligned = prior.align(read, settings.alignment)
@@ -182,7 +184,9 @@ def adapt_reader(
 
             generator = torch.Generator().manual_seed(draw_seed(seed, step, fabric.global_rank))
             moved = augment(images, settings.augmentation, generator)
-            known_images, ids = (tensor.to(fabric.device) for tensor in next(synthetic_images))
+            known_images, ids = next(synthetic_images)
+            known_images = known_images.to(fabric.device, memory_format=MEMORY_FORMAT)
+            ids = ids.to(fabric.device)
             with seeded_dropout(seed, step, fabric.global_rank):
                 logits = student(moved)
                 with frozen_statistics(student):

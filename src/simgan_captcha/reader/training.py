@@ -38,6 +38,9 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 
 CHECKPOINT = "checkpoint.safetensors"
 
+MEMORY_FORMAT = torch.channels_last
+"""Of images and weights while training: convolutions of so few channels take less time in it."""
+
 
 class ReaderSettings(BaseModel):
     """The reader and its supervised training."""
@@ -85,6 +88,12 @@ class ReaderResult:
     """Images seen, with repeats."""
     figures: dict[str, float]
     """Of the last step."""
+
+
+def in_memory_format(module: nn.Module) -> nn.Module:
+    """The same module, its convolutions' weights laid out as images are while training."""
+    module.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    return module
 
 
 def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.15) -> float:
@@ -170,7 +179,7 @@ def train_reader(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = build_reader(architecture)
+        model = in_memory_format(build_reader(architecture))
     if initial is not None:
         known, own = initial.state_dict(), model.state_dict()
         model.load_state_dict({name: known.get(name, own[name]) for name in own})
@@ -194,7 +203,9 @@ def train_reader(
     with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
         batches = stream(first)
         for step in range(first, settings.steps):
-            images, targets = (tensor.to(fabric.device) for tensor in next(batches))
+            images, targets = next(batches)
+            images = images.to(fabric.device, memory_format=MEMORY_FORMAT)
+            targets = targets.to(fabric.device)
             with seeded_dropout(seed, step, fabric.global_rank):
                 outputs = reader(images)
             loss, of_step = objective(outputs, targets)
