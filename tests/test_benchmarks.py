@@ -70,3 +70,35 @@ def test_committed_results_hold_the_ratios_that_are_compared() -> None:
     bench = load("bench")
     for benchmark in bench.BENCHMARKS:
         assert bench.ratios(benchmark, bench.RESULTS).keys() == benchmark.ratios.keys()
+
+
+def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
+    """Of the one that needs no generator but ours; one that is not installed is left out."""
+    settings = [
+        "calibrate=false",
+        "refine=false",
+        "reader.channels=[4, 4, 4, 4, 8]",
+        "reader.steps=3",
+        "adaptation.steps=0",
+        'simulator.fonts=["roboto-black"]',
+        "simulator.size=[24, 25]",
+        "workers=0",
+    ]
+    done = subprocess.run(
+        [
+            *(sys.executable, BENCHMARKS / "families.py", tmp_path / "work", "--images", "60"),
+            *("--families", "captcha (PyPI), 4 digits", "the puzzle, another user"),
+            *("--python", tmp_path / "no-such-python", "--out", tmp_path),
+            *[part for setting in settings for part in ("--set", setting)],
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: captcha (PyPI), 4 digits" in done.stdout
+    [row] = json.loads((tmp_path / "families.json").read_text())["rows"]
+    assert row["images"] == 60
+    assert row["scheme"]["background"] == "shared"
+    assert 0 <= row["estimate"]["low"] <= row["estimate"]["high"] <= 1
+    assert row["training_tflop"] > 0
+    assert "the puzzle, another user" in (tmp_path / "families.md").read_text()

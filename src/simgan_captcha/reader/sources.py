@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from simgan_captcha.errors import UsageError
 from simgan_captcha.images import MAX_BYTES, SUFFIXES, begins_as_image
+from simgan_captcha.loose_images import is_image_file
 from simgan_captcha.reader.image_reader import NamedImage
 from simgan_captcha.store import read_stored
 
@@ -19,7 +20,8 @@ def image_sources(places: Iterable[str], standard_input: BinaryIO) -> Iterator[P
     """All images of these places, one after another.
 
     Args:
-        places: Files; folders, whose .jpg, .jpeg and .png files are taken by name; captcha stores;
+        places: Files; folders, whose .jpg, .jpeg and .png files are taken by name, but for hidden
+            ones; captcha stores;
             ``-`` for an image from standard input, or for files named there, one a line.
         standard_input: Read where a place is ``-``.
 
@@ -54,12 +56,9 @@ def _in_folder(folder: Path) -> Iterator[Path | NamedImage]:
         yield NamedImage(name, data)
     if found:
         return
-    names = sorted(entry.name for entry in os.scandir(folder))
-    for name in names:
-        if name.lower().endswith(SUFFIXES):
-            found = True
-            yield folder / name
-    if not found:
+    files = sorted(path for path in folder.iterdir() if is_image_file(path))
+    yield from files
+    if not files:
         raise UsageError(
             f"expected {', '.join(SUFFIXES)} files or a captcha store in {folder}, found none; "
             "name a folder that holds some"
