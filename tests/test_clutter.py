@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
 from simgan_captcha.scheme import Scheme
@@ -101,3 +102,11 @@ def test_characters_take_less_than_the_width_where_they_stand_closer() -> None:
     assert np.allclose(p.x[:, 1] - p.x[:, 0], 15)
     assert p.x.min() == pytest.approx(7.5, abs=0.5)
     assert p.x.max() == pytest.approx(52.5, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"line_width": (1, 0)}, {"dot_radius": (0, 1e9)}, {"strength": (float("nan"), 1)}]
+)
+def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(ValidationError, match="0 <= low <= high"):
+        ClutterSettings(**wrong)  # type: ignore[arg-type]

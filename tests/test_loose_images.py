@@ -140,6 +140,16 @@ def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
     assert doubts(look) == []
 
 
+def test_the_first_look_takes_images_of_as_many_sizes_as_there_are(tmp_path: Path) -> None:
+    for number in range(30):
+        coloured(number, (180 + number, 80)).save(tmp_path / f"{number}.png")
+    look = look_at(tmp_path)
+    assert look.plain
+    width, height = look.reading_size
+    assert width / height == pytest.approx(195 / 80, rel=0.03)
+    assert doubts(look) == []
+
+
 @functools.cache  # no fixture, as hypothesis would print all of it
 def a_look() -> FirstLook:
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,7 @@ from simgan_captcha.errors import ConfigError
 from simgan_captcha.parallel import share
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS
+from tests.calibration.test_stage import CALIBRATING
 from tests.commands import command, real_command
 from tests.parallel_case import PROCESSES, measure
 from tests.reader.training_case import cpu
@@ -133,6 +134,30 @@ def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
     assert again.code == 0, again.err
     assert "adapt      done before" in again.err
     assert load_readings(run / READINGS) == together
+
+
+def test_calibration_is_led_by_one_and_helped_by_the_others(tmp_path: Path) -> None:
+    write_challenges(tmp_path / "challenges", draw_captchas(300))
+    run = tmp_path / "run"
+    arguments = run_arguments(run, tmp_path / "challenges", *CALIBRATING)
+    command = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert len(load_readings(run / READINGS)) == 300
+    rounds = sorted(path.name for path in (run / "calibrate").glob("round-*"))
+    assert rounds == ["round-1", "round-2"]
+
+
+def test_batches_that_cannot_be_shared_are_refused_before_anything_is_done(
+    tmp_path: Path, challenges: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = run_arguments(run, challenges, "adaptation.synthetic_batch_size=3")
+    command = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode != 0
+    assert "expected a batch_size that gives each of 2 processes" in done.stderr
+    assert not (run / "store").exists()
 
 
 def other_process(torchrun: int) -> int:

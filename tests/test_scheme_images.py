@@ -1,9 +1,12 @@
 """What of an image is given to all that learns or reads, as its scheme has it."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from simgan_captcha.errors import ImageError
 from simgan_captcha.images import GreyImages, encode_jpeg, encode_png
@@ -116,3 +119,20 @@ def test_a_reader_is_given_the_same_however_an_image_comes() -> None:
     assert isinstance(read[3], Unreadable)
     assert np.array_equal(seen[0], seen[1])
     assert np.abs(seen[2].astype(int) - seen[0]).max() < INK / 3
+
+
+def test_what_is_transparent_lies_on_white() -> None:
+    letters = np.zeros((20, 40, 4), np.uint8)
+    letters[4:16, 10:16, 3] = 255  # black on nothing, which is black as well
+    picture = Image.fromarray(letters, "RGBA")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    assert np.array_equal(decode_scheme_image(buffer.getvalue(), PLAIN), WHITE_ON_BLACK)
+    seen: list[GreyImages] = []
+
+    def recognise(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
+        seen.extend(images)
+        return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
+
+    ImageReader(PLAIN, recognise).read(picture)
+    assert np.array_equal(seen[0], WHITE_ON_BLACK)

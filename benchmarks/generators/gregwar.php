@@ -1,14 +1,14 @@
 <?php
-// Captchas of Gregwar's library: FOLDER COUNT LENGTH.
+// Captchas of Gregwar's library: FOLDER COUNT ALPHABET LENGTH.
 require_once '/usr/share/php/Gregwar/Captcha/autoload.php';
 use Gregwar\Captcha\CaptchaBuilder;
 use Gregwar\Captcha\PhraseBuilder;
 
-[, $folder, $count, $length] = $argv;
+[, $folder, $count, $alphabet, $length] = $argv;
 mkdir("$folder/images", 0777, true);
 $labels = "name,label\n";
 for ($n = 0; $n < $count; $n++) {
-    $captcha = new CaptchaBuilder(null, new PhraseBuilder((int) $length));
+    $captcha = new CaptchaBuilder(null, new PhraseBuilder((int) $length, $alphabet));
     $captcha->build(150, 40);
     $name = bin2hex(random_bytes(16)) . '.jpg';
     $captcha->save("$folder/images/$name", 90);

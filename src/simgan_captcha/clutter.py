@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.scheme import Scheme
 
@@ -39,6 +39,16 @@ class ClutterSettings(BaseModel):
     """Of the image's height; at least half a pixel."""
     strength: tuple[float, float] = (0.3, 1.1)
     """How strong its ink is beside the letters'; each image draws one of lines and one of dots."""
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> "ClutterSettings":
+        for name, highest in (("line_width", 1), ("dot_radius", 1), ("strength", 10)):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high <= highest:
+                raise ValueError(
+                    f"{name}: expected 0 <= low <= high <= {highest}, got {low}, {high}"
+                )
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A first look at a folder of unlabelled images of an unknown family: ``simgan-captcha init``.
 
-Nothing here is learned, and nothing of it but the size goes into a run: it tells a person what to
-look at, and saves typing.
+Nothing here is learned. What it sees goes into a run only as the scheme says it, which a person has
+looked at.
 
 Shapes: N images, H and W pixels.
 """
@@ -31,7 +31,7 @@ from simgan_captcha.images import (
     decode_rgb,
 )
 from simgan_captcha.loose_images import is_image_file
-from simgan_captcha.scheme import Clutter
+from simgan_captcha.scheme import ClutterKind
 from simgan_captcha.scheme_file import check_scheme
 from simgan_captcha.scheme_images import INK, ink_on_black
 
@@ -75,8 +75,10 @@ class FirstLook:
     """Of the images of the commonest size."""
     plain: bool
     """Whether each image's background is of one colour, not a picture that all share."""
-    clutter: tuple[Clutter, ...]
+    clutter: tuple[ClutterKind, ...]
     """What seems to lie among the letters; lines that do are hard to see for a program."""
+    reading_size: Size
+    """That images are read at: their own, or smaller on plain ground, see `_READ_PIXELS`."""
     text_height: int
     """Pixels from the top of a text to its foot, at `reading_size`."""
     coloured_ink: bool
@@ -92,23 +94,13 @@ class FirstLook:
         """The commonest."""
         return self.sizes.most_common(1)[0][0]
 
-    @property
-    def one_size(self) -> bool:
-        """Whether nearly all images are of the commonest."""
-        return self.sizes[self.size] >= _ONE_SIZE * self.sizes.total()
-
-    @property
-    def reading_size(self) -> Size:
-        """That images are read at: their own, or smaller on plain ground, see `_READ_PIXELS`."""
-        return _reading_size(self.size) if self.plain else self.size
-
 
 def look_at(folder: Path) -> FirstLook:
     """Look at some images of a folder, evenly taken by name.
 
     Raises:
         UsageError: No folder, or no images in it.
-        ImageError: Fewer than two images of one size can be read, or they are all alike.
+        ImageError: Fewer than two images can be read, or they are all alike.
     """
     if not folder.is_dir():
         raise UsageError(f"expected a folder of images, got {folder}; correct the path")
@@ -141,13 +133,20 @@ def look_at(folder: Path) -> FirstLook:
             f"expected images in {folder}, none of {len(chosen)} looked at can be read; the first "
             f"is {chosen[0].name}"
         )
-    encoded = by_size[sizes.most_common(1)[0][0]]
-    grey = np.stack([decode_grey(data) for data in encoded])
-    background = estimate_background(grey)
-    low, high = np.percentile(grey, (25, 75), axis=0)
-    plain = _is_plain(background, one=bool(np.median(high - low) <= _ALIKE))
+    size, count = sizes.most_common(1)[0]
+    encoded = by_size[size]
+    plain = count < _ONE_SIZE * sizes.total()  # images that share a picture share a size
     if plain:
-        size = _reading_size(sizes.most_common(1)[0][0])
+        encoded = [data for images in by_size.values() for data in images]
+        middle = np.median(list(sizes.elements()), axis=0)
+        size = round(float(middle[0])), round(float(middle[1]))
+    else:
+        grey = np.stack([decode_grey(data) for data in encoded])
+        background = estimate_background(grey)
+        low, high = np.percentile(grey, (25, 75), axis=0)
+        plain = _is_plain(background, one=bool(np.median(high - low) <= _ALIKE))
+    if plain:
+        size = _reading_size(size)
         drawn = np.stack([ink_on_black(decode_rgb(data), *size) for data in encoded])
         background = estimate_background(drawn)
         ink = drawn > INK / 2
@@ -164,7 +163,8 @@ def look_at(folder: Path) -> FirstLook:
         background=background,
         plain=plain,
         clutter=(*(("lines",) if plain else ()), *(("dots",) if dotted else ())),
-        text_height=round(float(np.median([_text_height(image) for image in ink]))),
+        reading_size=size,
+        text_height=max(4, round(float(np.median([_text_height(image) for image in ink])))),
         coloured_ink=bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
         rows=(int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
         stretches=Counter(_stretches(image) for image in ink),
@@ -220,6 +220,7 @@ def _contact_sheet(encoded: Sequence[bytes]) -> bytes:
     height, width = shown[0].shape[:2]
     sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
     for number, image in enumerate(shown):
+        image = cv2.resize(image, (width, height))
         row, column = divmod(number, columns)
         top, left = row * (height + 4) + 2, column * (width + 4) + 2
         sheet[top : top + height, left : left + width] = image

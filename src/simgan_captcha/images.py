@@ -3,8 +3,9 @@
 Stored images are encoded bytes. Decoded images are luma (the Y of a JPEG), ``uint8``, (H, W) or
 (N, H, W), 0 black to 255 white. Networks see ``float32`` (B, C, H, W) in [-1, 1].
 
-Luma alone is kept because a JPEG codes it apart from colour: drawing in grey and encoding in grey
-gives the very luma that drawing in colour and encoding in colour would, in half the time.
+Luma alone is kept (schemes of plain background aside, see `scheme_images`) because a JPEG codes it
+apart from colour: drawing in grey and encoding in grey gives the very luma that drawing in colour
+and encoding in colour would, in half the time.
 """
 
 import io
@@ -99,12 +100,20 @@ def decode_grey(data: bytes) -> GreyImages:
 
 
 def decode_rgb(data: bytes) -> GreyImages:
-    """Colours of one encoded image that `check_image` accepts, ``uint8`` (H, W, 3), for people.
+    """Colours of one encoded image that `check_image` accepts, ``uint8`` (H, W, 3).
+
+    What is transparent is laid on white, as pages are.
 
     Raises:
         ImageError: The bytes do not decode.
     """
-    return _decode(data, cv2.IMREAD_COLOR_RGB)
+    rgb = _decode(data, cv2.IMREAD_COLOR_RGB)
+    if data.startswith(_PNG):
+        whole = _decode(data, cv2.IMREAD_UNCHANGED)
+        if whole.ndim == 3 and whole.shape[2] == 4:
+            opaque = whole[..., 3:] / np.iinfo(whole.dtype).max
+            return np.asarray(np.rint(rgb * opaque + 255 * (1 - opaque)), np.uint8)
+    return rgb
 
 
 def _decode(data: bytes, flags: int) -> GreyImages:
@@ -115,7 +124,7 @@ def _decode(data: bytes, flags: int) -> GreyImages:
         image = None
     if image is None:
         raise ImageError(f"expected a JPEG or PNG, got bytes starting {data[:8]!r}")
-    return np.asarray(image, np.uint8)
+    return np.asarray(image)
 
 
 def encode_jpeg(grey: GreyImages, quality: int) -> bytes:

@@ -204,6 +204,7 @@ class Learning:
             self.config.scheme,
             calibration,
             self.seed,
+            clutter=self.config.simulator.clutter,
             evaluations=settings.rendering_evaluations,
             on_evaluation=on_evaluation,
         )

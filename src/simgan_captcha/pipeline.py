@@ -26,7 +26,7 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.learning import READER, Advance, Learning
-from simgan_captcha.parallel import local_processes, make_fabric
+from simgan_captcha.parallel import local_processes, make_fabric, share
 from simgan_captcha.planning import (
     brief_settings,
     calibrates,
@@ -100,7 +100,7 @@ def run_pipeline(
         stages.stage(
             "background",
             ["store"],
-            _of(config, "encoding", "lines", "removed_lines"),
+            _of(config, "encoding", "lines", "removed_lines") | _decoding(config),
             stages.background,
         )
         drawing = _of(config, "scheme", "generator", "simulator", "seed_simulator")
@@ -170,7 +170,15 @@ def _start(config: RunConfig) -> tuple[int, Fabric]:
     torch.set_num_threads(threads)
     # Its line on precision says what our own lines say.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return threads, make_fabric(_precision(config))
+    fabric = make_fabric(_precision(config))
+    sizes = [config.reader.batch_size]
+    if config.adaptation.steps:
+        sizes += [config.adaptation.batch_size, config.adaptation.synthetic_batch_size]
+    if config.refine:
+        sizes.append(config.simgan.batch_size)
+    for size in sizes:
+        share(fabric, size)  # refused now, not when the last stage begins
+    return threads, fabric
 
 
 def _processes(fabric: Fabric) -> str:
@@ -334,6 +342,13 @@ def _precision(config: RunConfig) -> Any:
 def fabric_precision(fabric: Fabric) -> str:
     """Fabric's name of the precision it computes in, as ``32-true``."""
     return str(fabric.strategy.precision.precision)
+
+
+def _decoding(config: RunConfig) -> dict[str, Any]:
+    """What decides how stored images are decoded; nothing where all share a picture and a size."""
+    scheme = config.scheme
+    plain = scheme.background == "plain"
+    return {"plain": {"width": scheme.width, "height": scheme.height}} if plain else {}
 
 
 def _of(config: RunConfig, *keys: str) -> dict[str, Any]:

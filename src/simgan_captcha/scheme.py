@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from simgan_captcha.errors import SchemeError
 
-Clutter = Literal["lines", "dots"]
+ClutterKind = Literal["lines", "dots"]
 
 
 class Scheme(BaseModel):
@@ -44,7 +44,7 @@ class Scheme(BaseModel):
     own or that of all, and any size is scaled to fit width and height."""
     text_height: int | None = Field(default=None, ge=4, le=4096)
     """Pixels from the top of a text to its foot, about; None where nobody said."""
-    clutter: tuple[Clutter, ...] = ()
+    clutter: tuple[ClutterKind, ...] = ()
     """What lies among the letters, elsewhere in every image: lines (straight or curved), dots."""
 
     @field_validator("alphabet")

@@ -85,7 +85,7 @@ def scheme_settings(path: Path) -> list[str]:
     scheme = load_scheme(path)
     settings = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
     height = scheme.text_height or round(scheme.height * _USUAL_HEIGHT)
-    settings["simulator.size"] = [max(4, round(height * part)) for part in _EMS]
+    settings["simulator.size"] = [min(200, max(4, round(height * part))) for part in _EMS]
     settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
     if scheme.background == "plain":
         settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}

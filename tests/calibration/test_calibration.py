@@ -542,3 +542,14 @@ def test_a_worker_draws_the_same_with_a_calibration() -> None:
     ]
     assert batches[0] == batches[1] == batches[2]
     assert len({images for images, _ in batches[0]}) == 4
+
+
+def test_only_possible_texts_are_drawn_from() -> None:
+    """A scout that takes a letter for nothing leaves gaps, or too short a text."""
+    probabilities = np.zeros((4, 3, 3), np.float32)
+    for n, row in enumerate([(0, 1, 2), (0, 2, 1), (2, 2, 2), (0, 1, 0)]):
+        probabilities[n, np.arange(3), row] = 1
+    nowhere = np.zeros((4, 3), np.float32)
+    poses = Poses(probabilities, nowhere, nowhere, nowhere, absent=2, shortest=2)
+    assert poses.possible.tolist() == [True, False, False, True]
+    assert Poses(probabilities, nowhere, nowhere, nowhere).possible.all()

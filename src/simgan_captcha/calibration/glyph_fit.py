@@ -67,7 +67,8 @@ class GlyphFit:
     kept: npt.NDArray[np.bool_]
     """(N, L) characters that were learned from: sure, and not among those explained worst."""
     settled: npt.NDArray[np.bool_]
-    """(N,) images whose letters were all found near where the scout saw them; at least half."""
+    """(N,) images whose letters were all found near where the scout saw them; at least half, of
+    those that may be texts."""
     misfit: Floats
     """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
 
@@ -207,7 +208,7 @@ def fit_glyphs(
         replace(poses, x=settled[..., 0], y=settled[..., 1], rotation=settled[..., 2]),
         sure.numpy(),
         # A scout that has hardly learned sees all of them roughly: then the better half.
-        strayed <= max(1.0, float(np.median(strayed))),
+        (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible,
         misfit.numpy(),
     )
 

@@ -10,7 +10,7 @@ Shapes: N images, L characters, K classes, M characters of interest, G side of a
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     if not shapes:
         return None
     x, y, rotation = np.moveaxis(poses, -1, 0)
-    recovered = Poses(probabilities, x, y, rotation, fit.poses.absent)
+    recovered = replace(fit.poses, probabilities=probabilities, x=x, y=y, rotation=rotation)
     return Recovered(glyphs, recovered, tuple(shapes))
 
 

@@ -21,6 +21,8 @@ class Poses:
     """(N, L) degrees, counter-clockwise."""
     absent: int | None = None
     """Class of a slot that no character stands in, `scheme.Scheme.absent`. It has no shape."""
+    shortest: int = 1
+    """Characters of the shortest text, where slots may be empty."""
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
@@ -31,6 +33,13 @@ class Poses:
     def present(self) -> npt.NDArray[np.bool_]:
         """(N, L) whether a character stands there."""
         return np.asarray(self.ids != -1 if self.absent is None else self.ids != self.absent)
+
+    @property
+    def possible(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether characters fill the first slots without a gap, and enough of them."""
+        present = self.present
+        gapless = (present[:, :-1] >= present[:, 1:]).all(1)
+        return np.asarray(gapless & present[:, : self.shortest].all(1))
 
     @property
     def places(self) -> Floats:

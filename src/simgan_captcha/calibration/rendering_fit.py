@@ -20,11 +20,14 @@ import numpy.typing as npt
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import RENDERING, Calibration
 from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.clutter import ClutterSettings
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator, SimulatorSettings
 
 Doubles = npt.NDArray[np.float64]
+
+_CLUTTER = ClutterSettings()
 
 IMAGES = 400
 """Drawn for every candidate; a quarter of them where the valley is still looked for."""
@@ -66,6 +69,7 @@ def fit_rendering(
     calibration: Calibration,
     seed: int,
     *,
+    clutter: ClutterSettings = _CLUTTER,
     evaluations: int = 240,
     on_evaluation: Callable[[int, int], None] = lambda done, total: None,
 ) -> RenderingFit:
@@ -77,6 +81,7 @@ def fit_rendering(
         scheme: Theirs.
         calibration: Its glyphs and places are drawn; its ``rendering`` is where the search begins.
         seed: Of what is drawn and of the search.
+        clutter: Of the run's simulator.
         evaluations: Candidates that are drawn, those of a quarter of the images counted as such.
         on_evaluation: Called after each generation of candidates.
     """
@@ -89,7 +94,7 @@ def fit_rendering(
     chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
 
     def differences(values: Doubles, count: int = IMAGES) -> Doubles:
-        drawn = draw_rendered(scheme, background, calibration, values, count, seed)
+        drawn = draw_rendered(scheme, background, calibration, values, count, seed, clutter)
         found = image_moments(drawn, background)
         return np.asarray((found - target)[telling] / np.sqrt(chance))
 
@@ -127,7 +132,7 @@ def fit_rendering(
 
 
 _BARE = SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0)
-"""Whatever the calibration draws replaces these."""
+"""Whatever the calibration draws replaces these, but clutter, which is the run's."""
 
 
 def draw_rendered(
@@ -137,10 +142,12 @@ def draw_rendered(
     values: Doubles,
     count: int,
     seed: int,
+    clutter: ClutterSettings = _CLUTTER,
 ) -> GreyImages:
     """Images (count, H, W) of a calibrated simulator, rendered with exactly these values."""
     rendered = replace(calibration, rendering=values.astype(np.float32))
-    simulator = Simulator(scheme, _BARE, background, rendered)
+    settings = _BARE.model_copy(update={"clutter": clutter})
+    simulator = Simulator(scheme, settings, background, rendered)
     generator = np.random.default_rng(seed)
     parameters = simulator.draw_parameters(generator, count)
     ink, blur, nearest, noise, quality, _ = values

@@ -136,6 +136,9 @@ class ImageReader:
             check_scheme_image(image, scheme)
             return decode_scheme_image(image, scheme)
         if isinstance(image, Image.Image):
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = np.asarray(image.convert("RGB"))
         elif not isinstance(image, np.ndarray):
             raise TypeError(

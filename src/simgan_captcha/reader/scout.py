@@ -104,7 +104,8 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
     posed = targets[..., 1:4].isfinite()
     error = (outputs.pose.float() - targets[..., 1:4]).where(posed, 0).abs().mean((0, 1))
-    error = error / posed[..., 0].float().mean()  # as if of those alone that have a pose
+    # As if of those alone that have a pose; a batch may have none.
+    error = error / posed[..., 0].float().mean().clamp(min=1e-6)
     figures = {
         "loss": cross_entropy,
         "accuracy": (logits.argmax(-1) == ids).float().mean(),
@@ -159,4 +160,5 @@ def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> P
         y=pose[..., 1] * np.float32(pitch) + np.float32(scheme.height / 2),
         rotation=pose[..., 2] * np.float32(_DEGREES),
         absent=scheme.absent,
+        shortest=scheme.shortest or scheme.length,
     )

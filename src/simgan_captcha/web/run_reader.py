@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class RunReader:
         Raises:
             RunError: The run has no finished reader.
         """
-        from simgan_captcha.reader.reading import read_images
+        from simgan_captcha.reader.reading import decode, read_probabilities
 
         with self._lock:
             reader, background, config = self._current()
@@ -104,7 +105,9 @@ class RunReader:
             if found:
                 images = np.stack(list(found.values()))
                 named = [names[number] for number in found]
-                readings = list(read_images(reader, background, scheme, named, images))
+                probabilities = read_probabilities(reader, background, images)
+                slots = probabilities.argmax(-1) != scheme.absent
+                readings = list(decode(scheme, named, probabilities))
                 pictures = _explain(reader, background.normalise(images)) if explain else None
                 for row, (number, reading) in enumerate(zip(found, readings, strict=True)):
                     answers[number] = ImageReading(
@@ -113,7 +116,7 @@ class RunReader:
                         confidence=reading.confidence,
                         character_confidence=list(reading.character_confidence),
                         input=pictures[row][0] if pictures else None,
-                        heat=pictures[row][1 : len(reading.text) + 1] if pictures else None,
+                        heat=[*compress(pictures[row][1:], slots[row])] if pictures else None,
                     )
         return [answers[number] for number in range(len(files))]
 
