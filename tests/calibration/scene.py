@@ -68,6 +68,17 @@ def scene() -> tuple[FloatImages, Poses]:
     return STRIPED.normalise(images), poses
 
 
+def first_of(poses: Poses, count: int) -> Poses:
+    """Of the first images."""
+    return replace(
+        poses,
+        probabilities=poses.probabilities[:count],
+        x=poses.x[:count],
+        y=poses.y[:count],
+        rotation=poses.rotation[:count],
+    )
+
+
 def disturbed(poses: Poses, pixels: float, degrees: float) -> Poses:
     """Every pose is off by so much, as standard deviation."""
     generator = np.random.default_rng(2)

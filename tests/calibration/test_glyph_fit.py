@@ -30,6 +30,7 @@ from tests.calibration.scene import (
     disturbed,
     drawing,
     exact_poses,
+    first_of,
     font_glyphs,
     likeness,
     mistaken,
@@ -244,10 +245,6 @@ def test_half_of_the_images_are_settled_however_roughly_the_scout_sees() -> None
     images, poses = short_scene()
     fit = fit_glyphs(images, disturbed(poses, 5, 30), seed=0, epochs=4)
     assert 0.5 <= fit.settled.mean() < 0.7
-
-
-def first_of(poses: Poses, count: int) -> Poses:
-    return Poses(**{name: values[:count] for name, values in vars(poses).items()})
 
 
 def test_the_same_seed_finds_the_same() -> None:

@@ -20,6 +20,7 @@ from tests.calibration.scene import (
     disturbed,
     drawing,
     exact_poses,
+    first_of,
     font_glyphs,
     likeness,
     mistaken,
@@ -49,7 +50,7 @@ def blind(poses: Poses, taken: Mapping[int, Sequence[int]], thought_of: float = 
 def seen() -> tuple[FloatImages, Ids, Poses]:
     """Images, who stands there, and what a scout says that errs by a pixel and 4 degrees."""
     normalised, poses = scene()
-    poses = Poses(*(values[:COUNT] for values in vars(poses).values()))
+    poses = first_of(poses, COUNT)
     return normalised[:COUNT], poses.probabilities.argmax(-1), disturbed(poses, 1, 4)
 
 
