@@ -14,7 +14,6 @@ from simgan_captcha.scheme import Scheme
 
 Range = tuple[float, float]
 Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 _BEND = 12
 """Straight pieces that a curved line is drawn of."""

@@ -108,12 +108,19 @@ def decode_rgb(data: bytes) -> GreyImages:
         ImageError: The bytes do not decode.
     """
     rgb = _decode(data, cv2.IMREAD_COLOR_RGB)
-    if data.startswith(_PNG):
-        whole = _decode(data, cv2.IMREAD_UNCHANGED)
-        if whole.ndim == 3 and whole.shape[2] == 4:
-            opaque = whole[..., 3:] / np.iinfo(whole.dtype).max
-            return np.asarray(np.rint(rgb * opaque + 255 * (1 - opaque)), np.uint8)
-    return rgb
+    if not _may_be_transparent(data):
+        return rgb
+    whole = _decode(data, cv2.IMREAD_UNCHANGED)
+    if whole.ndim != 3 or whole.shape[2] != 4:
+        return rgb
+    opaque = whole[..., 3:] / np.iinfo(whole.dtype).max
+    return np.asarray(np.rint(rgb * opaque + 255 * (1 - opaque)), np.uint8)
+
+
+def _may_be_transparent(data: bytes) -> bool:
+    """Whether it is a PNG whose header has an alpha channel, or a transparent colour after it."""
+    header = data.partition(b"IDAT")[0]
+    return data.startswith(_PNG) and (header[25:26] in (b"\x04", b"\x06") or b"tRNS" in header)
 
 
 def _decode(data: bytes, flags: int) -> GreyImages:

@@ -399,7 +399,6 @@ class Learning:
 
     def _real(self, size: int, first: int) -> Iterator[Tensor]:
         background = self.background()
-        share(self.fabric, size)  # refuses what does not divide
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         for images in real_batches(
             self.images(), size, self.seed, first, rank=rank, processes=processes

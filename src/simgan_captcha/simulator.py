@@ -246,17 +246,18 @@ class Simulator:
     def _columns(self, generator: np.random.Generator, ids: Ids) -> tuple[Floats, Floats]:
         """(N, L) pixels from the left where characters are placed about, and the pitch, (N, 1)."""
         s, (count, L) = self.settings, ids.shape
-        lengths = (ids != self.scheme.absent).sum(1, keepdims=True) if self.scheme.absent else L
+        lengths = np.full((count, 1), L)
 
         def each(limits: Range) -> Doubles:
             low, high = limits
             drawn = generator.uniform(low, high, (count, 1)) if low < high else low
             return np.broadcast_to(drawn, (count, 1))
 
-        slots = np.broadcast_to(lengths, (count, 1))
-        if self.scheme.absent:
+        slots = lengths
+        if self.scheme.absent is not None:
+            lengths = (ids != self.scheme.absent).sum(1, keepdims=True)
             # Some programs spread a short text over the width, others leave the rest free.
-            slots = np.where(generator.random((count, 1)) < 0.5, slots, L)
+            slots = np.where(generator.random((count, 1)) < 0.5, lengths, L)
         pitch = each(s.pitch) * (self.scheme.width / slots)
         start = (self.scheme.width - pitch * lengths) * (0.5 + each(s.shift))
         places = start + (np.arange(L) + 0.5) * pitch

@@ -32,7 +32,9 @@ class Poses:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """(N, L) whether a character stands there."""
-        return np.asarray(self.ids != -1 if self.absent is None else self.ids != self.absent)
+        if self.absent is None:
+            return np.ones(self.x.shape, np.bool_)
+        return np.asarray(self.ids != self.absent)
 
     @property
     def possible(self) -> npt.NDArray[np.bool_]:
