@@ -16,7 +16,8 @@ from real_captchas import figures, finish_run, judge_stage, load_real, rename
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
 from simgan_captcha.config import resolve_config
-from simgan_captcha.judge import Judgement, wilson_interval
+from simgan_captcha.intervals import wilson_interval
+from simgan_captcha.judge import Judgement
 
 DRAWN_AS_IN_REAL_IMAGES = {
     # Its glyph encloses two counters, a single-storey g one.

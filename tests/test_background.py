@@ -15,6 +15,7 @@ from simgan_captcha.background import (
     estimate_background,
     otsu_threshold,
     per_pixel_percentile,
+    plain_background,
     remove_thin_lines,
     shared_by_and,
     shared_by_average,
@@ -268,3 +269,30 @@ def test_other_arrays_are_a_run_error(
         Background.load(path)
     with pytest.raises(RunError, match="expected a background at"):
         Background.load(tmp_path / "missing.npz")
+
+
+def test_letters_that_always_stand_in_one_place_leave_no_ghost() -> None:
+    """No image is free of ink there, and most have some at any pixel."""
+    rng = np.random.default_rng(1)
+    scene = np.full((40, 90), 230, np.uint8)
+    scene[:, ::15] = 90  # what images share
+    images = np.repeat(scene[None], 400, 0)
+    for image in images:
+        for left in range(10, 80, 10):  # letters side by side, six of ten pixels of each inked
+            inked = np.repeat(np.repeat(rng.random((10, 5)) < 0.6, 2, 0), 2, 1)
+            image[10:30, left : left + 10][inked] = 20
+    found = estimate_background(images)
+    assert found.ink_level == pytest.approx(20, abs=4)
+    assert not found.bright_ink
+    apart = np.abs(found.grey.astype(int) - scene)
+    assert apart.max() <= 5
+
+
+def test_of_ink_on_black_nothing_is_estimated() -> None:
+    background = plain_background(20, 30, 200, removed_lines=2)
+    assert background.grey.shape == (20, 30)
+    assert background.bright_ink
+    assert background.removed_lines == 2
+    ink = background.normalise(np.full((1, 20, 30), 200, np.uint8))
+    assert (ink[:, 0] > 0.9).mean() > 0.5
+    assert (ink[:, 1] == -1).all()

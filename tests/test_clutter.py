@@ -90,20 +90,6 @@ def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
     assert np.array_equal(cluttered.render(other[3:5]), with_it[3:5])
 
 
-def test_characters_take_less_than_the_width_where_they_stand_closer() -> None:
-    settings = SimulatorSettings(
-        fonts=("roboto-black",),
-        size=(12, 12),
-        pitch=(0.5, 0.5),
-        shift=(-0.5, 0.5),
-        horizontal=(0, 0),
-    )
-    p = Simulator(SCHEME, settings, plain(60, 30)).draw_parameters(np.random.default_rng(1), 400)
-    assert np.allclose(p.x[:, 1] - p.x[:, 0], 15)
-    assert p.x.min() == pytest.approx(7.5, abs=0.5)
-    assert p.x.max() == pytest.approx(52.5, abs=0.5)
-
-
 @pytest.mark.parametrize(
     "wrong", [{"line_width": (1, 0)}, {"dot_radius": (0, 1e9)}, {"strength": (float("nan"), 1)}]
 )

@@ -90,3 +90,20 @@ def test_the_characters_a_font_lacks_are_named(font: str) -> None:
     """Whether the font draws a box in their place, or nothing."""
     with pytest.raises(ConfigError, match="lacks ' 漢'; choose another font"):
         GlyphBank("a 漢b", (font,), (24,), (0.0,))
+
+
+def test_a_hollow_letter_is_its_outline_and_a_shadow() -> None:
+    bank = GlyphBank("I", ("roboto-black",), (40,), (0.0, -2.0))
+    full, hollow = (bank.glyph(0, 0, stroke, 0) for stroke in (0, 1))
+
+    def level(glyph: Glyph, right: float, down: float) -> int:
+        x, y = glyph.centre
+        return int(glyph.alpha[round(y + down), round(x + right)])
+
+    assert level(full, 0, 0) == 255
+    assert level(hollow, 0, 0) == 0  # left out
+    row = hollow.alpha[round(hollow.centre[1])] > 127
+    edges = np.flatnonzero(np.diff(row.astype(int)))
+    assert len(edges) == 4  # two strokes
+    left, right = edges[1] - edges[0], edges[3] - edges[2]
+    assert right > left  # the shadow

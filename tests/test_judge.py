@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
+from simgan_captcha.intervals import wilson_interval
 from simgan_captcha.judge import (
     MAX_CONFUSIONS,
     MAX_LABELS_BYTES,
@@ -21,7 +22,6 @@ from simgan_captcha.judge import (
     judge,
     puzzle_truth,
     read_labels_csv,
-    wilson_interval,
 )
 
 ALPHABET = "abcdefgh"

@@ -93,6 +93,7 @@ def test_the_first_look_sees_what_there_is(folder: Path) -> None:
     assert not look.plain  # grey from left to right, and a line
     assert look.clutter == ()
     assert 8 < look.text_height < 20
+    assert 20 < look.text_width < 48
     assert look.reading_size == look.size
     assert look.background.bright_ink
     assert not look.coloured_ink
@@ -177,6 +178,7 @@ def test_what_init_writes_can_be_read(
         width=48,
         height=24,
         text_height=a_look().text_height,
+        text_width=a_look().text_width,
     )
 
 

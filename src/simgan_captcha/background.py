@@ -31,9 +31,12 @@ MINIMUM_CONTRAST = 32.0
 """Grey levels; where ink and background are closer, noise would be amplified rather than ink."""
 
 _SAMPLE = 4_000
-_SURROUNDINGS = 9
-"""Pixels: a JPEG block around every ink pixel is left out of the background."""
+_SURROUNDINGS = (9, 3, 1)
+"""Pixels: a JPEG block around every ink pixel is left out of the background; less where letters
+stand so close to each other in all images that no image is free of them that far."""
 _ENOUGH_FREE = 8
+_UNINKED = 80
+"""Percentile, counted away from the ink, that is background even where letters mostly stand."""
 
 
 def binarise(grey: GreyImages, threshold: int = SEED_THRESHOLD) -> Mask:
@@ -212,13 +215,13 @@ def estimate_background(
             f"expected at least 2 images to compare, got {len(images)}; download more captchas"
         )
     sample = images[:: math.ceil(len(images) / _SAMPLE)]
-    grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
+    grey = _shared_picture(sample)
     ink_level = _ink_level(sample, grey)
     if removed_lines:
         # Which way ink differs from the background had to be known first.
         bright = bool(ink_level >= np.median(grey))
         sample = _without_thin_lines(sample, removed_lines, bright=bright)
-        grey = _background_beside_ink(sample, per_pixel_percentile(sample, 50))
+        grey = _shared_picture(sample)
         ink_level = _ink_level(sample, grey)
     if lines == "average":
         line_mask = shared_by_average(binarise(sample))
@@ -230,27 +233,64 @@ def estimate_background(
     return Background(grey, line_mask, ink_level, encoding, removed_lines)
 
 
+def plain_background(
+    height: int,
+    width: int,
+    ink_level: float,
+    encoding: Literal["relative", "binary"] = "relative",
+    removed_lines: int = 0,
+) -> Background:
+    """Of images that show ink on black, see `scheme_images.ink_on_black`: nothing to estimate."""
+    black = np.zeros((height, width), np.uint8)
+    return Background(black, black > 0, ink_level, encoding, removed_lines)
+
+
 def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) -> GreyImages:
     return np.stack([remove_thin_lines(image, line_width, bright=bright) for image in images])
 
 
-def _background_beside_ink(images: GreyImages, median: GreyImages) -> GreyImages:
-    """Mean of each pixel over the images that have no ink near it, (H, W).
+def _shared_picture(images: GreyImages) -> GreyImages:
+    """The picture (H, W) under the letters of images (N, H, W)."""
+    median = per_pixel_percentile(images, 50)
+    found, enough = _mean_beside_ink(images, median, _SURROUNDINGS[0])
+    grey = np.where(enough, found, median)
+    # Where letters stand in most images, the median is theirs.
+    bright = _ink_level(images, grey) >= np.median(grey)
+    bare = per_pixel_percentile(images, 100 - _UNINKED if bright else _UNINKED)
+    known = enough & (cv2.absdiff(bare, grey) < MINIMUM_CONTRAST)
+    grey = np.where(known, grey, bare)
+    if known.all():
+        return grey
+    for surroundings in _SURROUNDINGS[1:]:
+        found, enough = _mean_beside_ink(images, grey, surroundings)
+        grey = np.where(enough & ~known, found, grey)
+        known = known | enough
+    return grey
+
+
+def _mean_beside_ink(
+    images: GreyImages, background: GreyImages, surroundings: int
+) -> tuple[GreyImages, Mask]:
+    """Mean of each pixel over the images that have no ink near it, and whether they are enough.
 
     The median alone is hazy where letters are frequent, and codec ringing around a letter reaches
     some pixels beyond it; both go when every letter's surroundings are left out.
+
+    Args:
+        images: (N, H, W).
+        background: (H, W), about; what differs from it is ink.
+        surroundings: Pixels across what is left out.
     """
-    difference = cv2.absdiff(images, np.broadcast_to(median, images.shape))
+    difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
     threshold = otsu_threshold(difference)
-    surroundings = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_SURROUNDINGS, _SURROUNDINGS))
-    total = np.zeros(median.shape, np.float64)
-    count = np.zeros(median.shape, np.int64)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (surroundings, surroundings))
+    total = np.zeros(background.shape, np.float64)
+    count = np.zeros(background.shape, np.int64)
     for image, differs in zip(images, difference > threshold, strict=True):
-        free = cv2.dilate(differs.astype(np.uint8), surroundings) == 0
+        free = cv2.dilate(differs.astype(np.uint8), disc) == 0
         total[free] += image[free]
         count[free] += 1
-    mean = np.rint(total / np.maximum(count, 1)).astype(np.uint8)
-    return np.where(count >= _ENOUGH_FREE, mean, median)
+    return np.rint(total / np.maximum(count, 1)).astype(np.uint8), count >= _ENOUGH_FREE
 
 
 def _ink_level(images: GreyImages, background: GreyImages) -> float:

@@ -505,6 +505,64 @@ def _image_reader(reader: Path) -> "ImageReader":
 
 
 @app.command()
+def audit(
+    run: Run,
+    images: Annotated[
+        int, typer.Option(help="Captchas drawn of each change.", min=10, max=100_000)
+    ] = 1000,
+    steps: Annotated[
+        int,
+        typer.Option(help="Steps that the reader learns on, of each change.", min=1, max=100_000),
+    ] = 150,
+    seed: Seed = 1,
+    quiet: Quiet = False,
+) -> None:
+    """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
+
+    The figures are kept in the run, in audit/audit.json, beside a page of them.
+    """
+    from tempfile import TemporaryDirectory
+
+    from simgan_captcha.audit import audit_run
+    from simgan_captcha.audit_page import audit_figures, write_audit
+    from simgan_captcha.learning import run_simulator
+    from simgan_captcha.pipeline import load_run_reader
+    from simgan_captcha.progress import StageProgress
+    from simgan_captcha.run_folder import read_diagnosis, read_run
+
+    reader, _, config = load_run_reader(run)
+    recorded, diagnosis = read_run(run), read_diagnosis(run)
+    simulator = run_simulator(run, config)
+    with StageProgress(quiet=quiet) as progress, TemporaryDirectory() as folder:
+        progress.stage("audit")
+        measured, flops = audit_run(
+            config,
+            simulator,
+            reader,
+            Path(folder),
+            seed=seed,
+            images=images,
+            steps=steps,
+            on_step=lambda name, step, total: progress.update(step, total, change=name),
+        )
+    figures = audit_figures(
+        run, recorded, diagnosis, measured, images=images, steps=steps, flops=flops
+    )
+    page = write_audit(run, figures, measured)
+    own = figures["estimate"]
+    typer.echo(
+        f"{own['accuracy']:.1%} of captchas fall, as estimated ({own['low']:.1%} to "
+        f"{own['high']:.1%}), with no label; drawn ones, one feature changed at a time:"
+    )
+    for change in figures["changes"]:
+        typer.echo(
+            f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
+            f"{change['learned_on']['share']:>6.1%} after {steps} steps"
+        )
+    typer.echo(f"page: {page}")
+
+
+@app.command()
 def report(run: Run) -> None:
     """Write the run's HTML report again."""
     from simgan_captcha.report import write_report

@@ -3,7 +3,7 @@
 Shapes: N images, M lines and D dots in each, of which some are not there.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -68,6 +68,16 @@ class Clutter:
 
     def __getitem__(self, images: slice) -> "Clutter":
         return Clutter(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
+
+    def with_lines_of(self, other: "Clutter") -> "Clutter":
+        """With another clutter's lines, too; all in the ink of those that are there first."""
+        ink = self.line_ink if self.lines.size else other.line_ink
+        return replace(
+            self,
+            lines=np.concatenate([self.lines, other.lines], 1),
+            line_width=np.concatenate([self.line_width, other.line_width], 1),
+            line_ink=ink,
+        )
 
 
 def draw_clutter(

@@ -9,6 +9,7 @@
     ├── DownloadError             a server or folder that does not give what it should
     ├── StoreError                a captcha store that is missing, empty or damaged
     ├── RunError                  a run folder that is locked, missing a stage, or damaged
+    │   └── TooLittleReadError    a scout that knows too little for calibration
     ├── SubmissionError           the puzzle server did not take the solutions
     └── ShapeError                tensors that do not fit together
 
@@ -54,6 +55,10 @@ class StoreError(SimganCaptchaError):
 
 class RunError(SimganCaptchaError):
     """A run folder that is locked, lacks a stage, or is damaged."""
+
+
+class TooLittleReadError(RunError):
+    """A scout that reads too few characters surely to calibrate with."""
 
 
 class SubmissionError(SimganCaptchaError):

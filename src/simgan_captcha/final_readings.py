@@ -92,7 +92,7 @@ def _known(learning: Learning) -> tuple[GreyImages, Ids]:
     """
     simulator = learning.simulator(learning.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
-        simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0})
+        simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0, "free": 0.0})
     return simulator.batch(np.random.default_rng([_STREAM, learning.seed]), KNOWN)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from simgan_captcha.background import Background, estimate_background
+from simgan_captcha.background import Background, estimate_background, plain_background
 from simgan_captcha.errors import ImageError, UsageError
 from simgan_captcha.images import (
     MAX_BYTES,
@@ -81,6 +81,8 @@ class FirstLook:
     """That images are read at: their own, or smaller on plain ground, see `_READ_PIXELS`."""
     text_height: int
     """Pixels from the top of a text to its foot, at `reading_size`."""
+    text_width: int
+    """Pixels from its left end to its right one, likewise."""
     coloured_ink: bool
     rows: tuple[int, int]
     """First and last row of those that hold nine tenths of the ink."""
@@ -148,12 +150,16 @@ def look_at(folder: Path) -> FirstLook:
     if plain:
         size = _reading_size(size)
         drawn = np.stack([ink_on_black(decode_rgb(data), *size) for data in encoded])
-        background = estimate_background(drawn)
+        background = plain_background(size[1], size[0], INK)
         ink = drawn > INK / 2
     else:
         ink = background.normalise(grey)[:, 0] > 0
-    dotted = np.median([_specks(image) for image in ink]) >= _DOTTED
+    # A letter that a line cuts leaves pieces, too.
+    beside = cv2.dilate(background.line_mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    dotted = np.median([_specks(image, beside) for image in ink]) >= _DOTTED
     colours = _ink_colours([decode_rgb(data) for data in encoded[:50]], ink)
+    extents = np.median([_text_extent(image) for image in ink], axis=0)
+    text_width, text_height = (round(float(extent)) for extent in extents)
     shares = np.cumsum(ink.sum((0, 2))) / max(1, ink.sum())
     return FirstLook(
         files=len(files),
@@ -164,7 +170,8 @@ def look_at(folder: Path) -> FirstLook:
         plain=plain,
         clutter=(*(("lines",) if plain else ()), *(("dots",) if dotted else ())),
         reading_size=size,
-        text_height=max(4, round(float(np.median([_text_height(image) for image in ink])))),
+        text_height=max(4, text_height),
+        text_width=max(4, text_width),
         coloured_ink=bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
         rows=(int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
         stretches=Counter(_stretches(image) for image in ink),
@@ -185,12 +192,12 @@ def _ink_colours(images: Sequence[GreyImages], ink: npt.NDArray[np.bool_]) -> np
     return np.asarray(resized[ink[: len(images)]], np.int64)
 
 
-def _specks(ink: npt.NDArray[np.bool_]) -> int:
-    """Pieces of ink (H, W) that are too small for a letter or its dot."""
-    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    return int(
-        (pieces[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)).sum()
-    )
+def _specks(ink: npt.NDArray[np.bool_], beside: npt.NDArray[np.bool_]) -> int:
+    """Pieces of ink (H, W) that are too small for a letter or its dot, none ``beside`` a line."""
+    count, of_piece, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    cut = np.isin(np.arange(count), of_piece[beside])
+    small = pieces[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)
+    return int((small & ~cut)[1:].sum())
 
 
 def _reading_size(size: Size) -> Size:
@@ -198,14 +205,16 @@ def _reading_size(size: Size) -> Size:
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
 
 
-def _text_height(ink: npt.NDArray[np.bool_]) -> int:
-    """Rows from the top of the highest to the foot of the lowest large piece of ink, (H, W)."""
+def _text_extent(ink: npt.NDArray[np.bool_]) -> Size:
+    """Columns and rows from one end of the large pieces of ink (H, W) to the other."""
     _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    top, height = pieces[1:, cv2.CC_STAT_TOP], pieces[1:, cv2.CC_STAT_HEIGHT]
-    large = height >= _LARGE * len(ink)
-    if not large.any():
-        return len(ink)
-    return int((top + height)[large].max() - top[large].min())
+    large = pieces[1:][pieces[1:, cv2.CC_STAT_HEIGHT] >= _LARGE * len(ink)]
+    if not len(large):
+        return ink.shape[1], ink.shape[0]
+    begin = large[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
+    end = begin + large[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    columns, rows = (end.max(0) - begin.min(0)).tolist()
+    return columns, rows
 
 
 def _stretches(ink: npt.NDArray[np.bool_]) -> int:
@@ -267,6 +276,7 @@ def scheme_text(
             "height": height,
             "background": "plain" if look.plain else "shared",
             "text_height": look.text_height,
+            "text_width": look.text_width,
             "clutter": look.clutter,
         }
     )
@@ -307,6 +317,9 @@ def scheme_text(
         "",
         "# Pixels from the top of a text to its foot, about, at that size.",
         f"text_height = {scheme.text_height}",
+        "",
+        "# And from its left end to its right one; where lengths vary, of one of middle length.",
+        f"text_width = {scheme.text_width}",
         "",
         "# Elsewhere in every image, among the letters: lines (straight or curved), dots. A guess:",
         "# look at the images, leave out what they do not have, add what they do.",

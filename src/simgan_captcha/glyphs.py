@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.errors import ConfigError
 
-_FONT_FILES = {
+_BOLD_FILES = {
     "dejavu-sans-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans-Bold.ttf"),
     "dejavu-serif-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf"),
     "dejavu-sans-mono-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSansMono-Bold.ttf"),
@@ -32,12 +32,29 @@ _FONT_FILES = {
     "caladea-bold": ("font_caladea", "files/Caladea-Bold.ttf"),
 }
 
-DEFAULT_FONTS = tuple(_FONT_FILES)
-"""Names that `font_path` knows."""
+_LIGHTER_FILES = {
+    "dejavu-sans": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
+    "dejavu-serif": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif.ttf"),
+    "dejavu-sans-mono": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSansMono.ttf"),
+    "stix": ("matplotlib", "mpl-data/fonts/ttf/STIXGeneral.ttf"),
+    "source-sans": ("font_source_sans_pro", "files/SourceSansPro-Regular.ttf"),
+    "source-serif": ("font_source_serif_pro", "files/SourceSerifPro-Regular.ttf"),
+    "manrope": ("font_manrope", "files/Manrope-Medium.ttf"),
+    "hanken-grotesk": ("font_hanken_grotesk", "files/HankenGrotesk-Regular.otf"),
+    "roboto": ("font_roboto", "files/Roboto-Regular.ttf"),
+    "caladea": ("font_caladea", "files/Caladea-Regular.ttf"),
+}
+_FONT_FILES = _BOLD_FILES | _LIGHTER_FILES
+
+DEFAULT_FONTS = tuple(_BOLD_FILES)
+"""Bold ones, as the puzzle's is."""
+
+WIDE_FONTS = tuple(_FONT_FILES)
+"""All names that `font_path` knows: of a family that nothing is known of."""
 
 
 def font_path(name: str) -> Path:
-    """The file of a font: one of `DEFAULT_FONTS`, or a path to a TrueType or OpenType file.
+    """The file of a font: one of `WIDE_FONTS`, or a path to a TrueType or OpenType file.
 
     Raises:
         ConfigError: Neither a known name nor a file.
@@ -52,9 +69,7 @@ def font_path(name: str) -> Path:
         return Path(location.origin).parent / file
     path = Path(name)
     if not path.is_file():
-        raise ConfigError(
-            f"expected a font file or one of {', '.join(DEFAULT_FONTS)}; got {name!r}"
-        )
+        raise ConfigError(f"expected a font file or one of {', '.join(WIDE_FONTS)}; got {name!r}")
     return path
 
 
@@ -123,7 +138,8 @@ class GlyphBank:
             alphabet: Characters, in the order of their class ids.
             fonts: Names or paths, see `font_path`.
             sizes: Font sizes in pixels per em.
-            strokes: Extra outline widths in pixels; 0 draws the font as it is.
+            strokes: Extra outline widths in pixels; 0 draws the font as it is. Negative: hollow
+                letters of which only so wide an outline is seen, and their shadow.
 
         Raises:
             ConfigError: A font that is missing, unreadable, or lacks a character of the alphabet.
@@ -177,13 +193,24 @@ class GlyphBank:
 
 
 def _draw(font: ImageFont.FreeTypeFont, character: str, stroke: float) -> Glyph:
-    left, top, right, bottom = font.getbbox(character, anchor="ls", stroke_width=stroke)
+    around = abs(stroke)
+    left, top, right, bottom = font.getbbox(character, anchor="ls", stroke_width=around)
     x_height = -font.getbbox("x", anchor="ls")[1]
+    # A shadow falls down and to the right, as far as the outline is wide.
+    shadow = around if stroke < 0 else 0
     left, top = math.floor(left) - 1, math.floor(top) - 1
-    width, height = math.ceil(right) + 1 - left, math.ceil(bottom) + 1 - top
+    width = math.ceil(right + shadow) + 1 - left
+    height = math.ceil(bottom + shadow) + 1 - top
     canvas = Image.new("L", (width, height), 0)
-    ImageDraw.Draw(canvas).text(
-        (-left, -top), character, 255, font=font, anchor="ls", stroke_width=stroke
-    )
+    draw = ImageDraw.Draw(canvas)
+
+    def put(level: int, offset: float = 0, stroke_width: float = 0) -> None:
+        at = (offset - left, offset - top)
+        draw.text(at, character, level, font=font, anchor="ls", stroke_width=stroke_width)
+
+    put(255, shadow, around)
+    if stroke < 0:
+        put(255, 0, around / 2)
+        put(0)
     centre = (font.getlength(character) / 2 - left, -x_height / 2 - top)
     return Glyph(np.asarray(canvas, np.uint8), centre)

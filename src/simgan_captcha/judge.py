@@ -6,7 +6,6 @@ exists. Nothing that learns may import either.
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.diagnosis import Estimate
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
+from simgan_captcha.intervals import wilson_interval
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -28,9 +28,6 @@ MAX_WRONG = 100
 
 CALIBRATION_BINS = 10
 """Equal-width bins of confidence."""
-
-_Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution: 95 % lie within +- this."""
 
 
 class _Figures(BaseModel):
@@ -217,32 +214,6 @@ def judge(
             )
         ),
     )
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % score interval of a share, (low, high) within [0, 1]; (0, 1) of no trials.
-
-    Raises:
-        UsageError: Not 0 <= successes <= trials.
-
-    Source:
-        E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-
-    Example:
-        >>> low, high = wilson_interval(9, 10)
-        >>> round(low, 4), round(high, 4)
-        (0.5958, 0.9821)
-    """
-    if not 0 <= successes <= trials:
-        raise UsageError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
-    if trials == 0:
-        return 0.0, 1.0
-    share = successes / trials
-    scale = 1 + _Z_95**2 / trials
-    centre = (share + _Z_95**2 / (2 * trials)) / scale
-    spread = _Z_95 / scale * math.sqrt(share * (1 - share) / trials + _Z_95**2 / (4 * trials**2))
-    # Rounding may put an end a hair on the wrong side of the share when it is 0 or 1.
-    return max(0.0, min(centre - spread, share)), min(1.0, max(centre + spread, share))
 
 
 def read_labels_csv(path: Path) -> dict[str, str]:

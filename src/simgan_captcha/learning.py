@@ -26,6 +26,7 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
+from simgan_captcha.errors import TooLittleReadError, UsageError
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.parallel import share
 from simgan_captcha.planning import (
@@ -86,6 +87,22 @@ def load_images(store: CaptchaStore, scheme: Scheme) -> tuple[list[str], GreyIma
     return captchas.names, np.stack([decode_scheme_image(data, scheme) for data in captchas.images])
 
 
+def run_simulator(run: Path, config: RunConfig) -> Simulator:
+    """What a run's captchas were drawn with, as its calibration found them if it has one.
+
+    Raises:
+        RunError: A stage is missing or damaged.
+        UsageError: The run draws as the 2017 project did, with a fixed set of images.
+    """
+    if config.generator == "seed":
+        raise UsageError(
+            "expected a run that draws with fonts, this one has generator=seed; run again without"
+        )
+    background = Background.load(run / "background" / "background.npz")
+    calibration = Calibration.load(run / "calibrate" / CALIBRATION) if calibrates(config) else None
+    return Simulator(config.scheme, config.simulator, background, calibration)
+
+
 @torch.no_grad()
 def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) -> float:
     """The share of images, (B, C, H, W) each, of which all characters are read as before."""
@@ -127,23 +144,31 @@ class Learning:
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
             fit, shapes = self._fit_glyphs(number, scout, normalised, glyphs, advance)
+            flops += result.flops + scouting_flops(self.config, len(images))
+            seen += result.images + len(images)
+            try:
+                calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
+            except TooLittleReadError as error:
+                if number == settings.rounds:
+                    raise
+                # The next round learns on by the ranges, or by what an earlier one found.
+                self.warn(f"round {number} of {settings.rounds}: {error}; the scout learns on")
+                self.fabric.broadcast(calibration)
+                continue
             glyphs = fit.glyphs
             lost += [shape.in_words(self.config.scheme.alphabet) for shape in shapes]
-            calibration = calibrate(glyphs, fit.poses, fit.kept, fit.settled, rendering)
             # Rendering is settled by the first look, and looked at again with the last glyphs.
-            if number in (1, settings.rounds):
+            if rendered is None or number == settings.rounds:
                 rendered = self._fit_rendering(number, images, calibration, advance)
                 rendering = rendered.values
                 calibration = replace(calibration, rendering=rendering)
-            flops += result.flops + scouting_flops(self.config, len(images))
-            seen += result.images + len(images)
             self.fabric.broadcast(calibration)  # to `assist_calibration`
             # The last round's are what counts; earlier ones show how they came about.
             calibration.save(folder / CALIBRATION)
             write_bytes(folder / "glyphs.png", encode_png(glyph_sheet(calibration.glyphs)))
             save_reader(folder / READER, scout, reader_architecture(self.config, pose=True))
         assert calibration is not None
-        assert rendered is not None  # there is a first round
+        assert rendered is not None  # the last round raised if there is none
         alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
         summary = summarise(fit, calibration, rendered, alphabet, simulator, self.seed)
         summary["warnings"] = [*lost, *summary["warnings"]]

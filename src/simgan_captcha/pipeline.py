@@ -19,7 +19,7 @@ from torch import nn
 
 from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_bytes, write_json
-from simgan_captcha.background import Background, estimate_background
+from simgan_captcha.background import Background, estimate_background, plain_background
 from simgan_captcha.config import RunConfig, load_config
 from simgan_captcha.download import IngestReport, ingest
 from simgan_captcha.errors import RunError
@@ -37,6 +37,7 @@ from simgan_captcha.planning import (
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.reading import load_reader
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS, read_diagnosis, read_run, record_run
+from simgan_captcha.scheme_images import INK
 from simgan_captcha.stages import (
     StageOutcome,
     Stopwatch,
@@ -305,10 +306,15 @@ class _Stages:
         self._account(write_manifest(folder, identity, stopwatch, outcome), worked=True)
 
     def background(self, folder: Path, advance: Advance) -> StageOutcome:
-        config = self.config
-        background = estimate_background(
-            self.learning.images(), config.encoding, config.lines, config.removed_lines
-        )
+        config, scheme = self.config, self.config.scheme
+        if scheme.background == "plain":
+            background = plain_background(
+                scheme.height, scheme.width, INK, config.encoding, config.removed_lines
+            )
+        else:
+            background = estimate_background(
+                self.learning.images(), config.encoding, config.lines, config.removed_lines
+            )
         background.save(folder / "background.npz")
         write_bytes(folder / "background.png", encode_png(background.grey))
         return StageOutcome(

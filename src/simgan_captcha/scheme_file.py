@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.glyphs import WIDE_FONTS
 from simgan_captcha.scheme import Scheme
 
 _MAX_BYTES = 1_000_000
@@ -19,20 +20,19 @@ _USUAL_HEIGHT = 0.6
 _EMS = (0.75, 1.4)
 """Font sizes in heights of a text: letters of one line are two thirds of an em high, turned and
 shifted ones less of the height of all."""
+_FIRST_STEPS = 1200
+"""Of the scout; letters that may be anything take longer to learn than the puzzle's."""
+_EXTENT = (0.8, 1.2)
+"""Widths that texts are drawn in, in those of a usual one."""
 _WIDE: dict[str, Any] = {
-    "pitch": (0.6, 1.0),
-    "shift": (-0.5, 0.5),
-    "horizontal": (-0.2, 0.2),
-    "vertical": (0.3, 0.7),
-    "rotation": (-30, 30),
-    "shear": (-0.2, 0.2),
-    "stretch": (0.75, 1.25),
+    "fonts": WIDE_FONTS,
+    "strokes": (0.0, 0.3, 0.6, 1.0, -1.0),
     "ink": (-25, 15),
     "nearest": 0.3,
     "noise": (0, 6),
     "jpeg_quality": (40, 95),
 }
-_OF_EACH_IMAGE: dict[str, Any] = {"ink": (-60, 40)}
+_OF_EACH_IMAGE: dict[str, Any] = {"ink": (-120, 30)}
 """Where every letter or image has a colour of its own."""
 
 
@@ -86,7 +86,13 @@ def scheme_settings(path: Path) -> list[str]:
     settings = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
     height = scheme.text_height or round(scheme.height * _USUAL_HEIGHT)
     settings["simulator.size"] = [min(200, max(4, round(height * part))) for part in _EMS]
+    layout = {}
+    if scheme.text_width:
+        usual = min(1.0, scheme.text_width / scheme.width)
+        layout["extent"] = [round(usual * part, 3) for part in _EXTENT]
+    settings["simulator.layout"] = layout
     settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
     if scheme.background == "plain":
         settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
+    settings["calibration.first_steps"] = _FIRST_STEPS
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

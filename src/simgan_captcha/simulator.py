@@ -17,6 +17,7 @@ from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_c
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.glyphs import DEFAULT_FONTS, GlyphBank
 from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
+from simgan_captcha.layout import LayoutSettings, Letters, lay_out
 from simgan_captcha.scheme import Scheme
 
 Range = tuple[float, float]
@@ -33,21 +34,19 @@ class SimulatorSettings(BaseModel):
     fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
     """Names (see `glyphs.DEFAULT_FONTS`) or font files; every character draws its own."""
     size: tuple[int, int] = (21, 28)
-    """Font size in pixels per em, both ends included; at most eight sizes are drawn."""
+    """Font size in pixels per em, both ends included; at most eight sizes are drawn, with a
+    ``layout`` four."""
     strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
-    """Extra outline in pixels; each character draws one."""
+    """Extra outline in pixels; each character draws one. Negative: hollow letters, see
+    `glyphs.GlyphBank`."""
     rotation: Range = (-32.0, 32.0)
     """Degrees, counter-clockwise."""
     shear: Range = (-0.05, 0.05)
     """Horizontal shift per vertical pixel."""
     stretch: Range = (0.92, 1.12)
     """Horizontal scale."""
-    pitch: Range = (1.0, 1.0)
-    """From one character's place to the next, of an image, in slots (width / length)."""
-    shift: Range = (0.0, 0.0)
-    """Of all characters of an image, to the right, as a fraction of what the pitch leaves free."""
     horizontal: Range = (-0.35, 0.45)
-    """Offset from the character's place, in pitches."""
+    """Offset from the character's slot, in slots (width / length)."""
     vertical: Range = (0.24, 0.76)
     """Where a letter's middle lies, as a fraction of the image height."""
     ink: Range = (-6.0, 4.0)
@@ -64,6 +63,12 @@ class SimulatorSettings(BaseModel):
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are neither sheared nor stretched."""
+    free: float = Field(default=0.3, ge=0, le=1)
+    """Share of images that a ``layout`` draws even where a calibration is known."""
+    layout: LayoutSettings | None = None
+    """How letters stand where not even that is known: it goes before ``rotation``, ``shear``,
+    ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn for each image. Texts of
+    several lengths always have one. None: slot by slot, by those ranges."""
     clutter: ClutterSettings = ClutterSettings()
     """What lies among the letters, where the scheme says so."""
 
@@ -75,8 +80,8 @@ class SimulatorSettings(BaseModel):
                 raise ValueError(
                     f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
                 )
-        if not all(0 <= stroke <= 10 for stroke in self.strokes):
-            raise ValueError(f"strokes: expected 0 to 10 pixels each, got {self.strokes}")
+        if not all(-10 <= stroke <= 10 for stroke in self.strokes):
+            raise ValueError(f"strokes: expected -10 to 10 pixels each, got {self.strokes}")
         return self
 
 
@@ -85,8 +90,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "rotation": (-360, 360),
     "shear": (-2, 2),
     "stretch": (0.1, 10),
-    "pitch": (0.1, 2),
-    "shift": (-0.5, 0.5),
     "horizontal": (-10, 10),
     "vertical": (-10, 10),
     "ink": (-255, 255),
@@ -97,25 +100,13 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class DrawParameters:
-    """Everything that decides N images of L characters."""
+class DrawParameters(Letters):
+    """Everything that decides N images of L characters.
 
-    ids: Ids
-    """(N, L) class ids; `Scheme.absent` where no character stands."""
-    font: Ids
-    """(N, L) index into the bank's fonts, or their number for a calibration's glyph, of which
-    there are two versions (see `Simulator.render`); ``size`` and ``stroke`` likewise."""
-    size: Ids
-    stroke: Ids
-    rotation: Floats
-    """(N, L) degrees; ``shear``, ``stretch`` as in the settings."""
-    shear: Floats
-    stretch: Floats
-    x: Floats
-    """(N, L) pixels: where the glyph's centre goes; ``y`` likewise."""
-    y: Floats
-    ink: Floats
-    """(N, L) grey level, 0 to 255."""
+    ``font`` is the number of the bank's fonts for a calibration's glyph, of which there are two
+    versions (see `Simulator.render`), and ``ink`` a grey level, 0 to 255.
+    """
+
     nearest: npt.NDArray[np.bool_]
     """(N,) whether letters are turned without interpolation."""
     blur: Floats
@@ -135,6 +126,16 @@ class DrawParameters:
             part = getattr(self, f.name)
             chosen[f.name] = part if part is None else part[images]
         return DrawParameters(**chosen)
+
+    def or_else(self, others: "DrawParameters", chosen: npt.NDArray[np.bool_]) -> "DrawParameters":
+        """Those of ``others`` instead where ``chosen`` (N,); neither has clutter yet."""
+        merged: dict[str, Any] = {}
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(others, f.name)
+            if mine is not None:
+                where = chosen.reshape(-1, *[1] * (mine.ndim - 1))
+                merged[f.name] = np.where(where, theirs, mine)
+        return DrawParameters(**merged)
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
@@ -167,7 +168,9 @@ class Simulator:
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
-        sizes = np.unique(np.rint(np.linspace(*settings.size, _SIZES)).astype(np.int64)).tolist()
+        # A layout enlarges letters, too, so it needs fewer.
+        number = _SIZES if settings.layout is None else _SIZES // 2
+        sizes = np.unique(np.rint(np.linspace(*settings.size, number)).astype(np.int64)).tolist()
         self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
         self.calibration = calibration
         if calibration is not None:
@@ -185,83 +188,117 @@ class Simulator:
 
     def draw_parameters(self, generator: np.random.Generator, count: int) -> DrawParameters:
         """Parameters of ``count`` images, every character drawn uniformly from the alphabet."""
+        if self.calibration is None:
+            letters = self._free_letters(generator, count)
+            level, rendering = self.background.ink_level, self.settings
+        else:
+            level, rendering = _around(self.calibration, self.settings)
+            letters = self._calibrated_letters(self.calibration, rendering, generator, count)
+        parameters = self._rendered(letters, level, rendering, generator)
+        if self.calibration is not None and self.settings.layout is not None:
+            # What calibration did not see must not be forgotten.
+            free = self._free_letters(generator, count)
+            others = self._rendered(free, self.background.ink_level, self.settings, generator)
+            parameters = parameters.or_else(others, generator.random(count) < self.settings.free)
+        if not self.scheme.clutter:
+            return parameters
+        ground = float(np.median(self.background.grey))
+        clutter = draw_clutter(
+            self.scheme, self.settings.clutter, generator, count, ground=ground, ink=level
+        )
+        return replace(parameters, clutter=clutter)
+
+    def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
+        """By the settings' ranges alone."""
+        layout = self.settings.layout or (None if self.scheme.absent is None else LayoutSettings())
+        if layout is None:
+            return self._in_slots(generator, count)
+        return lay_out(self.scheme, layout, self.settings.ink, self.bank, generator, count)
+
+    def _in_slots(self, generator: np.random.Generator, count: int) -> Letters:
         s, shape = self.settings, (count, self.scheme.length)
         fonts, sizes, strokes, characters = self.bank.shape
 
-        def uniform(limits: Range, size: tuple[int, ...] = shape) -> Floats:
-            return generator.uniform(*limits, size).astype(np.float32)
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, shape).astype(np.float32)
+
+        slot = self.scheme.width / self.scheme.length
+        places = ((np.arange(self.scheme.length) + 0.5) * slot).astype(np.float32)
+        # In the order of the fields, which decides what a seed draws.
+        return Letters(
+            ids=generator.integers(characters, size=shape),
+            font=generator.integers(fonts, size=shape),
+            shear=uniform(s.shear),
+            stretch=uniform(s.stretch),
+            x=places + uniform(s.horizontal) * np.float32(slot),
+            y=uniform(s.vertical) * np.float32(self.scheme.height),
+            rotation=uniform(s.rotation),
+            size=generator.integers(sizes, size=shape),
+            stroke=generator.integers(strokes, size=shape),
+            scale=np.ones(shape, np.float32),
+            ink=uniform(s.ink),
+        )
+
+    def _calibrated_letters(
+        self,
+        calibration: Calibration,
+        rendering: SimulatorSettings,
+        generator: np.random.Generator,
+        count: int,
+    ) -> Letters:
+        """Where real ones stand, most of them with the glyphs that were found."""
+        s, shape = self.settings, (count, self.scheme.length)
+        fonts, sizes, strokes, characters = self.bank.shape
+
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, shape).astype(np.float32)
 
         ids = generator.integers(characters, size=shape)
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
-        if self.calibration is None:
-            ids = self._cut_short(generator, ids)
-            places, pitch = self._columns(generator, ids)
-            x = places + uniform(s.horizontal) * pitch
-            y = uniform(s.vertical) * np.float32(self.scheme.height)
-            rotation = uniform(s.rotation)
-            ink_level, rendering = self.background.ink_level, s
-        else:
-            ids, x, y, rotation = self.calibration.draw_places(generator, ids)
-            fitted = self.calibration.found[ids] & (generator.random(shape) < s.fitted)
-            font = np.where(fitted, fonts, font)
-            shear, stretch = np.where(fitted, 0, shear), np.where(fitted, 1, stretch)
-            ink_level, rendering = _around(self.calibration, s)
-        # Far outside, where nothing is drawn of it.
-        x = np.where(ids == self.scheme.absent, np.float32(-10 * self.scheme.width), x)
-        y, rotation = np.nan_to_num(y), np.nan_to_num(rotation)
-        ground = float(np.median(self.background.grey))
-        parameters = DrawParameters(
+        ids, x, y, rotation = calibration.draw_places(generator, ids)
+        fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
+        return Letters(
             ids=ids,
-            font=font,
-            size=generator.integers(sizes, size=shape),
-            stroke=generator.integers(strokes, size=shape),
-            rotation=rotation,
-            shear=shear.astype(np.float32),
-            stretch=stretch.astype(np.float32),
+            font=np.where(fitted, fonts, font),
+            shear=np.where(fitted, np.float32(0), shear),
+            stretch=np.where(fitted, np.float32(1), stretch),
             x=x,
             y=y,
-            ink=np.clip(uniform(rendering.ink) + np.float32(ink_level), 0, 255),
+            rotation=rotation,
+            size=generator.integers(sizes, size=shape),
+            stroke=generator.integers(strokes, size=shape),
+            scale=np.ones(shape, np.float32),
+            ink=uniform(rendering.ink),
+        )
+
+    def _rendered(
+        self,
+        letters: Letters,
+        level: float,
+        rendering: SimulatorSettings,
+        generator: np.random.Generator,
+    ) -> DrawParameters:
+        """Letters of N images whose ink is about ``level``, and how each image is rendered."""
+        count = len(letters.ids)
+
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, count).astype(np.float32)
+
+        absent = letters.ids == self.scheme.absent
+        placed = {name: np.nan_to_num(getattr(letters, name)) for name in ("y", "rotation")}
+        return DrawParameters(
+            **{f.name: getattr(letters, f.name) for f in fields(letters)}
+            | placed
+            # Far outside, where nothing is drawn of it.
+            | {"x": np.where(absent, np.float32(-10 * self.scheme.width), letters.x)}
+            | {"ink": np.clip(letters.ink + np.float32(level), 0, 255)},
             nearest=generator.random(count) < rendering.nearest,
-            blur=uniform(rendering.blur, (count,)),
-            noise=uniform(rendering.noise, (count,)),
+            blur=uniform(rendering.blur),
+            noise=uniform(rendering.noise),
             noise_seed=generator.integers(_NOISE_FIELD, size=count),
             jpeg_quality=generator.integers(*rendering.jpeg_quality, size=count, endpoint=True),
         )
-        if not self.scheme.clutter:
-            return parameters
-        clutter = draw_clutter(
-            self.scheme, s.clutter, generator, count, ground=ground, ink=ink_level
-        )
-        return replace(parameters, clutter=clutter)
-
-    def _cut_short(self, generator: np.random.Generator, ids: Ids) -> Ids:
-        """(N, L) texts of the scheme's lengths, each as likely as the others."""
-        scheme = self.scheme
-        if scheme.absent is None or scheme.shortest is None:
-            return ids
-        lengths = generator.integers(scheme.shortest, scheme.length + 1, size=(len(ids), 1))
-        return np.where(np.arange(scheme.length) < lengths, ids, scheme.absent)
-
-    def _columns(self, generator: np.random.Generator, ids: Ids) -> tuple[Floats, Floats]:
-        """(N, L) pixels from the left where characters are placed about, and the pitch, (N, 1)."""
-        s, (count, L) = self.settings, ids.shape
-        lengths = np.full((count, 1), L)
-
-        def each(limits: Range) -> Doubles:
-            low, high = limits
-            drawn = generator.uniform(low, high, (count, 1)) if low < high else low
-            return np.broadcast_to(drawn, (count, 1))
-
-        slots = lengths
-        if self.scheme.absent is not None:
-            lengths = (ids != self.scheme.absent).sum(1, keepdims=True)
-            # Some programs spread a short text over the width, others leave the rest free.
-            slots = np.where(generator.random((count, 1)) < 0.5, lengths, L)
-        pitch = each(s.pitch) * (self.scheme.width / slots)
-        start = (self.scheme.width - pitch * lengths) * (0.5 + each(s.shift))
-        places = start + (np.arange(L) + 0.5) * pitch
-        return places.astype(np.float32), pitch.astype(np.float32)
 
     def render(self, parameters: DrawParameters) -> GreyImages:
         """The images of these parameters after a real JPEG codec, (N, H, W) ``uint8``.
@@ -326,7 +363,7 @@ class Simulator:
             axis=-1,
             dtype=np.float64,
         ).reshape(*index.shape, 2, 2)
-        linear *= self.bank.scales[index][..., None, None]
+        linear *= (self.bank.scales[index] * p.scale)[..., None, None]
         place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
         middle = place + _apply(linear, size / 2 - centre)
         reach = _apply(np.abs(linear), size / 2) + 1  # and a pixel all round for the blur

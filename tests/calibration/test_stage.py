@@ -119,11 +119,23 @@ def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
     tmp_path: Path, challenges: Path
 ) -> None:
     run = tmp_path / "run"
-    little = "calibration.first_steps=2"
+    little = ("calibration.first_steps=2", "calibration.steps=2")
     with pytest.raises(RunError, match=r"read surely in every slot.*calibration.steps.*=false"):
-        pipeline(run, challenges, *CALIBRATING, little)
+        pipeline(run, challenges, *CALIBRATING, *little)
     assert not (run / "calibrate" / MANIFEST).exists()
     done = (run / "simulate" / MANIFEST).stat().st_mtime_ns
     readings = pipeline(run, challenges, *CALIBRATING, "calibrate=false")
     assert len(readings) == len(CaptchaStore(run / "store").in_content_order().names)
     assert (run / "simulate" / MANIFEST).stat().st_mtime_ns == done
+
+
+def test_a_round_that_looks_too_early_learns_on(
+    tmp_path: Path, challenges: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    early = ("calibration.first_steps=2", f"calibration.steps={FIRST}")
+    pipeline(run, challenges, *CALIBRATING, *early)
+    assert "round 1 of 2: expected at least 50 characters" in capsys.readouterr().err
+    result = json.loads((run / "calibrate" / MANIFEST).read_text())["result"]
+    assert result["accuracy"] > 0.9
+    assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()

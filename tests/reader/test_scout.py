@@ -91,6 +91,7 @@ def test_what_a_perfect_scout_says_is_what_was_drawn() -> None:
         torch.from_numpy(classes * 20),
         torch.from_numpy(targets[..., 1:4]),
         torch.zeros(BATCH + 50, 1, 37),
+        torch.zeros(BATCH + 50, 1),
     )
 
     marked = np.zeros((BATCH + 50, 2, 50, 100), np.float32)
@@ -138,7 +139,11 @@ def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
     middles = none.repeat(len(targets), POSITIONS, 1)
     for n, slot in np.ndindex(*ids.shape):  # a later letter covers an earlier one
         middles[n, positions[n, slot]] = nn.functional.one_hot(ids[n, slot], CLASSES + 1)
-    return ScoutOutput(logits, told[..., 1:4].clone(), 20.0 * middles), told
+    _, columns = map_size(SCHEME.height, SCHEME.width)
+    assert (positions >= 0).all()
+    before = (positions % columns)[..., None] - torch.arange(columns)
+    count = ((before < 0).float() + 0.5 * (before == 0)).sum(1)
+    return ScoutOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
 
 
 def test_perfection_costs_nothing() -> None:
@@ -182,6 +187,12 @@ def test_a_middle_that_is_missed_costs_as_much_as_all_that_is_empty() -> None:
     assert figures["accuracy"].item() == 1
 
 
+def test_a_count_that_is_one_too_high_costs_one() -> None:
+    outputs, told = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    loss, _ = scout_objective(outputs._replace(counts=outputs.counts + 1), told)
+    assert loss.item() == pytest.approx(1, abs=1e-4)
+
+
 def test_letters_outside_the_image_have_no_middle_to_be_found() -> None:
     _, parameters = drawn(20)
     away = pose_targets(replace(parameters, x=parameters.x + 100), SCHEME)
@@ -190,7 +201,8 @@ def test_letters_outside_the_image_have_no_middle_to_be_found() -> None:
     empty = torch.zeros_like(outputs.middles)
     empty[..., CLASSES] = 20
     told = torch.cat([told[..., :4], torch.from_numpy(away[..., 4:])], -1)
-    assert scout_objective(outputs._replace(middles=empty), told)[0].item() < 1e-6
+    nobody = outputs._replace(middles=empty, counts=torch.zeros_like(outputs.counts))
+    assert scout_objective(nobody, told)[0].item() < 1e-6
     assert scout_objective(outputs, told)[0].item() > 0.1
 
 
@@ -341,8 +353,9 @@ def test_what_is_absent_has_no_pose_to_learn() -> None:
     logits = torch.zeros(40, 3, 5, requires_grad=True)
     pose = torch.full((40, 3, 3), 0.3, requires_grad=True)
     middles = torch.zeros(40, rows * columns, 6, requires_grad=True)
+    count = torch.zeros(40, columns)
     loss, figures = scout_objective(
-        ScoutOutput(logits, pose, middles), torch.from_numpy(np.asarray(targets))
+        ScoutOutput(logits, pose, middles, count), torch.from_numpy(np.asarray(targets))
     )
     loss.backward()
     assert logits.grad is not None

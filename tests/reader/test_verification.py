@@ -46,7 +46,8 @@ class Telling(nn.Module):
 
     def forward(self, images: Tensor) -> ScoutOutput:
         chosen = [self.known[image.numpy().tobytes()] for image in images]
-        return ScoutOutput(self.logits[chosen], self.pose[chosen], torch.zeros(0))
+        nothing = torch.zeros(0)
+        return ScoutOutput(self.logits[chosen], self.pose[chosen], nothing, nothing)
 
 
 def calibration() -> Calibration:

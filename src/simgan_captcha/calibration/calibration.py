@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from simgan_captcha.arrays import read_arrays, write_arrays
 from simgan_captcha.calibration.poses import Floats, Poses
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import RunError, TooLittleReadError
 from simgan_captcha.images import GreyImages
 
 RENDERING = ("ink", "blur", "nearest", "noise", "jpeg_quality", "contrast")
@@ -164,13 +164,13 @@ def calibrate(
         rendering: (6,), as `rendering_fit.fit_rendering` finds it.
 
     Raises:
-        RunError: Hardly any image counts: the scout knows too little.
+        TooLittleReadError: Hardly any image counts: the scout knows too little.
     """
     # A slot that texts seldom reach cannot have many.
     reached = poses.present.mean(0) > _REACHED
     fewest = min(kept.sum(0)[reached].tolist(), default=0)
     if min(fewest, settled.sum()) < FEWEST_CHARACTERS:
-        raise RunError(
+        raise TooLittleReadError(
             f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
             f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
             f"read, got {settled.sum()}; train the scout longer (calibration.steps), widen the "

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H and W pixels, L characters, K classes.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.reader.counting import Counting
 from simgan_captcha.reader.joint_batch_norm import JointBatchNorm2d
 
 ATTENTION_HEADS = 4
@@ -31,6 +33,8 @@ class ScoutOutput(NamedTuple):
     """(B, L, 3), see `scout.pose_targets`."""
     middles: Tensor
     """(B, positions, K + 1) logits of which class has its middle there; the last: none."""
+    counts: Tensor
+    """(B, columns) characters left of each column of the map, see `counting`."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,9 @@ class AttentionReader(nn.Module):
 
     About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
     one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
-    whole map; a position code tells where a feature lies. It begins as sines and cosines (Attention
-    Is All You Need, arXiv:1706.03762, section 3.5, along both axes) and is learned on.
+    whole map; a position code tells where a feature lies, and a count which character it belongs to
+    (see `counting`). The former begins as sines and cosines (Attention Is All You Need,
+    arXiv:1706.03762, section 3.5, along both axes) and is learned on.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -134,21 +139,25 @@ class AttentionReader(nn.Module):
         )
         self.middles = nn.Linear(e, architecture.classes + 1) if architecture.pose else None
         self.heads = ATTENTION_HEADS
+        self.counting = Counting(e, architecture.length, self.heads, rows, columns)
 
     def forward(self, images: Tensor) -> Tensor | ScoutOutput:
         """(B, 2, H, W) -> logits (B, L, K), or with ``pose`` a `ScoutOutput`."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
         B = features.shape[0]  # not len(), which torch.export takes for a constant
-        keys = self.key(features + self.position)
+        count = self.counting(features)
+        keys = self.key(features + self.position + self.counting.codes(count))
         values = self.value(features + self.position)
-        attended = nn.functional.scaled_dot_product_attention(
-            self._split(self.query.expand(B, -1, -1)), self._split(keys), self._split(values)
-        )
+        queries = self._split(self.query.expand(B, -1, -1))
+        # Not torch's fused attention: what it makes of an added term cannot be exported to ONNX.
+        alike = queries @ self._split(keys).mT / math.sqrt(queries.shape[-1])
+        weights = (alike + self.counting.leaning(count)).softmax(-1)
+        attended = weights @ self._split(values)
         slots = attended.transpose(1, 2).flatten(2)  # (B, L, E)
         logits: Tensor = self.classify(slots)
         if self.pose is None or self.middles is None:
             return logits
-        return ScoutOutput(logits, self.pose(slots), self.middles(features))
+        return ScoutOutput(logits, self.pose(slots), self.middles(features), count)
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(B, n, E) -> (B, heads, n, E / heads)."""

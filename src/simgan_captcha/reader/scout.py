@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.counting import counting_loss
 from simgan_captcha.reader.network import (
     MAP_STRIDE,
     ReaderArchitecture,
@@ -90,7 +91,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
 
 
 def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of characters, absolute error of their poses, cross-entropy of their middles.
+    """Cross-entropy of characters and of their middles, absolute errors of poses and of counts.
 
     That every position of the map must tell whose middle lies there teaches the convolutions at
     once what letters look like; through the slots' attention alone they learn it later.
@@ -113,7 +114,8 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     }
     # Weighted so that poses and middles, which are easier, do not hold up the characters.
     middles = middles_loss(outputs.middles, targets)
-    return cross_entropy + 0.5 * error.sum() + 0.5 * middles, figures
+    counts = counting_loss(outputs.counts, targets[..., 4].long())
+    return cross_entropy + 0.5 * error.sum() + 0.5 * middles + counts, figures
 
 
 def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
