@@ -42,10 +42,12 @@ from simgan_captcha.atomic import write_json
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import Calibration
 from simgan_captcha.learning import CALIBRATION
+from simgan_captcha.reader.counting import Counting, counting_loss
 from simgan_captcha.reader.network import (
     ATTENTION_HEADS,
     AttentionReader,
     ReaderArchitecture,
+    ScoutOutput,
     SeedReader,
 )
 from simgan_captcha.reader.reading import BATCH
@@ -77,6 +79,7 @@ class CoarseAttentionReader(AttentionReader):
         self.features = nn.Sequential(*layers[:4], nn.MaxPool2d(2, ceil_mode=True), *layers[4:])
         channels, rows, columns = map_shape(self.features, architecture)
         self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
+        self.counting = Counting(channels, architecture.length, self.heads, rows, columns)
 
 
 class MapReader(nn.Module, ABC):
@@ -187,10 +190,14 @@ def column_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Ten
 
 
 def with_middles(objective: Objective) -> Objective:
-    """An objective that counts whose middle lies at each position, too, as the scout's does."""
+    """An objective that counts whose middle lies at each position, too, as the scout's does, and
+    of a net that counts characters their number."""
 
     def both(outputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, told = objective(outputs[0], targets[..., 0].long())
+        if isinstance(outputs, ScoutOutput):
+            loss = loss + counting_loss(outputs.counts, targets[..., 4].long())
+            return loss + 0.5 * middles_loss(outputs.middles, targets), told
         return loss + 0.5 * middles_loss(outputs[-1], targets), told
 
     return both

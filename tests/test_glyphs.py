@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.glyphs import DEFAULT_FONTS, Glyph, GlyphBank, font_path, open_font
+from simgan_captcha.glyphs import (
+    DEFAULT_FONTS,
+    WIDE_FONTS,
+    Glyph,
+    GlyphBank,
+    font_path,
+    fonts_with,
+    open_font,
+)
 
 ALPHABET = ascii_lowercase + digits
 
@@ -90,6 +98,15 @@ def test_the_characters_a_font_lacks_are_named(font: str) -> None:
     """Whether the font draws a box in their place, or nothing."""
     with pytest.raises(ConfigError, match="lacks ' 漢'; choose another font"):
         GlyphBank("a 漢b", (font,), (24,), (0.0,))
+
+
+def test_fonts_that_lack_a_character_are_left_out() -> None:
+    assert fonts_with("abc1") == WIDE_FONTS
+    cyrillic = fonts_with("\u0430\u0431\u0432")
+    assert "dejavu-sans" in cyrillic
+    assert set(cyrillic) < set(WIDE_FONTS)
+    with pytest.raises(ConfigError, match="no known one has them; name font files"):
+        fonts_with("\u0430\u4e2d")
 
 
 def test_a_hollow_letter_is_its_outline_and_a_shadow() -> None:

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from simgan_captcha.config import resolve_config
 from simgan_captcha.download import ingest
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.first_look import FirstLook, doubts, look_at, scheme_text
-from simgan_captcha.glyphs import open_font
+from simgan_captcha.glyphs import WIDE_FONTS, open_font
+from simgan_captcha.layout import LayoutSettings
 from simgan_captcha.reader.image_reader import Reader
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.scheme_file import load_scheme
+from simgan_captcha.scheme_file import OF_THE_SCHEME, load_scheme, scheme_settings
 from simgan_captcha.store import CaptchaStore
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
@@ -231,6 +233,33 @@ def test_other_scheme_files_are_refused(tmp_path: Path, text: str, says: str) ->
         load_scheme(path)
     with pytest.raises(ConfigError, match="simgan-captcha init FOLDER"):
         load_scheme(tmp_path / "none.toml")
+
+
+def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    lines = ['alphabet = "abc1"', "length = 3", "width = 100", "height = 40"]
+    drawn = {}
+    for name, more in {
+        "said": ["text_width = 60", "text_height = 20"],
+        "silent": [],
+        "plain": ['background = "plain"', "text_width = 5000"],
+    }.items():
+        path.write_text("\n".join([*lines, *more]))
+        if name == "plain":
+            with pytest.raises(ConfigError, match="text_width"):
+                load_scheme(path)
+            path.write_text("\n".join([*lines, more[0], "text_width = 300"]))
+        settings = scheme_settings(path)
+        assert all(setting.startswith(OF_THE_SCHEME) for setting in settings)
+        drawn[name] = resolve_config("quick", settings).simulator
+    layouts = {name: of.layout for name, of in drawn.items()}
+    assert layouts["said"] == LayoutSettings(extent=(0.48, 0.72))
+    assert layouts["silent"] == LayoutSettings()
+    assert layouts["plain"] == LayoutSettings(extent=(0.8, 1.2))  # no wider than the image
+    assert drawn["said"].size == (15, 28)
+    assert drawn["silent"].size == (18, 34)  # six tenths of the image
+    assert set(drawn["said"].fonts) == set(WIDE_FONTS)
+    assert drawn["plain"].ink[0] < drawn["said"].ink[0]
 
 
 def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
+from simgan_captcha.layout import LayoutSettings
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator import Simulator, SimulatorSettings, as_found
+from tests.calibration.scene import skewed
 from tests.drawing import plain, striped
 
 FONT = "dejavu-sans-bold"
@@ -302,6 +304,23 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
 def test_a_background_of_another_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match="background of 100x50 pixels, got 50x100"):
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
+
+
+def test_some_images_stay_free_of_what_calibration_found() -> None:
+    settings = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0})
+    calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
+
+    def fitted(settings: SimulatorSettings) -> npt.NDArray[np.bool_]:
+        simulator = Simulator(HACKMIT_2017, settings, plain(), calibration)
+        drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
+        of_images = drawn.font >= simulator.bank.shape[0]
+        found = calibration.found[drawn.ids]
+        assert (of_images[found] == of_images.any(1, keepdims=True).repeat(4, 1)[found]).all()
+        return np.asarray(of_images.any(1))
+
+    assert fitted(settings).mean() == pytest.approx(0.7, abs=0.06)
+    assert fitted(as_found(settings)).all()
+    assert fitted(settings.model_copy(update={"layout": None})).all()
 
 
 # Texts of several lengths.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.background import Background
-from simgan_captcha.clutter import ClutterSettings, draw_clutter
+from simgan_captcha.clutter import draw_clutter
 from simgan_captcha.config import RunConfig
 from simgan_captcha.images import GreyImages
 from simgan_captcha.intervals import wilson_interval
@@ -23,7 +23,6 @@ from simgan_captcha.parallel import make_fabric
 from simgan_captcha.planning import brief_settings, reader_architecture
 from simgan_captcha.reader.reading import read_probabilities
 from simgan_captcha.reader.training import train_reader
-from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import DrawParameters, Simulator
 from simgan_captcha.streams import synthetic_batches
 
@@ -60,7 +59,9 @@ def audit_run(
     steps: int,
     on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
 ) -> tuple[list[Measured], int]:
-    """What every change costs, the commonest first as it is; and the training FLOPs it took.
+    """What every change costs, first none; and the training FLOPs it took.
+
+    A change that changes nothing of these captchas is left out.
 
     Args:
         config: The run's.
@@ -72,10 +73,12 @@ def audit_run(
         steps: That the reader learns on, of each change.
         on_step: Called with the change, the step and how many there are.
     """
-    measured, flops = [], 0
-    for number, (name, (what, change)) in enumerate(changes(config.scheme).items()):
+    measured, flops = list[Measured](), 0
+    for number, (name, (what, change)) in enumerate(changes(simulator).items()):
         changed = ChangedSimulator(simulator, change)
-        drawn, ids = changed.batch(np.random.default_rng([_STREAM, number, seed]), images)
+        drawn, ids = changed.batch(np.random.default_rng([_STREAM, seed]), images)
+        if measured and (drawn[:_SHOWN] == measured[0].samples).all():
+            continue  # as of letters that are upright already
         learned = _learned_on(
             config,
             changed,
@@ -112,24 +115,35 @@ class ChangedSimulator:
         return self.simulator.render(changed), changed.ids
 
 
-def changes(scheme: Scheme) -> dict[str, tuple[str, Change]]:
+def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
     """By name: what is changed, in words, and how. The first changes nothing."""
-    cluttered = {
-        "without clutter": ("lines and dots left out", _without_clutter),
-        "twice the lines": ("up to ten more lines, as strong as the letters", _more_lines),
+    scheme, most = simulator.scheme, simulator.settings.clutter.lines
+    found = simulator.calibration is not None
+    more: dict[str, tuple[str, Change]] = {
+        "lines": (f"up to {most} lines through the text, as strong as it", _more_lines)
     }
-    clean = {"lines": ("up to ten lines through the text, as strong as it", _more_lines)}
+    if "lines" in scheme.clutter:
+        words = f"up to {most} lines more, as strong as those that are there"
+        more = {"more lines": (words, _more_lines)}
+    if scheme.clutter:
+        words = " and ".join(scheme.clutter) + " left out"
+        more = {"without clutter": (words, _without_clutter), **more}
+    if scheme.background == "shared":
+        # Of ink on black the strongest is equally strong in every image: nothing is fainter.
+        more["fainter"] = ("letters at half their contrast", _fainter)
     return {
-        "as it is": ("drawn as the run found it", _unchanged),
+        "as it is": (
+            "drawn as the run found it" if found else "drawn from the run's wide ranges",
+            _unchanged,
+        ),
         "upright": ("no letter is turned", _upright),
         "turned further": ("every letter up to 30 degrees further, either way", _turned),
-        "closer": ("letters a quarter closer, so that they overlap", _closer),
+        "closer": ("letters a quarter closer to each other", _closer),
         "many fonts": ("every letter in any of the simulator's fonts", _many_fonts),
         "sizes vary": ("every letter up to a third larger or smaller", _resized),
-        "fainter": ("letters at half their contrast", _fainter),
         "noise": ("grain of 25 grey levels over all", _noisy),
         "coarse JPEG": ("quality 15", _coarse),
-        **(cluttered if scheme.clutter else clean),
+        **more,
     }
 
 
@@ -137,8 +151,11 @@ def _unchanged(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParame
     return drawn
 
 
-def _upright(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParameters:
-    return replace(drawn, rotation=np.zeros_like(drawn.rotation))
+def _upright(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
+    if simulator.calibration is None:
+        return replace(drawn, rotation=np.zeros_like(drawn.rotation))
+    # A glyph that was found leaning stands upright when it is turned back.
+    return replace(drawn, rotation=simulator.calibration.offset[drawn.ids, 2])
 
 
 def _turned(_: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
@@ -188,7 +205,7 @@ def _more_lines(
     """Lines of their own, over whatever clutter there is."""
     lines = draw_clutter(
         simulator.scheme.model_copy(update={"clutter": ("lines",)}),
-        ClutterSettings(lines=10, strength=(1, 1)),
+        simulator.settings.clutter.model_copy(update={"strength": (1, 1)}),
         generator,
         len(drawn.ids),
         ground=float(np.median(simulator.background.grey)),

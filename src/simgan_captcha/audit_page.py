@@ -11,9 +11,9 @@ from simgan_captcha.audit import Measured
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.page_templates import page_template
 from simgan_captcha.pictures import picture_uri
-from simgan_captcha.report_inputs import read_json
+from simgan_captcha.report_inputs import of_these_readings, read_json, stages_of
 from simgan_captcha.run_folder import JUDGEMENT
-from simgan_captcha.stages import MANIFEST, machine, versions
+from simgan_captcha.stages import MANIFEST, versions
 
 AUDIT = Path("audit") / "audit.json"
 PAGE = Path("audit") / "audit.html"
@@ -47,25 +47,29 @@ def audit_figures(
         steps: That the reader learned on, of each.
         flops: Of that learning.
     """
-    stages = [
-        manifest
-        for path in sorted(run.glob(f"*/{MANIFEST}"))
-        if (manifest := read_json(path, [])) is not None
-    ]
-    of_store = next((m for m in stages if m["stage"] == "store"), {})
+    stages = {
+        stage: manifest
+        for stage in stages_of(dict(recorded))
+        if (manifest := read_json(run / stage / MANIFEST, [])) is not None
+    }
     estimate = diagnosis["estimates"][diagnosis["kept"]]
-    judged = read_json(run / JUDGEMENT, [])
+    judged = of_these_readings(run / JUDGEMENT, run, [])
+    share, least = estimate["accuracy"], estimate["low"]
+    if judged is not None:
+        share, least = judged["captcha_accuracy"], judged["captcha_interval"][0]
     return {
         "estimate": estimate,
         "judged": judged and {key: judged[key] for key in ("captcha_accuracy", "captcha_interval")},
-        "attempts": 1 / max(estimate["accuracy"], 1 / max(1, of_store.get("images", 1))),
+        "attempts": 1 / share if share else None,
+        "broken": least >= BROKEN,
         "broken_from": BROKEN,
+        "calibrated": bool(recorded["config"].get("calibrate")),
         "cost": {
             "labels": 0,
-            "unlabelled_images": of_store.get("images"),
-            "training_tflop": sum(m["training_flops"] for m in stages) / 1e12,
-            "seconds": sum(m["seconds"] for m in stages),
-            "machine": machine(),
+            "unlabelled_images": stages.get("store", {}).get("images"),
+            "training_tflop": sum(m["training_flops"] for m in stages.values()) / 1e12,
+            "seconds": sum(m["seconds"] for m in stages.values()),
+            "machines": sorted({m["machine"] for m in stages.values()}),
         },
         "changes": [
             {
@@ -92,7 +96,6 @@ def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measur
     page = page_template("audit.html").render(
         name=run.resolve().name,
         figures=figures,
-        now=now,
         # What an attacker who learns on would lose.
         changes=[
             {

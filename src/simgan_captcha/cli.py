@@ -148,7 +148,7 @@ def run(
     own settings. What a change reaches is done again.
     """
     from simgan_captcha.run_folder import RUN, read_run
-    from simgan_captcha.scheme_file import scheme_settings
+    from simgan_captcha.scheme_file import OF_THE_SCHEME, scheme_settings
 
     recorded = read_run(run) if (run / RUN).exists() else {}
     if challenges and images:
@@ -180,8 +180,7 @@ def run(
             [
                 setting
                 for setting in recorded.get("settings", [])
-                if preset in (None, recorded.get("preset"))
-                or setting.startswith(("scheme.", "simulator."))
+                if preset in (None, recorded.get("preset")) or setting.startswith(OF_THE_SCHEME)
             ],
             [*(scheme_settings(scheme) if scheme else []), *(settings or [])],
         ),

@@ -19,7 +19,7 @@ from simgan_captcha.reader.training import count_flops
 from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, find_doubts
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.simulator import Simulator, as_found
 from simgan_captcha.stages import StageOutcome
 
 _STREAM = 5  # of known images; the trainings of `learning` have other numbers
@@ -92,7 +92,7 @@ def _known(learning: Learning) -> tuple[GreyImages, Ids]:
     """
     simulator = learning.simulator(learning.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
-        simulator.settings = simulator.settings.model_copy(update={"fitted": 1.0, "free": 0.0})
+        simulator.settings = as_found(simulator.settings)
     return simulator.batch(np.random.default_rng([_STREAM, learning.seed]), KNOWN)
 
 

@@ -100,6 +100,27 @@ def open_font(name: str, size: int, alphabet: str) -> ImageFont.FreeTypeFont:
     return font
 
 
+def fonts_with(alphabet: str) -> tuple[str, ...]:
+    """Those of `WIDE_FONTS` that draw every character of an alphabet.
+
+    Raises:
+        ConfigError: None does.
+    """
+    found = []
+    for name in WIDE_FONTS:
+        try:
+            open_font(name, 20, alphabet)
+        except ConfigError:
+            continue
+        found.append(name)
+    if not found:
+        raise ConfigError(
+            f"expected a font with all of {alphabet!r}, no known one has them; name font files "
+            'with --set simulator.fonts=["/path/to/font.ttf"]'
+        )
+    return tuple(found)
+
+
 def _coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes] | None:
     """What a character looks like; None if it leaves no ink."""
     mask = font.getmask(character)
@@ -139,7 +160,7 @@ class GlyphBank:
             fonts: Names or paths, see `font_path`.
             sizes: Font sizes in pixels per em.
             strokes: Extra outline widths in pixels; 0 draws the font as it is. Negative: hollow
-                letters of which only so wide an outline is seen, and their shadow.
+                letters, of which half so wide an outline is seen, and a shadow as wide.
 
         Raises:
             ConfigError: A font that is missing, unreadable, or lacks a character of the alphabet.

@@ -65,7 +65,7 @@ from simgan_captcha.simgan import (
     load_refiner,
     train_refiner,
 )
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.simulator import Simulator, as_found
 from simgan_captcha.stages import StageOutcome
 from simgan_captcha.store import CaptchaStore
 from simgan_captcha.streams import CaptchaSimulator, real_batches, synthetic_batches
@@ -88,7 +88,7 @@ def load_images(store: CaptchaStore, scheme: Scheme) -> tuple[list[str], GreyIma
 
 
 def run_simulator(run: Path, config: RunConfig) -> Simulator:
-    """What a run's captchas were drawn with, as its calibration found them if it has one.
+    """Draws captchas as a run's calibration found the real ones, or by its ranges if it has none.
 
     Raises:
         RunError: A stage is missing or damaged.
@@ -99,8 +99,10 @@ def run_simulator(run: Path, config: RunConfig) -> Simulator:
             "expected a run that draws with fonts, this one has generator=seed; run again without"
         )
     background = Background.load(run / "background" / "background.npz")
-    calibration = Calibration.load(run / "calibrate" / CALIBRATION) if calibrates(config) else None
-    return Simulator(config.scheme, config.simulator, background, calibration)
+    if not calibrates(config):
+        return Simulator(config.scheme, config.simulator, background)
+    calibration = Calibration.load(run / "calibrate" / CALIBRATION)
+    return Simulator(config.scheme, as_found(config.simulator), background, calibration)
 
 
 @torch.no_grad()
@@ -148,11 +150,13 @@ class Learning:
             seen += result.images + len(images)
             try:
                 calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
-            except TooLittleReadError as error:
+            except TooLittleReadError:
                 if number == settings.rounds:
                     raise
                 # The next round learns on by the ranges, or by what an earlier one found.
-                self.warn(f"round {number} of {settings.rounds}: {error}; the scout learns on")
+                early = f"round {number} of {settings.rounds} found too little read surely"
+                lost.append(f"{early} to calibrate with; the scout learned on and looked again")
+                self.warn(lost[-1])
                 self.fabric.broadcast(calibration)
                 continue
             glyphs = fit.glyphs

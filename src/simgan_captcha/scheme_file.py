@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.glyphs import WIDE_FONTS
+from simgan_captcha.glyphs import fonts_with
 from simgan_captcha.scheme import Scheme
+
+OF_THE_SCHEME = ("scheme.", "simulator.", "calibration.first_steps")
+"""How settings begin that `scheme_settings` gives: they belong to the captchas, not to a preset."""
 
 _MAX_BYTES = 1_000_000
 
@@ -22,10 +25,10 @@ _EMS = (0.75, 1.4)
 shifted ones less of the height of all."""
 _FIRST_STEPS = 1200
 """Of the scout; letters that may be anything take longer to learn than the puzzle's."""
+_NARROWEST = 0.05
 _EXTENT = (0.8, 1.2)
 """Widths that texts are drawn in, in those of a usual one."""
 _WIDE: dict[str, Any] = {
-    "fonts": WIDE_FONTS,
     "strokes": (0.0, 0.3, 0.6, 1.0, -1.0),
     "ink": (-25, 15),
     "nearest": 0.3,
@@ -81,7 +84,11 @@ def check_scheme(values: Mapping[str, Any]) -> Scheme:
 
 def scheme_settings(path: Path) -> list[str]:
     """The scheme of a file as settings of a run, see `load_scheme`, and what is drawn before
-    anything of it is known: the preset's ranges are those of one puzzle."""
+    anything of it is known: the preset's ranges are those of one puzzle.
+
+    Raises:
+        ConfigError: As `load_scheme`; or no font has all characters of the alphabet.
+    """
     scheme = load_scheme(path)
     settings = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
     height = scheme.text_height or round(scheme.height * _USUAL_HEIGHT)
@@ -89,8 +96,9 @@ def scheme_settings(path: Path) -> list[str]:
     layout = {}
     if scheme.text_width:
         usual = min(1.0, scheme.text_width / scheme.width)
-        layout["extent"] = [round(usual * part, 3) for part in _EXTENT]
+        layout["extent"] = [max(_NARROWEST, round(usual * part, 3)) for part in _EXTENT]
     settings["simulator.layout"] = layout
+    settings["simulator.fonts"] = fonts_with(scheme.alphabet)
     settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
     if scheme.background == "plain":
         settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}

@@ -32,13 +32,14 @@ class SimulatorSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
-    """Names (see `glyphs.DEFAULT_FONTS`) or font files; every character draws its own."""
+    """Names (see `glyphs.WIDE_FONTS`) or font files; every character draws its own, with a
+    ``layout`` most images one for all."""
     size: tuple[int, int] = (21, 28)
     """Font size in pixels per em, both ends included; at most eight sizes are drawn, with a
     ``layout`` four."""
     strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
-    """Extra outline in pixels; each character draws one. Negative: hollow letters, see
-    `glyphs.GlyphBank`."""
+    """Extra outline in pixels; each character, with a ``layout`` each image, draws one. Negative:
+    hollow letters, see `glyphs.GlyphBank`."""
     rotation: Range = (-32.0, 32.0)
     """Degrees, counter-clockwise."""
     shear: Range = (-0.05, 0.05)
@@ -138,6 +139,11 @@ class DrawParameters(Letters):
         return DrawParameters(**merged)
 
 
+def as_found(settings: SimulatorSettings) -> SimulatorSettings:
+    """Only as calibration found real images, without what readers learn from beside them."""
+    return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
+
+
 def check_background(scheme: Scheme, background: Background) -> None:
     """Refuse a background of another size than the scheme.
 
@@ -168,8 +174,11 @@ class Simulator:
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
+        # Slots are of one length, so texts of several need a layout.
+        several = LayoutSettings() if scheme.absent is not None else None
+        self.layout = settings.layout or several
         # A layout enlarges letters, too, so it needs fewer.
-        number = _SIZES if settings.layout is None else _SIZES // 2
+        number = _SIZES if self.layout is None else _SIZES // 2
         sizes = np.unique(np.rint(np.linspace(*settings.size, number)).astype(np.int64)).tolist()
         self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
         self.calibration = calibration
@@ -195,7 +204,7 @@ class Simulator:
             level, rendering = _around(self.calibration, self.settings)
             letters = self._calibrated_letters(self.calibration, rendering, generator, count)
         parameters = self._rendered(letters, level, rendering, generator)
-        if self.calibration is not None and self.settings.layout is not None:
+        if self.calibration is not None and self.layout is not None:
             # What calibration did not see must not be forgotten.
             free = self._free_letters(generator, count)
             others = self._rendered(free, self.background.ink_level, self.settings, generator)
@@ -210,10 +219,9 @@ class Simulator:
 
     def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
         """By the settings' ranges alone."""
-        layout = self.settings.layout or (None if self.scheme.absent is None else LayoutSettings())
-        if layout is None:
+        if self.layout is None:
             return self._in_slots(generator, count)
-        return lay_out(self.scheme, layout, self.settings.ink, self.bank, generator, count)
+        return lay_out(self.scheme, self.layout, self.settings.ink, self.bank, generator, count)
 
     def _in_slots(self, generator: np.random.Generator, count: int) -> Letters:
         s, shape = self.settings, (count, self.scheme.length)
@@ -224,7 +232,7 @@ class Simulator:
 
         slot = self.scheme.width / self.scheme.length
         places = ((np.arange(self.scheme.length) + 0.5) * slot).astype(np.float32)
-        # In the order of the fields, which decides what a seed draws.
+        # This order decides what a seed draws.
         return Letters(
             ids=generator.integers(characters, size=shape),
             font=generator.integers(fonts, size=shape),

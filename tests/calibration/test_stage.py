@@ -135,7 +135,8 @@ def test_a_round_that_looks_too_early_learns_on(
     run = tmp_path / "run"
     early = ("calibration.first_steps=2", f"calibration.steps={FIRST}")
     pipeline(run, challenges, *CALIBRATING, *early)
-    assert "round 1 of 2: expected at least 50 characters" in capsys.readouterr().err
+    assert "round 1 of 2 found too little read surely" in capsys.readouterr().err
     result = json.loads((run / "calibrate" / MANIFEST).read_text())["result"]
+    assert result["warnings"][0].startswith("round 1 of 2 found too little")
     assert result["accuracy"] > 0.9
     assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()

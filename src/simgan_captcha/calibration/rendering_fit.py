@@ -131,7 +131,9 @@ def fit_rendering(
     return RenderingFit(best.astype(np.float32), errors.astype(np.float32), misfit)
 
 
-_BARE = SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0)
+_BARE = SimulatorSettings(
+    fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, free=0.0
+)
 """Whatever the calibration draws replaces these, but clutter, which is the run's."""
 
 
