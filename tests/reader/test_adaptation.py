@@ -81,7 +81,9 @@ def test_what_an_adaptation_gives(whole: tuple[ReaderResult, Path]) -> None:
         "learning_rate",
     }
     assert all(0 <= row["pseudo_label_rate"] <= 1 for row in rows)
-    assert np.mean([row["real_loss"] for row in rows[-20:]]) < rows[0]["real_loss"]
+    # The first batch alone may hold only what is read surely, and right, already.
+    losses = [row["real_loss"] for row in rows]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:75])
     assert not result.reader.training
     assert result.images == 150 * (32 + 16)
     one, both = (count_flops(ARCHITECTURE, 1, backward=b) for b in (False, True))

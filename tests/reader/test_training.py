@@ -314,11 +314,14 @@ def test_flops_are_linear_in_the_batch() -> None:
 def test_flops_counted_by_hand() -> None:
     """Multiply-adds of every layer, from shapes alone."""
     a, b, c, d, e = ARCHITECTURE.channels
-    positions, slots = 6 * 12, 2
+    columns, slots = 12, 2
+    positions = 6 * columns
     by_hand = (
         12 * 24 * (2 * a * 25 + a * b * 9)
         + positions * (b * c + c * d + d * e) * 9
         + positions * 2 * e * e  # keys and values
+        + positions * e
+        + columns * 2 * slots * e  # counting: densities, codes
         + 2 * slots * positions * e  # attention
         + slots * (e * e + e * CLASSES)
     )
