@@ -293,3 +293,16 @@ def test_puzzle_truth_is_the_rule_of_the_data_readme() -> None:
     assert puzzle_truth("rickyhan")(name) == expected
     assert judge([name], [expected], puzzle_truth("rickyhan"), alphabet).captcha_accuracy == 1
     assert judge([name], [expected], puzzle_truth("another"), alphabet).captcha_accuracy == 0
+
+
+def test_characters_that_count_as_one_are_judged_so() -> None:
+    fold = {"0": "o"}
+    found = judge(
+        ["a", "b"],
+        ["co", "c1"],
+        {"a": "c0", "b": "co"},
+        "co1",
+        fold=lambda text: "".join(fold.get(c, c) for c in text),
+    )
+    assert found.captcha_accuracy == 0.5
+    assert found.confusion_matrix["o"] == {"o": 1, "1": 1}

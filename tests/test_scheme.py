@@ -76,3 +76,17 @@ def test_one_length_has_no_class_of_its_own_for_nothing() -> None:
     assert VARIABLE.classes == 5
     with pytest.raises(ValidationError, match="shortest text"):
         Scheme(alphabet="ab", length=2, shortest=3, width=48, height=24)
+
+
+def test_characters_that_are_alike_count_as_one() -> None:
+    scheme = Scheme(alphabet="abo1", alike=("o0Q", "1l"), length=4, width=60, height=20)
+    assert scheme.fold("a0lQ") == "ao1o"
+    assert scheme.encode("a0lQ") == scheme.encode("ao1o") == [0, 2, 3, 2]
+    assert scheme.decode([0, 2, 3, 2]) == "ao1o"
+    assert HACKMIT_2017.fold("a0l1") == "a0l1"
+
+
+@pytest.mark.parametrize("alike", [("o",), ("oo",), ("o0", "b0"), ("o1",), ("x0",), ("",)])
+def test_what_cannot_be_alike_is_refused(alike: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="alike: expected"):
+        Scheme(alphabet="abo1", alike=alike, length=4, width=60, height=20)

@@ -304,6 +304,7 @@ def judge(
     from simgan_captcha.readings import load_readings
     from simgan_captcha.report import write_report
     from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
+    from simgan_captcha.scheme_file import check_scheme
     from simgan_captcha.stages import file_hash
 
     if (user is None) == (labels is None):
@@ -321,6 +322,7 @@ def judge(
         [reading.text for reading in readings],
         puzzle_truth(user) if user is not None else read_labels_csv(labels or Path()),
         recorded["scheme"]["alphabet"],
+        fold=check_scheme(recorded["scheme"]).fold,
         confidences=[reading.confidence for reading in readings],
         estimate=_own_estimate(run),
     )

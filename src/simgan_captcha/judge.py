@@ -134,6 +134,7 @@ def judge(
     truth: Callable[[str], str] | Mapping[str, str],
     alphabet: str,
     *,
+    fold: Callable[[str], str] = str,
     confidences: Sequence[float] | None = None,
     estimate: Estimate | None = None,
 ) -> Judgement:
@@ -145,6 +146,8 @@ def judge(
         truth: The true text by name: a mapping that may lack some and hold others, or a function
             that knows every name.
         alphabet: Every character a true text may hold.
+        fold: What makes a true text and what was read comparable, where some characters count as
+            one, see `scheme.Scheme.alike`.
         confidences: How sure the reader was of each whole text, N, in [0, 1].
         estimate: What the run that read them says of its own accuracy.
 
@@ -166,8 +169,8 @@ def judge(
             f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
             "none by the name of a reading; check that labels and run are of the same images"
         )
-    true = [labels[names[index]] for index in judged]
-    read = [texts[index] for index in judged]
+    true = [fold(labels[names[index]]) for index in judged]
+    read = [fold(texts[index]) for index in judged]
     _check_truth(true, alphabet)
 
     hits = [_hits(truth_, text) for truth_, text in zip(true, read, strict=True)]

@@ -31,6 +31,9 @@ class Scheme(BaseModel):
 
     alphabet: str = Field(min_length=2, max_length=4096)
     """Every character a text may hold, in the order of the class ids; no repeats."""
+    alike: tuple[str, ...] = ()
+    """Characters that look the same and count as one, as ``o0``: the first of each stands in the
+    alphabet and is read for all of them, the others do not stand there."""
     length: int = Field(ge=1, le=64)
     """Characters in a text; where their number varies, in the longest."""
     shortest: int | None = Field(default=None, ge=1, le=64)
@@ -60,6 +63,21 @@ class Scheme(BaseModel):
         return alphabet
 
     @model_validator(mode="after")
+    def _alike_apart(self) -> "Scheme":
+        together = "".join(self.alike)
+        if len(set(together)) < len(together) or any(len(group) < 2 for group in self.alike):
+            raise ValueError(
+                f"alike: expected two characters or more each, none twice, got {self.alike}"
+            )
+        for group in self.alike:
+            if [c in self.alphabet for c in group] != [True] + [False] * (len(group) - 1):
+                raise ValueError(
+                    f"alike: expected the first of {group!r} in the alphabet and none of the "
+                    "others; each is read as the first"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _lengths_in_order(self) -> "Scheme":
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(
@@ -79,6 +97,11 @@ class Scheme(BaseModel):
         """How many there are, with that of an empty slot."""
         return len(self.alphabet) + (self.absent is not None)
 
+    def fold(self, text: str) -> str:
+        """The text with the first of those that are `alike` for all of them."""
+        firsts = {other: group[0] for group in self.alike for other in group[1:]}
+        return "".join(firsts.get(character, character) for character in text)
+
     def encode(self, text: str) -> list[int]:
         """Class ids of a text, one for each slot; those after its end are `absent`.
 
@@ -91,6 +114,7 @@ class Scheme(BaseModel):
                 f"expected a text of {lengths} characters, got {text!r} ({len(text)}); "
                 "correct the label or the scheme's length"
             )
+        text = self.fold(text)
         missing = sorted(set(text) - set(self.alphabet))
         if missing:
             raise SchemeError(
