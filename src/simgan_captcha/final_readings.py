@@ -7,6 +7,7 @@ texts are known.
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.poses import Floats
@@ -16,7 +17,16 @@ from simgan_captcha.learning import READER, Advance, Learning
 from simgan_captcha.planning import COMPARED, KNOWN, reader_architecture, verifies
 from simgan_captcha.reader.reading import decode, load_reader, read_probabilities
 from simgan_captcha.reader.training import count_flops
-from simgan_captcha.reader.verification import Doubts, Ids, decide, does_harm, find_doubts
+from simgan_captcha.reader.verification import (
+    Doubts,
+    Ids,
+    contradicts,
+    decide,
+    does_harm,
+    doubted,
+    find_doubts,
+    hardly_doubted,
+)
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.simulator import Simulator, as_found
@@ -106,30 +116,39 @@ def _verify(
     advance: Advance,
 ) -> tuple[Floats, Floats, dict[str, Any]]:
     """Probabilities of real and of known images, doubts decided; and what was done."""
+    settings = learning.config.verification
     scout = load_reader(learning.run / "calibrate" / READER)[0]
     calibration = learning.calibration()
     assert calibration is not None  # as there is nothing to draw without
 
-    def doubts(images: GreyImages, probabilities: Floats) -> Doubts:
+    def drawn(images: GreyImages, probabilities: Floats, chosen: npt.NDArray[np.bool_]) -> Doubts:
         return find_doubts(
             images,
             learning.background(),
             probabilities,
+            chosen,
             scout,
             calibration,
             learning.config.scheme,
-            learning.config.verification,
+            settings,
             lambda done, total: advance(done, total, {}),
         )
 
-    known_doubts = doubts(known, of_known)
+    untouched: dict[str, Any] = {"doubted": 0, "changed": 0}
+    if contradicts(drawn(images, of_real, hardly_doubted(of_real, settings))):
+        learning.warn(
+            "drawings speak against characters that are surely read, so what the reader doubts is "
+            "not decided by them: the glyphs that calibration found do not fit every letter"
+        )
+        return of_real, of_known, untouched
+    known_doubts = drawn(known, of_known, doubted(of_known, settings))
     if does_harm(known_doubts, ids):
         learning.warn(
             "drawing what the reader doubts misleads more than it helps on known images; the "
             "reader's word stands"
         )
-        return of_real, of_known, {"doubted": 0, "changed": 0}
-    real_doubts = doubts(images, of_real)
+        return of_real, of_known, untouched
+    real_doubts = drawn(images, of_real, doubted(of_real, settings))
     decided = decide(of_real, real_doubts)
     changed = int((decided.argmax(-1) != of_real.argmax(-1)).sum())
     said = {"doubted": len(real_doubts.images), "changed": changed}

@@ -13,9 +13,12 @@ from simgan_captcha.reader.network import ScoutOutput
 from simgan_captcha.reader.verification import (
     Doubts,
     VerificationSettings,
+    contradicts,
     decide,
     does_harm,
+    doubted,
     find_doubts,
+    hardly_doubted,
 )
 from tests.calibration.scene import (
     LETTERS,
@@ -30,6 +33,7 @@ from tests.calibration.scene import (
 
 CLASSES = len(LETTERS.alphabet)
 COUNT = 60
+SETTINGS = VerificationSettings(doubt=0.1)
 
 
 class Telling(nn.Module):
@@ -78,21 +82,28 @@ def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
 def doubts_of(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], found: Calibration
 ) -> Doubts:
+    return comparison(doubtful, found, doubted(doubtful[3], SETTINGS))
+
+
+def comparison(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
+    found: Calibration,
+    chosen: npt.NDArray[np.bool_],
+) -> Doubts:
     images, poses, _, probabilities = doubtful
     return find_doubts(
-        images,
-        STRIPED,
-        probabilities,
-        Telling(images, poses),
-        found,
-        LETTERS,
-        VerificationSettings(doubt=0.1),
+        images, STRIPED, probabilities, chosen, Telling(images, poses), found, LETTERS, SETTINGS
     )
 
 
 @pytest.fixture(scope="module")
 def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Doubts:
     return doubts_of(doubtful, calibration())
+
+
+@pytest.fixture(scope="module")
+def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Doubts:
+    return comparison(doubtful, calibration(), hardly_doubted(doubtful[3], SETTINGS))
 
 
 def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
@@ -143,12 +154,35 @@ def test_without_doubts_everything_stays(
     np.testing.assert_array_equal(decide(sure, none), sure)
 
 
+def test_what_is_hardly_doubted_is_told_from_doubts(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Doubts
+) -> None:
+    probabilities = doubtful[3]
+    both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, SETTINGS)
+    assert not both.any()
+    np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
+    # Nothing to say of a second that is impossible.
+    sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
+    assert not hardly_doubted(sure, SETTINGS).any()
+
+
 def test_noisier_drawings_count_less(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
 ) -> None:
     probabilities = doubtful[3]
     hazy = decide(probabilities, replace(doubts, variance=1e6))
     np.testing.assert_allclose(hazy, probabilities, atol=1e-3)
+
+
+def test_drawings_bear_out_what_is_sure_if_glyphs_fit(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Doubts
+) -> None:
+    assert len(hardly.images) > COUNT
+    assert not contradicts(hardly)
+    # Every letter drawn as its neighbour in the alphabet.
+    found = calibration()
+    other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
+    assert contradicts(comparison(doubtful, other, hardly_doubted(doubtful[3], SETTINGS)))
 
 
 def test_drawings_that_mislead_are_noticed(
