@@ -42,13 +42,14 @@ class LayoutSettings(BaseModel):
     """Of an image, as a fraction of its height, off where a text would stand in the middle."""
     slant: Range = (-0.25, 0.25)
     """Of an image's letters: horizontal shift per vertical pixel."""
-    stretch: Range = (0.7, 1.2)
+    stretch: Range = (0.6, 1.2)
     """Of an image's letters: horizontal scale."""
     drift: Range = (0.0, 0.2)
     """How far letters lie off the baseline, as a fraction of the height; each image draws how far
-    at most. Likewise ``turn`` (degrees), ``resize`` (a fraction of the size, and of the width once
-    more) and ``fade`` (grey levels)."""
+    at most. Likewise ``turn`` (degrees), ``skew`` (off the image's slant), ``resize`` (a fraction
+    of the size, and of the width once more) and ``fade`` (grey levels)."""
     turn: Range = (0.0, 35.0)
+    skew: Range = (0.0, 0.3)
     resize: Range = (0.0, 0.3)
     fade: Range = (0.0, 30.0)
 
@@ -71,6 +72,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "stretch": (0.1, 10),
     "drift": (0, 1),
     "turn": (0, 360),
+    "skew": (0, 2),
     "resize": (0, 0.9),
     "fade": (0, 255),
 }
@@ -168,7 +170,7 @@ def lay_out(
         x=x.astype(np.float32),
         y=y.astype(np.float32),
         rotation=departures(s.turn).astype(np.float32),
-        shear=np.broadcast_to(each(s.slant), x.shape).astype(np.float32),
+        shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
     )

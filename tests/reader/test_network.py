@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.reader.network import AttentionReader, ReaderArchitecture, build_reader
 from simgan_captcha.reader.training import count_flops
 
 HACKMIT = ReaderArchitecture(50, 100, 4, 36)
@@ -85,3 +85,15 @@ def test_a_slot_attends_anywhere_on_the_map() -> None:
     for slot in range(4):
         (gradient,) = torch.autograd.grad(reader(images)[:, slot].sum(), images)
         assert (gradient.abs().sum((0, 1, 2)).reshape(4, 24).amax(1) > 0).all()
+
+
+def test_slots_read_what_positions_tell() -> None:
+    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))).eval()
+    assert isinstance(reader, AttentionReader)
+    images = torch.rand(3, 2, 24, 48) * 2 - 1
+    with torch.no_grad():
+        reader.middles.bias.zero_()[2] = 20  # class 2 everywhere
+        assert (reader(images).argmax(-1) == 2).all()
+        told = reader(images)
+        reader.middles.bias[4] = 60  # nobody anywhere
+        assert (told[..., 2] > reader(images)[..., 2] + 5).all()

@@ -223,7 +223,6 @@ def test_a_scout_is_a_reader_that_says_more() -> None:
     torch.testing.assert_close(outputs.logits, reader(images))
     assert isinstance(reader, AttentionReader)
     assert reader.pose is None
-    assert reader.middles is None
 
 
 # A scout that has learned.

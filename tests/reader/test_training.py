@@ -322,7 +322,8 @@ def test_flops_counted_by_hand() -> None:
         + positions * 2 * e * e  # keys and values
         + positions * e
         + columns * 2 * slots * e  # counting: densities, codes
-        + 2 * slots * positions * e  # attention
+        + positions * e * (CLASSES + 1)  # whose middle lies where
+        + slots * positions * (2 * e + CLASSES)  # attention
         + slots * (e * e + e * CLASSES)
     )
     assert count_flops(ARCHITECTURE, 1, backward=False) == 2 * by_hand

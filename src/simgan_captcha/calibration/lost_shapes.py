@@ -36,6 +36,9 @@ _BETTER = 0.5
 _DONORS = 3
 """Swollen classes that are looked through, and one more for each starved one."""
 
+_MOST_LACKING = 3
+"""Where more classes lack a glyph, it is the scout that lacks training, not the fonts a shape."""
+
 _EXAMPLES = 200
 """Characters of a swollen class that a shape is looked for in."""
 
@@ -85,18 +88,20 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         fit: Of the same images.
 
     Returns:
-        None if every class has a glyph, or no shape was found that is as common as a class's.
+        None if every class has a glyph, or more than a few have none, or no shape was found that is
+        as common as a class's.
     """
     probabilities = fit.poses.probabilities.copy()
     ids = fit.poses.ids
     lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist()) - {fit.poses.absent}
-    if not lacking or len(lacking) == len(fit.glyphs) or not fit.settled.any():
+    most = min(_MOST_LACKING, len(fit.glyphs) - 1)
+    if not 0 < len(lacking) <= most or not fit.settled.any():
         return None
     poses = fit.poses.places
     own = character_misfits(normalised, ids, poses, fit.glyphs)
     looked_at = fit.settled[:, None] & fit.poses.present
-    most = _UNEXPLAINED * float(np.median(own[looked_at]))
-    unexplained = (own > most) & looked_at
+    unlike = _UNEXPLAINED * float(np.median(own[looked_at]))
+    unexplained = (own > unlike) & looked_at
     read = np.bincount(ids[looked_at], minlength=len(fit.glyphs))
     glyphs, shapes = fit.glyphs.copy(), []
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
@@ -105,7 +110,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
         if len(characters) < FEWEST_EXAMPLES:
             continue
-        search = _Search(normalised, ids, glyphs, most)
+        search = _Search(normalised, ids, glyphs, unlike)
         shape = search.common_shape(characters, poses)
         if shape is None:
             continue

@@ -20,6 +20,9 @@ ATTENTION_HEADS = 4
 _CODE_SCALE = 0.3
 """Of the position code's slowest wave."""
 
+_UNSEEN = 1e-3
+"""Probability of a class that a slot sees nowhere, so that its logarithm is finite."""
+
 MAP_STRIDE = 4
 """Pixels of the image to one of the attention reader's feature map."""
 
@@ -50,8 +53,8 @@ class ReaderArchitecture:
     channels: tuple[int, int, int, int, int] = (24, 24, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
-    """Whether ``attention`` also tells each character's x, y and rotation and, at every position of
-    its map, whose middle lies there: a `ScoutOutput`, see `scout`."""
+    """Whether ``attention`` also tells each character's x, y and rotation and how it came to its
+    reading: a `ScoutOutput`, see `scout`."""
 
     def describe(self) -> dict[str, Any]:
         """As JSON."""
@@ -111,6 +114,11 @@ class AttentionReader(nn.Module):
     whole map; a position code tells where a feature lies, and a count which character it belongs to
     (see `counting`). The former begins as sines and cosines (Attention Is All You Need,
     arXiv:1706.03762, section 3.5, along both axes) and is learned on.
+
+    Every position also tells whose middle lies there, and what a slot sees where it looks speaks
+    for those classes. So what letters look like is learned once, for all slots, and where they
+    stand is told (see `scout.middles_loss`) by the pixels themselves; a slot has to learn only
+    where to look.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -137,7 +145,7 @@ class AttentionReader(nn.Module):
             if architecture.pose
             else None
         )
-        self.middles = nn.Linear(e, architecture.classes + 1) if architecture.pose else None
+        self.middles = nn.Linear(e, architecture.classes + 1)
         self.heads = ATTENTION_HEADS
         self.counting = Counting(e, architecture.length, self.heads, rows, columns)
 
@@ -154,10 +162,12 @@ class AttentionReader(nn.Module):
         weights = (alike + self.counting.leaning(count)).softmax(-1)
         attended = weights @ self._split(values)
         slots = attended.transpose(1, 2).flatten(2)  # (B, L, E)
-        logits: Tensor = self.classify(slots)
-        if self.pose is None or self.middles is None:
+        middles = self.middles(features)
+        seen = weights.mean(1) @ middles.softmax(-1)[..., :-1]  # (B, L, K)
+        logits: Tensor = self.classify(slots) + (seen + _UNSEEN).log()
+        if self.pose is None:
             return logits
-        return ScoutOutput(logits, self.pose(slots), self.middles(features), count)
+        return ScoutOutput(logits, self.pose(slots), middles, count)
 
     def _split(self, vectors: Tensor) -> Tensor:
         """(B, n, E) -> (B, heads, n, E / heads)."""

@@ -94,8 +94,8 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     """Cross-entropy of characters and of their middles, absolute errors of poses and of counts.
 
     That every position of the map must tell whose middle lies there teaches the convolutions at
-    once what letters look like; through the slots' attention alone they learn it later.
-    As dense heads do in detection (FCOS, arXiv:1904.01355).
+    once what letters look like, and slots read what positions tell; through the slots' attention
+    alone they learn it later. As dense heads do in detection (FCOS, arXiv:1904.01355).
 
     Args:
         outputs: Of an `AttentionReader` with ``pose``.
@@ -112,10 +112,10 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
         "accuracy": (logits.argmax(-1) == ids).float().mean(),
         "turn_error_degrees": error[2] * _DEGREES,
     }
-    # Weighted so that poses and middles, which are easier, do not hold up the characters.
+    # Poses are easier and must not hold up the characters; middles are what characters hang on.
     middles = middles_loss(outputs.middles, targets)
     counts = counting_loss(outputs.counts, targets[..., 4].long())
-    return cross_entropy + 0.5 * error.sum() + 0.5 * middles + counts, figures
+    return cross_entropy + 0.5 * error.sum() + 1.5 * middles + counts, figures
 
 
 def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
