@@ -16,7 +16,7 @@ from simgan_captcha.simulator import Simulator, SimulatorSettings
 FONTS = ("roboto-black", "caladea", "dejavu-sans-mono")
 SCHEME = Scheme(alphabet="iWm1", length=4, shortest=2, width=120, height=40)
 BANK = GlyphBank(SCHEME.alphabet, FONTS, (14, 20), (0.0, -1.0))
-STILL: dict[str, Any] = dict.fromkeys(("jitter", "drift", "turn", "resize", "fade"), (0, 0))
+STILL: dict[str, Any] = dict.fromkeys(("jitter", "drift", "turn", "skew", "resize", "fade"), (0, 0))
 
 
 def letters(count: int = 600, scheme: Scheme = SCHEME, **settings: Any) -> Letters:
