@@ -6,8 +6,8 @@ Every network is trained by one recipe (that of the package's reader), each time
 on the true texts of 15,000 real captchas (``supervised``); on the simulator as the run calibrated
 it (``label_free``); and on the same, where every position of the feature map must tell, too, whose
 middle lies there (``placed``), as the package's reader does: a simulator knows. All are judged
-on the other 5,000 real ones; nothing is adapted. What tells places costs some 2 % that are not
-counted. Writes benchmarks/results/networks.{json,md}.
+on the other 5,000 real ones; nothing is adapted. What tells places costs some 2 %, which is
+counted of our net alone, as it reads by them. Writes benchmarks/results/networks.{json,md}.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
 """
@@ -51,7 +51,7 @@ from simgan_captcha.reader.network import (
     SeedReader,
 )
 from simgan_captcha.reader.reading import BATCH
-from simgan_captcha.reader.scout import PosedSimulator, middles_loss
+from simgan_captcha.reader.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
 from simgan_captcha.reader.training import (
     LabelledStream,
     Objective,
@@ -197,8 +197,8 @@ def with_middles(objective: Objective) -> Objective:
         loss, told = objective(outputs[0], targets[..., 0].long())
         if isinstance(outputs, ScoutOutput):
             loss = loss + counting_loss(outputs.counts, targets[..., 4].long())
-            return loss + 0.5 * middles_loss(outputs.middles, targets), told
-        return loss + 0.5 * middles_loss(outputs[-1], targets), told
+            return loss + MIDDLES_WEIGHT * middles_loss(outputs.middles, targets), told
+        return loss + MIDDLES_WEIGHT * middles_loss(outputs[-1], targets), told
 
     return both
 

@@ -45,6 +45,12 @@ def test_an_orderly_image_has_all_letters_alike() -> None:
     assert found.ink.max() <= 10
 
 
+def test_letters_are_skewed_off_the_slant_of_their_image() -> None:
+    shear = letters(**{**STILL, "skew": (0.3, 0.3)}, slant=(0.1, 0.1)).shear
+    assert np.ptp(shear, axis=1).min() > 0
+    assert np.abs(shear - 0.1).max() == pytest.approx(0.3, abs=0.02)
+
+
 def test_each_image_draws_how_disorderly_it_is() -> None:
     spreads = np.ptp(letters(turn=(0, 40)).rotation, axis=1)
     assert spreads.max() > 50

@@ -18,13 +18,13 @@ from simgan_captcha.planning import COMPARED, KNOWN, reader_architecture, verifi
 from simgan_captcha.reader.reading import decode, load_reader, read_probabilities
 from simgan_captcha.reader.training import count_flops
 from simgan_captcha.reader.verification import (
-    Doubts,
+    Comparisons,
     Ids,
+    compare_readings,
     contradicts,
     decide,
     does_harm,
     doubted,
-    find_doubts,
     hardly_doubted,
 )
 from simgan_captcha.readings import save_readings
@@ -71,6 +71,8 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
         kept,
         scheme.alphabet,
     )
+    if "undecided" in verified:
+        diagnosis["warnings"].append(verified["undecided"])
     write_json(learning.run / DIAGNOSIS, diagnosis)
     for warning in diagnosis["warnings"]:
         learning.warn(warning)
@@ -121,8 +123,10 @@ def _verify(
     calibration = learning.calibration()
     assert calibration is not None  # as there is nothing to draw without
 
-    def drawn(images: GreyImages, probabilities: Floats, chosen: npt.NDArray[np.bool_]) -> Doubts:
-        return find_doubts(
+    def drawn(
+        images: GreyImages, probabilities: Floats, chosen: npt.NDArray[np.bool_]
+    ) -> Comparisons:
+        return compare_readings(
             images,
             learning.background(),
             probabilities,
@@ -134,20 +138,21 @@ def _verify(
             lambda done, total: advance(done, total, {}),
         )
 
-    untouched: dict[str, Any] = {"doubted": 0, "changed": 0}
-    if contradicts(drawn(images, of_real, hardly_doubted(of_real, settings))):
-        learning.warn(
+    def refused(why: str) -> tuple[Floats, Floats, dict[str, Any]]:
+        return of_real, of_known, {"doubted": 0, "changed": 0, "undecided": why}
+
+    if contradicts(drawn(images, of_real, hardly_doubted(of_real, calibration, settings))):
+        return refused(
             "drawings speak against characters that are surely read, so what the reader doubts is "
-            "not decided by them: the glyphs that calibration found do not fit every letter"
+            "not decided by them: one glyph a class, as calibration finds it, does not fit all "
+            "letters"
         )
-        return of_real, of_known, untouched
     known_doubts = drawn(known, of_known, doubted(of_known, settings))
     if does_harm(known_doubts, ids):
-        learning.warn(
+        return refused(
             "drawing what the reader doubts misleads more than it helps on known images; the "
             "reader's word stands"
         )
-        return of_real, of_known, untouched
     real_doubts = drawn(images, of_real, doubted(of_real, settings))
     decided = decide(of_real, real_doubts)
     changed = int((decided.argmax(-1) != of_real.argmax(-1)).sum())

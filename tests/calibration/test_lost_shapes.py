@@ -139,3 +139,10 @@ def test_a_scout_that_knows_nothing_finds_nothing() -> None:
     normalised, _, poses = seen()
     nothing = replace(poses, probabilities=np.full_like(poses.probabilities, 1 / 6))
     assert recover(normalised, nothing) is None
+
+
+def test_where_many_classes_lack_a_glyph_none_is_looked_for() -> None:
+    normalised, _, poses = seen()
+    fit = fit_glyphs(normalised, blind(poses, {G: (A, E)}), seed=0, epochs=EPOCHS)
+    fit.glyphs[[L, ONE, M]] = 0
+    assert find_lost_shapes(normalised, fit) is None

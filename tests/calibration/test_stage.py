@@ -1,22 +1,28 @@
 """Calibration as a stage of a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 from PIL import Image
 
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
 from simgan_captcha.errors import RunError
+from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import encode_jpeg
+from simgan_captcha.learning import Learning
 from simgan_captcha.planning import KNOWN
 from simgan_captcha.reader.reading import load_reader
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import READINGS, read_diagnosis
 from simgan_captcha.simulator import DrawParameters, Simulator
 from simgan_captcha.stages import MANIFEST
 from simgan_captcha.store import CaptchaStore
 from tests.calibration.scene import drawing
-from tests.small_run import SCHEME, pipeline, shaded, write_challenges
+from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
 
 IMAGES, FIRST, STEPS, FONTS = 300, 160, 40, 2
 REAL = drawing(size=(19, 19), rotation=(-8, 8), horizontal=(0, 0.2), vertical=(0.4, 0.6))
@@ -113,6 +119,20 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert (fonts < FONTS).mean() == pytest.approx(0.05, abs=0.02)
     assert manifest["images"] == (FIRST + STEPS) * 32 + 2 * IMAGES
     assert manifest["training_flops"] > 0
+
+    # Drawings decide what the reader doubts; with each other's glyphs they are not believed.
+    assert "undecided" not in read_diagnosis(run)
+    replace(found, glyphs=np.roll(found.glyphs, 1, axis=0)).save(folder / "calibration.npz")
+    told: list[str] = []
+    fabric = Fabric(accelerator="cpu", devices=1)
+    config = small_config(*CALIBRATING)
+    read_captchas(Learning(run, config, SEED, fabric, told.append), lambda *_: None)
+    diagnosis = read_diagnosis(run)
+    assert "drawings speak against" in diagnosis["undecided"]
+    assert (diagnosis["doubted"], diagnosis["changed"]) == (0, 0)
+    assert diagnosis["undecided"] in diagnosis["warnings"]
+    assert told == diagnosis["warnings"]
+    assert len(load_readings(run / READINGS)) == IMAGES
 
 
 def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(

@@ -23,6 +23,7 @@ from simgan_captcha.reader.network import (
 )
 from simgan_captcha.reader.reading import BATCH, load_reader, save_reader
 from simgan_captcha.reader.scout import (
+    MIDDLES_WEIGHT,
     PosedSimulator,
     pose_targets,
     scout_images,
@@ -183,7 +184,7 @@ def test_a_middle_that_is_missed_costs_as_much_as_all_that_is_empty() -> None:
     blind[..., :] = 0
     blind[..., CLASSES] = 20  # nothing anywhere
     loss, figures = scout_objective(outputs._replace(middles=blind), told)
-    assert loss.item() == pytest.approx(0.5 * 20 / 2, rel=0.1)
+    assert loss.item() == pytest.approx(MIDDLES_WEIGHT * 20 / 2, rel=0.1)
     assert figures["accuracy"].item() == 1
 
 

@@ -11,13 +11,13 @@ from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.network import ScoutOutput
 from simgan_captcha.reader.verification import (
-    Doubts,
+    Comparisons,
     VerificationSettings,
+    compare_readings,
     contradicts,
     decide,
     does_harm,
     doubted,
-    find_doubts,
     hardly_doubted,
 )
 from tests.calibration.scene import (
@@ -81,7 +81,7 @@ def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
 
 def doubts_of(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], found: Calibration
-) -> Doubts:
+) -> Comparisons:
     return comparison(doubtful, found, doubted(doubtful[3], SETTINGS))
 
 
@@ -89,25 +89,25 @@ def comparison(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
     found: Calibration,
     chosen: npt.NDArray[np.bool_],
-) -> Doubts:
+) -> Comparisons:
     images, poses, _, probabilities = doubtful
-    return find_doubts(
+    return compare_readings(
         images, STRIPED, probabilities, chosen, Telling(images, poses), found, LETTERS, SETTINGS
     )
 
 
 @pytest.fixture(scope="module")
-def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Doubts:
+def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
     return doubts_of(doubtful, calibration())
 
 
 @pytest.fixture(scope="module")
-def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Doubts:
-    return comparison(doubtful, calibration(), hardly_doubted(doubtful[3], SETTINGS))
+def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
+    return comparison(doubtful, calibration(), hardly_doubted(doubtful[3], calibration(), SETTINGS))
 
 
 def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     _, _, ids, probabilities = doubtful
     np.testing.assert_array_equal(doubts.images, np.arange(COUNT))
@@ -121,7 +121,7 @@ def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
 
 
 def test_only_the_two_classes_in_doubt_share_anew(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     probabilities = doubtful[3]
     decided = decide(probabilities, doubts)
@@ -133,7 +133,7 @@ def test_only_the_two_classes_in_doubt_share_anew(
 
 
 def test_a_class_without_a_glyph_is_not_drawn(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     found = calibration()
     found.glyphs[2] = 0
@@ -155,19 +155,19 @@ def test_without_doubts_everything_stays(
 
 
 def test_what_is_hardly_doubted_is_told_from_doubts(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
 ) -> None:
     probabilities = doubtful[3]
-    both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, SETTINGS)
+    both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, calibration(), SETTINGS)
     assert not both.any()
     np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
     # Nothing to say of a second that is impossible.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
-    assert not hardly_doubted(sure, SETTINGS).any()
+    assert not hardly_doubted(sure, calibration(), SETTINGS).any()
 
 
 def test_noisier_drawings_count_less(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     probabilities = doubtful[3]
     hazy = decide(probabilities, replace(doubts, variance=1e6))
@@ -175,18 +175,49 @@ def test_noisier_drawings_count_less(
 
 
 def test_drawings_bear_out_what_is_sure_if_glyphs_fit(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
 ) -> None:
     assert len(hardly.images) > COUNT
     assert not contradicts(hardly)
     # Every letter drawn as its neighbour in the alphabet.
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
-    assert contradicts(comparison(doubtful, other, hardly_doubted(doubtful[3], SETTINGS)))
+    assert contradicts(
+        comparison(doubtful, other, hardly_doubted(doubtful[3], calibration(), SETTINGS))
+    )
+
+
+def test_a_reader_that_is_rightly_unsure_is_rightly_contradicted(hardly: Comparisons) -> None:
+    count = len(hardly.images)
+    generator = np.random.default_rng(6)
+    for second, against, refused in (
+        (0.09, 0.09, False),
+        (0.09, 0.3, True),
+        (0.005, 0.01, False),
+        (0.005, 0.2, True),
+    ):
+        odds = np.full(count, np.log((1 - second) / second), np.float32)
+        evidence = np.where(generator.random(count) < against, 3, -3).astype(np.float32)
+        assert contradicts(replace(hardly, odds=odds, evidence=evidence)) is refused
+
+
+def test_one_drawing_of_a_few_decides_nothing(hardly: Comparisons) -> None:
+    few = replace(hardly, images=hardly.images[:3], odds=hardly.odds[:3])
+    assert not contradicts(replace(few, evidence=np.array([3, -3, -3], np.float32)))
+
+
+def test_what_cannot_be_drawn_is_not_compared(
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
+) -> None:
+    found = calibration()
+    found.glyphs[2] = 0
+    chosen = hardly_doubted(doubtful[3], found, SETTINGS)
+    assert chosen.any()
+    assert not chosen[doubtful[2] == 2].any()
 
 
 def test_drawings_that_mislead_are_noticed(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Doubts
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     contrary = replace(doubts, evidence=-np.abs(doubts.evidence))
     contrary = replace(

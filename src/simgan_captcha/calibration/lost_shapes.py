@@ -37,7 +37,8 @@ _DONORS = 3
 """Swollen classes that are looked through, and one more for each starved one."""
 
 _MOST_LACKING = 3
-"""Where more classes lack a glyph, it is the scout that lacks training, not the fonts a shape."""
+"""Where more classes lack a glyph, it is the scout that lacks training, or the alphabet names what
+never occurs, rather than the fonts a shape; and a search for all of them takes long."""
 
 _EXAMPLES = 200
 """Characters of a swollen class that a shape is looked for in."""
@@ -140,8 +141,8 @@ class _Search:
     normalised: FloatImages
     ids: Ids
     glyphs: Floats
-    most: float
-    """Misfit of what is explained."""
+    unlike: float
+    """Misfit of what is not explained, at least."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
@@ -167,7 +168,7 @@ class _Search:
         scout said is not lost.
         """
         at, misfit = self._drawn(characters, poses, shape)
-        likely = np.flatnonzero(misfit < self.most)
+        likely = np.flatnonzero(misfit < self.unlike)
         moved = poses.copy()
         moved[tuple(characters[likely].T)] = at[likely]
         found = np.zeros(len(characters), bool)

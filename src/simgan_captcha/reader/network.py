@@ -53,8 +53,8 @@ class ReaderArchitecture:
     channels: tuple[int, int, int, int, int] = (24, 24, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
-    """Whether ``attention`` also tells each character's x, y and rotation and how it came to its
-    reading: a `ScoutOutput`, see `scout`."""
+    """Whether ``attention`` also tells each character's x, y and rotation, middles and counts: a
+    `ScoutOutput`, see `scout`."""
 
     def describe(self) -> dict[str, Any]:
         """As JSON."""
@@ -109,16 +109,15 @@ def _position_code(rows: int, columns: int, width: int) -> Tensor:
 class AttentionReader(nn.Module):
     """Five convolutions to a map a quarter of the image, then one attention query per slot.
 
-    About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
+    About 27 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
     one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
     whole map; a position code tells where a feature lies, and a count which character it belongs to
     (see `counting`). The former begins as sines and cosines (Attention Is All You Need,
     arXiv:1706.03762, section 3.5, along both axes) and is learned on.
 
     Every position also tells whose middle lies there, and what a slot sees where it looks speaks
-    for those classes. So what letters look like is learned once, for all slots, and where they
-    stand is told (see `scout.middles_loss`) by the pixels themselves; a slot has to learn only
-    where to look.
+    for those classes: what letters look like is learned once, for all slots, and a slot has to
+    learn only where to look. On drawn images positions are taught that (see `scout.middles_loss`).
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:

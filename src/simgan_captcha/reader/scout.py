@@ -48,6 +48,9 @@ class CalibrationSettings(BaseModel):
 
 _DEGREES = 45.0
 
+MIDDLES_WEIGHT = 1.5
+"""Of `middles_loss` beside the characters' cross-entropy, which weighs 1."""
+
 
 class PosedSimulator:
     """Draws as a simulator does, but its targets are (B, L, 1 + 3 + 1), see `pose_targets`."""
@@ -115,7 +118,7 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     # Poses are easier and must not hold up the characters; middles are what characters hang on.
     middles = middles_loss(outputs.middles, targets)
     counts = counting_loss(outputs.counts, targets[..., 4].long())
-    return cross_entropy + 0.5 * error.sum() + 1.5 * middles + counts, figures
+    return cross_entropy + 0.5 * error.sum() + MIDDLES_WEIGHT * middles + counts, figures
 
 
 def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:

@@ -35,11 +35,11 @@ _NEIGHBOURS = 4
 """Pixels that err together: the codec spreads every error over some."""
 
 _COMPARED = 600
-"""Characters hardly doubted that drawings must bear out."""
+"""The most characters hardly doubted that drawings must bear out."""
 
 _CONTRADICTED = 0.05
-"""The largest share of them that drawings may speak against. Where glyphs fit it is as the reader's
-own probabilities have it, below 0.02; it was 0.27 where deciding by drawings cost 4 % of images."""
+"""Drawings may speak against this share of them beyond what the reader's own probabilities expect.
+Where glyphs fit it was 0.01; 0.26 where deciding by drawings cost 4 % of images."""
 
 _BATCH = 64
 
@@ -49,7 +49,7 @@ class VerificationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    doubt: float = Field(default=0.02, ge=0, le=1)
+    doubt: float = Field(default=0.02, gt=0, le=1)
     """A character is drawn where its second likeliest class has more than this probability; 1 never
     draws."""
     steps: int = Field(default=30, ge=1, le=1000)
@@ -57,8 +57,8 @@ class VerificationSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Doubts:
-    """Characters that may be one of two."""
+class Comparisons:
+    """M characters, each drawn as one class and as another."""
 
     images: Ids
     """(M,) which image, likewise ``slots``."""
@@ -80,13 +80,22 @@ def doubted(probabilities: Floats, settings: VerificationSettings) -> npt.NDArra
     return np.asarray(_second(probabilities) > settings.doubt)
 
 
-def hardly_doubted(probabilities: Floats, settings: VerificationSettings) -> npt.NDArray[np.bool_]:
-    """(N, L): a few hundred characters, those that the reader is next to doubt."""
+def hardly_doubted(
+    probabilities: Floats, calibration: Calibration, settings: VerificationSettings
+) -> npt.NDArray[np.bool_]:
+    """(N, L): of the characters that can be drawn, the few hundred the reader is next to doubt."""
     second = _second(probabilities)
-    below = np.where(second > settings.doubt, -1, second)
+    eligible = drawable_pairs(probabilities, calibration) & (second <= settings.doubt)
+    below = np.where(eligible, second, 0)
     chosen = np.zeros(below.shape, np.bool_)
     chosen.ravel()[np.argsort(-below, axis=None, kind="stable")[:_COMPARED]] = True
     return chosen & (below > 0)
+
+
+def drawable_pairs(probabilities: Floats, calibration: Calibration) -> npt.NDArray[np.bool_]:
+    """(N, L): whether both of the likeliest classes of (N, L, K) have a glyph."""
+    order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
+    return np.asarray(calibration.found[order].all(-1))
 
 
 def _second(probabilities: Floats) -> Floats:
@@ -94,7 +103,7 @@ def _second(probabilities: Floats) -> Floats:
     return np.asarray(np.partition(probabilities, -2, axis=-1)[..., -2])
 
 
-def find_doubts(
+def compare_readings(
     images: GreyImages,
     background: Background,
     probabilities: Floats,
@@ -103,9 +112,9 @@ def find_doubts(
     calibration: Calibration,
     scheme: Scheme,
     settings: VerificationSettings,
-    on_doubt: Callable[[int, int], None] = lambda done, total: None,
-) -> Doubts:
-    """Draw both likeliest readings of characters.
+    on_compared: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparisons:
+    """Draw characters as both of their likeliest classes.
 
     Args:
         images: (N, H, W) ``uint8``.
@@ -116,22 +125,21 @@ def find_doubts(
         calibration: Whose glyphs are drawn; a class without one is left out.
         scheme: Of the images.
         settings: How they are drawn.
-        on_doubt: Called with how many are drawn, and of how many.
+        on_compared: Called with how many are drawn, and of how many.
     """
     order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
     both = np.take_along_axis(probabilities, order, -1)
-    drawable = calibration.found[order].all(-1)
-    doubted, slots = np.nonzero(chosen & drawable)
-    first, second = order[doubted, slots].T
-    likelier, other = both[doubted, slots].T
-    read = order[doubted, :, 0]
+    of_image, slots = np.nonzero(chosen & drawable_pairs(probabilities, calibration))
+    first, second = order[of_image, slots].T
+    likelier, other = both[of_image, slots].T
+    read = order[of_image, :, 0]
     alternatives = read.copy()
-    alternatives[np.arange(len(doubted)), slots] = second
-    missed, inked = np.zeros((2, len(doubted)), np.float32), np.zeros(len(doubted), np.float32)
+    alternatives[np.arange(len(of_image)), slots] = second
+    missed, inked = np.zeros((2, len(of_image)), np.float32), np.zeros(len(of_image), np.float32)
     glyphs = calibration.glyphs.astype(np.float32) / np.float32(255)
-    for n in range(0, len(doubted), _BATCH):
+    for n in range(0, len(of_image), _BATCH):
         batch = slice(n, n + _BATCH)
-        normalised = background.normalise(images[doubted[batch]])
+        normalised = background.normalise(images[of_image[batch]])
         poses = scout_images(scout, normalised, scheme)
         told = poses.places
         # Each class lies in its own way about the place that the scout tells of the class it saw.
@@ -140,24 +148,26 @@ def find_doubts(
             begin = np.asarray(usual + calibration.offset[ids], np.float32)
             fit = fit_poses(normalised, ids, begin, glyphs, settings.steps)
             missed[row, batch], inked[batch] = fit.missed, fit.inked
-        on_doubt(min(n + _BATCH, len(doubted)), len(doubted))
+        on_compared(min(n + _BATCH, len(of_image)), len(of_image))
     odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
     variance = float(missed.min(0).sum() / max(1.0, float(inked.sum())))
-    return Doubts(doubted, slots, first, second, odds, missed[0] - missed[1], variance)
+    return Comparisons(of_image, slots, first, second, odds, missed[0] - missed[1], variance)
 
 
-def contradicts(hardly: Doubts) -> bool:
+def contradicts(hardly: Comparisons) -> bool:
     """Whether drawings speak against more than they may of what is all but surely read.
 
     Args:
         hardly: Of what is `hardly_doubted`.
     """
     against = int((hardly.evidence > 0).sum())
-    allowed = _CONTRADICTED * len(hardly.images)
-    return bool(against > allowed + 2 * np.sqrt(allowed))
+    wrong = float((1 / (1 + np.exp(hardly.odds.astype(np.float64)))).sum())
+    allowed = wrong + _CONTRADICTED * len(hardly.images)
+    # One more, lest a single drawing of very few should decide.
+    return bool(against > allowed + 2 * np.sqrt(allowed) + 1)
 
 
-def does_harm(doubts: Doubts, ids: Ids) -> bool:
+def does_harm(doubts: Comparisons, ids: Ids) -> bool:
     """Whether deciding these doubts breaks clearly more characters than it mends (a sign test).
 
     Args:
@@ -173,7 +183,7 @@ def does_harm(doubts: Doubts, ids: Ids) -> bool:
     return bool(broken - mended > 2 * np.sqrt(broken + mended))
 
 
-def decide(probabilities: Floats, doubts: Doubts) -> Floats:
+def decide(probabilities: Floats, doubts: Comparisons) -> Floats:
     """(N, L, K) probabilities with those of doubted characters' two classes shared out anew."""
     decided = probabilities.copy()
     both = (
@@ -186,7 +196,7 @@ def decide(probabilities: Floats, doubts: Doubts) -> Floats:
     return decided
 
 
-def _log_odds(doubts: Doubts) -> npt.NDArray[np.float64]:
+def _log_odds(doubts: Comparisons) -> npt.NDArray[np.float64]:
     """(M,) of the second class against the first."""
     trust = 1 / (2 * _NEIGHBOURS * max(doubts.variance, 1e-6))
     return np.asarray(trust * doubts.evidence.astype(np.float64) - doubts.odds)
