@@ -14,7 +14,7 @@ from PIL import Image
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.download import IngestReport, ingest
 from simgan_captcha.fetch import DownloadSettings
-from simgan_captcha.images import encode_jpeg
+from tests.drawing import encode_jpeg
 from tests.misbehaving_server import MisbehavingServer
 
 QUICK = DownloadSettings(

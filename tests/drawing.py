@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from simgan_captcha.background import Background
+from simgan_captcha.images import GreyImages
 
 LINES = ((5, 10, 90, 14), (10, 8, 92, 44), (3, 30, 80, 46), (20, 40, 95, 5))
 
@@ -25,3 +27,9 @@ def striped(stripes: Sequence[int], ink: int) -> Background:
         ImageDraw.Draw(picture).line(line, fill=ink, width=2)
         ImageDraw.Draw(mask).line(line, fill=1, width=2)
     return Background(np.array(picture), np.array(mask), float(ink))
+
+
+def encode_jpeg(grey: GreyImages, quality: int) -> bytes:
+    """A grey image (H, W) through the real codec; ``quality`` in 1 to 100."""
+    _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)

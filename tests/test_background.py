@@ -21,9 +21,9 @@ from simgan_captcha.background import (
     shared_by_average,
 )
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
+from simgan_captcha.images import GreyImages, decode_grey
 from simgan_captcha.simulator import Simulator, SimulatorSettings
-from tests.drawing import plain, striped
+from tests.drawing import encode_jpeg, plain, striped
 
 BRIGHT_INK = striped((60, 140, 100, 150), 250)
 DARK_INK = striped((200, 240, 150, 180), 20)

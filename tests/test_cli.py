@@ -19,7 +19,6 @@ from PIL import Image
 from simgan_captcha import __version__
 from simgan_captcha.cli import _later_settings
 from simgan_captcha.config import resolve_config
-from simgan_captcha.images import encode_jpeg
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.readings import Reading, load_readings, save_readings
 from simgan_captcha.run_folder import (
@@ -31,6 +30,7 @@ from simgan_captcha.run_folder import (
 )
 from simgan_captcha.stages import MANIFEST, locked
 from tests.commands import COMMAND, Outcome, command, real_command, recorded
+from tests.drawing import encode_jpeg
 from tests.misbehaving_server import MisbehavingServer
 from tests.misbehaving_server import answer as respond
 from tests.small_run import (

@@ -17,9 +17,9 @@ from simgan_captcha.images import (
     check_image,
     decode_grey,
     decode_rgb,
-    encode_jpeg,
     encode_png,
 )
+from tests.drawing import encode_jpeg
 
 COLOURS = np.kron(
     np.random.default_rng(0).integers(0, 256, (5, 10, 3), dtype=np.uint8),
@@ -168,9 +168,3 @@ def test_damaged_bytes_are_refused_or_decode(
 def test_png_keeps_every_pixel() -> None:
     np.testing.assert_array_equal(decode_rgb(encode_png(COLOURS)), COLOURS)
     np.testing.assert_array_equal(decode_grey(encode_png(COLOURS[..., 0])), COLOURS[..., 0])
-
-
-@pytest.mark.parametrize("shape", [(50,), (50, 100, 3), (0, 100)])
-def test_only_grey_images_are_encoded_as_jpeg(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="expected \\(H, W\\)"):
-        encode_jpeg(np.zeros(shape, np.uint8), 50)

@@ -18,13 +18,14 @@ from simgan_captcha import charts
 from simgan_captcha.background import estimate_background
 from simgan_captcha.diagnosis import Estimate, diagnose
 from simgan_captcha.errors import RunError
-from simgan_captcha.images import GreyImages, check_image, decode_grey, encode_jpeg, encode_png
+from simgan_captcha.images import GreyImages, check_image, decode_grey, encode_png
 from simgan_captcha.judge import judge
 from simgan_captcha.readings import Reading
 from simgan_captcha.report import write_report
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.stages import file_hash
 from simgan_captcha.store import Captcha, CaptchaStore
+from tests.drawing import encode_jpeg
 
 ALPHABET = ascii_lowercase + digits
 IMAGES = 120

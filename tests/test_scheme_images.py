@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simgan_captcha.errors import ImageError
-from simgan_captcha.images import GreyImages, encode_jpeg, encode_png
+from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.reader.image_reader import ImageReader, Unreadable
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.scheme_images import (
@@ -19,6 +19,7 @@ from simgan_captcha.scheme_images import (
     ink_on_black,
     pixels_of_scheme,
 )
+from tests.drawing import encode_jpeg
 
 SHARED = Scheme(alphabet="ab", length=2, width=40, height=20)
 PLAIN = SHARED.model_copy(update={"background": "plain"})

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.images import GreyImages, decode_grey, encode_jpeg
+from simgan_captcha.images import GreyImages, decode_grey
 from simgan_captcha.layout import LayoutSettings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator, SimulatorSettings, as_found
 from tests.calibration.scene import skewed
-from tests.drawing import plain, striped
+from tests.drawing import encode_jpeg, plain, striped
 
 FONT = "dejavu-sans-bold"
 SMALL = SimulatorSettings(fonts=(FONT, "stix-bold"), size=(20, 24), horizontal=(-0.3, 0.38))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +140,18 @@ class Glyph:
     and a 'd' stands above."""
 
 
+class PackedGlyphs(NamedTuple):
+    """All glyphs of a bank in one array, for compiled loops."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(P,) coverage, glyph after glyph, row after row."""
+    starts: npt.NDArray[np.int64]
+    """(glyphs,) where each begins."""
+    rows: npt.NDArray[np.int64]
+    """(glyphs,) and so ``columns``."""
+    columns: npt.NDArray[np.int64]
+
+
 Index = TypeVar("Index", int, npt.NDArray[np.int64])
 
 
@@ -189,15 +201,11 @@ class GlyphBank:
         the number of fonts as their font index (one more for each font appended before), whatever
         size and stroke say.
         """
-        # A margin keeps turned edges smooth.
-        padded = [np.pad(alpha, 1) for alpha in glyphs]
-        boxes = np.array([alpha.shape[::-1] for alpha in padded], np.float64)
-        self.glyphs += [
-            Glyph(alpha, (width / 2, height / 2))
-            for alpha, (width, height) in zip(padded, boxes.tolist(), strict=True)
-        ]
+        appended = [_cropped(alpha) for alpha in glyphs]
+        boxes = np.array([glyph.alpha.shape[::-1] for glyph in appended], np.float64)
+        self.glyphs += appended
         self.boxes = np.concatenate([self.boxes, boxes])
-        self.centres = np.concatenate([self.centres, boxes / 2])
+        self.centres = np.concatenate([self.centres, [glyph.centre for glyph in appended]])
         self.scales = np.concatenate([self.scales, [1 / scale] * len(glyphs)])
 
     def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
@@ -211,6 +219,24 @@ class GlyphBank:
     def glyph(self, font: int, size: int, stroke: int, character: int) -> Glyph:
         """One glyph by its four indices."""
         return self.glyphs[self.index(font, size, stroke, character)]
+
+    def packed(self) -> PackedGlyphs:
+        """All of them, in the order of `index`."""
+        columns, rows = self.boxes.astype(np.int64).T.copy()
+        ends = np.cumsum(rows * columns)
+        pixels = np.concatenate([glyph.alpha.ravel() for glyph in self.glyphs])
+        return PackedGlyphs(pixels, ends - rows * columns, rows, columns)
+
+
+def _cropped(alpha: npt.NDArray[np.uint8]) -> Glyph:
+    """A glyph about its middle with no more around its ink than the margin of a pixel."""
+    inked = [np.flatnonzero(alpha.any(axis)) for axis in (1, 0)]
+    height, width = alpha.shape
+    (top, bottom), (left, right) = (
+        (along[0], along[-1] + 1) if len(along) else (0, 1) for along in inked
+    )
+    cut = np.pad(alpha[top:bottom, left:right], 1)
+    return Glyph(cut, (width / 2 - float(left) + 1, height / 2 - float(top) + 1))
 
 
 def _draw(font: ImageFont.FreeTypeFont, character: str, stroke: float) -> Glyph:

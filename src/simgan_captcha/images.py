@@ -134,14 +134,6 @@ def _decode(data: bytes, flags: int) -> GreyImages:
     return np.asarray(image)
 
 
-def encode_jpeg(grey: GreyImages, quality: int) -> bytes:
-    """A grey image (H, W) through the real codec; ``quality`` in 1 to 100."""
-    if grey.ndim != 2 or not grey.size:
-        raise ImageError(f"cannot encode an image of shape {grey.shape}; expected (H, W)")
-    _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return bytes(data)
-
-
 def encode_png(pixels: GreyImages) -> bytes:
     """A picture for people: (H, W) grey or (H, W, 3) RGB, ``uint8``."""
     buffer = io.BytesIO()

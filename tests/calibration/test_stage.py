@@ -12,7 +12,6 @@ from PIL import Image
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
 from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
-from simgan_captcha.images import encode_jpeg
 from simgan_captcha.learning import Learning
 from simgan_captcha.planning import KNOWN
 from simgan_captcha.reader.reading import load_reader
@@ -22,6 +21,7 @@ from simgan_captcha.simulator import DrawParameters, Simulator
 from simgan_captcha.stages import MANIFEST
 from simgan_captcha.store import CaptchaStore
 from tests.calibration.scene import drawing
+from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
 
 IMAGES, FIRST, STEPS, FONTS = 300, 160, 40, 2

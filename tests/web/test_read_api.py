@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.images import decode_grey, encode_jpeg, encode_png
+from simgan_captcha.images import decode_grey, encode_png
 from simgan_captcha.pipeline import load_run_reader
 from simgan_captcha.reader.reading import read_images
 from simgan_captcha.web import guard
 from simgan_captcha.web.app import MAX_FILES
+from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME
 from tests.web.serving import PATIENCE_SECONDS, asking, serving
 

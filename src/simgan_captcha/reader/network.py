@@ -50,7 +50,7 @@ class ReaderArchitecture:
     classes: int
     kind: Literal["attention", "seed"] = "attention"
     """``attention``: one learned query a slot over a feature map. ``seed``: the 2017 convnet."""
-    channels: tuple[int, int, int, int, int] = (24, 24, 48, 48, 48)
+    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
     """Whether ``attention`` also tells each character's x, y and rotation, middles and counts: a

@@ -49,7 +49,7 @@ class ReaderSettings(BaseModel):
 
     kind: Literal["attention", "seed"] = "attention"
     """Architecture, see `network.ReaderArchitecture`."""
-    channels: tuple[int, int, int, int, int] = (24, 24, 48, 48, 48)
+    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
     images: Literal["raw", "refined"] = "raw"
     """Whether synthetic images pass through the refiner before the reader sees them."""
