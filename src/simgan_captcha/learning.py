@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background, FloatImages
 from simgan_captcha.calibration.calibration import Calibration, calibrate, glyph_sheet
-from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
+from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ
 from simgan_captcha.calibration.lost_shapes import LostShape, find_lost_shapes
 from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.calibration.rendering_fit import (
@@ -24,6 +24,7 @@ from simgan_captcha.calibration.rendering_fit import (
     fit_rendering,
     start_rendering,
 )
+from simgan_captcha.calibration.sharing import share_out
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
 from simgan_captcha.errors import TooLittleReadError, UsageError
@@ -138,6 +139,7 @@ class Learning:
         scout: nn.Module | None = None
         calibration: Calibration | None = None
         glyphs: Floats | None = None
+        formed = False
         rendering = start_rendering(background)
         rendered: RenderingFit | None = None
         flops = seen = 0
@@ -145,7 +147,9 @@ class Learning:
         for number in range(1, settings.rounds + 1):
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
-            fit, shapes = self._fit_glyphs(number, scout, normalised, glyphs, advance)
+            fit, shapes = self._fit_glyphs(
+                number, scout, normalised, glyphs, advance, formed=formed
+            )
             flops += result.flops + scouting_flops(self.config, len(images))
             seen += result.images + len(images)
             try:
@@ -159,7 +163,7 @@ class Learning:
                 self.warn(lost[-1])
                 self.fabric.broadcast(calibration)
                 continue
-            glyphs = fit.glyphs
+            glyphs, formed = fit.glyphs, bool(calibration.formed.any())
             lost += [shape.in_words(self.config.scheme.alphabet) for shape in shapes]
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if rendered is None or number == settings.rounds:
@@ -200,25 +204,35 @@ class Learning:
         normalised: FloatImages,
         glyphs: Floats | None,
         advance: Advance,
+        *,
+        formed: bool,
     ) -> tuple[GlyphFit, tuple[LostShape, ...]]:
         """Shapes and poses, and which of the shapes no scout had known."""
-        poses = scout_images(scout, normalised, self.config.scheme)
+        poses = share_out(scout_images(scout, normalised, self.config.scheme))
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
             left = float(epochs - epoch)
             advance(*self._scout_steps(number), {"glyph_epochs_left": left, "misfit": misfit})
 
-        def fitted(poses: Poses, glyphs: Floats | None) -> GlyphFit:
-            epochs = self.config.calibration.epochs
+        def fitted(poses: Poses, glyphs: Floats | None, *, formed: bool) -> GlyphFit:
             return fit_glyphs(
-                normalised, poses, self.seed, glyphs=glyphs, epochs=epochs, on_epoch=on_epoch
+                normalised,
+                poses,
+                self.seed,
+                glyphs=glyphs,
+                formed=formed,
+                epochs=self.config.calibration.epochs,
+                on_epoch=on_epoch,
             )
 
-        fit = fitted(poses, glyphs)
+        fit = fitted(poses, glyphs, formed=formed)
+        if not formed and forms_differ(normalised, fit):
+            formed = True
+            fit = fitted(fit.poses, fit.glyphs, formed=True)
         recovered = find_lost_shapes(normalised, fit)
         if recovered is None:
             return fit, ()
-        return fitted(recovered.poses, recovered.glyphs), recovered.shapes
+        return fitted(recovered.poses, recovered.glyphs, formed=formed), recovered.shapes
 
     def _fit_rendering(
         self, number: int, images: GreyImages, calibration: Calibration, advance: Advance

@@ -266,19 +266,20 @@ class Simulator:
         ids = generator.integers(characters, size=shape)
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
-        ids, x, y, rotation = calibration.draw_places(generator, ids)
+        ids, places = calibration.draw_places(generator, ids)
+        x, y, rotation, size, wider, leaning = np.moveaxis(places, -1, 0)
         fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
         return Letters(
             ids=ids,
             font=np.where(fitted, fonts, font),
-            shear=np.where(fitted, np.float32(0), shear),
-            stretch=np.where(fitted, np.float32(1), stretch),
+            shear=np.where(fitted, np.float32(0), shear) + leaning,
+            stretch=np.where(fitted, np.float32(1), stretch) * np.exp(wider),
             x=x,
             y=y,
             rotation=rotation,
             size=generator.integers(sizes, size=shape),
             stroke=generator.integers(strokes, size=shape),
-            scale=np.ones(shape, np.float32),
+            scale=np.exp(size),
             ink=uniform(rendering.ink),
         )
 
@@ -296,7 +297,11 @@ class Simulator:
             return generator.uniform(*limits, count).astype(np.float32)
 
         absent = letters.ids == self.scheme.absent
-        placed = {name: np.nan_to_num(getattr(letters, name)) for name in ("y", "rotation")}
+        # Of what is absent a calibration knows nothing.
+        placed = {
+            name: np.nan_to_num(getattr(letters, name)) for name in ("y", "rotation", "shear")
+        }
+        placed |= {n: np.nan_to_num(getattr(letters, n), nan=1) for n in ("scale", "stretch")}
         return DrawParameters(
             **{f.name: getattr(letters, f.name) for f in fields(letters)}
             | placed

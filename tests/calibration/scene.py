@@ -11,7 +11,7 @@ from font_lato import font_files
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
 from simgan_captcha.calibration.glyph_fit import glyph_side
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
@@ -168,10 +168,16 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
     glyphs[list(found)] = block()
     return Calibration(
         glyphs,
-        poses=np.stack(places, -1).astype(np.float32),
-        offset=np.zeros((len(scheme.alphabet), 3), np.float32),
+        poses=unformed(np.stack(places, -1)),
+        offset=np.zeros((len(scheme.alphabet), len(POSE)), np.float32),
         rendering=np.array([250, 0, 0, 0, 95, 1], np.float32),
     )
+
+
+def unformed(places: npt.NDArray[Any]) -> Floats:
+    """Poses (..., 6) at places (..., 3) x, y and rotation, in the form of their glyphs."""
+    form = np.zeros((*places.shape[:-1], len(POSE) - PLACED))
+    return np.concatenate([places, form], -1, dtype=np.float32)
 
 
 def block() -> GreyImages:

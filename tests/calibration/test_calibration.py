@@ -18,14 +18,24 @@ from simgan_captcha.calibration.calibration import (
     calibrate,
     glyph_sheet,
 )
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.errors import RunError
 from simgan_captcha.glyphs import GlyphBank
 from simgan_captcha.reader.scout import PosedSimulator
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
 from simgan_captcha.streams import synthetic_batches
-from tests.calibration.scene import DONORS, LETTERS, STRIPED, block, drawing, drawn, same, skewed
+from tests.calibration.scene import (
+    DONORS,
+    LETTERS,
+    STRIPED,
+    block,
+    drawing,
+    drawn,
+    same,
+    skewed,
+    unformed,
+)
 from tests.drawing import plain
 
 # What poses say.
@@ -43,13 +53,12 @@ def known(count: int) -> tuple[Poses, Bools, Bools]:
 
 
 def places(poses: Poses) -> Floats:
-    return np.stack([poses.x, poses.y, poses.rotation], -1)
+    return poses.places
 
 
 def moved(poses: Poses, off: npt.NDArray[Any]) -> Poses:
     """So much, of (N, L, 3) or of the same for all."""
-    x, y, rotation = np.moveaxis((places(poses) + off).astype(np.float32), -1, 0)
-    return Poses(poses.probabilities, x, y, rotation)
+    return poses.at(places(poses) + unformed(np.broadcast_to(off, (*poses.x.shape, PLACED))))
 
 
 def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> None:
@@ -75,7 +84,7 @@ def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() 
     off[astray, 2] = (0, 300, 0)
     found = calibrate(GLYPHS, moved(poses, off), kept, settled, RENDERED)
     ids = np.zeros((5000, 4), np.int64)
-    _, x, y, _ = found.draw_places(np.random.default_rng(0), ids)
+    x, y, *_ = np.moveaxis(draw(found, ids), -1, 0)
     assert (x[:, 1] < 0).mean() == pytest.approx(20 / 90, abs=0.03)
     assert (x[:, [0, 2, 3]] > 0).all()
     assert y.max() < 100
@@ -88,7 +97,8 @@ def test_only_sure_characters_tell_how_a_class_lies() -> None:
     wild = moved(poses, np.where(kept, 0, 90)[..., None])
     straight, found = (calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, wild))
     np.testing.assert_array_equal(found.offset, straight.offset)
-    np.testing.assert_allclose(found.poses[~kept] - straight.poses[~kept], 90, atol=1e-3)
+    apart = (found.poses - straight.poses)[~kept][:, :PLACED]
+    np.testing.assert_allclose(apart, 90, atol=1e-3)
 
 
 def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
@@ -98,7 +108,7 @@ def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
     straight, found = (
         calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, moved(poses, off[ids]))
     )
-    apart = found.offset - straight.offset - off
+    apart = (found.offset - straight.offset)[:, :PLACED] - off
     # All classes together may lie elsewhere: slots then lie the other way.
     apart -= np.median(apart, 0)
     assert (np.abs(apart).max(0) < (1.5, 1.5, 3)).all()
@@ -168,25 +178,29 @@ JITTER = np.array([0.5, 0.5, 1.5])
 
 
 def draw(calibration: Calibration, ids: npt.NDArray[np.int64], seed: int = 0) -> Floats:
-    """(B, L, 3)."""
-    return np.stack(calibration.draw_places(np.random.default_rng(seed), ids)[1:], -1)
+    """(B, L, 3) of characters whose form is their glyphs'."""
+    _, poses = calibration.draw_places(np.random.default_rng(seed), ids)
+    assert not poses[..., PLACED:].any()
+    return poses[..., :PLACED]
 
 
 def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
     """(B,) the real image that each drawn one is nearest to."""
-    near = np.array([np.abs((calibration.poses - each) / JITTER).max((1, 2)) for each in usual])
+    near = np.array(
+        [np.abs((calibration.poses[..., :PLACED] - each) / JITTER).max((1, 2)) for each in usual]
+    )
     return np.asarray(near.argmin(1))
 
 
 def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> None:
     calibration, count = skewed(LETTERS), 4000
-    calibration.offset[:] = np.arange(18).reshape(6, 3) - 8
+    calibration.offset[:, :PLACED] = np.arange(18).reshape(6, 3) - 8
     ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.length))
     found = draw(calibration, ids)
     assert found.shape == (count, LETTERS.length, 3)
     assert found.dtype == np.float32
-    usual = found - calibration.offset[ids]
-    off = (usual - calibration.poses[donors(calibration, usual)]) / JITTER
+    usual = found - calibration.offset[ids][..., :PLACED]
+    off = (usual - calibration.poses[donors(calibration, usual)][..., :PLACED]) / JITTER
     assert np.abs(off).max() < 6
     np.testing.assert_allclose(off.std((0, 1)), 1, atol=0.05)
     np.testing.assert_allclose(off.mean((0, 1)), 0, atol=0.05)
@@ -197,7 +211,7 @@ def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> Non
 
 def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
     far = 20 * np.arange(DONORS, dtype=np.float32)[:, None, None]
-    calibration = dataclasses.replace(skewed(LETTERS), poses=np.tile(far, (1, 4, 3)))
+    calibration = dataclasses.replace(skewed(LETTERS), poses=unformed(np.tile(far, (1, 4, 3))))
     x, _, _ = np.moveaxis(draw(calibration, np.zeros((100 * DONORS, 4), np.int64)), -1, 0)
     drawn_from = np.rint(x / 20).astype(np.int64)
     assert (drawn_from == drawn_from[:, :1]).all()
@@ -211,7 +225,8 @@ def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
     calibration = skewed(LETTERS)
     found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
     real, drawn = (
-        np.cov(p.reshape(len(p), -1).astype(np.float64).T) for p in (calibration.poses, found)
+        np.cov(p.reshape(len(p), -1).astype(np.float64).T)
+        for p in (calibration.poses[..., :PLACED], found)
     )
     expected = real * (DONORS - 1) / DONORS + np.diag(np.tile(JITTER**2, LETTERS.length))
     deviations = np.sqrt(np.diagonal(expected))
@@ -288,8 +303,8 @@ def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
     glyphs[:, 10:12] = 0
     calibration = Calibration(
         glyphs,
-        poses=np.array([[[20, 20, 0]]], np.float32),
-        offset=np.zeros((2, 3), np.float32),
+        poses=unformed(np.array([[[20, 20, 0]]])),
+        offset=np.zeros((2, len(POSE)), np.float32),
         rendering=np.array([250, 0, 1, 0, 99, 1], np.float32),
     )
     simulator = Simulator(scheme, drawing(fitted=1.0, noise=(0, 0)), plain(40, 40), calibration)
@@ -367,13 +382,13 @@ def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     [
         {"glyphs": np.zeros((6, 80, 80))},
         {"glyphs": np.zeros((6, 80, 79), np.uint8)},
-        {"poses": np.zeros((200, 4, 3))},
-        {"poses": np.zeros((200, 4, 2), np.float32)},
-        {"poses": np.zeros((200, 12), np.float32)},
-        {"poses": np.zeros((0, 4, 3), np.float32)},
-        {"poses": np.zeros((200, 0, 3), np.float32)},
+        {"poses": np.zeros((200, 4, 6))},
+        {"poses": np.zeros((200, 4, 3), np.float32)},
+        {"poses": np.zeros((200, 24), np.float32)},
+        {"poses": np.zeros((0, 4, 6), np.float32)},
+        {"poses": np.zeros((200, 0, 6), np.float32)},
         {"poses": np.array(["pickled", None], object)},
-        {"offset": np.zeros((5, 3), np.float32)},
+        {"offset": np.zeros((5, 6), np.float32)},
         {"rendering": np.zeros(5, np.float32)},
     ],
 )
@@ -444,8 +459,8 @@ def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
     scheme = Scheme(alphabet="ab", length=1, width=60, height=80)
     calibration = Calibration(
         np.repeat(block(), 2, axis=0),
-        poses=np.array([[[25, 40, rotation]]], np.float32),
-        offset=np.array([[5, 0, 0]] * 2, np.float32),
+        poses=unformed(np.array([[[25, 40, rotation]]])),
+        offset=unformed(np.array([[5, 0, 0]] * 2)),
         rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
     )
     simulator = Simulator(scheme, drawing(fitted=1.0), plain(60, 80), calibration)

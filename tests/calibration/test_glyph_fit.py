@@ -6,18 +6,19 @@ import numpy.typing as npt
 import pytest
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE, calibrate
+from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, calibrate
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
     fit_glyphs,
+    forms_differ,
     found_classes,
     glyph_side,
     mean_glyphs,
     sure_characters,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
@@ -345,3 +346,68 @@ def test_slots_without_a_character_are_no_hindrance() -> None:
     assert (np.bincount(lengths)[2:] / 600).min() > 0.25  # as real texts are
     assert np.array_equal((redrawn.x > -20) & (redrawn.x < 120), redrawn.ids != scheme.absent)
     assert again.render(redrawn[:5]).shape == (5, 50, 100)
+
+
+# Forms.
+
+
+@cache
+def of_many_sizes() -> tuple[FloatImages, Poses, Doubles, GlyphFit]:
+    """Letters that seldom overlap, their poses and the logarithms of their sizes; a first fit."""
+    sizes = (14, 32)
+    settings = drawing(
+        size=sizes, nearest=0, rotation=(-12, 12), horizontal=(-0.1, 0.1), vertical=(0.45, 0.55)
+    )
+    simulator = Simulator(LETTERS, settings, plain())
+    parameters = simulator.draw_parameters(np.random.default_rng(3), 240)
+    drawn = np.unique(np.rint(np.linspace(*sizes, 8)))[parameters.size]
+    normalised, poses = plain().normalise(simulator.render(parameters)), exact_poses(parameters)
+    return normalised, poses, np.log(drawn), fit_glyphs(normalised, poses, seed=0, epochs=EPOCHS)
+
+
+def test_only_where_letters_are_of_many_sizes_forms_differ() -> None:
+    normalised, _, _, fit = of_many_sizes()
+    assert forms_differ(normalised, fit)
+    assert not fit.poses.places[..., PLACED:].any()  # the first fit had none
+    assert not forms_differ(scene()[0], told_and_found(2, 6, 0.1)[1])
+    nothing = replace(fit, kept=np.zeros_like(fit.kept))
+    assert not forms_differ(normalised, nothing)
+
+
+def test_sizes_are_found_and_drawn_again() -> None:
+    normalised, poses, sizes, first = of_many_sizes()
+    fit = fit_glyphs(
+        normalised, first.poses, seed=0, glyphs=first.glyphs, formed=True, epochs=EPOCHS
+    )
+    kept = fit.kept & first.kept
+    assert np.median(fit.misfit[kept] / first.misfit[kept]) < 0.6
+    found, ids = fit.poses.places[..., POSE.index("size")], poses.ids
+    for k in range(len(LETTERS.alphabet)):
+        # How large a glyph itself is is its own affair.
+        of_class = fit.kept & (ids == k)
+        assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
+    calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(plain()))
+    assert calibration.formed[0]
+    settings = drawing(fitted=1.0)
+    drawn = Simulator(LETTERS, settings, plain(), calibration).draw_parameters(
+        np.random.default_rng(1), 2000
+    )
+    deviation = np.log(drawn.scale).std()
+    assert deviation == pytest.approx(found[fit.settled].std(), rel=0.1)
+
+
+def test_forms_that_hardly_differ_are_taken_for_none() -> None:
+    fit = told_and_found(0, 0, 0)[1]
+    form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 3)) * (
+        0.5 * FORMS_ALIKE,
+        3 * FORMS_ALIKE,
+        0.5 * FORMS_ALIKE,
+    )
+    poses = replace(fit.poses, form=form.astype(np.float32))
+    found = calibrate(fit.glyphs, poses, fit.kept, fit.settled, start_rendering(STRIPED))
+    np.testing.assert_array_equal(found.formed, [False, True, False])
+    simulator = Simulator(LETTERS, drawing(fitted=1.0), STRIPED, found)
+    drawn = simulator.draw_parameters(np.random.default_rng(1), 300)
+    np.testing.assert_array_equal(drawn.scale, 1)
+    np.testing.assert_array_equal(drawn.shear, 0)
+    assert np.log(drawn.stretch).std() == pytest.approx(3 * FORMS_ALIKE, rel=0.2)

@@ -9,7 +9,7 @@ import torch
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import calibrate
 from simgan_captcha.calibration.pose_fit import PoseFit, draw_characters, fit_poses
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.simulator import Simulator
 from tests.calibration.scene import (
     LETTERS,
@@ -20,6 +20,8 @@ from tests.calibration.scene import (
     exact_poses,
     font_glyphs,
     scene,
+    skewed,
+    unformed,
 )
 from tests.drawing import plain
 
@@ -31,7 +33,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def places(poses: Poses) -> Floats:
-    return np.stack([poses.x, poses.y, poses.rotation], -1)[:COUNT]
+    return poses.places[:COUNT]
 
 
 def known() -> tuple[FloatImages, Ids, Floats]:
@@ -58,11 +60,13 @@ def test_disturbed_places_and_turns_are_found_again() -> None:
     true, fit = known()[2], fitted()
     assert fit.poses.shape == true.shape
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
-    before, after = (np.abs(poses - true).mean((0, 1)) for poses in (begin(), fit.poses))
+    off = [(poses - true)[..., :PLACED] for poses in (begin(), fit.poses)]
+    before, after = (np.abs(each).mean((0, 1)) for each in off)
     assert (before > (0.7, 0.7, 3)).all()
     assert (after < (0.25, 0.25, 1.6)).all()
     # To neither side: glyphs are drawn about the point that is meant, turned as it is meant.
-    assert (np.abs(np.median(fit.poses - true, (0, 1))) < (0.15, 0.15, 0.5)).all()
+    assert (np.abs(np.median(off[1], (0, 1))) < (0.15, 0.15, 0.5)).all()
+    assert not fit.poses[..., PLACED:].any()
 
 
 def test_without_steps_they_stay_where_they_begin() -> None:
@@ -80,7 +84,7 @@ def test_a_class_without_a_glyph_leaves_its_pose() -> None:
     glyphs[2] = 0
     fit = fit_poses(normalised, ids, begin(), glyphs, STEPS)
     np.testing.assert_array_equal(fit.poses[ids == 2], begin()[ids == 2])
-    moved = (fit.poses != begin()).all(-1)
+    moved = (fit.poses != begin())[..., :PLACED].all(-1)
     assert moved[ids != 2].mean() > 0.99
     # Those that stand beside no such letter are found as if nothing were missing.
     alone = (ids != 2).all(1)
@@ -103,7 +107,7 @@ def test_every_image_is_fitted_on_its_own() -> None:
 def test_of_no_images_there_are_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)
-    assert fit.poses.shape == (0, LETTERS.length, 3)
+    assert fit.poses.shape == (0, LETTERS.length, len(POSE))
     assert fit.missed.shape == fit.inked.shape == (0,)
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
 
@@ -154,7 +158,7 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
 def test_letters_that_overlap_cover_together_but_not_twice() -> None:
     glyph = np.zeros((1, 80, 80), np.float32)
     glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
-    ids, centre = np.zeros((1, 2), np.int64), [50, 25, 0]
+    ids, centre = np.zeros((1, 2), np.int64), [50, 25, 0, 0, 0, 0]
     ink = np.zeros((1, 50, 100), np.float32)
     ink[0, 15:35, 40:60] = 0.75
     normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
@@ -187,7 +191,7 @@ def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
         jpeg_quality=np.full_like(parameters.jpeg_quality, 100),
     )
     images = (simulator.render(calm).astype(np.float32) - 100) / 150
-    pose = torch.from_numpy(np.stack([calm.x, calm.y, calm.rotation], -1))
+    pose = torch.from_numpy(unformed(np.stack([calm.x, calm.y, calm.rotation], -1)))
     characters = draw_characters(
         torch.from_numpy(calibration.glyphs / np.float32(255)),
         torch.from_numpy(calm.ids),
@@ -198,3 +202,61 @@ def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
     covered = 1 - (1 - characters).prod(1)
     assert np.abs(covered.numpy() - images).mean() < 0.004
     assert np.abs(covered.numpy() - images).max() < 0.1
+
+
+# Forms.
+
+
+@cache
+def formed_scene() -> tuple[FloatImages, Ids, Floats]:
+    """Letters of many forms, who they are and their poses; no two overlap."""
+    free, settings = plain(), drawing(nearest=0, noise=(0, 0), fitted=1.0)
+    parameters = Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(5), 60)
+    generator, shape = np.random.default_rng(6), parameters.x.shape
+
+    def uniform(low: float, high: float) -> Floats:
+        return generator.uniform(low, high, shape).astype(np.float32)
+
+    size, stretch, shear = uniform(0.75, 1.3), uniform(0.8, 1.25), uniform(-0.2, 0.2)
+    placed = [
+        np.broadcast_to(np.array([12.5, 37.5, 62.5, 87.5]), shape),
+        uniform(22, 28),
+        uniform(-20, 20),
+    ]
+    poses = np.stack([*placed, np.log(size), np.log(stretch), shear], -1).astype(np.float32)
+    calibration = replace(
+        skewed(LETTERS), glyphs=np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
+    )
+    calibration.rendering[:] = (250, 0, 0, 0, 100, 1)
+    simulator = Simulator(LETTERS, settings, free, calibration)
+    drawn = simulator.draw_parameters(np.random.default_rng(7), 60)
+    x, y, rotation = np.moveaxis(poses[..., :PLACED], -1, 0)
+    placed_like_them = replace(drawn, x=x, y=y, rotation=rotation)
+    images = simulator.render(replace(placed_like_them, scale=size, stretch=stretch, shear=shear))
+    return free.normalise(images), drawn.ids, poses
+
+
+def test_forms_are_drawn_as_the_simulator_draws_them() -> None:
+    normalised, ids, poses = formed_scene()
+    glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
+    characters = draw_characters(glyphs, torch.from_numpy(ids), torch.from_numpy(poses), 50, 100)
+    covered = 1 - (1 - characters).prod(1)
+    apart = np.abs(covered.numpy() - (normalised[:, 0] + 1) / 2)
+    assert apart.mean() < 0.006
+    assert np.quantile(apart, 0.999) < 0.15
+
+
+def test_forms_are_found_where_none_is_known() -> None:
+    normalised, ids, true = formed_scene()
+    glyphs = font_glyphs(STRANGER, SIZE)
+    begin = true.copy()
+    begin[..., PLACED:] = 0
+    begin[..., :2] += np.random.default_rng(8).normal(0, 1, begin[..., :2].shape)
+    stiff = fit_poses(normalised, ids, begin, glyphs, 60)
+    fit = fit_poses(normalised, ids, begin, glyphs, 60, formed=True)
+    assert np.median(fit.missed / stiff.missed) < 0.3
+    np.testing.assert_array_equal(stiff.poses[..., PLACED:], 0)
+    # A round letter has no shear that its turn could not be; its size all letters have.
+    off = np.abs(fit.poses - true)[..., PLACED:]
+    assert np.median(off[..., 0]) < 0.04
+    assert (np.median(off, (0, 1)) < 0.4 * np.median(np.abs(true[..., PLACED:]), (0, 1))).all()

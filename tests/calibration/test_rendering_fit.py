@@ -18,7 +18,7 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
-from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed
+from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed, unformed
 from tests.drawing import plain
 
 SMALL = Scheme(alphabet="agel1m", length=2, width=48, height=48)
@@ -50,7 +50,7 @@ def calibration(soft: bool = False) -> Calibration:
     return replace(
         skewed(SMALL),
         glyphs=np.rint(glyphs * 255).astype(np.uint8),
-        poses=np.stack(places, -1).astype(np.float32),
+        poses=unformed(np.stack(places, -1)),
         rendering=start_rendering(BACKGROUND),
     )
 

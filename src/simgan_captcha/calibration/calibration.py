@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.arrays import read_arrays, write_arrays
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.errors import RunError, TooLittleReadError
 from simgan_captcha.images import GreyImages
 
@@ -21,14 +21,17 @@ for ``ink``, which is a grey level, and ``contrast``, see `Calibration.drawn_gly
 GLYPH_SCALE = 2
 """Pixels of a found glyph to one of an image."""
 
+FORMS_ALIKE = 0.05
+"""Forms that spread less than this from one character to the next are taken for none."""
+
 FEWEST_CHARACTERS = 50
 """With fewer in a slot to learn from there is no calibration."""
 
 _REACHED = 0.1
 _ENDS = (0.05, 0.95)
 _JITTER = np.array(
-    [0.5, 0.5, 1.5], np.float32
-)  # pixels and degrees: about how far poses are uncertain
+    [0.5, 0.5, 1.5, 0.03, 0.03, 0.03], np.float32
+)  # of each of `POSE`: about how far poses are uncertain
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Calibration:
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
     pixel; all 0 where none was found, and of the class of no character."""
     poses: Floats
-    """(N, L, 3) where the characters of N real images lie: pixels from the left and from the top,
-    degrees; as a class would lie that is usual. NaN where no character stands."""
+    """(N, L, 6) where the characters of N real images lie, see `POSE`; as a class would lie that is
+    usual. NaN where no character stands. Forms are 0 where all have one."""
     offset: Floats
-    """(K, 3) pixels right and down and degrees that a class lies from the usual: a wide letter's
-    middle lies further right where left edges are placed."""
+    """(K, 6) how far a class lies from the usual: a wide letter's middle lies further right where
+    left edges are placed. Of forms 0."""
     rendering: Floats
     """(6,) values of `RENDERING`."""
 
@@ -52,10 +55,15 @@ class Calibration:
         """(K,) whether a class has a glyph."""
         return np.asarray(self.glyphs.any(axis=(1, 2)))
 
+    @property
+    def formed(self) -> npt.NDArray[np.bool_]:
+        """(3,) which of size, stretch and shear differ from one character to the next."""
+        return np.asarray((np.nan_to_num(self.poses[..., PLACED:]) != 0).any((0, 1)))
+
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
-        """Characters (B, L), x, y and rotation, (B, L) each, as they lie in real images.
+    ) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Characters (B, L) and their poses, (B, L, 6), as they lie in real images.
 
         Each image takes all its places from one real image, and moves them a little: however
         letters hang together there (turned ones standing further right, neighbours that overlap,
@@ -63,9 +71,9 @@ class Calibration:
         """
         taken = self.poses[generator.integers(len(self.poses), size=len(ids))]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
+        moved[..., PLACED:] *= self.formed
         ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
-        x, y, rotation = np.moveaxis(taken + moved + self.offset[ids], -1, 0)
-        return ids, x, y, rotation
+        return ids, taken + moved + self.offset[ids]
 
     def drawn_glyphs(self) -> GreyImages:
         """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.
@@ -120,8 +128,8 @@ class Calibration:
         shapes = [array.shape for array in arrays]
         if not self.poses.size or shapes != [
             (classes, side, side),
-            (*self.poses.shape[:2], 3),
-            (classes, 3),
+            (*self.poses.shape[:2], len(POSE)),
+            (classes, len(POSE)),
             (len(RENDERING),),
         ]:
             raise ValueError(f"arrays of shapes {', '.join(map(str, shapes))}")
@@ -177,13 +185,15 @@ def calibrate(
             "simulator's ranges, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
+    alike = (np.arange(len(POSE)) >= PLACED) & (spread_of(places[kept]) < FORMS_ALIKE)
+    places = np.where(alike, 0, places)
     apart = np.zeros_like(places)
     for s in np.flatnonzero(kept.any(0)):
         apart[:, s] = places[:, s] - np.median(places[kept[:, s], s], axis=0)
-    offset = np.zeros((len(glyphs), 3), np.float32)
+    offset = np.zeros((len(glyphs), len(POSE)), np.float32)
     for k in range(len(glyphs)):
         if glyphs[k].any():
-            offset[k] = _shift(apart[kept & (ids == k)], apart[kept])
+            offset[k, :PLACED] = _shift(apart[kept & (ids == k)], apart[kept])[:PLACED]
     usual = np.where(poses.present[..., None], places - offset[ids], np.nan)
     return Calibration(
         glyphs=np.rint(glyphs * 255).astype(np.uint8),
@@ -193,8 +203,13 @@ def calibrate(
     )
 
 
+def spread_of(poses: Floats) -> Floats:
+    """(6,) half of what two thirds of poses (n, 6) lie within: a deviation, but some stray far."""
+    return np.asarray(np.ptp(np.quantile(poses, (1 / 6, 5 / 6), axis=0), axis=0) / 2)
+
+
 def _shift(some: Floats, all_of_them: Floats) -> Floats:
-    """(3,) by how much some poses (n, 3) lie off all of them.
+    """(6,) by how much some poses (n, 6) lie off all of them.
 
     Only as far as both ends of their distribution do. Where the scout takes a class's right-leaning
     letters for another class, the rest lies off on average, but reaches as far to the left: drawing

@@ -10,7 +10,7 @@ Shapes: N images, B of them at a time, L characters, K classes, G rows and colum
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
+from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, spread_of
 from simgan_captcha.calibration.pose_fit import (
+    POSE_UNIT,
     draw_characters,
     fit_poses,
+    form_prior,
     mean_near,
     near_characters,
 )
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 
 SURE = 0.9
 """A character is learned from where the scout's probability is above this."""
@@ -46,10 +48,10 @@ _BATCH = 64
 _POSE_RATE, _GLYPH_RATE = 0.5, 0.05
 _BLURS = (4.0, 0.7)  # of glyphs, sigma in their pixels: from coarse to fine
 _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
-_DEGREES = 4.0  # as far as a step of one pixel goes, at the rim of a letter
 _DROPPED = 0.15  # of the characters, half way
 _STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
+_FORMED = 300  # images that are asked whether characters have forms of their own
 _STRAY = (
     0.12,
     25.0,
@@ -93,7 +95,7 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
 
 
 def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
-    """(G, G) the mean of what lies at poses (N, L, 3) of some characters, (M, 2) image and slot."""
+    """(G, G) the mean of what lies at poses (N, L, 6) of some characters, (M, 2) image and slot."""
     side = glyph_side(normalised.shape[2])
     total, weight = np.zeros((2, side, side), np.float32)
     for n, slot in characters:
@@ -117,10 +119,11 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
-    """OpenCV's map from the pixels of a glyph at a pose (3,) to those of the image."""
-    x, y, rotation = pose.astype(np.float64)
+    """OpenCV's map from the pixels of a glyph at a pose (6,) to those of the image."""
+    x, y, rotation, size, stretch, shear = pose.astype(np.float64)
     turn = np.deg2rad(rotation)
-    linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / GLYPH_SCALE
+    form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
+    linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ form
     place = np.array([x, y])
     # OpenCV counts from the middle of the first pixel, places from its corner.
     return np.column_stack([linear, place - 0.5 - linear @ np.full(2, side / 2 - 0.5)])
@@ -137,6 +140,7 @@ def fit_glyphs(
     seed: int,
     *,
     glyphs: Floats | None = None,
+    formed: bool = False,
     epochs: int = 20,
     on_epoch: Callable[[int, int, float], None] = lambda done, epochs, misfit: None,
 ) -> GlyphFit:
@@ -151,6 +155,8 @@ def fit_glyphs(
         poses: A scout's, of the same images; its likeliest classes are taken as read.
         seed: Of the order of the images.
         glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
+        formed: Whether characters have forms of their own, too, see `forms_differ`; else they have
+            their glyphs'.
         epochs: Passes over the images.
         on_epoch: Called after each, with the mean misfit of its images.
     """
@@ -159,9 +165,10 @@ def fit_glyphs(
     N, L = ids.shape
     ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
     visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
-    unit = torch.tensor([1.0, 1.0, _DEGREES])
+    unit, P = torch.tensor(POSE_UNIT), len(POSE)
+    moving = unit if formed else unit * (torch.arange(P) < PLACED)
     told = poses.places
-    pose = nn.Embedding(N, L * 3, sparse=True, _weight=(torch.from_numpy(told) / unit).flatten(1))
+    pose = nn.Embedding(N, L * P, sparse=True, _weight=(torch.from_numpy(told) / unit).flatten(1))
     begin = mean_glyphs(normalised, poses) if glyphs is None else glyphs
     coarse = _BLURS[0] if glyphs is None else _KNOWN_BLUR
     shape = nn.Parameter(torch.from_numpy(begin.copy()))
@@ -179,7 +186,7 @@ def fit_glyphs(
         window = _gaussian(max(_BLURS[1], coarse * (1 - 2 * epoch / epochs)), len(shape[0]))
         images = torch.from_numpy(np.flatnonzero(sure.any(1).numpy()))
         for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
-            at, counts = pose(batch).view(-1, L, 3) * unit, sure[batch]
+            at, counts = pose(batch).view(-1, L, P) * moving, sure[batch]
             drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
             covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
             near = near_characters(at.detach(), H, W) & present[batch][..., None, None]
@@ -190,27 +197,46 @@ def fit_glyphs(
             outside = (shape - shape.detach().clamp(0, 1)).square().sum()
             for optimizer in (of_pose, of_shape):
                 optimizer.zero_grad()
-            (missed.sum() / L + outside).backward()
+            ((missed.sum() + form_prior(at)) / L + outside).backward()
             of_pose.step()
             of_shape.step()
         on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
 
-    fitted = (pose.weight.detach().view(N, L, 3) * unit).numpy()
+    fitted = (pose.weight.detach().view(N, L, P) * moving).numpy()
     fitted = np.where(sure.numpy()[..., None], fitted, told)
     read = np.bincount(ids[sure].numpy(), minlength=len(begin))
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
     found = (fine.numpy() * found_classes(read)[:, None, None]).astype(np.float32)
-    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING).poses
+    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, formed=formed).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
-    strayed = (np.abs(settled - told) / limits).max((1, 2))
+    strayed = (np.abs(settled - told)[..., :PLACED] / limits).max((1, 2))
     return GlyphFit(
         found,
-        replace(poses, x=settled[..., 0], y=settled[..., 1], rotation=settled[..., 2]),
+        poses.at(settled),
         sure.numpy(),
         # A scout that has hardly learned sees all of them roughly: then the better half.
         (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible,
         misfit.numpy(),
     )
+
+
+def forms_differ(normalised: FloatImages, fit: GlyphFit) -> bool:
+    """Whether characters are of many sizes, widths or slants, so that one glyph does not fit all.
+
+    Those of some images are given forms of their own; where all are alike, hardly any changes.
+
+    Args:
+        normalised: (N, 2, H, W) real images.
+        fit: Of them, without forms.
+    """
+    images = np.flatnonzero(fit.kept.any(1))[:_FORMED]
+    kept, poses = fit.kept[images], fit.poses
+    if not kept.any():
+        return False
+    ids, places = poses.ids[images], poses.places[images]
+    steps = 2 * _SETTLING
+    found = fit_poses(normalised[images], ids, places, fit.glyphs, steps, formed=True).poses[kept]
+    return bool((spread_of(found) > FORMS_ALIKE)[PLACED:].any())
 
 
 def _gaussian(sigma: float, side: int) -> Tensor:

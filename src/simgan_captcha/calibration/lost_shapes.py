@@ -23,7 +23,7 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyph,
 )
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, Floats, Poses
 
 Ids = npt.NDArray[np.int64]
 
@@ -99,6 +99,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     if not 0 < len(lacking) <= most or not fit.settled.any():
         return None
     poses = fit.poses.places
+    formed = bool(poses[..., PLACED:].any())
     own = character_misfits(normalised, ids, poses, fit.glyphs)
     looked_at = fit.settled[:, None] & fit.poses.present
     unlike = _UNEXPLAINED * float(np.median(own[looked_at]))
@@ -111,7 +112,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
         if len(characters) < FEWEST_EXAMPLES:
             continue
-        search = _Search(normalised, ids, glyphs, unlike)
+        search = _Search(normalised, ids, glyphs, unlike, formed)
         shape = search.common_shape(characters, poses)
         if shape is None:
             continue
@@ -129,8 +130,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
         unexplained[images, slots] = False
     if not shapes:
         return None
-    x, y, rotation = np.moveaxis(poses, -1, 0)
-    recovered = replace(fit.poses, probabilities=probabilities, x=x, y=y, rotation=rotation)
+    recovered = replace(fit.poses.at(poses), probabilities=probabilities)
     return Recovered(glyphs, recovered, tuple(shapes))
 
 
@@ -143,6 +143,8 @@ class _Search:
     glyphs: Floats
     unlike: float
     """Misfit of what is not explained, at least."""
+    formed: bool
+    """Whether characters have forms of their own."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
@@ -162,7 +164,7 @@ class _Search:
     def explained(
         self, characters: Ids, poses: Floats, shape: Floats
     ) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """(M,) which characters a shape explains that their own does not, and its poses (M, 3).
+        """(M,) which characters a shape explains that their own does not, and its poses (M, 6).
 
         Their own is drawn from where the shape was found, too: what only lay elsewhere than the
         scout said is not lost.
@@ -177,14 +179,16 @@ class _Search:
         return found, at
 
     def _drawn(self, characters: Ids, poses: Floats, shape: Floats | None) -> tuple[Floats, Floats]:
-        """Poses (M, 3) and misfits (M,) of characters drawn with a shape, or with their own."""
+        """Poses (M, 6) and misfits (M,) of characters drawn with a shape, or with their own."""
         images, slots = characters.T
         ids, glyphs = self.ids[images], self.glyphs
         if shape is not None:
             ids = ids.copy()
             ids[np.arange(len(ids)), slots] = len(glyphs)
             glyphs = np.concatenate([glyphs, shape[None]])
-        fit = fit_poses(self.normalised[images], ids, poses[images], glyphs, _STEPS)
+        fit = fit_poses(
+            self.normalised[images], ids, poses[images], glyphs, _STEPS, formed=self.formed
+        )
         misfits = character_misfits(self.normalised[images], ids, fit.poses, glyphs)
         each = np.arange(len(characters))
         return fit.poses[each, slots], misfits[each, slots]

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats
 
 _BATCH = 64
 _REACH = 0.3  # of the image's height: as far as a character hides its neighbours
 _INKED = 0.1
+_FORM_WEIGHT = 2.0
 _RATE = 0.4  # pixels a step at first
-_UNIT = (1.0, 1.0, 4.0)  # pixels and degrees that a step moves alike
+POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08)
+"""Of each of `POSE`: about as far as a step of one pixel goes, at the rim of a letter."""
 
 
 def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
@@ -27,7 +29,7 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     Args:
         glyphs: (K, G, G) coverage, 0 to 1.
         ids: (B, L) int64.
-        pose: (B, L, 3) x and y in pixels, rotation in degrees counter-clockwise.
+        pose: (B, L, 6), see `poses.POSE`.
         height: H.
         width: W.
 
@@ -39,16 +41,29 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     right = torch.arange(width) + 0.5 - pose[..., 0, None, None]  # (B, L, 1, W)
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
     cosine, sine = torch.cos(turn), torch.sin(turn)
-    unit = 2 * GLYPH_SCALE / glyphs.shape[-1]
-    grid = torch.stack([cosine * right - sine * down, sine * right + cosine * down], -1) * unit
+    # Turned back, then out of its form, see `Simulator.render`.
+    across, along = cosine * right - sine * down, sine * right + cosine * down
+    size, stretch, shear = pose[..., PLACED:, None, None].unbind(2)
+    unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
+    grid = torch.stack([(across - shear * along) * torch.exp(-stretch), along], -1)
+    grid = grid * unit[..., None]
     drawn = nn.functional.grid_sample(
         glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
     )
     return drawn.view(B, L, height, width)
 
 
+def form_prior(pose: Tensor) -> Tensor:
+    """What forms of poses (B, L, 6) weigh beside the squared ink that drawings miss.
+
+    Hardly anything: it keeps glyphs as large as most of their characters, and forms of what cannot
+    be seen as they are.
+    """
+    return _FORM_WEIGHT * pose[..., PLACED:].square().sum()
+
+
 def near_characters(pose: Tensor, height: int, width: int) -> Tensor:
-    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 3)."""
+    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 6)."""
     right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
     return right.square() + down.square() < (_REACH * height) ** 2
@@ -69,7 +84,7 @@ def character_misfits(
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn.
-        poses: (N, L, 3) where.
+        poses: (N, L, 6) where, see `poses.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     shapes, height, width = torch.from_numpy(glyphs), *normalised.shape[2:]
@@ -95,7 +110,7 @@ class PoseFit:
     """The best drawings found of N images."""
 
     poses: Floats
-    """(N, L, 3) x and y in pixels, rotation in degrees."""
+    """(N, L, 6), see `poses.POSE`."""
     missed: Floats
     """(N,) squared ink that they miss."""
     inked: Floats
@@ -108,17 +123,21 @@ def fit_poses(
     begin: Floats,
     glyphs: Floats,
     steps: int,
+    *,
+    formed: bool = False,
 ) -> PoseFit:
     """Poses with which drawings miss least, from where they begin.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink and stays.
-        begin: (N, L, 3) poses.
+        begin: (N, L, 6) poses.
         glyphs: (K, G, G) coverage, 0 to 1.
         steps: Of each image.
+        formed: Whether characters' forms move, too, or places alone.
     """
-    shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(_UNIT)
+    shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(POSE_UNIT)
+    moving = len(POSE) if formed else PLACED
     fitted = begin.astype(np.float32)
     missed_ink, inked = np.zeros((2, len(ids)), np.float32)
     for at in range(0, len(ids), _BATCH):
@@ -141,7 +160,9 @@ def fit_poses(
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
             optimizer.zero_grad()
-            missed().sum().backward()
+            (missed().sum() + form_prior(poses * unit)).backward()
+            assert poses.grad is not None  # what was just computed
+            poses.grad[..., moving:] = 0
             optimizer.step()
         with torch.no_grad():
             fitted[chosen], missed_ink[chosen] = (poses * unit).numpy(), missed().numpy()

@@ -1,11 +1,19 @@
-"""What a scout says of images: which characters, where, how turned."""
+"""What is known of images: which characters stand where, how turned, and of which form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+
+POSE = ("x", "y", "rotation", "size", "stretch", "shear")
+"""What poses tell of a character: pixels from the left and from the top, degrees counter-clockwise;
+and its form, the logarithms of its size and of its width beside that, and pixels that it leans to
+the right for each one down: 0 as its glyph is. The simulator has the same (`layout.Letters`)."""
+
+PLACED = 3
+"""So many of them place a character; the others are its form, which no scout tells."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,8 @@ class Poses:
     y: Floats
     rotation: Floats
     """(N, L) degrees, counter-clockwise."""
+    form: Floats | None = None
+    """(N, L, 3) size, stretch and shear, see `POSE`; None where they are not known: of all 0."""
     absent: int | None = None
     """Class of a slot that no character stands in, `scheme.Scheme.absent`. It has no shape."""
     shortest: int = 1
@@ -45,5 +55,12 @@ class Poses:
 
     @property
     def places(self) -> Floats:
-        """(N, L, 3): x, y and rotation."""
-        return np.stack([self.x, self.y, self.rotation], -1, dtype=np.float32)
+        """(N, L, 6), see `POSE`."""
+        placed = np.stack([self.x, self.y, self.rotation], -1, dtype=np.float32)
+        form = np.zeros_like(placed) if self.form is None else self.form
+        return np.concatenate([placed, form], -1, dtype=np.float32)
+
+    def at(self, places: Floats) -> "Poses":
+        """The same characters at other places (N, L, 6)."""
+        x, y, rotation = np.moveaxis(places[..., :PLACED], -1, 0)
+        return replace(self, x=x, y=y, rotation=rotation, form=places[..., PLACED:])

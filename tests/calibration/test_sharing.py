@@ -1,0 +1,97 @@
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.sharing import class_weights, share_out
+
+Doubles = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+
+
+def read_as(classes: int, seen: Ids, second: Ids, doubt: float, spread: float = 0.5) -> Doubles:
+    """(M, K) of readers who see a class, and whose next thought is another, less likely by far."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(-25, spread, (len(seen), classes))
+    rows = np.arange(len(seen))
+    logits[rows, second] = np.log(doubt) + generator.normal(0, spread, len(seen))
+    logits[rows, seen] = 0
+    likely = np.exp(logits)
+    return np.asarray(likely / likely.sum(1, keepdims=True))
+
+
+def poses(probabilities: Doubles, length: int, absent: int | None = None) -> Poses:
+    shaped = probabilities.reshape(-1, length, probabilities.shape[1]).astype(np.float32)
+    nowhere = np.zeros(shaped.shape[:2], np.float32)
+    return Poses(shaped, nowhere, nowhere, nowhere, absent=absent)
+
+
+def test_a_class_gives_up_what_it_takes_from_two_others() -> None:
+    true = np.random.default_rng(1).integers(12, size=4000)
+    # 0 and 1 are surely read as 2, yet what they are is thought of next.
+    seen = np.where(true < 2, 2, true)
+    second = np.where(true < 2, true, (true + 1) % 12)
+    likely = read_as(12, seen, second, 1e-5)
+    assert (likely.max(1) > 0.99).all()
+    found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)
+    assert (found.argmax(1) == true).mean() > 0.97
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+
+
+def test_a_class_that_never_occurs_takes_nothing_from_others() -> None:
+    true = np.random.default_rng(2).integers(1, 12, size=4000)
+    # All are a little like 0, and 1 much so.
+    likely = read_as(12, true, np.zeros_like(true), 1e-3)
+    likely[true == 1, 0] = 0.3
+    found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)
+    np.testing.assert_array_equal(found.argmax(1), true)
+
+
+def test_classes_with_their_share_stay_as_they_are() -> None:
+    true = np.tile(np.arange(10), 300)
+    likely = read_as(10, true, (true + 3) % 10, 0.2)
+    np.testing.assert_array_equal(class_weights(likely), 1)
+    before = poses(likely, 5)
+    np.testing.assert_allclose(share_out(before).probabilities, before.probabilities, atol=1e-6)
+
+
+def test_that_nobody_stands_there_is_as_likely_as_before() -> None:
+    true = np.random.default_rng(3).integers(6, size=3000)
+    seen = np.where(true == 0, 1, true)
+    likely = read_as(6, seen, true, 1e-4)
+    gone = np.random.default_rng(4).random(3000) < 0.3
+    absent = np.where(gone, 0.9, 0.1)
+    whole = np.column_stack([likely * (1 - absent)[:, None], absent])
+    found = share_out(poses(whole, 3, absent=6)).probabilities.reshape(-1, 7)
+    np.testing.assert_allclose(found[:, 6], absent, atol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    assert (found[~gone].argmax(1) == true[~gone]).mean() > 0.97
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.integers(1, 400), st.floats(0.1, 30))
+def test_no_class_that_occurs_has_much_more_than_its_share(
+    seed: int, classes: int, count: int, steepness: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, steepness, (count, classes)) + generator.normal(0, 3, classes)
+    likely = np.exp(logits - logits.max(1, keepdims=True))
+    likely /= likely.sum(1, keepdims=True)
+    weights = class_weights(likely)
+    assert ((weights > 0) & (weights <= 1)).all()
+    shared = likely.clip(1e-30) * weights
+    taken = (shared / shared.sum(1, keepdims=True)).sum(0)
+    occurring = (taken >= max(20, 0.3 * np.median(taken))).sum()
+    if occurring:
+        share = count / occurring
+        assert taken.max() <= 1.05 * (share + np.sqrt(share))
+
+
+@pytest.mark.parametrize("absent", [None, 2])
+def test_no_characters_are_shared_out_as_they_are(absent: int | None) -> None:
+    empty = poses(np.zeros((0, 3)), 2, absent)
+    assert share_out(empty).probabilities.shape == (0, 2, 3)
+    nobody = poses(np.tile([0.1, 0.1, 0.8], (4, 1)), 2, absent=2)
+    np.testing.assert_array_equal(share_out(nobody).probabilities, nobody.probabilities)
