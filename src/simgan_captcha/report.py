@@ -212,6 +212,10 @@ def _calibration(
         "from slot to slot (pixels)": found.get("pitch"),
         "places down (pixels; middle 98 %)": found.get("y"),
         "turn (degrees; middle 98 %)": found.get("rotation"),
+        **{
+            f"{name}, letter by letter (middle 98 %)": value
+            for name, value in as_mapping(found.get("forms")).items()
+        },
         "font size (pixels per em)": found.get("font_size"),
         "area of ink, to that of the likest font": found.get("stroke_weight"),
         **{key.replace("_", " "): value for key, value in rendering.items()},

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from simgan_captcha.calibration.calibration import RENDERING, Calibration
 from simgan_captcha.calibration.font_match import Estimate, FontMatches, match_fonts
 from simgan_captcha.calibration.glyph_fit import GlyphFit
-from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.calibration.poses import PLACED, POSE, Floats
 from simgan_captcha.calibration.rendering_fit import RenderingFit
 from simgan_captcha.simulator import SimulatorSettings
 
@@ -34,10 +34,11 @@ def summarise(
     Returns:
         ``x``: of each slot, ``y``, ``rotation``: the middle 98 % of characters that a class lies
         as usual, pixels and degrees, turns as the fonts' uprights have them; ``pitch``: pixels from
-        slot to slot, None for a single one; ``font_size``: pixels per em and ``stroke_weight``:
-        area of ink to that of the likest font, None without any glyph; ``rendering``: by name;
-        ``rendering_misfit``: mean squared difference of what is counted in real and drawn images,
-        in units of what chance explains; ``fonts``: by character, the likest font, its size and
+        slot to slot, None for a single one; ``forms``: likewise of size, stretch and shear, as the
+        simulator has them, of those in which letters differ; ``font_size``: pixels per em and
+        ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
+        ``rendering``: by name; ``rendering_misfit``: mean squared difference of what is counted in
+        real and drawn images, in units of what chance explains; ``fonts``: by character, the likest font, its size and
         the likeness, -1 to 1; ``warnings``: in words.
 
     Raises:
@@ -58,6 +59,11 @@ def summarise(
         "pitch": found.pitch(),
         "y": found.middle(1),
         "rotation": found.middle(2, plus=upright),
+        "forms": {
+            name: found.middle(PLACED + n, factor=name != "shear")
+            for n, name in enumerate(POSE[PLACED:])
+            if calibration.formed[n]
+        },
         "font_size": _json(matches.size),
         "stroke_weight": _json(matches.weight),
         "rendering": {
@@ -90,9 +96,14 @@ class _Places:
         self.resamples = [np.arange(N), *generator.integers(N, size=(_RESAMPLES, N))]
 
     def middle(
-        self, number: int, slot: int | None = None, *, plus: Estimate | None = None
+        self,
+        number: int,
+        slot: int | None = None,
+        *,
+        plus: Estimate | None = None,
+        factor: bool = False,
     ) -> list[Any]:
-        """The range of most of x, y or rotation, of one slot or of all."""
+        """The range of most of one value of `POSE`, of one slot or of all, or of its exponential."""
         slots = slice(None) if slot is None else slice(slot, slot + 1)
         found = np.array(
             [
@@ -100,6 +111,8 @@ class _Places:
                 for values in self._resampled(self.usual[:, slots, number], self.kept[:, slots])
             ]
         )
+        if factor:
+            found = np.exp(found)
         value, error = plus or Estimate(0.0, 0.0)
         errors = found[1:].std(0)
         return [
