@@ -38,8 +38,8 @@ def summarise(
         simulator has them, of those in which letters differ; ``font_size``: pixels per em and
         ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
         ``rendering``: by name; ``rendering_misfit``: mean squared difference of what is counted in
-        real and drawn images, in units of what chance explains; ``fonts``: by character, the likest font, its size and
-        the likeness, -1 to 1; ``warnings``: in words.
+        real and drawn images, in units of what chance explains; ``fonts``: by character, the
+        likest font, its size and the likeness, -1 to 1; ``warnings``: in words.
 
     Raises:
         ConfigError: A font that does not serve, see `glyphs.open_font`.
@@ -103,7 +103,7 @@ class _Places:
         plus: Estimate | None = None,
         factor: bool = False,
     ) -> list[Any]:
-        """The range of most of one value of `POSE`, of one slot or of all, or of its exponential."""
+        """The range of most of one of `POSE`, of one slot or of all, or of its exponential."""
         slots = slice(None) if slot is None else slice(slot, slot + 1)
         found = np.array(
             [
