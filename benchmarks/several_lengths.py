@@ -1,0 +1,141 @@
+"""Texts of several lengths: slots with a class for nobody, or columns with a blank (CTC).
+
+    python benchmarks/several_lengths.py --family WORK/FAMILY --tflop 3
+
+FAMILY is a folder that families.py left: a run of a scheme with several lengths, and labels.csv.
+Both readers are trained by one recipe for TFLOP teraflop on the simulator as the run calibrated
+it, both told whose middle lies where, and judged on all images; nothing is adapted. Writes
+benchmarks/results/several_lengths.{json,md}.
+"""
+
+import argparse
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import (
+    NETWORKS,
+    PLACED,
+    Network,
+    judge_network,
+    measure_cost,
+    train_network,
+)
+from real_captchas import RealCaptchas, run_config, run_fabric
+from record import RESULTS, provenance, with_interval, write_result
+from torch import Tensor
+
+from simgan_captcha.background import Background
+from simgan_captcha.calibration.calibration import Calibration
+from simgan_captcha.learning import CALIBRATION, load_images
+from simgan_captcha.reader.network import ReaderArchitecture
+from simgan_captcha.reader.scout import PosedSimulator
+from simgan_captcha.simulator import Simulator
+from simgan_captcha.store import CaptchaStore
+from simgan_captcha.streams import synthetic_batches
+
+_STREAM = 60  # of synthetic batches; a run's own have other numbers
+
+
+def columns_of_texts(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """CTC's loss of logits (B, T, K + 1), whose last class but one stands for nobody in ``ids``
+    (B, L) and is never said."""
+    B, T, classes = logits.shape
+    present = ids != classes - 2
+    loss = torch.nn.functional.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),
+        ids,
+        torch.full((B,), T),
+        present.sum(1),  # the first slots are filled
+        blank=classes - 1,
+    )
+    return loss, {"loss": loss}
+
+
+def path_of_texts(logits: Tensor) -> list[list[int]]:
+    """Class ids of logits (B, T, K + 1), without nobody's."""
+    nobody = logits.shape[-1] - 2
+    paths = NETWORKS["ctc"].decode(logits)
+    return [[k for k in path if k != nobody] for path in paths]
+
+
+READERS: dict[str, Network] = {
+    "slots": NETWORKS["attention"],
+    "columns (CTC)": replace(NETWORKS["ctc"], objective=columns_of_texts, decode=path_of_texts),
+}
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", type=Path, required=True, help="folder that families.py left")
+    parser.add_argument("--tflop", type=float, required=True, help="of each training")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run, seed = options.family / "run", options.seed
+    config, fabric = run_config(run), run_fabric(run)
+    scheme, settings = config.scheme, config.reader
+    background = Background.load(run / "background" / "background.npz")
+    calibration = Calibration.load(run / "calibrate" / CALIBRATION)
+    simulator = PosedSimulator(Simulator(scheme, config.simulator, background, calibration))
+    names, images = load_images(CaptchaStore(run / "store"), scheme)
+    with (options.family / "labels.csv").open(newline="") as file:
+        labels = {row["name"]: row["label"] for row in csv.DictReader(file)}
+    real = RealCaptchas(names, images, [labels[name] for name in names])
+
+    def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = synthetic_batches(
+            simulator, settings.batch_size, seed, stream=_STREAM, first=first, workers=1
+        )
+        return ((torch.from_numpy(background.normalise(images)), ids) for images, ids in batches)
+
+    architecture = ReaderArchitecture(
+        scheme.height,
+        scheme.width,
+        scheme.length,
+        scheme.classes,
+        channels=settings.channels,
+        pose=True,
+    )
+    results: dict[str, dict[str, Any]] = {}
+    for name, network in READERS.items():
+        cost = measure_cost(network, replace(architecture, pose=False), settings.batch_size)
+        steps = max(1, round(options.tflop * 1e12 / cost["step_flops"]))
+        trained = train_network(network, architecture, stream, steps, settings, fabric, seed)
+        judged = judge_network(network, trained, background, scheme, real)
+        results[name] = {**cost, "steps": steps, **judged}
+        print(name, results[name], flush=True)
+    write_result(
+        options.out,
+        "several_lengths",
+        f"Texts of {scheme.shortest} to {scheme.length} characters, {options.tflop:g} TFLOP each, "
+        f"{len(names):,} real captchas of {options.family.name}",
+        {
+            **began,
+            "seed": seed,
+            "precision": str(fabric.strategy.precision.precision),
+            "training_flops_each": round(options.tflop * 1e12),
+            "told": PLACED,
+            "readers": results,
+        },
+        ("reader", "MMAC", "steps", "whole texts", "characters", "wrong length"),
+        [
+            (
+                name,
+                f"{one['mmac']:.1f}",
+                f"{one['steps']:,}",
+                with_interval(one),
+                f"{one['character_accuracy']:.1%}",
+                f"{one['wrong_length'] / one['images']:.1%}",
+            )
+            for name, one in results.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
