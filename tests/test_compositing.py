@@ -111,13 +111,17 @@ def test_noise_begins_where_it_is_told_and_levels_stay_levels() -> None:
 
 
 @pytest.mark.parametrize("cache", ["/proc/none", ""])
-def test_letters_are_drawn_where_nothing_can_be_kept(tmp_path: Path, cache: str) -> None:
+def test_loops_are_compiled_where_nothing_can_be_kept(tmp_path: Path, cache: str) -> None:
     code = """
 import numpy as np
 from simgan_captcha.codec import through_jpeg
 print(through_jpeg(np.full((1, 8, 8), 7, np.uint8), np.array([90])).mean())
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": cache or str(tmp_path)}
+    # Nowhere else either.
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": cache or str(tmp_path),
+        "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

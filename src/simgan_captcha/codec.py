@@ -49,7 +49,6 @@ def through_jpeg(images: GreyImages, qualities: npt.NDArray[np.int64]) -> GreyIm
     return out
 
 
-# Numbers of 32 bits stay so only among their like.
 _i = np.int32
 _f = np.float32
 _ROUNDED_FIRST, _ROUNDED_LAST = _i(11), _i(15)

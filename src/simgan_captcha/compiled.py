@@ -1,7 +1,7 @@
 """Loops over single pixels, compiled when they are first called.
 
 Compiled code is kept on disk, so that only the first process that ever draws waits for it, some
-seconds; where nothing can be written, every process compiles anew. No reordering of sums is
+seconds; where no folder can be written to, every process compiles anew. No reordering of sums is
 allowed: all machines and numbers of threads compute the same bits.
 """
 
@@ -22,6 +22,6 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     options = {"nogil": True, "error_model": "numpy"}
     try:
         made = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside this file nor at home can anything be written
+    except RuntimeError:  # neither beside this file nor at home is such a folder
         made = numba.njit(**options)(function)
     return cast(Callable[Arguments, Result], made)

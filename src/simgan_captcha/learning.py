@@ -208,31 +208,33 @@ class Learning:
         formed: bool,
     ) -> tuple[GlyphFit, tuple[LostShape, ...]]:
         """Shapes and poses, and which of the shapes no scout had known."""
-        poses = share_out(scout_images(scout, normalised, self.config.scheme))
+        told = share_out(scout_images(scout, normalised, self.config.scheme))
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
             left = float(epochs - epoch)
             advance(*self._scout_steps(number), {"glyph_epochs_left": left, "misfit": misfit})
 
-        def fitted(poses: Poses, glyphs: Floats | None, *, formed: bool) -> GlyphFit:
+        def fitted(told: Poses, glyphs: Floats | None, begin: Floats | None = None) -> GlyphFit:
             return fit_glyphs(
                 normalised,
-                poses,
+                told,
                 self.seed,
                 glyphs=glyphs,
+                begin=begin,
                 formed=formed,
                 epochs=self.config.calibration.epochs,
                 on_epoch=on_epoch,
             )
 
-        fit = fitted(poses, glyphs, formed=formed)
+        fit = fitted(told, glyphs)
         if not formed and forms_differ(normalised, fit):
             formed = True
-            fit = fitted(fit.poses, fit.glyphs, formed=True)
+            fit = fitted(told, fit.glyphs, fit.poses.places)
         recovered = find_lost_shapes(normalised, fit)
         if recovered is None:
             return fit, ()
-        return fitted(recovered.poses, recovered.glyphs, formed=formed), recovered.shapes
+        told = replace(told, probabilities=recovered.poses.probabilities)
+        return fitted(told, recovered.glyphs, recovered.poses.places), recovered.shapes
 
     def _fit_rendering(
         self, number: int, images: GreyImages, calibration: Calibration, advance: Advance

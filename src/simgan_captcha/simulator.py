@@ -64,7 +64,7 @@ class SimulatorSettings(BaseModel):
     """JPEG quality, both ends included."""
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
-    are neither sheared nor stretched."""
+    are sheared and stretched as real ones are, not by these ranges."""
     free: float = Field(default=0.3, ge=0, le=1)
     """Share of images that a ``layout`` draws even where a calibration is known."""
     layout: LayoutSettings | None = None

@@ -71,7 +71,7 @@ class Calibration:
         """
         taken = self.poses[generator.integers(len(self.poses), size=len(ids))]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
-        moved[..., PLACED:] *= self.formed
+        moved[..., PLACED:] *= taken[..., PLACED:] != 0
         ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
         return ids, taken + moved + self.offset[ids]
 

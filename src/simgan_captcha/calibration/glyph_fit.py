@@ -140,6 +140,7 @@ def fit_glyphs(
     seed: int,
     *,
     glyphs: Floats | None = None,
+    begin: Floats | None = None,
     formed: bool = False,
     epochs: int = 20,
     on_epoch: Callable[[int, int, float], None] = lambda done, epochs, misfit: None,
@@ -155,6 +156,8 @@ def fit_glyphs(
         poses: A scout's, of the same images; its likeliest classes are taken as read.
         seed: Of the order of the images.
         glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
+        begin: (N, L, 6) where poses begin, if not where the scout told; images are settled if their
+            letters are found near where it did.
         formed: Whether characters have forms of their own, too, see `forms_differ`; else they have
             their glyphs'.
         epochs: Passes over the images.
@@ -167,11 +170,11 @@ def fit_glyphs(
     visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
     unit, P = torch.tensor(POSE_UNIT), len(POSE)
     moving = unit if formed else unit * (torch.arange(P) < PLACED)
-    told = poses.places
-    pose = nn.Embedding(N, L * P, sparse=True, _weight=(torch.from_numpy(told) / unit).flatten(1))
-    begin = mean_glyphs(normalised, poses) if glyphs is None else glyphs
+    begun = poses.places if begin is None else begin
+    pose = nn.Embedding(N, L * P, sparse=True, _weight=(torch.from_numpy(begun) / unit).flatten(1))
+    first = mean_glyphs(normalised, poses) if glyphs is None else glyphs
     coarse = _BLURS[0] if glyphs is None else _KNOWN_BLUR
-    shape = nn.Parameter(torch.from_numpy(begin.copy()))
+    shape = nn.Parameter(torch.from_numpy(first.copy()))
     of_pose = torch.optim.SparseAdam(list(pose.parameters()), _POSE_RATE)
     of_shape = torch.optim.Adam([shape], _GLYPH_RATE)
 
@@ -203,13 +206,13 @@ def fit_glyphs(
         on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
 
     fitted = (pose.weight.detach().view(N, L, P) * moving).numpy()
-    fitted = np.where(sure.numpy()[..., None], fitted, told)
-    read = np.bincount(ids[sure].numpy(), minlength=len(begin))
+    fitted = np.where(sure.numpy()[..., None], fitted, begun)
+    read = np.bincount(ids[sure].numpy(), minlength=len(first))
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
     found = (fine.numpy() * found_classes(read)[:, None, None]).astype(np.float32)
     settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, formed=formed).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
-    strayed = (np.abs(settled - told)[..., :PLACED] / limits).max((1, 2))
+    strayed = (np.abs(settled - poses.places)[..., :PLACED] / limits).max((1, 2))
     return GlyphFit(
         found,
         poses.at(settled),

@@ -9,8 +9,10 @@ gives it its name.
 Shapes: N images, L characters, K classes, M characters of interest, G side of a glyph.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +38,15 @@ _BETTER = 0.5
 _DONORS = 3
 """Swollen classes that are looked through, and one more for each starved one."""
 
-_MOST_LACKING = 3
+_MOST_LACKING = 5
 """Where more classes lack a glyph, it is the scout that lacks training, or the alphabet names what
 never occurs, rather than the fonts a shape; and a search for all of them takes long."""
 
 _EXAMPLES = 200
 """Characters of a swollen class that a shape is looked for in."""
+
+_LEAST = 1e-12
+"""Probability, so that its logarithm is finite."""
 
 _PASSES = 4
 """Times that a shape is drawn where it was found, and taken anew from where it fits."""
@@ -105,33 +110,44 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     unlike = _UNEXPLAINED * float(np.median(own[looked_at]))
     unexplained = (own > unlike) & looked_at
     read = np.bincount(ids[looked_at], minlength=len(fit.glyphs))
-    glyphs, shapes = fit.glyphs.copy(), []
+    search = _Search(normalised, ids, fit.glyphs, unlike, formed)
+    shapes: list[Floats] = []
+    members: list[tuple[Ids, Ids]] = []  # images and slots of each shape
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
-        if not lacking:
-            break
-        characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
-        if len(characters) < FEWEST_EXAMPLES:
-            continue
-        search = _Search(normalised, ids, glyphs, unlike, formed)
-        shape = search.common_shape(characters, poses)
-        if shape is None:
-            continue
-        everywhere = np.argwhere(unexplained)
-        found, at = search.explained(everywhere, poses, shape)
-        images, slots = everywhere[found].T
-        if len(images) < enough_examples(read):
-            continue
-        # Several may be lacking: the one that the scout thought of most.
-        k = max(lacking, key=lambda k: float(probabilities[images, slots, k].mean()))
-        lacking.remove(k)
-        shapes.append(LostShape(k, dict(Counter(ids[images, slots].tolist()).most_common())))
-        glyphs[k], poses[images, slots] = shape, at[found]
-        probabilities[images, slots] = np.eye(len(glyphs), dtype=np.float32)[k]
-        unexplained[images, slots] = False
+        # A class may stand for several shapes that are lost, its own among them.
+        while len(shapes) < len(lacking):
+            characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
+            shape = search.common_shape(characters, poses)
+            if shape is None:
+                break
+            everywhere = np.argwhere(unexplained)
+            found, at = search.explained(everywhere, poses, shape)
+            images, slots = everywhere[found].T
+            if len(images) < enough_examples(read):
+                break
+            shapes.append(shape)
+            members.append((images, slots))
+            poses[images, slots], unexplained[images, slots] = at[found], False
     if not shapes:
         return None
+    names = _names([probabilities[of_shape].mean(0) for of_shape in members], lacking)
+    glyphs, lost = fit.glyphs.copy(), []
+    for k, shape, of_shape in zip(names, shapes, members, strict=True):
+        glyphs[k] = shape
+        probabilities[of_shape] = np.eye(len(glyphs), dtype=np.float32)[k]
+        lost.append(LostShape(k, dict(Counter(ids[of_shape].tolist()).most_common())))
     recovered = replace(fit.poses.at(poses), probabilities=probabilities)
-    return Recovered(glyphs, recovered, tuple(shapes))
+    return Recovered(glyphs, recovered, tuple(lost))
+
+
+def _names(thought_of: list[Floats], lacking: set[int]) -> tuple[int, ...]:
+    """Which class each shape is, by how likely the scout thought all (K,) of its characters."""
+    return max(
+        permutations(sorted(lacking), len(thought_of)),
+        key=lambda names: sum(
+            math.log(float(likely[k]) + _LEAST) for likely, k in zip(thought_of, names, strict=True)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -149,8 +165,10 @@ class _Search:
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
 
-        None if it explains few of them.
+        None if they are few, or it explains few of them.
         """
+        if len(characters) < FEWEST_EXAMPLES:
+            return None
         poses, chosen = poses.copy(), characters
         for _ in range(_PASSES):
             shape = mean_glyph(self.normalised, poses, chosen)

@@ -130,7 +130,7 @@ def fit_poses(
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
-        ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink and stays.
+        ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink, and its places stay.
         begin: (N, L, 6) poses.
         glyphs: (K, G, G) coverage, 0 to 1.
         steps: Of each image.

@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float32]
 POSE = ("x", "y", "rotation", "size", "stretch", "shear")
 """What poses tell of a character: pixels from the left and from the top, degrees counter-clockwise;
 and its form, the logarithms of its size and of its width beside that, and pixels that it leans to
-the right for each one down: 0 as its glyph is. The simulator has the same (`layout.Letters`)."""
+the right for each one down: 0 as its glyph is. `layout.Letters` has the former two as factors."""
 
 PLACED = 3
 """So many of them place a character; the others are its form, which no scout tells."""

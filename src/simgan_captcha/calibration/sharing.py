@@ -34,27 +34,29 @@ _SETTLED = 1e-3
 
 def share_out(poses: Poses) -> Poses:
     """The same poses with probabilities by which no class has more than its share of characters."""
-    likely = poses.probabilities.astype(np.float64)
+    likely = poses.probabilities.astype(np.float64).clip(_LEAST)
     characters = likely if poses.absent is None else likely[..., : poses.absent]
     read = characters[poses.present]
     if not len(read):
         return poses
-    weights = class_weights(read)
-    scaled = characters * weights
+    scaled = characters * class_weights(read)
     # How likely it is that a character stands there stays as it was.
-    scaled *= characters.sum(-1, keepdims=True) / scaled.sum(-1, keepdims=True).clip(_LEAST)
+    scaled *= characters.sum(-1, keepdims=True) / scaled.sum(-1, keepdims=True)
     shared = likely.copy()
     shared[..., : characters.shape[-1]] = scaled
-    return replace(poses, probabilities=shared.astype(np.float32))
+    found = replace(poses, probabilities=shared.astype(np.float32))
+    # Nor is anybody where nobody was likeliest, or the other way round.
+    changed = (found.present != poses.present)[..., None]
+    return replace(found, probabilities=np.where(changed, poses.probabilities, found.probabilities))
 
 
 def class_weights(probabilities: Doubles) -> Doubles:
-    """(K,) of 0 to 1: times which probabilities (M, K) give no class more than its share.
+    """(K,) of 0 to 1: times which probabilities (M, K), all above 0, give none more than its share.
 
     A share is that of the classes which occur, and as much more as chance has it one time in six.
     When others have been relieved, classes may occur that did not before, and shares are smaller.
     """
-    likely = probabilities.clip(_LEAST)
+    likely = probabilities
     weights = np.ones(likely.shape[1])
     occurring = 0
     while occurring < (now := _occurring(likely * weights)):
