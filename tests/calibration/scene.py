@@ -68,6 +68,20 @@ def scene() -> tuple[FloatImages, Poses]:
     return STRIPED.normalise(images), poses
 
 
+@cache
+def many_sizes() -> tuple[FloatImages, Poses, npt.NDArray[np.float64]]:
+    """Normalised letters that seldom overlap, their poses and the logarithms of their sizes."""
+    sizes = (14, 32)
+    settings = drawing(
+        size=sizes, nearest=0, rotation=(-12, 12), horizontal=(-0.1, 0.1), vertical=(0.45, 0.55)
+    )
+    simulator = Simulator(LETTERS, settings, plain())
+    parameters = simulator.draw_parameters(np.random.default_rng(3), 240)
+    drawn = np.unique(np.rint(np.linspace(*sizes, 8)))[parameters.size]
+    normalised = plain().normalise(simulator.render(parameters))
+    return normalised, exact_poses(parameters), np.log(drawn)
+
+
 def first_of(poses: Poses, count: int) -> Poses:
     """Of the first images."""
     return replace(

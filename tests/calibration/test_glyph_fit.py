@@ -34,6 +34,7 @@ from tests.calibration.scene import (
     first_of,
     font_glyphs,
     likeness,
+    many_sizes,
     mistaken,
     scene,
     unsure,
@@ -352,21 +353,14 @@ def test_slots_without_a_character_are_no_hindrance() -> None:
 
 
 @cache
-def of_many_sizes() -> tuple[FloatImages, Poses, Doubles, GlyphFit]:
-    """Letters that seldom overlap, their poses and the logarithms of their sizes; a first fit."""
-    sizes = (14, 32)
-    settings = drawing(
-        size=sizes, nearest=0, rotation=(-12, 12), horizontal=(-0.1, 0.1), vertical=(0.45, 0.55)
-    )
-    simulator = Simulator(LETTERS, settings, plain())
-    parameters = simulator.draw_parameters(np.random.default_rng(3), 240)
-    drawn = np.unique(np.rint(np.linspace(*sizes, 8)))[parameters.size]
-    normalised, poses = plain().normalise(simulator.render(parameters)), exact_poses(parameters)
-    return normalised, poses, np.log(drawn), fit_glyphs(normalised, poses, seed=0, epochs=EPOCHS)
+def first_fit() -> GlyphFit:
+    """Of letters of many sizes."""
+    normalised, poses, _ = many_sizes()
+    return fit_glyphs(normalised, poses, seed=0, epochs=EPOCHS)
 
 
 def test_only_where_letters_are_of_many_sizes_forms_differ() -> None:
-    normalised, _, _, fit = of_many_sizes()
+    normalised, fit = many_sizes()[0], first_fit()
     assert forms_differ(normalised, fit)
     assert not fit.poses.places[..., PLACED:].any()  # the first fit had none
     assert not forms_differ(scene()[0], told_and_found(2, 6, 0.1)[1])
@@ -375,9 +369,10 @@ def test_only_where_letters_are_of_many_sizes_forms_differ() -> None:
 
 
 def test_sizes_are_found_and_drawn_again() -> None:
-    normalised, poses, sizes, first = of_many_sizes()
+    (normalised, poses, sizes), first = many_sizes(), first_fit()
+    begin = first.poses.places
     fit = fit_glyphs(
-        normalised, first.poses, seed=0, glyphs=first.glyphs, formed=True, epochs=EPOCHS
+        normalised, poses, 0, glyphs=first.glyphs, begin=begin, formed=True, epochs=EPOCHS
     )
     kept = fit.kept & first.kept
     assert np.median(fit.misfit[kept] / first.misfit[kept]) < 0.6
@@ -411,3 +406,20 @@ def test_forms_that_hardly_differ_are_taken_for_none() -> None:
     np.testing.assert_array_equal(drawn.scale, 1)
     np.testing.assert_array_equal(drawn.shear, 0)
     assert np.log(drawn.stretch).std() == pytest.approx(3 * FORMS_ALIKE, rel=0.2)
+
+
+def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
+    """Not by where another fit had found it."""
+    normalised, poses = scene()
+    first = told_and_found(0, 0, 0)[1]
+    elsewhere = poses.at(poses.places + np.array([0, 12, 0, 0, 0, 0], np.float32))
+    fit = fit_glyphs(
+        normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
+    )
+    # All of them are as far, so half of them count.
+    assert np.median(np.abs(fit.poses.y - poses.y)) < 1
+    assert fit.settled.mean() < 0.8
+    again = fit_glyphs(
+        normalised, poses, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
+    )
+    assert again.settled.mean() > 0.9

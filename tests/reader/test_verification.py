@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import POSE, Floats, Poses
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.network import ScoutOutput
 from simgan_captcha.reader.verification import (
@@ -62,11 +62,16 @@ def calibration() -> Calibration:
 
 @pytest.fixture(scope="module")
 def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
+    return often_wrong(*drawn(COUNT))
+
+
+def often_wrong(
+    images: GreyImages, exact: Poses
+) -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
     """Images, a scout's poses, true ids, and the probabilities of a reader that is often wrong.
 
     Of every image one character is doubted; of half of those the wrong class is the likelier.
     """
-    images, exact = drawn(COUNT)
     ids = exact.probabilities.argmax(-1)
     generator = np.random.default_rng(4)
     probabilities = exact.probabilities * 0.98 + 0.02 / CLASSES
@@ -224,3 +229,21 @@ def test_drawings_that_mislead_are_noticed(
         contrary, evidence=np.where(doubts.odds > 0, -doubts.evidence, doubts.evidence)
     )
     assert does_harm(contrary, doubtful[2])
+
+
+def test_letters_of_many_sizes_are_drawn_in_theirs() -> None:
+    doubtful = often_wrong(*drawn(COUNT, size=(16, 32)))
+    stiff = calibration()
+    poses = stiff.poses.copy()
+    poses[..., POSE.index("size")] = 0.1
+    formed = replace(stiff, poses=poses)
+    assert formed.formed.tolist() == [True, False, False]
+    of_one_size, of_many = (doubts_of(doubtful, found) for found in (stiff, formed))
+    assert of_many.variance < 0.6 * of_one_size.variance
+    _, _, ids, probabilities = doubtful
+    right = [
+        (decide(probabilities, doubts).argmax(-1) == ids)[doubts.images, doubts.slots].mean()
+        for doubts in (of_one_size, of_many)
+    ]
+    assert right[1] > 0.9
+    assert right[1] >= right[0]
