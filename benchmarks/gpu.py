@@ -7,7 +7,9 @@ Runs unattended, in under ten minutes on a card of the last years:
 - a matrix product in bfloat16, what the card does at most, beside its maker's figure;
 - preset ``cpu`` on the real captchas, every stage's reader judged: seconds to 95 % and to 99 %;
 - the refiner of preset ``paper`` (64 features, 4 blocks, full resolution, batches of 512, four
-  refiner updates a step): steps a second, TFLOP/s, memory.
+  refiner updates a step): steps a second, TFLOP/s, memory;
+- the run's reader, a training step without the simulator, as it is and through ``torch.compile``
+  with CUDA graphs: whether that would pay.
 
 Writes benchmarks/results/gpu.{json,md}, from a GPU alone: without one it wants another --out and is
 a try-out of the script (``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values).
@@ -21,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from main_table import row
 from real_captchas import finish_run, load_real, rename, run_config, run_fabric
@@ -30,6 +33,10 @@ from torch import Tensor
 from simgan_captcha.background import Background
 from simgan_captcha.config import resolve_config
 from simgan_captcha.errors import UsageError
+from simgan_captcha.planning import reader_architecture
+from simgan_captcha.reader.network import build_reader
+from simgan_captcha.reader.scout import PosedSimulator, scout_objective
+from simgan_captcha.reader.training import MEMORY_FORMAT, in_memory_format, take_step
 from simgan_captcha.simgan import SimGANSettings, train_refiner
 from simgan_captcha.simulator import Simulator
 from simgan_captcha.streams import real_batches, synthetic_batches
@@ -60,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000, help="of the refiner")
     parser.add_argument("--batch", type=int, default=512, help="of the refiner")
+    parser.add_argument("--reader-batch", type=int, default=512, help="of the reader's steps")
     parser.add_argument("--matrix", type=int, default=8192, help="rows of the matrix product")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -93,6 +101,10 @@ def main() -> None:
         }
     )
     refiner = time_refiner(run, paper, options.seed)
+    steps = {
+        how: time_reader(run, options.reader_batch, compiled=how == "compiled")
+        for how in ("as it is", "compiled")
+    }
     write_result(
         options.out,
         "gpu",
@@ -105,6 +117,7 @@ def main() -> None:
             "matrix_product_tflops": product,
             "data_sheet_tflops": peak,
             "refiner": refiner,
+            "reader_images_per_second": steps,
             "run": judged,
         },
         ("what", "figure"),
@@ -115,6 +128,7 @@ def main() -> None:
             ("refiner: TFLOP/s", f"{refiner['tflops']:.2f}"),
             ("refiner: share of the matrix product", f"{refiner['tflops'] / product:.1%}"),
             ("refiner: memory at most (GB)", f"{refiner['peak_memory_bytes'] / 1e9:.1f}"),
+            *((f"reader: images a second, {how}", f"{of:,.0f}") for how, of in steps.items()),
             ("run: whole captchas right", f"{judged['captcha_accuracy']:.2%}"),
             ("run: seconds to 95 %", _seconds(judged["seconds_to_95"])),
             ("run: seconds to 99 %", _seconds(judged["seconds_to_99"])),
@@ -216,6 +230,37 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
             torch.cuda.max_memory_allocated() if fabric.device.type == "cuda" else 0
         ),
     }
+
+
+def time_reader(run: Path, batch: int, *, compiled: bool, steps: int = 50) -> float:
+    """Images a second of the reader's training step on images that are there, best of three."""
+    config, fabric = run_config(run), run_fabric(run)
+    architecture = reader_architecture(config, pose=True)
+    model = in_memory_format(build_reader(architecture))
+    reader, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), 1e-3))
+    reader.train()
+    background = Background.load(run / "background" / "background.npz")
+    simulator = PosedSimulator(Simulator(config.scheme, config.simulator, background))
+    drawn, drawn_targets = simulator.batch(np.random.default_rng(_STREAM), batch)
+    normalised = torch.from_numpy(background.normalise(drawn))
+    images = normalised.to(fabric.device, memory_format=MEMORY_FORMAT)
+    targets = torch.from_numpy(drawn_targets).to(fabric.device)
+
+    def loss_of(images: Tensor, targets: Tensor) -> Tensor:
+        return scout_objective(reader(images), targets)[0]
+
+    forward = torch.compile(loss_of, mode="reduce-overhead") if compiled else loss_of
+    best = 0.0
+    for _ in range(4):  # the first of them compiles, or chooses kernels
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(steps):
+            take_step(fabric, reader, optimizer, forward(images, targets), 1e-3, 1)
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, batch * steps / (time.perf_counter() - started))
+    return best
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 @pytest.mark.usefixtures("benchmarks")
 def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(60))
@@ -34,6 +36,9 @@ def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> N
     assert figures["images_per_second"] == 4 * figures["steps_per_second"]
     assert figures["flops_per_step"] > 0
     assert load("gpu").matrix_product_rate(16, False) > 0
+    assert load("gpu").time_reader(run, 4, compiled=False, steps=1) > 0
+    if shutil.which("g++"):  # without a GPU, torch compiles by it
+        assert load("gpu").time_reader(run, 4, compiled=True, steps=1) > 0
 
 
 def test_no_gpu_no_result(tmp_path: Path) -> None:
