@@ -120,6 +120,11 @@ def test_two_lost_shapes_are_named_as_the_scout_thought() -> None:
         assert (named[true == k] == k).mean() > 0.5
 
 
+def test_what_all_classes_lend_a_little_of_is_no_lost_shape() -> None:
+    normalised, _, poses = seen()
+    assert recover(normalised, blind(poses, {G: (A, E, L, ONE, M)})) is None
+
+
 def test_nothing_is_looked_for_where_every_class_has_a_glyph() -> None:
     normalised, _, poses = seen()
     assert recover(normalised, poses) is None
