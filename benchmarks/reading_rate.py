@@ -100,7 +100,7 @@ def main() -> None:
     write_result(
         options.out,
         "reading_rate",
-        f"{options.images} real captchas read on one core: median of {options.rounds} rounds",
+        f"{options.images} captchas of the run read on one core: median of {options.rounds} rounds",
         {
             **began,
             "seed": options.seed,
