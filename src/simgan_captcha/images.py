@@ -40,13 +40,16 @@ def begins_as_image(data: bytes) -> bool:
     return data.startswith((_JPEG, _PNG))
 
 
-def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> None:
-    """Decode strictly and discard: raises unless ``data`` is a whole image of the stated size.
+def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> GreyImages:
+    """Decode strictly: raises unless ``data`` is a whole image of the stated size.
 
     Args:
         data: An encoded JPEG or PNG.
         width: Expected width in pixels; None takes any.
         height: Expected height in pixels; None takes any.
+
+    Returns:
+        Its luma, see `decode_grey`.
 
     Raises:
         ImageError: Not a JPEG or PNG, damaged, animated, too large, or of another size.
@@ -65,11 +68,13 @@ def check_image(data: bytes, *, width: int | None = None, height: int | None = N
                     f"expected an image of {width or 'any'}x{height or 'any'} pixels, "
                     f"got {size[0]}x{size[1]}"
                 )
+            image.draft("L", None)  # of a JPEG's damage, its colours tell no more
             image.load()
             # Pillow tells damage strictly; OpenCV is what decodes from here on, so ask both.
-            decoded = decode_grey(data).shape
-            if decoded != size[::-1]:
-                raise ImageError(f"expected {size[1]}x{size[0]} pixels, decoded {decoded}")
+            decoded = decode_grey(data)
+            if decoded.shape != size[::-1]:
+                raise ImageError(f"expected {size[1]}x{size[0]} pixels, decoded {decoded.shape}")
+            return decoded
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"expected a whole JPEG or PNG, got a damaged one ({error})") from None
 

@@ -24,16 +24,25 @@ _NEAR = 24
 """Levels by which a pixel of the background may differ from its commonest colour."""
 
 
-def check_scheme_image(data: bytes, scheme: Scheme) -> None:
-    """Raise unless ``data`` is a whole image that the scheme takes.
+def check_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
+    """Raise unless ``data`` is a whole image that the scheme takes; its luma.
 
     Raises:
         ImageError: As `images.check_image`; of another size, unless the background is plain.
     """
     if scheme.background == "plain":
-        check_image(data)
-    else:
-        check_image(data, width=scheme.width, height=scheme.height)
+        return check_image(data)
+    return check_image(data, width=scheme.width, height=scheme.height)
+
+
+def read_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
+    """Both in one, of an image from outside: what `decode_scheme_image` gives.
+
+    Raises:
+        ImageError: As `check_scheme_image`.
+    """
+    luma = check_scheme_image(data, scheme)
+    return decode_scheme_image(data, scheme) if scheme.background == "plain" else luma
 
 
 def decode_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:

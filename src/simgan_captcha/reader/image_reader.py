@@ -23,7 +23,7 @@ from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.images import MAX_BYTES, GreyImages
 from simgan_captcha.readings import Reading, to_readings
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.scheme_images import check_scheme_image, decode_scheme_image, pixels_of_scheme
+from simgan_captcha.scheme_images import pixels_of_scheme, read_scheme_image
 from simgan_captcha.stages import core_count
 
 Ids = npt.NDArray[np.int64]
@@ -133,8 +133,7 @@ class ImageReader:
     def _grey(self, image: bytes | Image.Image | npt.NDArray[Any]) -> GreyImages:
         scheme = self.scheme
         if isinstance(image, bytes):
-            check_scheme_image(image, scheme)
-            return decode_scheme_image(image, scheme)
+            return read_scheme_image(image, scheme)
         if isinstance(image, Image.Image):
             if image.has_transparency_data:
                 image = image.convert("RGBA")

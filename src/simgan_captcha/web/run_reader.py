@@ -15,7 +15,7 @@ from simgan_captcha.errors import ImageError
 from simgan_captcha.images import MAX_PIXELS, GreyImages, encode_png
 from simgan_captcha.report_inputs import file_states
 from simgan_captcha.run_folder import DIAGNOSIS, RUN
-from simgan_captcha.scheme_images import check_scheme_image, decode_scheme_image
+from simgan_captcha.scheme_images import read_scheme_image
 from simgan_captcha.stages import FINISHED
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class RunReader:
                             f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
                             "in another"
                         )
-                    check_scheme_image(data, scheme)
-                    found[number] = decode_scheme_image(data, scheme)
+                    found[number] = read_scheme_image(data, scheme)
                 except ImageError as error:
                     answers[number] = ImageRefusal(name=names[number], error=str(error))
             if found:
