@@ -22,12 +22,10 @@ def test_at_first_characters_are_spread_evenly() -> None:
 def test_slots_lean_to_where_their_count_is() -> None:
     counting = fresh()
     leaning = counting.leaning(counting(torch.randn(1, ROWS * COLUMNS, CHANNELS)))
-    assert leaning.shape == (1, HEADS, LENGTH, ROWS * COLUMNS)
+    assert leaning.shape == (1, HEADS, LENGTH, COLUMNS)
     assert (leaning <= 0).all()
-    of_rows = leaning.view(HEADS, LENGTH, ROWS, COLUMNS)
-    assert (of_rows == of_rows[:, :, :1]).all()
     # Eight columns, four slots: the two columns in the middle of a slot's share lie nearest.
-    nearest = of_rows[0, :, 0].topk(2).indices.sort().values
+    nearest = leaning[0, 0].topk(2).indices.sort().values
     assert nearest.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
@@ -47,8 +45,8 @@ def test_what_is_seen_moves_the_count_to_its_right_only() -> None:
 def test_codes_tell_counts_apart() -> None:
     counting = fresh()
     codes = counting.codes(torch.linspace(0, LENGTH, COLUMNS)[None])
-    assert codes.shape == (1, ROWS * COLUMNS, CHANNELS)
-    apart = torch.cdist(codes[0, :COLUMNS], codes[0, :COLUMNS])
+    assert codes.shape == (1, COLUMNS, CHANNELS)
+    apart = torch.cdist(codes[0], codes[0])
     assert apart[~torch.eye(COLUMNS, dtype=torch.bool)].min() > 0.05
 
 

@@ -44,17 +44,16 @@ class Counting(nn.Module):
         return of_column.cumsum(1) - of_column / 2
 
     def codes(self, count: Tensor) -> Tensor:
-        """(B, R * W, E) of a count (B, W)."""
+        """(B, W, E) of a count (B, W): the same in all rows."""
         phase = count[..., None] * self.frequency
         codes: Tensor = self.code(torch.cat([phase.sin(), phase.cos()], -1))
-        return codes.unsqueeze(1).expand(-1, self.rows, -1, -1).flatten(1, 2)
+        return codes
 
     def leaning(self, count: Tensor) -> Tensor:
-        """(B, heads, L, R * W) to be added to attention's logits: 0 where a slot's count is."""
+        """(B, heads, L, W) to be added to attention's logits: 0 where a slot's count is."""
         apart = (count[:, None] - self.middle[:, None]).square()  # (B, L, W)
         narrowness = nn.functional.softplus(self.narrowness)[:, None, None]
-        leaning = -narrowness * apart[:, None]
-        return leaning.unsqueeze(3).expand(-1, -1, -1, self.rows, -1).flatten(3)
+        return -narrowness * apart[:, None]
 
 
 def counting_loss(count: Tensor, places: Tensor) -> Tensor:

@@ -183,6 +183,8 @@ class Reader(ImageReader):
                 file if isinstance(file, bytes) else _model_bytes(Path(file)),
                 options,
                 providers=["CPUExecutionProvider"],
+                # It makes of one product over all images a smaller one for each.
+                disabled_optimizers=["MatmulTransposeFusion"],
             )
             described = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
             scheme = Scheme(**described["scheme"])
