@@ -86,14 +86,10 @@ def test_attention_without_keys_is_attention() -> None:
     weights = reader._attend(placed, count)
 
     def split(vectors: torch.Tensor) -> torch.Tensor:
-        return vectors.unflatten(-1, (reader.heads, -1)).transpose(1, 2)
+        return torch.stack(vectors.chunk(reader.heads, -1), 1)
 
-    of_column = [
-        reader.counting.codes(count)[:, None],
-        reader.counting.leaning(count)[..., None, :],
-    ]
-    codes = of_column[0].expand(-1, 6, -1, -1).flatten(1, 2)
-    leaning = of_column[1].expand(-1, -1, -1, 6, -1).flatten(3)
+    codes = reader.counting.codes(count).repeat(1, 6, 1)
+    leaning = reader.counting.leaning(count).repeat(1, 1, 1, 6)
     expected = torch.nn.functional.scaled_dot_product_attention(
         split(reader.query.expand(3, -1, -1)),
         split(reader.key(placed + codes)),
