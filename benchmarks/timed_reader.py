@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _ALONE = 50  # images that are given one by one
 
@@ -32,9 +33,20 @@ def simgan(model: str) -> Read:
 
 
 def ddddocr(_: str, *, beta: bool = False) -> Read:
-    """What a user would reach for; its second model is said to be better."""
+    """What a user would reach for, held to one thread; its second model is said to be better."""
+    import onnxruntime
     from ddddocr import DdddOcr
 
+    # Left alone it takes as many threads as there are cores, which the runtime puts on cores of
+    # their own, whatever this process is held to.
+    session = onnxruntime.InferenceSession
+
+    def of_one_thread(model: str, **named: Any) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        return session(model, options, **named)
+
+    onnxruntime.InferenceSession = of_one_thread
     reader = DdddOcr(show_ad=False, beta=beta)
     return lambda images: [reader.classification(image).lower() for image in images]
 

@@ -95,21 +95,27 @@ class ImageReader:
 
     def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
         """As `read` of a list, but image by image: only a few batches are held at any time."""
-        size, numbered = self.threads * _BATCH_PER_THREAD, enumerate(images)
+        size, decoded = self.threads * _BATCH_PER_THREAD, self._decoded(images)
+        while batch := list(islice(decoded, size)):
+            readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
+            for one in batch:
+                yield next(readings) if isinstance(one, _Decoded) else one
+
+    def _decoded(self, images: Iterable[Source]) -> "Iterator[_Decoded | Unreadable]":
+        """In their order; other threads decode ahead while a batch is read."""
+        numbered = enumerate(images)
+        if self.threads == 1:  # which would take turns with another
+            yield from (self._decode(number, image) for number, image in numbered)
+            return
         waiting: deque[Future[_Decoded | Unreadable]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
-
-            def decode_ahead() -> None:
-                for number, image in islice(numbered, 2 * size - len(waiting)):
+            while True:
+                ahead = 2 * self.threads * _BATCH_PER_THREAD - len(waiting)
+                for number, image in islice(numbered, ahead):
                     waiting.append(pool.submit(self._decode, number, image))
-
-            decode_ahead()
-            while waiting:
-                batch = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
-                decode_ahead()  # goes on while this batch is read
-                readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
-                for one in batch:
-                    yield next(readings) if isinstance(one, _Decoded) else one
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
 
     def _read(self, decoded: "list[_Decoded]") -> list[Reading]:
         if not decoded:
