@@ -1,5 +1,7 @@
 """Lines and dots among the letters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -7,6 +9,7 @@ from pydantic import ValidationError
 from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator, SimulatorSettings
+from tests.calibration.scene import skewed
 from tests.drawing import plain
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=60, height=30)
@@ -28,8 +31,54 @@ def laid(clutter: Clutter, image: int) -> np.ndarray:
     return canvas
 
 
+def test_of_a_fraction_some_images_have_one_more() -> None:
+    clutter = drawn(BOTH, ClutterSettings(lines=(1.3, 1.3), dots=(4, 4), line_width=(0.05, 0.05)))
+    lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
+    assert set(lines.tolist()) == {1, 2}
+    assert lines.mean() == pytest.approx(1.3, abs=0.1)
+    assert set(dots.tolist()) == {4}
+    # A width of one and a half pixels.
+    assert set(clutter.line_width[:, 0].tolist()) == {1, 2}
+    assert clutter.line_width[:, 0].mean() == pytest.approx(1.5, abs=0.1)
+
+
+def test_more_of_a_kind_change_nothing_of_those_that_were_there() -> None:
+    few, many = (drawn(BOTH, ClutterSettings(lines=(2, 2), dots=(d, d))) for d in (3, 9))
+    assert np.array_equal(few.dots, many.dots[:, :3])
+    assert np.array_equal(few.lines, many.lines)
+
+
+def test_images_take_another_clutter_where_chosen() -> None:
+    few = drawn(BOTH, ClutterSettings(lines=(1, 1), dots=(2, 2)))
+    many = drawn(BOTH, ClutterSettings(lines=(4, 4), dots=(0, 0)), seed=2)
+    chosen = np.arange(COUNT) % 3 == 0
+    merged = few.or_else(many, chosen)
+    assert set((merged.line_width > 0).sum(1)[chosen].tolist()) == {4}
+    assert set((merged.line_width > 0).sum(1)[~chosen].tolist()) == {1}
+    for n in (0, 1):
+        assert np.array_equal(laid(merged, n), laid((few, many)[bool(chosen[n])], n))
+
+
+def test_what_was_found_is_drawn_and_some_images_by_the_ranges() -> None:
+    found = replace(
+        skewed(BOTH, 0, 1, 2, 3), clutter=np.array([8, 0.05, 0.3, 1, 20, 0.03, 0.7], np.float32)
+    )
+    few = ClutterSettings(lines=(1, 1), dots=(0, 0))
+    for free in (0.0, 0.4):
+        settings = SimulatorSettings(fonts=("roboto-black",), clutter=few, free=free)
+        simulator = Simulator(BOTH, settings, plain(60, 30), found)
+        clutter = simulator.draw_parameters(np.random.default_rng(1), COUNT).clutter
+        assert clutter is not None
+        lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
+        by_range = (lines == 1) & (dots == 0)
+        assert by_range.mean() == pytest.approx(free, abs=0.08)
+        assert set(lines[~by_range].tolist()) == {6, 7, 8, 9, 10}
+        assert dots[~by_range].min() == 15
+        assert dots[~by_range].max() == 25
+
+
 def test_images_have_from_none_to_the_most() -> None:
-    clutter = drawn(BOTH, ClutterSettings(lines=3, dots=5))
+    clutter = drawn(BOTH, ClutterSettings(lines=(0, 3), dots=(0, 5)))
     lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
     assert set(lines.tolist()) == {0, 1, 2, 3}
     assert set(dots.tolist()) == {0, 1, 2, 3, 4, 5}
@@ -45,7 +94,7 @@ def test_a_kind_is_drawn_where_the_scheme_has_it(kind: str) -> None:
 
 
 def test_ink_goes_where_a_line_and_a_dot_are() -> None:
-    nothing = drawn(BOTH, ClutterSettings(lines=0, dots=0))
+    nothing = drawn(BOTH, ClutterSettings(lines=(0, 0), dots=(0, 0)))
     assert not laid(nothing, 0).any()
     line = Clutter(
         lines=np.array([[[[5, 10], [30, 10], [55, 10]]]], np.float32),
@@ -64,10 +113,15 @@ def test_ink_goes_where_a_line_and_a_dot_are() -> None:
 
 
 def test_strength_is_beside_the_letters() -> None:
-    clutter = drawn(BOTH, ClutterSettings(strength=(0.5, 0.5)))
+    clutter = drawn(BOTH, ClutterSettings(line_strength=(0.5, 0.5)))
     assert np.allclose(clutter.line_ink, 100)
     dark = draw_clutter(
-        BOTH, ClutterSettings(strength=(0.5, 2)), np.random.default_rng(1), 50, ground=200, ink=50
+        BOTH,
+        ClutterSettings(dot_strength=(0.5, 2)),
+        np.random.default_rng(1),
+        50,
+        ground=200,
+        ink=50,
     )
     assert dark.dot_ink.min() >= 0
     assert dark.dot_ink.max() <= 125
@@ -92,7 +146,7 @@ def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"line_width": (1, 0)}, {"dot_radius": (0, 1e9)}, {"strength": (float("nan"), 1)}]
+    "wrong", [{"line_width": (1, 0)}, {"dot_radius": (0, 1e9)}, {"dot_strength": (float("nan"), 1)}]
 )
 def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ValidationError, match="0 <= low <= high"):

@@ -117,7 +117,7 @@ class ChangedSimulator:
 
 def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
     """By name: what is changed, in words, and how. The first changes nothing."""
-    scheme, most = simulator.scheme, simulator.settings.clutter.lines
+    scheme, most = simulator.scheme, int(simulator.settings.clutter.lines[1])
     found = simulator.calibration is not None
     more: dict[str, tuple[str, Change]] = {
         "lines": (f"up to {most} lines through the text, as strong as it", _more_lines)
@@ -205,7 +205,7 @@ def _more_lines(
     """Lines of their own, over whatever clutter there is."""
     lines = draw_clutter(
         simulator.scheme.model_copy(update={"clutter": ("lines",)}),
-        simulator.settings.clutter.model_copy(update={"strength": (1, 1)}),
+        simulator.settings.clutter.model_copy(update={"line_strength": (1, 1)}),
         generator,
         len(drawn.ids),
         ground=float(np.median(simulator.background.grey)),

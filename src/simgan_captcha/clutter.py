@@ -3,6 +3,7 @@
 Shapes: N images, M lines and D dots in each, of which some are not there.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -15,6 +16,14 @@ from simgan_captcha.scheme import Scheme
 Range = tuple[float, float]
 Floats = npt.NDArray[np.float32]
 
+LINES = ("lines", "line_width", "bend", "line_strength")
+DOTS = ("dots", "dot_radius", "dot_strength")
+CLUTTER = LINES + DOTS
+"""What of clutter is calibrated; each means what it means in `ClutterSettings`."""
+
+_UNSURE = 0.25
+"""By which share about a value that was found clutter is drawn."""
+
 _BEND = 12
 """Straight pieces that a curved line is drawn of."""
 _FINE = 3
@@ -26,28 +35,54 @@ class ClutterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    lines: int = Field(default=5, ge=0, le=100)
-    """The most lines of an image; each image draws how many, none among them."""
-    line_width: tuple[float, float] = (0.02, 0.06)
+    lines: Range = (0, 5)
+    """How many lines an image has, both ends included; of a fraction, some images have one more."""
+    line_width: Range = (0.02, 0.06)
     """Of the image's height; at least one pixel."""
     bend: float = Field(default=0.5, ge=0, le=5)
     """How far a line's middle may lie off its ends' middle, as a fraction of the image's height."""
-    dots: int = Field(default=60, ge=0, le=10_000)
-    """The most dots of an image, likewise."""
-    dot_radius: tuple[float, float] = (0.01, 0.035)
+    line_strength: Range = (0.3, 1.1)
+    """How strong the lines' ink is beside the letters'; each image draws one."""
+    dots: Range = (0, 60)
+    """How many dots an image has, as of lines."""
+    dot_radius: Range = (0.01, 0.035)
     """Of the image's height; at least half a pixel."""
-    strength: tuple[float, float] = (0.3, 1.1)
-    """How strong its ink is beside the letters'; each image draws one of lines and one of dots."""
+    dot_strength: Range = (0.3, 1.1)
+    """How strong the dots' ink is beside the letters'; each image draws one."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "ClutterSettings":
-        for name, highest in (("line_width", 1), ("dot_radius", 1), ("strength", 10)):
+        for name, highest in _HIGHEST.items():
             low, high = getattr(self, name)
             if not 0 <= low <= high <= highest:
                 raise ValueError(
                     f"{name}: expected 0 <= low <= high <= {highest}, got {low}, {high}"
                 )
         return self
+
+
+_HIGHEST = {
+    "lines": 100,
+    "line_width": 1,
+    "line_strength": 10,
+    "dots": 10_000,
+    "dot_radius": 1,
+    "dot_strength": 10,
+}
+
+
+def clutter_like(found: Floats) -> ClutterSettings:
+    """Narrow ranges about values (7,) of `CLUTTER`; NaN for what is not drawn."""
+    ranges: dict[str, Range | float] = {}
+    for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
+        low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
+        ranges[name] = high if name == "bend" else (low, min(high, _HIGHEST[name]))
+    return ClutterSettings(**ranges)  # type: ignore[arg-type]
+
+
+def middle_of(settings: ClutterSettings) -> Floats:
+    """(7,) values of `CLUTTER` in the middle of ranges."""
+    return np.array([np.mean(getattr(settings, name)) for name in CLUTTER], np.float32)
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,17 @@ class Clutter:
     def __getitem__(self, images: slice) -> "Clutter":
         return Clutter(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
+    def or_else(self, other: "Clutter", chosen: npt.NDArray[np.bool_]) -> "Clutter":
+        """That of ``other`` instead where ``chosen`` (N,)."""
+        merged = {}
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            if mine.ndim > 1:
+                most = max(mine.shape[1], theirs.shape[1])
+                mine, theirs = _as_many(mine, most), _as_many(theirs, most)
+            merged[f.name] = np.where(chosen.reshape(-1, *[1] * (mine.ndim - 1)), theirs, mine)
+        return Clutter(**merged)
+
     def with_lines_of(self, other: "Clutter") -> "Clutter":
         """With another clutter's lines, too; all in the ink of those that are there first."""
         ink = self.line_ink if self.lines.size else other.line_ink
@@ -78,6 +124,11 @@ class Clutter:
             line_width=np.concatenate([self.line_width, other.line_width], 1),
             line_ink=ink,
         )
+
+
+def _as_many(parts: Floats, most: int) -> Floats:
+    """(N, most, ...) of (N, m, ...): those added are not there."""
+    return np.pad(parts, [(0, 0), (0, most - parts.shape[1]), *[(0, 0)] * (parts.ndim - 2)])
 
 
 def draw_clutter(
@@ -100,26 +151,31 @@ def draw_clutter(
         ink: Grey level of letters.
     """
     W, H = scheme.width, scheme.height
-    M = settings.lines if "lines" in scheme.clutter else 0
-    D = settings.dots if "dots" in scheme.clutter else 0
+    M = math.ceil(settings.lines[1]) if "lines" in scheme.clutter else 0
+    D = math.ceil(settings.dots[1]) if "dots" in scheme.clutter else 0
+    streams = iter(generator.spawn(_STREAMS))
 
-    def uniform(limits: Range, *size: int) -> Floats:
-        return generator.uniform(*limits, size).astype(np.float32)
+    def uniform(limits: Range, most: int | None = None) -> Floats:
+        """(N,), or (N, most) of which the first do not depend on how many there are."""
+        size = count if most is None else (most, count)
+        return next(streams).uniform(*limits, size).astype(np.float32).T
 
-    def present(most: int) -> npt.NDArray[np.bool_]:
-        """(N, most): as many as were drawn, none to all."""
-        return np.asarray(np.arange(most) < generator.integers(most + 1, size=(count, 1)))
+    def present(limits: Range, most: int) -> npt.NDArray[np.bool_]:
+        """(N, most): as many as were drawn."""
+        number = np.floor(uniform((limits[0], limits[1] + 1)))
+        return np.asarray(np.arange(most) < number[:, None])
 
     # From the left half to the right one, as lines through a text do, or anywhere.
-    across = generator.random((count, M)) < 0.7
-    x0 = uniform((0, W), count, M) * np.where(across, 0.4, 1)
-    x2 = np.where(across, W - uniform((0, W), count, M) * 0.4, uniform((0, W), count, M))
-    y0, y2 = uniform((0, H), count, M), uniform((0, H), count, M)
-    bend = uniform((-settings.bend, settings.bend), count, M) * H
-    x1, y1 = (x0 + x2) / 2 + uniform((-0.1, 0.1), count, M) * W, (y0 + y2) / 2 + bend
+    across = uniform((0, 1), M) < 0.7
+    x0 = uniform((0, W), M) * np.where(across, 0.4, 1)
+    x2 = W - uniform((0, W), M) * np.where(across, 0.4, 1)
+    y0, y2 = uniform((0, H), M), uniform((0, H), M)
+    bend = uniform((-settings.bend, settings.bend), M) * H
+    x1, y1 = (x0 + x2) / 2 + uniform((-0.1, 0.1), M) * W, (y0 + y2) / 2 + bend
     points = np.stack([np.stack([x0, y0], -1), np.stack([x1, y1], -1), np.stack([x2, y2], -1)], 2)
-    width = np.maximum(uniform(settings.line_width, count, M) * H, 1)
-    radius = np.maximum(uniform(settings.dot_radius, count, D) * H, 0.5)
+    # Lines are drawn of whole pixels: of a fraction, some are one wider.
+    width = np.floor(uniform(settings.line_width, M) * H + uniform((0, 1), M))
+    radius = np.maximum(uniform(settings.dot_radius, D) * H, 0.5)
 
     def level(strength: Floats) -> Floats:
         levels = np.clip(ground + (ink - ground) * strength, 0, 255)
@@ -127,12 +183,15 @@ def draw_clutter(
 
     return Clutter(
         lines=points.astype(np.float32),
-        line_width=width * present(M),
-        line_ink=level(uniform(settings.strength, count)),
-        dots=np.stack([uniform((0, W), count, D), uniform((0, H), count, D)], -1),
-        dot_radius=radius * present(D),
-        dot_ink=level(uniform(settings.strength, count)),
+        line_width=np.maximum(width, 1) * present(settings.lines, M),
+        line_ink=level(uniform(settings.line_strength)),
+        dots=np.stack([uniform((0, W), D), uniform((0, H), D)], -1),
+        dot_radius=radius * present(settings.dots, D),
+        dot_ink=level(uniform(settings.dot_strength)),
     )
+
+
+_STREAMS = 16
 
 
 def lay_clutter(canvas: Floats, clutter: Clutter, image: int) -> None:

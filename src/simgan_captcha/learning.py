@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.background import Background, FloatImages
-from simgan_captcha.calibration.calibration import Calibration, calibrate, glyph_sheet
+from simgan_captcha.calibration.calibration import (
+    UNKNOWN_CLUTTER,
+    Calibration,
+    calibrate,
+    glyph_sheet,
+)
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ
 from simgan_captcha.calibration.lost_shapes import LostShape, find_lost_shapes
 from simgan_captcha.calibration.poses import Floats, Poses
@@ -140,7 +145,7 @@ class Learning:
         calibration: Calibration | None = None
         glyphs: Floats | None = None
         formed = False
-        rendering = start_rendering(background)
+        rendering, clutter = start_rendering(background), UNKNOWN_CLUTTER
         rendered: RenderingFit | None = None
         flops = seen = 0
         lost: list[str] = []
@@ -153,7 +158,9 @@ class Learning:
             flops += result.flops + scouting_flops(self.config, len(images))
             seen += result.images + len(images)
             try:
-                calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
+                calibration = calibrate(
+                    fit.glyphs, fit.poses, fit.kept, fit.settled, rendering, clutter
+                )
             except TooLittleReadError:
                 if number == settings.rounds:
                     raise
@@ -168,8 +175,8 @@ class Learning:
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if rendered is None or number == settings.rounds:
                 rendered = self._fit_rendering(number, images, calibration, advance)
-                rendering = rendered.values
-                calibration = replace(calibration, rendering=rendering)
+                rendering, clutter = rendered.values, rendered.clutter
+                calibration = replace(calibration, rendering=rendering, clutter=clutter)
             self.fabric.broadcast(calibration)  # to `assist_calibration`
             # The last round's are what counts; earlier ones show how they came about.
             calibration.save(folder / CALIBRATION)

@@ -219,6 +219,10 @@ def _calibration(
         "font size (pixels per em)": found.get("font_size"),
         "area of ink, to that of the likest font": found.get("stroke_weight"),
         **{key.replace("_", " "): value for key, value in rendering.items()},
+        **{
+            f"clutter: {key.replace('_', ' ')}": value
+            for key, value in as_mapping(found.get("clutter")).items()
+        },
     }
     fonts = [
         (character, str(match[0]), as_number(match[1]), likeness)

@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
-from simgan_captcha.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
+from simgan_captcha.clutter import (
+    Clutter,
+    ClutterSettings,
+    clutter_like,
+    draw_clutter,
+    lay_clutter,
+)
 from simgan_captcha.codec import through_jpeg
 from simgan_captcha.compositing import lay_letters, with_noise
 from simgan_captcha.errors import ConfigError
@@ -66,7 +72,8 @@ class SimulatorSettings(BaseModel):
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are sheared and stretched as real ones are, not by these ranges."""
     free: float = Field(default=0.3, ge=0, le=1)
-    """Share of images that a ``layout`` draws even where a calibration is known."""
+    """Share of images that a ``layout`` draws even where a calibration is known, and of those whose
+    clutter is drawn by its ranges."""
     layout: LayoutSettings | None = None
     """How letters stand where not even that is known: it goes before ``rotation``, ``shear``,
     ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn for each image. Texts of
@@ -213,11 +220,20 @@ class Simulator:
             parameters = parameters.or_else(others, generator.random(count) < self.settings.free)
         if not self.scheme.clutter:
             return parameters
+        return replace(parameters, clutter=self._clutter(level, generator, count))
+
+    def _clutter(self, ink: float, generator: np.random.Generator, count: int) -> Clutter:
+        """As real images have it, where that is known; of a share of images by the settings."""
         ground = float(np.median(self.background.grey))
-        clutter = draw_clutter(
-            self.scheme, self.settings.clutter, generator, count, ground=ground, ink=level
-        )
-        return replace(parameters, clutter=clutter)
+
+        def drawn(settings: ClutterSettings) -> Clutter:
+            return draw_clutter(self.scheme, settings, generator, count, ground=ground, ink=ink)
+
+        free = drawn(self.settings.clutter)
+        if self.calibration is None or np.isnan(self.calibration.clutter).all():
+            return free
+        found = drawn(clutter_like(self.calibration.clutter))
+        return found.or_else(free, generator.random(count) < self.settings.free)
 
     def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
         """By the settings' ranges alone."""

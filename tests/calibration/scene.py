@@ -9,7 +9,7 @@ import numpy.typing as npt
 from font_lato import font_files
 
 from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
+from simgan_captcha.calibration.calibration import GLYPH_SCALE, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.calibration.glyph_fit import glyph_side
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.images import GreyImages
@@ -185,6 +185,7 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
         poses=unformed(np.stack(places, -1)),
         offset=np.zeros((len(scheme.alphabet), len(POSE)), np.float32),
         rendering=np.array([250, 0, 0, 0, 95, 1], np.float32),
+        clutter=UNKNOWN_CLUTTER,
     )
 
 
@@ -204,6 +205,6 @@ def block() -> GreyImages:
 def same(one: Calibration, other: Calibration) -> bool:
     """To the bit."""
     return all(
-        a.dtype == b.dtype and np.array_equal(a, b)
+        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
     )

@@ -14,6 +14,7 @@ from simgan_captcha.calibration.calibration import (
     FEWEST_CHARACTERS,
     GLYPH_SCALE,
     RENDERING,
+    UNKNOWN_CLUTTER,
     Calibration,
     calibrate,
     glyph_sheet,
@@ -148,8 +149,8 @@ def test_classes_without_a_glyph_lie_as_usual() -> None:
     ("sure", "settling", "told"),
     [
         (FEWEST_CHARACTERS, FEWEST_CHARACTERS, None),
-        (FEWEST_CHARACTERS - 1, 100, r"\[100, 100, 49, 100\].* got 100;"),
-        (100, FEWEST_CHARACTERS - 1, r"\[100, 100, 100, 100\].* got 49;"),
+        (FEWEST_CHARACTERS - 1, 100, r"\[100, 100, 19, 100\].* got 100;"),
+        (100, FEWEST_CHARACTERS - 1, r"\[100, 100, 100, 100\].* got 19;"),
     ],
 )
 def test_a_scout_that_knows_too_little_is_told_what_to_do(
@@ -161,13 +162,14 @@ def test_a_scout_that_knows_too_little_is_told_what_to_do(
     if told is None:
         assert len(calibrate(GLYPHS, poses, kept, settled, RENDERED).poses) == FEWEST_CHARACTERS
         return
-    with pytest.raises(RunError, match=rf"at least 50 .* got {told} train the .* calibrate=false"):
+    with pytest.raises(RunError, match=rf"at least 20 .* got {told} train the .* calibrate=false"):
         calibrate(GLYPHS, poses, kept, settled, RENDERED)
 
 
 def test_a_sheet_shows_every_glyph() -> None:
     levels = np.arange(14, dtype=np.uint8) * 10 + 50
-    sheet = glyph_sheet(levels.reshape(14, 1, 1).repeat(6, 1).repeat(6, 2), columns=5)
+    glyphs = levels.reshape(14, 1, 1).repeat(6, 1).repeat(6, 2)
+    sheet = glyph_sheet(glyphs, columns=5)
     assert sheet.shape == (3 * 6, 5 * 6)
     np.testing.assert_array_equal(sheet[::6, ::6].reshape(-1), [*levels, 0])
 
@@ -284,7 +286,8 @@ def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, ri
     found = skewed(LETTERS)
     calibration = dataclasses.replace(found, glyphs=np.stack([fine, *found.glyphs[1:, :16, :16]]))
     calibration.rendering[RENDERING.index("contrast")] = 2
-    raster = calibration.drawn_rasters()[0]
+    rasters = calibration.drawn_rasters()
+    raster = rasters[0]
     # A raster's middle is the glyph's.
     assert raster.shape == (8 + down, 8 + right)
     assert raster.dtype == np.uint8
@@ -292,7 +295,7 @@ def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, ri
     expected[1 + down : 6 + down, right : 7 + right] = pixels
     np.testing.assert_array_equal(raster, expected)
     for empty in np.flatnonzero(~calibration.found):
-        assert not calibration.drawn_rasters()[empty].any()
+        assert not rasters[empty].any()
 
 
 def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
@@ -306,6 +309,7 @@ def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
         poses=unformed(np.array([[[20, 20, 0]]])),
         offset=np.zeros((2, len(POSE)), np.float32),
         rendering=np.array([250, 0, 1, 0, 99, 1], np.float32),
+        clutter=UNKNOWN_CLUTTER,
     )
     simulator = Simulator(scheme, drawing(fitted=1.0, noise=(0, 0)), plain(40, 40), calibration)
     parameters = simulator.draw_parameters(np.random.default_rng(0), 60)
@@ -390,6 +394,7 @@ def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
         {"poses": np.array(["pickled", None], object)},
         {"offset": np.zeros((5, 6), np.float32)},
         {"rendering": np.zeros(5, np.float32)},
+        {"clutter": np.zeros(6, np.float32)},
     ],
 )
 def test_other_arrays_are_a_run_error(
@@ -462,6 +467,7 @@ def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
         poses=unformed(np.array([[[25, 40, rotation]]])),
         offset=unformed(np.array([[5, 0, 0]] * 2)),
         rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
+        clutter=UNKNOWN_CLUTTER,
     )
     simulator = Simulator(scheme, drawing(fitted=1.0), plain(60, 80), calibration)
     parameters = simulator.draw_parameters(np.random.default_rng(0), 5)

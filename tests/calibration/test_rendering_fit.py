@@ -16,8 +16,10 @@ from simgan_captcha.calibration.rendering_fit import (
     image_moments,
     start_rendering,
 )
+from simgan_captcha.clutter import CLUTTER, ClutterSettings, middle_of
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator import Simulator, SimulatorSettings
 from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed, unformed
 from tests.drawing import plain
 
@@ -207,3 +209,51 @@ def test_moments_of_all_images_are_the_mean_of_each_one_s() -> None:
     images = rendered(TRUTHS[0], 1, 8)
     each = np.stack([image_moments(images[n : n + 1], BACKGROUND) for n in range(8)])
     np.testing.assert_allclose(image_moments(images, BACKGROUND), each.mean(0), rtol=1e-4)
+
+
+# Clutter.
+
+CLUTTERED = SMALL.model_copy(update={"clutter": ("lines", "dots")})
+CLUTTER_TRUTH = (1.6, 0.05, 0.4, 0.9, 14.0, 0.03, 0.6)
+
+
+def cluttered(count: int) -> GreyImages:
+    """Images whose clutter lies about the truth, as that of real ones does."""
+    rendering, clutter = (np.array(v, np.float32) for v in (TRUTHS[0], CLUTTER_TRUTH))
+    truth = replace(calibration(), rendering=rendering, clutter=clutter)
+    settings = SimulatorSettings(fonts=("roboto-black",), fitted=1, free=0)
+    simulator = Simulator(CLUTTERED, settings, BACKGROUND, truth)
+    return simulator.batch(np.random.default_rng(9), count)[0]
+
+
+def test_clutter_is_found_again() -> None:
+    images = cluttered(800)
+    fit = fit_rendering(images, BACKGROUND, CLUTTERED, calibration(), 0, evaluations=160)
+    off = dict(zip(CLUTTER, np.abs(fit.clutter - CLUTTER_TRUTH), strict=True))
+    assert off["lines"] < 0.4
+    assert off["line_width"] < 0.01
+    assert off["line_strength"] < 0.15
+    assert off["dots"] < 4
+    assert off["dot_radius"] < 0.006
+    assert off["dot_strength"] < 0.15
+    assert fit.misfit < 4
+    assert (fit.clutter_errors > 0).all()
+    assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # and the letters' ink is still theirs
+    assert off["bend"] < 0.15
+    # As wide as the ranges that it began with, none of this would say anything.
+    begun = dict(zip(CLUTTER, np.abs(middle_of(ClutterSettings()) - CLUTTER_TRUTH), strict=True))
+    assert begun["lines"] > 0.8
+    assert begun["dots"] > 15
+
+
+def test_only_clutter_that_the_scheme_has_is_looked_for() -> None:
+    dotted = SMALL.model_copy(update={"clutter": ("dots",)})
+    images = draw_rendered(
+        dotted, BACKGROUND, calibration(), np.array([*TRUTHS[0], 8, 0.03, 1]), 40, 9
+    )
+    fit = fit_rendering(images, BACKGROUND, dotted, calibration(), 0, evaluations=20)
+    said = dict(zip(CLUTTER, np.isnan(fit.clutter).tolist(), strict=True))
+    assert said == {name: not name.startswith("dot") for name in CLUTTER}
+    assert np.array_equal(np.isnan(fit.clutter), np.isnan(fit.clutter_errors))
+    none = fit_rendering(images, BACKGROUND, SMALL, calibration(), 0, evaluations=20)
+    assert np.isnan(none.clutter).all()

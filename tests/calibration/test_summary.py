@@ -122,7 +122,14 @@ def test_rendering_is_found() -> None:
 
 
 def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
-    assert exactly_found(100).summary()["rendering_misfit"] == 1.23
+    said = exactly_found(100).summary()
+    assert said["rendering_misfit"] == 1.23
+    assert said["clutter"] == {
+        "lines": [1, 0.1],
+        "line_width": [0.05, 0.01],
+        "bend": [0.5, 0.2],
+        "line_strength": [1, 0.1],
+    }
     assert summary()["rendering_misfit"] == pytest.approx(found().rendered.misfit, abs=0.01)
 
 
@@ -142,7 +149,13 @@ def test_the_same_seed_says_the_same_as_json() -> None:
 
 # Uncertainty.
 
-NO_RENDERING = RenderingFit(np.zeros(6, np.float32), np.ones(6, np.float32), 1.234)
+NO_RENDERING = RenderingFit(
+    np.zeros(6, np.float32),
+    np.ones(6, np.float32),
+    clutter=np.array([1, 0.05, 0.5, 1, *[np.nan] * 3], np.float32),
+    clutter_errors=np.array([0.1, 0.01, 0.2, 0.1, *[np.nan] * 3], np.float32),
+    misfit=1.234,
+)
 
 
 def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from simgan_captcha.arrays import read_arrays, write_arrays
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
+from simgan_captcha.clutter import CLUTTER
 from simgan_captcha.errors import RunError, TooLittleReadError
 from simgan_captcha.images import GreyImages
 
@@ -18,13 +19,15 @@ RENDERING = ("ink", "blur", "nearest", "noise", "jpeg_quality", "contrast")
 """What of an image's rendering is calibrated; each means what it means in `SimulatorSettings`, but
 for ``ink``, which is a grey level, and ``contrast``, see `Calibration.drawn_glyphs`."""
 
+UNKNOWN_CLUTTER = np.full(len(CLUTTER), np.nan, np.float32)
+
 GLYPH_SCALE = 2
 """Pixels of a found glyph to one of an image."""
 
 FORMS_ALIKE = 0.05
 """Forms that spread less than this from one character to the next are taken for none."""
 
-FEWEST_CHARACTERS = 50
+FEWEST_CHARACTERS = 20
 """With fewer in a slot to learn from there is no calibration."""
 
 _REACHED = 0.1
@@ -49,6 +52,8 @@ class Calibration:
     left edges are placed. Of forms 0."""
     rendering: Floats
     """(6,) values of `RENDERING`."""
+    clutter: Floats
+    """(7,) values of `clutter.CLUTTER`; NaN of what the scheme has not, or nothing is known of."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
@@ -122,7 +127,7 @@ class Calibration:
     def _require_whole(self) -> None:
         arrays = [getattr(self, f.name) for f in fields(self)]
         dtypes = [array.dtype.name for array in arrays]
-        if dtypes != ["uint8"] + ["float32"] * 3:
+        if dtypes != ["uint8"] + ["float32"] * 4:
             raise ValueError(f"arrays of {', '.join(dtypes)}")
         classes, side = len(self.glyphs), self.glyphs.shape[-1]
         shapes = [array.shape for array in arrays]
@@ -131,6 +136,7 @@ class Calibration:
             (*self.poses.shape[:2], len(POSE)),
             (classes, len(POSE)),
             (len(RENDERING),),
+            (len(CLUTTER),),
         ]:
             raise ValueError(f"arrays of shapes {', '.join(map(str, shapes))}")
 
@@ -160,6 +166,7 @@ def calibrate(
     kept: npt.NDArray[np.bool_],
     settled: npt.NDArray[np.bool_],
     rendering: Floats,
+    clutter: Floats = UNKNOWN_CLUTTER,
 ) -> Calibration:
     """What was found, to draw from.
 
@@ -170,6 +177,7 @@ def calibrate(
         settled: (N,) the images whose places are drawn from. Not only those that are read surely:
             letters that overlap would be drawn too seldom.
         rendering: (6,), as `rendering_fit.fit_rendering` finds it.
+        clutter: (7,), likewise.
 
     Raises:
         TooLittleReadError: Hardly any image counts: the scout knows too little.
@@ -200,6 +208,7 @@ def calibrate(
         poses=usual[settled].astype(np.float32),
         offset=offset,
         rendering=rendering.astype(np.float32),
+        clutter=clutter.astype(np.float32),
     )
 
 

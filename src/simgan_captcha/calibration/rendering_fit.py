@@ -1,4 +1,4 @@
-"""How letters are rendered: ink, blur, interpolation, noise and codec, fitted to image statistics.
+"""How images are rendered: ink, blur, noise, codec and clutter, fitted to image statistics.
 
 The method of simulated moments (McFadden 1989): an optimiser draws images with candidate values
 until what can be counted in them (grey levels, differences of neighbouring pixels, coefficients of
@@ -7,20 +7,28 @@ leave only what the values change. CMA-ES (Hansen 2016, arXiv:1604.00772) finds 
 along the moments' slopes (Levenberg 1944, Marquardt 1963) its bottom. Where the slopes are steep
 the values are certain; that is the standard error.
 
-Shapes: N images, H and W pixels, M moments.
+Shapes: N images, H and W pixels, M moments, V values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import cma
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import RENDERING, Calibration
+from simgan_captcha.calibration.calibration import RENDERING, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.calibration.poses import Floats
-from simgan_captcha.clutter import ClutterSettings
+from simgan_captcha.clutter import (
+    CLUTTER,
+    DOTS,
+    LINES,
+    ClutterSettings,
+    clutter_like,
+    middle_of,
+)
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator, SimulatorSettings
@@ -32,29 +40,89 @@ _CLUTTER = ClutterSettings()
 IMAGES = 400
 """Drawn for every candidate; a quarter of them where the valley is still looked for."""
 
-_BOUNDS = np.array([[0, 255], [0, 1], [0, 1], [0, 12], [20, 98], [1, 6]], np.float64)
-_WIDTH = np.array([6, 0.3, 0.5, 2, 10, 0.5], np.float64)
-"""The unit of each value, by which the optimiser steps."""
+_VALUES = {
+    "ink": (0, 255, 6, 0.2),
+    "blur": (0, 1, 0.3, 0.02),
+    "nearest": (0, 1, 0.5, 0.05),
+    "noise": (0, 12, 2, 0.5),
+    "jpeg_quality": (20, 98, 10, 0.3),
+    "contrast": (1, 6, 0.5, 0.05),
+    "lines": (0, 12, 1, 0.1),
+    "line_width": (0.01, 0.12, 0.015, 0.002),
+    "bend": (0, 1, 0.2, 0.05),
+    "line_strength": (0.1, 1.5, 0.15, 0.03),
+    "dots": (0, 150, 12, 2),
+    "dot_radius": (0.008, 0.08, 0.006, 0.001),
+    "dot_strength": (0.1, 1.5, 0.15, 0.03),
+}
+"""Of each the lowest, the highest, the unit by which the optimiser steps, and what is finer than
+the local slopes tell: grey levels are whole, noise adds as its square."""
 _STEP, _STRIDE = 0.6, 1.5
 """The search's first deviation, and the longest step along slopes, in these units."""
 _STUCK = 1e5
-_RESOLUTION = np.array([0.2, 0.02, 0.05, 0.5, 0.3, 0.05], np.float64)
-"""Finer than this the local slopes do not tell: grey levels are whole, noise adds as its square."""
 _BLUR, _FIRST_BLUR = RENDERING.index("blur"), 0.3
 """The simulator draws no blur below, so that all of it is the same."""
 _BLOCK = 8
+_INKED = -0.4
+"""Of the range from -1, no ink, to 1."""
+_STRIPS = 12
+"""That an image is cut into, along and across."""
 
 
 @dataclass(frozen=True)
 class RenderingFit:
-    """What was found, in the order of `calibration.RENDERING`."""
+    """What was found."""
 
     values: Floats
-    """(6,)."""
+    """(6,) in the order of `calibration.RENDERING`."""
     errors: Floats
     """(6,) standard errors."""
+    clutter: Floats
+    """(7,) in the order of `clutter.CLUTTER`; NaN of what the scheme has not."""
+    clutter_errors: Floats
+    """(7,) likewise."""
     misfit: float
     """Mean squared difference of moments, in units of what chance explains; about 1 at best."""
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The values that a scheme's images are drawn with."""
+
+    names: tuple[str, ...]
+    """(V,)."""
+
+    @staticmethod
+    def of(scheme: Scheme) -> "_Space":
+        lines = LINES if "lines" in scheme.clutter else ()
+        dots = DOTS if "dots" in scheme.clutter else ()
+        return _Space((*RENDERING, *lines, *dots))
+
+    @property
+    def bounds(self) -> Doubles:
+        """(2, V) lowest and highest."""
+        return np.array([_VALUES[name][:2] for name in self.names], np.float64).T
+
+    @property
+    def width(self) -> Doubles:
+        """(V,) the optimiser's units."""
+        return np.array([_VALUES[name][2] for name in self.names], np.float64)
+
+    @property
+    def resolution(self) -> Doubles:
+        """(V,) the least standard errors."""
+        return np.array([_VALUES[name][3] for name in self.names], np.float64)
+
+    def parts(self, values: Doubles) -> tuple[Floats, Floats]:
+        """(6,) of rendering and (7,) of clutter, NaN where there is none."""
+        named = dict(zip(self.names, values.tolist(), strict=True))
+        rendering = np.array([named[name] for name in RENDERING], np.float32)
+        return rendering, np.array([named.get(name, np.nan) for name in CLUTTER], np.float32)
+
+    def whole(self, rendering: Floats, clutter: Floats) -> Doubles:
+        """(V,) of both."""
+        named = dict(zip((*RENDERING, *CLUTTER), (*rendering, *clutter), strict=True))
+        return np.array([named[name] for name in self.names], np.float64)
 
 
 def start_rendering(background: Background) -> Floats:
@@ -79,14 +147,16 @@ def fit_rendering(
         images: (N, H, W) ``uint8``, real.
         background: Theirs.
         scheme: Theirs.
-        calibration: Its glyphs and places are drawn; its ``rendering`` is where the search begins.
+        calibration: Its glyphs and places are drawn; its ``rendering`` is where the search begins,
+            and its ``clutter``, if it has any.
         seed: Of what is drawn and of the search.
-        clutter: Of the run's simulator.
+        clutter: Of the run's simulator: the search begins in the middle of its ranges.
         evaluations: Candidates that are drawn, those of a quarter of the images counted as such.
         on_evaluation: Called after each generation of candidates.
     """
-    each = np.concatenate(
-        [image_moments(images[n : n + 1], background)[None] for n in range(len(images))]
+    cluttered, space = bool(scheme.clutter), _Space.of(scheme)
+    each = np.stack(
+        [image_moments(image[None], background, cluttered=cluttered) for image in images]
     )
     target, spread = each.mean(0), each.var(0)
     telling = spread > 1e-12
@@ -94,19 +164,22 @@ def fit_rendering(
     chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
 
     def differences(values: Doubles, count: int = IMAGES) -> Doubles:
-        drawn = draw_rendered(scheme, background, calibration, values, count, seed, clutter)
-        found = image_moments(drawn, background)
+        drawn = draw_rendered(scheme, background, calibration, values, count, seed)
+        found = image_moments(drawn, background, cluttered=cluttered)
         return np.asarray((found - target)[telling] / np.sqrt(chance))
 
     def loss(units: Doubles) -> float:
-        return float(np.square(differences(units * _WIDTH, IMAGES // 4)).mean())
+        return float(np.square(differences(units * space.width, IMAGES // 4)).mean())
 
+    known = np.where(np.isnan(calibration.clutter), middle_of(clutter), calibration.clutter)
+    start = np.clip(space.whole(calibration.rendering, known), *space.bounds)
+    low, high = space.bounds / space.width
     search = cma.CMAEvolutionStrategy(
-        calibration.rendering.astype(np.float64) / _WIDTH,
+        start / space.width,
         _STEP,
         {
             "seed": seed + 1,  # 0 would mean the clock
-            "bounds": [(_BOUNDS[:, 0] / _WIDTH).tolist(), (_BOUNDS[:, 1] / _WIDTH).tolist()],
+            "bounds": [low.tolist(), high.tolist()],
             "maxfevals": 4 * (evaluations // 2),
             "verbose": -9,
         },
@@ -117,24 +190,25 @@ def fit_rendering(
         search.tell(candidates, [loss(candidate) for candidate in candidates])
         searched = int(search.result.evaluations) // 4
         on_evaluation(searched, evaluations)
-    best = np.clip(search.result.xbest * _WIDTH, *_BOUNDS.T)
-    best = _polished(differences, best, evaluations - searched)
+    best = np.clip(search.result.xbest * space.width, *space.bounds)
+    best = _polished(differences, best, evaluations - searched, space)
     if best[_BLUR] < _FIRST_BLUR:
         best[_BLUR] = 0
     on_evaluation(evaluations, evaluations)
     residuals = differences(best)
     misfit = float(np.square(residuals).mean())
     apart = (each - target)[:, telling] / np.sqrt(spread[telling])
-    errors = _standard_errors(_slopes(differences, best, residuals), apart, misfit)
+    errors = _standard_errors(_slopes(differences, best, residuals, space), apart, misfit, space)
     if best[_BLUR] == 0:
         errors[_BLUR] = _FIRST_BLUR
-    return RenderingFit(best.astype(np.float32), errors.astype(np.float32), misfit)
+    (values, found), (error, clutter_error) = space.parts(best), space.parts(errors)
+    return RenderingFit(values, error, found, clutter_error, misfit)
 
 
 _BARE = SimulatorSettings(
     fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, free=0.0
 )
-"""Whatever the calibration draws replaces these, but clutter, which is the run's."""
+"""Whatever the calibration draws replaces these."""
 
 
 def draw_rendered(
@@ -144,15 +218,19 @@ def draw_rendered(
     values: Doubles,
     count: int,
     seed: int,
-    clutter: ClutterSettings = _CLUTTER,
 ) -> GreyImages:
-    """Images (count, H, W) of a calibrated simulator, rendered with exactly these values."""
-    rendered = replace(calibration, rendering=values.astype(np.float32))
-    settings = _BARE.model_copy(update={"clutter": clutter})
-    simulator = Simulator(scheme, settings, background, rendered)
+    """Images (count, H, W) of a calibrated simulator, rendered with exactly these values (V,).
+
+    Clutter alone lies about its values, as it is drawn later: were all of it of one grey level, a
+    wrong one would look no better for being nearer the right one.
+    """
+    rendering, clutter = _Space.of(scheme).parts(values)
+    settings = _BARE.model_copy(update={"clutter": clutter_like(clutter)})
+    found = replace(calibration, rendering=rendering, clutter=UNKNOWN_CLUTTER)
+    simulator = Simulator(scheme, settings, background, found)
     generator = np.random.default_rng(seed)
     parameters = simulator.draw_parameters(generator, count)
-    ink, blur, nearest, noise, quality, _ = values
+    ink, blur, nearest, noise, quality, _ = rendering.tolist()
     along = generator.random((2, count))
     return simulator.render(
         replace(
@@ -167,8 +245,10 @@ def draw_rendered(
     )
 
 
-def image_moments(images: GreyImages, background: Background) -> Doubles:
-    """(M,) what is counted in images (N, H, W), on average."""
+def image_moments(
+    images: GreyImages, background: Background, *, cluttered: bool = False
+) -> Doubles:
+    """(M,) what is counted in images (N, H, W), on average; ``cluttered``: and tells of clutter."""
     N = len(images)
     ink = background.normalise(images)[:, 0]
     free = ~background.line_mask
@@ -187,8 +267,21 @@ def image_moments(images: GreyImages, background: Background) -> Doubles:
             _histogram(right, 14, 0.1, 2) / N,
             _histogram(down, 14, 0.1, 2) / N,
             _histogram(bend, 16, 0.2, 6) / N,
+            *(_clutter_moments(ink) if cluttered else ()),
         ]
     )
+
+
+def _clutter_moments(ink: Floats) -> Iterator[Doubles]:
+    """What lies by itself, by its size, and how much ink lies where no letters do, or few."""
+    sizes = [
+        cv2.connectedComponentsWithStats((image > _INKED).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+        for image in ink
+    ]
+    yield _histogram(np.log2(np.concatenate(sizes)), 24, 0, 12) / len(ink)
+    profile = ink.mean(0, dtype=np.float64)
+    for axis in (0, 1):
+        yield np.array([part.mean() for part in np.array_split(profile, _STRIPS, axis)])
 
 
 def _histogram(values: npt.NDArray[np.float32], bins: int, low: float, high: float) -> Doubles:
@@ -209,17 +302,17 @@ def _block_coefficients(images: GreyImages) -> Floats:
 
 
 def _polished(
-    differences: Callable[[Doubles], Doubles], values: Doubles, evaluations: int
+    differences: Callable[[Doubles], Doubles], values: Doubles, evaluations: int, space: _Space
 ) -> Doubles:
     """Values with less difference, by damped steps of least squares within bounds."""
     damping, residuals, slopes = 0.3, differences(values), None
     evaluations -= 1
     while evaluations > 0 and damping < _STUCK:
         if slopes is None:
-            slopes = _slopes(differences, values, residuals) * _WIDTH[:, None]
+            slopes = _slopes(differences, values, residuals, space) * space.width[:, None]
             evaluations -= len(values)
-        nearer = values + _downhill(slopes, residuals, damping, values) * _WIDTH
-        nearer = np.clip(nearer, *_BOUNDS.T)
+        nearer = values + _downhill(slopes, residuals, damping, values, space.bounds) * space.width
+        nearer = np.clip(nearer, *space.bounds)
         found = differences(nearer)
         evaluations -= 1
         if np.square(found).sum() < np.square(residuals).sum():
@@ -229,8 +322,10 @@ def _polished(
     return values
 
 
-def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubles) -> Doubles:
-    """(6,) a step in units; values that are at a bound do not step over it."""
+def _downhill(
+    slopes: Doubles, residuals: Doubles, damping: float, values: Doubles, bounds: Doubles
+) -> Doubles:
+    """(V,) a step in units; values that are at a bound do not step over it."""
     information, gradient = slopes @ slopes.T, slopes @ residuals
     # What nothing depends on must not move at all.
     scale = np.diagonal(information) + 1e-6 * information.max() + 1e-12
@@ -239,7 +334,7 @@ def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubl
     while True:
         step = np.zeros_like(values)
         step[free] = np.linalg.solve(curvature[np.ix_(free, free)], -gradient[free])
-        low, high = _BOUNDS.T
+        low, high = bounds
         over = ((values <= low) & (step < 0)) | ((values >= high) & (step > 0))
         if not over.any():
             return np.clip(step, -_STRIDE, _STRIDE)
@@ -247,28 +342,28 @@ def _downhill(slopes: Doubles, residuals: Doubles, damping: float, values: Doubl
 
 
 def _slopes(
-    differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles
+    differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles, space: _Space
 ) -> Doubles:
-    """(6, M) change of every difference with every value."""
+    """(V, M) change of every difference with every value."""
     slopes = []
-    for at, width in enumerate(_WIDTH):
+    for at, (width, highest) in enumerate(zip(space.width, space.bounds[1], strict=True)):
         step = np.zeros_like(values)
-        step[at] = width / 4 if values[at] + width / 4 <= _BOUNDS[at, 1] else -width / 4
+        step[at] = width / 4 if values[at] + width / 4 <= highest else -width / 4
         slopes.append((differences(values + step) - residuals) / step[at])
     return np.array(slopes)
 
 
-def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float) -> Doubles:
+def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float, space: _Space) -> Doubles:
     """Of least squares whose differences are not independent (White 1980's sandwich).
 
     Args:
-        slopes: (6, M).
+        slopes: (V, M).
         apart: (N, M) how far each image's moments are from the mean, in standard deviations.
         misfit: Widens them where the model leaves more than chance (Birge's ratio).
     """
     # What cannot be told at all, as noise that the codec removes, is uncertain by its whole width.
-    prior = np.diag(1 / np.square(_BOUNDS[:, 1] - _BOUNDS[:, 0]))
+    prior = np.diag(1 / np.square(np.diff(space.bounds, axis=0)[0]))
     known = np.linalg.inv(slopes @ slopes.T + prior)
     scattered = np.cov(apart @ slopes.T, rowvar=False) * max(1.0, misfit)
     errors = np.sqrt(np.diagonal(known @ (scattered + prior) @ known))
-    return np.asarray(np.hypot(errors, _RESOLUTION))
+    return np.asarray(np.hypot(errors, space.resolution))

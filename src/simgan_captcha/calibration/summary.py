@@ -15,6 +15,7 @@ from simgan_captcha.calibration.font_match import Estimate, FontMatches, match_f
 from simgan_captcha.calibration.glyph_fit import GlyphFit
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats
 from simgan_captcha.calibration.rendering_fit import RenderingFit
+from simgan_captcha.clutter import CLUTTER
 from simgan_captcha.simulator import SimulatorSettings
 
 _MIDDLE = (0.01, 0.99)
@@ -37,9 +38,9 @@ def summarise(
         slot to slot, None for a single one; ``forms``: likewise of size, stretch and shear, as the
         simulator has them, of those in which letters differ; ``font_size``: pixels per em and
         ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
-        ``rendering``: by name; ``rendering_misfit``: mean squared difference of what is counted in
-        real and drawn images, in units of what chance explains; ``fonts``: by character, the
-        likest font, its size and the likeness, -1 to 1; ``warnings``: in words.
+        ``rendering`` and ``clutter``: by name; ``rendering_misfit``: mean squared difference of
+        what is counted in real and drawn images, in units of what chance explains; ``fonts``: by
+        character, the likest font, its size and the likeness, -1 to 1; ``warnings``: in words.
 
     Raises:
         ConfigError: A font that does not serve, see `glyphs.open_font`.
@@ -71,6 +72,13 @@ def summarise(
             for name, value, error in zip(
                 RENDERING, rendered.values.tolist(), rendered.errors.tolist(), strict=True
             )
+        },
+        "clutter": {
+            name: _json(Estimate(value, error))
+            for name, value, error in zip(
+                CLUTTER, rendered.clutter.tolist(), rendered.clutter_errors.tolist(), strict=True
+            )
+            if not math.isnan(value)
         },
         "rendering_misfit": round(rendered.misfit, 2),
         "fonts": {
