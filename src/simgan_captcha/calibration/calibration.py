@@ -114,7 +114,8 @@ class Calibration:
             RunError: Missing or damaged.
         """
         try:
-            arrays = read_arrays(path)
+            # Runs of before clutter was calibrated know nothing of it.
+            arrays = {"clutter": UNKNOWN_CLUTTER, **read_arrays(path)}
             calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
             calibration._require_whole()
             return calibration
