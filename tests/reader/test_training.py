@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.checkpoint import load_weights
 from simgan_captcha.errors import RunError
-from simgan_captcha.reader.network import ReaderArchitecture, build_reader
+from simgan_captcha.reader.network import ATTENTION_HEADS, ReaderArchitecture, build_reader
 from simgan_captcha.reader.reading import save_reader
 from simgan_captcha.reader.training import (
     CHECKPOINT,
@@ -299,12 +299,13 @@ def test_no_decay_copies() -> None:
 
 
 def test_flops_are_linear_in_the_batch() -> None:
-    for backward in (False, True):
-        one = count_flops(ARCHITECTURE, 1, backward=backward)
+    *_, e = ARCHITECTURE.channels
+    # What queries ask is worked out once for all images.
+    once = 2 * ARCHITECTURE.length * e * e
+    for backward, times in ((False, 1), (True, 3)):
+        each = count_flops(ARCHITECTURE, 1, backward=backward) - times * once
         assert [count_flops(ARCHITECTURE, n, backward=backward) for n in (2, 7, 96)] == [
-            2 * one,
-            7 * one,
-            96 * one,
+            n * each + times * once for n in (2, 7, 96)
         ]
     forward = count_flops(ARCHITECTURE, 1, backward=False)
     # Twice the forward pass for the backward one, but for the first layer's input.
@@ -319,11 +320,13 @@ def test_flops_counted_by_hand() -> None:
     by_hand = (
         12 * 24 * (2 * a * 25 + a * b * 9)
         + positions * (b * c + c * d + d * e) * 9
-        + positions * 2 * e * e  # keys and values
         + positions * e
         + columns * 2 * slots * e  # counting: densities, codes
+        + slots * e * e  # what queries ask
+        + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # where slots look, and gather
+        + slots * e * e  # values
         + positions * e * (CLASSES + 1)  # whose middle lies where
-        + slots * positions * (2 * e + CLASSES)  # attention
+        + slots * positions * CLASSES
         + slots * (e * e + e * CLASSES)
     )
     assert count_flops(ARCHITECTURE, 1, backward=False) == 2 * by_hand
