@@ -80,8 +80,8 @@ READERS: dict[str, Callable[[str], Read]] = {
 
 def cpu_seconds() -> float:
     """Of this process and of those it started and waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(of.ru_utime + of.ru_stime for of in spent)
 
 
 def peak_bytes() -> int:

@@ -326,7 +326,7 @@ def test_flops_counted_by_hand() -> None:
         + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # where slots look, and gather
         + slots * e * e  # values
         + positions * e * (CLASSES + 1)  # whose middle lies where
-        + slots * positions * CLASSES
+        + slots * positions * (CLASSES + 1)
         + slots * (e * e + e * CLASSES)
     )
     assert count_flops(ARCHITECTURE, 1, backward=False) == 2 * by_hand

@@ -156,7 +156,7 @@ class AttentionReader(nn.Module):
         weights = self._attend(placed, count)
         slots = self._gather(weights, placed)
         middles = self.middles(features)
-        seen = weights.mean(1) @ middles.softmax(-1)[..., :-1]  # (B, L, K)
+        seen = (weights.mean(1) @ middles.softmax(-1))[..., :-1]  # (B, L, K)
         logits: Tensor = self.classify(slots) + (seen + _UNSEEN).log()
         if self.pose is None:
             return logits
@@ -172,11 +172,11 @@ class AttentionReader(nn.Module):
         # Not torch's fused attention: what it makes of an added term cannot be exported to ONNX.
         queries = self.query.view(-1, self.heads, self.query.shape[1] // self.heads)
         asked = queries.transpose(0, 1) @ self._of_heads(self.key) / math.sqrt(queries.shape[-1])
-        alike = asked.flatten(0, 1) @ placed.mT  # (B, heads * L, positions)
+        alike = (placed @ asked.flatten(0, 1).mT).mT  # (B, heads * L, positions)
         of_codes = asked @ self.counting.codes(count)[:, None].mT  # (B, heads, L, columns)
         of_column = of_codes + self.counting.leaning(count)
         rows, columns = self.counting.rows, self.counting.columns
-        alike = alike.view(-1, *asked.shape[:2], rows, columns) + of_column.unsqueeze(3)
+        alike = alike.reshape(-1, *asked.shape[:2], rows, columns) + of_column.unsqueeze(3)
         return alike.flatten(3).softmax(-1)
 
     def _gather(self, weights: Tensor, placed: Tensor) -> Tensor:
