@@ -4,6 +4,7 @@ One feature at a time is changed in what the run's simulator draws. The run's ow
 as it is and after it has learned on for a while on the change, as an attacker's would.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,7 +118,7 @@ class ChangedSimulator:
 
 def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
     """By name: what is changed, in words, and how. The first changes nothing."""
-    scheme, most = simulator.scheme, int(simulator.settings.clutter.lines[1])
+    scheme, most = simulator.scheme, math.ceil(simulator.settings.clutter.lines[1])
     found = simulator.calibration is not None
     more: dict[str, tuple[str, Change]] = {
         "lines": (f"up to {most} lines through the text, as strong as it", _more_lines)

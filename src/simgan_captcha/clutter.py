@@ -76,7 +76,8 @@ def clutter_like(found: Floats) -> ClutterSettings:
     ranges: dict[str, Range | float] = {}
     for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
         low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
-        ranges[name] = high if name == "bend" else (low, min(high, _HIGHEST[name]))
+        # A bend is the end of its range already.
+        ranges[name] = value if name == "bend" else (low, min(high, _HIGHEST[name]))
     return ClutterSettings(**ranges)  # type: ignore[arg-type]
 
 

@@ -22,7 +22,7 @@ from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.background import Background, estimate_background, plain_background
 from simgan_captcha.config import RunConfig, load_config
 from simgan_captcha.download import IngestReport, ingest
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.learning import READER, Advance, Learning
@@ -198,7 +198,13 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
         raise RunError(
             f"expected a finished run in {run}: {why}; run simgan-captcha run {run} to its end"
         )
-    config = load_config(recorded["config"])
+    try:
+        config = load_config(recorded["config"])
+    except ConfigError as error:
+        raise RunError(
+            f"expected a run of this version in {run}, its settings are of another one ({error}); "
+            "begin it again in another folder"
+        ) from None
     folder = run / read_diagnosis(run)["kept"]
     reader, architecture = load_reader(folder / READER)
     if architecture != reader_architecture(config):

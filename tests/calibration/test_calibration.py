@@ -406,12 +406,6 @@ def test_other_arrays_are_a_run_error(
         Calibration.load(path)
 
 
-def test_a_calibration_without_clutter_knows_nothing_of_it(tmp_path: Path) -> None:
-    path, found = tmp_path / "calibration.npz", skewed(LETTERS, 1)
-    np.savez(path, allow_pickle=False, **{k: v for k, v in vars(found).items() if k != "clutter"})
-    assert same(Calibration.load(path), found)
-
-
 def test_missing_arrays_and_files_are_a_run_error(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     np.savez(path, glyphs=np.zeros((6, 80, 80), np.uint8))

@@ -4,6 +4,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from simgan_captcha.calibration import rendering_fit
@@ -204,17 +205,22 @@ def test_what_else_the_calibration_says_of_the_rendering_does_not_matter() -> No
     assert (found.rendering == start_rendering(BACKGROUND)).all()
 
 
-def test_moments_of_all_images_are_the_mean_of_each_one_s() -> None:
+@pytest.mark.parametrize("cluttered", [False, True])
+def test_moments_of_all_images_are_the_mean_of_each_one_s(cluttered: bool) -> None:
     """By which the spread of single images tells the chance of their mean."""
     images = rendered(TRUTHS[0], 1, 8)
-    each = np.stack([image_moments(images[n : n + 1], BACKGROUND) for n in range(8)])
-    np.testing.assert_allclose(image_moments(images, BACKGROUND), each.mean(0), rtol=1e-4)
+
+    def moments(of: GreyImages) -> npt.NDArray[np.float64]:
+        return image_moments(of, BACKGROUND, cluttered=cluttered)
+
+    each = np.stack([moments(images[n : n + 1]) for n in range(8)])
+    np.testing.assert_allclose(moments(images), each.mean(0), rtol=1e-4)
 
 
 # Clutter.
 
 CLUTTERED = SMALL.model_copy(update={"clutter": ("lines", "dots")})
-CLUTTER_TRUTH = (1.6, 0.05, 0.4, 0.9, 14.0, 0.03, 0.6)
+CLUTTER_TRUTH = (1.6, 0.065, 0.85, 0.95, 14.0, 0.04, 0.45)
 
 
 def cluttered(count: int) -> GreyImages:
@@ -231,7 +237,7 @@ def test_clutter_is_found_again() -> None:
     fit = fit_rendering(images, BACKGROUND, CLUTTERED, calibration(), 0, evaluations=160)
     off = dict(zip(CLUTTER, np.abs(fit.clutter - CLUTTER_TRUTH), strict=True))
     assert off["lines"] < 0.4
-    assert off["line_width"] < 0.01
+    assert off["line_width"] < 0.015
     assert off["line_strength"] < 0.15
     assert off["dots"] < 4
     assert off["dot_radius"] < 0.006
@@ -239,11 +245,10 @@ def test_clutter_is_found_again() -> None:
     assert fit.misfit < 4
     assert (fit.clutter_errors > 0).all()
     assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # and the letters' ink is still theirs
-    assert off["bend"] < 0.15
-    # As wide as the ranges that it began with, none of this would say anything.
+    assert off["bend"] < 0.2
+    # It began further off.
     begun = dict(zip(CLUTTER, np.abs(middle_of(ClutterSettings()) - CLUTTER_TRUTH), strict=True))
-    assert begun["lines"] > 0.8
-    assert begun["dots"] > 15
+    assert all(begun[name] > 2 * off[name] for name in CLUTTER)
 
 
 def test_only_clutter_that_the_scheme_has_is_looked_for() -> None:

@@ -126,7 +126,7 @@ def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
     assert said["rendering_misfit"] == 1.23
     assert said["clutter"] == {
         "lines": [1, 0.1],
-        "line_width": [0.05, 0.01],
+        "line_width": [0.0243, 0.0012],
         "bend": [0.5, 0.2],
         "line_strength": [1, 0.1],
     }
@@ -152,8 +152,8 @@ def test_the_same_seed_says_the_same_as_json() -> None:
 NO_RENDERING = RenderingFit(
     np.zeros(6, np.float32),
     np.ones(6, np.float32),
-    clutter=np.array([1, 0.05, 0.5, 1, *[np.nan] * 3], np.float32),
-    clutter_errors=np.array([0.1, 0.01, 0.2, 0.1, *[np.nan] * 3], np.float32),
+    clutter=np.array([1, 0.0243, 0.5, 1, *[np.nan] * 3], np.float32),
+    clutter_errors=np.array([0.1, 0.0012, 0.2, 0.1, *[np.nan] * 3], np.float32),
     misfit=1.234,
 )
 

@@ -31,7 +31,6 @@ from simgan_captcha.reader.image_reader import (
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
 from simgan_captcha.reader.reading import read_images
 from simgan_captcha.readings import Reading
-from simgan_captcha.stages import core_count
 from tests.small_run import SCHEME, draw_captchas, shaded
 
 FILES = [data for data, _ in draw_captchas(40)]
@@ -111,7 +110,13 @@ def test_any_mix_of_good_and_broken_images_keeps_its_order(numbers: list[int]) -
 
     broken = len(FILES)
     images: list[Source] = [b"broken" if n == broken else GREY[n] for n in numbers]
-    rows = ImageReader(SCHEME, recognise).read(images)
+    for threads in (1, 3):
+        rows = ImageReader(SCHEME, recognise, threads=threads).read(images)
+        assert_in_order(rows, numbers)
+
+
+def assert_in_order(rows: list[Reading | Unreadable], numbers: list[int]) -> None:
+    broken = len(FILES)
     assert [row.name for row in rows] == [str(place) for place in range(len(numbers))]
     for n, row in zip(numbers, rows, strict=True):
         assert isinstance(row, Unreadable) == (n == broken)
@@ -119,8 +124,9 @@ def test_any_mix_of_good_and_broken_images_keeps_its_order(numbers: list[int]) -
             assert row.text == SCHEME.decode([n % 4, n // 4 % 4])
 
 
-def test_only_a_few_batches_are_held(reader: Reader) -> None:
-    taken = 0
+@pytest.mark.parametrize("threads", [1, 3])
+def test_only_a_few_batches_are_held(exported: Path, threads: int) -> None:
+    reader, taken = Reader(exported, threads=threads), 0
 
     def endless() -> Iterator[Source]:
         nonlocal taken
@@ -129,7 +135,7 @@ def test_only_a_few_batches_are_held(reader: Reader) -> None:
             yield GREY[taken % len(GREY)]
 
     for done, _ in enumerate(reader.read_each(endless())):
-        assert taken - done <= 100 * core_count()
+        assert taken - done <= 100 * threads
         if done == 1000:
             break
 

@@ -114,8 +114,7 @@ class Calibration:
             RunError: Missing or damaged.
         """
         try:
-            # Runs of before clutter was calibrated know nothing of it.
-            arrays = {"clutter": UNKNOWN_CLUTTER, **read_arrays(path)}
+            arrays = read_arrays(path)
             calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
             calibration._require_whole()
             return calibration

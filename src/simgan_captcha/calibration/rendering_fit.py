@@ -278,10 +278,11 @@ def _clutter_moments(ink: Floats) -> Iterator[Doubles]:
         cv2.connectedComponentsWithStats((image > _INKED).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
         for image in ink
     ]
-    yield _histogram(np.log2(np.concatenate(sizes)), 24, 0, 12) / len(ink)
+    yield _histogram(np.log2(np.concatenate(sizes)).clip(0, 11.9), 24, 0, 12) / len(ink)
     profile = ink.mean(0, dtype=np.float64)
     for axis in (0, 1):
-        yield np.array([part.mean() for part in np.array_split(profile, _STRIPS, axis)])
+        strips = np.array_split(profile, min(_STRIPS, profile.shape[axis]), axis)
+        yield np.array([strip.mean() for strip in strips])
 
 
 def _histogram(values: npt.NDArray[np.float32], bins: int, low: float, high: float) -> Doubles:

@@ -74,7 +74,7 @@ def summarise(
             )
         },
         "clutter": {
-            name: _json(Estimate(value, error))
+            name: _json(Estimate(value, error), decimals=4)
             for name, value, error in zip(
                 CLUTTER, rendered.clutter.tolist(), rendered.clutter_errors.tolist(), strict=True
             )
@@ -149,11 +149,11 @@ class _Places:
             yield chosen if len(chosen) else values[kept]
 
 
-def _json(estimate: Estimate) -> list[float] | None:
+def _json(estimate: Estimate, decimals: int = 2) -> list[float] | None:
     """Rounded; None for what there is no value of."""
     if math.isnan(estimate.value):
         return None
-    return [round(float(estimate.value), 2), round(float(estimate.error), 2)]
+    return [round(float(estimate.value), decimals), round(float(estimate.error), decimals)]
 
 
 def _starved(fit: GlyphFit, calibration: Calibration, alphabet: str) -> Iterator[str]:

@@ -6,8 +6,9 @@ Shapes: N images, H and W pixels, L characters.
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,13 +96,14 @@ class ImageReader:
 
     def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
         """As `read` of a list, but image by image: only a few batches are held at any time."""
-        size, decoded = self.threads * _BATCH_PER_THREAD, self._decoded(images)
-        while batch := list(islice(decoded, size)):
-            readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
-            for one in batch:
-                yield next(readings) if isinstance(one, _Decoded) else one
+        size = self.threads * _BATCH_PER_THREAD
+        with closing(self._decoded(images)) as decoded:
+            while batch := list(islice(decoded, size)):
+                readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
+                for one in batch:
+                    yield next(readings) if isinstance(one, _Decoded) else one
 
-    def _decoded(self, images: Iterable[Source]) -> "Iterator[_Decoded | Unreadable]":
+    def _decoded(self, images: Iterable[Source]) -> "Generator[_Decoded | Unreadable]":
         """In their order; other threads decode ahead while a batch is read."""
         numbered = enumerate(images)
         if self.threads == 1:  # which would take turns with another
