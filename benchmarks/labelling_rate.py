@@ -66,7 +66,7 @@ def main() -> None:
     write_result(
         options.out,
         "labelling_rate",
-        f"{len(names):,} real captchas labelled, Parquet to Parquet: median of "
+        f"{len(names):,} captchas of the run labelled, Parquet to Parquet: median of "
         f"{options.rounds} rounds",
         {
             **began,
