@@ -511,6 +511,16 @@ def test_reading_needs_a_finished_run(tmp_path: Path, run: Path) -> None:
         load_run_reader(run)
 
 
+def test_a_run_of_another_version_is_told_so(run: Path) -> None:
+    # As many lines as its clutter had were one number once.
+    for file in (RUN, FINISHED):
+        recorded = json.loads((run / file).read_text())
+        recorded["config"]["simulator"]["clutter"]["lines"] = 5
+        (run / file).write_text(json.dumps(recorded))
+    with pytest.raises(RunError, match=r"of this version .*clutter\.lines.* begin it again"):
+        load_run_reader(run)
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"user": "x"}'])
 def test_a_damaged_record_is_told_and_can_be_mended(
     run: Path, challenges: Path, damage: str
