@@ -284,8 +284,9 @@ class Learning:
         steps = calibrating.first_steps if number == 1 else calibrating.steps
         done, in_all = self._scout_steps(number - 1)
         settings = brief_settings(config, steps)
+        ranges = config.simulator.model_copy(update={"free": calibrating.free})
         simulator = PosedSimulator(
-            Simulator(config.scheme, config.simulator, self.background(), calibration)
+            Simulator(config.scheme, ranges, self.background(), calibration)
         )
         return train_reader(
             lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),

@@ -71,9 +71,9 @@ class SimulatorSettings(BaseModel):
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are sheared and stretched as real ones are, not by these ranges."""
-    free: float = Field(default=0.3, ge=0, le=1)
+    free: float = Field(default=0.05, ge=0, le=1)
     """Share of images that a ``layout`` draws even where a calibration is known, and of those whose
-    clutter is drawn by its ranges."""
+    clutter is drawn by its ranges. A scout has its own, ``calibration.free``."""
     layout: LayoutSettings | None = None
     """How letters stand where not even that is known: it goes before ``rotation``, ``shear``,
     ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn for each image. Texts of

@@ -8,7 +8,12 @@ import torch
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import calibrate
-from simgan_captcha.calibration.pose_fit import PoseFit, draw_characters, fit_poses
+from simgan_captcha.calibration.pose_fit import (
+    PoseFit,
+    draw_characters,
+    fit_poses,
+    superfluous_characters,
+)
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.simulator import Simulator
 from tests.calibration.scene import (
@@ -260,3 +265,40 @@ def test_forms_are_found_where_none_is_known() -> None:
     off = np.abs(fit.poses - true)[..., PLACED:]
     assert np.median(off[..., 0]) < 0.04
     assert (np.median(off, (0, 1)) < 0.4 * np.median(np.abs(true[..., PLACED:]), (0, 1))).all()
+
+
+# What explains nothing.
+
+
+def told_twice() -> tuple[FloatImages, Ids, npt.NDArray[np.bool_], Floats]:
+    """Four letters, of which the last is read twice: its double stands in a fifth slot."""
+    normalised, ids, poses = known()
+    generator = np.random.default_rng(9)
+    double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, 0, 0, 0)
+    places = np.concatenate([poses, double], 1).astype(np.float32)
+    return normalised, np.hstack([ids, ids[:, -1:]]), np.ones((COUNT, 5), np.bool_), places
+
+
+def test_a_letter_that_is_read_twice_is_superfluous() -> None:
+    told = told_twice()
+    found = superfluous_characters(*told, font_glyphs(STRANGER, SIZE))
+    assert found.shape == (COUNT, 5)
+    assert found[:, -2:].any(1).mean() > 0.9
+    assert found[:, :-2].mean() < 0.02
+
+
+def test_what_is_read_once_is_not_though_letters_overlap() -> None:
+    normalised, ids, places = known()
+    present = np.ones(ids.shape, np.bool_)
+    glyphs = font_glyphs(STRANGER, SIZE)
+    assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.01
+    # Nor is one that is misread and stands by itself: something is there.
+    wrong = (ids + 1) % CLASSES
+    assert superfluous_characters(normalised, wrong, present, places, glyphs).mean() < 0.02
+
+
+def test_a_double_that_is_not_there_covers_nothing() -> None:
+    normalised, ids, present, places = told_twice()
+    present[:, -1] = False
+    glyphs = font_glyphs(STRANGER, SIZE)
+    assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.01

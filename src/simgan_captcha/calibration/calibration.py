@@ -31,6 +31,7 @@ FEWEST_CHARACTERS = 20
 """With fewer in a slot to learn from there is no calibration."""
 
 _REACHED = 0.1
+_REPEATED = 3
 _ENDS = (0.05, 0.95)
 _JITTER = np.array(
     [0.5, 0.5, 1.5, 0.03, 0.03, 0.03], np.float32
@@ -74,11 +75,24 @@ class Calibration:
         letters hang together there (turned ones standing further right, neighbours that overlap,
         all on one line, how many they are), they do here: where there is none, none is drawn.
         """
-        taken = self.poses[generator.integers(len(self.poses), size=len(ids))]
+        of_lengths = self._images_of_lengths()
+        taken = self.poses[of_lengths[generator.integers(len(of_lengths), size=len(ids))]]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
         moved[..., PLACED:] *= taken[..., PLACED:] != 0
         ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
         return ids, taken + moved + self.offset[ids]
+
+    def _images_of_lengths(self) -> npt.NDArray[np.int64]:
+        """Numbers of real images, those of rarer lengths repeated until all are as frequent.
+
+        Scouts overlook letters that overlap, so they find longer texts more seldom than there are;
+        who learned from texts as they find them would overlook more. A length that hardly any image
+        has may be an error, and is repeated no more than `_REPEATED` times.
+        """
+        lengths = (~np.isnan(self.poses[..., 0])).sum(1)
+        images = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        most = max(map(len, images))
+        return np.concatenate([np.resize(n, min(most, _REPEATED * len(n))) for n in images])
 
     def drawn_glyphs(self) -> GreyImages:
         """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.

@@ -27,6 +27,7 @@ from simgan_captcha.calibration.pose_fit import (
     form_prior,
     mean_near,
     near_characters,
+    superfluous_characters,
 )
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 
@@ -70,7 +71,7 @@ class GlyphFit:
     """(N, L) characters that were learned from: sure, and not among those explained worst."""
     settled: npt.NDArray[np.bool_]
     """(N,) images whose letters were all found near where the scout saw them; at least half, of
-    those that may be texts."""
+    those that may be texts and of which no letter was seen twice."""
     misfit: Floats
     """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
 
@@ -213,12 +214,15 @@ def fit_glyphs(
     settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, formed=formed).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
     strayed = (np.abs(settled - poses.places)[..., :PLACED] / limits).max((1, 2))
+    seen_twice = superfluous_characters(
+        normalised, ids.numpy(), present.numpy(), settled, found
+    ).any(1)
     return GlyphFit(
         found,
         poses.at(settled),
         sure.numpy(),
         # A scout that has hardly learned sees all of them roughly: then the better half.
-        (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible,
+        (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible & ~seen_twice,
         misfit.numpy(),
     )
 

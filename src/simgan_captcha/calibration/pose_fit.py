@@ -18,6 +18,10 @@ _BATCH = 64
 _REACH = 0.3  # of the image's height: as far as a character hides its neighbours
 _INKED = 0.1
 _FORM_WEIGHT = 2.0
+_SUPERFLUOUS = 0.2
+"""Of the squared ink that a character draws: one that spares less than this explains nothing..."""
+_COVERED = 0.3
+"""...and stands where others do, if they cover this share of what it covers."""
 _RATE = 0.4  # pixels a step at first
 POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08)
 """Of each of `POSE`: about as far as a step of one pixel goes, at the rim of a letter."""
@@ -97,6 +101,45 @@ def character_misfits(
         missed = (1 - (1 - drawn).prod(1) - ink).square() * visible
         misfits[chosen] = mean_near(missed, visible, near_characters(pose, height, width)).numpy()
     return misfits
+
+
+@torch.inference_mode()
+def superfluous_characters(
+    normalised: FloatImages,
+    ids: npt.NDArray[np.int64],
+    present: npt.NDArray[np.bool_],
+    poses: Floats,
+    glyphs: Floats,
+) -> npt.NDArray[np.bool_]:
+    """(N, L): characters that stand on others and explain no ink that those leave unexplained.
+
+    A scout that reads a text too long sees one letter twice; both seem to lie where they should.
+
+    Args:
+        normalised: (N, 2, H, W) images, see `background.Background.normalise`.
+        ids: (N, L) what is drawn.
+        present: (N, L) where a character stands.
+        poses: (N, L, 6) where, see `poses.POSE`.
+        glyphs: (K, G, G) coverage, 0 to 1.
+    """
+    shapes, height, width = torch.from_numpy(glyphs), *normalised.shape[2:]
+    superfluous = np.zeros(ids.shape, np.bool_)
+    for at in range(0, len(ids), _BATCH):
+        chosen = slice(at, at + _BATCH)
+        ink, visible = _ink(normalised[chosen])
+        pose, drawn_ids = torch.from_numpy(poses[chosen]), torch.from_numpy(ids[chosen])
+        drawn = draw_characters(shapes, drawn_ids, pose, height, width)
+        drawn *= torch.from_numpy(present[chosen])[..., None, None]
+        uncovered = 1 - drawn
+        missed = ((1 - uncovered.prod(1) - ink).square() * visible).sum((1, 2))
+        for slot in range(ids.shape[1]):
+            own = drawn[:, slot] * visible
+            without = torch.cat([uncovered[:, :slot], uncovered[:, slot + 1 :]], 1).prod(1)
+            spared = ((1 - without - ink).square() * visible).sum((1, 2)) - missed
+            idle = spared < _SUPERFLUOUS * own.square().sum((1, 2))
+            covered = (own * (1 - without)).sum((1, 2)) > _COVERED * own.sum((1, 2))
+            superfluous[chosen, slot] = (idle & covered).numpy()
+    return superfluous
 
 
 def _ink(normalised: FloatImages) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,9 @@ class CalibrationSettings(BaseModel):
     """Optimiser steps of the first round, which begins from nothing."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of every other round."""
+    free: float = Field(default=0.3, ge=0, le=1)
+    """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
+    be trusted than the last one, which readers learn from."""
     images: int = Field(default=3000, ge=1)
     """Real images that are looked at."""
     epochs: int = Field(default=14, ge=2)
