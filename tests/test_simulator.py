@@ -307,7 +307,7 @@ def test_a_background_of_another_scheme_is_refused() -> None:
 
 
 def test_some_images_stay_free_of_what_calibration_found() -> None:
-    settings = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0})
+    settings = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.3})
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
     def fitted(settings: SimulatorSettings) -> npt.NDArray[np.bool_]:

@@ -38,7 +38,8 @@ def lay_letters(
         canvases: (N, H, W) grey levels.
         glyphs: All there are, each with a margin of a pixel without ink.
         index: (N, L) which.
-        maps: (N, L, 2, 3) from a pixel's number in the image (x, y) to that in the glyph.
+        maps: (N, L, 2, 4) from a pixel's number in the image (x, y) to that in the glyph: what each
+            of them counts, a constant, and what their product counts (perspective).
         boxes: (N, L, 4) the part of the image that it may reach: left, top, right, bottom.
         ink: (N, L) grey levels.
         nearest: (N,) whether glyphs are turned without interpolation.
@@ -80,11 +81,13 @@ def _cover(
     h, w = coverage.shape
     start, columns, rows = glyphs.starts[glyph], glyphs.columns[glyph], glyphs.rows[glyph]
     pixels, stride = glyphs.pixels[start : start + rows * columns], np.uint32(columns)
-    across, down = to_glyph[0, 0], to_glyph[1, 0]
     last_column, last_row = _f(columns - 1), _f(rows - 1)
-    per_across = _ONE / across if abs(across) > _STILL else _NOTHING
-    per_down = _ONE / down if abs(down) > _STILL else _NOTHING
     for y in range(h):
+        # Along a row the product is a multiple of x, so that rows stay straight.
+        across = to_glyph[0, 0] + to_glyph[0, 3] * _f(top + y)
+        down = to_glyph[1, 0] + to_glyph[1, 3] * _f(top + y)
+        per_across = _ONE / across if abs(across) > _STILL else _NOTHING
+        per_down = _ONE / down if abs(down) > _STILL else _NOTHING
         u0 = across * _f(left) + to_glyph[0, 1] * _f(top + y) + to_glyph[0, 2]
         v0 = down * _f(left) + to_glyph[1, 1] * _f(top + y) + to_glyph[1, 2]
         # Solved for each axis, then stepped inwards, as solutions are not exact.

@@ -52,6 +52,8 @@ class LayoutSettings(BaseModel):
     skew: Range = (0.0, 0.3)
     resize: Range = (0.0, 0.3)
     fade: Range = (0.0, 30.0)
+    warp: Range = (0.0, 0.6)
+    """How much letters `taper` and `swell`, see `Letters`; each image draws how much at most."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "LayoutSettings":
@@ -75,6 +77,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "skew": (0, 2),
     "resize": (0, 0.9),
     "fade": (0, 255),
+    "warp": (0, 5),
 }
 
 
@@ -95,6 +98,10 @@ class Letters:
     shear: Floats
     """As in `simulator.SimulatorSettings`; ``stretch`` likewise."""
     stretch: Floats
+    taper: Floats
+    """Perspective: by which share of itself a letter is wider an image height below its centre."""
+    swell: Floats
+    """Likewise taller an image height to the right."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats
@@ -161,6 +168,7 @@ def lay_out(
     x = start + np.cumsum(distance, 1) - distance / 2
     x += departures(s.jitter) * extent / lengths
     y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
+    warp = each(s.warp)
     return Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
@@ -172,5 +180,7 @@ def lay_out(
         rotation=departures(s.turn).astype(np.float32),
         shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
+        taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
     )

@@ -285,9 +285,7 @@ class Learning:
         done, in_all = self._scout_steps(number - 1)
         settings = brief_settings(config, steps)
         ranges = config.simulator.model_copy(update={"free": calibrating.free})
-        simulator = PosedSimulator(
-            Simulator(config.scheme, ranges, self.background(), calibration)
-        )
+        simulator = PosedSimulator(Simulator(config.scheme, ranges, self.background(), calibration))
         return train_reader(
             lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),
             reader_architecture(config, pose=True),

@@ -262,6 +262,8 @@ class Simulator:
             size=generator.integers(sizes, size=shape),
             stroke=generator.integers(strokes, size=shape),
             scale=np.ones(shape, np.float32),
+            taper=np.zeros(shape, np.float32),
+            swell=np.zeros(shape, np.float32),
             ink=uniform(s.ink),
         )
 
@@ -283,7 +285,7 @@ class Simulator:
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         ids, places = calibration.draw_places(generator, ids)
-        x, y, rotation, size, wider, leaning = np.moveaxis(places, -1, 0)
+        x, y, rotation, size, wider, leaning, taper, swell = np.moveaxis(places, -1, 0)
         fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
         return Letters(
             ids=ids,
@@ -296,6 +298,8 @@ class Simulator:
             size=generator.integers(sizes, size=shape),
             stroke=generator.integers(strokes, size=shape),
             scale=np.exp(size),
+            taper=taper,
+            swell=swell,
             ink=uniform(rendering.ink),
         )
 
@@ -315,7 +319,8 @@ class Simulator:
         absent = letters.ids == self.scheme.absent
         # Of what is absent a calibration knows nothing.
         placed = {
-            name: np.nan_to_num(getattr(letters, name)) for name in ("y", "rotation", "shear")
+            name: np.nan_to_num(getattr(letters, name))
+            for name in ("y", "rotation", "shear", "taper", "swell")
         }
         placed |= {n: np.nan_to_num(getattr(letters, n), nan=1) for n in ("scale", "stretch")}
         return DrawParameters(
@@ -358,8 +363,9 @@ class Simulator:
         """Where every letter goes.
 
         Returns:
-            (N, L) glyph indices; (N, L, 2, 3) affine maps from the image's pixels to the glyph's;
-            (N, L, 4) the box that it may reach, cut to the image: left, top, right, bottom.
+            (N, L) glyph indices; (N, L, 2, 4) maps from the image's pixels to the glyph's, see
+            `compositing.lay_letters`; (N, L, 4) the box that it may reach, cut to the image: left,
+            top, right, bottom.
         """
         coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
         drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # what is absent lies outside
@@ -385,14 +391,23 @@ class Simulator:
             1 / (scale * stretch),
         )
         place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
-        middle = place + _apply(linear, size / 2 - centre)
-        reach = _apply(np.abs(linear), size / 2) + 1  # and a pixel all round for the blur
+        off = _apply(linear, size / 2 - centre)
+        reach = _apply(np.abs(linear), size / 2)
+        # What tapers reaches further on its wide side; what would fold over is cut.
+        taper, swell = (warp / self.scheme.height for warp in (p.taper, p.swell))
+        extent = np.abs(off) + reach
+        bent = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_BENT)
+        reach += extent * (bent / (1 - bent))[..., None] + 1  # and a pixel all round for the blur
         limits = (self.scheme.width, self.scheme.height)
-        start = np.clip(np.floor(middle - reach), 0, limits).astype(np.int64)
-        stop = np.clip(np.ceil(middle + reach), 0, limits).astype(np.int64)
+        start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
+        stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
         # Pixels are counted from the middle of the first one, places from its corner.
-        offset = centre - 0.5 + _apply(back, 0.5 - place)
-        maps = np.concatenate([back, offset[..., None]], axis=-1).astype(np.float32)
+        origin = place - 0.5
+        # What the product of how far right and how far down of the place a pixel lies counts.
+        diagonal = np.stack([(taper - shear * swell) / stretch, swell], -1) / -scale[..., None]
+        offset = centre - 0.5 - _apply(back, origin) + diagonal * origin.prod(-1, keepdims=True)
+        back = back - diagonal[..., None] * origin[..., None, ::-1]
+        maps = np.stack([back[..., 0], back[..., 1], offset, diagonal], axis=-1).astype(np.float32)
         return index, maps, np.concatenate([start, stop], axis=-1)
 
 
@@ -434,4 +449,5 @@ def _apply(linear: Doubles, points: Doubles) -> Doubles:
 _NOISE_FIELD = 1 << 18
 _SIZES = 8
 _LEAST_BLUR = 0.3
+_MOST_BENT = 0.5
 _AT_ONCE = 64  # images, which stay in the processor's cache from step to step

@@ -393,19 +393,18 @@ def test_sizes_are_found_and_drawn_again() -> None:
 
 def test_forms_that_hardly_differ_are_taken_for_none() -> None:
     fit = told_and_found(0, 0, 0)[1]
-    form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 3)) * (
-        0.5 * FORMS_ALIKE,
-        3 * FORMS_ALIKE,
-        0.5 * FORMS_ALIKE,
-    )
+    spread = FORMS_ALIKE * (0.5, 3, 0.5, 2, 0.5)
+    form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 5)) * spread
     poses = replace(fit.poses, form=form.astype(np.float32))
     found = calibrate(fit.glyphs, poses, fit.kept, fit.settled, start_rendering(STRIPED))
-    np.testing.assert_array_equal(found.formed, [False, True, False])
+    np.testing.assert_array_equal(found.formed, [False, True, False, True, False])
     simulator = Simulator(LETTERS, drawing(fitted=1.0), STRIPED, found)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 300)
     np.testing.assert_array_equal(drawn.scale, 1)
     np.testing.assert_array_equal(drawn.shear, 0)
-    assert np.log(drawn.stretch).std() == pytest.approx(3 * FORMS_ALIKE, rel=0.2)
+    np.testing.assert_array_equal(drawn.swell, 0)
+    assert np.log(drawn.stretch).std() == pytest.approx(spread[1], rel=0.2)
+    assert drawn.taper.std() == pytest.approx(spread[3], rel=0.2)
 
 
 def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:

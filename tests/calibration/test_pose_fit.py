@@ -163,7 +163,7 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
 def test_letters_that_overlap_cover_together_but_not_twice() -> None:
     glyph = np.zeros((1, 80, 80), np.float32)
     glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
-    ids, centre = np.zeros((1, 2), np.int64), [50, 25, 0, 0, 0, 0]
+    ids, centre = np.zeros((1, 2), np.int64), [50, 25, *[0] * 6]
     ink = np.zeros((1, 50, 100), np.float32)
     ink[0, 15:35, 40:60] = 0.75
     normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
@@ -223,12 +223,14 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
         return generator.uniform(low, high, shape).astype(np.float32)
 
     size, stretch, shear = uniform(0.75, 1.3), uniform(0.8, 1.25), uniform(-0.2, 0.2)
+    taper, swell = uniform(-0.6, 0.6), uniform(-0.6, 0.6)
     placed = [
         np.broadcast_to(np.array([12.5, 37.5, 62.5, 87.5]), shape),
         uniform(22, 28),
         uniform(-20, 20),
     ]
-    poses = np.stack([*placed, np.log(size), np.log(stretch), shear], -1).astype(np.float32)
+    form = [np.log(size), np.log(stretch), shear, taper, swell]
+    poses = np.stack([*placed, *form], -1).astype(np.float32)
     calibration = replace(
         skewed(LETTERS), glyphs=np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
     )
@@ -237,7 +239,10 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     drawn = simulator.draw_parameters(np.random.default_rng(7), 60)
     x, y, rotation = np.moveaxis(poses[..., :PLACED], -1, 0)
     placed_like_them = replace(drawn, x=x, y=y, rotation=rotation)
-    images = simulator.render(replace(placed_like_them, scale=size, stretch=stretch, shear=shear))
+    formed = replace(
+        placed_like_them, scale=size, stretch=stretch, shear=shear, taper=taper, swell=swell
+    )
+    images = simulator.render(formed)
     return free.normalise(images), drawn.ids, poses
 
 
@@ -274,7 +279,7 @@ def told_twice() -> tuple[FloatImages, Ids, npt.NDArray[np.bool_], Floats]:
     """Four letters, of which the last is read twice: its double stands in a fifth slot."""
     normalised, ids, poses = known()
     generator = np.random.default_rng(9)
-    double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, 0, 0, 0)
+    double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, *[0] * 5)
     places = np.concatenate([poses, double], 1).astype(np.float32)
     return normalised, np.hstack([ids, ids[:, -1:]]), np.ones((COUNT, 5), np.bool_), places
 

@@ -260,14 +260,21 @@ def test_forms_are_told_of_where_letters_differ() -> None:
     assert summary()["forms"] == {}
     right = found()
     generator = np.random.default_rng(0)
-    form = generator.uniform((-0.2, -0.3, -0.1), (0.2, 0.3, 0.1), (*right.fit.kept.shape, 3))
+    most = np.array([0.2, 0.3, 0.1, 0.5, 0.5])
+    form = generator.uniform(-most, most, (*right.fit.kept.shape, 5))
     poses = replace(right.fit.poses, form=form.astype(np.float32))
     calibration = calibrate(
         right.fit.glyphs, poses, right.fit.kept, right.fit.settled, right.rendered.values
     )
     told = replace(right, fit=replace(right.fit, poses=poses), calibration=calibration).summary()
-    assert set(told["forms"]) == {"size", "stretch", "shear"}
-    ends = {"size": (0.822, 1.217), "stretch": (0.745, 1.342), "shear": (-0.098, 0.098)}
+    ends = {
+        "size": (0.822, 1.217),
+        "stretch": (0.745, 1.342),
+        "shear": (-0.098, 0.098),
+        "taper": (-0.49, 0.49),
+        "swell": (-0.49, 0.49),
+    }
+    assert set(told["forms"]) == set(ends)
     for name, both in ends.items():
         values = [value for value, _ in told["forms"][name]]
         assert values == pytest.approx(both, abs=0.02)

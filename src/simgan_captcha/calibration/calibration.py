@@ -24,7 +24,7 @@ UNKNOWN_CLUTTER = np.full(len(CLUTTER), np.nan, np.float32)
 GLYPH_SCALE = 2
 """Pixels of a found glyph to one of an image."""
 
-FORMS_ALIKE = 0.05
+FORMS_ALIKE = np.array([0.05, 0.05, 0.05, 0.2, 0.2], np.float32)
 """Forms that spread less than this from one character to the next are taken for none."""
 
 FEWEST_CHARACTERS = 20
@@ -33,8 +33,9 @@ FEWEST_CHARACTERS = 20
 _REACHED = 0.1
 _REPEATED = 3
 _ENDS = (0.05, 0.95)
+_FORM_ENDS = (0.01, 0.99)
 _JITTER = np.array(
-    [0.5, 0.5, 1.5, 0.03, 0.03, 0.03], np.float32
+    [0.5, 0.5, 1.5, 0.03, 0.03, 0.03, 0.1, 0.1], np.float32
 )  # of each of `POSE`: about how far poses are uncertain
 
 
@@ -46,10 +47,10 @@ class Calibration:
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
     pixel; all 0 where none was found, and of the class of no character."""
     poses: Floats
-    """(N, L, 6) where the characters of N real images lie, see `POSE`; as a class would lie that is
+    """(N, L, 8) where the characters of N real images lie, see `POSE`; as a class would lie that is
     usual. NaN where no character stands. Forms are 0 where all have one."""
     offset: Floats
-    """(K, 6) how far a class lies from the usual: a wide letter's middle lies further right where
+    """(K, 8) how far a class lies from the usual: a wide letter's middle lies further right where
     left edges are placed. Of forms 0."""
     rendering: Floats
     """(6,) values of `RENDERING`."""
@@ -63,13 +64,13 @@ class Calibration:
 
     @property
     def formed(self) -> npt.NDArray[np.bool_]:
-        """(3,) which of size, stretch and shear differ from one character to the next."""
+        """(5,) which of what is of a character's form differ from one character to the next."""
         return np.asarray((np.nan_to_num(self.poses[..., PLACED:]) != 0).any((0, 1)))
 
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Characters (B, L) and their poses, (B, L, 6), as they lie in real images.
+        """Characters (B, L) and their poses, (B, L, 8), as they lie in real images.
 
         Each image takes all its places from one real image, and moves them a little: however
         letters hang together there (turned ones standing further right, neighbours that overlap,
@@ -207,8 +208,11 @@ def calibrate(
             "simulator's ranges, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
-    alike = (np.arange(len(POSE)) >= PLACED) & (spread_of(places[kept]) < FORMS_ALIKE)
-    places = np.where(alike, 0, places)
+    forms, surely = places[..., PLACED:], places[kept][:, PLACED:]
+    # A misread letter is given whatever form makes it look like what it is not.
+    forms = np.clip(forms, *np.quantile(surely, _FORM_ENDS, axis=0))
+    alike = spread_of(places[kept])[PLACED:] < FORMS_ALIKE
+    places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
     apart = np.zeros_like(places)
     for s in np.flatnonzero(kept.any(0)):
         apart[:, s] = places[:, s] - np.median(places[kept[:, s], s], axis=0)
@@ -227,12 +231,12 @@ def calibrate(
 
 
 def spread_of(poses: Floats) -> Floats:
-    """(6,) half of what two thirds of poses (n, 6) lie within: a deviation, but some stray far."""
+    """(6,) half of what two thirds of poses (n, 8) lie within: a deviation, but some stray far."""
     return np.asarray(np.ptp(np.quantile(poses, (1 / 6, 5 / 6), axis=0), axis=0) / 2)
 
 
 def _shift(some: Floats, all_of_them: Floats) -> Floats:
-    """(6,) by how much some poses (n, 6) lie off all of them.
+    """(6,) by how much some poses (n, 8) lie off all of them.
 
     Only as far as both ends of their distribution do. Where the scout takes a class's right-leaning
     letters for another class, the rest lies off on average, but reaches as far to the left: drawing

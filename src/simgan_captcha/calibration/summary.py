@@ -35,7 +35,7 @@ def summarise(
     Returns:
         ``x``: of each slot, ``y``, ``rotation``: the middle 98 % of characters that a class lies
         as usual, pixels and degrees, turns as the fonts' uprights have them; ``pitch``: pixels from
-        slot to slot, None for a single one; ``forms``: likewise of size, stretch and shear, as the
+        slot to slot, None for a single one; ``forms``: likewise of what is of form, as the
         simulator has them, of those in which letters differ; ``font_size``: pixels per em and
         ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
         ``rendering`` and ``clutter``: by name; ``rendering_misfit``: mean squared difference of
@@ -61,7 +61,7 @@ def summarise(
         "y": found.middle(1),
         "rotation": found.middle(2, plus=upright),
         "forms": {
-            name: found.middle(PLACED + n, factor=name != "shear")
+            name: found.middle(PLACED + n, factor=name in ("size", "stretch"))
             for n, name in enumerate(POSE[PLACED:])
             if calibration.formed[n]
         },
