@@ -99,6 +99,7 @@ def main() -> None:
         scheme.length,
         scheme.classes,
         channels=settings.channels,
+        ends=scheme.absent is not None,
         pose=True,
     )
     results: dict[str, dict[str, Any]] = {}
