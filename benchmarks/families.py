@@ -23,7 +23,8 @@ from typing import Any
 
 from record import RESULTS, manifests, provenance, training_flops, write_result
 
-from simgan_captcha.run_folder import JUDGEMENT, read_diagnosis
+from simgan_captcha.readings import load_readings
+from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_diagnosis
 from simgan_captcha.scheme_file import load_scheme
 
 GENERATORS = Path(__file__).parent / "generators"
@@ -41,6 +42,9 @@ class Family:
     alphabet: str
     """What a user would say of it, likewise ``length``."""
     length: str
+    alike: str = ""
+    """Characters that its generator draws so much alike that people cannot tell them apart either;
+    a second figure counts them as one, of the same readings."""
 
 
 FAMILIES = {
@@ -52,6 +56,7 @@ FAMILIES = {
         (ascii_lowercase + digits, "4", "6", "200", "70", _SERIF),
         ascii_lowercase + digits,
         "4-6",
+        alike="o0",  # whatever is as high as an x is drawn as high as a digit
     ),
     "svg-captcha (npm), 4, one line": Family(("node", "svg_captcha.js"), ("4", "1"), _NO_O, "4"),
     "GD::SecurityImage (Perl), 5": Family(
@@ -113,6 +118,7 @@ def main() -> None:
             "family",
             "whole texts (95 % interval)",
             "characters",
+            "whole texts, likes as one",
             "the run's own estimate",
             "TFLOP",
         ),
@@ -122,13 +128,14 @@ def main() -> None:
                 f"{row['captcha_accuracy']:.1%} ({row['captcha_interval'][0]:.1%} to "
                 f"{row['captcha_interval'][1]:.1%})",
                 f"{row['character_accuracy']:.1%}",
+                f"{row['alike_accuracy']:.1%} ({row['alike']})" if row["alike"] else "",
                 f"{row['estimate']['accuracy']:.1%} ({row['estimate']['low']:.1%} to "
                 f"{row['estimate']['high']:.1%})",
                 f"{row['training_tflop']:.1f}",
             )
             for row in rows
         ]
-        + [(name, "its run failed", "", "", "") for name in failed],
+        + [(name, "its run failed", "", "", "", "") for name in failed],
     )
 
 
@@ -195,12 +202,23 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
     kept = ("images", "captcha_accuracy", "captcha_interval", "character_accuracy")
     return {
         **{key: judged[key] for key in kept},
+        "alike": family.alike,
+        "alike_accuracy": alike_accuracy(run, folder / "labels.csv", family.alike),
         "estimate": diagnosis["estimates"][diagnosis["kept"]],
         "scheme": load_scheme(scheme).model_dump(mode="json"),
         "warnings": diagnosis["warnings"],
         "training_tflop": training_flops(run) / 1e12,
         "precision": manifests(run)["read"]["precision"],
     }
+
+
+def alike_accuracy(run: Path, labels: Path, alike: str) -> float:
+    """Share of texts read right if these characters count as one."""
+    as_one = str.maketrans(alike, alike[:1] * len(alike))
+    with labels.open(newline="") as file:
+        true = {row["name"]: row["label"].translate(as_one) for row in csv.DictReader(file)}
+    readings = load_readings(run / READINGS)
+    return sum(r.text.translate(as_one) == true[r.name] for r in readings) / len(readings)
 
 
 def call(*arguments: str | Path) -> None:
