@@ -99,7 +99,6 @@ def main() -> None:
         scheme.length,
         scheme.classes,
         channels=settings.channels,
-        ends=scheme.absent is not None,
         pose=True,
     )
     results: dict[str, dict[str, Any]] = {}

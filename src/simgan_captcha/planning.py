@@ -65,7 +65,6 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
         scheme.classes,
         "attention" if pose else reader.kind,
         reader.channels,
-        scheme.absent is not None,
         pose,
     )
 

@@ -15,7 +15,7 @@ from simgan_captcha.reader import exporting
 from simgan_captcha.reader.exporting import Parity, WholeReader, compare, export_reader
 from simgan_captcha.reader.network import ReaderArchitecture, build_reader
 from simgan_captcha.reader.reading import recogniser
-from tests.reader.test_image_reader import ARCHITECTURE, GREY, NETWORK
+from tests.reader.test_image_reader import GREY, NETWORK
 from tests.small_run import SCHEME, shaded
 
 DARK = Background(np.full((24, 48), 200, np.uint8), np.zeros((24, 48), bool), 20.0)
@@ -56,22 +56,6 @@ def test_the_seed_s_reader_is_exported_too(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 48), np.uint8)
     parity = export_reader(tmp_path / "seed.onnx", network, background, scheme, images)
     assert parity == Parity(6, 0, parity.confidence_error)
-
-
-@pytest.mark.parametrize("int8", [False, True])
-def test_texts_that_may_end_early_are_read_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: bool
-) -> None:
-    scheme = SCHEME.model_copy(update={"shortest": 1})
-    architecture = replace(ARCHITECTURE, classes=scheme.classes, ends=True)
-    network = build_reader(architecture).eval()
-    path = tmp_path / "reader.onnx"
-    monkeypatch.setattr(exporting, "MOST_CHANGED", 1)  # untrained, it is sure of nothing
-    parity = export_reader(path, network, shaded(), scheme, GREY, int8=int8)
-    assert parity.changed <= (4 if int8 else 0)
-    for count in (1, 3, 40):
-        ids, _ = Reader(path).recognise(GREY[:count])
-        assert ids.shape == (count, scheme.length)
 
 
 def test_8_bits_read_nearly_the_same_or_are_refused(

@@ -77,23 +77,19 @@ def test_every_weight_is_learned() -> None:
         assert gradient.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("ends", [False, True])
-def test_attention_without_keys_is_attention(ends: bool) -> None:
+def test_attention_without_keys_is_attention() -> None:
     torch.manual_seed(1)
-    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8), ends=ends))
+    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
     assert isinstance(reader, AttentionReader)
-    positions = 6 * 12 + ends
+    positions = 6 * 12
     placed, count = torch.randn(3, positions, 8), torch.rand(3, 12) * 2
     weights = reader._attend(placed, count)
 
     def split(vectors: torch.Tensor) -> torch.Tensor:
         return torch.stack(vectors.chunk(reader.heads, -1), 1)
 
-    everywhere = count.repeat(1, 6)
-    if ends:  # stands where one more letter would
-        everywhere = torch.cat([everywhere, count[:, -1:] + 0.5], 1)
-    codes = reader.counting.codes(everywhere)
-    leaning = reader.counting.leaning(everywhere)
+    codes = reader.counting.codes(count).repeat(1, 6, 1)
+    leaning = reader.counting.leaning(count).repeat(1, 1, 1, 6)
     expected = torch.nn.functional.scaled_dot_product_attention(
         split(reader.query.expand(3, -1, -1)),
         split(reader.key(placed + codes)),
@@ -110,20 +106,6 @@ def test_a_slot_attends_anywhere_on_the_map() -> None:
     for slot in range(4):
         (gradient,) = torch.autograd.grad(reader(images)[:, slot].sum(), images)
         assert (gradient.abs().sum((0, 1, 2)).reshape(4, 24).amax(1) > 0).all()
-
-
-def test_a_slot_after_the_last_letter_looks_at_the_end_of_the_text() -> None:
-    reader = build_reader(ReaderArchitecture(24, 48, 4, 4, channels=(4, 4, 4, 4, 8), ends=True))
-    assert isinstance(reader, AttentionReader)
-    # A text of two that reaches to the edge: the last column is the second one's middle.
-    count = torch.linspace(0.2, 1.5, 12).repeat(3, 1)
-    with torch.no_grad():
-        reader.counting.narrowness.fill_(5)
-        reader.query.zero_()
-        weights = reader._attend(torch.zeros(3, 6 * 12 + 1, 8), count)
-    at_the_end = weights[..., -1].amin((0, 1))
-    assert (at_the_end[2:] > 0.5).all()
-    assert (weights[..., -1].amax((0, 1))[:2] < 0.05).all()
 
 
 def test_slots_read_what_positions_tell_where_they_look() -> None:

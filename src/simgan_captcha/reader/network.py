@@ -52,8 +52,6 @@ class ReaderArchitecture:
     """``attention``: one learned query a slot over a feature map. ``seed``: the 2017 convnet."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
-    ends: bool = False
-    """Whether texts may end before the last slot: then ``attention`` has a place for that, too."""
     pose: bool = False
     """Whether ``attention`` also tells each character's x, y and rotation, middles and counts: a
     `ScoutOutput`, see `scout`."""
@@ -120,10 +118,6 @@ class AttentionReader(nn.Module):
     Every position also tells whose middle lies there, and what a slot sees where it looks speaks
     for those classes: what letters look like is learned once, for all slots, and a slot has to
     learn only where to look. On drawn images positions are taught that (see `scout.middles_loss`).
-
-    Where texts may end early, slots have one more place to look at, where the letter after the last
-    would stand by the count. Without it the next slot of a text that reaches to the image's edge
-    found nothing to look at but the last letter, and read it again.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -140,7 +134,6 @@ class AttentionReader(nn.Module):
         rows, columns = map_size(architecture.height, architecture.width)
         self.position = nn.Parameter(_position_code(rows, columns, e))
         self.query = nn.Parameter(torch.randn(architecture.length, e) * 0.02)
-        self.end = nn.Parameter(torch.randn(1, e) * 0.02) if architecture.ends else None
         self.key = nn.Linear(e, e, bias=False)
         self.value = nn.Linear(e, e)
         self.classify = nn.Sequential(
@@ -160,21 +153,17 @@ class AttentionReader(nn.Module):
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
         count = self.counting(features)
         placed = features + self.position
-        if self.end is not None:
-            placed = torch.cat([placed, self.end.expand(placed.shape[0], -1, -1)], 1)
         weights = self._attend(placed, count)
         slots = self._gather(weights, placed)
         middles = self.middles(features)
-        on_map = weights.mean(1)[..., : middles.shape[1]]
-        seen = (on_map @ middles.softmax(-1))[..., :-1]  # (B, L, K)
+        seen = (weights.mean(1) @ middles.softmax(-1))[..., :-1]  # (B, L, K)
         logits: Tensor = self.classify(slots) + (seen + _UNSEEN).log()
         if self.pose is None:
             return logits
         return ScoutOutput(logits, self.pose(slots), middles, count)
 
     def _attend(self, placed: Tensor, count: Tensor) -> Tensor:
-        """Where slots look: (B, heads, L, positions), of each slot and head a distribution; where
-        texts may end early, the last position is their end.
+        """Where slots look: (B, heads, L, positions), of each slot and head a distribution.
 
         Queries are the same for all images, so what they ask of a key is asked of the features
         themselves: keys, three times as many numbers, need not be made. What a key's bias would
@@ -184,18 +173,11 @@ class AttentionReader(nn.Module):
         queries = self.query.view(-1, self.heads, self.query.shape[1] // self.heads)
         asked = queries.transpose(0, 1) @ self._of_heads(self.key) / math.sqrt(queries.shape[-1])
         alike = (placed @ asked.flatten(0, 1).mT).mT  # (B, heads * L, positions)
-        alike = alike.reshape(-1, *asked.shape[:2], placed.shape[1])
-        rows, columns = self.counting.rows, self.counting.columns
-        if self.end is not None:
-            count = torch.cat([count, count[:, -1:] + 0.5], 1)
         of_codes = asked @ self.counting.codes(count)[:, None].mT  # (B, heads, L, columns)
         of_column = of_codes + self.counting.leaning(count)
-        on_map = alike[..., : rows * columns].unflatten(-1, (rows, columns))
-        looks = (on_map + of_column[..., None, :columns]).flatten(3)
-        if self.end is not None:
-            looks = torch.cat([looks, alike[..., rows * columns :] + of_column[..., columns:]], -1)
-        weights: Tensor = looks.softmax(-1)
-        return weights
+        rows, columns = self.counting.rows, self.counting.columns
+        alike = alike.reshape(-1, *asked.shape[:2], rows, columns) + of_column.unsqueeze(3)
+        return alike.flatten(3).softmax(-1)
 
     def _gather(self, weights: Tensor, placed: Tensor) -> Tensor:
         """(B, L, E): the values where slots look, made of the features there, as sums commute."""
