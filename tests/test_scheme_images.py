@@ -48,6 +48,30 @@ def test_colours_change_nothing(ground: tuple[int, ...], ink: tuple[int, ...]) -
         assert np.array_equal(ink_on_black(bar(ground, ink), 40, 20), WHITE_ON_BLACK)
 
 
+def dotted(image: GreyImages, ink: tuple[int, ...]) -> GreyImages:
+    """With dots of four pixels in a tenth of it."""
+    image = image.copy()
+    for row in range(1, 20, 5):
+        for column in range(1, 40, 8):
+            image[row : row + 2, column : column + 2] = ink
+    return image
+
+
+def test_pale_letters_among_dark_dots_do_not_stay_pale() -> None:
+    ground, pale, dark = (255, 255, 255), (175, 175, 175), (5, 5, 5)
+    image = dotted(bar(ground, pale), dark)
+    ink = ink_on_black(image, 40, 20)
+    of_letters = (image == pale[0]).all(-1)
+    # Beside the strongest ink they would have 64.
+    assert np.median(ink[of_letters]) == pytest.approx(INK / 1.25, abs=1)
+    assert (ink[(image == dark[0]).all(-1)] == 255).all()
+    # As strong as the letters, or by themselves, dots change no measure.
+    same = ink_on_black(dotted(bar(ground, dark), dark), 40, 20)
+    assert set(np.unique(same)) == {0, INK}
+    alone = ink_on_black(dotted(np.full((20, 40, 3), 255, np.uint8), dark), 40, 20)
+    assert set(np.unique(alone)) == {0, INK}
+
+
 def test_weak_ink_is_not_made_strong() -> None:
     faint = ink_on_black(bar((100, 100, 100), (104, 100, 100)), 40, 20)
     assert 0 < faint.max() < INK / 4

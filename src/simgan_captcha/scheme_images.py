@@ -18,6 +18,14 @@ INK = 200
 
 _STRONGEST = 98
 """Percentile of a pixel's distance from the background that is taken for an image's ink."""
+_INKED = 0.2
+"""Of that distance: what is further is ink, more or less."""
+_LARGE = 0.15
+"""Side of a square, in image heights, that is smaller than a letter and larger than a dot."""
+_OF_LETTERS = 75
+"""Percentile of the distance in what is large, of which letters are the most..."""
+_STRONGER = 1.25
+"""...and by which dots and lines may be stronger before letters set the measure."""
 _LEAST_INK = 32
 """Levels; weaker ink is not made stronger, or noise would be."""
 _NEAR = 24
@@ -89,7 +97,7 @@ def ink_on_black(rgb: GreyImages, width: int, height: int) -> GreyImages:
     """What of an image is not its background, whatever the colours of both.
 
     A pixel is as bright as its colour is far from the commonest one (the largest difference of red,
-    green and blue), and strong ink has `INK` in every image. An image of another size is scaled to
+    green and blue), and strong ink has `INK` in every image, of letters if clutter is stronger. An image of another size is scaled to
     fit, its aspect kept, and padded with background.
 
     Args:
@@ -110,12 +118,25 @@ def ink_on_black(rgb: GreyImages, width: int, height: int) -> GreyImages:
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
     levels = rgb.astype(np.float32)
     distance = np.abs(levels - _commonest_colour(rgb, levels)).max(-1)
-    strongest = max(float(np.percentile(distance, _STRONGEST)), _LEAST_INK)
+    strongest = max(_strength(distance), _LEAST_INK)
     ink = np.minimum(np.rint(distance * (INK / strongest)), 255).astype(np.uint8)
     top, left = (height - ink.shape[0]) // 2, (width - ink.shape[1]) // 2
     padded = np.zeros((height, width), np.uint8)
     padded[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return padded
+
+
+def _strength(distance: Floats) -> float:
+    """Of ink, in levels: pale letters among dark dots are not to stay pale."""
+    strongest = float(np.percentile(distance, _STRONGEST))
+    inked = (distance > _INKED * strongest).astype(np.uint8)
+    _, whose, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
+    large = figures[:, cv2.CC_STAT_AREA] >= (_LARGE * len(distance)) ** 2
+    large[0] = False  # what is not inked
+    letters = distance[large[whose]]
+    if not letters.size:
+        return strongest
+    return min(strongest, _STRONGER * float(np.percentile(letters, _OF_LETTERS)))
 
 
 def _commonest_colour(rgb: GreyImages, levels: Floats) -> Floats:
