@@ -16,7 +16,9 @@ from simgan_captcha.simulator import Simulator, SimulatorSettings
 FONTS = ("roboto-black", "caladea", "dejavu-sans-mono")
 SCHEME = Scheme(alphabet="iWm1", length=4, shortest=2, width=120, height=40)
 BANK = GlyphBank(SCHEME.alphabet, FONTS, (14, 20), (0.0, -1.0))
-STILL: dict[str, Any] = dict.fromkeys(("jitter", "drift", "turn", "skew", "resize", "fade"), (0, 0))
+STILL: dict[str, Any] = dict.fromkeys(
+    ("jitter", "drift", "turn", "skew", "resize", "fade", "warp"), (0, 0)
+)
 
 
 def letters(count: int = 600, scheme: Scheme = SCHEME, **settings: Any) -> Letters:
@@ -36,6 +38,8 @@ def test_every_length_and_character_is_drawn_as_often() -> None:
 
 def test_an_orderly_image_has_all_letters_alike() -> None:
     found = letters(one_font=1, **STILL)
+    assert not found.taper.any()
+    assert not found.swell.any()
     for name in ("font", "size", "stroke", "scale", "y", "rotation", "shear", "stretch", "ink"):
         of_images = getattr(found, name)
         assert (of_images == of_images[:, :1]).all(), name
@@ -49,6 +53,15 @@ def test_letters_are_skewed_off_the_slant_of_their_image() -> None:
     shear = letters(**{**STILL, "skew": (0.3, 0.3)}, slant=(0.1, 0.1)).shear
     assert np.ptp(shear, axis=1).min() > 0
     assert np.abs(shear - 0.1).max() == pytest.approx(0.3, abs=0.02)
+
+
+def test_letters_taper_and_swell_each_in_its_way() -> None:
+    found = letters(**{**STILL, "warp": (0.4, 0.4)})
+    for perspective in (found.taper, found.swell):
+        assert perspective.dtype == np.float32
+        assert np.abs(perspective).max() == pytest.approx(0.4, abs=0.01)
+        assert np.ptp(perspective, axis=1).min() > 0
+    assert abs(np.corrcoef(found.taper.ravel(), found.swell.ravel())[0, 1]) < 0.1
 
 
 def test_each_image_draws_how_disorderly_it_is() -> None:
@@ -107,7 +120,14 @@ def test_short_texts_are_spread_or_take_less() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"extent": (1, 0.5)}, {"turn": (-1, 5)}, {"resize": (0, 2)}, {"jitter": (0, np.nan)}]
+    "wrong",
+    [
+        {"extent": (1, 0.5)},
+        {"turn": (-1, 5)},
+        {"resize": (0, 2)},
+        {"warp": (0, 9)},
+        {"jitter": (0, np.nan)},
+    ],
 )
 def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=f"{next(iter(wrong))}: expected"):

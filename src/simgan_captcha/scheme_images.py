@@ -97,8 +97,8 @@ def ink_on_black(rgb: GreyImages, width: int, height: int) -> GreyImages:
     """What of an image is not its background, whatever the colours of both.
 
     A pixel is as bright as its colour is far from the commonest one (the largest difference of red,
-    green and blue), and strong ink has `INK` in every image, of letters if clutter is stronger. An image of another size is scaled to
-    fit, its aspect kept, and padded with background.
+    green and blue), and strong ink has `INK` in every image, of letters if clutter is stronger. An
+    image of another size is scaled to fit, its aspect kept, and padded with background.
 
     Args:
         rgb: (h, w, 3), ``uint8``.

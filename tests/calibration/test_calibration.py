@@ -223,6 +223,27 @@ def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
     assert counts.max() < 150
 
 
+def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> None:
+    poses = unformed(np.zeros((100, 4, 3)))
+    poses[:40, 3:] = np.nan  # 40 of three letters, 58 of four...
+    poses[98:, 2:] = np.nan  # ...and 2 of two: perhaps an error
+    calibration = dataclasses.replace(skewed(LETTERS), poses=poses)
+    ids, _ = calibration.draw_places(np.random.default_rng(0), np.zeros((6000, 4), np.int64))
+    lengths = np.bincount((ids == 0).sum(1), minlength=5) / 6000
+    np.testing.assert_allclose(lengths, [0, 0, 6 / 122, 58 / 122, 58 / 122], atol=0.03)
+
+
+def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
+    poses, kept, settled = known(100)
+    form = np.random.default_rng(0).uniform(-0.3, 0.3, (*kept.shape, 5))
+    kept[:20, 1] = False
+    form[:20, 1] = 3
+    poses = dataclasses.replace(poses, form=form.astype(np.float32))
+    found = calibrate(GLYPHS, poses, kept, settled, RENDERED).poses[..., PLACED:]
+    assert 0.28 < found.max() < 0.31
+    assert found[20:, 1, 0].std() == pytest.approx(form[20:, 1, 0].std(), rel=0.05)
+
+
 def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
     calibration = skewed(LETTERS)
     found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
