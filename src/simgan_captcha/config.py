@@ -103,8 +103,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "steps": 100,
             "picture_every": 50,
         },
-        "reader": {"steps": 1100},
-        "adaptation": {"steps": 450},
+        "reader": {"steps": 600},
+        "adaptation": {"steps": 800},
     },
     # 60 TFLOP of training in all.
     "cpu": {
