@@ -14,7 +14,7 @@ from simgan_captcha.scheme import Scheme
 Floats = npt.NDArray[np.float32]
 
 INK = 200
-"""Grey level that an image's strongest ink has in `ink_on_black`."""
+"""Grey level that an image's strongest ink has in `ink_on_black`, see there."""
 
 _STRONGEST = 98
 """Percentile of a pixel's distance from the background that is taken for an image's ink."""

@@ -411,7 +411,7 @@ def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
     """Not by where another fit had found it."""
     normalised, poses = scene()
     first = told_and_found(0, 0, 0)[1]
-    elsewhere = poses.at(poses.places + np.array([0, 12, 0, 0, 0, 0], np.float32))
+    elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 6], np.float32))
     fit = fit_glyphs(
         normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
     )

@@ -64,7 +64,7 @@ class Calibration:
 
     @property
     def formed(self) -> npt.NDArray[np.bool_]:
-        """(5,) which of what is of a character's form differ from one character to the next."""
+        """(5,) which values of its form differ from one character to the next."""
         return np.asarray((np.nan_to_num(self.poses[..., PLACED:]) != 0).any((0, 1)))
 
     def draw_places(

@@ -70,8 +70,8 @@ class GlyphFit:
     kept: npt.NDArray[np.bool_]
     """(N, L) characters that were learned from: sure, and not among those explained worst."""
     settled: npt.NDArray[np.bool_]
-    """(N,) images whose letters were all found near where the scout saw them; at least half, of
-    those that may be texts and of which no letter was seen twice."""
+    """(N,) images whose letters were all found near where the scout saw them; at least half, but
+    for those that cannot be texts and those of which a letter was seen twice."""
     misfit: Floats
     """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
 
@@ -121,7 +121,7 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
     """OpenCV's map from the pixels of a glyph at a pose (8,) to those of the image."""
-    # Of perspective nothing: means are of glyphs that are yet to be found.
+    # Perspective is left out: a mean only begins a shape, which is then fitted with it.
     x, y, rotation, size, stretch, shear = pose[:-2].astype(np.float64)
     turn = np.deg2rad(rotation)
     form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
