@@ -566,7 +566,7 @@ FOUND = {
     "pitch": [24.9, 0.08],
     "y": [[14, 0.1], [36.25, 0.1]],
     "rotation": [[-30.5, 0.6], [29, 0.6]],
-    "forms": {"size": [[0.75, 0.01], [1.3, 0.02]]},
+    "forms": {"size": [[0.75, 0.01], [1.3, 0.02]], "taper": [[-0.4, 0.01], [0.5, 0.02]]},
     "font_size": [23.5, 0.4],
     "stroke_weight": [1.2, 0.02],
     "rendering": {"ink": [250.1, 0.2], "jpeg_quality": [49.7, 0.4]},
@@ -593,6 +593,8 @@ def test_what_calibration_found_is_shown_with_its_errors(tmp_path: Path) -> None
         "from slot to slot (pixels)24.9 ± 0.08",
         "-30.5 ± 0.6 to 29 ± 0.6",
         "size, letter by letter (middle 98 %)0.75 ± 0.01 to 1.3 ± 0.02",
+        "wider towards the foot (share, per image height), letter by letter (middle 98 %)"
+        "-0.4 ± 0.01 to 0.5 ± 0.02",
         "font size (pixels per em)23.5 ± 0.4",
         "jpeg quality49.7 ± 0.4",
         "'g' looks like no font",

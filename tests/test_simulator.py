@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from simgan_captcha import HACKMIT_2017
+from simgan_captcha.compositing import lay_letters
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.images import GreyImages, decode_grey
 from simgan_captcha.layout import LayoutSettings
@@ -174,6 +175,24 @@ def test_a_letter_is_cut_at_the_edge_as_if_drawn_on_a_larger_canvas(
     larger = draw("g", side=128, x=x + 32, y=y + 32, rotation=rotation)
     cut = draw("g", x=x, y=y, rotation=rotation)
     assert np.abs(cut - larger[32:96, 32:96]).max() < 0.05
+
+
+def test_letters_in_perspective_lie_within_their_boxes() -> None:
+    scheme = Scheme(alphabet="gWl", length=3, width=160, height=64)
+    settings = CLEAR.model_copy(update={"layout": LayoutSettings(warp=(0.6, 0.6))})
+    simulator = Simulator(scheme, settings, plain(160, 64))
+    p = simulator.draw_parameters(np.random.default_rng(0), 200)
+    assert np.abs(p.taper).max() > 0.5
+    index, maps, boxes = simulator._place(p)
+    everywhere = np.broadcast_to(np.array([0, 0, 160, 64]), boxes.shape).copy()
+    canvases = np.zeros((2, 200, 64, 160), np.float32)
+    for canvas, box in zip(canvases, (boxes, everywhere), strict=True):
+        rest = (p.ink, p.nearest, np.zeros(200, np.float32))
+        lay_letters(canvas, simulator._glyphs, index, maps, box, *rest)
+    assert canvases[0].max() > 100
+    # Far away, where the map folds over, a pixel may be a letter's again.
+    cut = np.abs(canvases[0] - canvases[1]) > 0.01
+    assert cut.sum() < 1e-5 * (canvases[0] > 0).sum()
 
 
 @pytest.mark.parametrize(("x", "y"), [(-40, 32), (110, 32), (32, -40), (32, 110), (1e6, -1e6)])

@@ -77,7 +77,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "skew": (0, 2),
     "resize": (0, 0.9),
     "fade": (0, 255),
-    "warp": (0, 5),
+    "warp": (0, 1),  # with more, letters fold over
 }
 
 
@@ -99,9 +99,9 @@ class Letters:
     """As in `simulator.SimulatorSettings`; ``stretch`` likewise."""
     stretch: Floats
     taper: Floats
-    """Perspective: by which share of itself a letter is wider an image height below its centre."""
+    """Perspective: by which share a letter widens, at its centre, per image height down."""
     swell: Floats
-    """Likewise taller an image height to the right."""
+    """Likewise how it grows taller to the right."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats

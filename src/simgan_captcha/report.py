@@ -52,6 +52,11 @@ _SHOWN = 24
 """Captchas in each gallery."""
 _FONTS = 60
 """Classes whose likest font is shown."""
+_FORMS = {
+    "taper": "wider towards the foot (share, per image height)",
+    "swell": "taller to the right (share, per image height)",
+}
+"""In words, where names alone would not do."""
 _UNSURE = 0.5
 """Characters read with less confidence are underlined."""
 
@@ -213,7 +218,7 @@ def _calibration(
         "places down (pixels; middle 98 %)": found.get("y"),
         "turn (degrees; middle 98 %)": found.get("rotation"),
         **{
-            f"{name}, letter by letter (middle 98 %)": value
+            f"{_FORMS.get(name, name)}, letter by letter (middle 98 %)": value
             for name, value in as_mapping(found.get("forms")).items()
         },
         "font size (pixels per em)": found.get("font_size"),

@@ -190,7 +190,7 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
 
 
 def unformed(places: npt.NDArray[Any]) -> Floats:
-    """Poses (..., 6) at places (..., 3) x, y and rotation, in the form of their glyphs."""
+    """Poses (..., 8) at places (..., 3) x, y and rotation, in the form of their glyphs."""
     form = np.zeros((*places.shape[:-1], len(POSE) - PLACED))
     return np.concatenate([places, form], -1, dtype=np.float32)
 

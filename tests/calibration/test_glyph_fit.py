@@ -194,6 +194,17 @@ def test_characters_that_are_not_sure_settle_all_the_same() -> None:
     assert fit.settled.mean() > 0.95
 
 
+def test_images_with_a_letter_seen_twice_are_not_settled() -> None:
+    normalised, poses = scene()
+    normalised, poses = normalised[:100], first_of(poses, 100)
+    places, probabilities = poses.places, poses.probabilities.copy()
+    places[:50, 3], probabilities[:50, 3] = places[:50, 2], probabilities[:50, 2]
+    told = replace(poses, probabilities=probabilities).at(places)
+    fit = fit_glyphs(normalised, told, seed=0, glyphs=font_glyphs(STRANGER, SIZE), epochs=2)
+    assert fit.settled[:50].mean() < 0.2
+    assert fit.settled[50:].mean() > 0.9
+
+
 SHORT = Scheme(alphabet="agel1m", length=2, width=48, height=24)
 
 

@@ -18,9 +18,10 @@ from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.learning import Learning
 from simgan_captcha.planning import KNOWN
 from simgan_captcha.reader.reading import load_reader
+from simgan_captcha.reader.scout import CalibrationSettings
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, read_diagnosis
-from simgan_captcha.simulator import DrawParameters, Simulator
+from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
 from simgan_captcha.stages import MANIFEST
 from simgan_captcha.store import CaptchaStore
 from tests.calibration.scene import LETTERS, drawing, many_sizes
@@ -69,9 +70,11 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     tmp_path: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, drawn, draw = tmp_path / "run", list[DrawParameters](), Simulator.draw_parameters
+    free: list[float] = []
 
     def recorded(self: Simulator, generator: np.random.Generator, count: int) -> DrawParameters:
         drawn.append(draw(self, generator, count))
+        free.append(self.settings.free)
         return drawn[-1]
 
     monkeypatch.setattr(Simulator, "draw_parameters", recorded)
@@ -116,6 +119,9 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     # A run judges itself by what is drawn as it was found; scout and reader learn a little more.
     (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
     assert (known.font == FONTS).all()
+    of_batches = [share for share, each in zip(free, drawn, strict=True) if len(each.ids) == 32]
+    assert set(of_batches[: FIRST + STEPS]) == {CalibrationSettings().free}
+    assert set(of_batches[FIRST + STEPS :]) >= {SimulatorSettings().free}
     learned_from = [parameters for parameters in drawn if len(parameters.ids) == 32]
     assert len(learned_from) >= FIRST + STEPS + 2
     fonts = np.concatenate([parameters.font for parameters in learned_from[FIRST:]])

@@ -4,6 +4,7 @@ Shapes: N images, L characters, K classes, G side of a glyph.
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,14 @@ class Calibration:
         letters hang together there (turned ones standing further right, neighbours that overlap,
         all on one line, how many they are), they do here: where there is none, none is drawn.
         """
-        of_lengths = self._images_of_lengths()
+        of_lengths = self._images_of_lengths
         taken = self.poses[of_lengths[generator.integers(len(of_lengths), size=len(ids))]]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
         moved[..., PLACED:] *= taken[..., PLACED:] != 0
         ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
         return ids, taken + moved + self.offset[ids]
 
+    @cached_property
     def _images_of_lengths(self) -> npt.NDArray[np.int64]:
         """Numbers of real images, those of rarer lengths repeated until all are as frequent.
 
@@ -211,7 +213,7 @@ def calibrate(
     forms, surely = places[..., PLACED:], places[kept][:, PLACED:]
     # A misread letter is given whatever form makes it look like what it is not.
     forms = np.clip(forms, *np.quantile(surely, _FORM_ENDS, axis=0))
-    alike = spread_of(places[kept])[PLACED:] < FORMS_ALIKE
+    alike = spread_of(surely) < FORMS_ALIKE
     places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
     apart = np.zeros_like(places)
     for s in np.flatnonzero(kept.any(0)):
@@ -231,12 +233,12 @@ def calibrate(
 
 
 def spread_of(poses: Floats) -> Floats:
-    """(6,) half of what two thirds of poses (n, 8) lie within: a deviation, but some stray far."""
+    """(P,) half of what two thirds of (n, P) values lie within: a deviation, but some stray far."""
     return np.asarray(np.ptp(np.quantile(poses, (1 / 6, 5 / 6), axis=0), axis=0) / 2)
 
 
 def _shift(some: Floats, all_of_them: Floats) -> Floats:
-    """(6,) by how much some poses (n, 8) lie off all of them.
+    """(8,) by how much some poses (n, 8) lie off all of them.
 
     Only as far as both ends of their distribution do. Where the scout takes a class's right-leaning
     letters for another class, the rest lies off on average, but reaches as far to the left: drawing

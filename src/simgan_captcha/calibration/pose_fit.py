@@ -3,6 +3,7 @@
 Shapes: N images, B of them at a time, L characters, K classes, G side of a glyph.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,15 +94,11 @@ def character_misfits(
         poses: (N, L, 8) where, see `poses.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
-    shapes, height, width = torch.from_numpy(glyphs), *normalised.shape[2:]
     misfits = np.zeros(ids.shape, np.float32)
-    for at in range(0, len(ids), _BATCH):
-        chosen = slice(at, at + _BATCH)
-        ink, visible = _ink(normalised[chosen])
-        pose = torch.from_numpy(poses[chosen])
-        drawn = draw_characters(shapes, torch.from_numpy(ids[chosen]), pose, height, width)
+    for chosen, drawn, ink, visible in _drawn_batches(normalised, ids, poses, glyphs):
         missed = (1 - (1 - drawn).prod(1) - ink).square() * visible
-        misfits[chosen] = mean_near(missed, visible, near_characters(pose, height, width)).numpy()
+        near = near_characters(torch.from_numpy(poses[chosen]), *ink.shape[1:])
+        misfits[chosen] = mean_near(missed, visible, near).numpy()
     return misfits
 
 
@@ -124,14 +121,9 @@ def superfluous_characters(
         poses: (N, L, 8) where, see `poses.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
-    shapes, height, width = torch.from_numpy(glyphs), *normalised.shape[2:]
     superfluous = np.zeros(ids.shape, np.bool_)
-    for at in range(0, len(ids), _BATCH):
-        chosen = slice(at, at + _BATCH)
-        ink, visible = _ink(normalised[chosen])
-        pose, drawn_ids = torch.from_numpy(poses[chosen]), torch.from_numpy(ids[chosen])
-        drawn = draw_characters(shapes, drawn_ids, pose, height, width)
-        drawn *= torch.from_numpy(present[chosen])[..., None, None]
+    for chosen, letters, ink, visible in _drawn_batches(normalised, ids, poses, glyphs):
+        drawn = letters * torch.from_numpy(present[chosen])[..., None, None]
         uncovered = 1 - drawn
         missed = ((1 - uncovered.prod(1) - ink).square() * visible).sum((1, 2))
         for slot in range(ids.shape[1]):
@@ -142,6 +134,17 @@ def superfluous_characters(
             covered = (own * (1 - without)).sum((1, 2)) > _COVERED * own.sum((1, 2))
             superfluous[chosen, slot] = (idle & covered).numpy()
     return superfluous
+
+
+def _drawn_batches(
+    normalised: FloatImages, ids: npt.NDArray[np.int64], poses: Floats, glyphs: Floats
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Which images, their characters (B, L, H, W), ink and visibility (B, H, W)."""
+    shapes, size = torch.from_numpy(glyphs), normalised.shape[2:]
+    for at in range(0, len(ids), _BATCH):
+        chosen = slice(at, at + _BATCH)
+        of_ids, pose = torch.from_numpy(ids[chosen]), torch.from_numpy(poses[chosen])
+        yield chosen, draw_characters(shapes, of_ids, pose, *size), *_ink(normalised[chosen])
 
 
 def _ink(normalised: FloatImages) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def summarise(
     Returns:
         ``x``: of each slot, ``y``, ``rotation``: the middle 98 % of characters that a class lies
         as usual, pixels and degrees, turns as the fonts' uprights have them; ``pitch``: pixels from
-        slot to slot, None for a single one; ``forms``: likewise of what is of form, as the
+        slot to slot, None for a single one; ``forms``: likewise the values of form, as the
         simulator has them, of those in which letters differ; ``font_size``: pixels per em and
         ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
         ``rendering`` and ``clutter``: by name; ``rendering_misfit``: mean squared difference of
