@@ -70,6 +70,16 @@ def make_fabric(precision: Any) -> Fabric:
     return fabric
 
 
+def part() -> None:
+    """Leave the others, all being done.
+
+    Threads that still listen to them when the interpreter ends may abort a process whose work is
+    finished, and torchrun then reports a failure.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def share(fabric: Fabric, batch_size: int) -> int:
     """Images of a joint batch that each process handles.
 

@@ -26,7 +26,7 @@ from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.images import GreyImages, encode_png
 from simgan_captcha.learning import READER, Advance, Learning
-from simgan_captcha.parallel import local_processes, make_fabric, share
+from simgan_captcha.parallel import local_processes, make_fabric, part, share
 from simgan_captcha.planning import (
     brief_settings,
     calibrates,
@@ -140,6 +140,7 @@ def run_pipeline(
             f"training ({fabric_precision(fabric)}, {_processes(fabric)}{threads} threads)"
         )
         fabric.broadcast("")  # to `assist`: no more stages
+        part()
     return run / READINGS
 
 
@@ -161,6 +162,7 @@ def assist(run: Path, config: RunConfig, *, seed: int) -> None:
     }
     while stage := fabric.broadcast(""):
         works[stage](run / stage, lambda *_: None)
+    part()
 
 
 def _start(config: RunConfig) -> tuple[int, Fabric]:
