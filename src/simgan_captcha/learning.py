@@ -21,8 +21,14 @@ from simgan_captcha.calibration.calibration import (
     calibrate,
     glyph_sheet,
 )
-from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ
-from simgan_captcha.calibration.lost_shapes import LostShape, find_lost_shapes
+from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
+from simgan_captcha.calibration.glyph_fit import (
+    GlyphFit,
+    fit_glyphs,
+    forms_differ,
+    renamed_glyphs,
+)
+from simgan_captcha.calibration.lost_shapes import find_lost_shapes
 from simgan_captcha.calibration.poses import Floats, Poses
 from simgan_captcha.calibration.rendering_fit import (
     RenderingFit,
@@ -152,7 +158,7 @@ class Learning:
         for number in range(1, settings.rounds + 1):
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
-            fit, shapes = self._fit_glyphs(
+            fit, doubts = self._fit_glyphs(
                 number, scout, normalised, glyphs, advance, formed=formed
             )
             flops += result.flops + scouting_flops(self.config, len(images))
@@ -171,7 +177,7 @@ class Learning:
                 self.fabric.broadcast(calibration)
                 continue
             glyphs, formed = fit.glyphs, bool(calibration.formed.any())
-            lost += [shape.in_words(self.config.scheme.alphabet) for shape in shapes]
+            lost += doubts
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if rendered is None or number == settings.rounds:
                 rendered = self._fit_rendering(number, images, calibration, advance)
@@ -213,8 +219,8 @@ class Learning:
         advance: Advance,
         *,
         formed: bool,
-    ) -> tuple[GlyphFit, tuple[LostShape, ...]]:
-        """Shapes and poses, and which of the shapes no scout had known."""
+    ) -> tuple[GlyphFit, list[str]]:
+        """Shapes and poses, and in words which of the shapes no scout had known by their names."""
         told = share_out(scout_images(scout, normalised, self.config.scheme))
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
@@ -237,11 +243,28 @@ class Learning:
         if not formed and forms_differ(normalised, fit):
             formed = True
             fit = fitted(told, fit.glyphs, fit.poses.places)
+        alphabet = self.config.scheme.alphabet
+        names = self._misnamed(fit)
+        doubts = [
+            f"what was read as {alphabet[k]!r} has the shape of {alphabet[name]!r}: taken for it; "
+            "look at calibrate/glyphs.png"
+            for k, name in names.items()
+        ]
+        if names:
+            told = told.renamed(names)
+            fit = fitted(told, renamed_glyphs(fit.glyphs, names), fit.poses.places)
         recovered = find_lost_shapes(normalised, fit)
         if recovered is None:
-            return fit, ()
+            return fit, doubts
         told = replace(told, probabilities=recovered.poses.probabilities)
-        return fitted(told, recovered.glyphs, recovered.poses.places), recovered.shapes
+        fit = fitted(told, recovered.glyphs, recovered.poses.places)
+        return fit, doubts + [shape.in_words(alphabet) for shape in recovered.shapes]
+
+    def _misnamed(self, fit: GlyphFit) -> dict[int, int]:
+        alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
+        glyphs = np.rint(fit.glyphs[: len(alphabet)] * 255).astype(np.uint8)
+        matches = match_fonts(glyphs, alphabet, simulator.fonts, simulator.size, simulator.strokes)
+        return misnamed_shapes(glyphs, alphabet, matches)
 
     def _fit_rendering(
         self, number: int, images: GreyImages, calibration: Calibration, advance: Advance

@@ -9,7 +9,7 @@ its reading explains it.
 Shapes: N images, B of them at a time, L characters, K classes, G rows and columns of a glyph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -226,6 +226,16 @@ def fit_glyphs(
         (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible & ~seen_twice,
         misfit.numpy(),
     )
+
+
+def renamed_glyphs(glyphs: Floats, names: Mapping[int, int]) -> Floats:
+    """(K, G, G) glyphs of some classes as those of others that have none; none is left of them."""
+    renamed = glyphs.copy()
+    renamed[list(names)] = 0
+    for k, name in names.items():
+        if not renamed[name].any():
+            renamed[name] = glyphs[k]
+    return renamed
 
 
 def forms_differ(normalised: FloatImages, fit: GlyphFit) -> bool:

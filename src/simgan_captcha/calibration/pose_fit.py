@@ -23,6 +23,7 @@ _SUPERFLUOUS = 0.2
 """Of the squared ink that a character draws: one that spares less than this explains nothing..."""
 _COVERED = 0.3
 """...and stands where others do, if they cover this share of what it covers."""
+_OUTSIDE = 2.0  # of a glyph, whose pixels lie between -1 and 1
 _RATE = 0.4  # pixels a step at first
 POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3)
 """Of each of `POSE`: about as far as a step of one pixel goes, at the rim of a letter."""
@@ -53,7 +54,9 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     along = sine * right + cosine * down - swell * diagonal
     unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
     grid = torch.stack([(across - shear * along) * torch.exp(-stretch), along], -1)
-    grid = grid * unit[..., None]
+    # Beyond the line where perspective folds over, a map would show the glyph again, mirrored.
+    unfolded = swell * (cosine * right + sine * down) + taper * (cosine * down - sine * right)
+    grid = (grid * unit[..., None]).where((unfolded < height)[..., None], _OUTSIDE)
     drawn = nn.functional.grid_sample(
         glyphs.index_select(0, ids.flatten()).unsqueeze(1), grid.flatten(0, 1), align_corners=False
     )
@@ -125,13 +128,20 @@ def superfluous_characters(
     for chosen, letters, ink, visible in _drawn_batches(normalised, ids, poses, glyphs):
         drawn = letters * torch.from_numpy(present[chosen])[..., None, None]
         uncovered = 1 - drawn
-        missed = ((1 - uncovered.prod(1) - ink).square() * visible).sum((1, 2))
+        all_of_them = 1 - uncovered.prod(1)
+        # Pale letters leave ink unexplained wherever two overlap; so it is counted in theirs.
+        inked = (all_of_them * ink * visible).sum((1, 2))
+        ink = (
+            ink
+            * (all_of_them.square() * visible).sum((1, 2)).div(inked.clamp(min=1))[:, None, None]
+        )
+        missed = ((all_of_them - ink).square() * visible).sum((1, 2))
         for slot in range(ids.shape[1]):
             own = drawn[:, slot] * visible
-            without = torch.cat([uncovered[:, :slot], uncovered[:, slot + 1 :]], 1).prod(1)
-            spared = ((1 - without - ink).square() * visible).sum((1, 2)) - missed
+            without = 1 - torch.cat([uncovered[:, :slot], uncovered[:, slot + 1 :]], 1).prod(1)
+            spared = ((without - ink).square() * visible).sum((1, 2)) - missed
             idle = spared < _SUPERFLUOUS * own.square().sum((1, 2))
-            covered = (own * (1 - without)).sum((1, 2)) > _COVERED * own.sum((1, 2))
+            covered = (own * without).sum((1, 2)) > _COVERED * own.sum((1, 2))
             superfluous[chosen, slot] = (idle & covered).numpy()
     return superfluous
 

@@ -1,5 +1,6 @@
 """What is known of images: which characters stand where, how turned, and of which form."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,3 +67,11 @@ class Poses:
         """The same characters at other places (N, L, 8)."""
         x, y, rotation = np.moveaxis(places[..., :PLACED], -1, 0)
         return replace(self, x=x, y=y, rotation=rotation, form=places[..., PLACED:])
+
+    def renamed(self, names: Mapping[int, int]) -> "Poses":
+        """Characters of some classes as those of others, all at once."""
+        probabilities = self.probabilities.copy()
+        probabilities[..., list(names)] = 0
+        for k, name in names.items():
+            probabilities[..., name] += self.probabilities[..., k]
+        return replace(self, probabilities=probabilities)
