@@ -21,21 +21,14 @@ from simgan_captcha.calibration.calibration import (
     calibrate,
     glyph_sheet,
 )
-from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
-from simgan_captcha.calibration.glyph_fit import (
-    GlyphFit,
-    fit_glyphs,
-    forms_differ,
-    renamed_glyphs,
-)
-from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.glyph_fit import GlyphFit
+from simgan_captcha.calibration.look import find_shapes
+from simgan_captcha.calibration.poses import Floats
 from simgan_captcha.calibration.rendering_fit import (
     RenderingFit,
     fit_rendering,
     start_rendering,
 )
-from simgan_captcha.calibration.sharing import share_out
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.config import RunConfig
 from simgan_captcha.errors import TooLittleReadError, UsageError
@@ -221,50 +214,23 @@ class Learning:
         formed: bool,
     ) -> tuple[GlyphFit, list[str]]:
         """Shapes and poses, and in words which of the shapes no scout had known by their names."""
-        told = share_out(scout_images(scout, normalised, self.config.scheme))
+        config = self.config
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
             left = float(epochs - epoch)
             advance(*self._scout_steps(number), {"glyph_epochs_left": left, "misfit": misfit})
 
-        def fitted(told: Poses, glyphs: Floats | None, begin: Floats | None = None) -> GlyphFit:
-            return fit_glyphs(
-                normalised,
-                told,
-                self.seed,
-                glyphs=glyphs,
-                begin=begin,
-                formed=formed,
-                epochs=self.config.calibration.epochs,
-                on_epoch=on_epoch,
-            )
-
-        fit = fitted(told, glyphs)
-        if not formed and forms_differ(normalised, fit):
-            formed = True
-            fit = fitted(told, fit.glyphs, fit.poses.places)
-        alphabet = self.config.scheme.alphabet
-        names = self._misnamed(fit)
-        doubts = [
-            f"what was read as {alphabet[k]!r} has the shape of {alphabet[name]!r}: taken for it; "
-            "look at calibrate/glyphs.png"
-            for k, name in names.items()
-        ]
-        if names:
-            told = told.renamed(names)
-            fit = fitted(told, renamed_glyphs(fit.glyphs, names), fit.poses.places)
-        recovered = find_lost_shapes(normalised, fit)
-        if recovered is None:
-            return fit, doubts
-        told = replace(told, probabilities=recovered.poses.probabilities)
-        fit = fitted(told, recovered.glyphs, recovered.poses.places)
-        return fit, doubts + [shape.in_words(alphabet) for shape in recovered.shapes]
-
-    def _misnamed(self, fit: GlyphFit) -> dict[int, int]:
-        alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
-        glyphs = np.rint(fit.glyphs[: len(alphabet)] * 255).astype(np.uint8)
-        matches = match_fonts(glyphs, alphabet, simulator.fonts, simulator.size, simulator.strokes)
-        return misnamed_shapes(glyphs, alphabet, matches)
+        return find_shapes(
+            normalised,
+            scout_images(scout, normalised, config.scheme),
+            config.scheme.alphabet,
+            config.simulator,
+            self.seed,
+            glyphs=glyphs,
+            formed=formed,
+            epochs=config.calibration.epochs,
+            on_epoch=on_epoch,
+        )
 
     def _fit_rendering(
         self, number: int, images: GreyImages, calibration: Calibration, advance: Advance

@@ -6,7 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from simgan_captcha.calibration.font_match import FontMatches, match_fonts
+from simgan_captcha.calibration.font_match import (
+    FontMatches,
+    match_fonts,
+    misnamed_shapes,
+)
 from simgan_captcha.glyphs import DEFAULT_FONTS
 from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import HACKMIT_2017
@@ -129,3 +133,52 @@ def test_a_glyph_that_is_no_letter_at_all_is_like_none(level: int) -> None:
     assert found is not None
     assert -1 <= found.likeness < 0.5
     assert math.isfinite(found.weight)
+
+
+def misnamed(glyphs: GreyImages, alphabet: str) -> dict[str, str]:
+    found = misnamed_shapes(glyphs, alphabet, match(glyphs, alphabet, DEFAULT_FONTS))
+    return {alphabet[k]: alphabet[name] for k, name in found.items()}
+
+
+def mixed_up(shapes: str) -> GreyImages:
+    """Letters of a font that the simulator lacks, where those of ``WORD`` belong; "." none."""
+    glyphs = seen(STRANGER, 24, WORD)
+    return np.stack([glyphs[WORD.index(c)] if c != "." else 0 * glyphs[0] for c in shapes])
+
+
+def test_letters_of_an_unknown_font_are_by_their_own_names() -> None:
+    glyphs = seen(STRANGER, 24, HACKMIT_2017.alphabet)
+    begun = time.process_time()
+    assert misnamed(glyphs, HACKMIT_2017.alphabet) == {}
+    assert time.process_time() - begun < 25  # 5 on a core that is not shared
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ("abekkmrw2457", {"g": "k"}),  # as its owner's
+        ("abek.mrw2457", {"g": "k"}),  # its owner has none
+        ("abekgmrw2457", {"g": "k", "k": "g"}),
+        ("abekmgrw2457", {"g": "k", "k": "m", "m": "g"}),
+        ("abek.gkw2457", {"g": "k", "m": "g", "r": "k"}),
+        ("abek5mrw2457", {"g": "k", "k": "5"}),
+        ("abekmw.r2457", {"g": "k", "k": "m", "m": "w", "w": "r"}),
+        ("aberkmrw2457", {"g": "r"}),
+        ("abeg.mrw2457", {}),
+    ],
+)
+def test_shapes_of_other_characters_are_named(shapes: str, found: dict[str, str]) -> None:
+    assert misnamed(mixed_up(shapes), WORD) == found
+
+
+def test_a_shape_whose_owner_has_another_keeps_its_name() -> None:
+    """As a '1' that is but a bar, beside an 'l' with a tail: it is not the 'l' of these images."""
+    glyphs = mixed_up("abekkmrw2457")
+    k = WORD.index("k")
+    assert misnamed(glyphs, WORD) == {"g": "k"}
+    glyphs[k] = cv2.flip(glyphs[k], 1)
+    assert misnamed(glyphs, WORD) == {}
+
+
+def test_without_a_shape_none_is_misnamed() -> None:
+    assert misnamed(mixed_up("." * len(WORD)), WORD) == {}

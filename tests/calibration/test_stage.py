@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from lightning_fabric import Fabric
 from PIL import Image
 
-from simgan_captcha import learning
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
-from simgan_captcha.calibration.poses import POSE
 from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
 from simgan_captcha.learning import Learning
@@ -24,7 +21,7 @@ from simgan_captcha.run_folder import READINGS, read_diagnosis
 from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
 from simgan_captcha.stages import MANIFEST
 from simgan_captcha.store import CaptchaStore
-from tests.calibration.scene import LETTERS, drawing, many_sizes
+from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
 
@@ -169,26 +166,3 @@ def test_a_round_that_looks_too_early_learns_on(
     assert result["warnings"][0].startswith("round 1 of 2 found too little")
     assert result["accuracy"] > 0.9
     assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()
-
-
-def test_a_look_shares_classes_out_and_finds_forms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    normalised, poses, sizes = many_sizes()
-    told = poses.probabilities + 1e-7
-    # Every 'a' is surely read as 'g', and a little like an 'a'.
-    told[poses.ids == 0] = [1e-4, 1, *[1e-9] * 4]
-    seen = replace(poses, probabilities=(told / told.sum(-1, keepdims=True)).astype(np.float32))
-    monkeypatch.setattr(learning, "scout_images", lambda *_: seen)
-    fabric, config = Fabric(accelerator="cpu", devices=1), small_config("calibration.epochs=12")
-    looking = Learning(tmp_path, config, SEED, fabric, lambda _: None)
-    fit, shapes = looking._fit_glyphs(
-        1, torch.nn.Identity(), normalised, None, lambda *_: None, formed=False
-    )
-    assert (seen.ids == poses.ids).mean() < 0.9
-    assert (fit.poses.ids == poses.ids).mean() > 0.97
-    assert not shapes
-    found = fit.poses.places[..., POSE.index("size")]
-    for k in range(len(LETTERS.alphabet)):
-        of_class = fit.kept & (poses.ids == k)
-        assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9

@@ -34,11 +34,12 @@ _TURNS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
 _REACH = 3  # glyph pixels a glyph is shifted either way
 _BLUR = 0.8  # glyph pixels, sigma: found glyphs are no sharper
 
-_MISNAMED = 0.15
-"""By which a shape is more like another character than like its own: then it is that one's. Of the
-54 shapes found of svg-captcha's letters, one misnamed had 0.3; all others, of letters that its font
-draws as no other does, at most 0.06."""
-_MANNERS = 40  # fonts and sizes that all characters are drawn with
+_MISNAMED = 0.1
+_OFF = 2.0
+"""A shape is another character's if its correlation with that is by so much higher than with its
+own, and its own is so many times as far from 1. Of the 54 shapes found of svg-captcha's letters,
+the one misnamed had 0.3 and 3.7; all others, of letters that its font draws as no other does, at
+most 0.06."""
 _LEANING = (-6.0, 0.0, 6.0)
 _ALIKE_SIZES = 0.2  # of the median; a size further from it suits a single shape by chance
 
@@ -151,10 +152,10 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
     """Shapes that are another character's: by class, the class whose they are.
 
     A scout that takes every 's' for a 'g' finds the shape of an 's' and calls it 'g', and who
-    learns from that calls it so for good. What fonts draw tells the two apart: where a shape is far
-    more like another character than like its own, and that one has no shape or just such a one, it
-    is misnamed. All characters are drawn as those shapes are that some font draws alike, since with
-    any font and size something resembles anything.
+    learns from that calls it so for good. What fonts draw tells the two apart: a shape is misnamed
+    if it is far more like another character than like its own, and that one has no shape, or just
+    such a one, or a misnamed one itself. All characters are drawn as those shapes are that some
+    font draws alike, since with any font and size something resembles anything.
 
     Args:
         glyphs: (K, G, G) as `match_fonts` has them.
@@ -173,29 +174,43 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
         return np.asarray(each.reshape(len(found), -1, len(drawn)).max(1))
 
     of_characters = np.full((len(found), len(alphabet)), -1, np.float32)
-    for font, size, stroke in _manners(matches):
+    for font, size, stroke in sorted(_manners(matches)):
         bank = GlyphBank(alphabet, (font,), (GLYPH_SCALE * size,), (GLYPH_SCALE * stroke,))
         for turn in _LEANING:
             drawn = [_upright(glyph.alpha, shapes[0].side, turn) for glyph in bank.glyphs]
-            np.maximum(of_characters, likeness(np.stack(drawn, dtype=np.float32)), of_characters)
-    of_shapes = np.ones_like(of_characters)  # who has none, agrees
+            alike = likeness(np.stack(drawn, dtype=np.float32))
+            of_characters = np.maximum(of_characters, alike)
     middled = [_upright(glyphs[k], shapes[0].side) for k in found]
+    of_shapes = np.full_like(of_characters, -1)
     of_shapes[:, found] = likeness(np.stack(middled, dtype=np.float32))
-    own = of_characters[np.arange(len(found)), found]
-    more_like = np.minimum(of_characters, of_shapes) - own[:, None]
-    more_like[np.arange(len(found)), found] = 0
-    return {
-        int(k): int(row.argmax())
-        for k, row in zip(found, more_like, strict=True)
-        if row.max() > _MISNAMED
-    }
+
+    names: dict[int, int] = {}
+    as_its_owner: set[int] = set()
+    for n, k in enumerate(found.tolist()):
+        name, own = int(of_characters[n].argmax()), float(of_characters[n, k])
+        enough = max(own + _MISNAMED, 1 - (1 - own) / _OFF)
+        if of_characters[n, name] > enough:
+            names[k] = name
+            if of_shapes[n, name] > enough:
+                as_its_owner.add(k)
+    settled = set(found.tolist())
+    while wrong := [
+        k for k, name in names.items() if name in settled - names.keys() and k not in as_its_owner
+    ]:
+        for k in wrong:
+            del names[k]
+    return names
 
 
-def _manners(matches: FontMatches) -> list[tuple[str, int, float]]:
-    """Fonts, sizes and strokes that draw some shape most alike, the likest first."""
-    suited = sorted((m for m in matches.classes if m), key=lambda match: -match.likeness)
-    usual = [m for m in suited if abs(m.size / matches.size.value - 1) <= _ALIKE_SIZES]
-    return list(dict.fromkeys((m.font, m.size, m.stroke) for m in usual))[:_MANNERS]
+def _manners(matches: FontMatches) -> set[tuple[str, int, float]]:
+    """Fonts, sizes and strokes that draw the better half of the shapes most alike.
+
+    Of misnamed shapes, the likest of many fonts and sizes would be one that is like by chance.
+    """
+    found = [match for match in matches.classes if match]
+    median = np.median([match.likeness for match in found])
+    usual = [m for m in found if abs(m.size / matches.size.value - 1) <= _ALIKE_SIZES]
+    return {(m.font, m.size, m.stroke) for m in usual if m.likeness >= median}
 
 
 def _unit(pictures: Floats) -> Floats:

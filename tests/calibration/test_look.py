@@ -1,0 +1,66 @@
+"""What one look at real images makes of a scout's errors."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from simgan_captcha.background import FloatImages
+from simgan_captcha.calibration.glyph_fit import GlyphFit
+from simgan_captcha.calibration.look import find_shapes
+from simgan_captcha.calibration.poses import POSE, Poses
+from simgan_captcha.simulator import SimulatorSettings
+from tests.calibration.scene import LETTERS, disturbed, first_of, many_sizes, scene
+
+FONTS = SimulatorSettings(fonts=("stix-bold", "roboto-black", "dejavu-sans-bold"), size=(20, 26))
+
+
+def look(normalised: FloatImages, seen: Poses) -> tuple[GlyphFit, list[str]]:
+    return find_shapes(
+        normalised,
+        seen,
+        LETTERS.alphabet,
+        FONTS,
+        0,
+        glyphs=None,
+        formed=False,
+        epochs=12,
+        on_epoch=lambda *_: None,
+    )
+
+
+def test_classes_are_shared_out_and_forms_found() -> None:
+    normalised, poses, sizes = many_sizes()
+    told = poses.probabilities + 1e-7
+    # Every 'a' is surely read as 'g', and a little like an 'a'.
+    told[poses.ids == 0] = [1e-4, 1, *[1e-9] * 4]
+    seen = replace(poses, probabilities=(told / told.sum(-1, keepdims=True)).astype(np.float32))
+    fit, doubts = look(normalised, seen)
+    assert (seen.ids == poses.ids).mean() < 0.9
+    assert (fit.poses.ids == poses.ids).mean() > 0.97
+    assert not doubts
+    found = fit.poses.places[..., POSE.index("size")]
+    for k in range(len(LETTERS.alphabet)):
+        of_class = fit.kept & (poses.ids == k)
+        assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
+
+
+def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> None:
+    """Every 'a' is read as 'g', every 'g' as 'm': 'a' has no shape, 'g' another's, 'm' two."""
+    normalised, poses = scene()
+    read_as = np.array([LETTERS.alphabet.index(c) for c in "gmel1m"])
+    told = np.eye(LETTERS.classes, dtype=np.float32)[read_as[poses.ids]]
+    seen = disturbed(replace(poses, probabilities=told), 1, 4)
+    fit, doubts = look(normalised, seen)
+    assert [doubt for doubt in doubts if "'g' looks like the fonts' 'a'" in doubt]
+    assert [doubt for doubt in doubts if "'g' was hardly ever read" in doubt]
+    assert len(doubts) == 2
+    settled = fit.settled[:, None] & np.ones_like(poses.ids, np.bool_)
+    assert (fit.poses.ids == poses.ids)[settled].mean() > 0.9
+    assert fit.glyphs.any(axis=(1, 2)).all()
+
+
+def test_a_scout_that_is_right_is_left_alone() -> None:
+    normalised, poses = scene()
+    fit, doubts = look(normalised[:100], disturbed(first_of(poses, 100), 1, 4))
+    assert not doubts
+    np.testing.assert_array_equal(fit.poses.ids, poses.ids[:100])
