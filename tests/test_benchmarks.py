@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from simgan_captcha.readings import Reading, save_readings
+from simgan_captcha.run_folder import READINGS
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -107,3 +109,15 @@ def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     assert 0 <= row["estimate"]["low"] <= row["estimate"]["high"] <= 1
     assert row["training_tflop"] > 0
     assert "the puzzle, another user" in (tmp_path / "families.md").read_text()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_characters_drawn_alike_count_as_one_beside(tmp_path: Path) -> None:
+    read, true = ("a0o", "ooo", "abc", "a0"), ("aoo", "000", "abc", "a0o")
+    readings = [Reading(f"{n}.png", text, 0.9, (0.9,) * len(text)) for n, text in enumerate(read)]
+    save_readings(tmp_path / READINGS, readings)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(["name,label", *(f"{n}.png,{t}" for n, t in enumerate(true))]))
+    families = load("families")
+    assert families.alike_accuracy(tmp_path, labels, "") == 1 / 4
+    assert families.alike_accuracy(tmp_path, labels, "o0") == 3 / 4

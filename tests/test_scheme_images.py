@@ -72,6 +72,18 @@ def test_pale_letters_among_dark_dots_do_not_stay_pale() -> None:
     assert set(np.unique(alone)) == {0, INK}
 
 
+@pytest.mark.parametrize(("length", "letters_measure"), [(20, True), (40, False)])
+def test_letters_set_the_measure_while_they_are_most_of_the_ink(
+    length: int, letters_measure: bool
+) -> None:
+    """A dark line is no dot: it is as large as a letter, and counts by its share of the ink."""
+    image = bar((255, 255, 255), (175, 175, 175))
+    image[2, :length] = 5
+    of_letters = ink_on_black(image, 40, 20)[(image == 175).all(-1)]
+    measured = INK / 1.25 if letters_measure else INK * 80 / 250
+    assert np.median(of_letters) == pytest.approx(measured, abs=1)
+
+
 def test_weak_ink_is_not_made_strong() -> None:
     faint = ink_on_black(bar((100, 100, 100), (104, 100, 100)), 40, 20)
     assert 0 < faint.max() < INK / 4

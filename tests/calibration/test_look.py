@@ -51,9 +51,11 @@ def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> No
     told = np.eye(LETTERS.classes, dtype=np.float32)[read_as[poses.ids]]
     seen = disturbed(replace(poses, probabilities=told), 1, 4)
     fit, doubts = look(normalised, seen)
-    assert [doubt for doubt in doubts if "'g' looks like the fonts' 'a'" in doubt]
-    assert [doubt for doubt in doubts if "'g' was hardly ever read" in doubt]
-    assert len(doubts) == 2
+    said = " ".join(doubts)
+    assert "taken for 'g' looks like the fonts' 'a'" in said
+    # Of two shapes in one class a scout cannot say which is whose; fonts do.
+    assert "'g' was hardly ever read" in said
+    assert "taken for 'm' looks like the fonts' 'g'" in said
     settled = fit.settled[:, None] & np.ones_like(poses.ids, np.bool_)
     assert (fit.poses.ids == poses.ids)[settled].mean() > 0.9
     assert fit.glyphs.any(axis=(1, 2)).all()

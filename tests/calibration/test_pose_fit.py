@@ -272,6 +272,19 @@ def test_forms_are_found_where_none_is_known() -> None:
     assert (np.median(off, (0, 1)) < 0.4 * np.median(np.abs(true[..., PLACED:]), (0, 1))).all()
 
 
+def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
+    """A map that swells by as much as the image is high sees the letter again, in a mirror."""
+    glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
+    pose = torch.zeros(1, 1, len(POSE))
+    height, width = LETTERS.height, 4 * LETTERS.width
+    pose[..., :2] = torch.tensor([60.0, height / 2])
+    pose[..., POSE.index("swell")] = 1
+    ids = torch.tensor([[LETTERS.alphabet.index("m")]])
+    drawn = draw_characters(glyphs, ids, pose, height, width)[0, 0]
+    assert drawn[:, :100].max() > 0.9
+    assert not drawn[:, 60 + height :].any()
+
+
 # What explains nothing.
 
 
@@ -300,6 +313,25 @@ def test_what_is_read_once_is_not_though_letters_overlap() -> None:
     # Nor is one that is misread and stands by itself: something is there.
     wrong = (ids + 1) % CLASSES
     assert superfluous_characters(normalised, wrong, present, places, glyphs).mean() < 0.02
+
+
+@pytest.mark.parametrize("strength", [0.4, 1])
+def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) -> None:
+    generator = np.random.default_rng(2)
+    ids = generator.integers(CLASSES, size=(COUNT, 2))
+    places = unformed(np.zeros((COUNT, 2, PLACED)))
+    places[..., :2] = (45, 25)
+    places[:, 1, 0] += generator.uniform(4, 8, COUNT)
+    glyphs = font_glyphs(STRANGER, SIZE)
+    given = [torch.from_numpy(array) for array in (glyphs, ids, places)]
+    drawn = draw_characters(*given, LETTERS.height, LETTERS.width)
+    ink = strength * (1 - (1 - drawn).prod(1)).numpy()
+    normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
+    present = np.ones(ids.shape, np.bool_)
+    assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.02
+    # And who is read twice in such images is found.
+    twice = [np.concatenate([array, array[:, -1:]], 1) for array in (ids, present, places)]
+    assert superfluous_characters(normalised, *twice, glyphs)[:, -2:].any(1).mean() > 0.95
 
 
 def test_a_double_that_is_not_there_covers_nothing() -> None:
