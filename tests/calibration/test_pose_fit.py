@@ -323,15 +323,21 @@ def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) 
     places[..., :2] = (45, 25)
     places[:, 1, 0] += generator.uniform(4, 8, COUNT)
     glyphs = font_glyphs(STRANGER, SIZE)
-    given = [torch.from_numpy(array) for array in (glyphs, ids, places)]
-    drawn = draw_characters(*given, LETTERS.height, LETTERS.width)
-    ink = strength * (1 - (1 - drawn).prod(1)).numpy()
+    drawn = draw_characters(
+        torch.from_numpy(glyphs),
+        torch.from_numpy(ids),
+        torch.from_numpy(places),
+        LETTERS.height,
+        LETTERS.width,
+    )
+    ink = np.float32(strength) * (1 - (1 - drawn).prod(1)).numpy()
     normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
     present = np.ones(ids.shape, np.bool_)
     assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.02
     # And who is read twice in such images is found.
-    twice = [np.concatenate([array, array[:, -1:]], 1) for array in (ids, present, places)]
-    assert superfluous_characters(normalised, *twice, glyphs)[:, -2:].any(1).mean() > 0.95
+    ids, places = np.hstack([ids, ids[:, -1:]]), np.hstack([places, places[:, -1:]])
+    found = superfluous_characters(normalised, ids, np.ones((COUNT, 3), np.bool_), places, glyphs)
+    assert found[:, -2:].any(1).mean() > 0.95
 
 
 def test_a_double_that_is_not_there_covers_nothing() -> None:

@@ -129,12 +129,9 @@ def superfluous_characters(
         drawn = letters * torch.from_numpy(present[chosen])[..., None, None]
         uncovered = 1 - drawn
         all_of_them = 1 - uncovered.prod(1)
-        # Pale letters leave ink unexplained wherever two overlap; so it is counted in theirs.
-        inked = (all_of_them * ink * visible).sum((1, 2))
-        ink = (
-            ink
-            * (all_of_them.square() * visible).sum((1, 2)).div(inked.clamp(min=1))[:, None, None]
-        )
+        # Pale letters would leave ink unexplained wherever they overlap: it is counted in theirs.
+        pale = (all_of_them * ink * visible).sum((1, 2)).clamp(min=1)
+        ink = ink * ((all_of_them.square() * visible).sum((1, 2)) / pale)[:, None, None]
         missed = ((all_of_them - ink).square() * visible).sum((1, 2))
         for slot in range(ids.shape[1]):
             own = drawn[:, slot] * visible
