@@ -147,11 +147,11 @@ class Learning:
         rendering, clutter = start_rendering(background), UNKNOWN_CLUTTER
         rendered: RenderingFit | None = None
         flops = seen = 0
-        lost: list[str] = []
+        doubts: list[str] = []
         for number in range(1, settings.rounds + 1):
             result = self._train_scout(folder, number, calibration, scout, advance)
             scout = result.reader
-            fit, doubts = self._fit_glyphs(
+            fit, of_round = self._fit_glyphs(
                 number, scout, normalised, glyphs, advance, formed=formed
             )
             flops += result.flops + scouting_flops(self.config, len(images))
@@ -165,12 +165,12 @@ class Learning:
                     raise
                 # The next round learns on by the ranges, or by what an earlier one found.
                 early = f"round {number} of {settings.rounds} found too little read surely"
-                lost.append(f"{early} to calibrate with; the scout learned on and looked again")
-                self.warn(lost[-1])
+                doubts.append(f"{early} to calibrate with; the scout learned on and looked again")
+                self.warn(doubts[-1])
                 self.fabric.broadcast(calibration)
                 continue
             glyphs, formed = fit.glyphs, bool(calibration.formed.any())
-            lost += doubts
+            doubts += of_round
             # Rendering is settled by the first look, and looked at again with the last glyphs.
             if rendered is None or number == settings.rounds:
                 rendered = self._fit_rendering(number, images, calibration, advance)
@@ -185,7 +185,8 @@ class Learning:
         assert rendered is not None  # the last round raised if there is none
         alphabet, simulator = self.config.scheme.alphabet, self.config.simulator
         summary = summarise(fit, calibration, rendered, alphabet, simulator, self.seed)
-        summary["warnings"] = [*lost, *summary["warnings"]]
+        # Rounds may find the same.
+        summary["warnings"] = list(dict.fromkeys([*doubts, *summary["warnings"]]))
         for warning in summary["warnings"]:
             self.warn(warning)
         return StageOutcome(

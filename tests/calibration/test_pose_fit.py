@@ -1,6 +1,7 @@
 from dataclasses import replace
 from functools import cache
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -273,16 +274,18 @@ def test_forms_are_found_where_none_is_known() -> None:
 
 
 def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
-    """A map that swells by as much as the image is high sees the letter again, in a mirror."""
+    """A map that tapers and swells as far as it may sees the letter again, in a mirror."""
     glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
     pose = torch.zeros(1, 1, len(POSE))
-    height, width = LETTERS.height, 4 * LETTERS.width
-    pose[..., :2] = torch.tensor([60.0, height / 2])
-    pose[..., POSE.index("swell")] = 1
+    pose[..., :2] = torch.tensor([60.0, 10.0])
+    pose[..., POSE.index("taper") :] = 1
+    height, width = LETTERS.height, 3 * LETTERS.width
     ids = torch.tensor([[LETTERS.alphabet.index("m")]])
-    drawn = draw_characters(glyphs, ids, pose, height, width)[0, 0]
-    assert drawn[:, :100].max() > 0.9
-    assert not drawn[:, 60 + height :].any()
+    drawn = draw_characters(glyphs, ids, pose, height, width)[0, 0].numpy()
+    down, right = np.mgrid[:height, :width] + 0.5
+    beyond = right - 60 + down - 10 > height
+    assert drawn[~beyond].max() > 0.9
+    assert not drawn[beyond].any()
 
 
 # What explains nothing.
@@ -338,6 +341,14 @@ def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) 
     ids, places = np.hstack([ids, ids[:, -1:]]), np.hstack([places, places[:, -1:]])
     found = superfluous_characters(normalised, ids, np.ones((COUNT, 3), np.bool_), places, glyphs)
     assert found[:, -2:].any(1).mean() > 0.95
+
+
+def test_a_double_is_found_though_other_letters_lie_wrong() -> None:
+    normalised, ids, present, places = told_twice()
+    places[:, :2, 1] += np.where(places[:, :2, 1] < LETTERS.height / 2, 14, -14)
+    glyphs = np.stack([cv2.GaussianBlur(g, (0, 0), 2.5) for g in font_glyphs(STRANGER, SIZE)])
+    found = superfluous_characters(normalised, ids, present, places, glyphs)
+    assert found[:, -2:].any(1).mean() > 0.9
 
 
 def test_a_double_that_is_not_there_covers_nothing() -> None:

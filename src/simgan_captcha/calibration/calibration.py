@@ -77,25 +77,25 @@ class Calibration:
         letters hang together there (turned ones standing further right, neighbours that overlap,
         all on one line, how many they are), they do here: where there is none, none is drawn.
         """
-        taken = self.poses[np.searchsorted(self._chances, generator.random(len(ids)), "right")]
+        of_lengths = self._images_of_lengths
+        taken = self.poses[of_lengths[generator.integers(len(of_lengths), size=len(ids))]]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
         moved[..., PLACED:] *= taken[..., PLACED:] != 0
         ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
         return ids, taken + moved + self.offset[ids]
 
     @cached_property
-    def _chances(self) -> npt.NDArray[np.float64]:
-        """(N,) sums of real images' chances to be drawn; those of a rarer length have greater ones,
-        until all lengths are as frequent.
+    def _images_of_lengths(self) -> npt.NDArray[np.int64]:
+        """Numbers of real images, those of rarer lengths repeated until all are as frequent.
 
         Scouts overlook letters that overlap, so they find longer texts more seldom than there are;
         who learned from texts as they find them would overlook more. A length that hardly any image
-        has may be an error: chances are at most `_REPEATED` times as great.
+        has may be an error, and is repeated no more than `_REPEATED` times.
         """
         lengths = (~np.isnan(self.poses[..., 0])).sum(1)
-        found = np.bincount(lengths)[lengths]
-        sums = np.cumsum(np.minimum(found.max() / found, _REPEATED))
-        return np.asarray(sums / sums[-1])
+        images = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        most = max(map(len, images))
+        return np.concatenate([np.resize(n, min(most, _REPEATED * len(n))) for n in images])
 
     def drawn_glyphs(self) -> GreyImages:
         """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.

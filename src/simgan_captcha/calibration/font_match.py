@@ -34,12 +34,12 @@ _TURNS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
 _REACH = 3  # glyph pixels a glyph is shifted either way
 _BLUR = 0.8  # glyph pixels, sigma: found glyphs are no sharper
 
-_MISNAMED = 0.1
+_MISNAMED = 0.2
 _OFF = 2.0
 """A shape is another character's if its correlation with that is by so much higher than with its
 own, and its own is so many times as far from 1. Of the 54 shapes found of svg-captcha's letters,
-the one misnamed had 0.3 and 3.7; all others, of letters that its font draws as no other does, at
-most 0.06."""
+the one misnamed had 0.3 and 3.7, all others at most 0.06; a round 'a' that few fonts draw so is by
+0.15 more like an 'o' (URW Gothic)."""
 _LEANING = (-6.0, 0.0, 6.0)
 _ALIKE_SIZES = 0.2  # of the median; a size further from it suits a single shape by chance
 
@@ -153,51 +153,32 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
 
     A scout that takes every 's' for a 'g' finds the shape of an 's' and calls it 'g', and who
     learns from that calls it so for good. What fonts draw tells the two apart: a shape is misnamed
-    if it is far more like another character than like its own, and that one has no shape, or just
-    such a one, or a misnamed one itself. All characters are drawn as those shapes are that some
-    font draws alike, since with any font and size something resembles anything.
+    if it is far more like another character than like its own, and that one has no shape, or a
+    misnamed one itself. All characters are drawn as those shapes are that some font draws alike,
+    since with any font and size something resembles anything.
 
     Args:
         glyphs: (K, G, G) as `match_fonts` has them.
         alphabet: K characters.
         matches: Of them, by `match_fonts`.
     """
-    found = np.flatnonzero(glyphs.any(axis=(1, 2)))
-    if not len(found):
-        return {}
+    found = np.flatnonzero(glyphs.any(axis=(1, 2))).tolist()
     shapes = [_Picture(glyphs[k]) for k in found]
-    windows = np.concatenate([_unit(shape.windows()) for shape in shapes])
-
-    def likeness(drawn: Floats) -> Floats:
-        """(found, n) of shapes with (n, G, G), at the shift that suits best."""
-        each = windows @ _unit(drawn.reshape(len(drawn), -1)).T
-        return np.asarray(each.reshape(len(found), -1, len(drawn)).max(1))
-
-    of_characters = np.full((len(found), len(alphabet)), -1, np.float32)
+    likeness = np.full((len(found), len(alphabet)), -1, np.float32)
     for font, size, stroke in sorted(_manners(matches)):
         bank = GlyphBank(alphabet, (font,), (GLYPH_SCALE * size,), (GLYPH_SCALE * stroke,))
         for turn in _LEANING:
             drawn = [_upright(glyph.alpha, shapes[0].side, turn) for glyph in bank.glyphs]
-            alike = likeness(np.stack(drawn, dtype=np.float32))
-            of_characters = np.maximum(of_characters, alike)
-    middled = [_upright(glyphs[k], shapes[0].side) for k in found]
-    of_shapes = np.full_like(of_characters, -1)
-    of_shapes[:, found] = likeness(np.stack(middled, dtype=np.float32))
+            alike = [shape.likenesses(np.stack(drawn)) for shape in shapes]
+            likeness = np.maximum(likeness, alike)
 
     names: dict[int, int] = {}
-    as_its_owner: set[int] = set()
-    for n, k in enumerate(found.tolist()):
-        name, own = int(of_characters[n].argmax()), float(of_characters[n, k])
-        enough = max(own + _MISNAMED, 1 - (1 - own) / _OFF)
-        if of_characters[n, name] > enough:
-            names[k] = name
-            if of_shapes[n, name] > enough:
-                as_its_owner.add(k)
-    settled = set(found.tolist())
-    while wrong := [
-        k for k, name in names.items() if name in settled - names.keys() and k not in as_its_owner
-    ]:
-        for k in wrong:
+    for k, of_characters in zip(found, likeness, strict=True):
+        own = float(of_characters[k])
+        if of_characters.max() > max(own + _MISNAMED, 1 - (1 - own) / _OFF):
+            names[k] = int(of_characters.argmax())
+    while theirs := [k for k, name in names.items() if name in set(found) - names.keys()]:
+        for k in theirs:
             del names[k]
     return names
 
@@ -208,14 +189,14 @@ def _manners(matches: FontMatches) -> set[tuple[str, int, float]]:
     Of misnamed shapes, the likest of many fonts and sizes would be one that is like by chance.
     """
     found = [match for match in matches.classes if match]
-    median = np.median([match.likeness for match in found])
+    likely = float(np.median([match.likeness for match in found])) if found else 0.0
     usual = [m for m in found if abs(m.size / matches.size.value - 1) <= _ALIKE_SIZES]
-    return {(m.font, m.size, m.stroke) for m in usual if m.likeness >= median}
+    return {(m.font, m.size, m.stroke) for m in usual if m.likeness >= likely}
 
 
-def _unit(pictures: Floats) -> Floats:
+def _unit(pictures: GreyImages) -> Floats:
     """(n, P) of mean 0 and length 1, so that products are correlations."""
-    centred = pictures - pictures.mean(1, keepdims=True)
+    centred = pictures.astype(np.float32) - pictures.mean(1, dtype=np.float32, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(length, 1e-6))
 
@@ -230,11 +211,12 @@ class _Picture:
         moved[:, 2] = (self.side - 1) / 2 + _REACH - _middle(glyph)
         self.canvas = cv2.warpAffine(glyph, moved, (self.side + 2 * _REACH,) * 2)
 
-    def windows(self) -> Floats:
-        """(shifts, G * G): what lies under a drawing at each of them."""
+    def likenesses(self, drawn: GreyImages) -> Floats:
+        """(n,) `likeness` with each of many (n, G, G), in the time of one product."""
         shape = (self.side, self.side)
-        windows = np.lib.stride_tricks.sliding_window_view(self.canvas.astype(np.float32), shape)
-        return windows.reshape(-1, self.side**2)
+        windows = np.lib.stride_tricks.sliding_window_view(self.canvas, shape)
+        each = _unit(windows.reshape(-1, self.side**2)) @ _unit(drawn.reshape(len(drawn), -1)).T
+        return np.asarray(each.max(0))
 
     def likeness(self, drawn: GreyImages) -> float:
         """With a font's (G, G), at the shift that suits best."""

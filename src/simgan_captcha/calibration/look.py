@@ -43,6 +43,9 @@ def find_shapes(
         formed: Whether that look found characters to have forms of their own.
         epochs: Passes over the images; as many again for each of its errors that is mended.
         on_epoch: Called after each, with the mean misfit of its images.
+
+    Raises:
+        ConfigError: A font that does not serve, see `glyphs.open_font`.
     """
 
     def fitted(told: Poses, glyphs: Floats | None, begin: Floats | None = None) -> GlyphFit:
@@ -65,7 +68,7 @@ def find_shapes(
     doubts: list[str] = []
 
     def with_right_names(told: Poses, fit: GlyphFit) -> tuple[Poses, GlyphFit]:
-        names = misnamed(fit.glyphs, alphabet, simulator)
+        names = _misnamed(fit.glyphs, alphabet, simulator)
         if not names:
             return told, fit
         doubts.extend(
@@ -86,7 +89,7 @@ def find_shapes(
     return fit, doubts
 
 
-def misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> dict[int, int]:
+def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> dict[int, int]:
     """Classes whose shapes (K, G, G) are another class's, and whose, see `misnamed_shapes`."""
     shapes = np.rint(glyphs[: len(alphabet)] * 255).astype(np.uint8)
     matches = match_fonts(shapes, alphabet, simulator.fonts, simulator.size, simulator.strokes)

@@ -129,9 +129,11 @@ def superfluous_characters(
         drawn = letters * torch.from_numpy(present[chosen])[..., None, None]
         uncovered = 1 - drawn
         all_of_them = 1 - uncovered.prod(1)
-        # Pale letters would leave ink unexplained wherever they overlap: it is counted in theirs.
-        pale = (all_of_them * ink * visible).sum((1, 2)).clamp(min=1)
-        ink = ink * ((all_of_them.square() * visible).sum((1, 2)) / pale)[:, None, None]
+        # Pale letters would leave ink unexplained wherever they overlap: it is counted in theirs,
+        # as they are where there is any.
+        seen = all_of_them * visible * (ink > _INKED)
+        pale = (seen * ink).sum((1, 2)).clamp(min=1)
+        ink = ink * ((seen * all_of_them).sum((1, 2)) / pale)[:, None, None]
         missed = ((all_of_them - ink).square() * visible).sum((1, 2))
         for slot in range(ids.shape[1]):
             own = drawn[:, slot] * visible

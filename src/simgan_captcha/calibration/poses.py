@@ -69,9 +69,11 @@ class Poses:
         return replace(self, x=x, y=y, rotation=rotation, form=places[..., PLACED:])
 
     def renamed(self, names: Mapping[int, int]) -> "Poses":
-        """Characters of some classes as those of others, all at once."""
+        """Characters read as some classes as those of others, all at once; all else stays."""
         probabilities = self.probabilities.copy()
-        probabilities[..., list(names)] = 0
-        for k, name in names.items():
-            probabilities[..., name] += self.probabilities[..., k]
+        of_each = {k: self.ids == k for k in names}
+        for k, read in of_each.items():
+            probabilities[read, k] = 0
+        for k, read in of_each.items():
+            probabilities[read, names[k]] += self.probabilities[read, k]
         return replace(self, probabilities=probabilities)

@@ -1,0 +1,44 @@
+"""Names of classes that change."""
+
+import numpy as np
+
+from simgan_captcha.calibration.glyph_fit import renamed_glyphs
+from simgan_captcha.calibration.poses import Poses
+
+
+def told(*rows: tuple[float, ...]) -> Poses:
+    probabilities = np.array([rows], np.float32)
+    nothing = np.zeros(probabilities.shape[:2], np.float32)
+    return Poses(probabilities, nothing, nothing, nothing, absent=3)
+
+
+READ = ((0.7, 0.2, 0.1, 0), (0.1, 0.6, 0.2, 0.1), (0.1, 0.1, 0.7, 0.1), (0.3, 0.3, 0, 0.4))
+
+
+def test_only_what_is_read_as_a_class_changes_its_name() -> None:
+    renamed = told(*READ).renamed({0: 1})
+    np.testing.assert_allclose(renamed.probabilities[0, 0], (0, 0.9, 0.1, 0))
+    np.testing.assert_array_equal(renamed.probabilities[0, 1:], told(*READ).probabilities[0, 1:])
+    # Most likely it is nobody; it would be somebody if that class were likelier everywhere.
+    assert not renamed.present[0, 3]
+
+
+def test_names_change_all_at_once() -> None:
+    swapped = told(*READ).renamed({0: 1, 1: 0})
+    assert swapped.ids.tolist() == [[1, 0, 2, 3]]
+    assert told(*READ).renamed({0: 1, 1: 2, 2: 0}).ids.tolist() == [[1, 2, 0, 3]]
+    assert told(*READ).renamed({0: 2, 1: 2}).ids.tolist() == [[2, 2, 2, 3]]
+    np.testing.assert_array_equal(told(*READ).renamed({}).probabilities, told(*READ).probabilities)
+
+
+def test_glyphs_change_their_names_with_them() -> None:
+    glyphs = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((4, 2, 2), np.float32)
+
+    def renamed(names: dict[int, int]) -> list[float]:
+        return [float(glyph.mean()) for glyph in renamed_glyphs(glyphs, names)]
+
+    assert renamed({1: 0}) == [1, 0, 2, 3]
+    assert renamed({1: 2, 2: 1}) == [0, 2, 1, 3]
+    assert renamed({1: 2}) == [0, 0, 2, 3]  # who has one keeps it
+    assert renamed({1: 0, 2: 0}) == [1, 0, 0, 3]
+    assert renamed({}) == [0, 1, 2, 3]
