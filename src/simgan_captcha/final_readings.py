@@ -4,6 +4,7 @@ Which reader reads, and how right it is said to be, unlabelled images tell, and 
 texts are known.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from simgan_captcha.reader.verification import (
     doubted,
     hardly_doubted,
 )
+from simgan_captcha.reader.views import VIEWS, read_views
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.simulator import Simulator, as_found
@@ -56,11 +58,21 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
         stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
     }
     kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-    of_real, said = read(kept, images), of_known[kept]
+    of_real, said, views = read(kept, images), of_known[kept], 0
+    if kept == "adapt":  # the one that learned to read what is a little moved
+        view = partial(
+            read_views,
+            load_reader(learning.run / kept / READER)[0],
+            background,
+            seed=learning.seed,
+            on_step=advance,
+        )
+        (of_real, again), (said, known_again) = view(images, of_real), view(known, said)
+        views = VIEWS * (again + known_again)
     verified: dict[str, Any] = {}
     if verifies(learning.config):
         of_real, said, verified = _verify(learning, images, of_real, known, said, ids, advance)
-        estimates[kept] = estimate(said, of_real)
+    estimates[kept] = estimate(said, of_real)
     readings = list(decode(scheme, names, of_real))
     save_readings(learning.run / READINGS, readings)
     diagnosis = verified | diagnose(
@@ -88,11 +100,12 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
                 round(estimates[kept].high, 4),
             ],
             "kept": kept,
+            "views": views,
             **verified,
             "warnings": diagnosis["warnings"],
         },
         images=len(readings) + looked_at,
-        training_flops=looked_at
+        training_flops=(looked_at + views)
         * count_flops(reader_architecture(learning.config), 1, backward=False),
     )
 

@@ -41,9 +41,10 @@ from simgan_captcha.planning import (
     reads_poses,
     recognising_flops,
     scouting_flops,
+    self_training_settings,
 )
 from simgan_captcha.reader.adaptation import adapt_reader
-from simgan_captcha.reader.network import ScoutOutput
+from simgan_captcha.reader.network import logits_of
 from simgan_captcha.reader.reading import (
     load_reader,
     save_reader,
@@ -254,11 +255,8 @@ class Learning:
     def _scout_steps(self, rounds: int) -> tuple[int, int]:
         """Steps of so many rounds, and of all."""
         settings = self.config.calibration
-
-        def steps(rounds: int) -> int:
-            return settings.first_steps + settings.steps * (rounds - 1) if rounds else 0
-
-        return steps(rounds), steps(settings.rounds)
+        steps = [settings.steps_of(number) for number in range(1, settings.rounds + 1)]
+        return sum(steps[:rounds]), sum(steps)
 
     def _train_scout(
         self,
@@ -270,20 +268,42 @@ class Learning:
     ) -> ReaderResult:
         """One round's training, on the simulator as the round before calibrated it."""
         config = self.config
-        calibrating = config.calibration
-        steps = calibrating.first_steps if number == 1 else calibrating.steps
+        calibrating, architecture = config.calibration, reader_architecture(config, pose=True)
         done, in_all = self._scout_steps(number - 1)
-        settings = brief_settings(config, steps)
         ranges = config.simulator.model_copy(update={"free": calibrating.free})
         simulator = PosedSimulator(Simulator(config.scheme, ranges, self.background(), calibration))
+
+        def drawn(size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+            return self._batches(simulator, _SCOUT + number, size, first)
+
+        def on_step(step: int, total: int, figures: dict[str, float]) -> None:
+            advance(done + step, in_all, figures)
+
+        if calibrating.self_trains(number):
+            assert initial is not None  # as it is not the first round
+            self_training = self_training_settings(config)
+            return adapt_reader(
+                initial,
+                architecture,
+                lambda first: self._real(self_training.batch_size, first),
+                lambda first: drawn(self_training.synthetic_batch_size, first),
+                self_training,
+                folder=folder / f"round-{number}",
+                fabric=self.fabric,
+                seed=self.seed,
+                on_step=on_step,
+                absent=config.scheme.absent,
+                objective=scout_objective,
+            )
+        settings = brief_settings(config, calibrating.steps_of(number))
         return train_reader(
-            lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),
-            reader_architecture(config, pose=True),
+            lambda first: drawn(settings.batch_size, first),
+            architecture,
             settings,
             folder=folder / f"round-{number}",
             fabric=self.fabric,
             seed=self.seed,
-            on_step=lambda step, total, figures: advance(done + step, in_all, figures),
+            on_step=on_step,
             initial=initial,
             objective=scout_objective,
         )
@@ -474,9 +494,7 @@ class Learning:
         mask = torch.from_numpy(self.background().normalise(self.images()[:1]))[:, 1:].to(device)
 
         def read(ink: Tensor) -> Tensor:
-            said = witness(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
-            logits: Tensor = said.logits if isinstance(said, ScoutOutput) else said
-            return logits
+            return logits_of(witness(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1)))
 
         return read
 

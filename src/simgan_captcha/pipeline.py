@@ -32,6 +32,7 @@ from simgan_captcha.planning import (
     calibrates,
     planned_training_flops,
     reader_architecture,
+    self_training_settings,
     verifies,
 )
 from simgan_captcha.progress import StageProgress
@@ -110,6 +111,9 @@ def run_pipeline(
         if calibrates(config):
             scout = brief_settings(config, config.calibration.steps).model_dump(mode="json")
             scouting = {**_of(config, "calibration"), "scout": scout}
+            if config.calibration.self_training:
+                self_training = self_training_settings(config).model_dump(mode="json")
+                scouting["self_training"] = self_training
             stages.stage("calibrate", ["simulate"], scouting, learning.calibrate)
             learned_from = ["calibrate"]
         if config.refine:

@@ -1,7 +1,7 @@
 """What a configuration will train, and what that costs, before anything is trained."""
 
 from simgan_captcha.config import RunConfig
-from simgan_captcha.reader.adaptation import count_adaptation_flops
+from simgan_captcha.reader.adaptation import AdaptationSettings, count_adaptation_flops
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import ReaderSettings, count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
@@ -29,7 +29,10 @@ def verifies(config: RunConfig) -> bool:
 
 
 def planned_training_flops(config: RunConfig) -> int:
-    """Floating-point operations that the trainings of a run will take; a multiply-add is two."""
+    """Floating-point operations that the trainings of a run will take; a multiply-add is two.
+
+    Not those of doubtful images that are read again, see `views`: nobody knows how many there are.
+    """
     reader, size = config.reader, (config.scheme.height, config.scheme.width)
     architecture = reader_architecture(config)
     trained = reader_architecture(config, pose=reads_poses(config))
@@ -37,8 +40,12 @@ def planned_training_flops(config: RunConfig) -> int:
     flops = each * reader.steps + count_adaptation_flops(architecture, config.adaptation)
     if calibrates(config):
         scout, calibration = reader_architecture(config, pose=True), config.calibration
-        steps = calibration.first_steps + calibration.steps * (calibration.rounds - 1)
-        flops += count_flops(scout, reader.batch_size, backward=True) * steps
+        each = count_flops(scout, reader.batch_size, backward=True)
+        for number in range(1, calibration.rounds + 1):
+            if calibration.self_trains(number):
+                flops += count_adaptation_flops(scout, self_training_settings(config))
+            else:
+                flops += each * calibration.steps_of(number)
         flops += scouting_flops(config, calibration.images) * calibration.rounds
     elif config.refine:
         flops += each * config.witness_steps
@@ -67,6 +74,11 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
         reader.channels,
         pose,
     )
+
+
+def self_training_settings(config: RunConfig) -> AdaptationSettings:
+    """How a scout learns from real images."""
+    return config.adaptation.model_copy(update={"steps": config.calibration.self_training})
 
 
 def scouting_flops(config: RunConfig, images: int) -> int:

@@ -184,9 +184,15 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
         glyphs,
         poses=unformed(np.stack(places, -1)),
         offset=np.zeros((len(scheme.alphabet), len(POSE)), np.float32),
+        following=regardless(scheme.length),
         rendering=np.array([250, 0, 0, 0, 95, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )
+
+
+def regardless(length: int) -> Floats:
+    """(L, L, L) of letters that stand where they stand however wide they are."""
+    return np.zeros((length, length, length), np.float32)
 
 
 def unformed(places: npt.NDArray[Any]) -> Floats:

@@ -33,6 +33,7 @@ from tests.calibration.scene import (
     block,
     drawing,
     drawn,
+    regardless,
     same,
     skewed,
     unformed,
@@ -132,6 +133,33 @@ def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> No
         left = told.rotation[(told.probabilities.argmax(-1) == 3) & sure]
         assert np.median(left) < -12
         assert np.abs(found.offset[:, 2]).max() < 3
+
+
+@pytest.mark.parametrize("aligned", [0.0, 0.5])
+def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: float) -> None:
+    """Texts from the left, or about the middle: what is the same is the gap, not the distance."""
+    generator, side, gap = np.random.default_rng(0), 40, 3
+    widths = np.array([4, 8, 10, 10, 12, 16])  # pixels
+    glyphs = np.zeros((6, side, side), np.float32)
+    for k, width in enumerate(widths * GLYPH_SCALE):
+        glyphs[k, 10:30, side // 2 - width // 2 : side // 2 + width // 2] = 1
+    ids = generator.integers(6, size=(600, 4))
+    wide = widths[ids]
+    ends = np.cumsum(wide + gap, 1) - gap
+    x = ends - wide / 2 - aligned * ends[:, -1:] + 50
+    nowhere = np.full(ids.shape, 20, np.float32)
+    told = np.eye(6, dtype=np.float32)[ids]
+    poses = Poses(told, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
+    sure = np.ones(ids.shape, np.bool_)
+    found = calibrate(glyphs, poses, sure, np.ones(600, np.bool_), RENDERED)
+    drawn_ids = generator.integers(6, size=(2000, 4))
+    drawn_x, wide = draw(found, drawn_ids)[..., 0], widths[drawn_ids]
+    gaps = np.diff(drawn_x, axis=1) - (wide[:, 1:] + wide[:, :-1]) / 2
+    assert gaps.mean() == pytest.approx(gap, abs=0.2)
+    assert gaps.std() < 1  # no more than places are moved about
+    begin = drawn_x[:, 0] - wide[:, 0] / 2 + aligned * (wide.sum(1) + 3 * gap)
+    assert begin.mean() == pytest.approx(50, abs=0.3)
+    assert begin.std() < 1
 
 
 def test_classes_without_a_glyph_lie_as_usual() -> None:
@@ -329,6 +357,7 @@ def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
         glyphs,
         poses=unformed(np.array([[[20, 20, 0]]])),
         offset=np.zeros((2, len(POSE)), np.float32),
+        following=regardless(1),
         rendering=np.array([250, 0, 1, 0, 99, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )
@@ -414,6 +443,7 @@ def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
         {"poses": np.zeros((200, 0, 8), np.float32)},
         {"poses": np.array(["pickled", None], object)},
         {"offset": np.zeros((5, 8), np.float32)},
+        {"following": np.zeros((4, 4, 3), np.float32)},
         {"rendering": np.zeros(5, np.float32)},
         {"clutter": np.zeros(6, np.float32)},
     ],
@@ -487,6 +517,7 @@ def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
         np.repeat(block(), 2, axis=0),
         poses=unformed(np.array([[[25, 40, rotation]]])),
         offset=unformed(np.array([[5, 0, 0]] * 2)),
+        following=regardless(1),
         rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )

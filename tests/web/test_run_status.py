@@ -90,6 +90,9 @@ def test_stages_to_come_wait_and_rounds_add_up(run: Path) -> None:
     (run / "calibrate" / "identity.json").write_text("{}")
     status = stage(run, "calibrate")
     assert (status.state, status.step) == ("working", 13)
+    recorded["config"]["calibration"]["self_training"] = 4  # instead of the last round's
+    (run / "run.json").write_text(json.dumps(recorded))
+    assert stage(run, "calibrate").steps == 19
     # The scout of the calibration is the witness then.
     assert stage(run, "refine").steps == 8
 

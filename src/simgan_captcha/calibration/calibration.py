@@ -11,6 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.arrays import read_arrays, write_arrays
+from simgan_captcha.calibration.following import (
+    fit_following,
+    letter_widths,
+    moved_by_widths,
+    widening,
+)
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.clutter import CLUTTER
 from simgan_captcha.errors import RunError, TooLittleReadError
@@ -48,11 +54,14 @@ class Calibration:
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
     pixel; all 0 where none was found, and of the class of no character."""
     poses: Floats
-    """(N, L, 8) where the characters of N real images lie, see `POSE`; as a class would lie that is
-    usual. NaN where no character stands. Forms are 0 where all have one."""
+    """(N, L, 8) where the characters of N real images lie, see `POSE`; as classes would lie that
+    are usual, and as wide as most. NaN where no character stands. Forms are 0 where all have
+    one."""
     offset: Floats
-    """(K, 8) how far a class lies from the usual: a wide letter's middle lies further right where
-    left edges are placed. Of forms 0."""
+    """(K, 8) how far a class lies from the usual. Of forms 0."""
+    following: Floats
+    """(L, L, L) of texts of 1 to L letters, by how many pixels each stands further right for each
+    pixel that a letter of the text is wider, see `following`."""
     rendering: Floats
     """(6,) values of `RENDERING`."""
     clutter: Floats
@@ -81,8 +90,16 @@ class Calibration:
         taken = self.poses[of_lengths[generator.integers(len(of_lengths), size=len(ids))]]
         moved = generator.standard_normal(taken.shape, np.float32) * _JITTER
         moved[..., PLACED:] *= taken[..., PLACED:] != 0
-        ids = np.where(np.isnan(taken[..., 0]), len(self.glyphs) - 1, ids)
-        return ids, taken + moved + self.offset[ids]
+        present = ~np.isnan(taken[..., 0])
+        ids = np.where(present, ids, len(self.glyphs) - 1)
+        places = taken + moved
+        wider = self._wider[ids] * widening(places)
+        places[..., 0] += moved_by_widths(self.following, wider, present)
+        return ids, places + self.offset[ids]
+
+    @cached_property
+    def _wider(self) -> Floats:
+        return wider_than_usual(self.glyphs)
 
     @cached_property
     def _images_of_lengths(self) -> npt.NDArray[np.int64]:
@@ -144,14 +161,15 @@ class Calibration:
     def _require_whole(self) -> None:
         arrays = [getattr(self, f.name) for f in fields(self)]
         dtypes = [array.dtype.name for array in arrays]
-        if dtypes != ["uint8"] + ["float32"] * 4:
+        if dtypes != ["uint8"] + ["float32"] * 5:
             raise ValueError(f"arrays of {', '.join(dtypes)}")
-        classes, side = len(self.glyphs), self.glyphs.shape[-1]
+        classes, side, slots = len(self.glyphs), self.glyphs.shape[-1], self.poses.shape[1]
         shapes = [array.shape for array in arrays]
         if not self.poses.size or shapes != [
             (classes, side, side),
             (*self.poses.shape[:2], len(POSE)),
             (classes, len(POSE)),
+            (slots, slots, slots),
             (len(RENDERING),),
             (len(CLUTTER),),
         ]:
@@ -215,21 +233,33 @@ def calibrate(
     forms = np.clip(forms, *np.quantile(surely, _FORM_ENDS, axis=0))
     alike = spread_of(surely) < FORMS_ALIKE
     places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
+    shapes, present = np.rint(glyphs * 255).astype(np.uint8), poses.present
+    # Where a letter stands for its own width and its neighbours' is no place of its slot.
+    wider = wider_than_usual(shapes)[ids] * widening(places)
+    stand = np.where(present, places[..., 0], np.nan)
+    following = fit_following(stand[settled], wider[settled])
+    places[..., 0] -= moved_by_widths(following, wider, present)
     apart = np.zeros_like(places)
     for s in np.flatnonzero(kept.any(0)):
         apart[:, s] = places[:, s] - np.median(places[kept[:, s], s], axis=0)
     offset = np.zeros((len(glyphs), len(POSE)), np.float32)
-    for k in range(len(glyphs)):
-        if glyphs[k].any():
-            offset[k, :PLACED] = _shift(apart[kept & (ids == k)], apart[kept])[:PLACED]
-    usual = np.where(poses.present[..., None], places - offset[ids], np.nan)
+    for k in np.flatnonzero(shapes.any((1, 2))):
+        offset[k, :PLACED] = _shift(apart[kept & (ids == k)], apart[kept])[:PLACED]
+    usual = np.where(present[..., None], places - offset[ids], np.nan)
     return Calibration(
-        glyphs=np.rint(glyphs * 255).astype(np.uint8),
+        glyphs=shapes,
         poses=usual[settled].astype(np.float32),
         offset=offset,
+        following=following,
         rendering=rendering.astype(np.float32),
         clutter=clutter.astype(np.float32),
     )
+
+
+def wider_than_usual(glyphs: GreyImages) -> Floats:
+    """(K,) by how many pixels of an image letters, in the form of their glyphs, exceed the mean."""
+    widths = letter_widths(glyphs) / np.float32(GLYPH_SCALE)
+    return np.asarray(widths - widths.mean())
 
 
 def spread_of(poses: Floats) -> Floats:

@@ -52,6 +52,8 @@ _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
 _DROPPED = 0.15  # of the characters, half way
 _STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
+_BODY = 0.3  # coverage that no haze has
+_EDGE = GLYPH_SCALE  # pixels about a letter's body that are its edge
 _FORMED = 300  # images that are asked whether characters have forms of their own
 _STRAY = (
     0.12,
@@ -211,7 +213,7 @@ def fit_glyphs(
     fitted = np.where(sure.numpy()[..., None], fitted, begun)
     read = np.bincount(ids[sure].numpy(), minlength=len(first))
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
-    found = (fine.numpy() * found_classes(read)[:, None, None]).astype(np.float32)
+    found = without_haze(fine.numpy()) * found_classes(read)[:, None, None].astype(np.float32)
     settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, formed=formed).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
     strayed = (np.abs(settled - poses.places)[..., :PLACED] / limits).max((1, 2))
@@ -262,6 +264,17 @@ def _gaussian(sigma: float, side: int) -> Tensor:
     apart = torch.arange(side) - torch.arange(side)[:, None]
     weights = torch.exp(-0.5 * (apart / sigma).square())
     return weights / weights.sum(1).max()
+
+
+def without_haze(glyphs: Floats) -> Floats:
+    """(K, G, G) of the same coverage where there is a letter, and next to it, and none elsewhere.
+
+    Clutter and parts of neighbours lie about a letter otherwise each time. What is left of them on
+    average would be drawn around every letter.
+    """
+    body = (glyphs > _BODY).astype(np.uint8)
+    window = np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8)
+    return np.stack([g * cv2.dilate(b, window) for g, b in zip(glyphs, body, strict=True)])
 
 
 def _blurred(glyphs: Tensor, window: Tensor) -> Tensor:

@@ -27,13 +27,15 @@ from simgan_captcha.checkpoint import save_training_state
 from simgan_captcha.metrics_log import MetricsLog
 from simgan_captcha.parallel import mean, require_same_step
 from simgan_captcha.reader.augmentation import AugmentationSettings, augment
-from simgan_captcha.reader.network import ReaderArchitecture
+from simgan_captcha.reader.network import ReaderArchitecture, logits_of
 from simgan_captcha.reader.training import (
     CHECKPOINT,
     MEMORY_FORMAT,
     LabelledStream,
+    Objective,
     OnStep,
     ReaderResult,
+    character_objective,
     count_flops,
     draw_seed,
     in_memory_format,
@@ -123,6 +125,7 @@ def adapt_reader(
     seed: int,
     on_step: OnStep,
     absent: int | None = None,
+    objective: Objective = character_objective,
 ) -> ReaderResult:
     """Self-train a copy of ``reader``; the teacher is what is kept.
 
@@ -143,6 +146,7 @@ def adapt_reader(
         seed: Of augmentation and dropout.
         on_step: Called after every step, with ``images_per_second`` among the figures.
         absent: Class of a slot that no character stands in, see `Scheme.absent`.
+        objective: Of synthetic images; a scout, which tells more than characters, needs its own.
 
     Raises:
         RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
@@ -176,7 +180,7 @@ def adapt_reader(
         for step in range(first, settings.steps):
             images = next(real_images).to(fabric.device, memory_format=MEMORY_FORMAT)
             with torch.no_grad(), fabric.autocast():
-                read = teacher(images).float().softmax(-1)
+                read = logits_of(teacher(images)).float().softmax(-1)
             aligned = prior.align(read, settings.alignment)
             prior.update(mean(fabric, aligned.mean((0, 1))))
             confidence, pseudo_labels = aligned.max(-1)
@@ -184,16 +188,19 @@ def adapt_reader(
 
             generator = torch.Generator().manual_seed(draw_seed(seed, step, fabric.global_rank))
             moved = augment(images, settings.augmentation, generator)
-            known_images, ids = next(synthetic_images)
+            known_images, targets = next(synthetic_images)
             known_images = known_images.to(fabric.device, memory_format=MEMORY_FORMAT)
-            ids = ids.to(fabric.device)
+            targets = targets.to(fabric.device)
             with seeded_dropout(seed, step, fabric.global_rank):
-                logits = student(moved)
+                logits = logits_of(student(moved)).float()
                 with frozen_statistics(student):
-                    known_logits = student(known_images)
-            real_loss = (_cross_entropy(logits, pseudo_labels) * sure).mean()
-            synthetic_loss = _cross_entropy(known_logits, ids).mean()
-            loss = real_loss + synthetic_loss * (len(ids) / len(images))
+                    known = student(known_images)
+            cross_entropy = nn.functional.cross_entropy(
+                logits.transpose(1, 2), pseudo_labels, reduction="none"
+            )
+            real_loss = (cross_entropy * sure).mean()
+            synthetic_loss, of_known = objective(known, targets)
+            loss = real_loss + synthetic_loss * (len(targets) / len(images))
 
             done = step + 1
             rate = learning_rate_at(step, settings.steps, settings.learning_rate)
@@ -204,6 +211,7 @@ def adapt_reader(
                 "loss": loss.item(),
                 "real_loss": real_loss.item(),
                 "synthetic_loss": synthetic_loss.item(),
+                "accuracy": of_known["accuracy"].item(),
                 "pseudo_label_rate": sure.float().mean().item(),
                 "learning_rate": rate,
             }
@@ -226,11 +234,6 @@ def adapt_reader(
         images=settings.steps * (settings.batch_size + settings.synthetic_batch_size),
         figures=figures,
     )
-
-
-def _cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B, L) losses of (B, L, K) logits."""
-    return nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
 
 
 def count_adaptation_flops(architecture: ReaderArchitecture, settings: AdaptationSettings) -> int:

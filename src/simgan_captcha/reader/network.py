@@ -40,6 +40,11 @@ class ScoutOutput(NamedTuple):
     """(B, columns) characters left of each column of the map, see `counting`."""
 
 
+def logits_of(output: Tensor | ScoutOutput) -> Tensor:
+    """(B, L, K) of what a reader gave, or one that tells poses, too."""
+    return output.logits if isinstance(output, ScoutOutput) else output
+
+
 @dataclass(frozen=True)
 class ReaderArchitecture:
     """What is needed to build a reader again."""

@@ -36,6 +36,9 @@ class CalibrationSettings(BaseModel):
     """Optimiser steps of the first round, which begins from nothing."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of every other round."""
+    self_training: int = Field(default=190, ge=0)
+    """Steps of the last round, if there are several and this is not 0: the scout that tells what is
+    found learns from the real images, too, as ``adaptation`` says."""
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
     be trusted than the last one, which readers learn from."""
@@ -47,6 +50,16 @@ class CalibrationSettings(BaseModel):
     """Real images whose statistics the rendering is fitted to."""
     rendering_evaluations: int = Field(default=160, ge=20)
     """Candidates that are drawn for it."""
+
+    def self_trains(self, number: int) -> bool:
+        """Whether the scout of a round, from 1, learns from real images, too."""
+        return number == self.rounds > 1 and self.self_training > 0
+
+    def steps_of(self, number: int) -> int:
+        """Optimiser steps of a round."""
+        if self.self_trains(number):
+            return self.self_training
+        return self.first_steps if number == 1 else self.steps
 
 
 _DEGREES = 45.0

@@ -133,10 +133,11 @@ def _parts(folder: Path, config: Json) -> list[tuple[Path, int]]:
         return [(folder / "witness", _steps(config, "witness_steps")), (folder, steps)]
     if stage == "calibrate":
         settings = as_mapping(config.get("calibration"))
-        return [
-            (folder / f"round-{n}", _steps(settings, "first_steps" if n == 1 else "steps"))
-            for n in range(1, _steps(settings, "rounds") + 1)
-        ]
+        rounds, last = _steps(settings, "rounds"), _steps(settings, "self_training")
+        of_rounds = [_steps(settings, "first_steps" if n == 0 else "steps") for n in range(rounds)]
+        if rounds > 1 and last:
+            of_rounds[-1] = last
+        return [(folder / f"round-{n}", of_round) for n, of_round in enumerate(of_rounds, 1)]
     return []
 
 
