@@ -43,8 +43,8 @@ class Family:
     """What a user would say of it, likewise ``length``."""
     length: str
     alike: str = ""
-    """Characters that its generator draws so much alike that people cannot tell them apart either;
-    a second figure counts them as one, of the same readings."""
+    """Characters that its generator draws much alike; a second figure counts them as one, of the
+    same readings."""
 
 
 FAMILIES = {

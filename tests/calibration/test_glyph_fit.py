@@ -16,6 +16,7 @@ from simgan_captcha.calibration.glyph_fit import (
     glyph_side,
     mean_glyphs,
     sure_characters,
+    without_haze,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
 from simgan_captcha.calibration.poses import PLACED, POSE, Poses
@@ -433,3 +434,18 @@ def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
         normalised, poses, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
     )
     assert again.settled.mean() > 0.9
+
+
+def test_what_lies_about_a_letter_on_average_is_no_part_of_it() -> None:
+    glyph = np.full((40, 40), 0.05, np.float32)
+    glyph[10:30, 18:24] = 1
+    glyph[8:10, 18:24] = glyph[30:32, 18:24] = 0.2  # soft ends
+    glyph[4:7, 18:24] = 0.6  # as the dot of an i
+    glyph[10:30, 30:36] = 0.28  # now and then a neighbour
+    clean = without_haze(np.stack([glyph, np.zeros_like(glyph)]))
+    assert clean.dtype == np.float32
+    assert not clean[1].any()
+    np.testing.assert_array_equal(clean[0, 4:32, 18:24], glyph[4:32, 18:24])
+    assert not clean[0, :, 28:].any()
+    assert not clean[0, 35:].any()
+    np.testing.assert_array_equal(glyph[0], np.float32(0.05))  # the given one stays

@@ -52,7 +52,7 @@ _KNOWN_BLUR = 2.0  # where to begin if glyphs are known
 _DROPPED = 0.15  # of the characters, half way
 _STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
-_BODY = 0.3  # coverage that no haze has
+_BODY = 0.3  # of a glyph's most coverage: more than haze has
 _EDGE = GLYPH_SCALE  # pixels about a letter's body that are its edge
 _FORMED = 300  # images that are asked whether characters have forms of their own
 _STRAY = (
@@ -270,9 +270,10 @@ def without_haze(glyphs: Floats) -> Floats:
     """(K, G, G) of the same coverage where there is a letter, and next to it, and none elsewhere.
 
     Clutter and parts of neighbours lie about a letter otherwise each time. What is left of them on
-    average would be drawn around every letter.
+    average would be drawn around every letter. A shape of which little is known yet is pale all
+    over, so what counts is measured by its most.
     """
-    body = (glyphs > _BODY).astype(np.uint8)
+    body = (glyphs > _BODY * glyphs.max((1, 2), keepdims=True)).astype(np.uint8)
     window = np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8)
     return np.stack([g * cv2.dilate(b, window) for g, b in zip(glyphs, body, strict=True)])
 
