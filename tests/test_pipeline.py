@@ -32,6 +32,7 @@ from simgan_captcha.planning import (
 )
 from simgan_captcha.progress import StageProgress
 from simgan_captcha.reader.training import count_flops
+from simgan_captcha.reader.views import VIEWS, read_views, view_settings
 from simgan_captcha.readings import load_readings
 from simgan_captcha.run_folder import READINGS, RUN, read_diagnosis, read_run
 from simgan_captcha.stages import FINISHED, MANIFEST, why_outdated
@@ -65,8 +66,8 @@ def times(run: Path) -> dict[str, int]:
 
 def spent(run: Path, config: RunConfig | None = None, *, readers: int) -> int:
     """Training FLOPs of all stages, as if there were as many captchas as readers may compare, but
-    for what cannot be planned: views of what turns out doubtful."""
-    views = int(manifests(run)["readings"]["result"]["views"])
+    for what cannot be planned: views of known images that turn out doubtful."""
+    views = VIEWS * int(manifests(run)["readings"]["result"]["known_read_again"])
     fewer = readers * (COMPARED - len(CAPTCHAS)) - views
     reading = count_flops(reader_architecture(config or small_config()), 1, backward=False)
     return sum(int(m["training_flops"]) for m in manifests(run).values()) + fewer * reading
@@ -545,11 +546,11 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     ).read_bytes()
     from simgan_captcha.learning import load_images
     from simgan_captcha.reader.reading import decode, read_probabilities
-    from simgan_captcha.reader.views import read_views
 
     names, images = load_images(CaptchaStore(finished / "store"), SCHEME)
     read = read_probabilities(reader, background, images)
-    viewed, _ = read_views(reader, background, images, read, SEED)
+    moves = view_settings(config.adaptation.augmentation)
+    viewed, _ = read_views(reader, background, images, read, moves, SEED)
     assert list(decode(SCHEME, names, viewed)) == load_readings(finished / READINGS)
 
 

@@ -28,7 +28,7 @@ from simgan_captcha.reader.verification import (
     doubted,
     hardly_doubted,
 )
-from simgan_captcha.reader.views import VIEWS, read_views
+from simgan_captcha.reader.views import VIEWS, read_views, view_settings
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.simulator import Simulator, as_found
@@ -58,17 +58,17 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
         stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
     }
     kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-    of_real, said, views = read(kept, images), of_known[kept], 0
+    of_real, said, again, known_again = read(kept, images), of_known[kept], 0, 0
     if kept == "adapt":  # the one that learned to read what is a little moved
         view = partial(
             read_views,
             load_reader(learning.run / kept / READER)[0],
             background,
+            moves=view_settings(learning.config.adaptation.augmentation),
             seed=learning.seed,
             on_step=advance,
         )
         (of_real, again), (said, known_again) = view(images, of_real), view(known, said)
-        views = VIEWS * (again + known_again)
     verified: dict[str, Any] = {}
     if verifies(learning.config):
         of_real, said, verified = _verify(learning, images, of_real, known, said, ids, advance)
@@ -100,12 +100,14 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
                 round(estimates[kept].high, 4),
             ],
             "kept": kept,
-            "views": views,
+            "read_again": again,
+            "known_read_again": known_again,
             **verified,
             "warnings": diagnosis["warnings"],
         },
         images=len(readings) + looked_at,
-        training_flops=(looked_at + views)
+        # Reading again, as reading, is no training; but for what the estimate hangs on.
+        training_flops=(looked_at + VIEWS * known_again)
         * count_flops(reader_architecture(learning.config), 1, backward=False),
     )
 

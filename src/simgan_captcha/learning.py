@@ -279,7 +279,8 @@ class Learning:
         def on_step(step: int, total: int, figures: dict[str, float]) -> None:
             advance(done + step, in_all, figures)
 
-        if calibrating.self_trains(number):
+        # Where earlier looks came too early, the last one needs a scout that learns to read first.
+        if calibrating.self_trains(number) and calibration is not None:
             assert initial is not None  # as it is not the first round
             self_training = self_training_settings(config)
             return adapt_reader(
@@ -295,7 +296,8 @@ class Learning:
                 absent=config.scheme.absent,
                 objective=scout_objective,
             )
-        settings = brief_settings(config, calibrating.steps_of(number))
+        steps = calibrating.first_steps if number == 1 else calibrating.steps
+        settings = brief_settings(config, steps)
         return train_reader(
             lambda first: drawn(settings.batch_size, first),
             architecture,

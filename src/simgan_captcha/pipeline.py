@@ -33,6 +33,7 @@ from simgan_captcha.planning import (
     planned_training_flops,
     reader_architecture,
     self_training_settings,
+    self_trains,
     verifies,
 )
 from simgan_captcha.progress import StageProgress
@@ -111,7 +112,7 @@ def run_pipeline(
         if calibrates(config):
             scout = brief_settings(config, config.calibration.steps).model_dump(mode="json")
             scouting = {**_of(config, "calibration"), "scout": scout}
-            if config.calibration.self_training:
+            if self_trains(config):
                 self_training = self_training_settings(config).model_dump(mode="json")
                 scouting["self_training"] = self_training
             stages.stage("calibrate", ["simulate"], scouting, learning.calibrate)
@@ -179,7 +180,7 @@ def _start(config: RunConfig) -> tuple[int, Fabric]:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = make_fabric(_precision(config))
     sizes = [config.reader.batch_size]
-    if config.adaptation.steps:
+    if config.adaptation.steps or self_trains(config):
         sizes += [config.adaptation.batch_size, config.adaptation.synthetic_batch_size]
     if config.refine:
         sizes.append(config.simgan.batch_size)

@@ -31,7 +31,7 @@ def verifies(config: RunConfig) -> bool:
 def planned_training_flops(config: RunConfig) -> int:
     """Floating-point operations that the trainings of a run will take; a multiply-add is two.
 
-    Not those of doubtful images that are read again, see `views`: nobody knows how many there are.
+    Not those of known images that are read again, see `views`: nobody knows how many are doubtful.
     """
     reader, size = config.reader, (config.scheme.height, config.scheme.width)
     architecture = reader_architecture(config)
@@ -74,6 +74,11 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
         reader.channels,
         pose,
     )
+
+
+def self_trains(config: RunConfig) -> bool:
+    """Whether calibration's last scout is to learn from real images, too."""
+    return calibrates(config) and config.calibration.self_trains(config.calibration.rounds)
 
 
 def self_training_settings(config: RunConfig) -> AdaptationSettings:

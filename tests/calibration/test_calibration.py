@@ -152,6 +152,9 @@ def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: 
     poses = Poses(told, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
     sure = np.ones(ids.shape, np.bool_)
     found = calibrate(glyphs, poses, sure, np.ones(600, np.bool_), RENDERED)
+    # What is told of real places is what is drawn from.
+    np.testing.assert_allclose(found.as_usual(poses.places, ids, sure), found.poses, atol=1e-3)
+    assert found.poses[..., 0].std(0).max() < 0.5
     drawn_ids = generator.integers(6, size=(2000, 4))
     drawn_x, wide = draw(found, drawn_ids)[..., 0], widths[drawn_ids]
     gaps = np.diff(drawn_x, axis=1) - (wide[:, 1:] + wide[:, :-1]) / 2

@@ -15,7 +15,7 @@ from simgan_captcha.calibration.following import (
     fit_following,
     letter_widths,
     moved_by_widths,
-    widening,
+    wider_than_usual,
 )
 from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
 from simgan_captcha.clutter import CLUTTER
@@ -93,13 +93,28 @@ class Calibration:
         present = ~np.isnan(taken[..., 0])
         ids = np.where(present, ids, len(self.glyphs) - 1)
         places = taken + moved
-        wider = self._wider[ids] * widening(places)
+        wider = wider_than_usual(self._widths, ids, places)
         places[..., 0] += moved_by_widths(self.following, wider, present)
         return ids, places + self.offset[ids]
 
+    def as_usual(
+        self, places: Floats, ids: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
+    ) -> Floats:
+        """(N, L, 8) places of characters (N, L) as classes would lie that are usual, as `poses` do.
+
+        Args:
+            places: (N, L, 8).
+            ids: (N, L) the characters.
+            present: (N, L) those that are there.
+        """
+        usual = places - self.offset[ids]
+        wider = wider_than_usual(self._widths, ids, places)
+        usual[..., 0] -= moved_by_widths(self.following, wider, present)
+        return np.asarray(usual, np.float32)
+
     @cached_property
-    def _wider(self) -> Floats:
-        return wider_than_usual(self.glyphs)
+    def _widths(self) -> Floats:
+        return widths_in_image(self.glyphs)
 
     @cached_property
     def _images_of_lengths(self) -> npt.NDArray[np.int64]:
@@ -224,8 +239,8 @@ def calibrate(
         raise TooLittleReadError(
             f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
             f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
-            f"read, got {settled.sum()}; train the scout longer (calibration.steps), widen the "
-            "simulator's ranges, or set calibrate=false"
+            f"read, got {settled.sum()}; train the scout longer (calibration.first_steps), widen "
+            "the simulator's ranges, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
     forms, surely = places[..., PLACED:], places[kept][:, PLACED:]
@@ -235,7 +250,7 @@ def calibrate(
     places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
     shapes, present = np.rint(glyphs * 255).astype(np.uint8), poses.present
     # Where a letter stands for its own width and its neighbours' is no place of its slot.
-    wider = wider_than_usual(shapes)[ids] * widening(places)
+    wider = wider_than_usual(widths_in_image(shapes), ids, places)
     stand = np.where(present, places[..., 0], np.nan)
     following = fit_following(stand[settled], wider[settled])
     places[..., 0] -= moved_by_widths(following, wider, present)
@@ -256,10 +271,9 @@ def calibrate(
     )
 
 
-def wider_than_usual(glyphs: GreyImages) -> Floats:
-    """(K,) by how many pixels of an image letters, in the form of their glyphs, exceed the mean."""
-    widths = letter_widths(glyphs) / np.float32(GLYPH_SCALE)
-    return np.asarray(widths - widths.mean())
+def widths_in_image(glyphs: GreyImages) -> Floats:
+    """(K,) how many pixels of an image wide letters of (K, G, G) glyphs are."""
+    return np.asarray(letter_widths(glyphs) / np.float32(GLYPH_SCALE))
 
 
 def spread_of(poses: Floats) -> Floats:

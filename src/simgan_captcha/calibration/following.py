@@ -22,7 +22,7 @@ _SIZE, _STRETCH = POSE.index("size"), POSE.index("stretch")
 
 def letter_widths(glyphs: GreyImages) -> Floats:
     """(K,) how many pixels wide letters of (K, G, G) glyphs are; the mean where there is none."""
-    columns = glyphs.max(1) > 127
+    columns = glyphs.max(1) > glyphs.max((1, 2))[:, None] // 2  # pale ones are as wide as others
     found = columns.any(1)
     widths = columns.shape[1] - columns.argmax(1) - columns[:, ::-1].argmax(1)
     usual = widths[found].mean() if found.any() else 0.0
@@ -34,13 +34,24 @@ def widening(poses: Floats) -> Floats:
     return np.asarray(np.exp(poses[..., _SIZE] + poses[..., _STRETCH]))
 
 
+def wider_than_usual(widths: Floats, ids: npt.NDArray[np.int64], places: Floats) -> Floats:
+    """(N, L) by how much letters are wider than glyphs are on average, in the unit of ``widths``.
+
+    Args:
+        widths: (K,) of glyphs.
+        ids: (N, L) which letters.
+        places: (N, L, 8) in which forms, see `poses.POSE`.
+    """
+    return np.asarray(widths[ids] * widening(places) - widths.mean())
+
+
 def fit_following(x: Floats, widths: Floats) -> Floats:
     """(L, L, L): of texts of 1 to L letters, how far right each stands for each one's width.
 
     Args:
-        x: (N, L) where letters of texts that are read surely stand, from the left; NaN where there
-            is none.
-        widths: (N, L) how wide they are, in the same unit.
+        x: (N, L) where letters stand, from the left; NaN where there is none, which is after the
+            last one.
+        widths: (N, L) how wide they are, or by how much wider than usual, in the same unit.
 
     Returns:
         0 for lengths that too few texts have.

@@ -53,7 +53,7 @@ _DROPPED = 0.15  # of the characters, half way
 _STARVED = 0.3  # of the median class
 _SETTLING = 20  # steps that the poses of all characters settle in, at the end
 _BODY = 0.3  # of a glyph's most coverage: more than haze has
-_EDGE = GLYPH_SCALE  # pixels about a letter's body that are its edge
+_EDGE = GLYPH_SCALE  # pixels about a letter's body, one of an image, that are its edge
 _FORMED = 300  # images that are asked whether characters have forms of their own
 _STRAY = (
     0.12,

@@ -97,8 +97,8 @@ class _Places:
     """
 
     def __init__(self, fit: GlyphFit, calibration: Calibration, seed: int) -> None:
-        ids, places = fit.poses.ids, fit.poses.places
-        self.usual: Floats = (places - calibration.offset[ids]).astype(np.float32)
+        poses = fit.poses
+        self.usual: Floats = calibration.as_usual(poses.places, poses.ids, poses.present)
         self.kept = fit.kept
         generator, N = np.random.default_rng(seed), len(fit.kept)
         self.resamples = [np.arange(N), *generator.integers(N, size=(_RESAMPLES, N))]

@@ -211,7 +211,7 @@ def adapt_reader(
                 "loss": loss.item(),
                 "real_loss": real_loss.item(),
                 "synthetic_loss": synthetic_loss.item(),
-                "accuracy": of_known["accuracy"].item(),
+                "synthetic_accuracy": of_known["accuracy"].item(),
                 "pseudo_label_rate": sure.float().mean().item(),
                 "learning_rate": rate,
             }

@@ -35,10 +35,11 @@ class CalibrationSettings(BaseModel):
     first_steps: int = Field(default=700, ge=1)
     """Optimiser steps of the first round, which begins from nothing."""
     steps: int = Field(default=400, ge=1)
-    """Optimiser steps of every other round."""
+    """Optimiser steps of every other round, but for the last one that ``self_training`` is of."""
     self_training: int = Field(default=190, ge=0)
-    """Steps of the last round, if there are several and this is not 0: the scout that tells what is
-    found learns from the real images, too, as ``adaptation`` says."""
+    """Steps of the last round, if there are several, this is not 0 and an earlier look found
+    something: the scout that tells what is found learns from the real images, too, as
+    ``adaptation`` says."""
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
     be trusted than the last one, which readers learn from."""
@@ -52,7 +53,7 @@ class CalibrationSettings(BaseModel):
     """Candidates that are drawn for it."""
 
     def self_trains(self, number: int) -> bool:
-        """Whether the scout of a round, from 1, learns from real images, too."""
+        """Whether the scout of a round, from 1, is to learn from real images, too."""
         return number == self.rounds > 1 and self.self_training > 0
 
     def steps_of(self, number: int) -> int:

@@ -25,8 +25,16 @@ VIEWS = 8
 _SURE = 0.9
 """Of a whole text: an image that is read with more confidence is not read again."""
 
-_MOVES = AugmentationSettings(rotation=5.0, scale=0.06, shear=0.06, shift=0.025, noise=0, hole=0)
-"""About half of what readers learned to read through."""
+_PART = 0.6
+"""Of how far images are moved that the reader learned to read through."""
+
+
+def view_settings(learned: AugmentationSettings) -> AugmentationSettings:
+    """How far a view is moved at most, of a reader that learned to read what is moved so far."""
+    moves = {
+        name: _PART * getattr(learned, name) for name in ("rotation", "scale", "shear", "shift")
+    }
+    return AugmentationSettings(**moves, noise=0, hole=0)
 
 
 @torch.inference_mode()
@@ -35,6 +43,7 @@ def read_views(
     background: Background,
     images: GreyImages,
     probabilities: Floats,
+    moves: AugmentationSettings,
     seed: int,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
 ) -> tuple[Floats, int]:
@@ -45,6 +54,7 @@ def read_views(
         background: The images'.
         images: (N, H, W) ``uint8``.
         probabilities: (N, L, K) as the reader read them.
+        moves: Of each view, see `view_settings`.
         seed: Of the moves.
         on_step: Called with how many doubtful images are read again, and of how many.
 
@@ -62,7 +72,7 @@ def read_views(
         normalised = torch.from_numpy(background.normalise(images[chosen]))
         total = torch.from_numpy(probabilities[chosen])
         for _ in range(VIEWS):
-            total = total + reader(augment(normalised, _MOVES, generator)).float().softmax(-1)
+            total = total + reader(augment(normalised, moves, generator)).float().softmax(-1)
         viewed[chosen] = (total / (VIEWS + 1)).numpy()
         on_step(start + len(chosen), len(doubtful), {})
     return viewed, len(doubtful)
