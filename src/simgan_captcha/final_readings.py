@@ -58,7 +58,8 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
         stage: estimate(of_known[stage], read(stage, images[:COMPARED])) for stage in stages
     }
     kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-    of_real, said, again, known_again = read(kept, images), of_known[kept], 0, 0
+    once, said, again, known_again = read(kept, images), of_known[kept], 0, 0
+    of_real = once
     if kept == "adapt":  # the one that learned to read what is a little moved
         view = partial(
             read_views,
@@ -68,10 +69,12 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
             seed=learning.seed,
             on_step=advance,
         )
-        (of_real, again), (said, known_again) = view(images, of_real), view(known, said)
+        (of_real, again), (said, known_again) = view(images, once), view(known, said)
     verified: dict[str, Any] = {}
     if verifies(learning.config):
-        of_real, said, verified = _verify(learning, images, of_real, known, said, ids, advance)
+        of_real, said, verified = _verify(
+            learning, images, once, of_real, known, said, ids, advance
+        )
     estimates[kept] = estimate(said, of_real)
     readings = list(decode(scheme, names, of_real))
     save_readings(learning.run / READINGS, readings)
@@ -126,13 +129,17 @@ def _known(learning: Learning) -> tuple[GreyImages, Ids]:
 def _verify(
     learning: Learning,
     images: GreyImages,
+    once: Floats,
     of_real: Floats,
     known: GreyImages,
     of_known: Floats,
     ids: Ids,
     advance: Advance,
 ) -> tuple[Floats, Floats, dict[str, Any]]:
-    """Probabilities of real and of known images, doubts decided; and what was done."""
+    """Probabilities of real and of known images, doubts decided; and what was done.
+
+    Drawings must bear out what the reader said ``once``: the mean of views is surer of less.
+    """
     settings = learning.config.verification
     scout = load_reader(learning.run / "calibrate" / READER)[0]
     calibration = learning.calibration()
@@ -156,7 +163,7 @@ def _verify(
     def refused(why: str) -> tuple[Floats, Floats, dict[str, Any]]:
         return of_real, of_known, {"doubted": 0, "changed": 0, "undecided": why}
 
-    if contradicts(drawn(images, of_real, hardly_doubted(of_real, calibration, settings))):
+    if contradicts(drawn(images, once, hardly_doubted(once, calibration, settings))):
         return refused(
             "drawings speak against characters that are surely read, so what the reader doubts is "
             "not decided by them: one glyph a class, as calibration finds it, does not fit all "
