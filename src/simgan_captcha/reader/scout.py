@@ -36,10 +36,10 @@ class CalibrationSettings(BaseModel):
     """Optimiser steps of the first round, which begins from nothing."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of every other round, but for the last one that ``self_training`` is of."""
-    self_training: int = Field(default=190, ge=0)
+    self_training: int = Field(default=0, ge=0)
     """Steps of the last round, if there are several, this is not 0 and an earlier look found
     something: the scout that tells what is found learns from the real images, too, as
-    ``adaptation`` says."""
+    ``adaptation`` says. It helped where scouts misread most texts, and cost a little elsewhere."""
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
     be trusted than the last one, which readers learn from."""
