@@ -60,7 +60,7 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
     kept = max(stages, key=lambda stage: estimates[stage].accuracy)
     once, said, again, known_again = read(kept, images), of_known[kept], 0, 0
     of_real = once
-    if kept == "adapt":  # the one that learned to read what is a little moved
+    if learning.config.adaptation.steps:  # whichever is kept; both gain where letters are moved
         view = partial(
             read_views,
             load_reader(learning.run / kept / READER)[0],

@@ -79,6 +79,7 @@ def test_what_an_adaptation_gives(
         "loss",
         "real_loss",
         "synthetic_loss",
+        "synthetic_accuracy",
         "pseudo_label_rate",
         "learning_rate",
     }
