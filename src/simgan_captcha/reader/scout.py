@@ -39,7 +39,7 @@ class CalibrationSettings(BaseModel):
     self_training: int = Field(default=0, ge=0)
     """Steps of the last round, if there are several, this is not 0 and an earlier look found
     something: the scout that tells what is found learns from the real images, too, as
-    ``adaptation`` says. It helped where scouts misread most texts, and cost a little elsewhere."""
+    ``adaptation`` says. Whether it helps is not settled, see docs/architecture.md."""
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
     be trusted than the last one, which readers learn from."""
