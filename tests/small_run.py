@@ -44,6 +44,7 @@ ASSIGNMENTS = (
     "adaptation.batch_size=8",
     "adaptation.synthetic_batch_size=8",
     "adaptation.steps=8",
+    "adaptation.longest=1",
     "adaptation.checkpoint_every=2",
     "precision=32-true",
     "threads=1",

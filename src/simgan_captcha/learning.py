@@ -41,7 +41,6 @@ from simgan_captcha.planning import (
     reads_poses,
     recognising_flops,
     scouting_flops,
-    self_training_settings,
 )
 from simgan_captcha.reader.adaptation import adapt_reader
 from simgan_captcha.reader.network import logits_of
@@ -267,45 +266,19 @@ class Learning:
         advance: Advance,
     ) -> ReaderResult:
         """One round's training, on the simulator as the round before calibrated it."""
-        config = self.config
-        calibrating, architecture = config.calibration, reader_architecture(config, pose=True)
+        config, calibrating = self.config, self.config.calibration
         done, in_all = self._scout_steps(number - 1)
+        settings = brief_settings(config, calibrating.steps_of(number))
         ranges = config.simulator.model_copy(update={"free": calibrating.free})
         simulator = PosedSimulator(Simulator(config.scheme, ranges, self.background(), calibration))
-
-        def drawn(size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            return self._batches(simulator, _SCOUT + number, size, first)
-
-        def on_step(step: int, total: int, figures: dict[str, float]) -> None:
-            advance(done + step, in_all, figures)
-
-        # Where earlier looks came too early, the last one needs a scout that learns to read first.
-        if calibrating.self_trains(number) and calibration is not None:
-            assert initial is not None  # as it is not the first round
-            self_training = self_training_settings(config)
-            return adapt_reader(
-                initial,
-                architecture,
-                lambda first: self._real(self_training.batch_size, first),
-                lambda first: drawn(self_training.synthetic_batch_size, first),
-                self_training,
-                folder=folder / f"round-{number}",
-                fabric=self.fabric,
-                seed=self.seed,
-                on_step=on_step,
-                absent=config.scheme.absent,
-                objective=scout_objective,
-            )
-        steps = calibrating.first_steps if number == 1 else calibrating.steps
-        settings = brief_settings(config, steps)
         return train_reader(
-            lambda first: drawn(settings.batch_size, first),
-            architecture,
+            lambda first: self._batches(simulator, _SCOUT + number, settings.batch_size, first),
+            reader_architecture(config, pose=True),
             settings,
             folder=folder / f"round-{number}",
             fabric=self.fabric,
             seed=self.seed,
-            on_step=on_step,
+            on_step=lambda step, total, figures: advance(done + step, in_all, figures),
             initial=initial,
             objective=scout_objective,
         )

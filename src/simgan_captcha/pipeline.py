@@ -32,8 +32,6 @@ from simgan_captcha.planning import (
     calibrates,
     planned_training_flops,
     reader_architecture,
-    self_training_settings,
-    self_trains,
     verifies,
 )
 from simgan_captcha.progress import StageProgress
@@ -95,7 +93,7 @@ def run_pipeline(
             config=config.model_dump(mode="json"),
         )
         threads, fabric = _start(config)
-        progress.say(f"planned    {planned_training_flops(config) / 1e12:.1f} TFLOP of training")
+        progress.say(_plan_line(config))
         stages = _Stages(run, config, seed, progress, fabric)
         learning = stages.learning
 
@@ -112,9 +110,6 @@ def run_pipeline(
         if calibrates(config):
             scout = brief_settings(config, config.calibration.steps).model_dump(mode="json")
             scouting = {**_of(config, "calibration"), "scout": scout}
-            if self_trains(config):
-                self_training = self_training_settings(config).model_dump(mode="json")
-                scouting["self_training"] = self_training
             stages.stage("calibrate", ["simulate"], scouting, learning.calibrate)
             learned_from = ["calibrate"]
         if config.refine:
@@ -180,7 +175,7 @@ def _start(config: RunConfig) -> tuple[int, Fabric]:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = make_fabric(_precision(config))
     sizes = [config.reader.batch_size]
-    if config.adaptation.steps or self_trains(config):
+    if config.adaptation.steps:
         sizes += [config.adaptation.batch_size, config.adaptation.synthetic_batch_size]
     if config.refine:
         sizes.append(config.simgan.batch_size)
@@ -220,6 +215,12 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
             "settings, it is of others; run the run to its end"
         )
     return reader, Background.load(run / "background" / "background.npz"), config
+
+
+def _plan_line(config: RunConfig) -> str:
+    least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
+    doubt = f", up to {most:.1f} if the reader is sure of little" if most > least else ""
+    return f"planned    {least:.1f} TFLOP of training{doubt}"
 
 
 def _estimate_line(run: Path) -> str:

@@ -1,7 +1,10 @@
 """What a configuration will train, and what that costs, before anything is trained."""
 
 from simgan_captcha.config import RunConfig
-from simgan_captcha.reader.adaptation import AdaptationSettings, count_adaptation_flops
+from simgan_captcha.reader.adaptation import (
+    count_adaptation_flops,
+    steps_of,
+)
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import ReaderSettings, count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
@@ -28,24 +31,27 @@ def verifies(config: RunConfig) -> bool:
     return calibrates(config) and config.verification.doubt < 1
 
 
-def planned_training_flops(config: RunConfig) -> int:
+def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
     """Floating-point operations that the trainings of a run will take; a multiply-add is two.
 
     Not those of known images that are read again, see `views`: nobody knows how many are doubtful.
+
+    Args:
+        config: The run's.
+        unsure: Share of real characters that the reader will not be sure of before it adapts.
     """
     reader, size = config.reader, (config.scheme.height, config.scheme.width)
     architecture = reader_architecture(config)
     trained = reader_architecture(config, pose=reads_poses(config))
     each = count_flops(trained, reader.batch_size, backward=True)
-    flops = each * reader.steps + count_adaptation_flops(architecture, config.adaptation)
+    flops = each * reader.steps + count_adaptation_flops(
+        architecture, config.adaptation, steps_of(config.adaptation, unsure)
+    )
     if calibrates(config):
         scout, calibration = reader_architecture(config, pose=True), config.calibration
         each = count_flops(scout, reader.batch_size, backward=True)
         for number in range(1, calibration.rounds + 1):
-            if calibration.self_trains(number):
-                flops += count_adaptation_flops(scout, self_training_settings(config))
-            else:
-                flops += each * calibration.steps_of(number)
+            flops += each * calibration.steps_of(number)
         flops += scouting_flops(config, calibration.images) * calibration.rounds
     elif config.refine:
         flops += each * config.witness_steps
@@ -74,16 +80,6 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
         reader.channels,
         pose,
     )
-
-
-def self_trains(config: RunConfig) -> bool:
-    """Whether calibration's last scout is to learn from real images, too."""
-    return calibrates(config) and config.calibration.self_trains(config.calibration.rounds)
-
-
-def self_training_settings(config: RunConfig) -> AdaptationSettings:
-    """How a scout learns from real images."""
-    return config.adaptation.model_copy(update={"steps": config.calibration.self_training})
 
 
 def scouting_flops(config: RunConfig, images: int) -> int:

@@ -33,7 +33,7 @@ STAGES = {
 
 _MAX_JSON_BYTES = 16_000_000
 _MAX_METRICS_BYTES = 64_000_000
-_UNPLOTTED = {"step", "epoch", "images", "seconds", "flops", "eta"}
+_UNPLOTTED = {"step", "steps", "epoch", "images", "seconds", "flops", "eta"}
 """A figure with one of these words in its name is a count or a cost, not a curve."""
 
 

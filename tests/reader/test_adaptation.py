@@ -14,7 +14,9 @@ from simgan_captcha.reader.adaptation import (
     STATISTICS_BATCHES,
     AdaptationSettings,
     Prior,
+    count_adaptation_flops,
     frozen_statistics,
+    steps_of,
 )
 from simgan_captcha.reader.training import CHECKPOINT, ReaderResult, count_flops
 
@@ -82,6 +84,7 @@ def test_what_an_adaptation_gives(
         "synthetic_accuracy",
         "pseudo_label_rate",
         "learning_rate",
+        "steps",
     }
     assert all(0 <= row["pseudo_label_rate"] <= 1 for row in rows)
     # It reads through what is done to the images better than a reader that does not learn.
@@ -95,8 +98,8 @@ def test_what_an_adaptation_gives(
     assert result.images == 150 * (32 + 16)
     reading = count_flops(ARCHITECTURE, 32, backward=False)
     learning = count_flops(ARCHITECTURE, 32 + 16, backward=True)
-    # A reading teacher; a learning student; and batch-norm statistics beforehand.
-    assert result.flops == 150 * (reading + learning) + STATISTICS_BATCHES * reading
+    # A reading teacher; a learning student; batch-norm statistics and a first reading beforehand.
+    assert result.flops == 150 * (reading + learning) + 2 * STATISTICS_BATCHES * reading
 
 
 def test_the_given_reader_stays_as_it_was(trained: nn.Module, tmp_path: Path) -> None:
@@ -133,6 +136,47 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
     assert same_weights(again.reader, whole[0].reader)
     assert again.figures == whole[0].figures
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[1] / "metrics.jsonl").read_bytes()
+
+
+@given(
+    unsure=st.floats(0, 1), more=st.floats(0, 1), steps=st.integers(0, 500), longest=st.floats(1, 9)
+)
+def test_the_less_is_sure_the_longer_it_takes(
+    unsure: float, more: float, steps: int, longest: float
+) -> None:
+    settings = changed(steps=steps, longest=longest)
+    less_sure = min(1.0, unsure + more)
+    assert steps <= steps_of(settings, unsure) <= steps_of(settings, less_sure)
+    assert steps_of(settings, 1.0) == round(longest * steps)
+    assert steps_of(settings, 0.0) == steps
+
+
+@pytest.mark.parametrize(("confidence", "steps"), [(0.01, 6), (1.0, 15)])
+def test_a_reader_that_is_unsure_adapts_longer(
+    trained: nn.Module, tmp_path: Path, confidence: float, steps: int
+) -> None:
+    """At 0.01 all is sure, at 1 nothing."""
+    settings = changed(steps=6, longest=2.5, confidence=confidence, checkpoint_every=4)
+
+    def stop(step: int, total: int, figures: dict[str, float]) -> None:
+        if step == 5:
+            raise Stop
+
+    whole = adapt(trained, tmp_path / "whole", settings)
+    assert whole.figures["steps"] == steps
+    assert whole.images == steps * (32 + 16)
+    assert whole.flops == count_adaptation_flops(ARCHITECTURE, settings, steps)
+    with pytest.raises(Stop):
+        adapt(trained, tmp_path / "again", settings, on_step=stop)
+    seen: list[tuple[int, int]] = []
+    again = adapt(
+        trained,
+        tmp_path / "again",
+        settings,
+        on_step=lambda step, total, figures: seen.append((step, total)),
+    )
+    assert seen == [(step, steps) for step in range(5, steps + 1)]
+    assert same_weights(again.reader, whole.reader)
 
 
 def statistics(reader: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -179,7 +223,7 @@ def test_statistics_are_estimated_before_the_first_pseudo_label(tmp_path: Path) 
             yield images
 
     adapt(untrained(), tmp_path, changed(steps=2), real=counted)
-    assert asked == [*range(STATISTICS_BATCHES), 0, 1]
+    assert asked == [*range(STATISTICS_BATCHES), *range(STATISTICS_BATCHES), 0, 1]
 
 
 def test_divergence_is_said_in_words(trained: nn.Module, tmp_path: Path) -> None:

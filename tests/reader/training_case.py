@@ -36,6 +36,7 @@ SETTINGS = ReaderSettings(
 )
 ADAPTATION = AdaptationSettings(
     steps=150,
+    longest=1,
     batch_size=32,
     synthetic_batch_size=16,
     learning_rate=3e-3,

@@ -73,6 +73,16 @@ def test_a_stage_that_writes_nothing_for_a_minute_is_quiet(run: Path) -> None:
     assert stage(run, "adapt").state == "working"
 
 
+def test_an_adaptation_says_how_long_it_takes(run: Path) -> None:
+    unfinish(run, "adapt")
+    rows = (run / "adapt" / "metrics.jsonl").read_text().splitlines()[:3]
+    longer = [json.dumps(json.loads(row) | {"steps": 20}) for row in rows]
+    (run / "adapt" / "metrics.jsonl").write_text("\n".join([*longer, ""]))
+    status = stage(run, "adapt")
+    assert (status.step, status.steps) == (3, 20)
+    assert "steps" not in status.said
+
+
 def test_stages_to_come_wait_and_rounds_add_up(run: Path) -> None:
     recorded = json.loads((run / "run.json").read_text())
     recorded["config"] |= {
@@ -90,9 +100,6 @@ def test_stages_to_come_wait_and_rounds_add_up(run: Path) -> None:
     (run / "calibrate" / "identity.json").write_text("{}")
     status = stage(run, "calibrate")
     assert (status.state, status.step) == ("working", 13)
-    recorded["config"]["calibration"]["self_training"] = 4  # instead of the last round's
-    (run / "run.json").write_text(json.dumps(recorded))
-    assert stage(run, "calibrate").steps == 19
     # The scout of the calibration is the witness then.
     assert stage(run, "refine").steps == 8
 

@@ -239,8 +239,8 @@ def calibrate(
         raise TooLittleReadError(
             f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
             f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
-            f"read, got {settled.sum()}; train the scout longer (calibration.first_steps), widen "
-            "the simulator's ranges, or set calibrate=false"
+            f"read, got {settled.sum()}; train the scout longer (calibration.first_steps, "
+            "calibration.steps), widen the simulator's ranges, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
     forms, surely = places[..., PLACED:], places[kept][:, PLACED:]

@@ -50,7 +50,12 @@ UnlabelledStream = Callable[[int], Iterator[Tensor]]
 """``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1] from batch number n on."""
 
 STATISTICS_BATCHES = 30
-"""Real batches that batch-norm statistics are estimated from before the first step."""
+"""Real batches that batch-norm statistics are estimated from before the first step, and that are
+read by these to tell how sure the reader is."""
+
+_UNSURE = (0.05, 0.2)
+"""Shares of characters that a reader is not sure of: up to the first it adapts in ``steps``, from
+the second on it takes ``longest`` times as many."""
 
 _STRONGEST_BIAS = 3.0  # a class that is never read is not to be read everywhere
 
@@ -61,7 +66,10 @@ class AdaptationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: int = Field(default=2000, ge=0)
-    """Optimiser steps; 0 leaves the reader as it is."""
+    """Optimiser steps where the reader is sure of nearly all from the start; 0 leaves it as it
+    is."""
+    longest: float = Field(default=3.0, ge=1, le=100)
+    """Times as many steps where it is sure of few, and in proportion between."""
     batch_size: int = Field(default=32, ge=2, le=65536)
     """Real images a step."""
     synthetic_batch_size: int = Field(default=16, ge=2, le=65536)
@@ -144,7 +152,8 @@ def adapt_reader(
         folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
         fabric: As `train_reader` takes it.
         seed: Of augmentation and dropout.
-        on_step: Called after every step, with ``images_per_second`` among the figures.
+        on_step: Called after every step, of as many as `steps_of` says, with ``images_per_second``
+            among the figures.
         absent: Class of a slot that no character stands in, see `Scheme.absent`.
         objective: Of synthetic images; a scout, which tells more than characters, needs its own.
 
@@ -171,13 +180,16 @@ def adapt_reader(
     student.train()
     if first:
         prior.frequencies, prior.bias = tensors["prior"].clone()
+        steps = int(figures["steps"])
     else:
         _estimate_statistics(student, teacher, real(0), fabric)
+        unsure = _unsure_share(teacher, real(0), settings.confidence, fabric)
+        steps = steps_of(settings, mean(fabric, torch.tensor(unsure)).item())
     started = time.monotonic()
 
     with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
         real_images, synthetic_images = real(first), synthetic(first)
-        for step in range(first, settings.steps):
+        for step in range(first, steps):
             images = next(real_images).to(fabric.device, memory_format=MEMORY_FORMAT)
             with torch.no_grad(), fabric.autocast():
                 read = logits_of(teacher(images)).float().softmax(-1)
@@ -203,7 +215,7 @@ def adapt_reader(
             loss = real_loss + synthetic_loss * (len(targets) / len(images))
 
             done = step + 1
-            rate = learning_rate_at(step, settings.steps, settings.learning_rate)
+            rate = learning_rate_at(step, steps, settings.learning_rate)
             take_step(fabric, student, optimizer, loss, rate, done)
             update_average(teacher, model, settings.ema_decay, step + 1_000)
 
@@ -215,36 +227,51 @@ def adapt_reader(
                 "pseudo_label_rate": sure.float().mean().item(),
                 "learning_rate": rate,
             }
+            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
+            shown = figures | {"images_per_second": speed}
+            figures["steps"] = steps  # for who looks on, and who goes on
             log.log(done, **figures)
-            if fabric.is_global_zero and (
-                done % settings.checkpoint_every == 0 or done == settings.steps
-            ):
+            if fabric.is_global_zero and (done % settings.checkpoint_every == 0 or done == steps):
                 save_training_state(
                     folder / CHECKPOINT,
                     **state,
                     tensors={"prior": torch.stack([prior.frequencies, prior.bias])},
                     numbers={"made_with": made_with, "step": done, "figures": figures},
                 )
-            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
-            on_step(done, settings.steps, figures | {"images_per_second": speed})
+            on_step(done, steps, shown)
 
     return ReaderResult(
         reader=teacher.cpu(),
-        flops=count_adaptation_flops(architecture, settings),
-        images=settings.steps * (settings.batch_size + settings.synthetic_batch_size),
+        flops=count_adaptation_flops(architecture, settings, steps),
+        images=steps * (settings.batch_size + settings.synthetic_batch_size),
         figures=figures,
     )
 
 
-def count_adaptation_flops(architecture: ReaderArchitecture, settings: AdaptationSettings) -> int:
-    """Floating-point operations of a whole adaptation, on any machine; a multiply-add is two."""
-    if not settings.steps:
+def steps_of(settings: AdaptationSettings, unsure: float) -> int:
+    """Optimiser steps of a reader that is not sure of this share of real characters beforehand.
+
+    What a reader is not sure of it has yet to learn, and from few pseudo-labels at first.
+    """
+    few, many = _UNSURE
+    share = min(1.0, max(0.0, (unsure - few) / (many - few)))
+    return round(settings.steps * (1 + (settings.longest - 1) * share))
+
+
+def count_adaptation_flops(
+    architecture: ReaderArchitecture, settings: AdaptationSettings, steps: int
+) -> int:
+    """Floating-point operations of an adaptation of so many steps, on any machine.
+
+    A multiply-add is two.
+    """
+    if not steps:
         return 0
     teacher = count_flops(architecture, settings.batch_size, backward=False)
     student = count_flops(
         architecture, settings.batch_size + settings.synthetic_batch_size, backward=True
     )
-    return (teacher + student) * settings.steps + teacher * STATISTICS_BATCHES
+    return (teacher + student) * steps + teacher * 2 * STATISTICS_BATCHES
 
 
 @torch.no_grad()
@@ -255,6 +282,19 @@ def _estimate_statistics(
     for _ in range(STATISTICS_BATCHES):
         student(next(real).to(fabric.device))
     teacher.load_state_dict(student.state_dict())
+
+
+@torch.no_grad()
+def _unsure_share(
+    teacher: nn.Module, real: Iterator[Tensor], confidence: float, fabric: Fabric
+) -> float:
+    """The share of real characters of which the teacher is not sure, before it learns."""
+    unsure = 0.0
+    for _ in range(STATISTICS_BATCHES):
+        with fabric.autocast():
+            read = logits_of(teacher(next(real).to(fabric.device))).float().softmax(-1)
+        unsure += (read.amax(-1) <= confidence).float().mean().item()
+    return unsure / STATISTICS_BATCHES
 
 
 @contextmanager

@@ -35,11 +35,7 @@ class CalibrationSettings(BaseModel):
     first_steps: int = Field(default=700, ge=1)
     """Optimiser steps of the first round, which begins from nothing."""
     steps: int = Field(default=400, ge=1)
-    """Optimiser steps of every other round, but for the last one that ``self_training`` is of."""
-    self_training: int = Field(default=0, ge=0)
-    """Steps of the last round, if there are several, this is not 0 and an earlier look found
-    something: the scout that tells what is found learns from the real images, too, as
-    ``adaptation`` says. Whether it helps is not settled, see docs/architecture.md."""
+    """Optimiser steps of every other round."""
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
     be trusted than the last one, which readers learn from."""
@@ -52,14 +48,8 @@ class CalibrationSettings(BaseModel):
     rendering_evaluations: int = Field(default=160, ge=20)
     """Candidates that are drawn for it."""
 
-    def self_trains(self, number: int) -> bool:
-        """Whether the scout of a round, from 1, is to learn from real images, too."""
-        return number == self.rounds > 1 and self.self_training > 0
-
     def steps_of(self, number: int) -> int:
-        """Optimiser steps of a round."""
-        if self.self_trains(number):
-            return self.self_training
+        """Optimiser steps of a round, from 1."""
         return self.first_steps if number == 1 else self.steps
 
 

@@ -31,6 +31,7 @@ QUIET_SECONDS = 60.0
 _TAIL_BYTES = 4096
 """A line of metrics is far shorter."""
 _SHOWN_FIGURES = 3
+_NOT_SHOWN = ("step", "steps", "learning_rate")
 
 State = Literal["waiting", "working", "quiet", "done"]
 
@@ -92,7 +93,11 @@ def _stage_status(folder: Path, run: Json) -> StageStatus:
     parts = _parts(folder, as_mapping(run.get("config")))
     last = [_last_figures(part / FILE_NAME) for part, _ in parts]
     if parts:
-        status.steps = sum(steps for _, steps in parts)
+        # How long an adaptation takes it tells once it has begun.
+        status.steps = sum(
+            _steps(figures, "steps") or planned
+            for (_, planned), figures in zip(parts, last, strict=True)
+        )
         status.step = sum(int(as_number(figures.get("step")) or 0) for figures in last)
     manifest = read_json(folder / MANIFEST, damage)
     if manifest is not None:
@@ -133,11 +138,10 @@ def _parts(folder: Path, config: Json) -> list[tuple[Path, int]]:
         return [(folder / "witness", _steps(config, "witness_steps")), (folder, steps)]
     if stage == "calibrate":
         settings = as_mapping(config.get("calibration"))
-        rounds, last = _steps(settings, "rounds"), _steps(settings, "self_training")
-        of_rounds = [_steps(settings, "first_steps" if n == 0 else "steps") for n in range(rounds)]
-        if rounds > 1 and last:
-            of_rounds[-1] = last
-        return [(folder / f"round-{n}", of_round) for n, of_round in enumerate(of_rounds, 1)]
+        return [
+            (folder / f"round-{n}", _steps(settings, "first_steps" if n == 1 else "steps"))
+            for n in range(1, _steps(settings, "rounds") + 1)
+        ]
     return []
 
 
@@ -172,7 +176,7 @@ def _figures(latest: Json) -> list[str]:
     return [
         f"{key.replace('_', ' ')} {number:.3g}"
         for key, value in latest.items()
-        if key not in ("step", "learning_rate") and (number := as_number(value)) is not None
+        if key not in _NOT_SHOWN and (number := as_number(value)) is not None
     ][:_SHOWN_FIGURES]
 
 
