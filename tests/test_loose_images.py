@@ -92,7 +92,7 @@ def test_a_folder_of_images_of_another_size_says_so(folder: Path, tmp_path: Path
 def test_the_first_look_sees_what_there_is(folder: Path) -> None:
     look = look_at(folder)
     assert (look.files, look.looked_at, look.unreadable, look.size) == (80, 80, 0, (48, 24))
-    assert not look.plain  # grey from left to right, and a line
+    assert look.kind == "shared"  # grey from left to right, and a line
     assert look.clutter == ()
     assert 8 < look.text_height < 20
     assert 20 < look.text_width < 48
@@ -133,7 +133,7 @@ def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
         coloured(number).save(tmp_path / f"{number}.png")
     coloured(60, (100, 40)).save(tmp_path / "half.png")
     look = look_at(tmp_path)
-    assert look.plain
+    assert look.kind == "plain"
     assert look.clutter == ("lines", "dots")
     assert look.coloured_ink
     width, height = look.reading_size
@@ -143,11 +143,27 @@ def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
     assert doubts(look) == []
 
 
+def test_the_first_look_sees_backgrounds_that_vary(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 120, 200)[None, :, None].repeat(80, 0)
+    for number in range(40):
+        seen = np.asarray(coloured(number).convert("L"), float)
+        dark = (abs(seen - np.median(seen)) > 50)[..., None] * 130.0
+        light = np.random.default_rng(number).integers(215, 256, 3)
+        shade = light - ramp[:, :: 1 - number % 2 * 2]
+        picture = np.clip(shade - dark, 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    look = look_at(tmp_path)
+    assert look.kind == "varying"
+    assert look.reading_size[0] < 200
+    assert 0.3 * look.reading_size[1] < look.text_height < 0.7 * look.reading_size[1]
+    assert 'background = "varying"' in scheme_text(look, tmp_path, "my.toml", "0123456789", (4, 4))
+
+
 def test_the_first_look_takes_images_of_as_many_sizes_as_there_are(tmp_path: Path) -> None:
     for number in range(30):
         coloured(number, (180 + number, 80)).save(tmp_path / f"{number}.png")
     look = look_at(tmp_path)
-    assert look.plain
+    assert look.kind == "plain"
     width, height = look.reading_size
     assert width / height == pytest.approx(195 / 80, rel=0.03)
     assert doubts(look) == []

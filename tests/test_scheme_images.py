@@ -18,12 +18,20 @@ from simgan_captcha.scheme_images import (
     decode_scheme_image,
     ink_on_black,
     pixels_of_scheme,
+    read_scheme_image,
+    uneven_share,
 )
 from tests.drawing import encode_jpeg
 
 SHARED = Scheme(alphabet="ab", length=2, width=40, height=20)
 PLAIN = SHARED.model_copy(update={"background": "plain"})
 COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+def encode_rgb(image: GreyImages) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def bar(ground: tuple[int, ...], ink: tuple[int, ...], scale: int = 1) -> GreyImages:
@@ -89,6 +97,62 @@ def test_weak_ink_is_not_made_strong() -> None:
     assert 0 < faint.max() < INK / 4
 
 
+LIGHT = st.tuples(*[st.integers(140, 255)] * 3)
+
+
+def on_grounds(ground: GreyImages, ink: tuple[int, ...]) -> GreyImages:
+    """The bar of `bar`, on a ground (20, 40, 3)."""
+    image = ground.copy()
+    image[4:16, 10:16] = ink
+    return image
+
+
+def gradient(left: tuple[int, ...], right: tuple[int, ...]) -> GreyImages:
+    """(20, 40, 3): one colour runs into another."""
+    part = np.linspace(0, 1, 40)[:, None]
+    row = np.array(left) * (1 - part) + np.array(right) * part
+    return np.broadcast_to(np.rint(row).astype(np.uint8), (20, 40, 3))
+
+
+def panels(left: tuple[int, ...], right: tuple[int, ...]) -> GreyImages:
+    """(20, 40, 3): two colours side by side."""
+    return np.repeat(np.array([left, right], np.uint8), [27, 13], axis=0)[None].repeat(20, 0)
+
+
+@given(left=LIGHT, right=LIGHT, ink=st.tuples(*[st.integers(0, 40)] * 3), of=st.booleans())
+def test_ink_is_found_on_colours_that_vary(
+    left: tuple[int, ...], right: tuple[int, ...], ink: tuple[int, ...], of: bool
+) -> None:
+    ground = (gradient if of else panels)(left, right)
+    found = ink_on_black(on_grounds(ground, ink), 40, 20, varying=True)
+    assert found[4:16, 10:16].min() > 0.7 * INK
+    beside = np.ones((20, 40), bool)
+    beside[4:16, 10:16] = False
+    assert np.percentile(found[beside], 95) < 0.3 * INK  # at the edges it knows one side alone
+
+
+def test_of_one_colour_a_varying_background_is_not() -> None:
+    image = on_grounds(gradient((150, 150, 255), (255, 200, 140)), (0, 0, 0))
+    assert uneven_share(image) > 0.5
+    assert uneven_share(bar((255, 255, 255), (0, 0, 0))) == 0
+    beside = ink_on_black(image, 40, 20)[:, 20:]
+    assert np.percentile(beside, 95) > 0.3 * INK  # told that it is of one colour
+
+
+def test_a_scheme_says_whether_its_background_varies() -> None:
+    image = on_grounds(gradient((150, 150, 255), (255, 200, 140)), (0, 0, 0))
+    data = encode_rgb(image)
+    varying = SHARED.model_copy(update={"background": "varying"})
+    expected = ink_on_black(image, 40, 20, varying=True)
+    for found in (
+        decode_scheme_image(data, varying),
+        read_scheme_image(data, varying),
+        pixels_of_scheme(image, varying),
+    ):
+        assert np.array_equal(found, expected)
+    assert not np.array_equal(decode_scheme_image(data, PLAIN), expected)
+
+
 @pytest.mark.parametrize("scale", [2, 3])
 def test_larger_images_are_scaled(scale: int) -> None:
     scaled = ink_on_black(bar((9, 99, 199), (250, 10, 0), scale), 40, 20).astype(int)
@@ -109,10 +173,11 @@ def test_another_aspect_is_kept() -> None:
     width=st.integers(1, 60),
     seed=st.integers(0, 99),
     flat=st.booleans(),
+    varying=st.booleans(),
 )
-def test_any_image_fits(height: int, width: int, seed: int, flat: bool) -> None:
+def test_any_image_fits(height: int, width: int, seed: int, flat: bool, varying: bool) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    ink = ink_on_black(image * 0 + 7 if flat else image, 40, 20)
+    ink = ink_on_black(image * 0 + 7 if flat else image, 40, 20, varying=varying)
     assert ink.shape == (20, 40)
     assert ink.dtype == np.uint8
     assert not (flat and ink.any())

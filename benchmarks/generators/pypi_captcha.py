@@ -1,6 +1,9 @@
 """Captchas of the PyPI package ``captcha``.
 
-Arguments: FOLDER COUNT ALPHABET SHORTEST LONGEST WIDTH HEIGHT [FONT]
+Arguments: FOLDER COUNT ALPHABET SHORTEST LONGEST WIDTH HEIGHT [FONT | --gradients]
+
+With ``--gradients`` each captcha lies on two light colours that run into each other, as Pillow
+draws them.
 
 Needs an environment of its own with that package, which is no dependency of this one.
 """
@@ -11,20 +14,35 @@ import sys
 from pathlib import Path
 
 from captcha.image import ImageCaptcha  # type: ignore[import-not-found]
+from PIL import Image, ImageChops, ImageOps
 
 folder, (count, shortest, longest, width, height) = (
     Path(sys.argv[1]),
     (int(sys.argv[n]) for n in (2, 4, 5, 6, 7)),
 )
-alphabet, fonts = sys.argv[3], sys.argv[8:] or None
+gradients = "--gradients" in sys.argv[8:]
+alphabet, fonts = sys.argv[3], None if gradients else sys.argv[8:] or None
 random.seed(1)
 (folder / "images").mkdir(parents=True)
 draw = ImageCaptcha(width=width, height=height, fonts=fonts)
+
+
+def on_gradient(image: Image.Image) -> Image.Image:
+    """Its darkness on a gradient across any direction."""
+    ramp = Image.linear_gradient("L").rotate(random.uniform(0, 360), Image.Resampling.BICUBIC)
+    black, white = [tuple(random.choices(range(110, 256), k=3)) for _ in range(2)]
+    middle = ramp.crop((52, 52, 204, 204)).resize((width, height))  # what no turn leaves empty
+    return ImageChops.multiply(image.convert("RGB"), ImageOps.colorize(middle, black, white))
+
+
 with (folder / "labels.csv").open("w", newline="") as file:
     labels = csv.writer(file)
     labels.writerow(("name", "label"))
     for _ in range(count):
         text = "".join(random.choices(alphabet, k=random.randint(shortest, longest)))
         name = f"{random.getrandbits(128):032x}.png"
-        draw.write(text, str(folder / "images" / name))
+        path = folder / "images" / name
+        draw.write(text, str(path))
+        if gradients:
+            on_gradient(Image.open(path)).save(path)
         labels.writerow((name, text))

@@ -31,9 +31,9 @@ from simgan_captcha.images import (
     decode_rgb,
 )
 from simgan_captcha.loose_images import is_image_file
-from simgan_captcha.scheme import ClutterKind
+from simgan_captcha.scheme import BackgroundKind, ClutterKind
 from simgan_captcha.scheme_file import check_scheme
-from simgan_captcha.scheme_images import INK, ink_on_black
+from simgan_captcha.scheme_images import INK, ink_on_black, uneven_share
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
@@ -48,6 +48,9 @@ _SPECK = 0.08
 """Of the image's height."""
 _DOTTED = 6
 """Specks in most images that are no accident."""
+_UNEVEN = 0.1
+"""Share of an image that makes a background of more than one colour, see `uneven_share`; of those
+of one colour that were looked at it was 0."""
 _ONE_SIZE = 0.9
 """Share of images of one size that counts as all of them."""
 _READ_PIXELS = 5_000
@@ -73,12 +76,13 @@ class FirstLook:
     sizes: Counter[Size]
     background: Background = field(repr=False)
     """Of the images of the commonest size."""
-    plain: bool
-    """Whether each image's background is of one colour, not a picture that all share."""
+    kind: BackgroundKind
+    """Of background, see `Scheme.background`."""
     clutter: tuple[ClutterKind, ...]
     """What seems to lie among the letters; lines that do are hard to see for a program."""
     reading_size: Size
-    """That images are read at: their own, or smaller on plain ground, see `_READ_PIXELS`."""
+    """That images are read at: their own, or smaller where they share no picture, see
+    `_READ_PIXELS`."""
     text_height: int
     """Pixels from the top of a text to its foot, at `reading_size`."""
     text_width: int
@@ -137,8 +141,8 @@ def look_at(folder: Path) -> FirstLook:
         )
     size, count = sizes.most_common(1)[0]
     encoded = by_size[size]
-    plain = count < _ONE_SIZE * sizes.total()  # images that share a picture share a size
-    if plain:
+    shared = count >= _ONE_SIZE * sizes.total()  # images that share a picture share a size
+    if not shared:
         encoded = [data for images in by_size.values() for data in images]
         middle = np.median(list(sizes.elements()), axis=0)
         size = round(float(middle[0])), round(float(middle[1]))
@@ -146,10 +150,15 @@ def look_at(folder: Path) -> FirstLook:
         grey = np.stack([decode_grey(data) for data in encoded])
         background = estimate_background(grey)
         low, high = np.percentile(grey, (25, 75), axis=0)
-        plain = _is_plain(background, one=bool(np.median(high - low) <= _ALIKE))
-    if plain:
+        shared = _is_picture(background, one=bool(np.median(high - low) <= _ALIKE))
+    kind: BackgroundKind = "shared"
+    if not shared:
         size = _reading_size(size)
-        drawn = np.stack([ink_on_black(decode_rgb(data), *size) for data in encoded])
+        uneven = [uneven_share(decode_rgb(data)) for data in encoded]
+        kind = "varying" if np.mean(uneven) > _UNEVEN else "plain"
+        drawn = np.stack(
+            [ink_on_black(decode_rgb(data), *size, varying=kind == "varying") for data in encoded]
+        )
         background = plain_background(size[1], size[0], INK)
         ink = drawn > INK / 2
     else:
@@ -167,8 +176,8 @@ def look_at(folder: Path) -> FirstLook:
         unreadable=unreadable,
         sizes=sizes,
         background=background,
-        plain=plain,
-        clutter=(*(("lines",) if plain else ()), *(("dots",) if dotted else ())),
+        kind=kind,
+        clutter=(*(() if shared else ("lines",)), *(("dots",) if dotted else ())),
         reading_size=size,
         text_height=max(4, text_height),
         text_width=max(4, text_width),
@@ -179,10 +188,10 @@ def look_at(folder: Path) -> FirstLook:
     )
 
 
-def _is_plain(background: Background, *, one: bool) -> bool:
-    """Whether it is no picture; ``one``: whether it is the same in most images."""
+def _is_picture(background: Background, *, one: bool) -> bool:
+    """Whether it is more than a colour; ``one``: whether it is the same in most images."""
     low, high = np.percentile(background.grey, (5, 95))
-    return not one or bool(high - low <= _ALIKE and background.line_mask.mean() < _LINED)
+    return one and bool(high - low > _ALIKE or background.line_mask.mean() >= _LINED)
 
 
 def _ink_colours(images: Sequence[GreyImages], ink: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -274,7 +283,7 @@ def scheme_text(
             "shortest": shortest if shortest < longest else None,
             "width": width,
             "height": height,
-            "background": "plain" if look.plain else "shared",
+            "background": look.kind,
             "text_height": look.text_height,
             "text_width": look.text_width,
             "clutter": look.clutter,
@@ -284,8 +293,9 @@ def scheme_text(
     where = "".join(c if c.isprintable() else "?" for c in str(folder))
     quoted = json.dumps(characters, ensure_ascii=False).replace("\x7f", "\\u007f")
     brightness = "brighter" if look.background.bright_ink else "darker"
-    ink = "as far from it" if look.plain else f"{brightness} than the background"
-    fate = "scaled" if look.plain else "set aside"
+    shared = look.kind == "shared"
+    ink = f"{brightness} than the background" if shared else "as far from it"
+    fate = "set aside" if shared else "scaled"
     lines = [
         f"# A scheme for simgan-captcha, from {look.looked_at:,} of the {look.files:,} images in",
         f"# {where}. Look at {Path(name).stem}.png, correct what is wrong here, then:",
@@ -316,7 +326,8 @@ def scheme_text(
         f"height = {height}",
         "",
         "# shared: all images have one picture behind the text, and one size. plain: behind it",
-        "# is one colour, each image's own or that of all; any size is scaled to fit.",
+        "# is one colour, each image's own or that of all; any size is scaled to fit. varying:",
+        "# likewise, but colours run into each other (gradients, clouds) or lie side by side.",
         f'background = "{scheme.background}"',
         "",
         "# Pixels from the top of a text to its foot, about, at that size.",
@@ -343,7 +354,7 @@ def doubts(look: FirstLook) -> list[str]:
     found = []
     if look.unreadable:
         found.append(f"{look.unreadable} of {look.looked_at} images cannot be read: set aside")
-    if len(look.sizes) > 1 and not look.plain:
+    if len(look.sizes) > 1 and look.kind == "shared":
         found.append(
             f"images of {len(look.sizes)} sizes, only those of {look.size[0]}x{look.size[1]} are "
             'taken; background = "plain" takes all, and no picture behind the text'

@@ -321,13 +321,13 @@ class _Stages:
 
     def background(self, folder: Path, advance: Advance) -> StageOutcome:
         config, scheme = self.config, self.config.scheme
-        if scheme.background == "plain":
-            background = plain_background(
-                scheme.height, scheme.width, INK, config.encoding, config.removed_lines
-            )
-        else:
+        if scheme.shares_picture:
             background = estimate_background(
                 self.learning.images(), config.encoding, config.lines, config.removed_lines
+            )
+        else:
+            background = plain_background(
+                scheme.height, scheme.width, INK, config.encoding, config.removed_lines
             )
         background.save(folder / "background.npz")
         write_bytes(folder / "background.png", encode_png(background.grey))
@@ -367,8 +367,8 @@ def fabric_precision(fabric: Fabric) -> str:
 def _decoding(config: RunConfig) -> dict[str, Any]:
     """What decides how stored images are decoded; nothing where all share a picture and a size."""
     scheme = config.scheme
-    plain = scheme.background == "plain"
-    return {"plain": {"width": scheme.width, "height": scheme.height}} if plain else {}
+    size = {"width": scheme.width, "height": scheme.height}
+    return {} if scheme.shares_picture else {scheme.background: size}
 
 
 def _of(config: RunConfig, *keys: str) -> dict[str, Any]:

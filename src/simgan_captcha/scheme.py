@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from simgan_captcha.errors import SchemeError
 
+BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots"]
 
 
@@ -42,9 +43,10 @@ class Scheme(BaseModel):
     """Image width in pixels."""
     height: int = Field(ge=8, le=4096)
     """Image height in pixels."""
-    background: Literal["shared", "plain"] = "shared"
+    background: BackgroundKind = "shared"
     """``shared``: all images have the same picture and size. ``plain``: each is of one colour, its
-    own or that of all, and any size is scaled to fit width and height."""
+    own or that of all, and any size is scaled to fit width and height. ``varying``: likewise, but
+    its colours change slowly within the image (gradients, clouds) or in large steps (panels)."""
     text_height: int | None = Field(default=None, ge=4, le=4096)
     """Pixels from the top of a text to its foot, about; None where nobody said."""
     text_width: int | None = Field(default=None, ge=4, le=4096)
@@ -85,6 +87,11 @@ class Scheme(BaseModel):
                 f"{self.shortest}"
             )
         return self
+
+    @property
+    def shares_picture(self) -> bool:
+        """Whether what lies behind the text is the same in all images."""
+        return self.background == "shared"
 
     @property
     def absent(self) -> int | None:

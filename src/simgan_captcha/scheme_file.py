@@ -100,7 +100,7 @@ def scheme_settings(path: Path) -> list[str]:
     settings["simulator.layout"] = layout
     settings["simulator.fonts"] = fonts_with(scheme.alphabet)
     settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
-    if scheme.background == "plain":
+    if not scheme.shares_picture:
         settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
     settings["calibration.first_steps"] = _FIRST_STEPS
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
