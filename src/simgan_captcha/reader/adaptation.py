@@ -27,12 +27,11 @@ from simgan_captcha.checkpoint import save_training_state
 from simgan_captcha.metrics_log import MetricsLog
 from simgan_captcha.parallel import mean, require_same_step
 from simgan_captcha.reader.augmentation import AugmentationSettings, augment
-from simgan_captcha.reader.network import ReaderArchitecture, logits_of
+from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import (
     CHECKPOINT,
     MEMORY_FORMAT,
     LabelledStream,
-    Objective,
     OnStep,
     ReaderResult,
     character_objective,
@@ -133,7 +132,6 @@ def adapt_reader(
     seed: int,
     on_step: OnStep,
     absent: int | None = None,
-    objective: Objective = character_objective,
 ) -> ReaderResult:
     """Self-train a copy of ``reader``; the teacher is what is kept.
 
@@ -155,7 +153,6 @@ def adapt_reader(
         on_step: Called after every step, of as many as `steps_of` says, with ``images_per_second``
             among the figures.
         absent: Class of a slot that no character stands in, see `Scheme.absent`.
-        objective: Of synthetic images; a scout, which tells more than characters, needs its own.
 
     Raises:
         RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
@@ -192,7 +189,7 @@ def adapt_reader(
         for step in range(first, steps):
             images = next(real_images).to(fabric.device, memory_format=MEMORY_FORMAT)
             with torch.no_grad(), fabric.autocast():
-                read = logits_of(teacher(images)).float().softmax(-1)
+                read = teacher(images).float().softmax(-1)
             aligned = prior.align(read, settings.alignment)
             prior.update(mean(fabric, aligned.mean((0, 1))))
             confidence, pseudo_labels = aligned.max(-1)
@@ -204,14 +201,14 @@ def adapt_reader(
             known_images = known_images.to(fabric.device, memory_format=MEMORY_FORMAT)
             targets = targets.to(fabric.device)
             with seeded_dropout(seed, step, fabric.global_rank):
-                logits = logits_of(student(moved)).float()
+                logits = student(moved).float()
                 with frozen_statistics(student):
                     known = student(known_images)
             cross_entropy = nn.functional.cross_entropy(
                 logits.transpose(1, 2), pseudo_labels, reduction="none"
             )
             real_loss = (cross_entropy * sure).mean()
-            synthetic_loss, of_known = objective(known, targets)
+            synthetic_loss, of_known = character_objective(known, targets)
             loss = real_loss + synthetic_loss * (len(targets) / len(images))
 
             done = step + 1
@@ -292,7 +289,7 @@ def _unsure_share(
     unsure = 0.0
     for _ in range(STATISTICS_BATCHES):
         with fabric.autocast():
-            read = logits_of(teacher(next(real).to(fabric.device))).float().softmax(-1)
+            read = teacher(next(real).to(fabric.device)).float().softmax(-1)
         unsure += (read.amax(-1) <= confidence).float().mean().item()
     return unsure / STATISTICS_BATCHES
 
