@@ -30,7 +30,7 @@ from simgan_captcha.parallel import local_processes, make_fabric, part, share
 from simgan_captcha.planning import (
     brief_settings,
     calibrates,
-    planned_training_flops,
+    plan_in_words,
     reader_architecture,
     verifies,
 )
@@ -93,7 +93,7 @@ def run_pipeline(
             config=config.model_dump(mode="json"),
         )
         threads, fabric = _start(config)
-        progress.say(_plan_line(config))
+        progress.say(plan_in_words(config))
         stages = _Stages(run, config, seed, progress, fabric)
         learning = stages.learning
 
@@ -215,12 +215,6 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
             "settings, it is of others; run the run to its end"
         )
     return reader, Background.load(run / "background" / "background.npz"), config
-
-
-def _plan_line(config: RunConfig) -> str:
-    least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
-    doubt = f", up to {most:.1f} if the reader is sure of little" if most > least else ""
-    return f"planned    {least:.1f} TFLOP of training{doubt}"
 
 
 def _estimate_line(run: Path) -> str:

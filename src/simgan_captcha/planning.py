@@ -68,6 +68,13 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
     return flops
 
 
+def plan_in_words(config: RunConfig) -> str:
+    """What a run will train, for whoever begins it."""
+    least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
+    doubt = f", up to {most:.1f} if the reader is sure of little" if most > least else ""
+    return f"planned    {least:.1f} TFLOP of training{doubt}"
+
+
 def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchitecture:
     """The reader's network for this scheme; with ``pose``, the scout's."""
     scheme, reader = config.scheme, config.reader
