@@ -133,8 +133,8 @@ def test_ink_is_found_on_colours_that_vary(
 
 def test_of_one_colour_a_varying_background_is_not() -> None:
     image = on_grounds(gradient((150, 150, 255), (255, 200, 140)), (0, 0, 0))
-    assert uneven_share(image) > 0.5
-    assert uneven_share(bar((255, 255, 255), (0, 0, 0))) == 0
+    assert uneven_share(image, 40, 20) > 0.5
+    assert uneven_share(bar((255, 255, 255), (0, 0, 0), 3), 40, 20) == 0
     beside = ink_on_black(image, 40, 20)[:, 20:]
     assert np.percentile(beside, 95) > 0.3 * INK  # told that it is of one colour
 

@@ -154,7 +154,7 @@ def look_at(folder: Path) -> FirstLook:
     kind: BackgroundKind = "shared"
     if not shared:
         size = _reading_size(size)
-        uneven = [uneven_share(decode_rgb(data)) for data in encoded]
+        uneven = [uneven_share(decode_rgb(data), *size) for data in encoded]
         kind = "varying" if np.mean(uneven) > _UNEVEN else "plain"
         drawn = np.stack(
             [ink_on_black(decode_rgb(data), *size, varying=kind == "varying") for data in encoded]

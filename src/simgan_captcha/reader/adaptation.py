@@ -181,7 +181,7 @@ def adapt_reader(
     else:
         _estimate_statistics(student, teacher, real(0), fabric)
         unsure = _unsure_share(teacher, real(0), settings.confidence, fabric)
-        steps = steps_of(settings, mean(fabric, torch.tensor(unsure)).item())
+        steps = steps_of(settings, mean(fabric, unsure).item())
     started = time.monotonic()
 
     with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
@@ -284,13 +284,13 @@ def _estimate_statistics(
 @torch.no_grad()
 def _unsure_share(
     teacher: nn.Module, real: Iterator[Tensor], confidence: float, fabric: Fabric
-) -> float:
-    """The share of real characters of which the teacher is not sure, before it learns."""
-    unsure = 0.0
+) -> Tensor:
+    """The share of real characters of which the teacher is not sure, before it learns; a number."""
+    unsure = torch.zeros((), device=fabric.device)
     for _ in range(STATISTICS_BATCHES):
         with fabric.autocast():
             read = teacher(next(real).to(fabric.device)).float().softmax(-1)
-        unsure += (read.amax(-1) <= confidence).float().mean().item()
+        unsure += (read.amax(-1) <= confidence).float().mean()
     return unsure / STATISTICS_BATCHES
 
 
