@@ -164,6 +164,7 @@ def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) ->
     plain = resolve_config(preset, settings)
     every = [
         f"reader.checkpoint_every={max(1, plain.reader.steps // points)}",
+        "adaptation.longest=1",  # as many steps whatever the reader is sure of
         f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
     ]
     chosen = [*settings, *every, *arm.settings]

@@ -155,7 +155,7 @@ def look_at(folder: Path) -> FirstLook:
     if not shared:
         size = _reading_size(size)
         uneven = [uneven_share(decode_rgb(data), *size) for data in encoded]
-        kind = "varying" if np.mean(uneven) > _UNEVEN else "plain"
+        kind = "varying" if np.median(uneven) > _UNEVEN else "plain"
         drawn = np.stack(
             [ink_on_black(decode_rgb(data), *size, varying=kind == "varying") for data in encoded]
         )
@@ -357,6 +357,6 @@ def doubts(look: FirstLook) -> list[str]:
     if len(look.sizes) > 1 and look.kind == "shared":
         found.append(
             f"images of {len(look.sizes)} sizes, only those of {look.size[0]}x{look.size[1]} are "
-            'taken; background = "plain" takes all, and no picture behind the text'
+            'taken; "plain" and "varying" backgrounds take all, but no picture that they share'
         )
     return found

@@ -1,10 +1,7 @@
 """What a configuration will train, and what that costs, before anything is trained."""
 
 from simgan_captcha.config import RunConfig
-from simgan_captcha.reader.adaptation import (
-    count_adaptation_flops,
-    steps_of,
-)
+from simgan_captcha.reader.adaptation import count_adaptation_flops, steps_of
 from simgan_captcha.reader.network import ReaderArchitecture
 from simgan_captcha.reader.training import ReaderSettings, count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops

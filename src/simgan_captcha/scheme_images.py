@@ -166,7 +166,7 @@ def uneven_share(rgb: GreyImages, width: int, height: int) -> float:
 
     Args:
         rgb: (h, w, 3), ``uint8``.
-        width: To look at it in at most; large images take long. ``height`` likewise.
+        width: That it is scaled to fit, as large images take long; ``height`` likewise.
     """
     rgb = _fitted(rgb, width, height)
     commonest = _commonest_colour(rgb, rgb.astype(np.float32))
