@@ -92,7 +92,7 @@ _SMALL_SIMGAN = {
 }
 
 PRESETS: dict[Preset, dict[str, Any]] = {
-    # 20 TFLOP of training in all, 35 where little is read surely.
+    # On the 2017 puzzle 20 TFLOP of training in all, 35 where little is read surely.
     "quick": {
         "calibration": {"steps": 300},
         "simgan": {
@@ -106,7 +106,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "reader": {"steps": 600},
         "adaptation": {"steps": 800},
     },
-    # 60 TFLOP of training in all, 100 where little is read surely.
+    # Likewise 60 and 100.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
         "reader": {"steps": 5000},

@@ -33,7 +33,7 @@ from simgan_captcha.images import (
 from simgan_captcha.loose_images import is_image_file
 from simgan_captcha.scheme import BackgroundKind, ClutterKind
 from simgan_captcha.scheme_file import check_scheme
-from simgan_captcha.scheme_images import INK, ink_on_black, uneven_share
+from simgan_captcha.scheme_images import INK, fitted, ink_on_black, uneven_share
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
@@ -154,11 +154,10 @@ def look_at(folder: Path) -> FirstLook:
     kind: BackgroundKind = "shared"
     if not shared:
         size = _reading_size(size)
-        uneven = [uneven_share(decode_rgb(data), *size) for data in encoded]
-        kind = "varying" if np.median(uneven) > _UNEVEN else "plain"
-        drawn = np.stack(
-            [ink_on_black(decode_rgb(data), *size, varying=kind == "varying") for data in encoded]
-        )
+        pictures = [fitted(decode_rgb(data), *size) for data in encoded]
+        varying = bool(np.median([uneven_share(picture) for picture in pictures]) > _UNEVEN)
+        kind = "varying" if varying else "plain"
+        drawn = np.stack([ink_on_black(picture, *size, varying=varying) for picture in pictures])
         background = plain_background(size[1], size[0], INK)
         ink = drawn > INK / 2
     else:

@@ -123,7 +123,7 @@ def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = Fa
     Returns:
         (H, W), ``uint8``: 0 where the background is.
     """
-    rgb = _fitted(rgb, width, height)
+    rgb = fitted(rgb, width, height)
     levels = rgb.astype(np.float32)
     ground = _surroundings(rgb) if varying else _commonest_colour(rgb, levels)
     distance = np.abs(levels - ground).max(-1)
@@ -148,8 +148,8 @@ def _strength(distance: Floats) -> float:
     return min(strongest, _STRONGER * float(np.percentile(letters, _OF_LETTERS)))
 
 
-def _fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
-    """An image (h, w, 3) as large as it may be, its aspect kept."""
+def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
+    """An image (h, w, 3) scaled to fit, its aspect kept."""
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
     if scale == 1:
         return rgb
@@ -161,14 +161,8 @@ def _fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
     return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
 
 
-def uneven_share(rgb: GreyImages, width: int, height: int) -> float:
-    """The share of an image about which the background has not its commonest colour.
-
-    Args:
-        rgb: (h, w, 3), ``uint8``.
-        width: That it is scaled to fit, as large images take long; ``height`` likewise.
-    """
-    rgb = _fitted(rgb, width, height)
+def uneven_share(rgb: GreyImages) -> float:
+    """The share of an image (h, w, 3) about which the background has not its commonest colour."""
     commonest = _commonest_colour(rgb, rgb.astype(np.float32))
     return float((np.abs(_surroundings(rgb) - commonest).max(-1) > _OTHER).mean())
 

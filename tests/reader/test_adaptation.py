@@ -169,13 +169,21 @@ def test_a_reader_that_is_unsure_adapts_longer(
     with pytest.raises(Stop):
         adapt(trained, tmp_path / "again", settings, on_step=stop)
     seen: list[tuple[int, int]] = []
+    asked_from: list[int] = []
+
+    def asked(first: int) -> Iterator[Tensor]:
+        asked_from.append(first)
+        return real(first)
+
     again = adapt(
         trained,
         tmp_path / "again",
         settings,
+        real=asked,
         on_step=lambda step, total, figures: seen.append((step, total)),
     )
     assert seen == [(step, steps) for step in range(5, steps + 1)]
+    assert asked_from == [4]  # how sure it is is not asked anew, of a reader that has learned
     assert same_weights(again.reader, whole.reader)
 
 
