@@ -54,6 +54,10 @@ class LayoutSettings(BaseModel):
     fade: Range = (0.0, 30.0)
     warp: Range = (0.0, 0.6)
     """How much letters `taper` and `swell`, see `Letters`; each image draws how much at most."""
+    wave: Range = (0.0, 0.3)
+    """How steep a text's wavy baseline is where it is steepest; each image draws its own."""
+    wavelength: Range = (0.7, 2.5)
+    """In image heights; each image draws its own."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "LayoutSettings":
@@ -78,6 +82,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "resize": (0, 0.9),
     "fade": (0, 255),
     "warp": (0, 1),  # with more, letters fold over
+    "wave": (0, 2),
+    "wavelength": (0.1, 100),
 }
 
 
@@ -102,6 +108,9 @@ class Letters:
     """Perspective: by which share a letter widens, at its centre, per image height down."""
     swell: Floats
     """Likewise how it grows taller to the right."""
+    bend: Floats
+    """How far down its ends are bent beside its middle, in image heights one to either side, and a
+    quarter so far half of that: a wave, as far as a letter sees of it."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats
@@ -169,6 +178,13 @@ def lay_out(
     x += departures(s.jitter) * extent / lengths
     y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
     warp = each(s.warp)
+    # A wave moves and tilts each letter as it does its middle, and bends it. Tilting leaves what is
+    # upright so; that it widens letters, too, is little beside how wide they are drawn.
+    frequency = 2 * np.pi / (each(s.wavelength) * scheme.height)
+    phase = frequency * x + each((0, 2 * np.pi))
+    rising = each(s.wave)
+    slope, curvature = rising * np.cos(phase), -rising * frequency * np.sin(phase)
+    y += rising / frequency * np.sin(phase)
     return Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
@@ -177,10 +193,11 @@ def lay_out(
         scale=(1 + departures(s.resize)).astype(np.float32),
         x=x.astype(np.float32),
         y=y.astype(np.float32),
-        rotation=departures(s.turn).astype(np.float32),
-        shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
+        rotation=(departures(s.turn) - np.rad2deg(np.arctan(slope))).astype(np.float32),
+        shear=(each(s.slant) + departures(s.skew) + slope).astype(np.float32),
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
         taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
         swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        bend=(curvature * scheme.height / 2).astype(np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
     )
