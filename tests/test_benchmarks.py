@@ -8,10 +8,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 
+from simgan_captcha.images import GreyImages
+from simgan_captcha.reader.image_reader import ImageReader
 from simgan_captcha.readings import Reading, save_readings
 from simgan_captcha.run_folder import READINGS
+from simgan_captcha.scheme import Scheme
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -121,3 +127,28 @@ def test_characters_drawn_alike_count_as_one_beside(tmp_path: Path) -> None:
     families = load("families")
     assert families.alike_accuracy(tmp_path, labels, "") == 1 / 4
     assert families.alike_accuracy(tmp_path, labels, "o0") == 3 / 4
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_texts_are_counted_by_font_and_those_outlined_apart(tmp_path: Path) -> None:
+    scheme = Scheme(alphabet="ab", length=2, width=16, height=8)
+    (tmp_path / "images").mkdir()
+    # As bright as its first letter says: the reader below tells that, and that the second is 'a'.
+    rows = [("aa", "Sans", 0), ("ba", "Sans", 0), ("ab", "Serif", 0), ("ba", "Serif", 1)]
+    lines = ["name,label,font,outlined"]
+    for number, (text, font, outlined) in enumerate(rows):
+        name = f"{number}.png"
+        Image.new("L", (16, 8), 200 if text[0] == "b" else 50).save(tmp_path / "images" / name)
+        lines.append(f"{name},{text},{font},{outlined}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+
+    def recognise(images: GreyImages) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        ids = np.zeros((len(images), 2), np.int64)
+        ids[:, 0] = images.mean((1, 2)) > 100
+        return ids, np.ones((len(images), 2), np.float32)
+
+    found = load("gregwar_parts").read(ImageReader(scheme, recognise), tmp_path)
+    assert found["right"] == 3 / 4
+    assert found["interval"][0] < 3 / 4 < found["interval"][1]
+    assert (found["outlined"], found["of_outlined"]) == (1, 1)
+    assert found["of_fonts"] == {"Sans": 1, "Serif": 0}

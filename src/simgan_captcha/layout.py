@@ -178,13 +178,8 @@ def lay_out(
     x += departures(s.jitter) * extent / lengths
     y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
     warp = each(s.warp)
-    # A wave moves and tilts each letter as it does its middle, and bends it. Tilting leaves what is
-    # upright so; that it widens letters, too, is little beside how wide they are drawn.
-    frequency = 2 * np.pi / (each(s.wavelength) * scheme.height)
-    phase = frequency * x + each((0, 2 * np.pi))
-    rising = each(s.wave)
-    slope, curvature = rising * np.cos(phase), -rising * frequency * np.sin(phase)
-    y += rising / frequency * np.sin(phase)
+    down, tilt, lean, bend = waves(generator, x, scheme.height, s.wave, s.wavelength)
+    y += down
     return Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
@@ -193,11 +188,39 @@ def lay_out(
         scale=(1 + departures(s.resize)).astype(np.float32),
         x=x.astype(np.float32),
         y=y.astype(np.float32),
-        rotation=(departures(s.turn) - np.rad2deg(np.arctan(slope))).astype(np.float32),
-        shear=(each(s.slant) + departures(s.skew) + slope).astype(np.float32),
+        rotation=(departures(s.turn) + tilt).astype(np.float32),
+        shear=(each(s.slant) + departures(s.skew) + lean).astype(np.float32),
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
         taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
         swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
-        bend=(curvature * scheme.height / 2).astype(np.float32),
+        bend=bend.astype(np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
     )
+
+
+def waves(
+    generator: np.random.Generator, x: Doubles, height: int, steepness: Range, wavelength: Range
+) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+    """Texts on waves, one for each image: what that does to letters at ``x`` (N, L) pixels.
+
+    A wave moves and tilts a letter as it does the letter's middle, and bends it. What is upright
+    stays so; that a letter grows wider by being tilted, too, is little and left out.
+
+    Args:
+        generator: Decides everything.
+        x: (N, L).
+        height: Of the images, pixels.
+        steepness: Of a wave where it is steepest, a range.
+        wavelength: In image heights, a range.
+
+    Returns:
+        (N, L) each: pixels that letters lie further down, degrees that they are turned further,
+        pixels that they lean further to the right for each one down, and their `Letters.bend`.
+    """
+    each = (len(x), 1)
+    frequency = 2 * np.pi / (generator.uniform(*wavelength, each) * height)
+    phase = frequency * x + generator.uniform(0, 2 * np.pi, each)
+    steep = generator.uniform(*steepness, each)
+    slope, curvature = steep * np.cos(phase), -steep * frequency * np.sin(phase)
+    down = steep / frequency * np.sin(phase)
+    return down, -np.rad2deg(np.arctan(slope)), slope, curvature * height / 2
