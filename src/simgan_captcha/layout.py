@@ -109,8 +109,8 @@ class Letters:
     swell: Floats
     """Likewise how it grows taller to the right."""
     bend: Floats
-    """How far down its ends are bent beside its middle, in image heights one to either side, and a
-    quarter so far half of that: a wave, as far as a letter sees of it."""
+    """How far its ends are bent down beside its middle, in image heights: so far where they are one
+    to either side, a quarter of it where they are half of one. What a letter shows of a wave."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats
