@@ -256,7 +256,7 @@ def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) ->
     lines = ['alphabet = "abc1"', "length = 3", "width = 100", "height = 40"]
     drawn = {}
     for name, more in {
-        "said": ["text_width = 60", "text_height = 20", "several_fonts = true"],
+        "said": ["text_width = 60", "text_height = 20"],
         "silent": [],
         "plain": ['background = "plain"', "text_width = 5000"],
     }.items():
@@ -276,7 +276,6 @@ def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) ->
     assert drawn["silent"].size == (18, 34)  # six tenths of the image
     assert set(drawn["said"].fonts) == set(WIDE_FONTS)
     assert drawn["plain"].ink[0] < drawn["said"].ink[0]
-    assert [of.other_fonts for of in drawn.values()] == [0.5, 0, 0]
 
 
 def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:

@@ -328,9 +328,7 @@ def test_a_background_of_another_scheme_is_refused() -> None:
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
 
 
-CALIBRATED = SMALL.model_copy(
-    update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0, "other_fonts": 0.0}
-)
+CALIBRATED = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0})
 
 
 def test_some_images_stay_free_of_what_calibration_found() -> None:
@@ -352,8 +350,9 @@ def test_some_images_stay_free_of_what_calibration_found() -> None:
 
 def test_some_images_are_of_another_font_as_large_as_what_calibration_found() -> None:
     settings = CALIBRATED.model_copy(update={"other_fonts": 0.3, "strokes": (0.0, 1.0)})
-    calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
-    simulator = Simulator(HACKMIT_2017, settings, plain(), calibration)
+    several = HACKMIT_2017.model_copy(update={"several_fonts": True})
+    calibration = skewed(several, *range(len(several.alphabet)))
+    simulator = Simulator(several, settings, plain(), calibration)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
     fonts = simulator.bank.shape[0]
     of_image = drawn.font < fonts
@@ -369,10 +368,14 @@ def test_some_images_are_of_another_font_as_large_as_what_calibration_found() ->
     high = (boxes - 2) * drawn.scale
     assert np.median(high[of_image]) == pytest.approx(10, rel=0.1)
     none = dataclasses.replace(calibration, glyphs=np.zeros_like(calibration.glyphs))
-    assert Simulator(HACKMIT_2017, settings, plain(), none).batch(np.random.default_rng(1), 8)
+    assert Simulator(several, settings, plain(), none).batch(np.random.default_rng(1), 8)
     in_slots = settings.model_copy(update={"layout": None})
-    simulator = Simulator(HACKMIT_2017, in_slots, plain(), calibration)
-    assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
+    for simulator in (
+        Simulator(several, in_slots, plain(), calibration),
+        Simulator(several, as_found(settings), plain(), calibration),
+        Simulator(HACKMIT_2017, settings, plain(), calibration),
+    ):
+        assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
 
 
 # Texts of several lengths.

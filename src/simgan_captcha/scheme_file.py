@@ -35,8 +35,6 @@ _WIDE: dict[str, Any] = {
     "noise": (0, 6),
     "jpeg_quality": (40, 95),
 }
-_OTHER_FONTS = 0.5
-"""``simulator.other_fonts`` of a scheme of several. Of one it would cost accuracy."""
 _OF_EACH_IMAGE: dict[str, Any] = {"ink": (-120, 30)}
 """Where every letter or image has a colour of its own."""
 
@@ -104,7 +102,5 @@ def scheme_settings(path: Path) -> list[str]:
     settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
     if not scheme.shares_picture:
         settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
-    if scheme.several_fonts:
-        settings["simulator.other_fonts"] = _OTHER_FONTS
     settings["calibration.first_steps"] = _FIRST_STEPS
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

@@ -73,9 +73,9 @@ class SimulatorSettings(BaseModel):
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are sheared and stretched as real ones are, not by these ranges."""
-    other_fonts: float = Field(default=0.0, ge=0, le=1)
-    """Share of calibrated images with a ``layout`` whose letters are all of one of the ``fonts``,
-    as large as those found: of a family of several fonts calibration finds their mean."""
+    other_fonts: float = Field(default=0.5, ge=0, le=1)
+    """Of a scheme of several fonts with a ``layout``, the share of calibrated images whose letters
+    are all of one of the ``fonts``, as large as those found: calibration finds the fonts' mean."""
     free: float = Field(default=0.05, ge=0, le=1)
     """Share of images that a ``layout`` draws even where a calibration is known, and of those whose
     clutter is drawn by its ranges. A scout has its own, ``calibration.free``."""
@@ -310,7 +310,9 @@ class Simulator:
             bend=bend,
             ink=uniform(rendering.ink),
         )
-        return letters if self.layout is None else self._in_other_fonts(letters, generator)
+        if self.layout is None or not self.scheme.several_fonts:
+            return letters
+        return self._in_other_fonts(letters, generator)
 
     def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
         """Some images' letters, standing where they do, each image's in one font."""
