@@ -45,8 +45,6 @@ class Family:
     alike: str = ""
     """Characters that its generator draws much alike; a second figure counts them as one, of the
     same readings."""
-    several_fonts: bool = False
-    """Likewise what a user sees and says of it."""
 
 
 FAMILIES = {
@@ -69,13 +67,6 @@ FAMILIES = {
     ),
     "Gregwar (PHP), 5": Family(
         ("php", "gregwar.php"), (digits + ascii_lowercase, "5"), digits + ascii_lowercase, "5"
-    ),
-    "Gregwar (PHP), 5, said to have several fonts": Family(
-        ("php", "gregwar.php"),
-        (digits + ascii_lowercase, "5"),
-        digits + ascii_lowercase,
-        "5",
-        several_fonts=True,
     ),
     "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
 }
@@ -205,9 +196,6 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
     if not scheme.exists():
         told = ["--alphabet", family.alphabet, "--length", family.length]
         call("init", images, scheme, *told)
-        if family.several_fonts:
-            seen = scheme.read_text().replace("several_fonts = false", "several_fonts = true")
-            scheme.write_text(seen)
     settings = [f"--set={setting}" for setting in options.settings]
     learned = ["--preset", options.preset, "--seed", str(options.seed), *settings]
     call("run", run, "--scheme", scheme, "--images", images, *learned)

@@ -20,7 +20,6 @@ from simgan_captcha.clutter import draw_clutter
 from simgan_captcha.config import RunConfig
 from simgan_captcha.images import GreyImages
 from simgan_captcha.intervals import wilson_interval
-from simgan_captcha.layout import waves
 from simgan_captcha.parallel import make_fabric
 from simgan_captcha.planning import brief_settings, reader_architecture
 from simgan_captcha.reader.reading import read_probabilities
@@ -30,7 +29,6 @@ from simgan_captcha.streams import synthetic_batches
 
 _STREAM = 200  # and one more for each change; `learning` has the numbers below
 _SHOWN = 6
-_STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # in image heights
 """Images of each change that a person looks at."""
 
 Generator = np.random.Generator
@@ -141,7 +139,6 @@ def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
         ),
         "upright": ("no letter is turned", _upright),
         "turned further": ("every letter up to 30 degrees further, either way", _turned),
-        "waved": ("every text on a wave, tilted and bent by it", _waved),
         "closer": ("letters a quarter closer to each other", _closer),
         "many fonts": ("every letter in any of the simulator's fonts", _many_fonts),
         "sizes vary": ("every letter up to a third larger or smaller", _resized),
@@ -165,21 +162,6 @@ def _upright(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawP
 def _turned(_: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
     further = generator.uniform(-30, 30, drawn.rotation.shape).astype(np.float32)
     return replace(drawn, rotation=drawn.rotation + further)
-
-
-def _waved(simulator: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
-    x, height = drawn.x.astype(np.float64), simulator.scheme.height
-    down, tilt, lean, bend = (
-        of_letters.astype(np.float32)
-        for of_letters in waves(generator, x, height, _STEEPNESS, _WAVELENGTH)
-    )
-    return replace(
-        drawn,
-        y=drawn.y + down,
-        rotation=drawn.rotation + tilt,
-        shear=drawn.shear + lean,
-        bend=drawn.bend + bend,
-    )
 
 
 def _closer(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:

@@ -54,10 +54,6 @@ class LayoutSettings(BaseModel):
     fade: Range = (0.0, 30.0)
     warp: Range = (0.0, 0.6)
     """How much letters `taper` and `swell`, see `Letters`; each image draws how much at most."""
-    wave: Range = (0.0, 0.3)
-    """How steep a text's wavy baseline is where it is steepest; each image draws its own."""
-    wavelength: Range = (0.7, 2.5)
-    """In image heights; each image draws its own."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "LayoutSettings":
@@ -82,8 +78,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "resize": (0, 0.9),
     "fade": (0, 255),
     "warp": (0, 1),  # with more, letters fold over
-    "wave": (0, 2),
-    "wavelength": (0.1, 100),
 }
 
 
@@ -108,9 +102,6 @@ class Letters:
     """Perspective: by which share a letter widens, at its centre, per image height down."""
     swell: Floats
     """Likewise how it grows taller to the right."""
-    bend: Floats
-    """How far its ends are bent down beside its middle, in image heights: so far where they are one
-    to either side, a quarter of it where they are half of one. What a letter shows of a wave."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats
@@ -178,8 +169,6 @@ def lay_out(
     x += departures(s.jitter) * extent / lengths
     y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
     warp = each(s.warp)
-    down, tilt, lean, bend = waves(generator, x, scheme.height, s.wave, s.wavelength)
-    y += down
     return Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
@@ -188,39 +177,10 @@ def lay_out(
         scale=(1 + departures(s.resize)).astype(np.float32),
         x=x.astype(np.float32),
         y=y.astype(np.float32),
-        rotation=(departures(s.turn) + tilt).astype(np.float32),
-        shear=(each(s.slant) + departures(s.skew) + lean).astype(np.float32),
+        rotation=departures(s.turn).astype(np.float32),
+        shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
         taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
         swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
-        bend=bend.astype(np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
     )
-
-
-def waves(
-    generator: np.random.Generator, x: Doubles, height: int, steepness: Range, wavelength: Range
-) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-    """Texts on waves, one for each image: what that does to letters at ``x`` (N, L) pixels.
-
-    A wave moves and tilts a letter as it does the letter's middle, and bends it. What is upright
-    stays so; that a letter grows wider by being tilted, too, is little and left out.
-
-    Args:
-        generator: Decides everything.
-        x: (N, L).
-        height: Of the images, pixels.
-        steepness: Of a wave where it is steepest, a range.
-        wavelength: In image heights, a range.
-
-    Returns:
-        (N, L) each: pixels that letters lie further down, degrees that they are turned further,
-        pixels that they lean further to the right for each one down, and their `Letters.bend`.
-    """
-    each = (len(x), 1)
-    frequency = 2 * np.pi / (generator.uniform(*wavelength, each) * height)
-    phase = frequency * x + generator.uniform(0, 2 * np.pi, each)
-    steep = generator.uniform(*steepness, each)
-    slope, curvature = steep * np.cos(phase), -steep * frequency * np.sin(phase)
-    down = steep / frequency * np.sin(phase)
-    return down, -np.rad2deg(np.arctan(slope)), slope, curvature * height / 2

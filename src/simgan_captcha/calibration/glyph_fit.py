@@ -98,7 +98,7 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
 
 
 def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
-    """(G, G) the mean of what lies at poses (N, L, 9) of some characters, (M, 2) image and slot."""
+    """(G, G) the mean of what lies at poses (N, L, 8) of some characters, (M, 2) image and slot."""
     side = glyph_side(normalised.shape[2])
     total, weight = np.zeros((2, side, side), np.float32)
     for n, slot in characters:
@@ -122,9 +122,9 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
-    """OpenCV's map from the pixels of a glyph at a pose (9,) to those of the image."""
-    # What is no linear map is left out: a mean only begins a shape, which is then fitted with it.
-    x, y, rotation, size, stretch, shear = pose[:6].astype(np.float64)
+    """OpenCV's map from the pixels of a glyph at a pose (8,) to those of the image."""
+    # Perspective is left out: a mean only begins a shape, which is then fitted with it.
+    x, y, rotation, size, stretch, shear = pose[:-2].astype(np.float64)
     turn = np.deg2rad(rotation)
     form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
     linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ form
@@ -160,7 +160,7 @@ def fit_glyphs(
         poses: A scout's, of the same images; its likeliest classes are taken as read.
         seed: Of the order of the images.
         glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
-        begin: (N, L, 9) where poses begin, if not where the scout told; images are settled if their
+        begin: (N, L, 8) where poses begin, if not where the scout told; images are settled if their
             letters are found near where it did.
         formed: Whether characters have forms of their own, too, see `forms_differ`; else they have
             their glyphs'.

@@ -196,7 +196,7 @@ class _Search:
     def explained(
         self, characters: Ids, poses: Floats, shape: Floats
     ) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """(M,) which characters a shape explains that their own does not, and its poses (M, 9).
+        """(M,) which characters a shape explains that their own does not, and its poses (M, 8).
 
         Their own is drawn from where the shape was found, too: what only lay elsewhere than the
         scout said is not lost.
@@ -211,7 +211,7 @@ class _Search:
         return found, at
 
     def _drawn(self, characters: Ids, poses: Floats, shape: Floats | None) -> tuple[Floats, Floats]:
-        """Poses (M, 9) and misfits (M,) of characters drawn with a shape, or with their own."""
+        """Poses (M, 8) and misfits (M,) of characters drawn with a shape, or with their own."""
         images, slots = characters.T
         ids, glyphs = self.ids[images], self.glyphs
         if shape is not None:
