@@ -45,6 +45,8 @@ class Family:
     alike: str = ""
     """Characters that its generator draws much alike; a second figure counts them as one, of the
     same readings."""
+    seen: tuple[str, ...] = ()
+    """Of what `init` cannot see, the scheme's keys that a user who looks at images says yes to."""
 
 
 FAMILIES = {
@@ -67,6 +69,13 @@ FAMILIES = {
     ),
     "Gregwar (PHP), 5": Family(
         ("php", "gregwar.php"), (digits + ascii_lowercase, "5"), digits + ascii_lowercase, "5"
+    ),
+    "Gregwar (PHP), 5, said to have waves and several fonts": Family(
+        ("php", "gregwar.php"),
+        (digits + ascii_lowercase, "5"),
+        digits + ascii_lowercase,
+        "5",
+        seen=("waves", "several_fonts"),
     ),
     "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
 }
@@ -196,6 +205,10 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
     if not scheme.exists():
         told = ["--alphabet", family.alphabet, "--length", family.length]
         call("init", images, scheme, *told)
+        said = scheme.read_text()
+        for key in family.seen:
+            said = said.replace(f"{key} = false", f"{key} = true")
+        scheme.write_text(said)
     settings = [f"--set={setting}" for setting in options.settings]
     learned = ["--preset", options.preset, "--seed", str(options.seed), *settings]
     call("run", run, "--scheme", scheme, "--images", images, *learned)

@@ -41,7 +41,7 @@ def drawn_slowly(
     coverage = np.array(
         [
             [
-                sampled(alpha, *(to_glyph @ [x, y, 1, x * y]), nearest=nearest)
+                sampled(alpha, *(to_glyph @ [x, y, 1, x * y, x * x]), nearest=nearest)
                 for x in range(-1, W + 1)
             ]
             for y in range(-1, H + 1)
@@ -58,6 +58,7 @@ def drawn_slowly(
     st.integers(0, 3),
     st.floats(-180, 180),
     st.tuples(st.floats(-0.02, 0.02), st.floats(-0.02, 0.02)),
+    st.sampled_from([(0.0, 0.0), (0.01, 0.03), (-0.02, 0.01)]),
     st.floats(0.4, 2.5),
     st.floats(-5, W + 5),
     st.floats(-5, H + 5),
@@ -68,6 +69,7 @@ def test_a_letter_is_what_slow_loops_draw(
     glyph: int,
     turn: float,
     warp: tuple[float, float],
+    bend: tuple[float, float],
     scale: float,
     x: float,
     y: float,
@@ -77,7 +79,7 @@ def test_a_letter_is_what_slow_loops_draw(
     cosine, sine = np.cos(np.deg2rad(turn)) / scale, np.sin(np.deg2rad(turn)) / scale
     linear = np.array([[cosine, -sine], [sine, cosine]])
     middle = BANK.boxes[glyph] / 2
-    to_glyph = np.column_stack([linear, middle - linear @ [x, y], warp])
+    to_glyph = np.column_stack([linear, middle - linear @ [x, y], warp, bend])
     canvases = np.zeros((1, H, W), np.float32)
     lay_letters(
         canvases,
@@ -97,7 +99,7 @@ def test_a_letter_is_what_slow_loops_draw(
 
 def test_nothing_is_drawn_outside_a_letters_box() -> None:
     canvases = np.zeros((1, H, W), np.float32)
-    turn = np.array([[1, 0, -10, 0], [0, 1, -3, 0]], np.float32)
+    turn = np.array([[1, 0, -10, 0, 0], [0, 1, -3, 0, 0]], np.float32)
     box = np.array([12, 6, 16, 11])
     rest = (np.full((1, 1), 250, np.float32), np.array([False]), np.array([0.2], np.float32))
     lay_letters(canvases, GLYPHS, np.array([[2]]), turn[None, None], box[None, None], *rest)

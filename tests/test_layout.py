@@ -15,6 +15,7 @@ from simgan_captcha.simulator import Simulator, SimulatorSettings
 
 FONTS = ("roboto-black", "caladea", "dejavu-sans-mono")
 SCHEME = Scheme(alphabet="iWm1", length=4, shortest=2, width=120, height=40)
+WAVED = SCHEME.model_copy(update={"waves": True})
 BANK = GlyphBank(SCHEME.alphabet, FONTS, (14, 20), (0.0, -1.0))
 STILL: dict[str, Any] = dict.fromkeys(
     ("jitter", "drift", "turn", "skew", "resize", "fade", "warp"), (0, 0)
@@ -40,6 +41,7 @@ def test_an_orderly_image_has_all_letters_alike() -> None:
     found = letters(one_font=1, **STILL)
     assert not found.taper.any()
     assert not found.swell.any()
+    assert not found.bend.any()
     for name in ("font", "size", "stroke", "scale", "y", "rotation", "shear", "stretch", "ink"):
         of_images = getattr(found, name)
         assert (of_images == of_images[:, :1]).all(), name
@@ -62,6 +64,38 @@ def test_letters_taper_and_swell_each_in_its_way() -> None:
         assert np.abs(perspective).max() == pytest.approx(0.4, abs=0.01)
         assert np.ptp(perspective, axis=1).min() > 0
     assert abs(np.corrcoef(found.taper.ravel(), found.swell.ravel())[0, 1]) < 0.1
+
+
+def test_letters_ride_on_a_wave_each_tilted_and_bent_as_it_is_there() -> None:
+    one_wave = {**STILL, "wave": (0.25, 0.25), "wavelength": (1.5, 1.5), "slant": (0, 0)}
+    found = letters(scheme=WAVED, **one_wave, baseline=(0, 0))
+    height = SCHEME.height
+    frequency = 2 * np.pi / (1.5 * height)
+    risen = (found.y - height / 2) * frequency / 0.25  # the sine of where on the wave it is
+    assert np.abs(risen).max() == pytest.approx(1, abs=0.01)
+    slope = -np.tan(np.deg2rad(found.rotation))
+    assert np.abs(slope).max() == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_allclose(np.square(risen) + np.square(slope / 0.25), 1, atol=1e-3)
+    np.testing.assert_allclose(found.shear, slope, atol=1e-5)  # what was upright stays so
+    # A curve's second derivative is what turns its square into how far its ends are bent.
+    np.testing.assert_allclose(found.bend, -0.25 * frequency * risen * height / 2, atol=1e-3)
+    # Between two letters the wave goes on.
+    phase = np.arctan2(risen, slope / 0.25)
+    apart = np.exp(1j * (np.diff(phase, axis=1) - np.diff(found.x, axis=1) * frequency))
+    np.testing.assert_allclose(apart, 1, atol=1e-3)
+    # And every image has its own.
+    assert np.ptp(phase[:, 0]) > 6
+
+
+def test_only_a_scheme_that_has_waves_rides_on_them() -> None:
+    calm, waved = letters(), letters(scheme=WAVED)
+    changed = {
+        field.name
+        for field in fields(Letters)
+        if not np.array_equal(getattr(calm, field.name), getattr(waved, field.name))
+    }
+    assert changed == {"y", "rotation", "shear", "bend"}
+    assert not calm.bend.any()
 
 
 def test_each_image_draws_how_disorderly_it_is() -> None:

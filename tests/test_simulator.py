@@ -177,12 +177,15 @@ def test_a_letter_is_cut_at_the_edge_as_if_drawn_on_a_larger_canvas(
     assert np.abs(cut - larger[32:96, 32:96]).max() < 0.05
 
 
-def test_letters_in_perspective_lie_within_their_boxes() -> None:
-    scheme = Scheme(alphabet="gWl", length=3, width=160, height=64)
-    settings = CLEAR.model_copy(update={"layout": LayoutSettings(warp=(0.6, 0.6))})
+@pytest.mark.parametrize(("warp", "wave"), [(0.6, 0.0), (0.0, 0.6), (0.3, 0.3)])
+def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None:
+    scheme = Scheme(alphabet="gWl", length=3, width=160, height=64, waves=True)
+    layout = LayoutSettings(warp=(warp, warp), wave=(wave, wave))
+    settings = CLEAR.model_copy(update={"layout": layout})
     simulator = Simulator(scheme, settings, plain(160, 64))
     p = simulator.draw_parameters(np.random.default_rng(0), 200)
-    assert np.abs(p.taper).max() > 0.5
+    assert np.abs(p.taper).max() >= 0.9 * warp
+    assert np.abs(p.bend).max() >= 0.9 * wave
     index, maps, boxes = simulator._place(p)
     everywhere = np.broadcast_to(np.array([0, 0, 160, 64]), boxes.shape).copy()
     canvases = np.zeros((2, 200, 64, 160), np.float32)
@@ -191,7 +194,7 @@ def test_letters_in_perspective_lie_within_their_boxes() -> None:
         lay_letters(canvas, simulator._glyphs, index, maps, box, *rest)
     assert canvases[0].max() > 100
     # Far away, where the map folds over, a pixel may be a letter's again.
-    cut = np.abs(canvases[0] - canvases[1]) > 0.01
+    cut = np.abs(canvases[0] - canvases[1]) > 0.1
     assert cut.sum() < 1e-5 * (canvases[0] > 0).sum()
 
 
@@ -325,8 +328,11 @@ def test_a_background_of_another_scheme_is_refused() -> None:
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
 
 
+CALIBRATED = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0})
+
+
 def test_some_images_stay_free_of_what_calibration_found() -> None:
-    settings = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.3})
+    settings = CALIBRATED.model_copy(update={"free": 0.3})
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
     def fitted(settings: SimulatorSettings) -> npt.NDArray[np.bool_]:
@@ -340,6 +346,36 @@ def test_some_images_stay_free_of_what_calibration_found() -> None:
     assert fitted(settings).mean() == pytest.approx(0.7, abs=0.06)
     assert fitted(as_found(settings)).all()
     assert fitted(settings.model_copy(update={"layout": None})).all()
+
+
+def test_some_images_are_of_another_font_as_large_as_what_calibration_found() -> None:
+    settings = CALIBRATED.model_copy(update={"other_fonts": 0.3, "strokes": (0.0, 1.0)})
+    several = HACKMIT_2017.model_copy(update={"several_fonts": True})
+    calibration = skewed(several, *range(len(several.alphabet)))
+    simulator = Simulator(several, settings, plain(), calibration)
+    drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
+    fonts = simulator.bank.shape[0]
+    of_image = drawn.font < fonts
+    assert of_image.any(1).mean() == pytest.approx(0.3, abs=0.06)
+    for name in ("font", "size", "stroke"):
+        others = getattr(drawn, name)[of_image.any(1)]
+        assert (others == others[:, :1]).all(), name
+        assert len(np.unique(others)) > 1, name
+    # The found glyphs are blocks: the median letter is as high as they are, whatever its font.
+    boxes = simulator.bank.boxes[
+        simulator.bank.index(drawn.font, drawn.size, drawn.stroke, drawn.ids), 1
+    ]
+    high = (boxes - 2) * drawn.scale
+    assert np.median(high[of_image]) == pytest.approx(10, rel=0.1)
+    none = dataclasses.replace(calibration, glyphs=np.zeros_like(calibration.glyphs))
+    assert Simulator(several, settings, plain(), none).batch(np.random.default_rng(1), 8)
+    in_slots = settings.model_copy(update={"layout": None})
+    for simulator in (
+        Simulator(several, in_slots, plain(), calibration),
+        Simulator(several, as_found(settings), plain(), calibration),
+        Simulator(HACKMIT_2017, settings, plain(), calibration),
+    ):
+        assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
 
 
 # Texts of several lengths.

@@ -20,6 +20,7 @@ from simgan_captcha.clutter import draw_clutter
 from simgan_captcha.config import RunConfig
 from simgan_captcha.images import GreyImages
 from simgan_captcha.intervals import wilson_interval
+from simgan_captcha.layout import on_waves
 from simgan_captcha.parallel import make_fabric
 from simgan_captcha.planning import brief_settings, reader_architecture
 from simgan_captcha.reader.reading import read_probabilities
@@ -30,6 +31,7 @@ from simgan_captcha.streams import synthetic_batches
 _STREAM = 200  # and one more for each change; `learning` has the numbers below
 _SHOWN = 6
 """Images of each change that a person looks at."""
+_STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # of waves; in image heights
 
 Generator = np.random.Generator
 Change = Callable[[Simulator, DrawParameters, Generator], DrawParameters]
@@ -139,6 +141,7 @@ def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
         ),
         "upright": ("no letter is turned", _upright),
         "turned further": ("every letter up to 30 degrees further, either way", _turned),
+        "waved": ("every text on a wave, tilted and bent by it", _waved),
         "closer": ("letters a quarter closer to each other", _closer),
         "many fonts": ("every letter in any of the simulator's fonts", _many_fonts),
         "sizes vary": ("every letter up to a third larger or smaller", _resized),
@@ -162,6 +165,10 @@ def _upright(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawP
 def _turned(_: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
     further = generator.uniform(-30, 30, drawn.rotation.shape).astype(np.float32)
     return replace(drawn, rotation=drawn.rotation + further)
+
+
+def _waved(simulator: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
+    return on_waves(drawn, simulator.scheme.height, _STEEPNESS, _WAVELENGTH, generator)
 
 
 def _closer(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:

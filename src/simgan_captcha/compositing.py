@@ -38,8 +38,9 @@ def lay_letters(
         canvases: (N, H, W) grey levels.
         glyphs: All there are, each with a margin of a pixel without ink.
         index: (N, L) which.
-        maps: (N, L, 2, 4) from a pixel's number in the image (x, y) to that in the glyph: what each
-            of them counts, a constant, and what their product counts (perspective).
+        maps: (N, L, 2, 5) from a pixel's number in the image (x, y) to that in the glyph: what each
+            of them counts, a constant, what their product counts (perspective), and the square of
+            the first (bent letters).
         boxes: (N, L, 4) the part of the image that it may reach: left, top, right, bottom.
         ink: (N, L) grey levels.
         nearest: (N,) whether glyphs are turned without interpolation.
@@ -82,6 +83,7 @@ def _cover(
     start, columns, rows = glyphs.starts[glyph], glyphs.columns[glyph], glyphs.rows[glyph]
     pixels, stride = glyphs.pixels[start : start + rows * columns], np.uint32(columns)
     last_column, last_row = _f(columns - 1), _f(rows - 1)
+    bent = to_glyph[0, 4] != 0 or to_glyph[1, 4] != 0
     for y in range(h):
         # Along a row the product is a multiple of x, so that rows stay straight.
         across = to_glyph[0, 0] + to_glyph[0, 3] * _f(top + y)
@@ -90,6 +92,19 @@ def _cover(
         per_down = _ONE / down if abs(down) > _STILL else _NOTHING
         u0 = across * _f(left) + to_glyph[0, 1] * _f(top + y) + to_glyph[0, 2]
         v0 = down * _f(left) + to_glyph[1, 1] * _f(top + y) + to_glyph[1, 2]
+        if bent:
+            for x in range(w):
+                square = _f(left + x) * _f(left + x)
+                u = u0 + across * _f(x) + to_glyph[0, 4] * square
+                v = v0 + down * _f(x) + to_glyph[1, 4] * square
+                coverage[y, x] = _NOTHING
+                if 0 <= u < last_column and 0 <= v < last_row:
+                    if nearest:
+                        at = np.uint32(v + _HALF) * stride + np.uint32(u + _HALF)
+                        coverage[y, x] = _f(pixels[at])
+                    else:
+                        coverage[y, x] = _between(pixels, stride, u, v)
+            continue
         # Solved for each axis, then stepped inwards, as solutions are not exact.
         low, high = _within_axis(u0, per_across, last_column, _NOTHING, _f(w))
         low, high = _within_axis(v0, per_down, last_row, low, high)
@@ -112,15 +127,23 @@ def _cover(
         else:
             for x in range(first, end):
                 u, v = u0 + across * _f(x), v0 + down * _f(x)
-                # Numbers without a sign need no look at whether they count from the end.
-                column, row = np.uint32(u), np.uint32(v)
-                right, lower = u - _f(column), v - _f(row)
-                at = row * stride + column
-                here, beside = _f(pixels[at]), _f(pixels[at + _NEXT])
-                below, diagonal = _f(pixels[at + stride]), _f(pixels[at + stride + _NEXT])
-                upper_line = here + (beside - here) * right
-                lower_line = below + (diagonal - below) * right
-                coverage[y, x] = upper_line + (lower_line - upper_line) * lower
+                coverage[y, x] = _between(pixels, stride, u, v)
+
+
+@compiled
+def _between(
+    pixels: npt.NDArray[np.uint8], stride: np.uint32, u: np.float32, v: np.float32
+) -> np.float32:
+    """What a glyph covers at column ``u`` and row ``v``, of the four pixels about it."""
+    # Numbers without a sign need no look at whether they count from the end.
+    column, row = np.uint32(u), np.uint32(v)
+    right, lower = u - _f(column), v - _f(row)
+    at = row * stride + column
+    here, beside = _f(pixels[at]), _f(pixels[at + _NEXT])
+    below, diagonal = _f(pixels[at + stride]), _f(pixels[at + stride + _NEXT])
+    upper_line = here + (beside - here) * right
+    lower_line = below + (diagonal - below) * right
+    return upper_line + (lower_line - upper_line) * lower
 
 
 @compiled

@@ -163,11 +163,16 @@ def _verify(
     def refused(why: str) -> tuple[Floats, Floats, dict[str, Any]]:
         return of_real, of_known, {"doubted": 0, "changed": 0, "undecided": why}
 
+    config = learning.config
+    told = config.simulator.layout is None or config.scheme.several_fonts
+    hint = (
+        "" if told else "; should texts be of different fonts, the scheme's several_fonts says so"
+    )
     if contradicts(drawn(images, once, hardly_doubted(once, calibration, settings))):
         return refused(
             "drawings speak against characters that are surely read, so what the reader doubts is "
             "not decided by them: one glyph a class, as calibration finds it, does not fit all "
-            "letters"
+            f"letters{hint}"
         )
     known_doubts = drawn(known, of_known, doubted(of_known, settings))
     if does_harm(known_doubts, ids):

@@ -8,7 +8,8 @@ and take a scout several times as long to learn.
 Shapes: N images, L characters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,11 @@ class LayoutSettings(BaseModel):
     fade: Range = (0.0, 30.0)
     warp: Range = (0.0, 0.6)
     """How much letters `taper` and `swell`, see `Letters`; each image draws how much at most."""
+    wave: Range = (0.0, 0.3)
+    """How steep the baseline of a scheme with waves is where it is steepest; each image draws its
+    own."""
+    wavelength: Range = (0.7, 2.5)
+    """In image heights; each image draws its own."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "LayoutSettings":
@@ -78,6 +84,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "resize": (0, 0.9),
     "fade": (0, 255),
     "warp": (0, 1),  # with more, letters fold over
+    "wave": (0, 2),
+    "wavelength": (0.1, 100),
 }
 
 
@@ -102,11 +110,17 @@ class Letters:
     """Perspective: by which share a letter widens, at its centre, per image height down."""
     swell: Floats
     """Likewise how it grows taller to the right."""
+    bend: Floats
+    """How far its ends are bent down beside its middle, in image heights: so far where they are one
+    to either side, a quarter of it where they are half of one. What a letter shows of a wave."""
     x: Floats
     """Pixels: where the glyph's centre goes; ``y`` likewise."""
     y: Floats
     ink: Floats
     """Grey levels off those of the letters of all images."""
+
+
+_Placed = TypeVar("_Placed", bound=Letters)
 
 
 def lay_out(
@@ -169,7 +183,7 @@ def lay_out(
     x += departures(s.jitter) * extent / lengths
     y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
     warp = each(s.warp)
-    return Letters(
+    letters = Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
         size=size,
@@ -182,5 +196,46 @@ def lay_out(
         stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
         taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
         swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        bend=np.zeros((count, L), np.float32),
         ink=(each(ink) + departures(s.fade)).astype(np.float32),
+    )
+    if not scheme.waves:
+        return letters
+    return on_waves(letters, scheme.height, s.wave, s.wavelength, generator)
+
+
+def on_waves(
+    letters: _Placed,
+    height: int,
+    steepness: Range,
+    wavelength: Range,
+    generator: np.random.Generator,
+) -> _Placed:
+    """The texts on waves, one for each image.
+
+    A wave moves and tilts a letter as it does the letter's middle, and bends it. What is upright
+    stays so; that a letter grows wider by being tilted, too, is little and left out.
+
+    Args:
+        letters: Of N images.
+        height: Of the images, pixels.
+        steepness: Of a wave where it is steepest, a range.
+        wavelength: In image heights, a range.
+        generator: Decides everything.
+    """
+    x, each = letters.x.astype(np.float64), (len(letters.x), 1)
+    frequency = 2 * np.pi / (generator.uniform(*wavelength, each) * height)
+    phase = frequency * x + generator.uniform(0, 2 * np.pi, each)
+    steep = generator.uniform(*steepness, each)
+    slope, curvature = steep * np.cos(phase), -steep * frequency * np.sin(phase)
+
+    def further(of_letters: Floats, change: Doubles) -> Floats:
+        return (of_letters + change).astype(np.float32)
+
+    return replace(
+        letters,
+        y=further(letters.y, steep / frequency * np.sin(phase)),
+        rotation=further(letters.rotation, -np.rad2deg(np.arctan(slope))),
+        shear=further(letters.shear, slope),
+        bend=further(letters.bend, curvature * height / 2),
     )

@@ -228,6 +228,7 @@ class Learning:
             config.simulator,
             self.seed,
             glyphs=glyphs,
+            waves=config.scheme.waves,
             formed=formed,
             epochs=config.calibration.epochs,
             on_epoch=on_epoch,

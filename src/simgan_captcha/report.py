@@ -55,6 +55,7 @@ _FONTS = 60
 _FORMS = {
     "taper": "wider towards the foot (share, per image height)",
     "swell": "taller to the right (share, per image height)",
+    "bend": "ends bent down (image heights, one to either side)",
 }
 """In words, where names alone would not do."""
 _UNSURE = 0.5

@@ -51,6 +51,10 @@ class Scheme(BaseModel):
     """Pixels from the top of a text to its foot, about; None where nobody said."""
     text_width: int | None = Field(default=None, ge=4, le=4096)
     """Pixels from a text's left end to its right one, about; None where nobody said."""
+    waves: bool = False
+    """Whether texts stand on waves that bend their letters."""
+    several_fonts: bool = False
+    """Whether texts are of different fonts."""
     clutter: tuple[ClutterKind, ...] = ()
     """What lies among the letters, elsewhere in every image: lines (straight or curved), dots."""
 

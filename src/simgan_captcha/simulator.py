@@ -3,6 +3,7 @@
 Parameters are plain arrays, so any image can be drawn again; rendering holds no randomness.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import GLYPH_SCALE, Calibration
+from simgan_captcha.calibration.following import letter_heights
 from simgan_captcha.clutter import (
     Clutter,
     ClutterSettings,
@@ -71,6 +73,9 @@ class SimulatorSettings(BaseModel):
     fitted: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with the glyphs calibration found, if it found them; they
     are sheared and stretched as real ones are, not by these ranges."""
+    other_fonts: float = Field(default=0.5, ge=0, le=1)
+    """Of a scheme of several fonts with a ``layout``, the share of calibrated images whose letters
+    are all of one of the ``fonts``, as large as those found: calibration finds the fonts' mean."""
     free: float = Field(default=0.05, ge=0, le=1)
     """Share of images that a ``layout`` draws even where a calibration is known, and of those whose
     clutter is drawn by its ranges. A scout has its own, ``calibration.free``."""
@@ -149,7 +154,7 @@ class DrawParameters(Letters):
 
 def as_found(settings: SimulatorSettings) -> SimulatorSettings:
     """Only as calibration found real images, without what readers learn from beside them."""
-    return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
+    return settings.model_copy(update={"fitted": 1.0, "other_fonts": 0.0, "free": 0.0})
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
@@ -194,6 +199,7 @@ class Simulator:
             K = len(scheme.alphabet)
             self.bank.append(list(calibration.drawn_glyphs()[:K]), GLYPH_SCALE)
             self.bank.append(calibration.drawn_rasters()[:K], 1)
+            self._as_found = _as_high(self.bank, calibration)
         self._glyphs = self.bank.packed()
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
@@ -264,6 +270,7 @@ class Simulator:
             scale=np.ones(shape, np.float32),
             taper=np.zeros(shape, np.float32),
             swell=np.zeros(shape, np.float32),
+            bend=np.zeros(shape, np.float32),
             ink=uniform(s.ink),
         )
 
@@ -285,9 +292,9 @@ class Simulator:
         font = generator.integers(fonts, size=shape)
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         ids, places = calibration.draw_places(generator, ids)
-        x, y, rotation, size, wider, leaning, taper, swell = np.moveaxis(places, -1, 0)
+        x, y, rotation, size, wider, leaning, taper, swell, bend = np.moveaxis(places, -1, 0)
         fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
-        return Letters(
+        letters = Letters(
             ids=ids,
             font=np.where(fitted, fonts, font),
             shear=np.where(fitted, np.float32(0), shear) + leaning,
@@ -300,8 +307,28 @@ class Simulator:
             scale=np.exp(size),
             taper=taper,
             swell=swell,
+            bend=bend,
             ink=uniform(rendering.ink),
         )
+        if self.layout is None or not self.scheme.several_fonts:
+            return letters
+        return self._in_other_fonts(letters, generator)
+
+    def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
+        """Some images' letters, standing where they do, each image's in one font."""
+        fonts, sizes, strokes, _ = self.bank.shape
+        chosen = generator.random((len(letters.ids), 1)) < self.settings.other_fonts
+        font, size, stroke = (
+            np.where(chosen, generator.integers(below, size=chosen.shape), of_letters)
+            for below, of_letters in (
+                (fonts, letters.font),
+                (sizes, letters.size),
+                (strokes, letters.stroke),
+            )
+        )
+        drawn = np.minimum(font, fonts - 1)  # that of found glyphs is none of these
+        scale = np.where(chosen, letters.scale * self._as_found[drawn, size, stroke], letters.scale)
+        return replace(letters, font=font, size=size, stroke=stroke, scale=scale)
 
     def _rendered(
         self,
@@ -320,7 +347,7 @@ class Simulator:
         # Of what is absent a calibration knows nothing.
         placed = {
             name: np.nan_to_num(getattr(letters, name))
-            for name in ("y", "rotation", "shear", "taper", "swell")
+            for name in ("y", "rotation", "shear", "taper", "swell", "bend")
         }
         placed |= {n: np.nan_to_num(getattr(letters, n), nan=1) for n in ("scale", "stretch")}
         return DrawParameters(
@@ -363,7 +390,7 @@ class Simulator:
         """Where every letter goes.
 
         Returns:
-            (N, L) glyph indices; (N, L, 2, 4) maps from the image's pixels to the glyph's, see
+            (N, L) glyph indices; (N, L, 2, 5) maps from the image's pixels to the glyph's, see
             `compositing.lay_letters`; (N, L, 4) the box that it may reach, cut to the image: left,
             top, right, bottom.
         """
@@ -393,11 +420,15 @@ class Simulator:
         place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
         off = _apply(linear, size / 2 - centre)
         reach = _apply(np.abs(linear), size / 2)
-        # What tapers reaches further on its wide side; what would fold over is cut.
-        taper, swell = (warp / self.scheme.height for warp in (p.taper, p.swell))
+        # What is bent reaches further up or down, what tapers further on its wide side; what would
+        # fold over is cut.
+        taper, swell, bend = (warp / self.scheme.height for warp in (p.taper, p.swell, p.bend))
         extent = np.abs(off) + reach
-        bent = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_BENT)
-        reach += extent * (bent / (1 - bent))[..., None] + 1  # and a pixel all round for the blur
+        ends = np.abs(bend) * np.square(extent[..., 0])
+        reach[..., 1] += ends
+        extent[..., 1] += ends
+        folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
+        reach += extent * (folded / (1 - folded))[..., None] + 1  # and a pixel for the blur
         limits = (self.scheme.width, self.scheme.height)
         start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
         stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
@@ -406,8 +437,13 @@ class Simulator:
         # What the product of how far right and how far down of the place a pixel lies counts.
         diagonal = np.stack([(taper - shear * swell) / stretch, swell], -1) / -scale[..., None]
         offset = centre - 0.5 - _apply(back, origin) + diagonal * origin.prod(-1, keepdims=True)
+        # Likewise the square of how far right it lies.
+        square, from_left = -bend[..., None] * back[..., 1], origin[..., :1]
+        offset += square * np.square(from_left)
         back = back - diagonal[..., None] * origin[..., None, ::-1]
-        maps = np.stack([back[..., 0], back[..., 1], offset, diagonal], axis=-1).astype(np.float32)
+        along = back[..., 0] - 2 * square * from_left
+        maps = np.stack([along, back[..., 1], offset, diagonal, square], axis=-1)
+        maps = maps.astype(np.float32)
         return index, maps, np.concatenate([start, stop], axis=-1)
 
 
@@ -430,6 +466,17 @@ def _around(
     )
 
 
+def _as_high(bank: GlyphBank, calibration: Calibration) -> Floats:
+    """(fonts, sizes, strokes) factors by which letters become as high as those that were found."""
+    classes = np.flatnonzero(calibration.found)
+    if not len(classes):
+        return np.ones(bank.shape[:-1], np.float32)
+    found = letter_heights(calibration.glyphs)[classes] / GLYPH_SCALE
+    drawn = bank.boxes[: math.prod(bank.shape), 1].reshape(bank.shape)[..., classes]
+    margins = 2  # see `glyphs.Glyph`
+    return np.median(found / (drawn - margins), axis=-1).astype(np.float32)
+
+
 def _matrices(a: Doubles, b: Doubles, c: Doubles, d: Doubles, scale: Doubles) -> Doubles:
     """(N, L, 2, 2) of (N, L) values, row after row, all times a scale."""
     return np.asarray((np.stack([a, b, c, d], axis=-1) * scale[..., None]).reshape(*a.shape, 2, 2))
@@ -449,5 +496,5 @@ def _apply(linear: Doubles, points: Doubles) -> Doubles:
 _NOISE_FIELD = 1 << 18
 _SIZES = 8
 _LEAST_BLUR = 0.3
-_MOST_BENT = 0.5
+_MOST_FOLDED = 0.5
 _AT_ONCE = 64  # images, which stay in the processor's cache from step to step

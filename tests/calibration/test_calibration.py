@@ -266,7 +266,7 @@ def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> N
 
 def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
     poses, kept, settled = known(100)
-    form = np.random.default_rng(0).uniform(-0.3, 0.3, (*kept.shape, 5))
+    form = np.random.default_rng(0).uniform(-0.3, 0.3, (*kept.shape, 6))
     kept[:20, 1] = False
     form[:20, 1] = 3
     poses = dataclasses.replace(poses, form=form.astype(np.float32))
@@ -439,13 +439,13 @@ def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     [
         {"glyphs": np.zeros((6, 80, 80))},
         {"glyphs": np.zeros((6, 80, 79), np.uint8)},
-        {"poses": np.zeros((200, 4, 8))},
+        {"poses": np.zeros((200, 4, 9))},
         {"poses": np.zeros((200, 4, 3), np.float32)},
         {"poses": np.zeros((200, 24), np.float32)},
-        {"poses": np.zeros((0, 4, 8), np.float32)},
-        {"poses": np.zeros((200, 0, 8), np.float32)},
+        {"poses": np.zeros((0, 4, 9), np.float32)},
+        {"poses": np.zeros((200, 0, 9), np.float32)},
         {"poses": np.array(["pickled", None], object)},
-        {"offset": np.zeros((5, 8), np.float32)},
+        {"offset": np.zeros((5, 9), np.float32)},
         {"following": np.zeros((4, 4, 3), np.float32)},
         {"rendering": np.zeros(5, np.float32)},
         {"clutter": np.zeros(6, np.float32)},

@@ -19,7 +19,7 @@ from simgan_captcha.calibration.glyph_fit import (
     without_haze,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import PLACED, POSE, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator import Simulator
@@ -373,18 +373,18 @@ def first_fit() -> GlyphFit:
 
 def test_only_where_letters_are_of_many_sizes_forms_differ() -> None:
     normalised, fit = many_sizes()[0], first_fit()
-    assert forms_differ(normalised, fit)
+    assert forms_differ(normalised, fit, UNBENT)
     assert not fit.poses.places[..., PLACED:].any()  # the first fit had none
-    assert not forms_differ(scene()[0], told_and_found(2, 6, 0.1)[1])
+    assert not forms_differ(scene()[0], told_and_found(2, 6, 0.1)[1], len(POSE))
     nothing = replace(fit, kept=np.zeros_like(fit.kept))
-    assert not forms_differ(normalised, nothing)
+    assert not forms_differ(normalised, nothing, UNBENT)
 
 
 def test_sizes_are_found_and_drawn_again() -> None:
     (normalised, poses, sizes), first = many_sizes(), first_fit()
     begin = first.poses.places
     fit = fit_glyphs(
-        normalised, poses, 0, glyphs=first.glyphs, begin=begin, formed=True, epochs=EPOCHS
+        normalised, poses, 0, glyphs=first.glyphs, begin=begin, moving=UNBENT, epochs=EPOCHS
     )
     kept = fit.kept & first.kept
     assert np.median(fit.misfit[kept] / first.misfit[kept]) < 0.6
@@ -405,11 +405,11 @@ def test_sizes_are_found_and_drawn_again() -> None:
 
 def test_forms_that_hardly_differ_are_taken_for_none() -> None:
     fit = told_and_found(0, 0, 0)[1]
-    spread = FORMS_ALIKE * (0.5, 3, 0.5, 2, 0.5)
-    form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 5)) * spread
+    spread = FORMS_ALIKE * (0.5, 3, 0.5, 2, 0.5, 2)
+    form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 6)) * spread
     poses = replace(fit.poses, form=form.astype(np.float32))
     found = calibrate(fit.glyphs, poses, fit.kept, fit.settled, start_rendering(STRIPED))
-    np.testing.assert_array_equal(found.formed, [False, True, False, True, False])
+    np.testing.assert_array_equal(found.formed, [False, True, False, True, False, True])
     simulator = Simulator(LETTERS, drawing(fitted=1.0), STRIPED, found)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 300)
     np.testing.assert_array_equal(drawn.scale, 1)
@@ -417,13 +417,14 @@ def test_forms_that_hardly_differ_are_taken_for_none() -> None:
     np.testing.assert_array_equal(drawn.swell, 0)
     assert np.log(drawn.stretch).std() == pytest.approx(spread[1], rel=0.2)
     assert drawn.taper.std() == pytest.approx(spread[3], rel=0.2)
+    assert drawn.bend.std() == pytest.approx(spread[5], rel=0.2)
 
 
 def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
     """Not by where another fit had found it."""
     normalised, poses = scene()
     first = told_and_found(0, 0, 0)[1]
-    elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 6], np.float32))
+    elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 7], np.float32))
     fit = fit_glyphs(
         normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
     )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.glyph_fit import GlyphFit
@@ -14,7 +15,9 @@ from tests.calibration.scene import LETTERS, disturbed, first_of, many_sizes, sc
 FONTS = SimulatorSettings(fonts=("stix-bold", "roboto-black", "dejavu-sans-bold"), size=(20, 26))
 
 
-def look(normalised: FloatImages, seen: Poses) -> tuple[GlyphFit, list[str]]:
+def look(
+    normalised: FloatImages, seen: Poses, *, waves: bool = False
+) -> tuple[GlyphFit, list[str]]:
     return find_shapes(
         normalised,
         seen,
@@ -22,22 +25,26 @@ def look(normalised: FloatImages, seen: Poses) -> tuple[GlyphFit, list[str]]:
         FONTS,
         0,
         glyphs=None,
+        waves=waves,
         formed=False,
         epochs=12,
         on_epoch=lambda *_: None,
     )
 
 
-def test_classes_are_shared_out_and_forms_found() -> None:
+@pytest.mark.parametrize("waves", [False, True])
+def test_classes_are_shared_out_and_forms_found(waves: bool) -> None:
     normalised, poses, sizes = many_sizes()
     told = poses.probabilities + 1e-7
     # Every 'a' is surely read as 'g', and a little like an 'a'.
     told[poses.ids == 0] = [1e-4, 1, *[1e-9] * 4]
     seen = replace(poses, probabilities=(told / told.sum(-1, keepdims=True)).astype(np.float32))
-    fit, doubts = look(normalised, seen)
+    fit, doubts = look(normalised, seen, waves=waves)
     assert (seen.ids == poses.ids).mean() < 0.9
     assert (fit.poses.ids == poses.ids).mean() > 0.97
     assert not doubts
+    # Bent letters are looked for only where there may be some.
+    assert fit.poses.places[..., POSE.index("bend")].any() == waves
     found = fit.poses.places[..., POSE.index("size")]
     for k in range(len(LETTERS.alphabet)):
         of_class = fit.kept & (poses.ids == k)

@@ -164,7 +164,7 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
 def test_letters_that_overlap_cover_together_but_not_twice() -> None:
     glyph = np.zeros((1, 80, 80), np.float32)
     glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
-    ids, centre = np.zeros((1, 2), np.int64), [50, 25, *[0] * 6]
+    ids, centre = np.zeros((1, 2), np.int64), [50, 25, *[0] * 7]
     ink = np.zeros((1, 50, 100), np.float32)
     ink[0, 15:35, 40:60] = 0.75
     normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
@@ -224,13 +224,13 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
         return generator.uniform(low, high, shape).astype(np.float32)
 
     size, stretch, shear = uniform(0.75, 1.3), uniform(0.8, 1.25), uniform(-0.2, 0.2)
-    taper, swell = uniform(-0.6, 0.6), uniform(-0.6, 0.6)
+    taper, swell, bend = uniform(-0.6, 0.6), uniform(-0.6, 0.6), uniform(-0.8, 0.8)
     placed = [
         np.broadcast_to(np.array([12.5, 37.5, 62.5, 87.5]), shape),
         uniform(22, 28),
         uniform(-20, 20),
     ]
-    form = [np.log(size), np.log(stretch), shear, taper, swell]
+    form = [np.log(size), np.log(stretch), shear, taper, swell, bend]
     poses = np.stack([*placed, *form], -1).astype(np.float32)
     calibration = replace(
         skewed(LETTERS), glyphs=np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
@@ -241,7 +241,13 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     x, y, rotation = np.moveaxis(poses[..., :PLACED], -1, 0)
     placed_like_them = replace(drawn, x=x, y=y, rotation=rotation)
     formed = replace(
-        placed_like_them, scale=size, stretch=stretch, shear=shear, taper=taper, swell=swell
+        placed_like_them,
+        scale=size,
+        stretch=stretch,
+        shear=shear,
+        taper=taper,
+        swell=swell,
+        bend=bend,
     )
     images = simulator.render(formed)
     return free.normalise(images), drawn.ids, poses
@@ -264,13 +270,14 @@ def test_forms_are_found_where_none_is_known() -> None:
     begin[..., PLACED:] = 0
     begin[..., :2] += np.random.default_rng(8).normal(0, 1, begin[..., :2].shape)
     stiff = fit_poses(normalised, ids, begin, glyphs, 60)
-    fit = fit_poses(normalised, ids, begin, glyphs, 60, formed=True)
+    fit = fit_poses(normalised, ids, begin, glyphs, 60, moving=len(POSE))
     assert np.median(fit.missed / stiff.missed) < 0.3
     np.testing.assert_array_equal(stiff.poses[..., PLACED:], 0)
     # A round letter has no shear that its turn could not be; its size all letters have.
     off = np.abs(fit.poses - true)[..., PLACED:]
     assert np.median(off[..., 0]) < 0.04
-    assert (np.median(off, (0, 1)) < 0.4 * np.median(np.abs(true[..., PLACED:]), (0, 1))).all()
+    # In narrow ones it hardly shows how they are bent.
+    assert (np.median(off, (0, 1)) < 0.55 * np.median(np.abs(true[..., PLACED:]), (0, 1))).all()
 
 
 def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
@@ -278,7 +285,7 @@ def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
     glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
     pose = torch.zeros(1, 1, len(POSE))
     pose[..., :2] = torch.tensor([60.0, 10.0])
-    pose[..., POSE.index("taper") :] = 1
+    pose[..., [POSE.index("taper"), POSE.index("swell")]] = 1
     height, width = LETTERS.height, 3 * LETTERS.width
     ids = torch.tensor([[LETTERS.alphabet.index("m")]])
     drawn = draw_characters(glyphs, ids, pose, height, width)[0, 0].numpy()
@@ -295,7 +302,7 @@ def told_twice() -> tuple[FloatImages, Ids, npt.NDArray[np.bool_], Floats]:
     """Four letters, of which the last is read twice: its double stands in a fifth slot."""
     normalised, ids, poses = known()
     generator = np.random.default_rng(9)
-    double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, *[0] * 5)
+    double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, *[0] * 6)
     places = np.concatenate([poses, double], 1).astype(np.float32)
     return normalised, np.hstack([ids, ids[:, -1:]]), np.ones((COUNT, 5), np.bool_), places
 

@@ -1,9 +1,9 @@
-"""Names of classes that change."""
+"""Names of classes that change, and what of a pose does."""
 
 import numpy as np
 
 from simgan_captcha.calibration.glyph_fit import renamed_glyphs
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, Poses, moving
 
 
 def told(*rows: tuple[float, ...]) -> Poses:
@@ -42,3 +42,15 @@ def test_glyphs_change_their_names_with_them() -> None:
     assert renamed({1: 2}) == [0, 0, 2, 3]  # who has one keeps it
     assert renamed({1: 0, 2: 0}) == [1, 0, 0, 3]
     assert renamed({}) == [0, 1, 2, 3]
+
+
+def test_only_those_of_a_pose_move_that_are_needed() -> None:
+    places = np.zeros((2, 3, len(POSE)), np.float32)
+    assert moving(places) == moving(places[:0]) == PLACED
+    places[0, 0, 0] = 20
+    assert moving(places) == PLACED
+    places[1, 2, PLACED] = -0.1
+    places[0] = np.nan  # where no character stands
+    assert moving(places) == PLACED + 1
+    places[1, 1, -1] = 0.1
+    assert moving(places) == len(POSE)

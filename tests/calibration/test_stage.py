@@ -12,6 +12,7 @@ from PIL import Image
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
 from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
+from simgan_captcha.layout import LayoutSettings
 from simgan_captcha.learning import Learning
 from simgan_captcha.planning import KNOWN
 from simgan_captcha.reader.reading import load_reader
@@ -139,6 +140,13 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert diagnosis["undecided"] in diagnosis["warnings"]
     assert told == diagnosis["warnings"]
     assert len(load_readings(run / READINGS)) == IMAGES
+
+    # Who drew up a scheme can say more of it.
+    assert "several_fonts" not in diagnosis["undecided"]
+    ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
+    laid_out = config.model_copy(update={"simulator": ranges})
+    read_captchas(Learning(run, laid_out, SEED, fabric, told.append), lambda *_: None)
+    assert "the scheme's several_fonts says so" in read_diagnosis(run)["undecided"]
 
 
 def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(

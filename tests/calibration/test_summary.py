@@ -260,8 +260,8 @@ def test_forms_are_told_of_where_letters_differ() -> None:
     assert summary()["forms"] == {}
     right = found()
     generator = np.random.default_rng(0)
-    most = np.array([0.2, 0.3, 0.1, 0.5, 0.5])
-    form = generator.uniform(-most, most, (*right.fit.kept.shape, 5))
+    most = np.array([0.2, 0.3, 0.1, 0.5, 0.5, 0.4])
+    form = generator.uniform(-most, most, (*right.fit.kept.shape, 6))
     poses = replace(right.fit.poses, form=form.astype(np.float32))
     calibration = calibrate(
         right.fit.glyphs, poses, right.fit.kept, right.fit.settled, right.rendered.values
@@ -273,6 +273,7 @@ def test_forms_are_told_of_where_letters_differ() -> None:
         "shear": (-0.098, 0.098),
         "taper": (-0.49, 0.49),
         "swell": (-0.49, 0.49),
+        "bend": (-0.392, 0.392),
     }
     assert set(told["forms"]) == set(ends)
     for name, both in ends.items():

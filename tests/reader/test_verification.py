@@ -237,7 +237,7 @@ def test_letters_of_many_sizes_are_drawn_in_theirs() -> None:
     poses = stiff.poses.copy()
     poses[..., POSE.index("size")] = 0.1
     formed = replace(stiff, poses=poses)
-    assert formed.formed.tolist() == [True, *[False] * 4]
+    assert formed.formed.tolist() == [True, *[False] * 5]
     of_one_size, of_many = (doubts_of(doubtful, found) for found in (stiff, formed))
     assert of_many.variance < 0.6 * of_one_size.variance
     _, _, ids, probabilities = doubtful

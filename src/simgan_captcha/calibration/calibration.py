@@ -31,7 +31,7 @@ UNKNOWN_CLUTTER = np.full(len(CLUTTER), np.nan, np.float32)
 GLYPH_SCALE = 2
 """Pixels of a found glyph to one of an image."""
 
-FORMS_ALIKE = np.array([0.05, 0.05, 0.05, 0.2, 0.2], np.float32)
+FORMS_ALIKE = np.array([0.05, 0.05, 0.05, 0.2, 0.2, 0.2], np.float32)
 """Forms that spread less than this from one character to the next are taken for none."""
 
 FEWEST_CHARACTERS = 20
@@ -42,7 +42,7 @@ _REPEATED = 3
 _ENDS = (0.05, 0.95)
 _FORM_ENDS = (0.01, 0.99)
 _JITTER = np.array(
-    [0.5, 0.5, 1.5, 0.03, 0.03, 0.03, 0.1, 0.1], np.float32
+    [0.5, 0.5, 1.5, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1], np.float32
 )  # of each of `POSE`: about how far poses are uncertain
 
 
@@ -54,11 +54,11 @@ class Calibration:
     """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
     pixel; all 0 where none was found, and of the class of no character."""
     poses: Floats
-    """(N, L, 8) where the characters of N real images lie, see `POSE`; as classes would lie that
+    """(N, L, 9) where the characters of N real images lie, see `POSE`; as classes would lie that
     are usual, and as wide as most. NaN where no character stands. Forms are 0 where all have
     one."""
     offset: Floats
-    """(K, 8) how far a class lies from the usual. Of forms 0."""
+    """(K, 9) how far a class lies from the usual. Of forms 0."""
     following: Floats
     """(L, L, L) of texts of 1 to L letters, by how many pixels each stands further right for each
     pixel that a letter of the text is wider, see `following`."""
@@ -74,13 +74,13 @@ class Calibration:
 
     @property
     def formed(self) -> npt.NDArray[np.bool_]:
-        """(5,) which values of its form differ from one character to the next."""
+        """(6,) which values of its form differ from one character to the next."""
         return np.asarray((np.nan_to_num(self.poses[..., PLACED:]) != 0).any((0, 1)))
 
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Characters (B, L) and their poses, (B, L, 8), as they lie in real images.
+        """Characters (B, L) and their poses, (B, L, 9), as they lie in real images.
 
         Each image takes all its places from one real image, and moves them a little: however
         letters hang together there (turned ones standing further right, neighbours that overlap,
@@ -100,10 +100,10 @@ class Calibration:
     def as_usual(
         self, places: Floats, ids: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
     ) -> Floats:
-        """(N, L, 8) places of characters (N, L) as classes would lie that are usual, as `poses` do.
+        """(N, L, 9) places of characters (N, L) as classes would lie that are usual, as `poses` do.
 
         Args:
-            places: (N, L, 8).
+            places: (N, L, 9).
             ids: (N, L) the characters.
             present: (N, L) those that are there.
         """
@@ -282,7 +282,7 @@ def spread_of(poses: Floats) -> Floats:
 
 
 def _shift(some: Floats, all_of_them: Floats) -> Floats:
-    """(8,) by how much some poses (n, 8) lie off all of them.
+    """(9,) by how much some poses (n, 9) lie off all of them.
 
     Only as far as both ends of their distribution do. Where the scout takes a class's right-leaning
     letters for another class, the rest lies off on average, but reaches as far to the left: drawing

@@ -22,15 +22,25 @@ _SIZE, _STRETCH = POSE.index("size"), POSE.index("stretch")
 
 def letter_widths(glyphs: GreyImages) -> Floats:
     """(K,) how many pixels wide letters of (K, G, G) glyphs are; the mean where there is none."""
-    columns = glyphs.max(1) > glyphs.max((1, 2))[:, None] // 2  # pale ones are as wide as others
-    found = columns.any(1)
-    widths = columns.shape[1] - columns.argmax(1) - columns[:, ::-1].argmax(1)
-    usual = widths[found].mean() if found.any() else 0.0
-    return np.where(found, widths, usual).astype(np.float32)
+    return _extents(glyphs, 1)
+
+
+def letter_heights(glyphs: GreyImages) -> Floats:
+    """(K,) likewise how high."""
+    return _extents(glyphs, 2)
+
+
+def _extents(glyphs: GreyImages, across: int) -> Floats:
+    # Pale ones are as large as others.
+    inked = glyphs.max(across) > glyphs.max((1, 2))[:, None] // 2
+    found = inked.any(1)
+    extents = inked.shape[1] - inked.argmax(1) - inked[:, ::-1].argmax(1)
+    usual = extents[found].mean() if found.any() else 0.0
+    return np.where(found, extents, usual).astype(np.float32)
 
 
 def widening(poses: Floats) -> Floats:
-    """(...) by which factor forms of (..., 8) poses make letters wider."""
+    """(...) by which factor forms of (..., 9) poses make letters wider."""
     return np.asarray(np.exp(poses[..., _SIZE] + poses[..., _STRETCH]))
 
 
@@ -40,7 +50,7 @@ def wider_than_usual(widths: Floats, ids: npt.NDArray[np.int64], places: Floats)
     Args:
         widths: (K,) of glyphs.
         ids: (N, L) which letters.
-        places: (N, L, 8) in which forms, see `poses.POSE`.
+        places: (N, L, 9) in which forms, see `poses.POSE`.
     """
     return np.asarray(widths[ids] * widening(places) - widths.mean())
 

@@ -98,7 +98,7 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
 
 
 def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
-    """(G, G) the mean of what lies at poses (N, L, 8) of some characters, (M, 2) image and slot."""
+    """(G, G) the mean of what lies at poses (N, L, 9) of some characters, (M, 2) image and slot."""
     side = glyph_side(normalised.shape[2])
     total, weight = np.zeros((2, side, side), np.float32)
     for n, slot in characters:
@@ -122,9 +122,9 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
-    """OpenCV's map from the pixels of a glyph at a pose (8,) to those of the image."""
-    # Perspective is left out: a mean only begins a shape, which is then fitted with it.
-    x, y, rotation, size, stretch, shear = pose[:-2].astype(np.float64)
+    """OpenCV's map from the pixels of a glyph at a pose (9,) to those of the image."""
+    # What is no linear map is left out: a mean only begins a shape, which is then fitted with it.
+    x, y, rotation, size, stretch, shear = pose[:6].astype(np.float64)
     turn = np.deg2rad(rotation)
     form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
     linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ form
@@ -145,7 +145,7 @@ def fit_glyphs(
     *,
     glyphs: Floats | None = None,
     begin: Floats | None = None,
-    formed: bool = False,
+    moving: int = PLACED,
     epochs: int = 20,
     on_epoch: Callable[[int, int, float], None] = lambda done, epochs, misfit: None,
 ) -> GlyphFit:
@@ -160,10 +160,10 @@ def fit_glyphs(
         poses: A scout's, of the same images; its likeliest classes are taken as read.
         seed: Of the order of the images.
         glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
-        begin: (N, L, 8) where poses begin, if not where the scout told; images are settled if their
+        begin: (N, L, 9) where poses begin, if not where the scout told; images are settled if their
             letters are found near where it did.
-        formed: Whether characters have forms of their own, too, see `forms_differ`; else they have
-            their glyphs'.
+        moving: How many of `poses.POSE` do, from the first on: places alone, and characters have
+            their glyphs' forms, or forms of their own, too, see `forms_differ`.
         epochs: Passes over the images.
         on_epoch: Called after each, with the mean misfit of its images.
     """
@@ -173,7 +173,7 @@ def fit_glyphs(
     ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
     visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
     unit, P = torch.tensor(POSE_UNIT), len(POSE)
-    moving = unit if formed else unit * (torch.arange(P) < PLACED)
+    moved = unit * (torch.arange(P) < moving)
     begun = poses.places if begin is None else begin
     pose = nn.Embedding(N, L * P, sparse=True, _weight=(torch.from_numpy(begun) / unit).flatten(1))
     first = mean_glyphs(normalised, poses) if glyphs is None else glyphs
@@ -193,7 +193,7 @@ def fit_glyphs(
         window = _gaussian(max(_BLURS[1], coarse * (1 - 2 * epoch / epochs)), len(shape[0]))
         images = torch.from_numpy(np.flatnonzero(sure.any(1).numpy()))
         for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
-            at, counts = pose(batch).view(-1, L, P) * moving, sure[batch]
+            at, counts = pose(batch).view(-1, L, P) * moved, sure[batch]
             drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
             covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
             near = near_characters(at.detach(), H, W) & present[batch][..., None, None]
@@ -209,12 +209,12 @@ def fit_glyphs(
             of_shape.step()
         on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
 
-    fitted = (pose.weight.detach().view(N, L, P) * moving).numpy()
+    fitted = (pose.weight.detach().view(N, L, P) * moved).numpy()
     fitted = np.where(sure.numpy()[..., None], fitted, begun)
     read = np.bincount(ids[sure].numpy(), minlength=len(first))
     fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
     found = without_haze(fine.numpy()) * found_classes(read)[:, None, None].astype(np.float32)
-    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, formed=formed).poses
+    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, moving=moving).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
     strayed = (np.abs(settled - poses.places)[..., :PLACED] / limits).max((1, 2))
     seen_twice = superfluous_characters(
@@ -240,7 +240,7 @@ def renamed_glyphs(glyphs: Floats, names: Mapping[int, int]) -> Floats:
     return renamed
 
 
-def forms_differ(normalised: FloatImages, fit: GlyphFit) -> bool:
+def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
     """Whether characters are of many sizes, widths or slants, so that one glyph does not fit all.
 
     Those of some images are given forms of their own; where all are alike, hardly any changes.
@@ -248,6 +248,7 @@ def forms_differ(normalised: FloatImages, fit: GlyphFit) -> bool:
     Args:
         normalised: (N, 2, H, W) real images.
         fit: Of them, without forms.
+        moving: How many of `poses.POSE` may tell of their forms, from the first on.
     """
     images = np.flatnonzero(fit.kept.any(1))[:_FORMED]
     kept, poses = fit.kept[images], fit.poses
@@ -255,7 +256,7 @@ def forms_differ(normalised: FloatImages, fit: GlyphFit) -> bool:
         return False
     ids, places = poses.ids[images], poses.places[images]
     steps = 2 * _SETTLING
-    found = fit_poses(normalised[images], ids, places, fit.glyphs, steps, formed=True).poses[kept]
+    found = fit_poses(normalised[images], ids, places, fit.glyphs, steps, moving=moving).poses[kept]
     return bool((spread_of(found)[PLACED:] > FORMS_ALIKE).any())
 
 

@@ -14,7 +14,7 @@ from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ, renamed_glyphs
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import Floats, Poses
+from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Floats, Poses
 from simgan_captcha.calibration.sharing import share_out
 from simgan_captcha.simulator import SimulatorSettings
 
@@ -27,6 +27,7 @@ def find_shapes(
     seed: int,
     *,
     glyphs: Floats | None,
+    waves: bool,
     formed: bool,
     epochs: int,
     on_epoch: Callable[[int, int, float], None],
@@ -40,6 +41,7 @@ def find_shapes(
         simulator: Whose fonts say what characters look like.
         seed: Decides the order of images.
         glyphs: (K, G, G) coverage, 0 to 1, that an earlier look found; None at the first.
+        waves: Whether characters may be bent, see `scheme.Scheme.waves`.
         formed: Whether that look found characters to have forms of their own.
         epochs: Passes over the images; as many again for each of its errors that is mended.
         on_epoch: Called after each, with the mean misfit of its images.
@@ -47,6 +49,7 @@ def find_shapes(
     Raises:
         ConfigError: A font that does not serve, see `glyphs.open_font`.
     """
+    forms = len(POSE) if waves else UNBENT
 
     def fitted(told: Poses, glyphs: Floats | None, begin: Floats | None = None) -> GlyphFit:
         return fit_glyphs(
@@ -55,14 +58,14 @@ def find_shapes(
             seed,
             glyphs=glyphs,
             begin=begin,
-            formed=formed,
+            moving=forms if formed else PLACED,
             epochs=epochs,
             on_epoch=on_epoch,
         )
 
     told = share_out(told)
     fit = fitted(told, glyphs)
-    if not formed and forms_differ(normalised, fit):
+    if not formed and forms_differ(normalised, fit, forms):
         formed = True
         fit = fitted(told, fit.glyphs, fit.poses.places)
     doubts: list[str] = []

@@ -25,7 +25,7 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyph,
 )
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import PLACED, Floats, Poses
+from simgan_captcha.calibration.poses import Floats, Poses, moving
 
 Ids = npt.NDArray[np.int64]
 
@@ -108,13 +108,12 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     if not 0 < len(lacking) <= most or not fit.settled.any():
         return None
     poses = fit.poses.places
-    formed = bool(poses[..., PLACED:].any())
     own = character_misfits(normalised, ids, poses, fit.glyphs)
     looked_at = fit.settled[:, None] & fit.poses.present
     unlike = _UNEXPLAINED * float(np.median(own[looked_at]))
     unexplained = (own > unlike) & looked_at
     read = np.bincount(ids[looked_at], minlength=len(fit.glyphs))
-    search = _Search(normalised, ids, fit.glyphs, unlike, formed)
+    search = _Search(normalised, ids, fit.glyphs, unlike, moving(poses))
     shapes: list[Floats] = []
     members: list[tuple[Ids, Ids]] = []  # images and slots of each shape
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
@@ -173,8 +172,8 @@ class _Search:
     glyphs: Floats
     unlike: float
     """Misfit of what is not explained, at least."""
-    formed: bool
-    """Whether characters have forms of their own."""
+    moving: int
+    """How many of `poses.POSE` do, from the first on."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
@@ -196,7 +195,7 @@ class _Search:
     def explained(
         self, characters: Ids, poses: Floats, shape: Floats
     ) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """(M,) which characters a shape explains that their own does not, and its poses (M, 8).
+        """(M,) which characters a shape explains that their own does not, and its poses (M, 9).
 
         Their own is drawn from where the shape was found, too: what only lay elsewhere than the
         scout said is not lost.
@@ -211,7 +210,7 @@ class _Search:
         return found, at
 
     def _drawn(self, characters: Ids, poses: Floats, shape: Floats | None) -> tuple[Floats, Floats]:
-        """Poses (M, 8) and misfits (M,) of characters drawn with a shape, or with their own."""
+        """Poses (M, 9) and misfits (M,) of characters drawn with a shape, or with their own."""
         images, slots = characters.T
         ids, glyphs = self.ids[images], self.glyphs
         if shape is not None:
@@ -219,7 +218,7 @@ class _Search:
             ids[np.arange(len(ids)), slots] = len(glyphs)
             glyphs = np.concatenate([glyphs, shape[None]])
         fit = fit_poses(
-            self.normalised[images], ids, poses[images], glyphs, _STEPS, formed=self.formed
+            self.normalised[images], ids, poses[images], glyphs, _STEPS, moving=self.moving
         )
         misfits = character_misfits(self.normalised[images], ids, fit.poses, glyphs)
         each = np.arange(len(characters))

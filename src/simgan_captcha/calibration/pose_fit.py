@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats
+from simgan_captcha.calibration.poses import PLACED, Floats
 
 _BATCH = 64
 _REACH = 0.3  # of the image's height: as far as a character hides its neighbours
@@ -25,7 +25,7 @@ _COVERED = 0.3
 """...and stands where others do, if they cover this share of what it covers."""
 _OUTSIDE = 2.0  # of a glyph, whose pixels lie between -1 and 1
 _RATE = 0.4  # pixels a step at first
-POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3)
+POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3, 0.4)
 """Of each of `POSE`: about as far as a step of one pixel goes, at the rim of a letter."""
 
 
@@ -35,7 +35,7 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     Args:
         glyphs: (K, G, G) coverage, 0 to 1.
         ids: (B, L) int64.
-        pose: (B, L, 8), see `poses.POSE`.
+        pose: (B, L, 9), see `poses.POSE`.
         height: H.
         width: W.
 
@@ -47,11 +47,12 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     right = torch.arange(width) + 0.5 - pose[..., 0, None, None]  # (B, L, 1, W)
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
     cosine, sine = torch.cos(turn), torch.sin(turn)
-    size, stretch, shear, taper, swell = pose[..., PLACED:, None, None].unbind(2)
-    # Turned back, then out of its form, see `Simulator.render`.
+    size, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
+    # Straightened, turned back, then out of its form, see `Simulator.render`.
     diagonal = right * down / height
-    across = cosine * right - sine * down - taper * diagonal
-    along = sine * right + cosine * down - swell * diagonal
+    straight = down - bend * right.square() / height
+    across = cosine * right - sine * straight - taper * diagonal
+    along = sine * right + cosine * straight - swell * diagonal
     unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
     grid = torch.stack([(across - shear * along) * torch.exp(-stretch), along], -1)
     # Beyond the line where perspective folds over, a map would show the glyph again, mirrored.
@@ -64,7 +65,7 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
 
 
 def form_prior(pose: Tensor) -> Tensor:
-    """What forms of poses (B, L, 8) weigh beside the squared ink that drawings miss.
+    """What forms of poses (B, L, 9) weigh beside the squared ink that drawings miss.
 
     Hardly anything: it keeps glyphs as large as most of their characters, and forms of what cannot
     be seen as they are.
@@ -73,7 +74,7 @@ def form_prior(pose: Tensor) -> Tensor:
 
 
 def near_characters(pose: Tensor, height: int, width: int) -> Tensor:
-    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 8)."""
+    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 9)."""
     right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
     return right.square() + down.square() < (_REACH * height) ** 2
@@ -94,7 +95,7 @@ def character_misfits(
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn.
-        poses: (N, L, 8) where, see `poses.POSE`.
+        poses: (N, L, 9) where, see `poses.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     misfits = np.zeros(ids.shape, np.float32)
@@ -121,7 +122,7 @@ def superfluous_characters(
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn.
         present: (N, L) where a character stands.
-        poses: (N, L, 8) where, see `poses.POSE`.
+        poses: (N, L, 9) where, see `poses.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     superfluous = np.zeros(ids.shape, np.bool_)
@@ -167,7 +168,7 @@ class PoseFit:
     """The best drawings found of N images."""
 
     poses: Floats
-    """(N, L, 8), see `poses.POSE`."""
+    """(N, L, 9), see `poses.POSE`."""
     missed: Floats
     """(N,) squared ink that they miss."""
     inked: Floats
@@ -181,20 +182,19 @@ def fit_poses(
     glyphs: Floats,
     steps: int,
     *,
-    formed: bool = False,
+    moving: int = PLACED,
 ) -> PoseFit:
     """Poses with which drawings miss least, from where they begin.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink, and its places stay.
-        begin: (N, L, 8) poses.
+        begin: (N, L, 9) poses.
         glyphs: (K, G, G) coverage, 0 to 1.
         steps: Of each image.
-        formed: Whether characters' forms move, too, or places alone.
+        moving: How many of `POSE` do, from the first on; the others stay as they begin.
     """
     shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(POSE_UNIT)
-    moving = len(POSE) if formed else PLACED
     fitted = begin.astype(np.float32)
     missed_ink, inked = np.zeros((2, len(ids)), np.float32)
     for at in range(0, len(ids), _BATCH):

@@ -8,14 +8,24 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-POSE = ("x", "y", "rotation", "size", "stretch", "shear", "taper", "swell")
+POSE = ("x", "y", "rotation", "size", "stretch", "shear", "taper", "swell", "bend")
 """What poses tell of a character: pixels from the left and from the top, degrees counter-clockwise;
 and its form, the logarithms of its size and of its width beside that, pixels that it leans to the
-right for each one down, and its perspective, how much wider it grows an image height down and how
-much taller one to the right: 0 as its glyph is. `layout.Letters` has size and width as factors."""
+right for each one down, its perspective, how much wider it grows an image height down and how much
+taller one to the right, and how far down its ends are bent, in image heights one to either side,
+more as the square: 0 as its glyph is. `layout.Letters` has size and width as factors."""
 
 PLACED = 3
 """So many of them place a character; the others are its form, which no scout tells."""
+
+UNBENT = POSE.index("bend")
+"""So many of them tell all of characters that lie on no wave."""
+
+
+def moving(places: Floats) -> int:
+    """How many of `POSE`, from the first on, these places (..., 9) need: `PLACED` at the least."""
+    formed = np.nan_to_num(places).any(tuple(range(places.ndim - 1)))
+    return max([PLACED, *(np.flatnonzero(formed) + 1).tolist()])
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Poses:
     rotation: Floats
     """(N, L) degrees, counter-clockwise."""
     form: Floats | None = None
-    """(N, L, 5) what comes after the turn, see `POSE`; None where they are not known: of all 0."""
+    """(N, L, 6) what comes after the turn, see `POSE`; None where they are not known: of all 0."""
     absent: int | None = None
     """Class of a slot that no character stands in, `scheme.Scheme.absent`. It has no shape."""
     shortest: int = 1
@@ -57,14 +67,14 @@ class Poses:
 
     @property
     def places(self) -> Floats:
-        """(N, L, 8), see `POSE`."""
+        """(N, L, 9), see `POSE`."""
         placed = np.stack([self.x, self.y, self.rotation], -1, dtype=np.float32)
         known = (*placed.shape[:-1], len(POSE) - PLACED)
         form = np.zeros(known, np.float32) if self.form is None else self.form
         return np.concatenate([placed, form], -1, dtype=np.float32)
 
     def at(self, places: Floats) -> "Poses":
-        """The same characters at other places (N, L, 8)."""
+        """The same characters at other places (N, L, 9)."""
         x, y, rotation = np.moveaxis(places[..., :PLACED], -1, 0)
         return replace(self, x=x, y=y, rotation=rotation, form=places[..., PLACED:])
 

@@ -24,7 +24,7 @@ from torch import nn
 from simgan_captcha.background import Background
 from simgan_captcha.calibration.calibration import Calibration
 from simgan_captcha.calibration.pose_fit import fit_poses
-from simgan_captcha.calibration.poses import Floats
+from simgan_captcha.calibration.poses import Floats, moving
 from simgan_captcha.images import GreyImages
 from simgan_captcha.reader.scout import scout_images
 from simgan_captcha.scheme import Scheme
@@ -137,7 +137,7 @@ def compare_readings(
     alternatives[np.arange(len(of_image)), slots] = second
     missed, inked = np.zeros((2, len(of_image)), np.float32), np.zeros(len(of_image), np.float32)
     glyphs = calibration.glyphs.astype(np.float32) / np.float32(255)
-    formed = bool(calibration.formed.any())
+    moved = moving(calibration.poses)
     for n in range(0, len(of_image), _BATCH):
         batch = slice(n, n + _BATCH)
         normalised = background.normalise(images[of_image[batch]])
@@ -147,7 +147,7 @@ def compare_readings(
         usual = told - calibration.offset[poses.ids]
         for row, ids in enumerate((read[batch], alternatives[batch])):
             begin = np.asarray(usual + calibration.offset[ids], np.float32)
-            fit = fit_poses(normalised, ids, begin, glyphs, settings.steps, formed=formed)
+            fit = fit_poses(normalised, ids, begin, glyphs, settings.steps, moving=moved)
             missed[row, batch], inked[batch] = fit.missed, fit.inked
         on_compared(min(n + _BATCH, len(of_image)), len(of_image))
     odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
