@@ -56,6 +56,9 @@ FAMILIES = {
     "captcha (PyPI), 4 digits, on gradients": Family(
         ("python", "pypi_captcha.py"), (digits, "4", "4", "160", "60", "--gradients"), digits, "4"
     ),
+    "captcha (PyPI), 4 digits, on textures": Family(
+        ("python", "pypi_captcha.py"), (digits, "4", "4", "160", "60", "--textures"), digits, "4"
+    ),
     "captcha (PyPI), a-z0-9, serif, 4 to 6": Family(
         ("python", "pypi_captcha.py"),
         (ascii_lowercase + digits, "4", "6", "200", "70", _SERIF),

@@ -1,9 +1,10 @@
 """Captchas of the PyPI package ``captcha``.
 
-Arguments: FOLDER COUNT ALPHABET SHORTEST LONGEST WIDTH HEIGHT [FONT | --gradients]
+Arguments: FOLDER COUNT ALPHABET SHORTEST LONGEST WIDTH HEIGHT [FONT | --gradients | --textures]
 
 With ``--gradients`` each captcha lies on two light colours that run into each other, as Pillow
-draws them.
+draws them; with ``--textures`` on Pillow's noise, blurred until its grain is as wide as strokes, or
+finer, and as strong as each image draws.
 
 Needs an environment of its own with that package, which is no dependency of this one.
 """
@@ -14,14 +15,14 @@ import sys
 from pathlib import Path
 
 from captcha.image import ImageCaptcha  # type: ignore[import-not-found]
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 folder, (count, shortest, longest, width, height) = (
     Path(sys.argv[1]),
     (int(sys.argv[n]) for n in (2, 4, 5, 6, 7)),
 )
-gradients = "--gradients" in sys.argv[8:]
-alphabet, fonts = sys.argv[3], None if gradients else sys.argv[8:] or None
+ground = next((word for word in sys.argv[8:] if word.startswith("--")), None)
+alphabet, fonts = sys.argv[3], None if ground else sys.argv[8:] or None
 random.seed(1)
 (folder / "images").mkdir(parents=True)
 draw = ImageCaptcha(width=width, height=height, fonts=fonts)
@@ -35,6 +36,18 @@ def on_gradient(image: Image.Image) -> Image.Image:
     return ImageChops.multiply(image.convert("RGB"), ImageOps.colorize(middle, black, white))
 
 
+def on_texture(image: Image.Image) -> Image.Image:
+    """Its darkness on a grain of two light colours."""
+    grain = Image.effect_noise((width, height), 100).filter(
+        ImageFilter.GaussianBlur(random.uniform(0.7, 2))
+    )
+    black, white = [tuple(random.choices(range(110, 256), k=3)) for _ in range(2)]
+    colours = ImageOps.colorize(ImageOps.autocontrast(grain, 1), black, white)
+    return ImageChops.multiply(image.convert("RGB"), colours)
+
+
+GROUNDS = {"--gradients": on_gradient, "--textures": on_texture}
+
 with (folder / "labels.csv").open("w", newline="") as file:
     labels = csv.writer(file)
     labels.writerow(("name", "label"))
@@ -43,6 +56,6 @@ with (folder / "labels.csv").open("w", newline="") as file:
         name = f"{random.getrandbits(128):032x}.png"
         path = folder / "images" / name
         draw.write(text, str(path))
-        if gradients:
-            on_gradient(Image.open(path)).save(path)
+        if ground:
+            GROUNDS[ground](Image.open(path)).save(path)
         labels.writerow((name, text))
