@@ -13,10 +13,12 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
 from typing import Any
@@ -45,8 +47,8 @@ class Family:
     alike: str = ""
     """Characters that its generator draws much alike; a second figure counts them as one, of the
     same readings."""
-    seen: tuple[str, ...] = ()
-    """Of what `init` cannot see, the scheme's keys that a user who looks at images says yes to."""
+    seen: Mapping[str, str] = field(default_factory=dict)
+    """What `init` cannot see, and a user who looks at ten images writes in the scheme."""
 
 
 FAMILIES = {
@@ -58,6 +60,13 @@ FAMILIES = {
     ),
     "captcha (PyPI), 4 digits, on textures": Family(
         ("python", "pypi_captcha.py"), (digits, "4", "4", "160", "60", "--textures"), digits, "4"
+    ),
+    "captcha (PyPI), 4 digits, said to lie on textures": Family(
+        ("python", "pypi_captcha.py"),
+        (digits, "4", "4", "160", "60", "--textures"),
+        digits,
+        "4",
+        seen={"clutter": '["lines", "dots", "texture"]'},
     ),
     "captcha (PyPI), a-z0-9, serif, 4 to 6": Family(
         ("python", "pypi_captcha.py"),
@@ -78,7 +87,7 @@ FAMILIES = {
         (digits + ascii_lowercase, "5"),
         digits + ascii_lowercase,
         "5",
-        seen=("waves", "several_fonts"),
+        seen={"waves": "true", "several_fonts": "true"},
     ),
     "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
 }
@@ -209,8 +218,8 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
         told = ["--alphabet", family.alphabet, "--length", family.length]
         call("init", images, scheme, *told)
         said = scheme.read_text()
-        for key in family.seen:
-            said = said.replace(f"{key} = false", f"{key} = true")
+        for key, value in family.seen.items():
+            said = re.sub(f"^{key} = .*$", f"{key} = {value}", said, flags=re.MULTILINE)
         scheme.write_text(said)
     settings = [f"--set={setting}" for setting in options.settings]
     learned = ["--preset", options.preset, "--seed", str(options.seed), *settings]

@@ -1,4 +1,4 @@
-"""Lines and dots among the letters."""
+"""Lines, dots and texture among the letters."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from tests.calibration.scene import skewed
 from tests.drawing import plain
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=60, height=30)
+TEXTURED = SCHEME.model_copy(update={"clutter": ("texture",)})
 BOTH = SCHEME.model_copy(update={"clutter": ("lines", "dots")})
 COUNT = 300
 
@@ -61,7 +62,8 @@ def test_images_take_another_clutter_where_chosen() -> None:
 
 def test_what_was_found_is_drawn_and_some_images_by_the_ranges() -> None:
     found = replace(
-        skewed(BOTH, 0, 1, 2, 3), clutter=np.array([8, 0.05, 0.3, 1, 20, 0.03, 0.7], np.float32)
+        skewed(BOTH, 0, 1, 2, 3),
+        clutter=np.array([8, 0.05, 0.3, 1, 20, 0.03, 0.7, np.nan, np.nan], np.float32),
     )
     few = ClutterSettings(lines=(1, 1), dots=(0, 0))
     for free in (0.0, 0.4):
@@ -86,11 +88,12 @@ def test_images_have_from_none_to_the_most() -> None:
     assert clutter.dot_radius[clutter.dot_radius > 0].min() >= 0.5
 
 
-@pytest.mark.parametrize("kind", ["lines", "dots"])
+@pytest.mark.parametrize("kind", ["lines", "dots", "texture"])
 def test_a_kind_is_drawn_where_the_scheme_has_it(kind: str) -> None:
     clutter = drawn(SCHEME.model_copy(update={"clutter": (kind,)}))
     assert (clutter.line_width > 0).any() == (kind == "lines")
     assert (clutter.dot_radius > 0).any() == (kind == "dots")
+    assert (clutter.texture > 0).any() == (kind == "texture")
 
 
 def test_ink_goes_where_a_line_and_a_dot_are() -> None:
@@ -103,6 +106,9 @@ def test_ink_goes_where_a_line_and_a_dot_are() -> None:
         dots=np.array([[[40.5, 22.5]]], np.float32),
         dot_radius=np.array([[2]], np.float32),
         dot_ink=np.array([80], np.float32),
+        texture=np.zeros(1, np.float32),
+        grain=np.zeros(1, np.float32),
+        texture_seed=np.zeros(1, np.int64),
     )
     canvas = laid(line, 0)
     assert np.allclose(canvas[10, 8:52], 120, atol=2)
@@ -110,6 +116,51 @@ def test_ink_goes_where_a_line_and_a_dot_are() -> None:
     assert not canvas[14:19].any()
     assert canvas[22, 40] == pytest.approx(80, abs=2)
     assert canvas[22:, :35].max() == 0
+
+
+def test_each_image_has_a_texture_of_its_own_strength_and_grain() -> None:
+    clutter = drawn(TEXTURED, ClutterSettings(texture=0.2, grain=(0.02, 0.1)))
+    assert clutter.texture.min() < 2
+    assert clutter.texture.max() == pytest.approx(0.2 * 200, abs=1)
+    assert clutter.grain.min() == pytest.approx(0.02 * 30, abs=0.05)
+    assert clutter.grain.max() == pytest.approx(0.1 * 30, abs=0.05)
+    one, again = laid(clutter, 0), laid(clutter, 0)
+    assert np.array_equal(one, again)
+    assert abs(np.corrcoef(one.ravel(), laid(clutter, 1).ravel())[0, 1]) < 0.3
+
+
+def test_texture_is_as_strong_and_as_coarse_as_it_says() -> None:
+    def on_grey(deviation: float, grain: float) -> np.ndarray:
+        clutter = drawn(TEXTURED)
+        clutter.texture[0], clutter.grain[0] = deviation, grain
+        canvas = np.full((200, 300), 100, np.float32)
+        lay_clutter(canvas, clutter, 0)
+        return canvas - 100
+
+    def alike(texture: np.ndarray) -> float:
+        """Of neighbours."""
+        return float(np.corrcoef(texture[:, 1:].ravel(), texture[:, :-1].ravel())[0, 1])
+
+    for deviation, grain in ((12, 0.2), (12, 1.5), (4, 3)):
+        texture = on_grey(deviation, grain)
+        assert texture.std() == pytest.approx(deviation, rel=0.02)
+        # Two Gaussians a pixel apart; a grain below a third of a pixel has none.
+        expected = np.exp(-1 / (4 * grain**2)) if grain > 0.3 else 0
+        assert alike(texture) == pytest.approx(expected, abs=0.05)
+    # On black grey levels tell how far a colour is from the background's, either way.
+    black = np.zeros((200, 300), np.float32)
+    lay_clutter(black, drawn(TEXTURED), 0)
+    assert black.min() >= 0
+    assert (black > 0).mean() > 0.99
+
+
+def test_texture_changes_nothing_of_lines_and_dots() -> None:
+    kinds = ("lines", "dots", "texture")
+    all_of_them = drawn(SCHEME.model_copy(update={"clutter": kinds}))
+    both = drawn(BOTH)
+    assert all_of_them.texture.any()
+    assert np.array_equal(both.lines, all_of_them.lines)
+    assert np.array_equal(both.dot_radius, all_of_them.dot_radius)
 
 
 def test_strength_is_beside_the_letters() -> None:
@@ -146,7 +197,13 @@ def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"line_width": (1, 0)}, {"dot_radius": (0, 1e9)}, {"dot_strength": (float("nan"), 1)}]
+    "wrong",
+    [
+        {"line_width": (1, 0)},
+        {"dot_radius": (0, 1e9)},
+        {"dot_strength": (float("nan"), 1)},
+        {"grain": (0, 2)},
+    ],
 )
 def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ValidationError, match="0 <= low <= high"):

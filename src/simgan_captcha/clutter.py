@@ -1,4 +1,4 @@
-"""Strokes and dots that belong to no letter, elsewhere in every image.
+"""Strokes, dots and texture that belong to no letter, elsewhere in every image.
 
 Shapes: N images, M lines and D dots in each, of which some are not there.
 """
@@ -15,10 +15,12 @@ from simgan_captcha.scheme import Scheme
 
 Range = tuple[float, float]
 Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 LINES = ("lines", "line_width", "bend", "line_strength")
 DOTS = ("dots", "dot_radius", "dot_strength")
-CLUTTER = LINES + DOTS
+TEXTURE = ("texture", "grain")
+CLUTTER = LINES + DOTS + TEXTURE
 """What of clutter is calibrated; each means what it means in `ClutterSettings`."""
 
 _UNSURE = 0.25
@@ -49,6 +51,12 @@ class ClutterSettings(BaseModel):
     """Of the image's height; at least half a pixel."""
     dot_strength: Range = (0.3, 1.1)
     """How strong the dots' ink is beside the letters'; each image draws one."""
+    texture: float = Field(default=0.3, ge=0, le=2)
+    """How strong the texture is at most: its standard deviation beside the letters' ink; each image
+    draws one."""
+    grain: Range = (0.01, 0.06)
+    """How coarse it is, of the image's height: the sigma of the Gaussian that blurs white noise;
+    each image draws one."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "ClutterSettings":
@@ -68,21 +76,23 @@ _HIGHEST = {
     "dots": 10_000,
     "dot_radius": 1,
     "dot_strength": 10,
+    "grain": 1,
 }
+_MOST = ("bend", "texture")
+"""Values that are the end of a range from nothing, not the middle of one."""
 
 
 def clutter_like(found: Floats) -> ClutterSettings:
-    """Narrow ranges about values (7,) of `CLUTTER`; NaN for what is not drawn."""
+    """Narrow ranges about values (9,) of `CLUTTER`; NaN for what is not drawn."""
     ranges: dict[str, Range | float] = {}
     for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
         low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
-        # A bend is the end of its range already.
-        ranges[name] = value if name == "bend" else (low, min(high, _HIGHEST[name]))
+        ranges[name] = value if name in _MOST else (low, min(high, _HIGHEST[name]))
     return ClutterSettings(**ranges)  # type: ignore[arg-type]
 
 
 def middle_of(settings: ClutterSettings) -> Floats:
-    """(7,) values of `CLUTTER` in the middle of ranges."""
+    """(9,) values of `CLUTTER` in the middle of ranges."""
     return np.array([np.mean(getattr(settings, name)) for name in CLUTTER], np.float32)
 
 
@@ -101,6 +111,12 @@ class Clutter:
     dot_radius: Floats
     """(N, D) pixels; 0 where there is no dot."""
     dot_ink: Floats
+    texture: Floats
+    """(N,) standard deviation in grey levels; 0 where there is none."""
+    grain: Floats
+    """(N,) pixels, the sigma that its noise is blurred by."""
+    texture_seed: Ids
+    """(N,) of that noise."""
 
     def __getitem__(self, images: slice) -> "Clutter":
         return Clutter(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
@@ -182,6 +198,16 @@ def draw_clutter(
         levels = np.clip(ground + (ink - ground) * strength, 0, 255)
         return np.asarray(levels, np.float32)
 
+    texture, grain = np.zeros((2, count), np.float32)
+    texture_seed = np.zeros(count, np.int64)
+    if "texture" in scheme.clutter:
+        # Streams of their own: lines and dots are what they would be without.
+        strength, coarseness, noise = generator.spawn(3)
+        most = settings.texture * abs(ink - ground)
+        texture = strength.uniform(0, most, count).astype(np.float32)
+        grain = (H * coarseness.uniform(*settings.grain, count)).astype(np.float32)
+        texture_seed = noise.integers(1 << 32, size=count)
+
     return Clutter(
         lines=points.astype(np.float32),
         line_width=np.maximum(width, 1) * present(settings.lines, M),
@@ -189,14 +215,21 @@ def draw_clutter(
         dots=np.stack([uniform((0, W), D), uniform((0, H), D)], -1),
         dot_radius=radius * present(settings.dots, D),
         dot_ink=level(uniform(settings.dot_strength)),
+        texture=texture,
+        grain=grain,
+        texture_seed=texture_seed,
     )
 
 
 _STREAMS = 16
+_FINEST = 0.3
+"""Pixels: a grain below is white noise."""
 
 
 def lay_clutter(canvas: Floats, clutter: Clutter, image: int) -> None:
     """Draw the clutter of one image on its canvas (H, W), in place."""
+    if clutter.texture[image]:
+        _lay_texture(canvas, clutter, image)
     layer = np.zeros(canvas.shape, np.uint8)
     for points, width in zip(clutter.lines[image], clutter.line_width[image].tolist(), strict=True):
         if width:
@@ -209,6 +242,17 @@ def lay_clutter(canvas: Floats, clutter: Clutter, image: int) -> None:
         if radius:
             cv2.circle(layer, place, round(radius * (1 << _FINE)), 255, -1, cv2.LINE_AA, _FINE)
     _lay(canvas, layer, clutter.dot_ink[image])
+
+
+def _lay_texture(canvas: Floats, clutter: Clutter, image: int) -> None:
+    generator = np.random.default_rng(clutter.texture_seed[image])
+    noise = generator.standard_normal(canvas.shape, np.float32)
+    grain = float(clutter.grain[image])
+    if grain > _FINEST:
+        noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), grain), np.float32)
+    canvas += noise * (clutter.texture[image] / noise.std())
+    # Grey levels of plain images tell how far colours are from the background's, either way.
+    np.abs(canvas, out=canvas)
 
 
 def _lay(canvas: Floats, layer: npt.NDArray[np.uint8], ink: np.float32) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from simgan_captcha.errors import SchemeError
 
 BackgroundKind = Literal["shared", "plain", "varying"]
-ClutterKind = Literal["lines", "dots"]
+ClutterKind = Literal["lines", "dots", "texture"]
 
 
 class Scheme(BaseModel):
@@ -56,7 +56,8 @@ class Scheme(BaseModel):
     several_fonts: bool = False
     """Whether texts are of different fonts."""
     clutter: tuple[ClutterKind, ...] = ()
-    """What lies among the letters, elsewhere in every image: lines (straight or curved), dots."""
+    """What lies among the letters, elsewhere in every image: lines (straight or curved), dots, and
+    texture, a grain about as fine as strokes."""
 
     @field_validator("alphabet")
     @classmethod

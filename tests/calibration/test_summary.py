@@ -152,8 +152,8 @@ def test_the_same_seed_says_the_same_as_json() -> None:
 NO_RENDERING = RenderingFit(
     np.zeros(6, np.float32),
     np.ones(6, np.float32),
-    clutter=np.array([1, 0.0243, 0.5, 1, *[np.nan] * 3], np.float32),
-    clutter_errors=np.array([0.1, 0.0012, 0.2, 0.1, *[np.nan] * 3], np.float32),
+    clutter=np.array([1, 0.0243, 0.5, 1, *[np.nan] * 5], np.float32),
+    clutter_errors=np.array([0.1, 0.0012, 0.2, 0.1, *[np.nan] * 5], np.float32),
     misfit=1.234,
 )
 

@@ -65,7 +65,7 @@ class Calibration:
     rendering: Floats
     """(6,) values of `RENDERING`."""
     clutter: Floats
-    """(7,) values of `clutter.CLUTTER`; NaN of what the scheme has not, or nothing is known of."""
+    """(9,) values of `clutter.CLUTTER`; NaN of what the scheme has not, or nothing is known of."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
@@ -227,7 +227,7 @@ def calibrate(
         settled: (N,) the images whose places are drawn from. Not only those that are read surely:
             letters that overlap would be drawn too seldom.
         rendering: (6,), as `rendering_fit.fit_rendering` finds it.
-        clutter: (7,), likewise.
+        clutter: (9,), likewise.
 
     Raises:
         TooLittleReadError: Hardly any image counts: the scout knows too little.

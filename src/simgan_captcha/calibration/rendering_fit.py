@@ -25,6 +25,7 @@ from simgan_captcha.clutter import (
     CLUTTER,
     DOTS,
     LINES,
+    TEXTURE,
     ClutterSettings,
     clutter_like,
     middle_of,
@@ -54,6 +55,8 @@ _VALUES = {
     "dots": (0, 150, 12, 2),
     "dot_radius": (0.008, 0.08, 0.006, 0.001),
     "dot_strength": (0.1, 1.5, 0.15, 0.03),
+    "texture": (0, 1, 0.08, 0.01),
+    "grain": (0.005, 0.15, 0.012, 0.002),
 }
 """Of each the lowest, the highest, the unit by which the optimiser steps, and what is finer than
 the local slopes tell: grey levels are whole, noise adds as its square."""
@@ -78,9 +81,9 @@ class RenderingFit:
     errors: Floats
     """(6,) standard errors."""
     clutter: Floats
-    """(7,) in the order of `clutter.CLUTTER`; NaN of what the scheme has not."""
+    """(9,) in the order of `clutter.CLUTTER`; NaN of what the scheme has not."""
     clutter_errors: Floats
-    """(7,) likewise."""
+    """(9,) likewise."""
     misfit: float
     """Mean squared difference of moments, in units of what chance explains; about 1 at best."""
 
@@ -96,7 +99,8 @@ class _Space:
     def of(scheme: Scheme) -> "_Space":
         lines = LINES if "lines" in scheme.clutter else ()
         dots = DOTS if "dots" in scheme.clutter else ()
-        return _Space((*RENDERING, *lines, *dots))
+        texture = TEXTURE if "texture" in scheme.clutter else ()
+        return _Space((*RENDERING, *lines, *dots, *texture))
 
     @property
     def bounds(self) -> Doubles:
@@ -114,7 +118,7 @@ class _Space:
         return np.array([_VALUES[name][3] for name in self.names], np.float64)
 
     def parts(self, values: Doubles) -> tuple[Floats, Floats]:
-        """(6,) of rendering and (7,) of clutter, NaN where there is none."""
+        """(6,) of rendering and (9,) of clutter, NaN where there is none."""
         named = dict(zip(self.names, values.tolist(), strict=True))
         rendering = np.array([named[name] for name in RENDERING], np.float32)
         return rendering, np.array([named.get(name, np.nan) for name in CLUTTER], np.float32)
