@@ -219,7 +219,10 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
         call("init", images, scheme, *told)
         said = scheme.read_text()
         for key, value in family.seen.items():
-            said = re.sub(f"^{key} = .*$", f"{key} = {value}", said, flags=re.MULTILINE)
+            line = re.compile(f"^{key} = .*$", re.MULTILINE)
+            said, lines = line.subn(f"{key} = {value}", said)
+            if lines != 1:
+                raise SystemExit(f"expected init to write one line {key!r}, found {lines}")
         scheme.write_text(said)
     settings = [f"--set={setting}" for setting in options.settings]
     learned = ["--preset", options.preset, "--seed", str(options.seed), *settings]

@@ -173,3 +173,12 @@ def test_flops_of_what_is_left_out_are_not_planned() -> None:
     assert all(0 < part < whole for part in parts)
     refined = planned_training_flops(resolve_config("quick", ["reader.images=refined"]))
     assert refined > whole
+
+
+@pytest.mark.parametrize("key", ["waves", "several_fonts"])
+def test_what_only_a_layout_draws_is_refused_without(key: str) -> None:
+    said = f"scheme.{key}=true"
+    with pytest.raises(ConfigError, match=rf"scheme.{key} needs letters that are laid out"):
+        resolve_config("quick", [said])
+    for layout in ("simulator.layout={}", "scheme.shortest=3"):
+        assert getattr(resolve_config("quick", [said, layout]).scheme, key)

@@ -368,7 +368,8 @@ def test_some_images_are_of_another_font_as_large_as_what_calibration_found() ->
     high = (boxes - 2) * drawn.scale
     assert np.median(high[of_image]) == pytest.approx(10, rel=0.1)
     none = dataclasses.replace(calibration, glyphs=np.zeros_like(calibration.glyphs))
-    assert Simulator(several, settings, plain(), none).batch(np.random.default_rng(1), 8)
+    bare = Simulator(several, settings, plain(), none).draw_parameters(np.random.default_rng(1), 8)
+    assert (bare.scale > 0).all()
     in_slots = settings.model_copy(update={"layout": None})
     for simulator in (
         Simulator(several, in_slots, plain(), calibration),

@@ -17,7 +17,7 @@ from simgan_captcha.reader.verification import VerificationSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.seed_simulator import SeedSimulatorSettings
 from simgan_captcha.simgan import SimGANSettings
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.simulator import SimulatorSettings, layout_of
 
 Preset = Literal["quick", "cpu", "paper", "seed"]
 
@@ -79,6 +79,12 @@ class RunConfig(BaseModel):
             raise ValueError(
                 "generator=seed draws texts of one length; leave out scheme.shortest, or use "
                 "generator=fonts"
+            )
+        said = [key for key in ("waves", "several_fonts") if getattr(self.scheme, key)]
+        if said and layout_of(self.scheme, self.simulator) is None:
+            raise ValueError(
+                f"scheme.{said[0]} needs letters that are laid out, not drawn slot by slot; set "
+                "simulator.layout={} or leave it out"
             )
         if self.simgan.refiner.channels != 1:
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")

@@ -31,7 +31,7 @@ from simgan_captcha.reader.verification import (
 from simgan_captcha.reader.views import VIEWS, read_views, view_settings
 from simgan_captcha.readings import save_readings
 from simgan_captcha.run_folder import DIAGNOSIS, READINGS
-from simgan_captcha.simulator import Simulator, as_found
+from simgan_captcha.simulator import Simulator, as_found, layout_of
 from simgan_captcha.stages import StageOutcome
 
 _STREAM = 5  # of known images; the trainings of `learning` have other numbers
@@ -163,16 +163,14 @@ def _verify(
     def refused(why: str) -> tuple[Floats, Floats, dict[str, Any]]:
         return of_real, of_known, {"doubted": 0, "changed": 0, "undecided": why}
 
-    config = learning.config
-    told = config.simulator.layout is None or config.scheme.several_fonts
-    hint = (
-        "" if told else "; should texts be of different fonts, the scheme's several_fonts says so"
-    )
+    scheme = learning.config.scheme
+    could_say = not scheme.several_fonts and layout_of(scheme, learning.config.simulator)
+    hint = "; if texts are of different fonts, say several_fonts = true in the scheme"
     if contradicts(drawn(images, once, hardly_doubted(once, calibration, settings))):
         return refused(
             "drawings speak against characters that are surely read, so what the reader doubts is "
             "not decided by them: one glyph a class, as calibration finds it, does not fit all "
-            f"letters{hint}"
+            f"letters{hint if could_say else ''}"
         )
     known_doubts = drawn(known, of_known, doubted(of_known, settings))
     if does_harm(known_doubts, ids):

@@ -52,9 +52,9 @@ class Scheme(BaseModel):
     text_width: int | None = Field(default=None, ge=4, le=4096)
     """Pixels from a text's left end to its right one, about; None where nobody said."""
     waves: bool = False
-    """Whether texts stand on waves that bend their letters."""
+    """Whether texts stand on waves that bend their letters; a ``simulator.layout`` draws such."""
     several_fonts: bool = False
-    """Whether texts are of different fonts."""
+    """Whether texts are of different fonts; likewise."""
     clutter: tuple[ClutterKind, ...] = ()
     """What lies among the letters, elsewhere in every image: lines (straight or curved), dots, and
     texture, a grain about as fine as strokes."""

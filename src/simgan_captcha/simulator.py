@@ -170,6 +170,14 @@ def check_background(scheme: Scheme, background: Background) -> None:
         )
 
 
+def layout_of(scheme: Scheme, settings: SimulatorSettings) -> LayoutSettings | None:
+    """How letters stand; None where they stand slot by slot, by ranges.
+
+    Slots are of one length, so texts of several always have a layout.
+    """
+    return settings.layout or (None if scheme.absent is None else LayoutSettings())
+
+
 class Simulator:
     """Draws labelled captchas of one scheme on one background."""
 
@@ -187,9 +195,7 @@ class Simulator:
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
-        # Slots are of one length, so texts of several need a layout.
-        several = LayoutSettings() if scheme.absent is not None else None
-        self.layout = settings.layout or several
+        self.layout = layout_of(scheme, settings)
         # A layout enlarges letters, too, so it needs fewer.
         number = _SIZES if self.layout is None else _SIZES // 2
         sizes = np.unique(np.rint(np.linspace(*settings.size, number)).astype(np.int64)).tolist()
@@ -199,7 +205,7 @@ class Simulator:
             K = len(scheme.alphabet)
             self.bank.append(list(calibration.drawn_glyphs()[:K]), GLYPH_SCALE)
             self.bank.append(calibration.drawn_rasters()[:K], 1)
-            self._as_found = _as_high(self.bank, calibration)
+            self._height_factors = _height_factors(self.bank, calibration)
         self._glyphs = self.bank.packed()
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
         # Longer by an image, so that noise may begin anywhere in the field.
@@ -310,9 +316,9 @@ class Simulator:
             bend=bend,
             ink=uniform(rendering.ink),
         )
-        if self.layout is None or not self.scheme.several_fonts:
-            return letters
-        return self._in_other_fonts(letters, generator)
+        if self.layout and self.scheme.several_fonts and s.other_fonts:
+            return self._in_other_fonts(letters, generator)
+        return letters
 
     def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
         """Some images' letters, standing where they do, each image's in one font."""
@@ -327,7 +333,8 @@ class Simulator:
             )
         )
         drawn = np.minimum(font, fonts - 1)  # that of found glyphs is none of these
-        scale = np.where(chosen, letters.scale * self._as_found[drawn, size, stroke], letters.scale)
+        as_high = letters.scale * self._height_factors[drawn, size, stroke]
+        scale = np.where(chosen, as_high, letters.scale)
         return replace(letters, font=font, size=size, stroke=stroke, scale=scale)
 
     def _rendered(
@@ -466,7 +473,7 @@ def _around(
     )
 
 
-def _as_high(bank: GlyphBank, calibration: Calibration) -> Floats:
+def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
     """(fonts, sizes, strokes) factors by which letters become as high as those that were found."""
     classes = np.flatnonzero(calibration.found)
     if not len(classes):

@@ -196,7 +196,7 @@ def regardless(length: int) -> Floats:
 
 
 def unformed(places: npt.NDArray[Any]) -> Floats:
-    """Poses (..., 8) at places (..., 3) x, y and rotation, in the form of their glyphs."""
+    """Poses (..., 9) at places (..., 3) x, y and rotation, in the form of their glyphs."""
     form = np.zeros((*places.shape[:-1], len(POSE) - PLACED))
     return np.concatenate([places, form], -1, dtype=np.float32)
 

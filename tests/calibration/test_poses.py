@@ -3,7 +3,7 @@
 import numpy as np
 
 from simgan_captcha.calibration.glyph_fit import renamed_glyphs
-from simgan_captcha.calibration.poses import PLACED, POSE, Poses, moving
+from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Poses, moving
 
 
 def told(*rows: tuple[float, ...]) -> Poses:
@@ -51,6 +51,6 @@ def test_only_those_of_a_pose_move_that_are_needed() -> None:
     assert moving(places) == PLACED
     places[1, 2, PLACED] = -0.1
     places[0] = np.nan  # where no character stands
-    assert moving(places) == PLACED + 1
+    assert moving(places) == UNBENT
     places[1, 1, -1] = 0.1
     assert moving(places) == len(POSE)

@@ -277,3 +277,14 @@ def test_only_clutter_that_the_scheme_has_is_looked_for() -> None:
     assert np.array_equal(np.isnan(fit.clutter), np.isnan(fit.clutter_errors))
     none = fit_rendering(images, BACKGROUND, SMALL, calibration(), 0, evaluations=20)
     assert np.isnan(none.clutter).all()
+
+
+def test_nothing_but_what_was_found_is_drawn_to_compare() -> None:
+    """Of a scheme of several fonts, too, even where texts of several lengths are laid out."""
+    scheme = SMALL.model_copy(update={"shortest": 1})
+    several = scheme.model_copy(update={"several_fonts": True})
+    one, other = (
+        draw_rendered(s, BACKGROUND, calibration(), np.array(TRUTHS[0]), 20, 9)
+        for s in (scheme, several)
+    )
+    np.testing.assert_array_equal(one, other)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from lightning_fabric import Fabric
 from PIL import Image
+from torch import nn
 
+from simgan_captcha import learning
 from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
 from simgan_captcha.errors import RunError
 from simgan_captcha.final_readings import read_captchas
@@ -146,7 +148,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
     read_captchas(Learning(run, laid_out, SEED, fabric, told.append), lambda *_: None)
-    assert "the scheme's several_fonts says so" in read_diagnosis(run)["undecided"]
+    assert "say several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
 def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
@@ -174,3 +176,17 @@ def test_a_round_that_looks_too_early_learns_on(
     assert result["warnings"][0].startswith("round 1 of 2 found too little")
     assert result["accuracy"] > 0.9
     assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()
+
+
+@pytest.mark.parametrize("waves", [False, True])
+def test_bent_letters_are_looked_for_where_the_scheme_has_waves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waves: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(learning, "scout_images", lambda *_: None)
+    monkeypatch.setattr(learning, "find_shapes", lambda *_, **told: asked.append(told["waves"]))
+    config = small_config(*CALIBRATING, "simulator.layout={}", f"scheme.waves={waves}".lower())
+    stages = Learning(tmp_path, config, SEED, Fabric(accelerator="cpu", devices=1), print)
+    nothing = np.zeros((1, 2, SCHEME.height, SCHEME.width), np.float32)
+    stages._fit_glyphs(1, nn.Identity(), nothing, None, lambda *_: None, formed=False)
+    assert asked == [waves]

@@ -124,7 +124,7 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
     """OpenCV's map from the pixels of a glyph at a pose (9,) to those of the image."""
     # What is no linear map is left out: a mean only begins a shape, which is then fitted with it.
-    x, y, rotation, size, stretch, shear = pose[:6].astype(np.float64)
+    x, y, rotation, size, stretch, shear = pose[: POSE.index("taper")].astype(np.float64)
     turn = np.deg2rad(rotation)
     form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
     linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ form

@@ -23,9 +23,14 @@ UNBENT = POSE.index("bend")
 
 
 def moving(places: Floats) -> int:
-    """How many of `POSE`, from the first on, these places (..., 9) need: `PLACED` at the least."""
-    formed = np.nan_to_num(places).any(tuple(range(places.ndim - 1)))
-    return max([PLACED, *(np.flatnonzero(formed) + 1).tolist()])
+    """How many of `POSE`, from the first on, these places (..., 9) need.
+
+    `PLACED` where all have one form, `UNBENT` where none is bent, or all.
+    """
+    formed = np.nan_to_num(places[..., PLACED:])
+    if formed[..., -1].any():
+        return len(POSE)
+    return UNBENT if formed.any() else PLACED
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def fit_rendering(
 
 
 _BARE = SimulatorSettings(
-    fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, free=0.0
+    fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, other_fonts=0.0, free=0.0
 )
 """Whatever the calibration draws replaces these."""
 
