@@ -370,13 +370,19 @@ def test_some_images_are_of_another_font_as_large_as_what_calibration_found() ->
     none = dataclasses.replace(calibration, glyphs=np.zeros_like(calibration.glyphs))
     bare = Simulator(several, settings, plain(), none).draw_parameters(np.random.default_rng(1), 8)
     assert (bare.scale > 0).all()
-    in_slots = settings.model_copy(update={"layout": None})
+    in_slots, of_one = (
+        settings.model_copy(update=change) for change in ({"layout": None}, {"other_fonts": 0.0})
+    )
     for simulator in (
         Simulator(several, in_slots, plain(), calibration),
-        Simulator(several, as_found(settings), plain(), calibration),
+        Simulator(several, of_one, plain(), calibration),
         Simulator(HACKMIT_2017, settings, plain(), calibration),
     ):
         assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
+    # A run judges itself by images as real ones are.
+    known = Simulator(several, as_found(settings), plain(), calibration)
+    drawn = known.draw_parameters(np.random.default_rng(1), 600)
+    assert (drawn.font < fonts).any(1).mean() == pytest.approx(0.3, abs=0.06)
 
 
 # Texts of several lengths.

@@ -118,7 +118,7 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
 def _known(learning: Learning) -> tuple[GreyImages, Ids]:
     """Images that the run judges itself by, and their class ids.
 
-    Drawn as calibration found the real ones, without the other fonts that readers learn from.
+    Drawn as calibration found the real ones, without what readers learn from beside them.
     """
     simulator = learning.simulator(learning.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:

@@ -153,8 +153,11 @@ class DrawParameters(Letters):
 
 
 def as_found(settings: SimulatorSettings) -> SimulatorSettings:
-    """Only as calibration found real images, without what readers learn from beside them."""
-    return settings.model_copy(update={"fitted": 1.0, "other_fonts": 0.0, "free": 0.0})
+    """Only as calibration found real images, without what readers learn from beside them.
+
+    Those of several fonts, where the scheme says so, are of several here as well.
+    """
+    return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
