@@ -276,10 +276,9 @@ def test_forms_are_found_where_none_is_known() -> None:
     # A round letter has no shear that its turn could not be; its size all letters have.
     off = np.abs(fit.poses - true)[..., PLACED:]
     assert np.median(off[..., 0]) < 0.04
-    # In narrow ones it hardly shows how they are bent.
+    # Bends look a little like perspective, and in narrow letters hardly show.
     share = np.median(off, (0, 1)) / np.median(np.abs(true[..., PLACED:]), (0, 1))
-    assert (share[:-1] < 0.4).all()
-    assert share[-1] < 0.55
+    assert (share < [0.1, 0.1, 0.1, 0.5, 0.5, 0.55]).all()
 
 
 def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:

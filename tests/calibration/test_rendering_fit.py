@@ -227,7 +227,10 @@ TEXTURE_TRUTH = (0.16, 0.025)
 
 def cluttered(count: int) -> GreyImages:
     """Images whose clutter lies about the truth, as that of real ones does."""
-    rendering, clutter = (np.array(v, np.float32) for v in (TRUTHS[0], CLUTTER_TRUTH))
+    no_texture = (np.nan, np.nan)
+    rendering, clutter = (
+        np.array(v, np.float32) for v in (TRUTHS[0], (*CLUTTER_TRUTH, *no_texture))
+    )
     truth = replace(calibration(), rendering=rendering, clutter=clutter)
     settings = SimulatorSettings(fonts=("roboto-black",), fitted=1, free=0)
     simulator = Simulator(CLUTTERED, settings, BACKGROUND, truth)

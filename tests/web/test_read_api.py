@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -244,7 +244,10 @@ def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes)
     a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
 
 
+# Starlette leaves it to Python to close the file of a form that ends in its middle.
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile:ResourceWarning")
 @settings(max_examples=100)
+@example(b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n\xff\xd8\xff')
 @given(
     body=st.lists(
         st.sampled_from(
