@@ -1,0 +1,1 @@
+"""The generalist: a recognizer of printed characters that learns from our own simulator alone."""

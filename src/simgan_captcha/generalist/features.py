@@ -1,0 +1,53 @@
+"""Turns any colour image into what the generalist's network sees. Holds no torch.
+
+The network sees an image of 40 rows in four channels relative to the image's commonest colour b, so
+that dark and light inks look alike and a coloured line differs from a letter:
+
+    d = rgb - b;  s = max(98th percentile of |d|, 24)
+    channels: |d| / s, luma(d) / s, (d_red - d_green) / s, (d_blue - (d_red + d_green) / 2) / s
+
+where |d| is the Euclidean norm over the three colours, divided by the square root of 3.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+HEIGHT = 40
+"""Rows of the network's input."""
+STRIDE = 4
+"""Input columns to one column of the network's output."""
+MOST_COLUMNS = 400
+"""Wider images are squeezed."""
+CHANNELS = 4
+_LEAST_SCALE = 24.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def input_width(height: int, width: int, most: int = MOST_COLUMNS) -> int:
+    """Columns of the network's input for an image: its width at 40 rows, a multiple of 4."""
+    scaled = width * HEIGHT / height
+    return int(min(most, max(4 * STRIDE, STRIDE * round(scaled / STRIDE))))
+
+
+def features(image: npt.NDArray[np.uint8], width: int | None = None) -> npt.NDArray[np.float32]:
+    """The network's input for one image.
+
+    Args:
+        image: (H, W, 3), ``uint8``, RGB.
+        width: Columns to scale to; None: see `input_width`.
+
+    Returns:
+        (4, 40, width), float32, about -3 to 3.
+    """
+    H, W, _ = image.shape
+    width = input_width(H, W) if width is None else width
+    shrinks = H > HEIGHT or W > width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scaled = np.asarray(cv2.resize(image, (width, HEIGHT), interpolation=how), np.float32)
+    d = scaled - np.median(scaled.reshape(-1, 3), axis=0)
+    norm = np.sqrt(np.einsum("hwc,hwc->hw", d, d) / 3)
+    red, green, blue = d[..., 0], d[..., 1], d[..., 2]
+    channels = np.stack([norm, d @ _LUMA, red - green, blue - (red + green) / 2])
+    scale = max(float(np.percentile(norm, 98)), _LEAST_SCALE)
+    return np.asarray(channels / scale, np.float32)

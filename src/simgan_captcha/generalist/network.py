@@ -1,0 +1,107 @@
+"""The generalist's network: an image of any width in, one distribution over characters a column out.
+
+Shapes: B images, 40 rows, W columns, T = W / 4 output columns, K classes (`characters.CLASSES`).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simgan_captcha.generalist.characters import CLASSES
+from simgan_captcha.generalist.features import CHANNELS, HEIGHT
+
+GEOMETRY = 4
+"""Values that every column tells of the character whose middle it holds."""
+
+
+class GeneralistOutput(NamedTuple):
+    """What the network finds in B images."""
+
+    logits: Tensor
+    """(B, T, K); class 0 is the blank."""
+    geometry: Tensor
+    """(B, T, 4): how far right of the column's middle the character's middle lies, in columns; its
+    distance below the image's middle, in image heights; log of the capital's height in image
+    heights; rotation in radians."""
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int | tuple[int, int] = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Residual(nn.Module):
+    """Two convolutions whose result is added to their input (He et al. 2016, without bottleneck)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class _Mixer(nn.Module):
+    """Pre-norm self-attention along the width, then a two-layer perceptron.
+
+    Neighbouring columns are told apart by a depthwise convolution before the attention, which
+    serves as a relative position code for any width (Chu et al., arXiv 2102.10882).
+    """
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.position = nn.Conv1d(width, width, 5, padding=2, groups=width)
+        self.attention_norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.position(x.transpose(1, 2)).transpose(1, 2)
+        B, T, D = x.shape
+        q, k, v = (
+            part.view(B, T, self.heads, D // self.heads).transpose(1, 2)
+            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, D)
+        x = x + self.out(mixed)
+        return x + self.feed(self.feed_norm(x))  # type: ignore[no-any-return]
+
+
+class Generalist(nn.Module):
+    """Residual convolutions to 5 rows and a quarter of the columns, then two mixers along the width.
+
+    About 1.1 million parameters and 150 million multiplications for an image of 40 by 120 pixels.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 64, 112, 144)) -> None:
+        super().__init__()
+        first, second, third, columns = widths
+        self.stem = nn.Sequential(_convolution(CHANNELS, first, 5, 2), _convolution(first, first))
+        self.middle = nn.Sequential(
+            _convolution(first, second, 3, 2), _Residual(second), _Residual(second)
+        )
+        self.high = nn.Sequential(
+            _convolution(second, third, 3, (2, 1)), _Residual(third), _Residual(third)
+        )
+        self.columns = nn.Conv2d(third, columns, (HEIGHT // 8, 1))
+        self.mixers = nn.Sequential(_Mixer(columns), _Mixer(columns))
+        self.norm = nn.LayerNorm(columns)
+        self.logits = nn.Linear(columns, CLASSES)
+        self.geometry = nn.Linear(columns, GEOMETRY)
+
+    def forward(self, images: Tensor) -> GeneralistOutput:
+        """Logits and geometry of images (B, 4, 40, W), float32, W a multiple of 4."""
+        x = self.high(self.middle(self.stem(images)))
+        x = self.columns(x).squeeze(2).transpose(1, 2)  # (B, T, columns)
+        x = self.norm(self.mixers(x))
+        return GeneralistOutput(self.logits(x), self.geometry(x))

@@ -1,0 +1,351 @@
+"""Plans: every parameter of one synthetic image, drawn from its family's style.
+
+Rendering a plan (`drawing.render`) holds no randomness but the noise that the plan's seed decides,
+so any image can be drawn again.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.generalist.fonts import FontShelf
+from simgan_captcha.generalist.styles import Scope, Span, Style
+from simgan_captcha.generalist.texts import draw_text
+
+Floats = npt.NDArray[np.float32]
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+MarkKind = Literal["curve", "stroke", "dot", "ellipse"]
+
+
+@dataclass(frozen=True)
+class PlannedLetter:
+    """One letter."""
+
+    character: str
+    font: int
+    size: int
+    """Pixels per em."""
+    height: float
+    """Height of a capital in pixels."""
+    x: float
+    """Pixels: where the middle of the letter goes, half a capital above the baseline."""
+    y: float
+    turn: float
+    """Degrees, counter-clockwise."""
+    shear: float
+    stretch: float
+    ink: Colour
+    framed: bool
+
+
+@dataclass(frozen=True)
+class PlannedMark:
+    """A stroke, dot or blot of clutter."""
+
+    kind: MarkKind
+    points: tuple[Point, ...]
+    """Pixels: the three control points of a curve; the ends of a stroke; the centre of a dot; the
+    centre and the half axes of an ellipse."""
+    width: float
+    """Pixels; of a dot its radius; -1: the ellipse is filled."""
+    colour: Colour
+    over: bool
+    """Whether it lies over the letters."""
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """One image."""
+
+    style: Style
+    text: str
+    letters: tuple[PlannedLetter, ...]
+    width: int
+    height: int
+    unit: float
+    """Height of a capital of the text in pixels."""
+    background: Colour
+    second_background: Colour
+    """The other colour of a gradient, stripes or clouds."""
+    marks: tuple[PlannedMark, ...]
+    border: Colour
+    wave: tuple[float, float, float, float]
+    """Amplitude and length in pixels, phases of the waves along and across."""
+    blur: float
+    noise: float
+    jpeg: int | None
+    rescaled: float
+    seed: int
+
+
+def draw_plan(style: Style, shelf: FontShelf, generator: np.random.Generator) -> ImagePlan:
+    """Parameters of one image of a family."""
+    family = np.random.default_rng(style.seed)
+    text = draw_text(style.text, generator)
+    placed, width, height, unit, text = _lay_out(style, text, shelf, family, generator)
+    background, second, inks = _colours(style, len(text), family, generator)
+    letters = tuple(
+        PlannedLetter(**place, ink=ink) for place, ink in zip(placed, inks, strict=True)
+    )
+    f = style.finish
+    return ImagePlan(
+        style=style,
+        text=text,
+        letters=letters,
+        width=width,
+        height=height,
+        unit=unit,
+        background=background,
+        second_background=second,
+        marks=_marks(style, width, height, background, inks[0], generator),
+        border=_mark_colour(style, background, inks[0], generator),
+        wave=(
+            _one(f.wave, generator) * unit,
+            _one(f.wavelength, generator) * unit,
+            generator.uniform(0, 2 * np.pi),
+            generator.uniform(0, 2 * np.pi),
+        ),
+        blur=_one(f.blur, generator) * min(1.0, unit / 16),
+        noise=min(_one(f.noise, generator), 0.3 * style.colours.contrast[0]),
+        jpeg=None if f.jpeg is None else int(generator.integers(f.jpeg[0], f.jpeg[1] + 1)),
+        rescaled=max(_one(f.rescaled, generator), min(1.0, _LEAST_UNIT / unit)),
+        seed=int(generator.integers(1 << 62)),
+    )
+
+
+_LEAST_UNIT = 9.0
+"""Pixels: capitals are not scaled below this height."""
+
+
+def _one(span: Span, generator: np.random.Generator) -> float:
+    return float(generator.uniform(*span)) if span[1] > span[0] else span[0]
+
+
+def _shared(scope: Scope, count: int, draw, family) -> list:  # type: ignore[no-untyped-def,type-arg]
+    """One value for a family or an image, or one for each letter."""
+    if scope == "letter":
+        return [draw() for _ in range(count)]
+    return [family() if scope == "family" else draw()] * count
+
+
+def _lay_out(
+    style: Style,
+    text: str,
+    shelf: FontShelf,
+    family: np.random.Generator,
+    generator: np.random.Generator,
+) -> tuple[list[dict[str, object]], int, int, float, str]:
+    """Letters and where they stand; the image's width and height; the unit; the text as drawn."""
+    s, count = style.letters, len(text)
+    size_of_family = family.uniform(*s.size)
+    fonts = _shared(
+        s.font_scope, count, lambda: s.fonts[generator.integers(len(s.fonts))], lambda: s.fonts[0]
+    )
+    sizes = _shared(
+        s.size_scope, count, lambda: round(generator.uniform(*s.size)), lambda: round(size_of_family)
+    )
+    text = "".join(
+        c.upper() if shelf.unicase(f) and c.isascii() else c
+        for c, f in zip(text, fonts, strict=True)
+    )
+    turns = _shared(
+        s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0
+    )
+    shear = generator.uniform(-s.shear, s.shear)
+    stretch = generator.uniform(*s.stretch)
+    heights = np.array([shelf.cap_height(f, z) for f, z in zip(fonts, sizes, strict=True)])
+    unit = float(heights.mean())
+    advances = np.array(
+        [
+            shelf.glyph(f, z, c, stroke=s.stroke, smooth=s.smooth)[2] * stretch
+            for f, z, c in zip(fonts, sizes, text, strict=True)
+        ]
+    )
+    # Narrow letters that are turned need the room of their height, w cos(a) + h sin(a) about.
+    bent = np.abs(np.sin(np.radians(turns)))
+    room = np.maximum(advances * (1 - bent) + heights * bent, 0.25 * unit)
+    if s.framed:
+        room = np.maximum(room, 1.35 * unit)
+    elif s.even:
+        room = np.full(count, room.max() if count > 1 else room[0])
+    gaps = np.array([_one(s.gap, generator) for _ in range(count)]) * unit
+    # Overlapping letters keep a part of their own, however narrow they are.
+    steps = np.maximum((room[1:] + room[:-1]) / 2 + gaps[1:], 0.3 * unit)
+    x = np.concatenate([[0.0], np.cumsum(steps)])
+    extent = float(x[-1] + (room[0] + room[-1]) / 2)
+    start, width = _across(style, extent, unit, family, generator)
+    x += start + room[0] / 2
+    height, y = _down(style, unit, count, family, generator)
+    y = y + np.array([generator.uniform(-s.lift, s.lift) * unit for _ in range(count)])
+    y = np.clip(y, 0.45 * unit, height - 0.45 * unit)
+    framed = generator.random(count) < s.framed
+    placed: list[dict[str, object]] = [
+        {
+            "character": text[i],
+            "font": fonts[i],
+            "size": sizes[i],
+            "height": float(heights[i]),
+            "x": float(x[i]),
+            "y": float(y[i]),
+            "turn": float(turns[i]),
+            "shear": float(shear),
+            "stretch": float(stretch),
+            "framed": bool(framed[i]),
+        }
+        for i in range(count)
+    ]
+    return placed, width, height, unit, text
+
+
+def _across(
+    style: Style,
+    extent: float,
+    unit: float,
+    family: np.random.Generator,
+    generator: np.random.Generator,
+) -> tuple[float, int]:
+    """Where a text begins, and the image's width, in pixels."""
+    margin = _one(style.margin, family if style.fixed_size else generator)
+    most = style.text.lengths[1] if style.text.kind != "sum" else 6
+    width = extent + 2 * margin * unit + 2
+    if style.fixed_size:
+        usual = most * unit * (family.uniform(0.8, 1.1) + np.mean(style.letters.gap))
+        width = max(extent + 2, usual + 2 * margin * unit)
+    free = width - extent
+    aligned = family.integers(3)
+    share = 0.5 if aligned == 0 else generator.uniform() if aligned == 1 else min(0.5, margin * unit / max(free, 1))
+    start = free * share
+    if family.random() < 0.05:  # cut edges
+        start -= generator.uniform(0, 0.25) * unit
+    return float(start), max(12, round(width))
+
+
+def _down(
+    style: Style,
+    unit: float,
+    count: int,
+    family: np.random.Generator,
+    generator: np.random.Generator,
+) -> tuple[int, Floats]:
+    """The image's height and the letters' places (count,) down it, in pixels."""
+    # A text with descenders is about 1.45 capitals high.
+    height = max(10, round(1.45 * unit * _one(style.room, family if style.fixed_size else generator)))
+    free = max(0.0, height - 1.3 * unit)
+    middle = height / 2 - 0.05 * unit
+    if style.room[1] > style.room[0]:
+        middle += generator.uniform(-0.5, 0.5) * free
+    else:
+        middle += family.uniform(-0.3, 0.3) * free
+    slope = generator.uniform(-0.5, 0.5) * free * (family.random() < 0.1)
+    places = middle + slope * np.linspace(-0.5, 0.5, count)
+    return height, places.astype(np.float32)
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def colour(lightness: float, saturation: float, generator: np.random.Generator) -> Colour:
+    """A colour of a lightness (luma, 0 to 255).
+
+    It is grey plus ``saturation`` (0 to 1) times the longest step in a random direction without
+    luma that stays within 0 to 255.
+    """
+    lightness = min(255.0, max(0.0, lightness))
+    if saturation <= 0:
+        level = round(lightness)
+        return level, level, level
+    direction = generator.standard_normal(3)
+    direction -= direction @ _LUMA
+    limits = np.where(direction > 0, 255 - lightness, lightness) / np.maximum(abs(direction), 1e-6)
+    red, green, blue = np.rint(lightness + saturation * limits.min() * direction).astype(int)
+    return int(red), int(green), int(blue)
+
+
+def _colours(
+    style: Style, count: int, family: np.random.Generator, generator: np.random.Generator
+) -> tuple[Colour, Colour, list[Colour]]:
+    """Two colours of the background and the letters' inks."""
+    c = style.colours
+    saturation = 0.0 if c.grey else c.saturation
+
+    def lightness(source: np.random.Generator) -> float:
+        if c.dark_ink:
+            return 255.0 if source.random() < 0.35 else source.uniform(150, 255)
+        return 0.0 if source.random() < 0.2 else source.uniform(0, 110)
+
+    ground = lightness(family if c.backdrop_scope == "family" else generator)
+    contrast = min(_one(c.contrast, generator), ground if c.dark_ink else 255 - ground)
+    down = -1 if c.dark_ink else 1
+
+    def ink(source: np.random.Generator) -> Colour:
+        depth = contrast * source.uniform(0.75, 1)
+        # Light colours of full saturation are seldom seen; dark ones are.
+        return colour(ground + down * depth, saturation, source)
+
+    inks = _shared(c.ink_scope, count, lambda: ink(generator), lambda: ink(family))
+    pale = 0.4 * saturation
+    first = colour(ground, pale, generator if c.backdrop_scope != "family" else family)
+    unevenness = min(c.unevenness, 0.7 * contrast)
+    # Mostly away from the ink's lightness.
+    other = ground - down * unevenness * generator.choice([1, 1, -0.6])
+    return first, colour(other, pale, generator), inks
+
+
+def _mark_colour(
+    style: Style, background: Colour, ink: Colour, generator: np.random.Generator
+) -> Colour:
+    if style.clutter.colour == "ink":
+        return ink
+    ground = float(np.dot(background, _LUMA))
+    if style.clutter.colour == "contrary":
+        return (0, 0, 0) if ground > 127 else (255, 255, 255)
+    depth = generator.uniform(20, 255)
+    lightness = ground - depth if ground > 127 else ground + depth
+    return colour(lightness, 0.0 if style.colours.grey else style.colours.saturation, generator)
+
+
+def _marks(
+    style: Style,
+    width: int,
+    height: int,
+    background: Colour,
+    ink: Colour,
+    generator: np.random.Generator,
+) -> tuple[PlannedMark, ...]:
+    c = style.clutter
+    marks: list[PlannedMark] = []
+
+    def add(kind: MarkKind, points: list[Point], thickness: float) -> None:
+        shade = _mark_colour(style, background, ink, generator)
+        over = c.over if c.colour == "ink" else c.over and generator.random() < 0.8
+        marks.append(PlannedMark(kind, tuple(points), thickness, shade, bool(over)))
+
+    def anywhere() -> Point:
+        return generator.uniform(0, width), generator.uniform(0, height)
+
+    for _ in range(_count(c.lines, generator)):
+        ends = [anywhere(), anywhere()]
+        if c.through:
+            ends = [(generator.uniform(-0.05, 0.25) * width, ends[0][1]), (generator.uniform(0.75, 1.05) * width, ends[1][1])]
+        middle = (
+            (ends[0][0] + ends[1][0]) / 2,
+            (ends[0][1] + ends[1][1]) / 2 + generator.uniform(-1, 1) * 2 * c.curved * height,
+        )
+        add("curve", [ends[0], middle, ends[1]], _one(c.line_width, generator))
+    for _ in range(_count(c.scratches, generator)):
+        x, y = anywhere()
+        angle, reach = generator.uniform(0, np.pi), generator.uniform(0.05, 0.35) * height
+        add("stroke", [(x, y), (x + reach * np.cos(angle), y + reach * np.sin(angle))], 1)
+    for _ in range(_count(c.dots, generator)):
+        add("dot", [anywhere()], _one(c.dot_radius, generator))
+    for _ in range(_count(c.blots, generator)):
+        axes = (generator.uniform(0.05, 0.5) * height, generator.uniform(0.05, 0.4) * height)
+        add("ellipse", [anywhere(), axes], 1 if generator.random() < 0.6 else -1)
+    return tuple(marks)
+
+
+def _count(span: Span, generator: np.random.Generator) -> int:
+    return int(generator.uniform(span[0], span[1] + 1)) if span[1] > 0 else 0
