@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -140,6 +141,7 @@ def load_training_state(
         for name, optimizer in optimizers.items():
             tensors = _below(flat, f"optimizer/{name}/")
             optimizer.load_state_dict(_optimizer_state(described[name], tensors, optimizer))
+            _align_memory(optimizer)
         return _below(flat, "tensor/"), description["numbers"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(
@@ -157,6 +159,14 @@ def _write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _align_memory(optimizer: Optimizer) -> None:
+    """Give moments the memory layout of their parameters, which fused optimizers rely on."""
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _optimizer_state(

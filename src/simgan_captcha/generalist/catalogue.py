@@ -146,7 +146,7 @@ def _names(path: Path) -> tuple[str, str]:
 def _origin(path: Path) -> tuple[str, str]:
     """Debian package of a file, and its licences by the package's copyright file."""
     found = subprocess.run(
-        ["dpkg", "-S", str(path.resolve())], capture_output=True, text=True, check=False
+        ["dpkg", "-S", re.sub(r"([\[\]*?])", r"\\\1", str(path.resolve()))], capture_output=True, text=True, check=False
     )
     package = found.stdout.split(":")[0] if found.returncode == 0 else ""
     notice = Path("/usr/share/doc") / package / "copyright"

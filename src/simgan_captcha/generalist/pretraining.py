@@ -65,6 +65,12 @@ class PretrainingSettings:
     average: float = 0.9995
     """Decay of the weights' moving average, which is what is kept."""
     held_out_families: int = 160
+    """Families, of 8 images each, that choose the weights."""
+
+    @property
+    def steps_a_pool(self) -> int:
+        """Steps that one pool is good for."""
+        return self.uses * (self.families * self.images // self.batch_size)
 
 
 def learning_rate(settings: PretrainingSettings, step: int) -> float:
@@ -122,18 +128,19 @@ WEIGHTS = {"text": 1.0, "columns": 0.7, "geometry": 0.7}
 class _Drawn:
     """Pools of batches, drawn ahead by other processes."""
 
-    def __init__(self, settings: PretrainingSettings, workers: int) -> None:
+    def __init__(self, settings: PretrainingSettings, catalogue: Path, workers: int) -> None:
         self.settings = settings
         context = multiprocessing.get_context("spawn")
-        self.executor = ProcessPoolExecutor(workers, context, _prepare, (str(CATALOGUE),))
+        self.executor = ProcessPoolExecutor(workers, context, _prepare, (str(catalogue),))
         self.ahead = workers + 1
 
-    def pools(self, first: int, steps_a_pool: int) -> Iterator[list[Examples]]:
+    def pools(self, first: int) -> Iterator[list[Examples]]:
+        """Pool after pool, for ever, each a pure function of the seed and its number."""
         waiting: list[Future[list[Examples]]] = []
         number = first
         while True:
             while len(waiting) < self.ahead:
-                hard = difficulty(self.settings, number * steps_a_pool)
+                hard = difficulty(self.settings, number * self.settings.steps_a_pool)
                 waiting.append(self.executor.submit(_draw, self.settings, number, hard))
                 number += 1
             yield waiting.pop(0).result()
@@ -201,9 +208,11 @@ def accuracy(network: torch.nn.Module, known: list[Examples]) -> dict[str, float
     return {"texts": right / count, "texts_any_case": folded / count}
 
 
-def held_out_examples(settings: PretrainingSettings) -> list[Examples]:
+def held_out_examples(
+    settings: PretrainingSettings, catalogue: Path = CATALOGUE
+) -> list[Examples]:
     """Images in fonts of families that are never learned from."""
-    shelf = FontShelf(CATALOGUE, "held-out")
+    shelf = FontShelf(catalogue, "held-out")
     pool = draw_pool(
         shelf, 10**9 + 7, 0, families=settings.held_out_families, images=8, difficulty=1.0
     )
@@ -218,6 +227,105 @@ def forward_flops(network: Generalist, columns: int = 128) -> float:
     return counter.get_total_flops() / columns
 
 
+class Pretraining:
+    """A training that can stop after any pool and go on in another process."""
+
+    def __init__(self, folder: Path, settings: PretrainingSettings, *, bf16: bool = True) -> None:
+        """Build the network, or restore what ``folder/state.safetensors`` holds.
+
+        Args:
+            folder: Of the state, the log and the weights.
+            settings: As at the first call.
+            bf16: Whether convolutions compute in bfloat16; parameters stay float32.
+
+        Raises:
+            RunError: The state is damaged or of another network.
+        """
+        self.folder, self.settings, self.bf16 = folder, settings, bf16
+        torch.manual_seed(settings.seed)
+        self.network = Generalist().to(memory_format=torch.channels_last)
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            weight_decay=settings.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.flops_a_column = 3 * forward_flops(self.network)
+        self.numbers = {"step": 0, "pool": 0, "tflop": 0.0, "best": -1.0}
+        self.losses: dict[str, float] = {}
+        if self._state.is_file():
+            _, self.numbers = load_training_state(
+                self._state, modules=self._modules, optimizers={"adamw": self.optimizer}
+            )
+        self.network.train()
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"network": self.network, "average": self.average}
+
+    def learn(self, pool: list[Examples]) -> None:
+        """One step for each batch of a pool."""
+        for examples in pool:
+            self._step(examples)
+        self.numbers["pool"] += 1
+
+    def _step(self, examples: Examples) -> None:
+        numbers = self.numbers
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, int(numbers["step"]))
+        tensors = as_tensors(examples)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            output = self.network(tensors["images"])
+        parts = loss_of(output, tensors)
+        total = sum((WEIGHTS[name] * part for name, part in parts.items()), torch.zeros(()))
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        # A young average would remember the random weights.
+        if numbers["step"] < 2_000 and numbers["step"] % 50 == 0:
+            self.average.n_averaged.zero_()
+        self.average.update_parameters(self.network)
+        B, _, _, W = examples.images.shape
+        numbers["step"] += 1
+        numbers["tflop"] += B * W * self.flops_a_column / 1e12
+        for name, part in parts.items():
+            value = float(part.detach())
+            self.losses[name] = 0.98 * self.losses.get(name, value) + 0.02 * value
+
+    def keep(self, known: list[Examples], **also: float) -> None:
+        """Measure, log, keep the weights if they are the best so far, and save the state."""
+        measured = accuracy(self.average.module, known)
+        line = {
+            "step": self.numbers["step"],
+            "tflop": round(self.numbers["tflop"], 2),
+            **{name: round(value, 4) for name, value in (self.losses | measured | also).items()},
+        }
+        _log(self.folder, line)
+        if measured["texts"] > self.numbers["best"]:
+            self.numbers["best"] = measured["texts"]
+            weights = {
+                name: value.half() if value.is_floating_point() else value
+                for name, value in self.average.module.state_dict().items()
+            }
+            description = {"settings": asdict(self.settings), **line}
+            save_weights(self.folder / "best.safetensors", weights, description)
+        save_training_state(
+            self._state,
+            modules=self._modules,
+            optimizers={"adamw": self.optimizer},
+            tensors={},
+            numbers=self.numbers,
+        )
+
+
 def pretrain(
     folder: Path,
     settings: PretrainingSettings,
@@ -226,94 +334,39 @@ def pretrain(
     workers: int = 1,
     bf16: bool = True,
     every: int = 500,
+    catalogue: Path = CATALOGUE,
 ) -> None:
-    """Train up to a number of steps.
+    """Train up to a number of steps, from wherever the folder's state is.
 
     Args:
-        folder: Of the state, the log and the weights; made if it is missing.
+        folder: Made if it is missing.
         settings: As at the first call.
-        steps: In all, those of earlier calls included.
+        steps: In all, those of earlier calls included; the last pool is learned from whole.
         workers: Processes that draw.
-        bf16: Whether convolutions compute in bfloat16; parameters stay float32.
-        every: Steps between two measurements.
+        bf16: Whether convolutions compute in bfloat16.
+        every: Steps between two measurements, after which the training may be killed.
+        catalogue: Fonts, see `catalogue`.
+
+    Raises:
+        ConfigError: A listed font is not installed.
+        RunError: The state is damaged or of another network.
     """
-    torch.manual_seed(settings.seed)
-    network = Generalist().to(memory_format=torch.channels_last)
-    average = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True
-    )
-    optimizer = torch.optim.AdamW(
-        network.parameters(), weight_decay=settings.weight_decay, betas=(0.9, 0.98), fused=True
-    )
-    flops_a_column = 3 * forward_flops(network)
-    state, numbers = folder / "state.safetensors", {"step": 0, "pool": 0, "tflop": 0.0, "best": -1.0}
-    modules = {"network": network, "average": average}
-    if state.is_file():
-        _, numbers = load_training_state(state, modules=modules, optimizers={"adamw": optimizer})
-    known = held_out_examples(settings)
-    network.train()
-    drawn = _Drawn(settings, workers)
-    steps_a_pool = settings.uses * (settings.families * settings.images // settings.batch_size)
-    began, began_at = time.monotonic(), numbers["step"]
-    losses: dict[str, float] = {}
-    for pool in drawn.pools(numbers["pool"], steps_a_pool):
-        for examples in pool:
-            rate = learning_rate(settings, numbers["step"])
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            tensors = as_tensors(examples)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                output = network(tensors["images"])
-            parts = loss_of(output, tensors)
-            total = sum((WEIGHTS[name] * part for name, part in parts.items()), torch.zeros(()))
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            # A young average would remember the random weights.
-            if numbers["step"] < 2_000 and numbers["step"] % 50 == 0:
-                average.n_averaged.zero_()
-            average.update_parameters(network)
-            B, _, _, W = examples.images.shape
-            numbers["step"] += 1
-            numbers["tflop"] += B * W * flops_a_column / 1e12
-            for name, part in parts.items():
-                value = float(part.detach())
-                losses[name] = value if name not in losses else 0.98 * losses[name] + 0.02 * value
-        numbers["pool"] += 1
-        step = numbers["step"]
-        if step // every != (step - len(pool)) // every or step >= steps:
-            measured = accuracy(average.module, known)
-            took = time.monotonic() - began
-            line = {
-                "step": step,
-                "tflop": round(numbers["tflop"], 2),
-                "rate": round(rate, 6),
-                **{name: round(value, 4) for name, value in losses.items()},
-                **{name: round(value, 4) for name, value in measured.items()},
-                "seconds_a_step": round(took / (step - began_at), 3),
-            }
-            _log(folder, line)
-            if measured["texts"] > numbers["best"]:
-                numbers["best"] = measured["texts"]
-                save_weights(
-                    folder / "best.safetensors",
-                    {
-                        name: value.half() if value.is_floating_point() else value
-                        for name, value in average.module.state_dict().items()
-                    },
-                    {"settings": asdict(settings), **line},
-                )
-            save_training_state(
-                state,
-                modules=modules,
-                optimizers={"adamw": optimizer},
-                tensors={},
-                numbers=numbers,
-            )
-        if step >= steps:
-            break
-    drawn.executor.shutdown(cancel_futures=True)
+    training = Pretraining(folder, settings, bf16=bf16)
+    known = held_out_examples(settings, catalogue)
+    drawn = _Drawn(settings, catalogue, workers)
+    began, first = time.monotonic(), training.numbers["step"]
+    try:
+        for pool in drawn.pools(int(training.numbers["pool"])):
+            before = training.numbers["step"]
+            if before >= steps:
+                break
+            training.learn(pool)
+            step = training.numbers["step"]
+            if step // every != before // every or step >= steps:
+                took = (time.monotonic() - began) / (step - first)
+                training.keep(known, seconds_a_step=took)
+    finally:
+        drawn.executor.shutdown(cancel_futures=True)
 
 
 def _log(folder: Path, line: dict[str, Any]) -> None:

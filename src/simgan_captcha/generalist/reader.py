@@ -1,0 +1,223 @@
+"""Reads any image of a short text with the generalist; needs no torch and no run."""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from simgan_captcha.errors import ConfigError, ImageError
+from simgan_captcha.generalist.decoding import (
+    MOST_CHARACTERS,
+    Alphabet,
+    Decoded,
+    decode_columns,
+)
+from simgan_captcha.generalist.features import STRIDE, features
+from simgan_captcha.reader.image_reader import NamedImage, Source, Unreadable
+from simgan_captcha.readings import Reading
+
+Floats = npt.NDArray[np.float32]
+Length = int | tuple[int, int]
+
+_AT_ONCE = 64
+"""Images that are decoded before any is read, so that those of one width are read together."""
+
+
+@dataclass(frozen=True)
+class FoundCharacter:
+    """One character and where it stands."""
+
+    character: str
+    confidence: float
+    """Probability of the character, given that one stands there, in [0, 1]."""
+    x: float
+    """Pixels of the image: the character's middle."""
+    y: float
+    height: float
+    """Pixels: height of a capital of the character's size."""
+    turn: float
+    """Degrees, counter-clockwise."""
+
+
+def check_length(length: Length | None) -> tuple[int, int] | None:
+    """Fewest and most characters of N or (MIN, MAX).
+
+    Raises:
+        ConfigError: Not 1 to 32, or the wrong way round.
+    """
+    if length is None:
+        return None
+    fewest, most = (length, length) if isinstance(length, int) else length
+    if not 1 <= fewest <= most <= MOST_CHARACTERS:
+        raise ConfigError(
+            f"expected a length of 1 to {MOST_CHARACTERS}, as 4 or (4, 6), got {length!r}"
+        )
+    return fewest, most
+
+
+class GeneralistReader:
+    """The generalist within an alphabet and a range of lengths.
+
+    Example:
+        >>> GeneralistReader(alphabet="0123456789", length=4).read("captcha.png").text
+        ... # doctest: +SKIP
+        '7351'
+    """
+
+    def __init__(
+        self,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """Load the network that the package ships.
+
+        Args:
+            alphabet: Characters that texts may hold; None: all that it knows. A letter whose other
+                case is missing stands for both.
+            length: Number of characters, or the fewest and the most; None: any.
+            threads: That the network runs in; None: one for each core.
+
+        Raises:
+            ConfigError: An alphabet or a length that cannot be.
+        """
+        self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
+        self._session = _session(threads or 0)
+
+    @overload
+    def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
+    @overload
+    def read(self, images: Source) -> Reading: ...
+    def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
+        """The text of an image; of a list, a list in its order.
+
+        A reading is named as its file, or as its place in the list. In a list, what cannot be read
+        leaves an `Unreadable` in its place.
+
+        Raises:
+            ImageError: A single image cannot be read.
+            TypeError: Not a `Source`.
+        """
+        if isinstance(images, list):
+            return list(self.read_each(images))
+        name, rgb = open_rgb(images, "0")
+        return _reading(name, self._decode([rgb])[0])
+
+    def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
+        """As `read` of a list, image by image, in constant memory."""
+        numbered = enumerate(images)
+        while some := list(islice(numbered, _AT_ONCE)):
+            opened: list[tuple[str, npt.NDArray[np.uint8]] | Unreadable] = []
+            for number, image in some:
+                try:
+                    opened.append(open_rgb(image, str(number)))
+                except (OSError, ImageError) as error:
+                    opened.append(Unreadable(source_name(image, str(number)), str(error)))
+            decoded = iter(self._decode([o[1] for o in opened if not isinstance(o, Unreadable)]))
+            for one in opened:
+                yield one if isinstance(one, Unreadable) else _reading(one[0], next(decoded))
+
+    def find(self, image: npt.NDArray[np.uint8]) -> list[FoundCharacter]:
+        """Characters of one RGB image (H, W, 3), and where they stand."""
+        given = features(image)
+        logits, geometry = self._columns(given[None])
+        found = decode_columns(logits[0], self.alphabet, self.lengths)
+        H, W, _ = image.shape
+        scale = W / given.shape[-1]  # pixels of the image to a column of the input
+        return [
+            FoundCharacter(
+                character,
+                confidence,
+                x=float((column + 0.5 + right) * STRIDE * scale),
+                y=float((0.5 + down) * H),
+                height=float(np.exp(size) * H),
+                turn=float(np.degrees(turn)),
+            )
+            for character, confidence, column, (right, down, size, turn) in zip(
+                found.text,
+                found.confidences,
+                found.columns,
+                geometry[0][list(found.columns)].tolist(),
+                strict=True,
+            )
+        ]
+
+    def _decode(self, images: list[npt.NDArray[np.uint8]]) -> list[Decoded]:
+        given = [features(image) for image in images]
+        by_width: dict[int, list[int]] = {}
+        for index, one in enumerate(given):
+            by_width.setdefault(one.shape[-1], []).append(index)
+        decoded: dict[int, Decoded] = {}
+        for indices in by_width.values():
+            logits, _ = self._columns(np.stack([given[i] for i in indices]))
+            for index, of_image in zip(indices, logits, strict=True):
+                decoded[index] = decode_columns(of_image, self.alphabet, self.lengths)
+        return [decoded[index] for index in range(len(images))]
+
+    def _columns(self, images: Floats) -> tuple[Floats, Floats]:
+        """Logits (N, T, K) and geometry (N, T, 4) of inputs (N, 4, 40, W)."""
+        logits, geometry = self._session.run(None, {"images": images})
+        return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
+
+
+def source_name(image: Source, otherwise: str) -> str:
+    """The path of a file, the name of a named image, or the name given."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return image.name if isinstance(image, NamedImage) else otherwise
+
+
+def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Name and colours (H, W, 3) of an image from any source.
+
+    Raises:
+        ImageError: It cannot be decoded.
+        OSError: The file cannot be read.
+        TypeError: Not a `Source`.
+    """
+    name = source_name(image, otherwise)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
+            raise ImageError(f"expected (H, W) or (H, W, 3) of uint8, got {image.shape} {image.dtype}")
+        return name, np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+    if isinstance(image, NamedImage):
+        image = image.data
+    try:
+        if isinstance(image, bytes):
+            picture = Image.open(io.BytesIO(image))
+        elif isinstance(image, (str, os.PathLike)):
+            picture = Image.open(image)
+        elif isinstance(image, Image.Image):
+            picture = image
+        else:
+            raise TypeError(f"expected a path, bytes, a Pillow picture or an array, got {type(image)}")
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return name, np.asarray(picture.convert("RGB"), np.uint8)
+    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise ImageError(f"expected an image, got something else ({error})") from None
+
+
+@lru_cache(maxsize=4)
+def _session(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    model = (files("simgan_captcha") / "generalist" / "generalist.onnx").read_bytes()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _reading(name: str, decoded: Decoded) -> Reading:
+    return Reading(name, decoded.text, decoded.confidence, decoded.confidences)
