@@ -1,4 +1,4 @@
-"""docs/your-own-captcha.md, followed to the letter; only trainings are made small."""
+"""Follow docs/guide.md command by command, with shorter training."""
 
 import re
 import shlex
@@ -17,13 +17,13 @@ from simgan_captcha.scheme_file import load_scheme
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS
 
-GUIDE = Path(__file__).parents[1] / "docs" / "your-own-captcha.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 TRAINING = ("simgan.", "reader.", "adaptation.", "witness_steps", "precision", "threads", "workers")
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
 def commands() -> list[list[str]]:
-    """The guide's, in its order, without their first word."""
+    """The guide's, in its order, without "simgan-captcha"."""
     blocks = re.findall(r"^```\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
