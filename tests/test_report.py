@@ -144,7 +144,7 @@ def write_diagnosis(run: Path, texts: list[str]) -> dict[str, Any]:
 
 
 def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> dict[str, str]:
-    """A whole run folder as docs/architecture.md describes it; returns the true texts."""
+    """A whole run folder as docs/how-it-works.md describes it; returns the true texts."""
     generator = np.random.default_rng(7)
     scheme = {"alphabet": ALPHABET, "length": 4, "width": 100, "height": 50}
     _write_json(run / "run.json", {"preset": "quick", "scheme": scheme, "seed": 1, "config": {}})

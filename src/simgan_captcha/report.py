@@ -66,7 +66,7 @@ def write_report(run_folder: Path) -> Path:
     """Write ``RUN/report.html``: styles and pictures inside, no request to anywhere.
 
     Args:
-        run_folder: A run as in docs/architecture.md; only ``run.json`` has to be there.
+        run_folder: A run as in docs/how-it-works.md; only ``run.json`` has to be there.
 
     Returns:
         The path of the page, at most some 3 MB.
