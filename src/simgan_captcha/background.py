@@ -1,8 +1,8 @@
-"""What all images share, and the normalised input that every network sees.
+"""The background that images share, and the normalised input of all networks.
 
-The 2017 project binarised at a fixed threshold and averaged, which finds the lines and throws the
-rest away. Here the shared picture is kept in grey (the mean of every pixel over images that have no
-ink near it), so that the simulator can draw on it, and the network is told where lines hide ink.
+The 2017 project binarised at a fixed threshold and averaged. That finds the lines and discards the
+rest. Here the background is kept in grey: each pixel is its mean over the images that have no ink
+near it. The simulator draws on it, and a mask marks the places where lines hide ink.
 """
 
 import math
@@ -22,25 +22,26 @@ FloatImages = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 SEED_THRESHOLD = 200
-"""The seed's rule: a grey level above this is ink."""
+"""Ink threshold of the 2017 system: a higher grey level is ink."""
 
 SEED_SHARED_FRACTION = 230 / 255
-"""The seed's rule: a pixel that is ink in more of the images than this is a line."""
+"""Line threshold of the 2017 system: a pixel that is ink in a larger share of images is a line."""
 
 MINIMUM_CONTRAST = 32.0
-"""Grey levels; where ink and background are closer, noise would be amplified rather than ink."""
+"""Least contrast in grey levels that is normalised; below it, noise would be amplified."""
 
 _SAMPLE = 4_000
 _SURROUNDINGS = (9, 3, 1)
-"""Pixels: a JPEG block around every ink pixel is left out of the background; less where letters
-stand so close to each other in all images that no image is free of them that far."""
+"""Diameters in pixels of the area around each ink pixel that is excluded from the background.
+
+The first is about one JPEG block. Smaller ones are used where no image is free of ink that far."""
 _ENOUGH_FREE = 8
 _UNINKED = 80
-"""Percentile, counted away from the ink, that is background even where letters mostly stand."""
+"""Percentile away from the ink level that is background even where letters are frequent."""
 
 
 def binarise(grey: GreyImages, threshold: int = SEED_THRESHOLD) -> Mask:
-    """Ink by the seed's rule: above the threshold, or exactly 0 (its odd case, kept).
+    """Binarise by the rule of the 2017 system: ink is above the threshold, or exactly 0.
 
     Args:
         grey: (H, W) or (N, H, W), ``uint8``.
@@ -52,7 +53,7 @@ def binarise(grey: GreyImages, threshold: int = SEED_THRESHOLD) -> Mask:
 
 
 def otsu_threshold(grey: GreyImages) -> int:
-    """The grey level that best splits all pixels in two (Otsu 1979), by OpenCV."""
+    """The grey level that best separates all pixels into two classes (Otsu 1979)."""
     level, _ = cv2.threshold(grey.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return int(level)
 
@@ -63,7 +64,7 @@ def shared_by_average(binary: Mask, fraction: float = SEED_SHARED_FRACTION) -> M
 
 
 def shared_by_and(binary: Mask) -> Mask:
-    """Pixels (H, W) that are ink in every one of the (N, H, W) images: exact, but unforgiving."""
+    """Pixels (H, W) that are ink in all of the (N, H, W) images. A single miss removes a pixel."""
     return np.asarray(binary.all(axis=0))
 
 
@@ -73,10 +74,10 @@ def per_pixel_percentile(grey: GreyImages, percentile: float) -> GreyImages:
 
 
 def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True) -> GreyImages:
-    """One image without lines thinner than letters' strokes, for schemes whose lines vary.
+    """Remove lines thinner than the strokes of letters from one image.
 
-    A morphological opening (closing, for dark ink) with a disc wider than the lines takes away
-    whatever the disc does not fit into. Letters' strokes must be wider by 3 pixels or more.
+    A morphological opening (closing, for dark ink) with a disc wider than the lines removes
+    everything that the disc does not fit into. Strokes must be at least 3 pixels wider than lines.
 
     Args:
         grey: (H, W), ``uint8``.
@@ -88,34 +89,34 @@ def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True)
 
 
 def line_disc(line_width: int) -> GreyImages:
-    """(D, D) of 0 and 1: what lines so many pixels wide, at least 1, have no room for."""
-    # A disc of one pixel more would still fit into slanted lines, whose steps make them wider. An
-    # odd size, for OpenCV shifts what an even one opens.
+    """A disc (D, D) of 0 and 1 that does not fit into lines of this width (at least 1 pixel)."""
+    # One pixel more would still fit into slanted lines, because their steps make them wider. The
+    # size is odd because OpenCV shifts the result of an even one.
     size = (line_width + 2) | 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
 Lines = Literal["contrast", "average", "and"]
-"""How shared lines are found, see `estimate_background`."""
+"""Methods of finding shared lines, see `estimate_background`."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """What the images of one scheme share."""
+    """The background that the images of one scheme share."""
 
     grey: GreyImages
     """(H, W): the picture under the letters, lines included."""
     line_mask: Mask
-    """(H, W): where ink could not be told from the background."""
+    """(H, W): True where ink and background cannot be distinguished."""
     ink_level: float
-    """The commonest grey level of letters, 0 to 255."""
+    """The most frequent grey level of letters, 0 to 255."""
     encoding: Literal["relative", "binary"] = "relative"
-    """``relative``: ink against the background; ``binary``: the seed's threshold, lines left in."""
+    """``relative``: ink relative to the background; ``binary``: the 2017 system's threshold."""
     removed_lines: int = 0
-    """Lines up to so many pixels wide are taken out of every image first; 0 takes none."""
+    """Width in pixels of lines that are removed from each image first; 0 removes none."""
 
     def normalise(self, images: GreyImages) -> FloatImages:
-        """What networks see: real and synthetic images go through this same encoding.
+        """Encode real or synthetic images as network input.
 
         Args:
             images: (N, H, W), ``uint8``.
@@ -135,7 +136,7 @@ class Background:
             images = _without_thin_lines(images, self.removed_lines, bright=self.bright_ink)
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
-            # Without the rule's odd case: 0 is the ground of the seed's own binary images.
+            # Level 0 is not ink here: it is the ground of the binary images of the 2017 generator.
             channels[:, 0] = np.where(images > SEED_THRESHOLD, 1.0, -1.0)
         else:
             offset, gain = self.offset_and_gain()
@@ -151,19 +152,19 @@ class Background:
         return bool(self.ink_level >= np.median(self.grey))
 
     def offset_and_gain(self) -> tuple[FloatImages, FloatImages]:
-        """(H, W) each: ink is grey * gain + offset before it is cut to [-1, 1]."""
+        """Two arrays (H, W) such that ink = grey * gain + offset, before clipping to [-1, 1]."""
         contrast = self.ink_level - self.grey.astype(np.float32)
         sign = np.where(contrast < 0, -1.0, 1.0)
         gain = (2.0 * sign / np.maximum(np.abs(contrast), MINIMUM_CONTRAST)).astype(np.float32)
         return (-1.0 - self.grey * gain).astype(np.float32), gain
 
     def save(self, path: Path) -> None:
-        """Write as an .npz of plain arrays."""
+        """Write the background as an .npz file of plain arrays."""
         write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def load(path: Path) -> "Background":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             RunError: Missing or damaged.
@@ -184,7 +185,7 @@ class Background:
                 "binary" if encoding == "binary" else "relative",
                 removed_lines,
             )
-        except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
+        except Exception as error:  # zipfile, zlib and numpy raise many types for damaged files
             raise RunError(
                 f"expected a background at {path}, could not read it ({error}); "
                 "delete its folder and run again"
@@ -197,15 +198,15 @@ def estimate_background(
     lines: Lines = "contrast",
     removed_lines: int = 0,
 ) -> Background:
-    """What unlabelled images share: background, ink level, and where lines hide ink.
+    """Estimate the shared background, the ink level and the line mask from unlabelled images.
 
     Args:
-        images: (N, H, W), ``uint8``; some hundreds are enough, at most 4,000 are looked at.
-        encoding: How `Background.normalise` shall encode.
-        lines: How shared lines are found: where ink and background are alike (``contrast``), or
-            where the seed's threshold finds ink on average (``average``) or in all (``and``).
-        removed_lines: For schemes whose lines differ per image: their width in pixels; letters'
-            strokes must be wider by 3 or more, see `remove_thin_lines`. 0 for shared lines.
+        images: (N, H, W), ``uint8``; some hundreds are enough, and at most 4,000 are used.
+        encoding: Encoding of `Background.normalise`.
+        lines: Method of finding shared lines: low contrast between ink and background
+            (``contrast``), or binarised ink on average (``average``) or in all images (``and``).
+        removed_lines: Width in pixels of lines that differ per image, see `remove_thin_lines`; 0
+            for shared lines.
 
     Raises:
         ImageError: Fewer than two images.
@@ -218,7 +219,7 @@ def estimate_background(
     grey = _shared_picture(sample)
     ink_level = _ink_level(sample, grey)
     if removed_lines:
-        # Which way ink differs from the background had to be known first.
+        # The polarity of the ink had to be known first.
         bright = bool(ink_level >= np.median(grey))
         sample = _without_thin_lines(sample, removed_lines, bright=bright)
         grey = _shared_picture(sample)
@@ -240,7 +241,7 @@ def plain_background(
     encoding: Literal["relative", "binary"] = "relative",
     removed_lines: int = 0,
 ) -> Background:
-    """Of images that show ink on black, see `scheme_images.ink_on_black`: nothing to estimate."""
+    """The black background of images from `scheme_images.ink_on_black`."""
     black = np.zeros((height, width), np.uint8)
     return Background(black, black > 0, ink_level, encoding, removed_lines)
 
@@ -250,11 +251,11 @@ def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) ->
 
 
 def _shared_picture(images: GreyImages) -> GreyImages:
-    """The picture (H, W) under the letters of images (N, H, W)."""
+    """Estimate the picture (H, W) behind the letters of images (N, H, W)."""
     median = per_pixel_percentile(images, 50)
     found, enough = _mean_beside_ink(images, median, _SURROUNDINGS[0])
     grey = np.where(enough, found, median)
-    # Where letters stand in most images, the median is theirs.
+    # Where most images have a letter, the median is the level of the letter.
     bright = _ink_level(images, grey) >= np.median(grey)
     bare = per_pixel_percentile(images, 100 - _UNINKED if bright else _UNINKED)
     known = enough & (cv2.absdiff(bare, grey) < MINIMUM_CONTRAST)
@@ -271,15 +272,15 @@ def _shared_picture(images: GreyImages) -> GreyImages:
 def _mean_beside_ink(
     images: GreyImages, background: GreyImages, surroundings: int
 ) -> tuple[GreyImages, Mask]:
-    """Mean of each pixel over the images that have no ink near it, and whether they are enough.
+    """Mean of each pixel over the images without ink near it, and whether these are enough.
 
-    The median alone is hazy where letters are frequent, and codec ringing around a letter reaches
-    some pixels beyond it; both go when every letter's surroundings are left out.
+    The plain median is biased where letters are frequent, and JPEG ringing reaches some pixels
+    beyond a letter. Excluding the surroundings of each letter avoids both.
 
     Args:
         images: (N, H, W).
-        background: (H, W), about; what differs from it is ink.
-        surroundings: Pixels across what is left out.
+        background: (H, W) first estimate; ink is what differs from it.
+        surroundings: Diameter in pixels of the excluded area.
     """
     difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
     threshold = otsu_threshold(difference)
@@ -294,7 +295,7 @@ def _mean_beside_ink(
 
 
 def _ink_level(images: GreyImages, background: GreyImages) -> float:
-    """The commonest level among pixels that differ from the background more than Otsu's split."""
+    """The most frequent level of pixels that differ from the background by Otsu's threshold."""
     difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
     ink = images[difference > otsu_threshold(difference)]
     if not len(ink):

@@ -1,6 +1,6 @@
-"""Strokes, dots and texture that belong to no letter, elsewhere in every image.
+"""Clutter: lines, dots and texture that differ from image to image.
 
-Shapes: N images, M lines and D dots in each, of which some are not there.
+Shapes: N images with up to M lines and D dots each; absent ones have width or radius 0.
 """
 
 import math
@@ -21,42 +21,42 @@ LINES = ("lines", "line_width", "bend", "line_strength")
 DOTS = ("dots", "dot_radius", "dot_strength")
 TEXTURE = ("texture", "grain")
 CLUTTER = LINES + DOTS + TEXTURE
-"""What of clutter is calibrated; each means what it means in `ClutterSettings`."""
+"""Calibrated values of clutter, in order; see `ClutterSettings` for their meaning."""
 
 _UNSURE = 0.25
-"""By which share about a value that was found clutter is drawn."""
+"""Relative half width of the range in which calibrated clutter is drawn."""
 
 _BEND = 12
-"""Straight pieces that a curved line is drawn of."""
+"""Points of a curved line."""
 _FINE = 3
-"""Binary digits that OpenCV takes of a coordinate's fraction."""
+"""Fractional bits of OpenCV's coordinates."""
 
 
 class ClutterSettings(BaseModel):
-    """Ranges that clutter is drawn from, uniformly, where the scheme has it."""
+    """Ranges of clutter, drawn uniformly, for schemes that have it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     lines: Range = (0, 5)
-    """How many lines an image has, both ends included; of a fraction, some images have one more."""
+    """Number of lines in an image, ends included. With a fraction, some images have one more."""
     line_width: Range = (0.02, 0.06)
-    """Of the image's height; at least one pixel."""
+    """Width of lines as a fraction of the image height; at least one pixel."""
     bend: float = Field(default=0.5, ge=0, le=5)
-    """How far a line's middle may lie off its ends' middle, as a fraction of the image's height."""
+    """Greatest offset of the control point of a curved line, as a fraction of the image height."""
     line_strength: Range = (0.3, 1.1)
-    """How strong the lines' ink is beside the letters'; each image draws one."""
+    """Strength of the lines relative to the ink of letters; one value per image."""
     dots: Range = (0, 60)
-    """How many dots an image has, as of lines."""
+    """Number of dots in an image, as for lines."""
     dot_radius: Range = (0.01, 0.035)
-    """Of the image's height; at least half a pixel."""
+    """Radius of dots as a fraction of the image height; at least half a pixel."""
     dot_strength: Range = (0.3, 1.1)
-    """How strong the dots' ink is beside the letters'; each image draws one."""
+    """Strength of the dots relative to the ink of letters; one value per image."""
     texture: float = Field(default=0.3, ge=0, le=2)
-    """How strong the texture is at most: its standard deviation beside the letters' ink; each image
-    draws one."""
+    """Greatest strength of the texture: its standard deviation relative to the ink of letters. Each
+    image draws one value."""
     grain: Range = (0.01, 0.06)
-    """How coarse it is, of the image's height: the sigma of the Gaussian that blurs white noise;
-    each image draws one."""
+    """Grain of the texture: the sigma of the Gaussian that blurs white noise, as a fraction of the
+    image height. Each image draws one value."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "ClutterSettings":
@@ -79,11 +79,11 @@ _HIGHEST = {
     "grain": 1,
 }
 _MOST = ("bend", "texture")
-"""Values that are the end of a range from nothing, not the middle of one."""
+"""Values that are the upper end of a range from 0, not its middle."""
 
 
 def clutter_like(found: Floats) -> ClutterSettings:
-    """Narrow ranges about values (9,) of `CLUTTER`; NaN for what is not drawn."""
+    """Narrow ranges around the values (9,) of `CLUTTER`; NaN for absent kinds."""
     ranges: dict[str, Range | float] = {}
     for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
         low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
@@ -92,37 +92,38 @@ def clutter_like(found: Floats) -> ClutterSettings:
 
 
 def middle_of(settings: ClutterSettings) -> Floats:
-    """(9,) values of `CLUTTER` in the middle of ranges."""
+    """The middles (9,) of the ranges, in the order of `CLUTTER`."""
     return np.array([np.mean(getattr(settings, name)) for name in CLUTTER], np.float32)
 
 
 @dataclass(frozen=True)
 class Clutter:
-    """Of N images."""
+    """Clutter of N images."""
 
     lines: Floats
-    """(N, M, 3, 2) x and y in pixels of both ends and of where the line bends to."""
+    """(N, M, 3, 2) x and y in pixels of the start, control point and end of each line."""
     line_width: Floats
     """(N, M) pixels; 0 where there is no line."""
     line_ink: Floats
-    """(N,) grey level; ``dot_ink`` likewise."""
+    """(N,) grey level of the lines."""
     dots: Floats
     """(N, D, 2) x and y in pixels."""
     dot_radius: Floats
     """(N, D) pixels; 0 where there is no dot."""
     dot_ink: Floats
+    """(N,) grey level of the dots."""
     texture: Floats
     """(N,) standard deviation in grey levels; 0 where there is none."""
     grain: Floats
-    """(N,) pixels, the sigma that its noise is blurred by."""
+    """(N,) sigma in pixels that blurs the noise."""
     texture_seed: Ids
-    """(N,) of that noise."""
+    """(N,) random seeds of the noise."""
 
     def __getitem__(self, images: slice) -> "Clutter":
         return Clutter(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
     def or_else(self, other: "Clutter", chosen: npt.NDArray[np.bool_]) -> "Clutter":
-        """That of ``other`` instead where ``chosen`` (N,)."""
+        """Clutter with the images ``chosen`` (N,) taken from ``other``."""
         merged = {}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
@@ -133,7 +134,7 @@ class Clutter:
         return Clutter(**merged)
 
     def with_lines_of(self, other: "Clutter") -> "Clutter":
-        """With another clutter's lines, too; all in the ink of those that are there first."""
+        """Clutter with the lines of another added, all in the ink of the first."""
         ink = self.line_ink if self.lines.size else other.line_ink
         return replace(
             self,
@@ -144,7 +145,7 @@ class Clutter:
 
 
 def _as_many(parts: Floats, most: int) -> Floats:
-    """(N, most, ...) of (N, m, ...): those added are not there."""
+    """Pad (N, m, ...) to (N, most, ...) with absent entries."""
     return np.pad(parts, [(0, 0), (0, most - parts.shape[1]), *[(0, 0)] * (parts.ndim - 2)])
 
 
@@ -157,12 +158,12 @@ def draw_clutter(
     ground: float,
     ink: float,
 ) -> Clutter:
-    """Clutter of ``count`` images, as the scheme has it.
+    """Draw the clutter of ``count`` images.
 
     Args:
-        scheme: Says which kinds there are, and the size.
-        settings: How much.
-        generator: Decides everything.
+        scheme: Scheme with the kinds of clutter and the image size.
+        settings: Ranges.
+        generator: Source of all randomness.
         count: N.
         ground: Grey level of the background.
         ink: Grey level of letters.
@@ -173,16 +174,16 @@ def draw_clutter(
     streams = iter(generator.spawn(_STREAMS))
 
     def uniform(limits: Range, most: int | None = None) -> Floats:
-        """(N,), or (N, most) of which the first do not depend on how many there are."""
+        """(N,), or (N, most), where the first entries do not depend on ``most``."""
         size = count if most is None else (most, count)
         return next(streams).uniform(*limits, size).astype(np.float32).T
 
     def present(limits: Range, most: int) -> npt.NDArray[np.bool_]:
-        """(N, most): as many as were drawn."""
+        """(N, most): whether each entry is present."""
         number = np.floor(uniform((limits[0], limits[1] + 1)))
         return np.asarray(np.arange(most) < number[:, None])
 
-    # From the left half to the right one, as lines through a text do, or anywhere.
+    # From the left part to the right part, as lines through a text, or anywhere.
     across = uniform((0, 1), M) < 0.7
     x0 = uniform((0, W), M) * np.where(across, 0.4, 1)
     x2 = W - uniform((0, W), M) * np.where(across, 0.4, 1)
@@ -190,7 +191,7 @@ def draw_clutter(
     bend = uniform((-settings.bend, settings.bend), M) * H
     x1, y1 = (x0 + x2) / 2 + uniform((-0.1, 0.1), M) * W, (y0 + y2) / 2 + bend
     points = np.stack([np.stack([x0, y0], -1), np.stack([x1, y1], -1), np.stack([x2, y2], -1)], 2)
-    # Lines are drawn of whole pixels: of a fraction, some are one wider.
+    # Lines have whole widths in pixels: with a fraction, some are one pixel wider.
     width = np.floor(uniform(settings.line_width, M) * H + uniform((0, 1), M))
     radius = np.maximum(uniform(settings.dot_radius, D) * H, 0.5)
 
@@ -201,7 +202,7 @@ def draw_clutter(
     texture, grain = np.zeros((2, count), np.float32)
     texture_seed = np.zeros(count, np.int64)
     if "texture" in scheme.clutter:
-        # Streams of their own: lines and dots are what they would be without.
+        # Separate streams keep lines and dots the same with and without texture.
         strength, coarseness, noise = generator.spawn(3)
         most = settings.texture * abs(ink - ground)
         texture = strength.uniform(0, most, count).astype(np.float32)
@@ -223,7 +224,7 @@ def draw_clutter(
 
 _STREAMS = 16
 _FINEST = 0.3
-"""Pixels: a grain below is white noise."""
+"""Sigma in pixels below which the grain is white noise."""
 
 
 def lay_clutter(canvas: Floats, clutter: Clutter, image: int) -> None:
@@ -251,7 +252,7 @@ def _lay_texture(canvas: Floats, clutter: Clutter, image: int) -> None:
     if grain > _FINEST:
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), grain), np.float32)
     canvas += noise * (clutter.texture[image] / noise.std())
-    # Grey levels of plain images tell how far colours are from the background's, either way.
+    # Levels of ink on black are distances from the background, so they have no sign.
     np.abs(canvas, out=canvas)
 
 
@@ -260,7 +261,7 @@ def _lay(canvas: Floats, layer: npt.NDArray[np.uint8], ink: np.float32) -> None:
 
 
 def _curve(points: Floats) -> Floats:
-    """(n, 2) points of the parabola from the first to the last of (3, 2), drawn to the middle."""
+    """Points (n, 2) of the quadratic Bezier curve with the control points (3, 2)."""
     t = np.linspace(0, 1, _BEND, dtype=np.float32)[:, None]
     weights = np.concatenate([(1 - t) ** 2, 2 * t * (1 - t), t**2], 1)
     return np.asarray(weights @ points)

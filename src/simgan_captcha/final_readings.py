@@ -1,7 +1,7 @@
-"""The last stage of a run: all its captchas read, doubts decided, and how often that will be right.
+"""The last stage of a run: read all images, rescore uncertain ones, and estimate the accuracy.
 
-Which reader reads, and how right it is said to be, unlabelled images tell, and drawn ones whose
-texts are known.
+The recognizer with the higher estimated accuracy reads. The estimate uses unlabelled real images
+and synthetic images with known texts.
 """
 
 from functools import partial
@@ -34,11 +34,11 @@ from simgan_captcha.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.simulator import Simulator, as_found, layout_of
 from simgan_captcha.stages import StageOutcome
 
-_STREAM = 5  # of known images; the trainings of `learning` have other numbers
+_STREAM = 5  # random stream of the known images; `learning` uses other numbers
 
 
 def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
-    """Read every stored image with the reader that is estimated to be right most often."""
+    """Read all stored images with the recognizer of the highest estimated accuracy."""
     scheme, background = learning.config.scheme, learning.background()
     names, images = learning.captchas()
     known, ids = _known(learning)
@@ -60,7 +60,7 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
     kept = max(stages, key=lambda stage: estimates[stage].accuracy)
     once, said, again, known_again = read(kept, images), of_known[kept], 0, 0
     of_real = once
-    if learning.config.adaptation.steps:  # whichever is kept; both gain where letters are moved
+    if learning.config.adaptation.steps:  # for either recognizer; both gain from augmented views
         view = partial(
             read_views,
             load_reader(learning.run / kept / READER)[0],
@@ -109,16 +109,16 @@ def read_captchas(learning: Learning, advance: Advance) -> StageOutcome:
             "warnings": diagnosis["warnings"],
         },
         images=len(readings) + looked_at,
-        # Reading again, as reading, is no training; but for what the estimate hangs on.
+        # Reading does not count as training, except for the images of the estimate.
         training_flops=(looked_at + VIEWS * known_again)
         * count_flops(reader_architecture(learning.config), 1, backward=False),
     )
 
 
 def _known(learning: Learning) -> tuple[GreyImages, Ids]:
-    """Images that the run judges itself by, and their class ids.
+    """Draw the synthetic images of the accuracy estimate, and their class ids.
 
-    Drawn as calibration found the real ones, without what readers learn from beside them.
+    They are calibrated, without the uncalibrated share of the training images.
     """
     simulator = learning.simulator(learning.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
@@ -136,14 +136,15 @@ def _verify(
     ids: Ids,
     advance: Advance,
 ) -> tuple[Floats, Floats, dict[str, Any]]:
-    """Probabilities of real and of known images, doubts decided; and what was done.
+    """Rescore real and known images; also return what was done.
 
-    Drawings must bear out what the reader said ``once``: the mean of views is surer of less.
+    The check on borderline characters uses the probabilities ``once``, before test-time
+    augmentation, because the mean of augmented views is less confident.
     """
     settings = learning.config.verification
     scout = load_reader(learning.run / "calibrate" / READER)[0]
     calibration = learning.calibration()
-    assert calibration is not None  # as there is nothing to draw without
+    assert calibration is not None  # rescoring needs a calibration
 
     def drawn(
         images: GreyImages, probabilities: Floats, chosen: npt.NDArray[np.bool_]

@@ -1,9 +1,9 @@
-"""How letters stand in images of a family that nothing is known of but how large its texts are.
+"""Text layouts for a captcha family of which only the approximate text size is known.
 
-Programs that draw captchas keep some things the same within an image and change others from letter
-to letter. So each image draws its own font, size, baseline and how orderly it is, and each letter
-only its departure from them. Letters drawn wholly on their own would hardly ever stand in a line,
-and take a scout several times as long to learn.
+Captcha generators keep some properties constant within an image and vary others from letter to
+letter. Each image therefore draws its font, size, baseline and amount of variation. Each letter
+draws only its deviation from these. Independent letters would rarely form a line of text, and the
+bootstrap recognizer would need several times as long to learn.
 
 Shapes: N images, L characters.
 """
@@ -25,41 +25,43 @@ Ids = npt.NDArray[np.int64]
 
 
 class LayoutSettings(BaseModel):
-    """Ranges that are drawn from uniformly."""
+    """Ranges of layouts, drawn uniformly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     extent: Range = (0.6, 0.95)
-    """Width of a text of mean length, as a fraction of the image's; each image draws one."""
+    """Width of a text of mean length, as a fraction of the image width; one value per image."""
     one_font: float = Field(default=0.7, ge=0, le=1)
-    """Share of images whose letters are all of one font."""
+    """Share of images with one font for all letters."""
     even: float = Field(default=0.4, ge=0, le=1)
-    """Share of images whose letters stand at equal distances, not each after the width of the one
-    before."""
+    """Share of images with equal distances between letters. In the others, distances follow the
+    widths of the letters."""
     jitter: Range = (0.0, 0.25)
-    """How far letters lie off their places, in distances to the next; each image draws how far at
-    most."""
+    """Greatest horizontal deviation of letters, in distances between letters; one value per
+    image."""
     baseline: Range = (-0.12, 0.12)
-    """Of an image, as a fraction of its height, off where a text would stand in the middle."""
+    """Vertical offset of the text from the middle, as a fraction of the image height."""
     slant: Range = (-0.25, 0.25)
-    """Of an image's letters: horizontal shift per vertical pixel."""
+    """Shear of all letters of an image: horizontal shift per vertical pixel."""
     stretch: Range = (0.6, 1.2)
-    """Of an image's letters: horizontal scale."""
+    """Horizontal scale of all letters of an image."""
     drift: Range = (0.0, 0.2)
-    """How far letters lie off the baseline, as a fraction of the height; each image draws how far
-    at most. Likewise ``turn`` (degrees), ``skew`` (off the image's slant), ``resize`` (a fraction
-    of the size, and of the width once more) and ``fade`` (grey levels)."""
+    """Greatest distance of letters from the baseline, as a fraction of the height; one value per
+    image."""
     turn: Range = (0.0, 35.0)
+    """Greatest rotation of letters in degrees; one value per image."""
     skew: Range = (0.0, 0.3)
+    """Greatest deviation of the shear of letters from ``slant``; one value per image."""
     resize: Range = (0.0, 0.3)
+    """Greatest relative deviation of the size, and again of the width; one value per image."""
     fade: Range = (0.0, 30.0)
+    """Greatest deviation of the ink in grey levels; one value per image."""
     warp: Range = (0.0, 0.6)
-    """How much letters `taper` and `swell`, see `Letters`; each image draws how much at most."""
+    """Greatest `taper` and `swell` of letters, see `Letters`; one value per image."""
     wave: Range = (0.0, 0.3)
-    """How steep the baseline of a scheme with waves is where it is steepest; each image draws its
-    own."""
+    """Greatest slope of the baseline, for schemes with waves; one value per image."""
     wavelength: Range = (0.7, 2.5)
-    """In image heights; each image draws its own."""
+    """Wavelength in image heights; one value per image."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "LayoutSettings":
@@ -83,7 +85,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "skew": (0, 2),
     "resize": (0, 0.9),
     "fade": (0, 255),
-    "warp": (0, 1),  # with more, letters fold over
+    "warp": (0, 1),  # larger values fold letters over
     "wave": (0, 2),
     "wavelength": (0.1, 100),
 }
@@ -91,33 +93,37 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Letters:
-    """Of N images; every array is (N, L)."""
+    """The letters of N images; each array is (N, L)."""
 
     ids: Ids
-    """Class ids; `Scheme.absent` where no character stands."""
+    """Class ids; `Scheme.absent` for empty slots."""
     font: Ids
-    """Index into the bank's fonts; ``size`` and ``stroke`` likewise."""
+    """Index of the font in the glyph bank."""
     size: Ids
+    """Index of the font size in the glyph bank."""
     stroke: Ids
+    """Index of the stroke in the glyph bank."""
     scale: Floats
-    """By which a letter of that size is enlarged."""
+    """Factor that enlarges a letter of that size."""
     rotation: Floats
-    """Degrees."""
+    """Degrees, counter-clockwise."""
     shear: Floats
-    """As in `simulator.SimulatorSettings`; ``stretch`` likewise."""
+    """Horizontal shift per vertical pixel."""
     stretch: Floats
+    """Horizontal scale."""
     taper: Floats
-    """Perspective: by which share a letter widens, at its centre, per image height down."""
+    """Perspective: relative growth in width at the centre, per image height downwards."""
     swell: Floats
-    """Likewise how it grows taller to the right."""
+    """Perspective: relative growth in height at the centre, per image height to the right."""
     bend: Floats
-    """How far its ends are bent down beside its middle, in image heights: so far where they are one
-    to either side, a quarter of it where they are half of one. What a letter shows of a wave."""
+    """Curvature from a wave: a point at horizontal distance d from the centre moves down by
+    bend * d**2, with d and the shift in image heights."""
     x: Floats
-    """Pixels: where the glyph's centre goes; ``y`` likewise."""
+    """Pixels from the left to the centre of the glyph."""
     y: Floats
+    """Pixels from the top to the centre of the glyph."""
     ink: Floats
-    """Grey levels off those of the letters of all images."""
+    """Deviation of the grey level from the common ink level."""
 
 
 _Placed = TypeVar("_Placed", bound=Letters)
@@ -131,29 +137,29 @@ def lay_out(
     generator: np.random.Generator,
     count: int,
 ) -> Letters:
-    """Texts of ``count`` images, every length and character as likely as the others.
+    """Draw the texts of ``count`` images, with uniform lengths and characters.
 
     Args:
-        scheme: Says how long texts are.
-        settings: How they stand.
-        ink: Grey levels of an image's letters off those of all.
-        bank: To draw with.
-        generator: Decides everything.
+        scheme: Scheme with the lengths of texts.
+        settings: Ranges of the layout.
+        ink: Range of the deviation of an image's ink from the common level.
+        bank: Glyph bank.
+        generator: Source of all randomness.
         count: N.
     """
     s, L = settings, scheme.length
     fonts, sizes, strokes, characters = bank.shape
 
     def each(limits: Range) -> Doubles:
-        """(N, 1): of each image."""
+        """(N, 1): one value per image."""
         return generator.uniform(*limits, (count, 1))
 
     def departures(limits: Range) -> Doubles:
-        """(N, L): up to as much as each image draws, either way."""
+        """(N, L): symmetric deviations, up to a limit that each image draws."""
         return each(limits) * generator.uniform(-1, 1, (count, L))
 
     def shared(below: int, share: float = 1.0) -> Ids:
-        """(N, L): one number for all letters of an image, or each its own."""
+        """(N, L): one number per image, or one per letter."""
         alike = generator.integers(below, size=(count, 1))
         own = generator.integers(below, size=(count, L))
         return np.where(generator.random((count, 1)) < share, alike, own)
@@ -163,18 +169,18 @@ def lay_out(
     font, size, stroke = shared(fonts, s.one_font), shared(sizes), shared(strokes)
     present = np.arange(L) < lengths
 
-    # Letters as wide as they are, or all alike.
+    # Letters take their own widths, or all the same.
     width = bank.boxes[bank.index(font, size, stroke, ids)][..., 0]
     width /= width.mean(1, keepdims=True)
     width = np.where(generator.random((count, 1)) < s.even, 1, width) * present
     mean_length = (L + (scheme.shortest or L)) / 2
-    # Some programs spread a text of any length over one width.
+    # Some generators spread texts of any length over the same width.
     spread = generator.random((count, 1)) < 0.3
     extent = each(s.extent) * scheme.width * np.where(spread, 1, lengths / mean_length)
-    # Longer ones would leave the image more often than not.
+    # Longer texts would usually leave the image.
     extent = np.minimum(extent, scheme.width)
     distance = extent * width / width.sum(1, keepdims=True)
-    # In the middle, or wherever there is room.
+    # The text is in the middle, or anywhere with room.
     aside = np.where(
         generator.random((count, 1)) < 0.5, 0, generator.uniform(-0.5, 0.5, (count, 1))
     )
@@ -211,18 +217,19 @@ def on_waves(
     wavelength: Range,
     generator: np.random.Generator,
 ) -> _Placed:
-    """The texts on waves, one for each image.
+    """Place texts on waves, one wave per image.
 
-    A wave moves and tilts a letter as it does the letter's middle, and bends it. What is upright
-    stays so. Not drawn is that a tilted letter keeps its width and height: it comes out narrower
-    and higher, by a twentieth each where the wave is as steep as 0.3.
+    With steepness s, frequency f and phase p, the wave is w(x) = s / f * sin(f * x + p). A letter
+    at x moves down by w(x), is sheared and rotated along the slope w'(x), and is bent by the
+    curvature w''(x). Vertical strokes stay vertical. As an approximation, a tilted letter becomes
+    narrower and higher, by a twentieth each at a slope of 0.3.
 
     Args:
-        letters: Of N images.
-        height: Of the images, pixels.
-        steepness: Of a wave where it is steepest, pixels down for each one to the right, a range.
-        wavelength: In image heights, a range.
-        generator: Decides everything.
+        letters: Letters of N images.
+        height: Image height in pixels.
+        steepness: Range of s, the greatest slope: pixels down per pixel to the right.
+        wavelength: Range of the wavelength in image heights.
+        generator: Source of all randomness.
     """
     x, each = letters.x.astype(np.float64), (len(letters.x), 1)
     frequency = 2 * np.pi / (generator.uniform(*wavelength, each) * height)

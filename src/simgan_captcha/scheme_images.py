@@ -1,6 +1,6 @@
-"""Images as a scheme has them: which are taken, and what of them all that learns or reads is given.
+"""Check images against a scheme and convert them to the single channel that networks use.
 
-Shapes: H and W the scheme's height and width.
+Shapes: H and W are the height and width of the scheme.
 """
 
 import cv2
@@ -14,37 +14,37 @@ from simgan_captcha.scheme import Scheme
 Floats = npt.NDArray[np.float32]
 
 INK = 200
-"""Grey level that an image's strongest ink has in `ink_on_black`, see there."""
+"""Grey level of the strongest ink of an image in `ink_on_black`."""
 
 _STRONGEST = 98
-"""Percentile of a pixel's distance from the background that is taken for an image's ink."""
+"""Percentile of the colour distances from the background that counts as strongest ink."""
 _INKED = 0.2
-"""Of that distance: what is further is ink, more or less."""
+"""Share of that distance above which a pixel counts as ink."""
 _LARGE = 0.15
 """Side of a square, in image heights, that is smaller than a letter and larger than a dot."""
 _OF_LETTERS = 75
-"""Percentile of the distance in what is large, of which letters are the most..."""
+"""Percentile of the distances within large components, which are mostly letters."""
 _STRONGER = 1.25
-"""...and by which dots and lines may be stronger before letters set the measure."""
+"""Ratio by which dots and lines may exceed letters before letters determine the scale."""
 _LEAST_INK = 32
-"""Levels; weaker ink is not made stronger, or noise would be."""
+"""Least ink in levels; weaker ink is not amplified, because noise would be too."""
 _OTHER = 16
-"""Levels by which a colour is another one."""
+"""Difference in levels from which two colours count as different."""
 _ABOUT = 0.75
-"""Side of a pixel's surroundings, in image heights: most of it is background, even amid a text."""
+"""Window side in image heights; most of the window is background, even within a text."""
 _WIDEST = 255
-"""Pixels, that a median of is to be had in time."""
+"""Greatest window side in pixels, which bounds the time of the median."""
 _FEW = 0.01
-"""Share of background in them that is too little to go by."""
+"""Share of background in a window that is too small to use."""
 _NEAR = 24
-"""Levels by which a pixel of the background may differ from its commonest colour."""
+"""Levels by which background pixels may differ from the most frequent colour."""
 
 
 def check_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """Raise unless ``data`` is a whole image that the scheme takes; its luma.
+    """The luma of a complete image that fits the scheme.
 
     Raises:
-        ImageError: As `images.check_image`; of another size, where all share a picture.
+        ImageError: As `images.check_image`; or another size, with a shared background.
     """
     if scheme.shares_picture:
         return check_image(data, width=scheme.width, height=scheme.height)
@@ -52,7 +52,7 @@ def check_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
 
 
 def read_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """Both in one, of an image from outside: what `decode_scheme_image` gives.
+    """Check and decode an untrusted image, see `decode_scheme_image`.
 
     Raises:
         ImageError: As `check_scheme_image`.
@@ -62,7 +62,7 @@ def read_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
 
 
 def decode_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """(H, W) of one encoded image that `check_scheme_image` accepts: luma, or `ink_on_black`.
+    """Decode an image that `check_scheme_image` accepts to (H, W): luma, or `ink_on_black`.
 
     Raises:
         ImageError: The bytes do not decode.
@@ -73,14 +73,14 @@ def decode_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
 
 
 def pixels_of_scheme(pixels: npt.NDArray[np.uint8], scheme: Scheme) -> GreyImages:
-    """As `decode_scheme_image`, of an image that is decoded already.
+    """Convert an image that is decoded already, as `decode_scheme_image` does.
 
     Args:
-        pixels: Grey levels (H, W) or RGB (H, W, 3); of any size where images share no picture.
-        scheme: That it belongs to.
+        pixels: Grey levels (H, W) or RGB (H, W, 3); any size without a shared background.
+        scheme: Scheme of the image.
 
     Raises:
-        ImageError: Other shapes or types.
+        ImageError: Another shape or type.
     """
     own, grey = not scheme.shares_picture, pixels.ndim == 2
     size = (scheme.height, scheme.width)
@@ -106,22 +106,22 @@ def _ink_of(rgb: GreyImages, scheme: Scheme) -> GreyImages:
 
 
 def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = False) -> GreyImages:
-    """What of an image is not its background, whatever the colours of both.
+    """Convert an image of any colours to ink on black.
 
-    A pixel is as bright as its colour is far from the background's, which is the image's commonest
-    (the largest difference of red, green and blue counts). Strong ink has `INK` in every image, of
-    letters if clutter is stronger. An image of another size is scaled to fit, its aspect kept, and
-    padded with background.
+    The brightness of a pixel is the distance of its colour from the background: the largest
+    difference in red, green and blue. The background is the most frequent colour of the image.
+    Distances are scaled so that strong ink has the level `INK`; letters determine the scale if
+    clutter is stronger. Other sizes are scaled to fit, keep their aspect, and are padded.
 
     Args:
         rgb: (h, w, 3), ``uint8``.
         width: W.
         height: H.
-        varying: Whether the background's colour is another from place to place: then it is that of
-            what surrounds a pixel, ink left out.
+        varying: Whether the background changes within the image. It is then estimated from the
+            surroundings of each pixel, without ink.
 
     Returns:
-        (H, W), ``uint8``: 0 where the background is.
+        (H, W), ``uint8``; 0 is background.
     """
     rgb = fitted(rgb, width, height)
     levels = rgb.astype(np.float32)
@@ -136,12 +136,12 @@ def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = Fa
 
 
 def _strength(distance: Floats) -> float:
-    """Of ink, in levels: pale letters among dark dots are not to stay pale."""
+    """Strength of the ink in levels, such that pale letters among dark dots are amplified."""
     strongest = float(np.percentile(distance, _STRONGEST))
     inked = (distance > _INKED * strongest).astype(np.uint8)
     _, whose, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
     large = figures[:, cv2.CC_STAT_AREA] >= (_LARGE * len(distance)) ** 2
-    large[0] = False  # what is not inked
+    large[0] = False  # the component without ink
     letters = distance[large[whose]]
     if not letters.size:
         return strongest
@@ -149,7 +149,7 @@ def _strength(distance: Floats) -> float:
 
 
 def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
-    """An image (h, w, 3) scaled to fit, its aspect kept."""
+    """Scale an image (h, w, 3) to fit, with its aspect."""
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
     if scale == 1:
         return rgb
@@ -162,14 +162,17 @@ def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
 
 
 def uneven_share(rgb: GreyImages) -> float:
-    """The share of an image (h, w, 3) about which the background has not its commonest colour."""
+    """Share of an image (h, w, 3) where the background differs from the most frequent colour."""
     commonest = _commonest_colour(rgb, rgb.astype(np.float32))
     return float((np.abs(_surroundings(rgb) - commonest).max(-1) > _OTHER).mean())
 
 
 def _surroundings(rgb: GreyImages) -> Floats:
-    """(h, w, 3): of each pixel the median of what is about it, twice: at first with all ink in it,
-    then with what is background beside the ink in its place."""
+    """Estimate the background (h, w, 3) as a moving median, in two passes.
+
+    The first pass includes ink. The second replaces ink by the weighted mean of the background
+    near it.
+    """
     window = min(max(3, round(_ABOUT * min(rgb.shape[:2]))), _WIDEST) | 1
     levels = rgb.astype(np.float32)
     distance = np.abs(levels - cv2.medianBlur(rgb, window)).max(-1)
@@ -180,7 +183,7 @@ def _surroundings(rgb: GreyImages) -> Floats:
     beside = cv2.GaussianBlur(levels * weights[..., None], (0, 0), spread)
     known = near > _FEW
     beside[known] /= near[known, None]
-    # Far from all background: as at first.
+    # Far from any background, the first estimate stays.
     filled = np.where(free[..., None], levels, np.where(known[..., None], beside, levels))
     return np.asarray(cv2.medianBlur(np.rint(filled).astype(np.uint8), window), np.float32)
 
@@ -188,5 +191,5 @@ def _surroundings(rgb: GreyImages) -> Floats:
 def _commonest_colour(rgb: GreyImages, levels: Floats) -> Floats:
     coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
     commonest = levels[coarse == np.bincount(coarse.ravel(), minlength=4096).argmax()].mean(0)
-    # A background whose levels lie across the border of two bins counts whole.
+    # A background may lie across the border of two bins.
     return np.asarray(levels[np.abs(levels - commonest).max(-1) <= _NEAR].mean(0))

@@ -1,6 +1,6 @@
 """Synthetic captchas: draw parameters, then render them on the estimated background.
 
-Parameters are plain arrays, so any image can be drawn again; rendering holds no randomness.
+Parameters are plain arrays and rendering uses no randomness, so any image can be drawn again.
 """
 
 import math
@@ -36,55 +36,55 @@ Ids = npt.NDArray[np.int64]
 
 
 class SimulatorSettings(BaseModel):
-    """Ranges that parameters are drawn from, uniformly, for every character or image on its own."""
+    """Ranges of the parameters, drawn uniformly for each character or image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
-    """Names (see `glyphs.WIDE_FONTS`) or font files; every character draws its own, with a
-    ``layout`` most images one for all."""
+    """Names (see `glyphs.WIDE_FONTS`) or font files. Each character draws a font; with a
+    ``layout``, most images draw one for all characters."""
     size: tuple[int, int] = (21, 28)
-    """Font size in pixels per em, both ends included; at most eight sizes are drawn, with a
-    ``layout`` four."""
+    """Font size in pixels per em, both ends included. At most eight sizes are used, or four with a
+    ``layout``."""
     strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
-    """Extra outline in pixels; each character, with a ``layout`` each image, draws one. Negative:
+    """Extra outline in pixels, per character, or per image with a ``layout``. Negative values draw
     hollow letters, see `glyphs.GlyphBank`."""
     rotation: Range = (-32.0, 32.0)
-    """Degrees, counter-clockwise."""
+    """Rotation in degrees, counter-clockwise."""
     shear: Range = (-0.05, 0.05)
     """Horizontal shift per vertical pixel."""
     stretch: Range = (0.92, 1.12)
     """Horizontal scale."""
     horizontal: Range = (-0.35, 0.45)
-    """Offset from the character's slot, in slots (width / length)."""
+    """Horizontal offset from the middle of the slot, in slots (width / length)."""
     vertical: Range = (0.24, 0.76)
-    """Where a letter's middle lies, as a fraction of the image height."""
+    """Vertical position of the middle of a letter, as a fraction of the image height."""
     ink: Range = (-6.0, 4.0)
-    """Grey levels off the ink level estimated from the images."""
+    """Deviation from the estimated ink level, in grey levels."""
     nearest: float = Field(default=0.6, ge=0, le=1)
-    """Share of images whose letters are turned without interpolation, as many programs do."""
+    """Share of images with letters rotated without interpolation, as many generators do."""
     blur: Range = (0.0, 0.5)
-    """Gaussian blur of the letters before they are laid on the background, sigma in pixels; below
-    0.3 there is none."""
+    """Sigma in pixels of the Gaussian blur of letters before compositing; below 0.3 there is no
+    blur."""
     noise: Range = (0.0, 2.0)
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
     fitted: float = Field(default=0.95, ge=0, le=1)
-    """Share of characters that are drawn with the glyphs calibration found, if it found them; they
-    are sheared and stretched as real ones are, not by these ranges."""
+    """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
+    stretch come from real images, not from these ranges."""
     other_fonts: float = Field(default=0.5, ge=0, le=1)
-    """Of a scheme of several fonts with a ``layout``, the share of calibrated images whose letters
-    are all of one of the ``fonts``, as large as those found: calibration finds the fonts' mean."""
+    """Share of calibrated images drawn in one of the ``fonts``, as large as the calibrated glyphs,
+    for schemes with several fonts and a ``layout``. Calibration finds only their mean."""
     free: float = Field(default=0.05, ge=0, le=1)
-    """Share of images that a ``layout`` draws even where a calibration is known, and of those whose
-    clutter is drawn by its ranges. A scout has its own, ``calibration.free``."""
+    """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
+    clutter. It keeps the recognizer robust to calibration errors. See also ``calibration.free``."""
     layout: LayoutSettings | None = None
-    """How letters stand where not even that is known: it goes before ``rotation``, ``shear``,
-    ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn for each image. Texts of
-    several lengths always have one. None: slot by slot, by those ranges."""
+    """Text layout for families without known positions. It replaces ``rotation``, ``shear``,
+    ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn per image. Texts of several
+    lengths always have one. None draws slot by slot from these ranges."""
     clutter: ClutterSettings = ClutterSettings()
-    """What lies among the letters, where the scheme says so."""
+    """Clutter among the letters, for schemes that have it."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "SimulatorSettings":
@@ -115,24 +115,24 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class DrawParameters(Letters):
-    """Everything that decides N images of L characters.
+    """All parameters of N images of L characters.
 
-    ``font`` is the number of the bank's fonts for a calibration's glyph, of which there are two
-    versions (see `Simulator.render`), and ``ink`` a grey level, 0 to 255.
+    A ``font`` equal to the number of fonts in the bank selects the calibrated glyph, of which there
+    are two versions (see `Simulator.render`). ``ink`` is a grey level, 0 to 255.
     """
 
     nearest: npt.NDArray[np.bool_]
-    """(N,) whether letters are turned without interpolation."""
+    """(N,) whether letters are rotated without interpolation."""
     blur: Floats
     """(N,) sigma in pixels."""
     noise: Floats
     """(N,) standard deviation in grey levels."""
     noise_seed: Ids
-    """(N,) where in the noise field this image's noise begins."""
+    """(N,) offset of the image in the noise field."""
     jpeg_quality: Ids
-    """(N,)"""
+    """(N,) JPEG quality."""
     clutter: Clutter | None = None
-    """None where the scheme has none."""
+    """Clutter; None for schemes without it."""
 
     def __getitem__(self, images: slice) -> "DrawParameters":
         chosen: dict[str, Any] = {}
@@ -142,7 +142,7 @@ class DrawParameters(Letters):
         return DrawParameters(**chosen)
 
     def or_else(self, others: "DrawParameters", chosen: npt.NDArray[np.bool_]) -> "DrawParameters":
-        """Those of ``others`` instead where ``chosen`` (N,); neither has clutter yet."""
+        """Parameters with the images ``chosen`` (N,) taken from ``others``, before clutter."""
         merged: dict[str, Any] = {}
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(others, f.name)
@@ -153,18 +153,18 @@ class DrawParameters(Letters):
 
 
 def as_found(settings: SimulatorSettings) -> SimulatorSettings:
-    """Only as calibration found real images, without what readers learn from beside them.
+    """Settings that draw calibrated images only, without the uncalibrated share.
 
-    Those of several fonts, where the scheme says so, are of several here as well.
+    Schemes with several fonts keep their share of other fonts.
     """
     return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
-    """Refuse a background of another size than the scheme.
+    """Check that the background has the size of the scheme.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: It has another size.
     """
     if background.grey.shape != (scheme.height, scheme.width):
         raise ConfigError(
@@ -174,15 +174,15 @@ def check_background(scheme: Scheme, background: Background) -> None:
 
 
 def layout_of(scheme: Scheme, settings: SimulatorSettings) -> LayoutSettings | None:
-    """How letters stand; None where they stand slot by slot, by ranges.
+    """The layout of a scheme, or None for letters drawn slot by slot.
 
-    Slots are of one length, so texts of several always have a layout.
+    Slots need a fixed length, so texts of several lengths always have a layout.
     """
     return settings.layout or (None if scheme.absent is None else LayoutSettings())
 
 
 class Simulator:
-    """Draws labelled captchas of one scheme on one background."""
+    """A generator of labelled captchas of one scheme on one background."""
 
     def __init__(
         self,
@@ -191,15 +191,15 @@ class Simulator:
         background: Background,
         calibration: Calibration | None = None,
     ) -> None:
-        """Build the glyph bank; what a calibration found goes before the settings' ranges.
+        """Build the glyph bank; a calibration takes precedence over the ranges of the settings.
 
         Raises:
-            ConfigError: The background has another size than the scheme, or a font does not serve.
+            ConfigError: The background has another size, or a font cannot be used.
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
         self.layout = layout_of(scheme, settings)
-        # A layout enlarges letters, too, so it needs fewer.
+        # A layout also scales letters, so fewer sizes suffice.
         number = _SIZES if self.layout is None else _SIZES // 2
         sizes = np.unique(np.rint(np.linspace(*settings.size, number)).astype(np.int64)).tolist()
         self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
@@ -211,16 +211,16 @@ class Simulator:
             self._height_factors = _height_factors(self.bank, calibration)
         self._glyphs = self.bank.packed()
         field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
-        # Longer by an image, so that noise may begin anywhere in the field.
+        # One image longer, so that noise can start anywhere in the field.
         self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
 
     def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
-        """New images (count, H, W) ``uint8`` and their class ids (count, L)."""
+        """Draw images (count, H, W) ``uint8`` and their class ids (count, L)."""
         parameters = self.draw_parameters(generator, count)
         return self.render(parameters), parameters.ids
 
     def draw_parameters(self, generator: np.random.Generator, count: int) -> DrawParameters:
-        """Parameters of ``count`` images, every character drawn uniformly from the alphabet."""
+        """Draw the parameters of ``count`` images, with characters uniform over the alphabet."""
         if self.calibration is None:
             letters = self._free_letters(generator, count)
             level, rendering = self.background.ink_level, self.settings
@@ -229,7 +229,7 @@ class Simulator:
             letters = self._calibrated_letters(self.calibration, rendering, generator, count)
         parameters = self._rendered(letters, level, rendering, generator)
         if self.calibration is not None and self.layout is not None:
-            # What calibration did not see must not be forgotten.
+            # The recognizer must not forget images that calibration missed.
             free = self._free_letters(generator, count)
             others = self._rendered(free, self.background.ink_level, self.settings, generator)
             parameters = parameters.or_else(others, generator.random(count) < self.settings.free)
@@ -238,7 +238,7 @@ class Simulator:
         return replace(parameters, clutter=self._clutter(level, generator, count))
 
     def _clutter(self, ink: float, generator: np.random.Generator, count: int) -> Clutter:
-        """As real images have it, where that is known; of a share of images by the settings."""
+        """Draw calibrated clutter where it is known, and a share of images from the settings."""
         ground = float(np.median(self.background.grey))
 
         def drawn(settings: ClutterSettings) -> Clutter:
@@ -251,7 +251,7 @@ class Simulator:
         return found.or_else(free, generator.random(count) < self.settings.free)
 
     def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
-        """By the settings' ranges alone."""
+        """Draw letters from the settings, without calibration."""
         if self.layout is None:
             return self._in_slots(generator, count)
         return lay_out(self.scheme, self.layout, self.settings.ink, self.bank, generator, count)
@@ -265,7 +265,7 @@ class Simulator:
 
         slot = self.scheme.width / self.scheme.length
         places = ((np.arange(self.scheme.length) + 0.5) * slot).astype(np.float32)
-        # This order decides what a seed draws.
+        # The order of these draws determines the images of a seed.
         return Letters(
             ids=generator.integers(characters, size=shape),
             font=generator.integers(fonts, size=shape),
@@ -290,7 +290,7 @@ class Simulator:
         generator: np.random.Generator,
         count: int,
     ) -> Letters:
-        """Where real ones stand, most of them with the glyphs that were found."""
+        """Draw letters at the poses of real images, most of them with calibrated glyphs."""
         s, shape = self.settings, (count, self.scheme.length)
         fonts, sizes, strokes, characters = self.bank.shape
 
@@ -324,7 +324,7 @@ class Simulator:
         return letters
 
     def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
-        """Some images' letters, standing where they do, each image's in one font."""
+        """Draw a share of images in another font, at the same poses."""
         fonts, sizes, strokes, _ = self.bank.shape
         chosen = generator.random((len(letters.ids), 1)) < self.settings.other_fonts
         font, size, stroke = (
@@ -335,7 +335,7 @@ class Simulator:
                 (strokes, letters.stroke),
             )
         )
-        drawn = np.minimum(font, fonts - 1)  # that of found glyphs is none of these
+        drawn = np.minimum(font, fonts - 1)  # calibrated glyphs have no index below this
         as_high = letters.scale * self._height_factors[drawn, size, stroke]
         scale = np.where(chosen, as_high, letters.scale)
         return replace(letters, font=font, size=size, stroke=stroke, scale=scale)
@@ -347,14 +347,14 @@ class Simulator:
         rendering: SimulatorSettings,
         generator: np.random.Generator,
     ) -> DrawParameters:
-        """Letters of N images whose ink is about ``level``, and how each image is rendered."""
+        """Add the rendering parameters to letters with ink around ``level``."""
         count = len(letters.ids)
 
         def uniform(limits: Range) -> Floats:
             return generator.uniform(*limits, count).astype(np.float32)
 
         absent = letters.ids == self.scheme.absent
-        # Of what is absent a calibration knows nothing.
+        # Absent characters have NaN in a calibration.
         placed = {
             name: np.nan_to_num(getattr(letters, name))
             for name in ("y", "rotation", "shear", "taper", "swell", "bend")
@@ -363,7 +363,7 @@ class Simulator:
         return DrawParameters(
             **{f.name: getattr(letters, f.name) for f in fields(letters)}
             | placed
-            # Far outside, where nothing is drawn of it.
+            # Absent characters lie far outside the image.
             | {"x": np.where(absent, np.float32(-10 * self.scheme.width), letters.x)}
             | {"ink": np.clip(letters.ink + np.float32(level), 0, 255)},
             nearest=generator.random(count) < rendering.nearest,
@@ -374,10 +374,10 @@ class Simulator:
         )
 
     def render(self, parameters: DrawParameters) -> GreyImages:
-        """The images of these parameters as a JPEG leaves them, (N, H, W) ``uint8``.
+        """Render images (N, H, W) ``uint8``, after JPEG compression.
 
-        A calibration's glyph is turned from its fine version with interpolation, without from the
-        one of an image's own resolution.
+        Calibrated glyphs have two versions: the fine one is rotated with interpolation, the one in
+        image resolution without.
         """
         p = parameters
         index, maps, boxes = self._place(p)
@@ -397,22 +397,22 @@ class Simulator:
         return images
 
     def _place(self, p: DrawParameters) -> tuple[Ids, Floats, Ids]:
-        """Where every letter goes.
+        """Compute the map and the bounding box of each letter.
 
         Returns:
-            (N, L) glyph indices; (N, L, 2, 5) maps from the image's pixels to the glyph's, see
-            `compositing.lay_letters`; (N, L, 4) the box that it may reach, cut to the image: left,
-            top, right, bottom.
+            (N, L) glyph indices; (N, L, 2, 5) maps from image pixels to glyph pixels, see
+            `compositing.lay_letters`; (N, L, 4) bounding boxes, clipped to the image: left, top,
+            right, bottom.
         """
         coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
-        drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # what is absent lies outside
+        drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # absent characters lie outside
         index = self.bank.index(p.font + coarse, p.size, p.stroke, drawn)
         size, centre = self.bank.boxes[index], self.bank.centres[index]
         turn = np.deg2rad(p.rotation.astype(np.float64))
         cosine, sine = np.cos(turn), np.sin(turn)
         stretch, shear = p.stretch.astype(np.float64), p.shear.astype(np.float64)
         scale = self.bank.scales[index] * p.scale
-        # Image y points down, so a counter-clockwise turn has its minus below the diagonal.
+        # Image y points down: a counter-clockwise rotation is [[cos, sin], [-sin, cos]].
         linear = _matrices(
             cosine * stretch,
             cosine * shear + sine,
@@ -430,24 +430,24 @@ class Simulator:
         place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
         off = _apply(linear, size / 2 - centre)
         reach = _apply(np.abs(linear), size / 2)
-        # What is bent reaches further up or down, what tapers further on its wide side; what would
-        # fold over is cut.
+        # Bent letters extend by bend * d**2 vertically; tapered letters extend on the wide side.
+        # The part that would fold over is cut.
         taper, swell, bend = (warp / self.scheme.height for warp in (p.taper, p.swell, p.bend))
         extent = np.abs(off) + reach
         ends = np.abs(bend) * np.square(extent[..., 0])
         reach[..., 1] += ends
         extent[..., 1] += ends
         folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
-        reach += extent * (folded / (1 - folded))[..., None] + 1  # and a pixel for the blur
+        reach += extent * (folded / (1 - folded))[..., None] + 1  # plus one pixel for the blur
         limits = (self.scheme.width, self.scheme.height)
         start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
         stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
-        # Pixels are counted from the middle of the first one, places from its corner.
+        # Pixel coordinates start at the centre of the first pixel, poses at its corner.
         origin = place - 0.5
-        # What the product of how far right and how far down of the place a pixel lies counts.
+        # Coefficient of the bilinear term (x - x0) * (y - y0).
         diagonal = np.stack([(taper - shear * swell) / stretch, swell], -1) / -scale[..., None]
         offset = centre - 0.5 - _apply(back, origin) + diagonal * origin.prod(-1, keepdims=True)
-        # Likewise the square of how far right it lies.
+        # Coefficient of the quadratic term (x - x0)**2.
         square, from_left = -bend[..., None] * back[..., 1], origin[..., :1]
         offset += square * np.square(from_left)
         back = back - diagonal[..., None] * origin[..., None, ::-1]
@@ -460,9 +460,9 @@ class Simulator:
 def _around(
     calibration: Calibration, settings: SimulatorSettings
 ) -> tuple[float, SimulatorSettings]:
-    """The ink level, and the settings with narrow ranges about the rendering that was found.
+    """The ink level, and settings with narrow ranges around the calibrated rendering.
 
-    As wide as its values are commonly uncertain, so that nothing depends on their being exact.
+    The ranges are as wide as the typical uncertainty of the values.
     """
     ink, blur, nearest, noise, quality, _ = (float(value) for value in calibration.rendering)
     return ink, settings.model_copy(
@@ -477,7 +477,7 @@ def _around(
 
 
 def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
-    """(fonts, sizes, strokes) factors by which letters become as high as those that were found."""
+    """Factors (fonts, sizes, strokes) that scale letters to the height of calibrated ones."""
     classes = np.flatnonzero(calibration.found)
     if not len(classes):
         return np.ones(bank.shape[:-1], np.float32)
@@ -488,18 +488,18 @@ def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
 
 
 def _matrices(a: Doubles, b: Doubles, c: Doubles, d: Doubles, scale: Doubles) -> Doubles:
-    """(N, L, 2, 2) of (N, L) values, row after row, all times a scale."""
+    """Matrices (N, L, 2, 2) [[a, b], [c, d]] times a scale."""
     return np.asarray((np.stack([a, b, c, d], axis=-1) * scale[..., None]).reshape(*a.shape, 2, 2))
 
 
 def _beside(blur: Floats) -> Floats:
-    """(N,) what a Gaussian of sigma ``blur`` (N,) in pixels gives to each neighbour of three."""
+    """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
     off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
     return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)
 
 
 def _apply(linear: Doubles, points: Doubles) -> Doubles:
-    """(N, L, 2, 2) matrices times (N, L, 2) points."""
+    """Products of matrices (N, L, 2, 2) and points (N, L, 2)."""
     return np.asarray((linear * points[..., None, :]).sum(axis=-1))
 
 
@@ -507,4 +507,4 @@ _NOISE_FIELD = 1 << 18
 _SIZES = 8
 _LEAST_BLUR = 0.3
 _MOST_FOLDED = 0.5
-_AT_ONCE = 64  # images, which stay in the processor's cache from step to step
+_AT_ONCE = 64  # images per chunk, which fit into the processor's cache

@@ -1,4 +1,4 @@
-"""What the simulator shall draw: the glyphs, places and rendering that real images were found with.
+"""The result of calibration, which the simulator draws from: glyphs, poses, rendering and clutter.
 
 Shapes: N images, L characters, K classes, G side of a glyph.
 """
@@ -23,19 +23,19 @@ from simgan_captcha.errors import RunError, TooLittleReadError
 from simgan_captcha.images import GreyImages
 
 RENDERING = ("ink", "blur", "nearest", "noise", "jpeg_quality", "contrast")
-"""What of an image's rendering is calibrated; each means what it means in `SimulatorSettings`, but
-for ``ink``, which is a grey level, and ``contrast``, see `Calibration.drawn_glyphs`."""
+"""Calibrated values of rendering, in order; see `SimulatorSettings` for their meaning. ``ink`` is a
+grey level here, and ``contrast`` is explained in `Calibration.drawn_glyphs`."""
 
 UNKNOWN_CLUTTER = np.full(len(CLUTTER), np.nan, np.float32)
 
 GLYPH_SCALE = 2
-"""Pixels of a found glyph to one of an image."""
+"""Pixels of a calibrated glyph per pixel of an image."""
 
 FORMS_ALIKE = np.array([0.05, 0.05, 0.05, 0.2, 0.2, 0.2], np.float32)
-"""Forms that spread less than this from one character to the next are taken for none."""
+"""Spread of each form value below which characters count as having the same form."""
 
 FEWEST_CHARACTERS = 20
-"""With fewer in a slot to learn from there is no calibration."""
+"""Least number of confident characters in each slot for a calibration."""
 
 _REACHED = 0.1
 _REPEATED = 3
@@ -43,48 +43,47 @@ _ENDS = (0.05, 0.95)
 _FORM_ENDS = (0.01, 0.99)
 _JITTER = np.array(
     [0.5, 0.5, 1.5, 0.03, 0.03, 0.03, 0.1, 0.1, 0.1], np.float32
-)  # of each of `POSE`: about how far poses are uncertain
+)  # for each value of `POSE`: its approximate uncertainty
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Distributions to draw from."""
+    """Glyphs, poses and rendering values to draw from."""
 
     glyphs: GreyImages
-    """(K, G, G) coverage of each class's glyph, 0 none to 255 full, `GLYPH_SCALE` to an image's
-    pixel; all 0 where none was found, and of the class of no character."""
+    """(K, G, G) coverage of the glyph of each class, 0 to 255, with `GLYPH_SCALE` pixels per image
+    pixel. It is 0 for classes without a glyph, and for the empty slot."""
     poses: Floats
-    """(N, L, 9) where the characters of N real images lie, see `POSE`; as classes would lie that
-    are usual, and as wide as most. NaN where no character stands. Forms are 0 where all have
-    one."""
+    """(N, L, 9) poses of the characters of N real images, see `POSE`. The offset of each class and
+    the effect of its width are removed. Empty slots are NaN. Forms that do not vary are 0."""
     offset: Floats
-    """(K, 9) how far a class lies from the usual. Of forms 0."""
+    """(K, 9) offset of each class from the mean pose; 0 for forms."""
     following: Floats
-    """(L, L, L) of texts of 1 to L letters, by how many pixels each stands further right for each
-    pixel that a letter of the text is wider, see `following`."""
+    """(L, L, L) spacing model for texts of 1 to L letters: the shift of each letter in pixels, per
+    pixel of additional width of each letter of the text, see `following`."""
     rendering: Floats
-    """(6,) values of `RENDERING`."""
+    """(6,) values in the order of `RENDERING`."""
     clutter: Floats
-    """(9,) values of `clutter.CLUTTER`; NaN of what the scheme has not, or nothing is known of."""
+    """(9,) values in the order of `clutter.CLUTTER`; NaN for absent or unknown ones."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """(K,) whether a class has a glyph."""
+        """Mask (K,) of classes with a glyph."""
         return np.asarray(self.glyphs.any(axis=(1, 2)))
 
     @property
     def formed(self) -> npt.NDArray[np.bool_]:
-        """(6,) which values of its form differ from one character to the next."""
+        """Mask (6,) of form values that differ between characters."""
         return np.asarray((np.nan_to_num(self.poses[..., PLACED:]) != 0).any((0, 1)))
 
     def draw_places(
         self, generator: np.random.Generator, ids: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Characters (B, L) and their poses, (B, L, 9), as they lie in real images.
+        """Draw poses (B, L, 9) of real images for the characters ``ids`` (B, L).
 
-        Each image takes all its places from one real image, and moves them a little: however
-        letters hang together there (turned ones standing further right, neighbours that overlap,
-        all on one line, how many they are), they do here: where there is none, none is drawn.
+        Each image takes all its poses from one real image, with small random changes. Dependencies
+        between letters therefore stay as they are: overlaps, a common baseline, and the number of
+        letters. Empty slots get the class of no character.
         """
         of_lengths = self._images_of_lengths
         taken = self.poses[of_lengths[generator.integers(len(of_lengths), size=len(ids))]]
@@ -100,12 +99,12 @@ class Calibration:
     def as_usual(
         self, places: Floats, ids: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
     ) -> Floats:
-        """(N, L, 9) places of characters (N, L) as classes would lie that are usual, as `poses` do.
+        """Remove class offsets and the effect of widths from poses, see `poses`.
 
         Args:
-            places: (N, L, 9).
-            ids: (N, L) the characters.
-            present: (N, L) those that are there.
+            places: (N, L, 9) poses.
+            ids: (N, L) classes.
+            present: (N, L) mask of slots with a character.
         """
         usual = places - self.offset[ids]
         wider = wider_than_usual(self._widths, ids, places)
@@ -118,11 +117,11 @@ class Calibration:
 
     @cached_property
     def _images_of_lengths(self) -> npt.NDArray[np.int64]:
-        """Numbers of real images, those of rarer lengths repeated until all are as frequent.
+        """Indices of real images, with rarer text lengths repeated until all are equally frequent.
 
-        Scouts overlook letters that overlap, so they find longer texts more seldom than there are;
-        who learned from texts as they find them would overlook more. A length that hardly any image
-        has may be an error, and is repeated no more than `_REPEATED` times.
+        The bootstrap recognizer misses overlapping letters and so finds too few long texts. A
+        recognizer trained on these lengths would miss more. A very rare length may be an error, so
+        images are repeated at most `_REPEATED` times.
         """
         lengths = (~np.isnan(self.poses[..., 0])).sum(1)
         images = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
@@ -130,19 +129,18 @@ class Calibration:
         return np.concatenate([np.resize(n, min(most, _REPEATED * len(n))) for n in images])
 
     def drawn_glyphs(self) -> GreyImages:
-        """(K, G, G) glyphs with their edges made steeper about half coverage by ``contrast``.
+        """Glyphs (K, G, G) with steeper edges: 127.5 + contrast * (coverage - 127.5), clipped.
 
-        A shape that explains many images is their average, and so is softer than each of them.
+        A glyph that is fitted to many images is an average, and softer than each of them.
         """
         return self._steeper(self.glyphs)
 
     def drawn_rasters(self) -> list[GreyImages]:
-        """(K) glyphs of an image's own resolution, each (h, w) about its middle, steepened alike.
+        """K glyphs in image resolution, each (h, w) around its centre, with steeper edges.
 
-        A program that turns letters without interpolation has drawn them upright on whole pixels
-        before, so a gap of one pixel stays one pixel wide wherever it is turned to; sampled from
-        finer glyphs it would come and go. Of the places the pixels may lie at, the one that leaves
-        most contrast is taken to be theirs.
+        A generator that rotates letters without interpolation first draws them upright on whole
+        pixels. A gap of one pixel then keeps its width in any rotation, unlike a gap that is
+        sampled from a finer glyph. Of the possible pixel grids, the one with most contrast is used.
         """
         return [self._steeper(_raster(glyph)) for glyph in self.glyphs]
 
@@ -152,12 +150,12 @@ class Calibration:
         return np.asarray(np.rint(steeper.clip(0, 255)), np.uint8)
 
     def save(self, path: Path) -> None:
-        """Write as an .npz of plain arrays."""
+        """Write the calibration as an .npz file of plain arrays."""
         write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def load(path: Path) -> "Calibration":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             RunError: Missing or damaged.
@@ -167,7 +165,7 @@ class Calibration:
             calibration = Calibration(*(arrays[f.name] for f in fields(Calibration)))
             calibration._require_whole()
             return calibration
-        except Exception as error:  # whatever zipfile, zlib and numpy make of damaged bytes
+        except Exception as error:  # zipfile, zlib and numpy raise many types for damaged files
             raise RunError(
                 f"expected a calibration at {path}, could not read it ({error}); "
                 "delete its folder and run again"
@@ -192,7 +190,7 @@ class Calibration:
 
 
 def _raster(glyph: GreyImages) -> Floats:
-    """(h, w) the glyph (G, G) in whole pixels of an image."""
+    """A glyph (G, G) in image resolution, (h, w)."""
     means = []
     for down, right in np.ndindex(GLYPH_SCALE, GLYPH_SCALE):
         padded = np.pad(glyph, ((down, down), (right, right))).astype(np.float32)
@@ -203,7 +201,7 @@ def _raster(glyph: GreyImages) -> Floats:
 
 
 def glyph_sheet(glyphs: GreyImages, columns: int = 12) -> GreyImages:
-    """A picture of all glyphs (K, G, G) in the order of the alphabet."""
+    """A contact sheet of all glyphs (K, G, G) in the order of the alphabet."""
     missing = -len(glyphs) % columns
     padded = np.concatenate([glyphs, np.zeros((missing, *glyphs.shape[1:]), np.uint8)])
     rows = [np.hstack(list(padded[at : at + columns])) for at in range(0, len(padded), columns)]
@@ -218,21 +216,21 @@ def calibrate(
     rendering: Floats,
     clutter: Floats = UNKNOWN_CLUTTER,
 ) -> Calibration:
-    """What was found, to draw from.
+    """Build a calibration from fitted glyphs, poses and rendering.
 
     Args:
-        glyphs: (K, G, G) coverage, 0 to 1, as `glyph_fit.fit_glyphs` finds them.
-        poses: Fitted, of N images.
-        kept: (N, L) the characters that are read surely: they tell how a class lies.
-        settled: (N,) the images whose places are drawn from. Not only those that are read surely:
-            letters that overlap would be drawn too seldom.
-        rendering: (6,), as `rendering_fit.fit_rendering` finds it.
-        clutter: (9,), likewise.
+        glyphs: (K, G, G) coverage, 0 to 1, from `glyph_fit.fit_glyphs`.
+        poses: Fitted poses of N images.
+        kept: (N, L) mask of confident characters, which determine the class offsets.
+        settled: (N,) mask of images whose poses are drawn from. It includes images with unsure
+            characters, because overlapping letters would otherwise be too rare.
+        rendering: (6,) values from `rendering_fit.fit_rendering`.
+        clutter: (9,) values from the same fit.
 
     Raises:
-        TooLittleReadError: Hardly any image counts: the scout knows too little.
+        TooLittleReadError: Too few characters were read with confidence.
     """
-    # A slot that texts seldom reach cannot have many.
+    # Slots that few texts reach have few characters.
     reached = poses.present.mean(0) > _REACHED
     fewest = min(kept.sum(0)[reached].tolist(), default=0)
     if min(fewest, settled.sum()) < FEWEST_CHARACTERS:
@@ -244,12 +242,12 @@ def calibrate(
         )
     ids, places = poses.ids, poses.places
     forms, surely = places[..., PLACED:], places[kept][:, PLACED:]
-    # A misread letter is given whatever form makes it look like what it is not.
+    # Misread letters get extreme forms that make them look like another class.
     forms = np.clip(forms, *np.quantile(surely, _FORM_ENDS, axis=0))
     alike = spread_of(surely) < FORMS_ALIKE
     places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
     shapes, present = np.rint(glyphs * 255).astype(np.uint8), poses.present
-    # Where a letter stands for its own width and its neighbours' is no place of its slot.
+    # Remove the effect of the widths of the letter and its neighbours.
     wider = wider_than_usual(widths_in_image(shapes), ids, places)
     stand = np.where(present, places[..., 0], np.nan)
     following = fit_following(stand[settled], wider[settled])
@@ -272,21 +270,21 @@ def calibrate(
 
 
 def widths_in_image(glyphs: GreyImages) -> Floats:
-    """(K,) how many pixels of an image wide letters of (K, G, G) glyphs are."""
+    """Widths (K,) of glyphs (K, G, G) in image pixels."""
     return np.asarray(letter_widths(glyphs) / np.float32(GLYPH_SCALE))
 
 
 def spread_of(poses: Floats) -> Floats:
-    """(P,) half of what two thirds of (n, P) values lie within: a deviation, but some stray far."""
+    """A robust standard deviation (P,) of (n, P): half the range of the middle two thirds."""
     return np.asarray(np.ptp(np.quantile(poses, (1 / 6, 5 / 6), axis=0), axis=0) / 2)
 
 
 def _shift(some: Floats, all_of_them: Floats) -> Floats:
-    """(9,) by how much some poses (n, 9) lie off all of them.
+    """Offset (9,) of some poses (n, 9) from all poses.
 
-    Only as far as both ends of their distribution do. Where the scout takes a class's right-leaning
-    letters for another class, the rest lies off on average, but reaches as far to the left: drawing
-    it turned to the left would teach the next scout to tell the two by how they lean.
+    It is the smaller shift of the 5th and 95th percentiles, or 0 if their signs differ. A median
+    would be biased by one-sided misreadings. If right-leaning letters of a class are misread, the
+    rest lean left on average, and the next recognizer would learn to separate classes by slant.
     """
     ends = np.quantile(some, _ENDS, axis=0) - np.quantile(all_of_them, _ENDS, axis=0)
     least = np.abs(ends).min(0)

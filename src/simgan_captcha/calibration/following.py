@@ -1,10 +1,9 @@
-"""How letters stand as wide as they and their neighbours are.
+"""The spacing model: letter positions as a linear function of letter widths.
 
-Some programs put letters at fixed places, most where the one before ends, beginning at an edge, or
-so that the text is in the middle. A text drawn at the places of another one, whose letters are
-wider or narrower, would overlap or have gaps where no real text has. All these ways are linear: a
-letter moves by some part of how much wider each letter of its text is. Least squares tell by which
-parts, for texts of every length.
+Some generators use fixed positions. Most place each letter after the one before, from an edge or
+such that the text is centred. A text at the positions of another text, with wider or narrower
+letters, would have wrong overlaps and gaps. All these layouts are linear: the shift of letter i is
+sum_j F[i, j] * (width_j - mean width). Least squares estimate F for each text length.
 
 Shapes: N images, L characters, K classes, G side of a glyph.
 """
@@ -16,22 +15,22 @@ from simgan_captcha.calibration.poses import POSE, Floats
 from simgan_captcha.images import GreyImages
 
 _FEWEST = 30
-"""Images for each letter of a text, to learn from."""
+"""Least number of images per letter of a text."""
 _SIZE, _STRETCH = POSE.index("size"), POSE.index("stretch")
 
 
 def letter_widths(glyphs: GreyImages) -> Floats:
-    """(K,) how many pixels wide letters of (K, G, G) glyphs are; the mean where there is none."""
+    """Widths (K,) of glyphs (K, G, G) in pixels; the mean for classes without a glyph."""
     return _extents(glyphs, 1)
 
 
 def letter_heights(glyphs: GreyImages) -> Floats:
-    """(K,) likewise how high."""
+    """Heights (K,) of glyphs (K, G, G) in pixels; the mean for classes without a glyph."""
     return _extents(glyphs, 2)
 
 
 def _extents(glyphs: GreyImages, across: int) -> Floats:
-    # Pale ones are as large as others.
+    # Relative to the maximum, so that pale glyphs have their full size.
     inked = glyphs.max(across) > glyphs.max((1, 2))[:, None] // 2
     found = inked.any(1)
     extents = inked.shape[1] - inked.argmax(1) - inked[:, ::-1].argmax(1)
@@ -40,31 +39,30 @@ def _extents(glyphs: GreyImages, across: int) -> Floats:
 
 
 def widening(poses: Floats) -> Floats:
-    """(...) by which factor forms of (..., 9) poses make letters wider."""
+    """Factors (...) by which the forms of poses (..., 9) widen letters."""
     return np.asarray(np.exp(poses[..., _SIZE] + poses[..., _STRETCH]))
 
 
 def wider_than_usual(widths: Floats, ids: npt.NDArray[np.int64], places: Floats) -> Floats:
-    """(N, L) by how much letters are wider than glyphs are on average, in the unit of ``widths``.
+    """Widths (N, L) of letters minus the mean glyph width, in the unit of ``widths``.
 
     Args:
-        widths: (K,) of glyphs.
-        ids: (N, L) which letters.
-        places: (N, L, 9) in which forms, see `poses.POSE`.
+        widths: (K,) widths of glyphs.
+        ids: (N, L) classes.
+        places: (N, L, 9) poses, see `poses.POSE`.
     """
     return np.asarray(widths[ids] * widening(places) - widths.mean())
 
 
 def fit_following(x: Floats, widths: Floats) -> Floats:
-    """(L, L, L): of texts of 1 to L letters, how far right each stands for each one's width.
+    """Fit the spacing model (L, L, L) for texts of 1 to L letters.
 
     Args:
-        x: (N, L) where letters stand, from the left; NaN where there is none, which is after the
-            last one.
-        widths: (N, L) how wide they are, or by how much wider than usual, in the same unit.
+        x: (N, L) positions from the left; NaN after the last letter.
+        widths: (N, L) widths, absolute or relative to the mean, in the same unit.
 
     Returns:
-        0 for lengths that too few texts have.
+        Shifts per width; 0 for lengths with too few texts.
     """
     L = x.shape[1]
     following = np.zeros((L, L, L), np.float32)
@@ -77,18 +75,18 @@ def fit_following(x: Floats, widths: Floats) -> Floats:
             (values[chosen, :length] - values[chosen, :length].mean(0)).astype(np.float64)
             for values in (x, widths)
         )
-        # Rows are the letters that stand, columns those that are wide.
+        # Rows are the letters that move, columns those with the widths.
         following[length - 1, :length, :length] = np.linalg.lstsq(wide, stand, rcond=None)[0].T
     return following
 
 
 def moved_by_widths(following: Floats, wider: Floats, present: npt.NDArray[np.bool_]) -> Floats:
-    """(N, L) how much further right letters stand in texts whose letters are ``wider`` (N, L).
+    """Shifts (N, L) to the right of letters whose widths exceed the mean by ``wider`` (N, L).
 
     Args:
-        following: (L, L, L), see `fit_following`.
-        wider: In the same unit as what is returned; of letters that are not there, anything.
-        present: (N, L) the letters that are.
+        following: (L, L, L) spacing model, see `fit_following`.
+        wider: (N, L) widths minus the mean, in the unit of the result; empty slots are ignored.
+        present: (N, L) mask of slots with a letter.
     """
     of_length = following[np.maximum(present.sum(1), 1) - 1]
     return np.asarray((of_length @ np.where(present, wider, 0)[..., None])[..., 0], np.float32)

@@ -1,11 +1,12 @@
-"""Adaptation to unlabelled real images by self-training; no label is ever seen.
+"""Adaptation to unlabelled real images by self-training.
 
-A teacher (the running average of the student) reads real images as they are; the student must read
-the same from the same images moved, noisy and partly hidden, wherever the teacher was sure of a
-character. A few synthetic images keep it honest. Real images have their own batch-norm statistics.
+The teacher is the running average of the student. It reads real images without augmentation. The
+student must predict the same characters for augmented images, where the teacher was confident.
+Synthetic images with known texts are part of each step. Batch normalisation uses the statistics of
+real images.
 
 Sources: mean teacher (arXiv:1703.01780), self-ensembling for domain adaptation (arXiv:1706.05208),
-FixMatch's weak and strong views and threshold (arXiv:2001.07685), here per character, and
+weak and strong augmentation with a threshold (FixMatch, arXiv:2001.07685), here per character, and
 distribution alignment (ReMixMatch, arXiv:1911.09785) to a uniform alphabet, here by biases.
 
 Shapes: B batch, L characters, K classes.
@@ -46,65 +47,63 @@ from simgan_captcha.reader.training import (
 )
 
 UnlabelledStream = Callable[[int], Iterator[Tensor]]
-"""``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1] from batch number n on."""
+"""``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1], from batch n on."""
 
 STATISTICS_BATCHES = 30
-"""Real batches that batch-norm statistics are estimated from before the first step, and that are
-read by these to tell how sure the reader is."""
+"""Real batches that estimate the batch-norm statistics, and then the share of unsure characters,
+before the first step."""
 
 _UNSURE = (0.05, 0.2)
-"""Shares of characters that a reader is not sure of: up to the first it adapts in ``steps``, from
-the second on it takes ``longest`` times as many."""
+"""Shares of unsure characters. Up to the first, adaptation takes ``steps`` steps; from the second
+on, ``longest`` times as many."""
 
-_STRONGEST_BIAS = 3.0  # a class that is never read is not to be read everywhere
+_STRONGEST_BIAS = 3.0  # keeps a class that is never read from being read everywhere
 
 
 class AdaptationSettings(BaseModel):
-    """Self-training on the unlabelled images."""
+    """Settings of self-training on unlabelled images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: int = Field(default=2000, ge=0)
-    """Optimiser steps where the reader is sure of nearly all from the start; 0 leaves it as it
-    is."""
+    """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
     longest: float = Field(default=3.0, ge=1, le=100)
-    """Times as many steps where it is sure of few, and in proportion between."""
+    """Factor on ``steps`` if the recognizer is unsure; proportional between."""
     batch_size: int = Field(default=32, ge=2, le=65536)
-    """Real images a step."""
+    """Real images per step."""
     synthetic_batch_size: int = Field(default=16, ge=2, le=65536)
-    """Synthetic images a step."""
+    """Synthetic images per step."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    """Highest step size of AdamW; the schedule is the reader's."""
+    """Peak learning rate of AdamW; the schedule is that of training."""
     weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's decoupled decay."""
+    """Weight decay of AdamW."""
     confidence: float = Field(default=0.9, gt=0, le=1)
-    """A character is learned from where the teacher's probability is above this."""
+    """Least probability of the teacher for a character to become a pseudo-label."""
     alignment: float = Field(default=1.0, ge=0, le=1)
-    """How far the teacher's readings are drawn to a uniform alphabet: 0 not at all, 1 wholly."""
+    """Strength of distribution alignment to a uniform alphabet, 0 to 1."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
-    """Decay a step of the teacher's weights."""
+    """Decay of the teacher's weights per step."""
     augmentation: AugmentationSettings = AugmentationSettings()
-    """What the student must read through."""
+    """Augmentation of the student's images."""
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
 
 
 class Prior:
-    """How often each class is read of late, and the biases that make all of them equally frequent.
+    """Running class frequencies, and biases that make all classes equally frequent.
 
-    The biases are what an intercept is to logits (Saerens, Latinne and Decaestecker 2002): where
-    two classes look alike and one of them is preferred, they move the border between the two, and
-    leave sure readings alone.
+    The biases are added to the logits (Saerens, Latinne and Decaestecker 2002). They move the
+    decision boundary between similar classes and leave confident readings unchanged.
     """
 
     def __init__(self, classes: int, absent: int | None = None) -> None:
-        """Of so many classes; that of no character is as frequent as it is."""
+        """Start with uniform frequencies. The class ``absent`` is not aligned."""
         self.absent = absent
         self.frequencies = torch.full((classes,), 1 / classes)
         self.bias = torch.zeros(classes)
 
     def update(self, read: Tensor) -> None:
-        """Take in a batch's mean probabilities (K,), aligned; what is older than 100 fades."""
+        """Update with the mean aligned probabilities (K,) of a batch, averaged over about 100."""
         K = len(self.bias)
         self.frequencies.lerp_(read.to(self.frequencies), 0.01)
         relative = self.frequencies * K
@@ -115,7 +114,7 @@ class Prior:
         self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
     def align(self, probabilities: Tensor, strength: float) -> Tensor:
-        """(B, L, K) probabilities with swollen classes lowered and starved ones raised."""
+        """Lower over-predicted classes and raise under-predicted ones in (B, L, K)."""
         aligned = probabilities * torch.exp(self.bias * strength).to(probabilities)
         return aligned / aligned.sum(-1, keepdim=True)
 
@@ -133,26 +132,26 @@ def adapt_reader(
     on_step: OnStep,
     absent: int | None = None,
 ) -> ReaderResult:
-    """Self-train a copy of ``reader``; the teacher is what is kept.
+    """Self-train a copy of a recognizer and return the teacher.
 
-    Batch normalisation: running statistics are those of real images alone (synthetic batches are
-    normalised by their own), so reading needs no second set.
+    Running statistics of batch normalisation come from real images only. Synthetic batches are
+    normalised by their own statistics, so reading needs no second set.
 
-    A training that was killed goes on from ``folder/checkpoint.safetensors`` and, on the CPU with
-    as many threads, ends with the very weights of one never interrupted.
+    An interrupted training continues from ``folder/checkpoint.safetensors``. On a CPU with the same
+    number of threads, its final weights are identical to those of an uninterrupted one.
 
     Args:
-        reader: Trained on synthetic images; left as it is.
-        architecture: The reader's.
+        reader: Recognizer trained on synthetic images; not changed.
+        architecture: Architecture of the recognizer.
         real: Unlabelled batches of ``settings.batch_size`` images.
         synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
-        settings: How; at least one step.
-        folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
-        fabric: As `train_reader` takes it.
-        seed: Of augmentation and dropout.
-        on_step: Called after every step, of as many as `steps_of` says, with ``images_per_second``
-            among the figures.
-        absent: Class of a slot that no character stands in, see `Scheme.absent`.
+        settings: Settings with at least one step.
+        folder: Folder for checkpoint, ``metrics.jsonl`` and ``events.*``; created if missing.
+        fabric: See `train_reader`.
+        seed: Random seed of augmentation and dropout.
+        on_step: Called after each step with the number of steps (see `steps_of`) and figures that
+            include ``images_per_second``.
+        absent: Class of empty slots, see `Scheme.absent`.
 
     Raises:
         RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
@@ -226,7 +225,7 @@ def adapt_reader(
             }
             speed = (done - first) * settings.batch_size / (time.monotonic() - started)
             shown = figures | {"images_per_second": speed}
-            figures["steps"] = steps  # for who looks on, and who goes on
+            figures["steps"] = steps  # for the progress display, and for resuming
             log.log(done, **figures)
             if fabric.is_global_zero and (done % settings.checkpoint_every == 0 or done == steps):
                 save_training_state(
@@ -246,9 +245,9 @@ def adapt_reader(
 
 
 def steps_of(settings: AdaptationSettings, unsure: float) -> int:
-    """Optimiser steps of a reader that is not sure of this share of real characters beforehand.
+    """Optimiser steps for a share of unsure characters before adaptation.
 
-    What a reader is not sure of it has yet to learn, and from few pseudo-labels at first.
+    Unsure characters remain to be learned, and give few pseudo-labels at first.
     """
     few, many = _UNSURE
     share = min(1.0, max(0.0, (unsure - few) / (many - few)))
@@ -258,9 +257,9 @@ def steps_of(settings: AdaptationSettings, unsure: float) -> int:
 def count_adaptation_flops(
     architecture: ReaderArchitecture, settings: AdaptationSettings, steps: int
 ) -> int:
-    """Floating-point operations of an adaptation of so many steps, on any machine.
+    """Floating-point operations of an adaptation with this number of steps.
 
-    A multiply-add is two.
+    A multiply-add counts as two.
     """
     if not steps:
         return 0
@@ -275,7 +274,7 @@ def count_adaptation_flops(
 def _estimate_statistics(
     student: nn.Module, teacher: nn.Module, real: Iterator[Tensor], fabric: Fabric
 ) -> None:
-    """Batch-norm statistics of real images, before the first pseudo-label (arXiv:1603.04779)."""
+    """Estimate batch-norm statistics of real images before the first step (arXiv:1603.04779)."""
     for _ in range(STATISTICS_BATCHES):
         student(next(real).to(fabric.device))
     teacher.load_state_dict(student.state_dict())
@@ -285,7 +284,7 @@ def _estimate_statistics(
 def _unsure_share(
     teacher: nn.Module, real: Iterator[Tensor], confidence: float, fabric: Fabric
 ) -> Tensor:
-    """The share of real characters of which the teacher is not sure, before it learns; a number."""
+    """Share of real characters below the confidence threshold before adaptation, a scalar."""
     unsure = torch.zeros((), device=fabric.device)
     for _ in range(STATISTICS_BATCHES):
         with fabric.autocast():
@@ -296,7 +295,7 @@ def _unsure_share(
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batches inside are normalised by their own statistics, and leave the running ones alone."""
+    """Context in which batches do not change the running batch-norm statistics."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

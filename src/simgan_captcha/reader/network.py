@@ -1,4 +1,4 @@
-"""The recogniser: a normalised image in, one distribution over the alphabet per character slot out.
+"""The recognizer: logits over the alphabet for each character slot of a normalised image.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes.
 """
@@ -15,69 +15,69 @@ from simgan_captcha.reader.counting import Counting
 from simgan_captcha.reader.joint_batch_norm import JointBatchNorm2d
 
 ATTENTION_HEADS = 4
-"""The last of the attention reader's widths must divide by this."""
+"""Number of heads; the last width of the attention recognizer must be divisible by it."""
 
 _CODE_SCALE = 0.3
-"""Of the position code's slowest wave."""
+"""Amplitude of the slowest wave of the position code."""
 
 _UNSEEN = 1e-3
-"""Probability of a class that a slot sees nowhere, so that its logarithm is finite."""
+"""Probability added to each class before the logarithm, so that it is finite."""
 
 MAP_STRIDE = 4
-"""Pixels of the image to one of the attention reader's feature map."""
+"""Image pixels per pixel of the feature map of the attention recognizer."""
 
 
 class ScoutOutput(NamedTuple):
-    """What a reader that also tells poses says of B images."""
+    """Output of a recognizer with a pose head for B images."""
 
     logits: Tensor
-    """(B, L, K)."""
+    """(B, L, K) logits of the slots."""
     pose: Tensor
-    """(B, L, 3), see `scout.pose_targets`."""
+    """(B, L, 3) poses, see `scout.pose_targets`."""
     middles: Tensor
-    """(B, positions, K + 1) logits of which class has its middle there; the last: none."""
+    """(B, positions, K + 1) logits of the class centred at each position; the last is none."""
     counts: Tensor
-    """(B, columns) characters left of each column of the map, see `counting`."""
+    """(B, columns) number of characters left of each column of the map, see `counting`."""
 
 
 def logits_of(output: Tensor | ScoutOutput) -> Tensor:
-    """(B, L, K) of what a reader gave, or one that tells poses, too."""
+    """The logits (B, L, K) of a recognizer with or without a pose head."""
     return output.logits if isinstance(output, ScoutOutput) else output
 
 
 @dataclass(frozen=True)
 class ReaderArchitecture:
-    """What is needed to build a reader again."""
+    """The parameters that define a recognizer."""
 
     height: int
     width: int
     length: int
     classes: int
     kind: Literal["attention", "seed"] = "attention"
-    """``attention``: one learned query a slot over a feature map. ``seed``: the 2017 convnet."""
+    """``attention``: one learned query per slot over a feature map. ``seed``: the 2017 network."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
-    """Whether ``attention`` also tells each character's x, y and rotation, middles and counts: a
+    """Whether ``attention`` also predicts x, y and rotation, centres and counts, as a
     `ScoutOutput`, see `scout`."""
 
     def describe(self) -> dict[str, Any]:
-        """As JSON."""
+        """The architecture as plain values."""
         return asdict(self)
 
     @staticmethod
     def from_description(description: dict[str, Any]) -> "ReaderArchitecture":
-        """From what `describe` gave."""
+        """The architecture from the values of `describe`."""
         return ReaderArchitecture(**{**description, "channels": tuple(description["channels"])})
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the attention reader's feature map."""
+    """Rows and columns of the feature map of the attention recognizer."""
     return -(-height // MAP_STRIDE), -(-width // MAP_STRIDE)
 
 
 def build_reader(architecture: ReaderArchitecture) -> nn.Module:
-    """A fresh reader: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
+    """Build an untrained recognizer: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
 
     Raises:
         ConfigError: An unknown kind.
@@ -98,10 +98,10 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
 
 
 def _position_code(rows: int, columns: int, width: int) -> Tensor:
-    """(rows * columns, width): half periods 1, 2, ... down and across the map, finer ones fainter.
+    """Position code (rows * columns, width): sines and cosines of pi * n * position, n = 1, 2, ...
 
-    Deviation from the paper: whole frequencies instead of a geometric series, as the map has few
-    positions; fainter, as convolutions that begin have small outputs.
+    Deviations from the paper: frequencies are whole numbers, because the map has few positions.
+    The amplitude falls with the square root of n, because new convolutions have small outputs.
     """
     frequency = torch.arange(1, width // 4 + 1)
     down, across = torch.arange(rows) / rows, torch.arange(columns) / columns
@@ -112,17 +112,18 @@ def _position_code(rows: int, columns: int, width: int) -> Tensor:
 
 
 class AttentionReader(nn.Module):
-    """Five convolutions to a map a quarter of the image, then one attention query per slot.
+    """Five convolutions to a map of a quarter of the resolution, then one attention query per slot.
 
-    About 26 MMAC on 50x100 pixels. The map is fine and narrow, as what tells i from l is a gap of
-    one or two pixels. Overlapping letters keep no order of columns, so slots attend freely over the
-    whole map; a position code tells where a feature lies, and a count which character it belongs to
-    (see `counting`). The former begins as sines and cosines (Attention Is All You Need,
-    arXiv:1706.03762, section 3.5, along both axes) and is learned on.
+    About 26 MMAC on 50x100 pixels. The map is fine and narrow, because i and l differ by a gap of
+    one or two pixels. Overlapping letters have no order of columns, so slots attend to the whole
+    map. A position code gives the location of a feature, and a count gives the index of its
+    character (see `counting`). The position code starts as sines and cosines (Attention Is All You
+    Need, arXiv:1706.03762, section 3.5, along both axes) and is learned.
 
-    Every position also tells whose middle lies there, and what a slot sees where it looks speaks
-    for those classes: what letters look like is learned once, for all slots, and a slot has to
-    learn only where to look. On drawn images positions are taught that (see `scout.middles_loss`).
+    Each position also predicts the class of the character that is centred there. The logits of a
+    slot are its own plus the logarithm of these predictions, averaged by attention. The shapes of
+    letters are therefore learned once for all slots, and a slot learns only where to look.
+    Synthetic images supervise the positions (see `scout.middles_loss`).
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -154,7 +155,7 @@ class AttentionReader(nn.Module):
         self.counting = Counting(e, architecture.length, self.heads, rows, columns)
 
     def forward(self, images: Tensor) -> Tensor | ScoutOutput:
-        """(B, 2, H, W) -> logits (B, L, K), or with ``pose`` a `ScoutOutput`."""
+        """Map images (B, 2, H, W) to logits (B, L, K), or to a `ScoutOutput` with ``pose``."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
         count = self.counting(features)
         placed = features + self.position
@@ -168,13 +169,13 @@ class AttentionReader(nn.Module):
         return ScoutOutput(logits, self.pose(slots), middles, count)
 
     def _attend(self, placed: Tensor, count: Tensor) -> Tensor:
-        """Where slots look: (B, heads, L, positions), of each slot and head a distribution.
+        """Attention weights (B, heads, L, positions), which sum to 1 over the positions.
 
-        Queries are the same for all images, so what they ask of a key is asked of the features
-        themselves: keys, three times as many numbers, need not be made. What a key's bias would
-        add is the same everywhere, so it has none.
+        Queries are the same for all images, so q (W f) = (q W) f: the product of query and key
+        weights is applied to the features, and no keys are computed. A bias of the keys would add
+        the same value everywhere, so there is none.
         """
-        # Not torch's fused attention: what it makes of an added term cannot be exported to ONNX.
+        # Torch's fused attention with an added term cannot be exported to ONNX.
         queries = self.query.view(-1, self.heads, self.query.shape[1] // self.heads)
         asked = queries.transpose(0, 1) @ self._of_heads(self.key) / math.sqrt(queries.shape[-1])
         alike = (placed @ asked.flatten(0, 1).mT).mT  # (B, heads * L, positions)
@@ -185,21 +186,21 @@ class AttentionReader(nn.Module):
         return alike.flatten(3).softmax(-1)
 
     def _gather(self, weights: Tensor, placed: Tensor) -> Tensor:
-        """(B, L, E): the values where slots look, made of the features there, as sums commute."""
+        """Attended values (B, L, E). Features are summed before the value layer (linear)."""
         seen = (weights.flatten(1, 2) @ placed).view(*weights.shape[:3], -1)  # (B, heads, L, E)
         attended = seen @ self._of_heads(self.value).mT
         return attended.transpose(1, 2).flatten(2) + self.value.bias
 
     def _of_heads(self, layer: nn.Linear) -> Tensor:
-        """(heads, E / heads, E): the rows of a layer's weight that are each head's."""
+        """The weight of a layer as (heads, E / heads, E)."""
         return layer.weight.view(self.heads, -1, layer.in_features)
 
 
 class SeedReader(nn.Module):
-    """The 2017 project's convnet: four 128-wide convolutions, a flat head; 333 MMAC on 50x100.
+    """The 2017 network: four 128-wide convolutions and a flat head; 333 MMAC on 50x100 pixels.
 
-    Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". Deviation: its ink channel alone is read, as
-    the seed had no line mask; images too small for four unpadded halvings are refused.
+    Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". It reads the ink channel only, because the
+    2017 system had no line mask. Images must be large enough for four unpadded halvings.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -222,6 +223,6 @@ class SeedReader(nn.Module):
         self.length = architecture.length
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 2, H, W) -> logits (B, L, K)."""
+        """Map images (B, 2, H, W) to logits (B, L, K)."""
         logits: Tensor = self.classify(self.hidden(self.features(images[:, :1])))
         return logits.view(images.shape[0], self.length, -1)

@@ -1,16 +1,16 @@
-"""What the reader doubts is decided by drawing it: analysis by synthesis of single characters.
+"""Rescoring of uncertain characters by analysis by synthesis.
 
-Where a character may be one of two, the image is drawn with either, with the glyphs that
-calibration found; poses are moved until each drawing misses least, and the one that misses less is
-likelier. How much that counts against the reader's own odds follows from how much the better
-drawings still miss: the noisier the images, the less.
+If a character may be one of two classes, the image is drawn with either class, using the calibrated
+glyphs. Poses are fitted to minimise the squared error of each drawing. The class with the smaller
+error becomes likelier. The weight of this evidence against the recognizer's log odds depends on the
+error of the better drawings: the noisier the images, the smaller the weight.
 
-Twice drawings must prove themselves first, or the reader's word stands. They must bear out what the
-reader hardly doubts: where glyphs are poor, or letters of many sizes are drawn in one, they speak
-against much that is surely read, and so are not to be believed elsewhere. And on images that the
-simulator drew, whose texts are known, they must not do harm.
+Two checks come first. Drawings must agree with borderline characters, which the recognizer reads
+with some confidence; poor glyphs, or one glyph for letters of many sizes, would contradict many of
+them. And drawings must not lower accuracy on synthetic images with known texts. If a check fails,
+the readings stay as they are.
 
-Shapes: N images, M doubts, L characters, K classes.
+Shapes: N images, M uncertain characters, L characters, K classes.
 """
 
 from collections.abc import Callable
@@ -32,58 +32,60 @@ from simgan_captcha.scheme import Scheme
 Ids = npt.NDArray[np.int64]
 
 _NEIGHBOURS = 4
-"""Pixels that err together: the codec spreads every error over some."""
+"""Number of pixels whose errors are correlated, because JPEG spreads each error."""
 
 _COMPARED = 600
-"""The most characters hardly doubted that drawings must bear out."""
+"""Greatest number of borderline characters in the first check."""
 
 _CONTRADICTED = 0.05
-"""Drawings may speak against this share of them beyond what the reader's own probabilities expect.
-Where glyphs fit it was 0.01; 0.26 where deciding by drawings cost 4 % of images."""
+"""Share of borderline characters that drawings may contradict, beyond the share that the
+probabilities predict. It was 0.01 with good glyphs, and 0.26 where rescoring cost 4 % of images."""
 
 _BATCH = 64
 
 
 class VerificationSettings(BaseModel):
-    """Of what the reader doubts."""
+    """Settings of rescoring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     doubt: float = Field(default=0.02, gt=0, le=1)
-    """A character is drawn where its second likeliest class has more than this probability; 1 never
-    draws."""
+    """Characters are rescored if their second class has more than this probability; 1 turns
+    rescoring off."""
     steps: int = Field(default=30, ge=1, le=1000)
-    """Steps that move the poses."""
+    """Optimiser steps that fit the poses of a drawing."""
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """M characters, each drawn as one class and as another."""
+    """M characters, each drawn as two classes."""
 
     images: Ids
-    """(M,) which image, likewise ``slots``."""
+    """(M,) index of the image."""
     slots: Ids
+    """(M,) index of the slot."""
     first: Ids
-    """(M,) the reader's likeliest class, and its ``second``."""
+    """(M,) likeliest class of the recognizer."""
     second: Ids
+    """(M,) second likeliest class."""
     odds: Floats
-    """(M,) the reader's log odds of first against second, at least 0."""
+    """(M,) log odds of the first class against the second, at least 0."""
     evidence: Floats
-    """(M,) how much more squared ink the drawing of the first misses; above 0 speaks for the
+    """(M,) squared error of the first drawing minus that of the second; positive values favour the
     second."""
     variance: float
-    """Of one pixel's ink about the better drawings."""
+    """Variance of the ink of a pixel around the better drawing."""
 
 
 def doubted(probabilities: Floats, settings: VerificationSettings) -> npt.NDArray[np.bool_]:
-    """(N, L): which characters the reader, (N, L, K), doubts."""
+    """Mask (N, L) of uncertain characters of probabilities (N, L, K)."""
     return np.asarray(_second(probabilities) > settings.doubt)
 
 
 def hardly_doubted(
     probabilities: Floats, calibration: Calibration, settings: VerificationSettings
 ) -> npt.NDArray[np.bool_]:
-    """(N, L): of the characters that can be drawn, the few hundred the reader is next to doubt."""
+    """Mask (N, L) of borderline characters: the least confident ones that are not uncertain."""
     second = _second(probabilities)
     eligible = drawable_pairs(probabilities, calibration) & (second <= settings.doubt)
     below = np.where(eligible, second, 0)
@@ -93,13 +95,13 @@ def hardly_doubted(
 
 
 def drawable_pairs(probabilities: Floats, calibration: Calibration) -> npt.NDArray[np.bool_]:
-    """(N, L): whether both of the likeliest classes of (N, L, K) have a glyph."""
+    """Mask (N, L) of characters whose two likeliest classes have glyphs."""
     order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
     return np.asarray(calibration.found[order].all(-1))
 
 
 def _second(probabilities: Floats) -> Floats:
-    """(N, L) of the second likeliest class."""
+    """Probabilities (N, L) of the second likeliest class."""
     return np.asarray(np.partition(probabilities, -2, axis=-1)[..., -2])
 
 
@@ -114,18 +116,18 @@ def compare_readings(
     settings: VerificationSettings,
     on_compared: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparisons:
-    """Draw characters as both of their likeliest classes.
+    """Draw characters as both of their likeliest classes and compare the errors.
 
     Args:
         images: (N, H, W) ``uint8``.
-        background: Theirs.
-        probabilities: (N, L, K) of the reader.
-        chosen: (N, L) of which characters, see `doubted` and `hardly_doubted`.
-        scout: Tells where characters lie, see `scout.scout_images`.
-        calibration: Whose glyphs are drawn; a class without one is left out.
-        scheme: Of the images.
-        settings: How they are drawn.
-        on_compared: Called with how many are drawn, and of how many.
+        background: Background of the images.
+        probabilities: (N, L, K) of the recognizer.
+        chosen: (N, L) mask of characters, see `doubted` and `hardly_doubted`.
+        scout: Bootstrap recognizer, which predicts poses, see `scout.scout_images`.
+        calibration: Calibration with the glyphs; classes without a glyph are left out.
+        scheme: Scheme of the images.
+        settings: Settings of rescoring.
+        on_compared: Called with the number of finished characters and the total.
     """
     order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
     both = np.take_along_axis(probabilities, order, -1)
@@ -143,7 +145,7 @@ def compare_readings(
         normalised = background.normalise(images[of_image[batch]])
         poses = scout_images(scout, normalised, scheme)
         told = poses.places
-        # Each class lies in its own way about the place that the scout tells of the class it saw.
+        # Remove the offset of the predicted class here, and add that of the drawn class below.
         usual = told - calibration.offset[poses.ids]
         for row, ids in enumerate((read[batch], alternatives[batch])):
             begin = np.asarray(usual + calibration.offset[ids], np.float32)
@@ -156,24 +158,24 @@ def compare_readings(
 
 
 def contradicts(hardly: Comparisons) -> bool:
-    """Whether drawings speak against more than they may of what is all but surely read.
+    """Whether drawings contradict too many borderline characters.
 
     Args:
-        hardly: Of what is `hardly_doubted`.
+        hardly: Comparisons of `hardly_doubted` characters.
     """
     against = int((hardly.evidence > 0).sum())
     wrong = float((1 / (1 + np.exp(hardly.odds.astype(np.float64)))).sum())
     allowed = wrong + _CONTRADICTED * len(hardly.images)
-    # One more, lest a single drawing of very few should decide.
+    # Plus 1, so that a single drawing cannot decide.
     return bool(against > allowed + 2 * np.sqrt(allowed) + 1)
 
 
 def does_harm(doubts: Comparisons, ids: Ids) -> bool:
-    """Whether deciding these doubts breaks clearly more characters than it mends (a sign test).
+    """Whether rescoring breaks significantly more characters than it corrects (sign test).
 
     Args:
-        doubts: Of images whose texts are known, as the simulator drew them.
-        ids: (N, L) their class ids.
+        doubts: Comparisons on synthetic images with known texts.
+        ids: (N, L) class ids of these images.
     """
     true = ids[doubts.images, doubts.slots]
     changed = _log_odds(doubts) > 0
@@ -185,7 +187,7 @@ def does_harm(doubts: Comparisons, ids: Ids) -> bool:
 
 
 def decide(probabilities: Floats, doubts: Comparisons) -> Floats:
-    """(N, L, K) probabilities with those of doubted characters' two classes shared out anew."""
+    """Redistribute probabilities (N, L, K) between the two classes of each comparison."""
     decided = probabilities.copy()
     both = (
         probabilities[doubts.images, doubts.slots, doubts.first]
@@ -198,6 +200,6 @@ def decide(probabilities: Floats, doubts: Comparisons) -> Floats:
 
 
 def _log_odds(doubts: Comparisons) -> npt.NDArray[np.float64]:
-    """(M,) of the second class against the first."""
+    """Log odds (M,) of the second class against the first, with the evidence of drawings."""
     trust = 1 / (2 * _NEIGHBOURS * max(doubts.variance, 1e-6))
     return np.asarray(trust * doubts.evidence.astype(np.float64) - doubts.odds)
