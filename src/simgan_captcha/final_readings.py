@@ -166,18 +166,17 @@ def _verify(
 
     scheme = learning.config.scheme
     could_say = not scheme.several_fonts and layout_of(scheme, learning.config.simulator)
-    hint = "; if texts are of different fonts, say several_fonts = true in the scheme"
+    hint = "; if images use different fonts, set several_fonts = true in the scheme"
     if contradicts(drawn(images, once, hardly_doubted(once, calibration, settings))):
         return refused(
-            "drawings speak against characters that are surely read, so what the reader doubts is "
-            "not decided by them: one glyph a class, as calibration finds it, does not fit all "
-            f"letters{hint if could_say else ''}"
+            "drawings contradict confident readings, so uncertain characters are not rescored: the "
+            f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
         )
     known_doubts = drawn(known, of_known, doubted(of_known, settings))
     if does_harm(known_doubts, ids):
         return refused(
-            "drawing what the reader doubts misleads more than it helps on known images; the "
-            "reader's word stands"
+            "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
+            "characters are not rescored"
         )
     real_doubts = drawn(images, of_real, doubted(of_real, settings))
     decided = decide(of_real, real_doubts)

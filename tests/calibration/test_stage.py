@@ -137,7 +137,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     config = small_config(*CALIBRATING)
     read_captchas(Learning(run, config, SEED, fabric, told.append), lambda *_: None)
     diagnosis = read_diagnosis(run)
-    assert "drawings speak against" in diagnosis["undecided"]
+    assert "drawings contradict confident readings" in diagnosis["undecided"]
     assert (diagnosis["doubted"], diagnosis["changed"]) == (0, 0)
     assert diagnosis["undecided"] in diagnosis["warnings"]
     assert told == diagnosis["warnings"]
@@ -148,7 +148,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
     read_captchas(Learning(run, laid_out, SEED, fabric, told.append), lambda *_: None)
-    assert "say several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
+    assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
 def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
@@ -156,7 +156,7 @@ def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
 ) -> None:
     run = tmp_path / "run"
     little = ("calibration.first_steps=2", "calibration.steps=2")
-    with pytest.raises(RunError, match=r"read surely in every slot.*calibration.steps.*=false"):
+    with pytest.raises(RunError, match=r"confidence in every slot.*calibration.steps.*=false"):
         pipeline(run, challenges, *CALIBRATING, *little)
     assert not (run / "calibrate" / MANIFEST).exists()
     done = (run / "simulate" / MANIFEST).stat().st_mtime_ns

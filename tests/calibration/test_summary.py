@@ -227,7 +227,7 @@ def test_a_letter_hardly_ever_read_is_warned_of() -> None:
     (warning,) = starved["warnings"]
     expected = round(int(kept.sum()) / len(SCHEME.alphabet))
     assert warning.startswith(
-        f"'l' was read surely 7 times in the images calibration looked at, {expected} expected"
+        f"'l' was read with confidence 7 times in the images of calibration, {expected} expected"
     )
     assert "l" not in starved["fonts"]
 

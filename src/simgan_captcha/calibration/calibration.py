@@ -235,10 +235,10 @@ def calibrate(
     fewest = min(kept.sum(0)[reached].tolist(), default=0)
     if min(fewest, settled.sum()) < FEWEST_CHARACTERS:
         raise TooLittleReadError(
-            f"expected at least {FEWEST_CHARACTERS} characters read surely in every slot, got "
-            f"{kept.sum(0).tolist()}, and as many images whose letters were found where they are "
-            f"read, got {settled.sum()}; train the scout longer (calibration.first_steps, "
-            "calibration.steps), widen the simulator's ranges, or set calibrate=false"
+            f"expected at least {FEWEST_CHARACTERS} characters read with confidence in every slot, "
+            f"got {kept.sum(0).tolist()}, and as many images with all letters found where they are "
+            f"read, got {settled.sum()}; train longer (calibration.first_steps, "
+            "calibration.steps), widen the ranges of the simulator, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
     forms, surely = places[..., PLACED:], places[kept][:, PLACED:]

@@ -75,8 +75,8 @@ def find_shapes(
         if not names:
             return told, fit
         doubts.extend(
-            f"what was taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r}: taken "
-            "for that; look at calibrate/glyphs.png"
+            f"the glyph taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r} and was "
+            "renamed: check calibrate/glyphs.png"
             for k, name in names.items()
         )
         told = told.renamed(names)

@@ -73,8 +73,8 @@ class LostShape:
         of_each = ", ".join(f"{count} as {alphabet[k]!r}" for k, count in self.taken_for.items())
         return (
             f"{name!r} was hardly ever read, but {sum(self.taken_for.values())} characters read "
-            f"otherwise ({of_each}) share a shape that those characters' own do not explain: taken "
-            f"for {name!r}, which would be missing else; look at calibrate/glyphs.png"
+            f"as others ({of_each}) share a shape that their own glyphs do not explain; this shape "
+            f"is now the glyph of {name!r}: check calibrate/glyphs.png"
         )
 
 

@@ -169,9 +169,9 @@ def _starved(fit: GlyphFit, calibration: Calibration, alphabet: str) -> Iterator
     read = np.bincount(ids, minlength=len(alphabet))
     for k in np.flatnonzero(~calibration.found[: len(alphabet)]):
         yield (
-            f"{alphabet[k]!r} was read surely {read[k]} times in the images calibration looked at, "
-            f"{len(ids) / len(alphabet):.0f} expected: too few to learn its shape, so only the "
-            "simulator's fonts draw it"
+            f"{alphabet[k]!r} was read with confidence {read[k]} times in the images of "
+            f"calibration, {len(ids) / len(alphabet):.0f} expected: too few for a glyph, so only "
+            "the fonts of the simulator draw it"
         )
 
 
@@ -180,7 +180,7 @@ def _unlike(matches: FontMatches, alphabet: str) -> Iterator[str]:
         match = matches.classes[k]
         assert match is not None  # `unlike` lists compared classes only
         yield (
-            f"{alphabet[k]!r} looks like no font of the simulator (nearest: {match.font}, likeness "
-            f"{match.likeness:.2f}); its shape is learned from the images alone: look at "
+            f"{alphabet[k]!r} looks like no font of the simulator (nearest: {match.font}, "
+            f"similarity {match.likeness:.2f}); its glyph comes from the images alone: check "
             "calibrate/glyphs.png"
         )
