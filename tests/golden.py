@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from simgan_captcha.images import decode_grey
+from simgan_captcha.data.images import decode_grey
 from tests.drawing import encode_jpeg
 from tests.small_run import draw_captchas, pipeline, write_challenges
 
@@ -61,8 +61,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "scheme.width=96",
         "encoding=binary",
         "lines=average",
-        "generator=seed",
-        "reader.kind=seed",
+        "generator=original",
+        "reader.kind=original",
         "reader.images=refined",
         "adaptation.steps=0",
     ),

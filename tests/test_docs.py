@@ -11,12 +11,12 @@ import httpx
 import pytest
 import typer
 
-from simgan_captcha import connection
 from simgan_captcha.cli import app
-from simgan_captcha.images import MAX_BYTES, MAX_PIXELS
+from simgan_captcha.data.images import MAX_BYTES, MAX_PIXELS
 from simgan_captcha.puzzle import app as puzzle_app
 from simgan_captcha.puzzle import submission
 from simgan_captcha.puzzle.answers import answer
+from simgan_captcha.serving import connection
 from simgan_captcha.web import app as web_app
 from simgan_captcha.web import guard
 

@@ -18,8 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, spread_of
+from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
 from simgan_captcha.calibration.pose_fit import (
     POSE_UNIT,
     draw_characters,
@@ -29,7 +28,10 @@ from simgan_captcha.calibration.pose_fit import (
     near_characters,
     superfluous_characters,
 )
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.types import FloatImages, Floats
 
 SURE = 0.9
 """A character is learned from where the scout's probability is above this."""

@@ -17,7 +17,6 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
@@ -25,9 +24,9 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyph,
 )
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import Floats, Poses, moving
-
-Ids = npt.NDArray[np.int64]
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import moving
+from simgan_captcha.types import FloatImages, Floats, Ids
 
 _UNEXPLAINED = 3.0
 """Times the median misfit: a character that is drawn worse is not explained by its drawing."""

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import PLACED, Floats
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED
+from simgan_captcha.types import FloatImages, Floats
 
 _BATCH = 64
 _REACH = 0.3  # of the image's height: as far as a character hides its neighbours
