@@ -365,7 +365,7 @@ def train_network(
     fabric: Fabric,
     seed: int,
 ) -> nn.Module:
-    """The averaged network, as `reader.training.train_reader` trains the package's own."""
+    """The averaged network, as `recognizer.train.train_reader` trains the package's own."""
     torch.manual_seed(seed)
     model = network.build(architecture)
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)

@@ -57,17 +57,6 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [t for t in targets if not (source.parent / t).exists()] == []
 
 
-def test_architecture_names_every_module() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    package = ROOT / "src" / "simgan_captcha"
-    modules = [
-        path.relative_to(package)
-        for path in package.rglob("*.py")
-        if not path.name.startswith("__") and f"`{path.parent.name}/`" not in text
-    ]
-    assert [str(module) for module in modules if f"`{module.as_posix()}`" not in text] == []
-
-
 def test_the_hosts_script_of_the_puzzle_page_serves(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "puzzle.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)

@@ -164,7 +164,7 @@ def fit_glyphs(
         glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
         begin: (N, L, 9) where poses begin, if not where the scout told; images are settled if their
             letters are found near where it did.
-        moving: How many of `poses.POSE` do, from the first on: places alone, and characters have
+        moving: How many of `pose.POSE` do, from the first on: places alone, and characters have
             their glyphs' forms, or forms of their own, too, see `forms_differ`.
         epochs: Passes over the images.
         on_epoch: Called after each, with the mean misfit of its images.
@@ -250,7 +250,7 @@ def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
     Args:
         normalised: (N, 2, H, W) real images.
         fit: Of them, without forms.
-        moving: How many of `poses.POSE` may tell of their forms, from the first on.
+        moving: How many of `pose.POSE` may tell of their forms, from the first on.
     """
     images = np.flatnonzero(fit.kept.any(1))[:_FORMED]
     kept, poses = fit.kept[images], fit.poses

@@ -172,7 +172,7 @@ class _Search:
     unlike: float
     """Misfit of what is not explained, at least."""
     moving: int
-    """How many of `poses.POSE` do, from the first on."""
+    """How many of `pose.POSE` do, from the first on."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.

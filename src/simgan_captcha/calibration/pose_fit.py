@@ -35,7 +35,7 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     Args:
         glyphs: (K, G, G) coverage, 0 to 1.
         ids: (B, L) int64.
-        pose: (B, L, 9), see `poses.POSE`.
+        pose: (B, L, 9), see `pose.POSE`.
         height: H.
         width: W.
 
@@ -95,7 +95,7 @@ def character_misfits(
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn.
-        poses: (N, L, 9) where, see `poses.POSE`.
+        poses: (N, L, 9) where, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     misfits = np.zeros(ids.shape, np.float32)
@@ -122,7 +122,7 @@ def superfluous_characters(
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) what is drawn.
         present: (N, L) where a character stands.
-        poses: (N, L, 9) where, see `poses.POSE`.
+        poses: (N, L, 9) where, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     superfluous = np.zeros(ids.shape, np.bool_)
@@ -168,7 +168,7 @@ class PoseFit:
     """The best drawings found of N images."""
 
     poses: Floats
-    """(N, L, 9), see `poses.POSE`."""
+    """(N, L, 9), see `pose.POSE`."""
     missed: Floats
     """(N,) squared ink that they miss."""
     inked: Floats

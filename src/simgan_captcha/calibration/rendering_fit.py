@@ -74,7 +74,7 @@ class RenderingFit:
     """What was found."""
 
     values: Floats
-    """(6,) in the order of `calibration.RENDERING`."""
+    """(6,) in the order of `calibrated.RENDERING`."""
     errors: Floats
     """(6,) standard errors."""
     clutter: Floats

@@ -236,7 +236,7 @@ def plain_background(
     encoding: Literal["relative", "binary"] = "relative",
     removed_lines: int = 0,
 ) -> Background:
-    """Of images that show ink on black, see `scheme_images.ink_on_black`: nothing to estimate."""
+    """Of images that show ink on black, see `foreground.ink_on_black`: nothing to estimate."""
     black = np.zeros((height, width), np.uint8)
     return Background(black, black > 0, ink_level, encoding, removed_lines)
 

@@ -28,7 +28,7 @@ from simgan_captcha.errors import BatchError, UsageError
 MAX_REDIRECTS = 5
 
 OnBatch = Callable[[str, list[Any]], Awaitable[None]]
-"""Awaited with a batch's source and its images, see `challenge_batch.parse_batch`."""
+"""Awaited with a batch's source and its images, see `batch.parse_batch`."""
 OnFailure = Callable[[str, str, bytes], None]
 """Called with a batch's source, why it cannot be had, and the start of what came instead."""
 

@@ -3,7 +3,7 @@
 Stored images are encoded bytes. Decoded images are luma (the Y of a JPEG), ``uint8``, (H, W) or
 (N, H, W), 0 black to 255 white. Networks see ``float32`` (B, C, H, W) in [-1, 1].
 
-Luma alone is kept (but where images share no picture, see `scheme_images`) as a JPEG codes it
+Luma alone is kept (but where images share no picture, see `foreground`) as a JPEG codes it
 apart from colour: drawing in grey and encoding in grey gives the very luma that drawing in colour
 and encoding in colour would, in half the time.
 """

@@ -83,7 +83,7 @@ def ingest(
         location: A folder of files ``challenge-*`` or ``*.json``, or else of JPEG and PNG images;
             or an address, see `fetch.batch_urls`.
         store_folder: The captcha store to add to, made if missing.
-        scheme: That images must fit, see `scheme_images.check_scheme_image`.
+        scheme: That images must fit, see `foreground.check_scheme_image`.
         user: Puzzle user whose challenges are asked for; folders need none.
         batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL. Of
             images, a thousand are one.

@@ -42,7 +42,7 @@ def audit_figures(
     Args:
         run: The finished run's folder.
         recorded: Its ``run.json``.
-        diagnosis: What it says of itself, see `diagnosis.diagnose`.
+        diagnosis: What it says of itself, see `estimate.diagnose`.
         measured: By `audit.audit_run`.
         images: Drawn of each change.
         steps: That the reader learned on, of each.

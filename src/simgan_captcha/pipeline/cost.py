@@ -31,7 +31,7 @@ def verifies(config: RunConfig) -> bool:
 def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
     """Floating-point operations that the trainings of a run will take; a multiply-add is two.
 
-    Not those of known images that are read again, see `views`: nobody knows how many are doubtful.
+    Not those of known images that are read again, see `tta`: nobody knows how many are doubtful.
 
     Args:
         config: The run's.

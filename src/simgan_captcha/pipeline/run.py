@@ -76,7 +76,7 @@ def run_pipeline(
     Args:
         run: The run's folder, made if missing; what is finished in it is not done again.
         config: Decides everything but the images.
-        challenges: Folder or URL, see `download.ingest`.
+        challenges: Folder or URL, see `data.ingest.ingest`.
         user: Puzzle user whose challenges are asked for.
         seed: Decides every random draw.
         preset: Name of the configuration, to be recorded.

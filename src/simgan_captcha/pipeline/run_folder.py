@@ -64,7 +64,7 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def read_diagnosis(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself, see `diagnosis.diagnose`.
+    """What a finished run says of itself, see `estimate.diagnose`.
 
     Raises:
         RunError: The run is not finished, or its diagnosis is damaged.

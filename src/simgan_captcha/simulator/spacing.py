@@ -50,7 +50,7 @@ def wider_than_usual(widths: Floats, ids: npt.NDArray[np.int64], places: Floats)
     Args:
         widths: (K,) of glyphs.
         ids: (N, L) which letters.
-        places: (N, L, 9) in which forms, see `poses.POSE`.
+        places: (N, L, 9) in which forms, see `pose.POSE`.
     """
     return np.asarray(widths[ids] * widening(places) - widths.mean())
 

@@ -23,7 +23,7 @@ _REAL = 0
 
 
 class CaptchaSimulator(Protocol):
-    """What `Simulator`, `OriginalSimulator` and `reader.scout.PosedSimulator` share."""
+    """What `Simulator`, `OriginalSimulator` and `calibration.scout.PosedSimulator` share."""
 
     def batch(
         self, generator: np.random.Generator, count: int

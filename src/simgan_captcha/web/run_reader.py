@@ -59,7 +59,7 @@ class ImageRefusal(BaseModel):
 
 
 class RunReader:
-    """Reads with what `pipeline.load_run_reader` finds, loaded at the first image.
+    """Reads with what `pipeline.run.load_run_reader` finds, loaded at the first image.
 
     A run that was made anew since then is loaded anew. Images are read by one caller at a time.
     """
