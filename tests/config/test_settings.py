@@ -155,7 +155,7 @@ def test_a_value_has_nothing_below_it() -> None:
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="quick, cpu, paper, seed; got 'fast'"):
+    with pytest.raises(ConfigError, match="quick, cpu, paper, original; got 'fast'"):
         resolve_config("fast")
 
 
