@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from simgan_captcha.audit_page import PAGE
-from simgan_captcha.glyphs import open_font
-from simgan_captcha.readings import load_readings
-from simgan_captcha.report import REPORT
-from simgan_captcha.run_folder import JUDGEMENT, READINGS
-from simgan_captcha.scheme_file import load_scheme
+from simgan_captcha.evaluation.audit_page import PAGE
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
+from simgan_captcha.report.report import REPORT
+from simgan_captcha.scheme import load_scheme
+from simgan_captcha.simulator.glyphs import open_font
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS
 

@@ -10,20 +10,21 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 
-from simgan_captcha import learning
-from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
+from simgan_captcha.calibration.calibrate import glyph_sheet
+from simgan_captcha.calibration.scout import CalibrationSettings
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.final_readings import read_captchas
-from simgan_captcha.layout import LayoutSettings
-from simgan_captcha.learning import Learning
-from simgan_captcha.planning import KNOWN
-from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.reader.scout import CalibrationSettings
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS, read_diagnosis
-from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
-from simgan_captcha.stages import MANIFEST
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline import learning
+from simgan_captcha.pipeline.cost import KNOWN
+from simgan_captcha.pipeline.final_readings import read_captchas
+from simgan_captcha.pipeline.learning import Learning
+from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
+from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.layout import LayoutSettings
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
 from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges

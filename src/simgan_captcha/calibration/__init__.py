@@ -2,14 +2,14 @@
 
 The modules, in the order of the flow:
 
-- `poses`: classes and poses that the bootstrap recognizer (`reader.scout`) predicts.
+- `poses`: classes and poses that the bootstrap recognizer (`scout`) predicts.
 - `look`: one calibration round, from predictions to glyphs.
 - `sharing`: class balancing of the predictions.
 - `glyph_fit` and `pose_fit`: glyphs and exact poses, by gradient descent on the drawing error.
 - `lost_shapes`: recovery of glyphs that no font draws.
 - `font_match`: comparison of glyphs with known fonts.
-- `following`: the spacing model.
 - `rendering_fit`: ink, blur, codec and clutter, from image statistics.
-- `calibration`: the result, which the simulator draws from.
+- `calibrate`: the result, which the simulator draws from.
 - `summary`: the result for people.
+- `rescoring`: uncertain readings, decided by drawing.
 """

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import Floats
-from simgan_captcha.glyphs import GlyphBank
-from simgan_captcha.images import GreyImages
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.glyphs import GlyphBank
+from simgan_captcha.types import Floats, GreyImages
 
 UNLIKE = 0.9
 """Similarity above which a glyph never counts as unlike all fonts."""

@@ -18,8 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, spread_of
+from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
 from simgan_captcha.calibration.pose_fit import (
     POSE_UNIT,
     draw_characters,
@@ -29,7 +28,10 @@ from simgan_captcha.calibration.pose_fit import (
     near_characters,
     superfluous_characters,
 )
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.types import FloatImages, Floats
 
 SURE = 0.9
 """Least probability of a confident character, from which glyphs are learned."""
@@ -161,7 +163,7 @@ def fit_glyphs(
         glyphs: (K, G, G) initial glyphs; by default the mean images at the poses.
         begin: (N, L, 9) initial poses, by default the predictions. Convergence is measured from
             the predictions in both cases.
-        moving: Number of leading values of `poses.POSE` that are fitted: places only, or forms
+        moving: Number of leading values of `pose.POSE` that are fitted: places only, or forms
             too, see `forms_differ`.
         epochs: Passes over the images.
         on_epoch: Called after each pass with the mean error of its images.
@@ -247,7 +249,7 @@ def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
     Args:
         normalised: (N, 2, H, W) real images.
         fit: Fit of these images without forms.
-        moving: Number of leading values of `poses.POSE` that may vary.
+        moving: Number of leading values of `pose.POSE` that may vary.
     """
     images = np.flatnonzero(fit.kept.any(1))[:_FORMED]
     kept, poses = fit.kept[images], fit.poses

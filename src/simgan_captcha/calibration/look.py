@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ, renamed_glyphs
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Floats, Poses
+from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.sharing import share_out
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
+from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.types import FloatImages, Floats
 
 
 def find_shapes(

@@ -16,7 +16,6 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
@@ -24,9 +23,9 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyph,
 )
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import Floats, Poses, moving
-
-Ids = npt.NDArray[np.int64]
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import moving
+from simgan_captcha.types import FloatImages, Floats, Ids
 
 _UNEXPLAINED = 3.0
 """Multiple of the median error above which a character is not explained by its glyph."""
@@ -171,7 +170,7 @@ class _Search:
     unlike: float
     """Least error of an unexplained character."""
     moving: int
-    """Number of leading values of `poses.POSE` that are fitted."""
+    """Number of leading values of `pose.POSE` that are fitted."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
         """The common shape (G, G) of most of these characters (M, 2), as k-means with one centre.

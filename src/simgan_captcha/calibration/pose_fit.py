@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import PLACED, Floats
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED
+from simgan_captcha.types import FloatImages, Floats
 
 _BATCH = 64
 _REACH = 0.3  # radius in image heights in which a character can hide its neighbours
@@ -45,7 +45,7 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     Args:
         glyphs: (K, G, G) coverage, 0 to 1.
         ids: (B, L) int64.
-        pose: (B, L, 9), see `poses.POSE`.
+        pose: (B, L, 9), see `pose.POSE`.
         height: H.
         width: W.
 
@@ -105,7 +105,7 @@ def character_misfits(
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) classes to draw.
-        poses: (N, L, 9) poses, see `poses.POSE`.
+        poses: (N, L, 9) poses, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     misfits = np.zeros(ids.shape, np.float32)
@@ -132,7 +132,7 @@ def superfluous_characters(
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
         ids: (N, L) classes to draw.
         present: (N, L) mask of slots with a character.
-        poses: (N, L, 9) poses, see `poses.POSE`.
+        poses: (N, L, 9) poses, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     superfluous = np.zeros(ids.shape, np.bool_)
@@ -178,7 +178,7 @@ class PoseFit:
     """The best drawings of N images."""
 
     poses: Floats
-    """(N, L, 9), see `poses.POSE`."""
+    """(N, L, 9), see `pose.POSE`."""
     missed: Floats
     """(N,) sum of squared errors."""
     inked: Floats

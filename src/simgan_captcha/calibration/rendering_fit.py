@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import RENDERING, UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.calibration.poses import Floats
-from simgan_captcha.clutter import (
+from simgan_captcha.data.background import Background
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
+from simgan_captcha.simulator.clutter import (
     CLUTTER,
     DOTS,
     LINES,
@@ -29,11 +29,8 @@ from simgan_captcha.clutter import (
     clutter_like,
     middle_of,
 )
-from simgan_captcha.images import GreyImages
-from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
-
-Doubles = npt.NDArray[np.float64]
+from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.types import Doubles, Floats, GreyImages
 
 _CLUTTER = ClutterSettings()
 
@@ -76,7 +73,7 @@ class RenderingFit:
     """The fitted values and their errors."""
 
     values: Floats
-    """(6,) in the order of `calibration.RENDERING`."""
+    """(6,) in the order of `calibrated.RENDERING`."""
     errors: Floats
     """(6,) standard errors."""
     clutter: Floats

@@ -18,12 +18,10 @@ Shapes: N images, L characters, K classes, M characters of all images.
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from simgan_captcha.calibration.glyph_fit import enough_examples
 from simgan_captcha.calibration.poses import Poses
-
-Doubles = npt.NDArray[np.float64]
+from simgan_captcha.types import Doubles
 
 _LEAST = 1e-30
 """Least probability, so that nearly impossible classes keep an order."""

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.calibration.calibration import RENDERING, Calibration
 from simgan_captcha.calibration.font_match import Estimate, FontMatches, match_fonts
 from simgan_captcha.calibration.glyph_fit import GlyphFit
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats
 from simgan_captcha.calibration.rendering_fit import RenderingFit
-from simgan_captcha.clutter import CLUTTER
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.clutter import CLUTTER
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.types import Floats
 
 _MIDDLE = (0.01, 0.99)
 _RESAMPLES = 200
