@@ -23,14 +23,14 @@ from real_captchas import RealCaptchas, figures, finish_run, judge_reader, load_
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.background import Background
-from simgan_captcha.checkpoint import load_weights
-from simgan_captcha.config import RunConfig, resolve_config
-from simgan_captcha.planning import planned_training_flops, reader_architecture
-from simgan_captcha.progress import StageProgress
-from simgan_captcha.reader.network import build_reader
-from simgan_captcha.reader.reading import load_reader, save_reader
-from simgan_captcha.reader.training import CHECKPOINT
+from simgan_captcha.config.settings import RunConfig, resolve_config
+from simgan_captcha.data.background import Background
+from simgan_captcha.pipeline.cost import planned_training_flops, reader_architecture
+from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.recognizer.decode import load_reader, save_reader
+from simgan_captcha.recognizer.network import build_reader
+from simgan_captcha.recognizer.train import CHECKPOINT
+from simgan_captcha.training.checkpoint import load_weights
 
 AVERAGED = {"read": "average", "adapt": "teacher"}
 """Stages that train the reader, and what their checkpoints call the weights that are kept."""

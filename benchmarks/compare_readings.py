@@ -13,8 +13,8 @@ from pathlib import Path
 from record import RESULTS, manifests, provenance, training_flops
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_run
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_run
 
 
 def main() -> None:

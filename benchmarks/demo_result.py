@@ -12,7 +12,7 @@ from pathlib import Path
 from record import RESULTS, manifests, provenance, training_flops
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.run_folder import VERDICT, read_run
+from simgan_captcha.pipeline.run_folder import VERDICT, read_run
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ from typing import Any
 
 from record import RESULTS, manifests, provenance, training_flops, write_result
 
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import JUDGEMENT, READINGS, read_diagnosis
-from simgan_captcha.scheme_file import load_scheme
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_diagnosis
+from simgan_captcha.scheme import load_scheme
 
 GENERATORS = Path(__file__).parent / "generators"
 _NO_O = "".join(c for c in digits + ascii_letters if c not in "0o1iIlO")

@@ -30,16 +30,16 @@ from real_captchas import finish_run, load_real, rename, run_config, run_fabric
 from record import RESULTS, manifests, provenance, write_result
 from torch import Tensor
 
-from simgan_captcha.background import Background
-from simgan_captcha.config import resolve_config
+from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
+from simgan_captcha.config.settings import resolve_config
+from simgan_captcha.data.background import Background
 from simgan_captcha.errors import UsageError
-from simgan_captcha.planning import reader_architecture
-from simgan_captcha.reader.network import build_reader
-from simgan_captcha.reader.scout import PosedSimulator, scout_objective
-from simgan_captcha.reader.training import MEMORY_FORMAT, in_memory_format, take_step
+from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.recognizer.network import build_reader
+from simgan_captcha.recognizer.train import MEMORY_FORMAT, in_memory_format, take_step
 from simgan_captcha.simgan import SimGANSettings, train_refiner
-from simgan_captcha.simulator import Simulator
-from simgan_captcha.streams import real_batches, synthetic_batches
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import real_batches, synthetic_batches
 
 _STREAM = 80  # of synthetic batches; a run's own have other numbers
 _PEAKS = {

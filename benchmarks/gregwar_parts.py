@@ -16,10 +16,10 @@ from typing import Any
 from families import GENERATORS
 from record import RESULTS, provenance, training_flops, write_result
 
-from simgan_captcha.intervals import wilson_interval
-from simgan_captcha.pipeline import load_run_reader
-from simgan_captcha.reader.image_reader import ImageReader
-from simgan_captcha.reader.reading import recogniser
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.inference.reader import ImageReader
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.recognizer.decode import recogniser
 
 SETS = {
     "as they are": "",

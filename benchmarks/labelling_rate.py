@@ -18,11 +18,11 @@ from statistics import median
 
 from record import RESULTS, provenance, write_result
 
-from simgan_captcha.learning import load_images
-from simgan_captcha.pipeline import load_run_reader
-from simgan_captcha.reader.exporting import COMPARED, export_reader
-from simgan_captcha.stages import core_count
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.atomic import core_count
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.pipeline.learning import load_images
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.recognizer.export import COMPARED, export_reader
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from real_captchas import figures, finish_run, judge_stage, load_real, rename
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
-from simgan_captcha.config import resolve_config
-from simgan_captcha.intervals import wilson_interval
-from simgan_captcha.judge import Judgement
+from simgan_captcha.config.settings import resolve_config
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.evaluation.judge import Judgement
 
 DRAWN_AS_IN_REAL_IMAGES = {
     # Its glyph encloses two counters, a single-storey g one.

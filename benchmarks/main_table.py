@@ -23,8 +23,8 @@ from real_captchas import (
 )
 from record import RESULTS, manifests, provenance, training_flops, with_interval, write_result
 
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS, read_diagnosis
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 
 
 def main() -> None:

@@ -39,20 +39,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.learning import CALIBRATION
-from simgan_captcha.reader.counting import Counting, counting_loss
-from simgan_captcha.reader.network import (
+from simgan_captcha.calibration.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
+from simgan_captcha.data.background import Background
+from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.pipeline.learning import CALIBRATION
+from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.recognizer.counting import Counting, counting_loss
+from simgan_captcha.recognizer.decode import BATCH
+from simgan_captcha.recognizer.network import (
     ATTENTION_HEADS,
     AttentionReader,
     ReaderArchitecture,
     ScoutOutput,
-    SeedReader,
 )
-from simgan_captcha.reader.reading import BATCH
-from simgan_captcha.reader.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
-from simgan_captcha.reader.training import (
+from simgan_captcha.recognizer.train import (
     LabelledStream,
     Objective,
     ReaderSettings,
@@ -61,10 +61,10 @@ from simgan_captcha.reader.training import (
     take_step,
     update_average,
 )
-from simgan_captcha.run_folder import read_run
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator
-from simgan_captcha.streams import CaptchaSimulator, synthetic_batches
+from simgan_captcha.simulator.calibrated import Calibration
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import CaptchaSimulator, synthetic_batches
 
 PLACED = "placed"
 _STREAM = 50  # of synthetic batches; a run's own have other numbers
@@ -235,7 +235,9 @@ NETWORKS = {
     "flattened": Network(FlattenedReader),
     "ctc": Network(ColumnReader, objective=column_objective, decode=likeliest_path),
     "decoder": Network(DecoderReader),
-    "seed": Network(SeedReader, placed=False),
+    "original": Network(
+        lambda a: OriginalReader(a.height, a.width, a.length, a.classes), placed=False
+    ),
 }
 
 
@@ -363,7 +365,7 @@ def train_network(
     fabric: Fabric,
     seed: int,
 ) -> nn.Module:
-    """The averaged network, as `reader.training.train_reader` trains the package's own."""
+    """The averaged network, as `recognizer.train.train_reader` trains the package's own."""
     torch.manual_seed(seed)
     model = network.build(architecture)
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)

@@ -29,14 +29,14 @@ import numpy as np
 from real_captchas import figures, load_real, run_config, split
 from record import RESULTS, provenance, write_result
 
-from simgan_captcha.background import Background
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.images import decode_grey
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.images import decode_grey
-from simgan_captcha.learning import load_images
-from simgan_captcha.pipeline import load_run_reader
-from simgan_captcha.reader.exporting import COMPARED, export_reader
-from simgan_captcha.reader.network import ReaderArchitecture, SeedReader
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.pipeline.learning import load_images
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.recognizer.export import COMPARED, export_reader
 
 OURS, OF_2017 = "ours", "the 2017 network, untrained"
 REFERENCES = {"times_ddddocr": "ddddocr", "times_2017": OF_2017}
@@ -170,10 +170,10 @@ def export_all(run: Path, work: Path) -> str | None:
     scheme = config.scheme
     _, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     export_reader(work / f"{OURS}.onnx", reader, background, scheme, images[:COMPARED])
-    seeds = SeedReader(
-        ReaderArchitecture(scheme.height, scheme.width, scheme.length, len(scheme.alphabet))
+    of_2017 = OriginalReader(
+        scheme.height, scheme.width, scheme.length, len(scheme.alphabet)
     ).eval()
-    export_reader(work / f"{OF_2017}.onnx", seeds, background, scheme, images[:20])
+    export_reader(work / f"{OF_2017}.onnx", of_2017, background, scheme, images[:20])
     try:
         export_reader(
             work / f"{OURS}, int8.onnx", reader, background, scheme, images[:COMPARED], int8=True

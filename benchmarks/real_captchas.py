@@ -21,23 +21,22 @@ from lightning_fabric import Fabric
 from record import manifests
 from torch import Tensor, nn
 
-from simgan_captcha.atomic import write_json
-from simgan_captcha.background import Background
-from simgan_captcha.config import RunConfig, load_config, resolve_config
+from simgan_captcha.atomic import core_count, write_json
+from simgan_captcha.calibration.scout import without_pose
+from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
-from simgan_captcha.images import GreyImages
-from simgan_captcha.judge import Judgement, judge, puzzle_truth
-from simgan_captcha.learning import READER, load_images
-from simgan_captcha.pipeline import run_pipeline
-from simgan_captcha.progress import StageProgress
-from simgan_captcha.reader.augmentation import AugmentationSettings, augment
-from simgan_captcha.reader.reading import load_reader, read_images
-from simgan_captcha.reader.scout import without_pose
-from simgan_captcha.reader.training import LabelledStream
-from simgan_captcha.run_folder import read_run
+from simgan_captcha.evaluation.judge import Judgement, judge, puzzle_truth
+from simgan_captcha.pipeline.learning import READER, load_images
+from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.run import run_pipeline
+from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.recognizer.decode import load_reader, read_images
+from simgan_captcha.recognizer.train import LabelledStream
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.stages import core_count
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.types import GreyImages
 
 NAMES = "names.json"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
-from simgan_captcha.report_inputs import STAGES
-from simgan_captcha.stages import MANIFEST, machine, versions
+from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
+from simgan_captcha.report.inputs import STAGES
 
 RESULTS = Path(__file__).parent / "results"
 """Where full runs write; a try-out names another folder."""

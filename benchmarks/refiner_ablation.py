@@ -1,4 +1,4 @@
-"""What the refiner adds: to the seed's crude simulator and to the calibrated one.
+"""What the refiner adds: to the original's crude simulator and to the calibrated one.
 
     python benchmarks/refiner_ablation.py WORK --challenges ../shared/data/hackmit2017/challenges
 
@@ -36,22 +36,16 @@ from record import RESULTS, manifests, provenance, training_flops, write_result
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.config import RunConfig
-from simgan_captcha.learning import CALIBRATION, READER
-from simgan_captcha.planning import calibrates
-from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.run_folder import read_run
-from simgan_captcha.seed_simulator import SeedSimulator
-from simgan_captcha.simgan import (
-    REAL,
-    REFINED,
-    Discriminator,
-    load_refiner,
-    local_adversarial_loss,
-)
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.data.background import Background
+from simgan_captcha.original.simulator import OriginalSimulator
+from simgan_captcha.pipeline.cost import calibrates
+from simgan_captcha.pipeline.learning import CALIBRATION, READER
+from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.simgan import REAL, REFINED, Discriminator, load_refiner, local_adversarial_loss
+from simgan_captcha.simulator.calibrated import Calibration
+from simgan_captcha.simulator.simulator import Simulator
 
 PRESET = "quick"
 _STREAM = 60  # of synthetic images to measure with; a run's own have other numbers
@@ -60,8 +54,8 @@ _STREAM = 60  # of synthetic images to measure with; a run's own have other numb
 _STEPS = ("reader.steps=500", "adaptation.steps=150", "adaptation.longest=1")
 SIMULATORS = {
     # Binary, one font, no JPEG: as the 2017 project drew, read by our net.
-    "seed": [
-        "generator=seed",
+    "original": [
+        "generator=original",
         "calibrate=false",
         "encoding=binary",
         "lines=average",
@@ -253,9 +247,9 @@ def synthetic_images(
     run: Path, config: RunConfig, background: Background, count: int, seed: int
 ) -> Tensor:
     """(N, 2, H, W) as readers see them, drawn as the run's simulator does."""
-    simulator: Simulator | SeedSimulator
-    if config.generator == "seed":
-        simulator = SeedSimulator(config.scheme, config.seed_simulator, background)
+    simulator: Simulator | OriginalSimulator
+    if config.generator == "original":
+        simulator = OriginalSimulator(config.scheme, config.original_simulator, background)
     else:
         calibration = (
             Calibration.load(run / "calibrate" / CALIBRATION) if calibrates(config) else None

@@ -28,14 +28,14 @@ from real_captchas import RealCaptchas, run_config, run_fabric
 from record import RESULTS, provenance, with_interval, write_result
 from torch import Tensor
 
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.learning import CALIBRATION, load_images
-from simgan_captcha.reader.network import ReaderArchitecture
-from simgan_captcha.reader.scout import PosedSimulator
-from simgan_captcha.simulator import Simulator
-from simgan_captcha.store import CaptchaStore
-from simgan_captcha.streams import synthetic_batches
+from simgan_captcha.calibration.scout import PosedSimulator
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.pipeline.learning import CALIBRATION, load_images
+from simgan_captcha.recognizer.network import ReaderArchitecture
+from simgan_captcha.simulator.calibrated import Calibration
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import synthetic_batches
 
 _STREAM = 60  # of synthetic batches; a run's own have other numbers
 

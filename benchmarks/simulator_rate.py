@@ -1,4 +1,4 @@
-"""How many images a second one core draws: our simulator, JPEG included, against the seed's.
+"""How many images a second one core draws: our simulator, JPEG included, against the original's.
 
     python benchmarks/simulator_rate.py --run RUN
 
@@ -18,18 +18,20 @@ import numpy as np
 from real_captchas import run_config
 from record import RESULTS, provenance, write_result
 
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.learning import CALIBRATION
-from simgan_captcha.seed_simulator import SeedSimulator
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.data.background import Background
+from simgan_captcha.original.simulator import OriginalSimulator
+from simgan_captcha.pipeline.learning import CALIBRATION
+from simgan_captcha.simulator.calibrated import Calibration
+from simgan_captcha.simulator.simulator import Simulator
 
 SEED = 1
 OF_2017 = "the 2017 project's"
 REPEATS = 5
 
 
-def rate(simulator: Simulator | SeedSimulator, generator: np.random.Generator, count: int) -> float:
+def rate(
+    simulator: Simulator | OriginalSimulator, generator: np.random.Generator, count: int
+) -> float:
     """Images a second of CPU time."""
     started = time.process_time()
     simulator.batch(generator, count)
@@ -46,8 +48,8 @@ def main() -> None:
     run, config = options.run, run_config(options.run)
     background = Background.load(run / "background" / "background.npz")
     calibration = Calibration.load(run / "calibrate" / CALIBRATION)
-    seeds = SeedSimulator(config.scheme, config.seed_simulator, background)
-    generators: dict[str, tuple[Simulator | SeedSimulator, int]] = {
+    seeds = OriginalSimulator(config.scheme, config.original_simulator, background)
+    generators: dict[str, tuple[Simulator | OriginalSimulator, int]] = {
         "open fonts": (Simulator(config.scheme, config.simulator, background), 2500),
         "calibrated": (Simulator(config.scheme, config.simulator, background, calibration), 2500),
         OF_2017: (seeds, 250),

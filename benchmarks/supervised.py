@@ -23,14 +23,14 @@ from real_captchas import (
 )
 from record import RESULTS, provenance, training_flops, with_interval, write_result
 
-from simgan_captcha.background import Background
-from simgan_captcha.learning import READER
-from simgan_captcha.planning import brief_settings
-from simgan_captcha.progress import StageProgress
-from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.reader.training import count_flops, train_reader
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.data.background import Background
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.cost import brief_settings
+from simgan_captcha.pipeline.learning import READER
+from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.recognizer.train import count_flops, train_reader
 
 
 def main() -> None:

@@ -27,20 +27,20 @@ from real_captchas import run_config, run_fabric
 from record import RESULTS, manifests, provenance, write_result
 from torch import Tensor
 
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import Calibration
-from simgan_captcha.learning import CALIBRATION
-from simgan_captcha.planning import reader_architecture, reads_poses
-from simgan_captcha.reader.scout import PosedSimulator, scout_objective
-from simgan_captcha.reader.training import (
+from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
+from simgan_captcha.data.background import Background
+from simgan_captcha.pipeline.cost import reader_architecture, reads_poses
+from simgan_captcha.pipeline.learning import CALIBRATION
+from simgan_captcha.recognizer.train import (
     LabelledStream,
     character_objective,
     count_flops,
     train_reader,
 )
-from simgan_captcha.report_inputs import STAGES
-from simgan_captcha.simulator import Simulator
-from simgan_captcha.streams import synthetic_batches
+from simgan_captcha.report.inputs import STAGES
+from simgan_captcha.simulator.calibrated import Calibration
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import synthetic_batches
 
 _STREAM = 70  # of synthetic batches; a run's own have other numbers
 _CONVOLUTIONS = ((64, 32, 32), (64, 64, 32), (64, 64, 16), (64, 128, 16), (128, 48, 25))

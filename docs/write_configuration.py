@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from simgan_captcha.config import PRESETS, RunConfig
+from simgan_captcha.config.settings import PRESETS, RunConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 

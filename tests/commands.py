@@ -9,8 +9,8 @@ from typing import Any
 from typer.testing import CliRunner
 
 from simgan_captcha.cli import app
-from simgan_captcha.config import resolve_config
-from simgan_captcha.run_folder import record_run
+from simgan_captcha.config.settings import resolve_config
+from simgan_captcha.pipeline.run_folder import record_run
 
 COMMAND = [sys.executable, "-m", "simgan_captcha"]
 

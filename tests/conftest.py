@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from simgan_captcha import HACKMIT_2017
-from simgan_captcha.challenge_batch import parse_batch, unpack_batch
-from simgan_captcha.images import GreyImages, decode_grey
-from tests.misbehaving_server import MisbehavingServer
+from simgan_captcha.data.batch import parse_batch, unpack_batch
+from simgan_captcha.data.images import decode_grey
+from simgan_captcha.types import GreyImages
+from tests.data.misbehaving_server import MisbehavingServer
 
 # A shell's background job, as the tests may be, has its Ctrl-C ignored, and every process a test
 # starts would inherit that. A handler of our own is not inherited: children begin with the default.
@@ -48,6 +49,6 @@ def real_images(real_batches: Path) -> GreyImages:
 
 @pytest.fixture
 def server() -> Iterator[MisbehavingServer]:
-    """Answers as it is told to; see `tests.misbehaving_server`."""
+    """Answers as it is told to; see `tests.data.misbehaving_server`."""
     with MisbehavingServer() as running:
         yield running

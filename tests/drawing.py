@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from simgan_captcha.background import Background
-from simgan_captcha.images import GreyImages
+from simgan_captcha.data.background import Background
+from simgan_captcha.types import GreyImages
 
 LINES = ((5, 10, 90, 14), (10, 8, 92, 44), (3, 30, 80, 46), (20, 40, 95, 5))
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from simgan_captcha.background import Background
-from simgan_captcha.config import RunConfig, resolve_config
-from simgan_captcha.pipeline import run_pipeline
-from simgan_captcha.progress import StageProgress
-from simgan_captcha.readings import Reading, load_readings
+from simgan_captcha.config.settings import RunConfig, resolve_config
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.run import run_pipeline
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
 from tests.drawing import encode_jpeg
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=48, height=24)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from simgan_captcha.images import GreyImages
-from simgan_captcha.reader.image_reader import ImageReader
-from simgan_captcha.readings import Reading, save_readings
-from simgan_captcha.run_folder import READINGS
+from simgan_captcha.inference.reader import ImageReader
+from simgan_captcha.inference.readings import Reading, save_readings
+from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.types import GreyImages
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -1,4 +1,4 @@
-"""docs/your-own-captcha.md, followed to the letter; only trainings are made small."""
+"""Follow docs/guide.md command by command, with shorter training."""
 
 import re
 import shlex
@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from simgan_captcha.audit_page import PAGE
-from simgan_captcha.glyphs import open_font
-from simgan_captcha.readings import load_readings
-from simgan_captcha.report import REPORT
-from simgan_captcha.run_folder import JUDGEMENT, READINGS
-from simgan_captcha.scheme_file import load_scheme
+from simgan_captcha.evaluation.audit_page import PAGE
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
+from simgan_captcha.report.report import REPORT
+from simgan_captcha.scheme import load_scheme
+from simgan_captcha.simulator.glyphs import open_font
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS
 
-GUIDE = Path(__file__).parents[1] / "docs" / "your-own-captcha.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 TRAINING = ("simgan.", "reader.", "adaptation.", "witness_steps", "precision", "threads", "workers")
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
 def commands() -> list[list[str]]:
-    """The guide's, in its order, without their first word."""
+    """The guide's, in its order, without "simgan-captcha"."""
     blocks = re.findall(r"^```\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]

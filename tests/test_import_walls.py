@@ -13,13 +13,13 @@ PACKAGE = ROOT / "src" / "simgan_captcha"
 
 # What may know the truth, or shows it once somebody has judged.
 KNOWING = {
-    "judge.py",
-    "cli.py",
-    "report.py",
-    "report_inputs.py",
-    "report_judged.py",
-    "charts.py",
-    "run_folder.py",
+    "cli/commands.py",
+    "evaluation/judge.py",
+    "pipeline/run_folder.py",
+    "report/charts.py",
+    "report/inputs.py",
+    "report/judged.py",
+    "report/report.py",
 }
 
 
@@ -41,24 +41,44 @@ def lint_imports(folder: Path) -> dict[str, str]:
     ("module", "violation", "contract"),
     [
         ("simgan/planted.py", "from simgan_captcha import scheme", "simgan/ knows nothing"),
-        ("simgan/planted.py", "import simgan_captcha.reader.network", "simgan/ knows nothing"),
+        ("simgan/planted.py", "import simgan_captcha.recognizer.network", "simgan/ knows nothing"),
+        ("simgan/planted.py", "import simgan_captcha.training.streams", "simgan/ knows nothing"),
         ("simgan/planted.py", "import simgan_captcha.puzzle.answers", "nothing that learns"),
         (
-            "reader/planted.py",
+            "recognizer/planted.py",
             "from simgan_captcha.puzzle.answers import answer",
             "nothing that learns",
         ),
         (
             # Late and by a detour, as one would in a hurry.
-            "streams.py",
-            "def late():\n    from simgan_captcha.judge import puzzle_truth",
+            "training/streams.py",
+            "def late():\n    from simgan_captcha.evaluation.judge import puzzle_truth",
             "nothing that learns",
         ),
-        ("calibration/summary.py", "import simgan_captcha.judge", "nothing that learns"),
-        ("reader/planted.py", "import simgan_captcha.web.corrections", "nothing that learns"),
-        ("final_readings.py", "import simgan_captcha.web.app", "nothing that learns"),
+        (
+            "calibration/summary.py",
+            "import simgan_captcha.evaluation.judge",
+            "nothing that learns",
+        ),
+        (
+            "recognizer/planted.py",
+            "import simgan_captcha.web.corrections",
+            "nothing that learns",
+        ),
+        ("pipeline/final_readings.py", "import simgan_captcha.web.app", "nothing that learns"),
+        ("evaluation/audit.py", "import simgan_captcha.evaluation.judge", "nothing that learns"),
         ("web/planted.py", "import simgan_captcha.puzzle.answers", "the page in the browser"),
-        ("puzzle/planted.py", "import simgan_captcha.simulator", "the puzzle never gets"),
+        ("web/planted.py", "import simgan_captcha.puzzle.answers", "only judging"),
+        (
+            "puzzle/planted.py",
+            "import simgan_captcha.simulator.glyphs",
+            "the puzzle never gets",
+        ),
+        ("inference/planted.py", "import torch", "inference imports no torch"),
+        # Upwards, and sideways.
+        ("data/planted.py", "import simgan_captcha.simulator.glyphs", "rooms import only"),
+        ("recognizer/planted.py", "import simgan_captcha.simgan", "rooms import only"),
+        ("simulator/planted.py", "import simgan_captcha.calibration.poses", "rooms import only"),
     ],
 )
 def test_a_planted_violation_breaks_its_contract(
@@ -83,21 +103,35 @@ def test_nothing_that_learns_names_the_answer_rule() -> None:
     learning = [
         path
         for path in PACKAGE.rglob("*.py")
-        if path.name not in KNOWING and path.parent.name != "puzzle"
+        if path.relative_to(PACKAGE).as_posix() not in KNOWING and path.parent.name != "puzzle"
     ]
-    assert {path.name for path in learning} >= {
-        "pipeline.py",
-        "calibration.py",
-        "training.py",
-        "adaptation.py",
-        "streams.py",
+    assert {path.relative_to(PACKAGE).as_posix() for path in learning} >= {
+        "pipeline/run.py",
+        "calibration/calibrate.py",
+        "recognizer/train.py",
+        "recognizer/adapt.py",
+        "training/streams.py",
     }
     for path in learning:
         text = path.read_text("utf-8")
         for forbidden in ("puzzle.answers", "import_module", "__import__", "md5", "judgement.json"):
             assert forbidden not in text, f"{path} holds {forbidden}"
         assert not re.search(r"import .*\b(puzzle|judge|answers)\b", text), path
-        assert not re.search(r"from simgan_captcha\.(puzzle|judge)\b", text), path
+        assert not re.search(r"from simgan_captcha\.(puzzle|evaluation\.judge)\b", text), path
+
+
+def test_a_room_that_no_layer_names_is_found(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "simgan_captcha")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "simgan_captcha" / "planted.py").touch()
+    assert lint_imports(tmp_path)["rooms import only from the floors below"] == "BROKEN"
+
+
+def test_no_room_holds_more_than_twelve_entries() -> None:
+    for room in PACKAGE.iterdir():
+        if room.is_dir() and room.name != "__pycache__":
+            entries = {path.name for path in room.iterdir()} - {"__init__.py", "__pycache__"}
+            assert len(entries) <= 12, (room.name, sorted(entries))
 
 
 def test_nothing_but_the_page_names_where_corrections_are_kept() -> None:
@@ -112,6 +146,6 @@ def test_nothing_but_the_page_names_where_corrections_are_kept() -> None:
 
 def test_the_page_never_names_the_answer_rule() -> None:
     for path in (PACKAGE / "web").glob("*.py"):
-        assert not re.search(r"from simgan_captcha\.(puzzle|judge)\b", path.read_text("utf-8")), (
-            path
-        )
+        assert not re.search(
+            r"from simgan_captcha\.(puzzle|evaluation\.judge)\b", path.read_text("utf-8")
+        ), path

@@ -1,12 +1,15 @@
 """What a person knows of a captcha family by looking at it, and text <-> class ids."""
 
-from collections.abc import Iterable
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from string import ascii_lowercase, digits
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from simgan_captcha.errors import SchemeError
+from simgan_captcha.errors import ConfigError, SchemeError
 
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
@@ -143,3 +146,49 @@ class Scheme(BaseModel):
 
 HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)
 """The HackMIT 2017 puzzle: four of a-z0-9 on 100x50 pixels."""
+
+
+def load_scheme(path: Path) -> Scheme:
+    """The scheme of a file.
+
+    Raises:
+        ConfigError: No such file, no TOML, an unknown key (the nearest right one is named), or a
+            value that is missing or out of its range.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.loads(file.read(_MAX_BYTES).decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"expected a scheme at {path}, found none; write one with simgan-captcha init "
+            f"FOLDER {path}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"expected TOML at {path}, got {error}") from None
+    try:
+        return check_scheme(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; correct the file") from None
+
+
+def check_scheme(values: Mapping[str, Any]) -> Scheme:
+    """A scheme of plain values.
+
+    Raises:
+        ConfigError: An unknown key (the nearest right one is named), or a value that is missing or
+            out of its range.
+    """
+    known = list(Scheme.model_fields)
+    for key in values.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"expected a known key, got {key!r}; {hint}")
+    try:
+        return Scheme(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {message}") from None
+
+
+_MAX_BYTES = 1_000_000

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from font_lato import font_files
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.calibration.glyph_fit import glyph_side
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
-from simgan_captcha.images import GreyImages
+from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE, UNKNOWN_CLUTTER, Calibration
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.types import FloatImages, Floats, GreyImages
 from tests.drawing import plain, striped
 
 STRANGER = font_files["LatoBlack"]

@@ -10,22 +10,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simgan_captcha.calibration.calibration import (
-    FEWEST_CHARACTERS,
-    GLYPH_SCALE,
-    RENDERING,
-    UNKNOWN_CLUTTER,
-    Calibration,
-    calibrate,
-    glyph_sheet,
-)
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
+from simgan_captcha.calibration.calibrate import FEWEST_CHARACTERS, calibrate, glyph_sheet
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.scout import PosedSimulator
 from simgan_captcha.errors import RunError
-from simgan_captcha.glyphs import GlyphBank
-from simgan_captcha.reader.scout import PosedSimulator
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator
-from simgan_captcha.streams import synthetic_batches
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE, RENDERING, UNKNOWN_CLUTTER, Calibration
+from simgan_captcha.simulator.glyphs import GlyphBank
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import synthetic_batches
+from simgan_captcha.types import Floats
 from tests.calibration.scene import (
     DONORS,
     LETTERS,

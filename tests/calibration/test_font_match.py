@@ -6,14 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from simgan_captcha.calibration.font_match import (
-    FontMatches,
-    match_fonts,
-    misnamed_shapes,
-)
-from simgan_captcha.glyphs import DEFAULT_FONTS
-from simgan_captcha.images import GreyImages
+from simgan_captcha.calibration.font_match import FontMatches, match_fonts, misnamed_shapes
 from simgan_captcha.scheme import HACKMIT_2017
+from simgan_captcha.simulator.glyphs import DEFAULT_FONTS
+from simgan_captcha.types import GreyImages
 from tests.calibration.scene import LETTERS, SIDE, STRANGER, font_glyphs
 
 SIZES = (20, 26)

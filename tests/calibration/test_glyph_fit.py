@@ -5,8 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, calibrate
+from simgan_captcha.calibration.calibrate import FORMS_ALIKE, calibrate
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
@@ -19,10 +18,13 @@ from simgan_captcha.calibration.glyph_fit import (
     without_haze,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Poses
+from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.types import FloatImages
 from tests.calibration.scene import (
     LETTERS,
     SIDE,

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.glyph_fit import GlyphFit
 from simgan_captcha.calibration.look import find_shapes
-from simgan_captcha.calibration.poses import POSE, Poses
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import POSE
+from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.types import FloatImages
 from tests.calibration.scene import LETTERS, disturbed, first_of, many_sizes, scene
 
 FONTS = SimulatorSettings(fonts=("stix-bold", "roboto-black", "dejavu-sans-bold"), size=(20, 26))

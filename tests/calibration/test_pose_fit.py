@@ -7,16 +7,17 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import calibrate
+from simgan_captcha.calibration.calibrate import calibrate
 from simgan_captcha.calibration.pose_fit import (
     PoseFit,
     draw_characters,
     fit_poses,
     superfluous_characters,
 )
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
-from simgan_captcha.simulator import Simulator
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.types import FloatImages, Floats
 from tests.calibration.scene import (
     LETTERS,
     SIZE,

@@ -3,7 +3,8 @@
 import numpy as np
 
 from simgan_captcha.calibration.glyph_fit import renamed_glyphs
-from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Poses, moving
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT, moving
 
 
 def told(*rows: tuple[float, ...]) -> Poses:

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 
 from simgan_captcha.calibration import rendering_fit
-from simgan_captcha.calibration.calibration import RENDERING, Calibration
 from simgan_captcha.calibration.rendering_fit import (
     IMAGES,
     RenderingFit,
@@ -17,10 +16,11 @@ from simgan_captcha.calibration.rendering_fit import (
     image_moments,
     start_rendering,
 )
-from simgan_captcha.clutter import CLUTTER, ClutterSettings, middle_of
-from simgan_captcha.images import GreyImages
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.clutter import CLUTTER, ClutterSettings, middle_of
+from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.types import GreyImages
 from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed, unformed
 from tests.drawing import plain
 

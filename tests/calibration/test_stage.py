@@ -10,20 +10,21 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 
-from simgan_captcha import learning
-from simgan_captcha.calibration.calibration import RENDERING, Calibration, glyph_sheet
+from simgan_captcha.calibration.calibrate import glyph_sheet
+from simgan_captcha.calibration.scout import CalibrationSettings
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.final_readings import read_captchas
-from simgan_captcha.layout import LayoutSettings
-from simgan_captcha.learning import Learning
-from simgan_captcha.planning import KNOWN
-from simgan_captcha.reader.reading import load_reader
-from simgan_captcha.reader.scout import CalibrationSettings
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS, read_diagnosis
-from simgan_captcha.simulator import DrawParameters, Simulator, SimulatorSettings
-from simgan_captcha.stages import MANIFEST
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline import learning
+from simgan_captcha.pipeline.cost import KNOWN
+from simgan_captcha.pipeline.final_readings import read_captchas
+from simgan_captcha.pipeline.learning import Learning
+from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
+from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.layout import LayoutSettings
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
 from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
@@ -137,7 +138,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     config = small_config(*CALIBRATING)
     read_captchas(Learning(run, config, SEED, fabric, told.append), lambda *_: None)
     diagnosis = read_diagnosis(run)
-    assert "drawings speak against" in diagnosis["undecided"]
+    assert "drawings contradict confident readings" in diagnosis["undecided"]
     assert (diagnosis["doubted"], diagnosis["changed"]) == (0, 0)
     assert diagnosis["undecided"] in diagnosis["warnings"]
     assert told == diagnosis["warnings"]
@@ -148,7 +149,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
     read_captchas(Learning(run, laid_out, SEED, fabric, told.append), lambda *_: None)
-    assert "say several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
+    assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
 def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
@@ -156,7 +157,7 @@ def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
 ) -> None:
     run = tmp_path / "run"
     little = ("calibration.first_steps=2", "calibration.steps=2")
-    with pytest.raises(RunError, match=r"read surely in every slot.*calibration.steps.*=false"):
+    with pytest.raises(RunError, match=r"confidence in every slot.*calibration.steps.*=false"):
         pipeline(run, challenges, *CALIBRATING, *little)
     assert not (run / "calibrate" / MANIFEST).exists()
     done = (run / "simulate" / MANIFEST).stat().st_mtime_ns

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simgan_captcha.calibration.calibration import RENDERING, Calibration, calibrate
+from simgan_captcha.calibration.calibrate import calibrate
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
 from tests.calibration.scene import disturbed, drawing, exact_poses, font_glyphs, mistaken
 from tests.drawing import plain
 
@@ -227,7 +228,7 @@ def test_a_letter_hardly_ever_read_is_warned_of() -> None:
     (warning,) = starved["warnings"]
     expected = round(int(kept.sum()) / len(SCHEME.alphabet))
     assert warning.startswith(
-        f"'l' was read surely 7 times in the images calibration looked at, {expected} expected"
+        f"'l' was read with confidence 7 times in the images of calibration, {expected} expected"
     )
     assert "l" not in starved["fonts"]
 

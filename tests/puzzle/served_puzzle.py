@@ -18,7 +18,7 @@ PATIENCE = 300.0
 """Seconds within which anything is done, on a machine however busy."""
 
 SCRIPT = """
-from simgan_captcha import connection
+from simgan_captcha.serving import connection
 from simgan_captcha.puzzle import app, server, submission
 {limits}
 server.serve({options})

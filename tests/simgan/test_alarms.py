@@ -14,7 +14,7 @@ HEALTHY = {
     "change": 0.05,
     "label_agreement": 0.97,
 }
-# The seed project's logged losses.
+# The original project's logged losses.
 WON = {
     "discriminator_loss": 1e-10,
     "discriminator_accuracy": 1.0,

@@ -4,7 +4,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from simgan_captcha.checkpoint import save_weights
 from simgan_captcha.errors import RunError, ShapeError
 from simgan_captcha.simgan import (
     Discriminator,
@@ -16,6 +15,7 @@ from simgan_captcha.simgan import (
     load_refiner,
     save_refiner,
 )
+from simgan_captcha.training.checkpoint import save_weights
 
 PAPER = RefinerSettings(global_skip=False)
 

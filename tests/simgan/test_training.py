@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simgan_captcha.checkpoint import load_weights
 from simgan_captcha.errors import RunError, ShapeError, UsageError
 from simgan_captcha.simgan import (
     RefinerSettings,
@@ -21,6 +20,7 @@ from simgan_captcha.simgan import (
     sheet_png,
 )
 from simgan_captcha.simgan.alarms import WINDOW
+from simgan_captcha.training.checkpoint import load_weights
 
 from . import training_case
 from .training_case import SETTINGS, make_real, squares, train

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.data.store import CaptchaStore
 from tests.small_run import draw_captchas, pipeline, write_challenges
 from tests.web.browser import browser as find_or_install
 from tests.web.serving import PATIENCE_SECONDS, asking, serving

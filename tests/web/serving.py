@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from simgan_captcha.listening import listen, url_of
+from simgan_captcha.serving.listening import listen, url_of
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
 from simgan_captcha.web.server import build_server
 

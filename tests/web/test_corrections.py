@@ -11,11 +11,11 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simgan_captcha.atomic import file_hash
 from simgan_captcha.errors import RunError, SchemeError
-from simgan_captcha.judge import judge, read_labels_csv
-from simgan_captcha.readings import load_readings
-from simgan_captcha.run_folder import READINGS
-from simgan_captcha.stages import file_hash
+from simgan_captcha.evaluation.judge import judge, read_labels_csv
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.web import corrections
 from simgan_captcha.web.corrections import FILE, Corrections, labels_csv
 from simgan_captcha.web.gallery import captcha_key

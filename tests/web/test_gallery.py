@@ -3,10 +3,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from simgan_captcha.data.store import Captcha, CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.readings import Reading, save_readings
-from simgan_captcha.run_folder import READINGS
-from simgan_captcha.store import Captcha, CaptchaStore
+from simgan_captcha.inference.readings import Reading, save_readings
+from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.web.gallery import PAGE_SIZE, Gallery, captcha_key
 from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem

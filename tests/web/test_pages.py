@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import FileChooser, Locator, Page, expect
 
-from simgan_captcha.judge import judge, read_labels_csv
-from simgan_captcha.readings import Reading, load_readings, save_readings
-from simgan_captcha.run_folder import JUDGEMENT, READINGS
-from simgan_captcha.stages import file_hash
-from simgan_captcha.store import Captcha, CaptchaStore
+from simgan_captcha.atomic import file_hash
+from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.evaluation.judge import judge, read_labels_csv
+from simgan_captcha.inference.readings import Reading, load_readings, save_readings
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.web.gallery import PAGE_SIZE
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, draw_captchas, run_arguments, write_challenges

@@ -18,9 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.images import decode_grey, encode_png
-from simgan_captcha.pipeline import load_run_reader
-from simgan_captcha.reader.reading import read_images
+from simgan_captcha.data.images import decode_grey, encode_png
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.recognizer.decode import read_images
 from simgan_captcha.web import guard
 from simgan_captcha.web.app import MAX_FILES
 from tests.drawing import encode_jpeg

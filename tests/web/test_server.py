@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from simgan_captcha import connection
-from simgan_captcha.listening import listen
+from simgan_captcha.serving import connection
+from simgan_captcha.serving.listening import listen
 from simgan_captcha.web.server import answered_hosts
 from tests.web.serving import PATIENCE_SECONDS, asking, serving
 from tests.web.test_run_status import events

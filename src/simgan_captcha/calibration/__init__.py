@@ -1,7 +1,15 @@
-"""Fit the simulator to unlabelled images: how letters look, where they lie, how they are rendered.
+"""Fit the simulator to unlabelled images: glyphs, poses, rendering and clutter.
 
-In the order of the flow: `poses` (what a scout, `reader.scout`, says of images), `glyph_fit`
-(shapes and exact poses, by drawing the images again), `rendering_fit` (ink, blur, codec, by image
-statistics), `font_match` (which known font draws alike, how large), `calibration` (what the
-simulator shall draw). No label is seen.
+The modules, in the order of the flow:
+
+- `poses`: classes and poses that the bootstrap recognizer (`scout`) predicts.
+- `look`: one calibration round, from predictions to glyphs.
+- `sharing`: class balancing of the predictions.
+- `glyph_fit` and `pose_fit`: glyphs and exact poses, by gradient descent on the drawing error.
+- `lost_shapes`: recovery of glyphs that no font draws.
+- `font_match`: comparison of glyphs with known fonts.
+- `rendering_fit`: ink, blur, codec and clutter, from image statistics.
+- `calibrate`: the result, which the simulator draws from.
+- `summary`: the result for people.
+- `rescoring`: uncertain readings, decided by drawing.
 """

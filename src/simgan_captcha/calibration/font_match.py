@@ -1,9 +1,10 @@
-"""Which known font draws each found glyph alike, and how large: what shapes no font has shows here.
+"""Compare calibrated glyphs with known fonts, to estimate name, size and rotation.
 
-A glyph that was learned from images has no name, size or upright of its own: poses may carry a part
-of each. Comparing it with what fonts draw tells all three.
+A glyph that is fitted to images has an arbitrary size and rotation, because poses can absorb both.
+Its name can be wrong, too. Comparison with fonts determines all three, and shows glyphs that no
+font has.
 
-Shapes: K classes, G rows and columns of a found glyph.
+Shapes: K classes, G rows and columns of a calibrated glyph.
 """
 
 import math
@@ -15,33 +16,33 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import Floats
-from simgan_captcha.glyphs import GlyphBank
-from simgan_captcha.images import GreyImages
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.glyphs import GlyphBank
+from simgan_captcha.types import Floats, GreyImages
 
 UNLIKE = 0.9
-"""Glyphs more like a font than this are never said to disagree with every font."""
-# Tried with each font left out: of its letters, median 0.98, two in 252 are less like those of the
-# other fonts than 0.9; of letters taken for others, median 0.76, nine tenths are.
+"""Similarity above which a glyph never counts as unlike all fonts."""
+# Tried with each font left out: the median similarity of its letters to the other fonts was 0.98,
+# and two of 252 were below 0.9. Of letters with a wrong name, the median was 0.76, and nine tenths
+# were below 0.9.
 
 _DEVIATIONS = 4.0  # median absolute deviations below the median
-_WIDER = 4  # pixels per em that are tried beyond the simulator's sizes
+_WIDER = 4  # pixels per em beyond the sizes of the simulator
 _SMALLEST = 4
 _COARSE_SIZES = 16
-_FONTS = 4  # are looked at closely
+_FONTS = 4  # best fonts in the fine search
 _TURNS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
-_REACH = 3  # glyph pixels a glyph is shifted either way
-_BLUR = 0.8  # glyph pixels, sigma: found glyphs are no sharper
+_REACH = 3  # largest shift in glyph pixels
+_BLUR = 0.8  # sigma in glyph pixels, as sharp as calibrated glyphs
 
 _MISNAMED = 0.2
 _OFF = 2.0
-"""A shape is another character's if its correlation with that is by so much higher than with its
-own, and its own is so many times as far from 1. Of the 54 shapes found of svg-captcha's letters,
-the one misnamed had 0.3 and 3.7, all others at most 0.06; a round 'a' that few fonts draw so is by
-0.15 more like an 'o' (URW Gothic)."""
+"""A glyph is misnamed if its correlation with another character is higher by `_MISNAMED` than with
+its own, and if its own is `_OFF` times as far from 1. Of 54 glyphs of svg-captcha, the misnamed one
+had 0.3 and 3.7, and all others had at most 0.06. A round 'a' (URW Gothic), which few fonts
+have, has a correlation with 'o' that is higher by 0.15."""
 _LEANING = (-6.0, 0.0, 6.0)
-_ALIKE_SIZES = 0.2  # of the median; a size further from it suits a single shape by chance
+_ALIKE_SIZES = 0.2  # relative to the median; other sizes fit a glyph by chance
 
 
 class Estimate(NamedTuple):
@@ -53,38 +54,38 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class FontMatch:
-    """The font that draws one class most alike."""
+    """The font that is most similar to the glyph of a class."""
 
     font: str
-    """Name or path, as the simulator's settings have it."""
+    """Name or path, as in the settings of the simulator."""
     size: int
-    """Pixels of the image per em."""
+    """Font size in image pixels per em."""
     likeness: float
-    """Correlation of the two pictures, -1 to 1."""
+    """Correlation of the two glyphs, -1 to 1."""
     turn: float
-    """Degrees counter-clockwise that the found glyph is turned from the font's."""
+    """Rotation of the calibrated glyph against the font, in degrees counter-clockwise."""
     weight: float
-    """Area of the found glyph's ink to that of the font's own, without any extra outline."""
+    """Ratio of the ink area to that of the font without an extra outline."""
     stroke: float
     """Extra outline in pixels."""
 
 
 @dataclass(frozen=True)
 class FontMatches:
-    """Of all classes."""
+    """The matches of all classes."""
 
     classes: tuple[FontMatch | None, ...]
-    """K; None where no glyph was found."""
+    """K matches; None for classes without a glyph."""
     size: Estimate
-    """Median over the classes, pixels per em; like ``turn`` and ``weight`` with the standard error
-    of that median. NaN if no glyph was found at all."""
+    """Median over the classes in pixels per em, with its standard error; NaN without glyphs."""
     turn: Estimate
-    """Degrees."""
+    """Median rotation in degrees, with its standard error."""
     weight: Estimate
+    """Median of the ink ratio, with its standard error."""
 
     @property
     def unlike(self) -> tuple[int, ...]:
-        """Classes whose glyphs disagree with every font, though those of others agree."""
+        """Classes whose glyphs are unlike all fonts, although other glyphs match."""
         likeness = {k: match.likeness for k, match in enumerate(self.classes) if match}
         if not likeness:
             return ()
@@ -101,18 +102,17 @@ def match_fonts(
     sizes: tuple[int, int],
     strokes: tuple[float, ...],
 ) -> FontMatches:
-    """Compare found glyphs with those of fonts, over sizes, shifts, small turns and outlines.
+    """Compare glyphs with fonts over sizes, shifts, small rotations and outlines.
 
     Args:
-        glyphs: (K, G, G) coverage, `GLYPH_SCALE` pixels to one of an image; all 0 where there is
-            none.
+        glyphs: (K, G, G) coverage, `GLYPH_SCALE` pixels per image pixel; 0 for missing glyphs.
         alphabet: K characters.
         fonts: Names or paths, see `glyphs.font_path`.
-        sizes: Pixels per em the simulator draws, both ends included; some more are tried.
+        sizes: Range of the simulator in pixels per em; some more are tried.
         strokes: Extra outlines in pixels.
 
     Raises:
-        ConfigError: A font that does not serve, see `glyphs.open_font`.
+        ConfigError: A font cannot be used, see `glyphs.open_font`.
     """
     found = np.flatnonzero(glyphs.any(axis=(1, 2)))
     low, high = max(_SMALLEST, sizes[0] - _WIDER), sizes[1] + _WIDER
@@ -149,18 +149,18 @@ def match_fonts(
 
 
 def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> dict[int, int]:
-    """Shapes that are another character's: by class, the class whose they are.
+    """Misnamed glyphs: a map from each wrong class to the right one.
 
-    A scout that takes every 's' for a 'g' finds the shape of an 's' and calls it 'g', and who
-    learns from that calls it so for good. What fonts draw tells the two apart: a shape is misnamed
-    if it is far more like another character than like its own, and that one has no shape, or a
-    misnamed one itself. All characters are drawn as those shapes are that some font draws alike,
-    since with any font and size something resembles anything.
+    A recognizer that reads each 's' as 'g' finds the glyph of an 's' under the name 'g', and the
+    next recognizer learns the same. A glyph is misnamed if it is far more similar to another
+    character than to its own, and if that character has no glyph or a misnamed one. Comparison
+    uses only fonts and sizes that match other glyphs well. With all fonts and sizes, some character
+    would resemble any glyph by chance.
 
     Args:
-        glyphs: (K, G, G) as `match_fonts` has them.
+        glyphs: (K, G, G) glyphs, as in `match_fonts`.
         alphabet: K characters.
-        matches: Of them, by `match_fonts`.
+        matches: Result of `match_fonts` for these glyphs.
     """
     found = np.flatnonzero(glyphs.any(axis=(1, 2))).tolist()
     shapes = [_Picture(glyphs[k]) for k in found]
@@ -184,9 +184,9 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
 
 
 def _manners(matches: FontMatches) -> set[tuple[str, int, float]]:
-    """Fonts, sizes and strokes that draw the better half of the shapes most alike.
+    """Fonts, sizes and strokes that match the better half of the glyphs.
 
-    Of misnamed shapes, the likest of many fonts and sizes would be one that is like by chance.
+    The best match of a misnamed glyph is similar by chance only, so it is left out.
     """
     found = [match for match in matches.classes if match]
     likely = float(np.median([match.likeness for match in found])) if found else 0.0
@@ -195,14 +195,14 @@ def _manners(matches: FontMatches) -> set[tuple[str, int, float]]:
 
 
 def _unit(pictures: GreyImages) -> Floats:
-    """(n, P) of mean 0 and length 1, so that products are correlations."""
+    """Pictures (n, P) with mean 0 and norm 1, so that dot products are correlations."""
     centred = pictures.astype(np.float32) - pictures.mean(1, dtype=np.float32, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(length, 1e-6))
 
 
 class _Picture:
-    """A found glyph, its ink's middle in the middle of a canvas with room to shift."""
+    """A calibrated glyph, centred by its ink on a canvas with room for shifts."""
 
     def __init__(self, glyph: GreyImages) -> None:
         self.side = len(glyph)
@@ -212,21 +212,21 @@ class _Picture:
         self.canvas = cv2.warpAffine(glyph, moved, (self.side + 2 * _REACH,) * 2)
 
     def likenesses(self, drawn: GreyImages) -> Floats:
-        """(n,) `likeness` with each of many (n, G, G), in the time of one product."""
+        """The `likeness` (n,) to many glyphs (n, G, G) by one matrix product."""
         shape = (self.side, self.side)
         windows = np.lib.stride_tricks.sliding_window_view(self.canvas, shape)
         each = _unit(windows.reshape(-1, self.side**2)) @ _unit(drawn.reshape(len(drawn), -1)).T
         return np.asarray(each.max(0))
 
     def likeness(self, drawn: GreyImages) -> float:
-        """With a font's (G, G), at the shift that suits best."""
+        """Correlation with the glyph (G, G) of a font, at the best shift."""
         found = cv2.matchTemplate(self.canvas, drawn, cv2.TM_CCOEFF_NORMED)
-        # Of a picture without any ink there is none.
+        # A picture without ink has no correlation.
         return float(np.nan_to_num(found).max())
 
 
 def _middle(glyph: GreyImages) -> npt.NDArray[np.float64]:
-    """x and y of the middle of the ink; faint traces of neighbours do not count."""
+    """Centre of mass (x, y) of the ink, without faint traces of neighbours."""
     ink = np.where(glyph > 64, glyph, 0).astype(np.float64)
     along = np.arange(max(ink.shape))
     x, y = ink.sum(0) @ along[: ink.shape[1]], ink.sum(1) @ along[: ink.shape[0]]
@@ -234,12 +234,12 @@ def _middle(glyph: GreyImages) -> npt.NDArray[np.float64]:
 
 
 def _area(glyph: GreyImages) -> int:
-    """Pixels more than half covered, of which blur makes neither more nor fewer."""
+    """Number of pixels with more than half coverage, which blur hardly changes."""
     return int((glyph > 127).sum())
 
 
 def _upright(glyph: GreyImages, side: int, turn: float = 0.0) -> GreyImages:
-    """(side, side): a font's glyph about its middle, turned and slightly blurred."""
+    """A font glyph (side, side), centred, rotated and slightly blurred."""
     middle = _middle(glyph)
     matrix = cv2.getRotationMatrix2D(middle.tolist(), turn, 1)
     matrix[:, 2] += (side - 1) / 2 - middle
@@ -248,16 +248,16 @@ def _upright(glyph: GreyImages, side: int, turn: float = 0.0) -> GreyImages:
 
 
 def _about(grid: list[int], best: int) -> range:
-    """All sizes between the neighbours of the best."""
+    """All sizes between the neighbours of the best one."""
     return range(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)] + 1)
 
 
 def _look_closely(
     picture: _Picture, character: str, font: str, sizes: Iterable[int], strokes: tuple[float, ...]
 ) -> FontMatch:
-    """The best of one font over turns, sizes and outlines."""
+    """The best match of one font over rotations, sizes and outlines."""
     sizes = tuple(sizes)
-    outlines = tuple(dict.fromkeys((0.0, *strokes)))  # first the font as it is
+    outlines = tuple(dict.fromkeys((0.0, *strokes)))  # the plain font first
     bank = GlyphBank(
         character,
         (font,),
@@ -276,12 +276,12 @@ def _look_closely(
 
 
 def _median(values: list[float] | list[int], step: float) -> Estimate:
-    """With its standard error, for values that were looked for in steps."""
+    """Median and its standard error, for values that were searched in steps."""
     if not values:
         return Estimate(math.nan, math.nan)
     array: Floats = np.array(values, np.float32)
     median = float(np.median(array))
     deviation = 1.4826 * float(np.median(np.abs(array - median)))
-    # A median of n normal values; what steps hide is common to all of them.
+    # Standard error of a median of n normal values, plus the error of the step width.
     chance = 1.2533 * deviation / math.sqrt(len(array))
     return Estimate(median, math.hypot(chance, step / math.sqrt(12)))

@@ -1,12 +1,12 @@
-"""Analysis by synthesis: letters' shapes and places that explain unlabelled images, by gradient.
+"""Analysis by synthesis: fit glyphs and poses to unlabelled images by gradient descent.
 
-A scout says roughly which letters stand where. Here every image is drawn again as a sum of its
-letters, one shape a class and one pose a letter, and both are moved down the gradient of what the
-drawing misses. What comes out is a font of the real captchas, finer than their pixels (each shape
-is seen at hundreds of places and turns), poses to a part of a pixel, and for every image how badly
-its reading explains it.
+The bootstrap recognizer predicts roughly which letters are where. Each image is drawn again from
+its letters, with one glyph per class and one pose per letter. Gradient descent on the squared error
+of the drawing fits both. The result is the font of the real captchas, finer than their pixels,
+because each glyph is seen in hundreds of poses. Poses are exact to a fraction of a pixel, and the
+error of each character shows how well its reading explains the image.
 
-Shapes: N images, B of them at a time, L characters, K classes, G rows and columns of a glyph.
+Shapes: N images, B of them in a batch, L characters, K classes, G rows and columns of a glyph.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import FORMS_ALIKE, GLYPH_SCALE, spread_of
+from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
 from simgan_captcha.calibration.pose_fit import (
     POSE_UNIT,
     draw_characters,
@@ -29,66 +28,68 @@ from simgan_captcha.calibration.pose_fit import (
     near_characters,
     superfluous_characters,
 )
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats, Poses
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.types import FloatImages, Floats
 
 SURE = 0.9
-"""A character is learned from where the scout's probability is above this."""
+"""Least probability of a confident character, from which glyphs are learned."""
 
 LIKELY = 0.5
-"""Of a class with few sure characters, the surest are learned from down to this probability."""
+"""Least probability in classes with few confident characters; the most confident are used."""
 
 FEWEST_EXAMPLES = 20
-"""A class that is read less often gets no glyph; nor does a starved one, that is read
-less than a third as often as the others: what is read as it may well be something else. See
-`lost_shapes` for what becomes of it."""
+"""Least number of characters of a class for a glyph. Under-predicted classes, with less than a
+third of the median, get none either, because they may be misread. See `lost_shapes`."""
 
 _EXAMPLES = 100
-"""Characters whose mean the first glyph of a class is, and that are looked for in each class."""
+"""Number of characters in the mean that starts a glyph, and wanted in each class."""
 
 _BATCH = 64
 _POSE_RATE, _GLYPH_RATE = 0.5, 0.05
-_BLURS = (4.0, 0.7)  # of glyphs, sigma in their pixels: from coarse to fine
-_KNOWN_BLUR = 2.0  # where to begin if glyphs are known
-_DROPPED = 0.15  # of the characters, half way
-_STARVED = 0.3  # of the median class
-_SETTLING = 20  # steps that the poses of all characters settle in, at the end
-_BODY = 0.3  # of a glyph's most coverage: more than haze has
-_EDGE = GLYPH_SCALE  # pixels about a letter's body, one of an image, that are its edge
-_FORMED = 300  # images that are asked whether characters have forms of their own
+_BLURS = (4.0, 0.7)  # sigma of glyphs in glyph pixels, from coarse to fine
+_KNOWN_BLUR = 2.0  # first sigma if glyphs are known
+_DROPPED = 0.15  # share of characters dropped half way
+_STARVED = 0.3  # share of the median class
+_SETTLING = 20  # final steps for the poses of all characters
+_BODY = 0.3  # share of the greatest coverage of a glyph, above haze
+_EDGE = GLYPH_SCALE  # glyph pixels around the body of a letter that are its edge: one image pixel
+_FORMED = 300  # images that decide whether forms differ
 _STRAY = (
     0.12,
     25.0,
-)  # of the image's height, and degrees: further from where it was seen is astray
+)  # image heights and degrees between prediction and fit, above which a pose is wrong
 
 
 @dataclass(frozen=True)
 class GlyphFit:
-    """What explains N images best."""
+    """Glyphs and poses that explain N images best."""
 
     glyphs: Floats
-    """(K, G, G) coverage, 0 to 1, about the point that poses tell, `GLYPH_SCALE` a pixel."""
+    """(K, G, G) coverage, 0 to 1, around the pose, `GLYPH_SCALE` pixels per image pixel."""
     poses: Poses
-    """Of all N images, improved."""
+    """Fitted poses of all N images."""
     kept: npt.NDArray[np.bool_]
-    """(N, L) characters that were learned from: sure, and not among those explained worst."""
+    """(N, L) mask of inliers: confident, and not among the characters with the largest error."""
     settled: npt.NDArray[np.bool_]
-    """(N,) images whose letters were all found near where the scout saw them; at least half, but
-    for those that cannot be texts and those of which a letter was seen twice."""
+    """(N,) mask of converged images: all letters are near their predictions. It has at least half
+    of the images, except impossible texts and images with a letter seen twice."""
     misfit: Floats
-    """(N, L) mean squared difference in ink about each character; NaN where it was not sure."""
+    """(N, L) mean squared error around each character; NaN for unsure characters."""
 
 
 def glyph_side(height: int) -> int:
-    """G for images so many pixels high: a glyph's canvas is four fifths of an image's height."""
+    """G for a given image height; the canvas of a glyph is four fifths as high."""
     return int(0.8 * height) // 2 * 2 * GLYPH_SCALE
 
 
 def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
-    """(K, G, G) the mean of what lies where a scout says the surest characters of each class are.
+    """Mean images (K, G, G) of the most confident characters of each class.
 
     Args:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
-        poses: A scout's, of the same images.
+        poses: Predictions of the bootstrap recognizer for these images.
     """
     sure, ids = sure_characters(poses.probabilities) & poses.present, poses.ids
     examples = [
@@ -98,7 +99,7 @@ def mean_glyphs(normalised: FloatImages, poses: Poses) -> Floats:
 
 
 def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[np.int64]) -> Floats:
-    """(G, G) the mean of what lies at poses (N, L, 9) of some characters, (M, 2) image and slot."""
+    """Mean image (G, G) of characters (M, 2), image and slot, at poses (N, L, 9)."""
     side = glyph_side(normalised.shape[2])
     total, weight = np.zeros((2, side, side), np.float32)
     for n, slot in characters:
@@ -111,7 +112,7 @@ def mean_glyph(normalised: FloatImages, poses: Floats, characters: npt.NDArray[n
 
 
 def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
-    """(N, L): which of (N, L, K) are sure, or at least among the surest of their class."""
+    """Mask (N, L) of confident characters, or the most confident ones of a rare class."""
     confidence, ids = probabilities.max(-1), probabilities.argmax(-1)
     sure = confidence > SURE
     for k in range(probabilities.shape[-1]):
@@ -122,14 +123,14 @@ def sure_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _to_image(pose: Floats, side: int) -> npt.NDArray[np.float64]:
-    """OpenCV's map from the pixels of a glyph at a pose (9,) to those of the image."""
-    # What is no linear map is left out: a mean only begins a shape, which is then fitted with it.
+    """The affine map from glyph pixels to image pixels at a pose (9,), for OpenCV."""
+    # Perspective and bend are left out, because the mean only starts the fit.
     x, y, rotation, size, stretch, shear = pose[: POSE.index("taper")].astype(np.float64)
     turn = np.deg2rad(rotation)
     form = np.array([[np.exp(stretch), shear], [0, 1]]) * np.exp(size) / GLYPH_SCALE
     linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ form
     place = np.array([x, y])
-    # OpenCV counts from the middle of the first pixel, places from its corner.
+    # OpenCV coordinates start at the centre of the first pixel, poses at its corner.
     return np.column_stack([linear, place - 0.5 - linear @ np.full(2, side / 2 - 0.5)])
 
 
@@ -149,23 +150,23 @@ def fit_glyphs(
     epochs: int = 20,
     on_epoch: Callable[[int, int, float], None] = lambda done, epochs, misfit: None,
 ) -> GlyphFit:
-    """Shapes of all classes and poses of all characters that together explain the images.
+    """Fit the glyphs of all classes and the poses of all characters to the images.
 
-    Overlapping letters cover together: 1 - (1 - a)(1 - b)... Pixels under lines do not count, nor
-    those near a character that is not sure. Half way the characters that are explained worst are
-    taken for misread, and are no longer sure.
+    Overlapping letters with coverages a, b, ... cover 1 - (1 - a)(1 - b)... The error ignores
+    pixels under lines and near unsure characters. Half way, the characters with the largest error
+    count as misread and become unsure.
 
     Args:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
-        poses: A scout's, of the same images; its likeliest classes are taken as read.
-        seed: Of the order of the images.
-        glyphs: (K, G, G) to begin with; by default the mean of what lies at the poses.
-        begin: (N, L, 9) where poses begin, if not where the scout told; images are settled if their
-            letters are found near where it did.
-        moving: How many of `poses.POSE` do, from the first on: places alone, and characters have
-            their glyphs' forms, or forms of their own, too, see `forms_differ`.
+        poses: Predictions of the bootstrap recognizer; their likeliest classes are drawn.
+        seed: Random seed of the order of images.
+        glyphs: (K, G, G) initial glyphs; by default the mean images at the poses.
+        begin: (N, L, 9) initial poses, by default the predictions. Convergence is measured from
+            the predictions in both cases.
+        moving: Number of leading values of `pose.POSE` that are fitted: places only, or forms
+            too, see `forms_differ`.
         epochs: Passes over the images.
-        on_epoch: Called after each, with the mean misfit of its images.
+        on_epoch: Called after each pass with the mean error of its images.
     """
     H, W = normalised.shape[2:]
     ids, present = torch.from_numpy(poses.ids), torch.from_numpy(poses.present)
@@ -200,7 +201,7 @@ def fit_glyphs(
             looked_at = visible[batch] * ~(near & ~counts[..., None, None]).any(1)
             missed = (covered - ink[batch]).square() * looked_at
             misfit[batch] = mean_near(missed.detach(), looked_at, near).where(counts, torch.nan)
-            # Where the clamp hides the gradient, this leads back between 0 and 1.
+            # Where the clamp has no gradient, this term leads back to [0, 1].
             outside = (shape - shape.detach().clamp(0, 1)).square().sum()
             for optimizer in (of_pose, of_shape):
                 optimizer.zero_grad()
@@ -224,14 +225,14 @@ def fit_glyphs(
         found,
         poses.at(settled),
         sure.numpy(),
-        # A scout that has hardly learned sees all of them roughly: then the better half.
+        # An untrained recognizer predicts all poses roughly; the better half is kept then.
         (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible & ~seen_twice,
         misfit.numpy(),
     )
 
 
 def renamed_glyphs(glyphs: Floats, names: Mapping[int, int]) -> Floats:
-    """(K, G, G) glyphs of some classes as those of others that have none; none is left of them."""
+    """Move glyphs (K, G, G) to other classes, unless these have one; the old classes have none."""
     renamed = glyphs.copy()
     renamed[list(names)] = 0
     for k, name in names.items():
@@ -241,14 +242,14 @@ def renamed_glyphs(glyphs: Floats, names: Mapping[int, int]) -> Floats:
 
 
 def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
-    """Whether characters are of many sizes, widths or slants, so that one glyph does not fit all.
+    """Whether characters differ in size, width, slant or perspective, so one glyph does not fit.
 
-    Those of some images are given forms of their own; where all are alike, hardly any changes.
+    Forms are fitted to some images. If all characters are the same, they hardly change.
 
     Args:
         normalised: (N, 2, H, W) real images.
-        fit: Of them, without forms.
-        moving: How many of `poses.POSE` may tell of their forms, from the first on.
+        fit: Fit of these images without forms.
+        moving: Number of leading values of `pose.POSE` that may vary.
     """
     images = np.flatnonzero(fit.kept.any(1))[:_FORMED]
     kept, poses = fit.kept[images], fit.poses
@@ -261,18 +262,17 @@ def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
 
 
 def _gaussian(sigma: float, side: int) -> Tensor:
-    """(G, G) a matrix that blurs along one axis; its rows sum to 1 but at the edges."""
+    """A matrix (G, G) that blurs along one axis; rows sum to 1, except at the edges."""
     apart = torch.arange(side) - torch.arange(side)[:, None]
     weights = torch.exp(-0.5 * (apart / sigma).square())
     return weights / weights.sum(1).max()
 
 
 def without_haze(glyphs: Floats) -> Floats:
-    """(K, G, G) of the same coverage where there is a letter, and next to it, and none elsewhere.
+    """Glyphs (K, G, G) without coverage outside the body of the letter and its edge.
 
-    Clutter and parts of neighbours lie about a letter otherwise each time. What is left of them on
-    average would be drawn around every letter. A shape of which little is known yet is pale all
-    over, so what counts is measured by its most.
+    Clutter and neighbours leave a faint average around a glyph, which would be drawn around each
+    letter. The threshold is relative to the greatest coverage, because new glyphs are pale.
     """
     body = (glyphs > _BODY * glyphs.max((1, 2), keepdims=True)).astype(np.uint8)
     window = np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8)
@@ -280,15 +280,15 @@ def without_haze(glyphs: Floats) -> Floats:
 
 
 def _blurred(glyphs: Tensor, window: Tensor) -> Tensor:
-    """(K, G, G), each blurred down and across."""
+    """Glyphs (K, G, G), blurred along both axes."""
     return window @ glyphs @ window.T
 
 
 def found_classes(read: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(K,) whether so many characters learned from, (K,), are enough for a glyph."""
+    """Mask (K,) of classes with enough characters (K,) for a glyph."""
     return np.asarray(read >= enough_examples(read))
 
 
 def enough_examples(read: npt.NDArray[np.int64]) -> float:
-    """How many characters a class needs for a glyph, where so many of each, (K,), are read."""
+    """Least number of characters for a glyph, given the numbers (K,) of all classes."""
     return max(FEWEST_EXAMPLES, _STARVED * float(np.median(read)))

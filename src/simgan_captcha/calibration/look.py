@@ -1,8 +1,8 @@
-"""One look at real images through what a scout says of them: whose shapes stand where.
+"""One calibration round: from predictions of the bootstrap recognizer to glyphs and poses.
 
-A scout that the simulator taught errs alike all over: it takes one character for another wherever
-it stands. Before it may calibrate the simulator that teaches the next one, its classes are shared
-out, shapes that are another character's go to that one, and those nobody has are looked for.
+A recognizer trained on the simulator makes systematic errors: it confuses the same two characters
+everywhere. Three corrections come before its predictions calibrate the simulator of the next round:
+class balancing, renaming of misnamed glyphs, and recovery of missing glyphs.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs, forms_differ, renamed_glyphs
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import PLACED, POSE, UNBENT, Floats, Poses
+from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.sharing import share_out
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
+from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.types import FloatImages, Floats
 
 
 def find_shapes(
@@ -32,22 +33,22 @@ def find_shapes(
     epochs: int,
     on_epoch: Callable[[int, int, float], None],
 ) -> tuple[GlyphFit, list[str]]:
-    """Shapes and poses, and in words which shapes the scout had by no name or by a wrong one.
+    """Fit glyphs and poses, and describe recovered and renamed glyphs in words.
 
     Args:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
-        told: Of them, by a scout.
+        told: Predictions of the bootstrap recognizer for these images.
         alphabet: K characters.
-        simulator: Whose fonts say what characters look like.
-        seed: Decides the order of images.
-        glyphs: (K, G, G) coverage, 0 to 1, that an earlier look found; None at the first.
+        simulator: Settings with the fonts for comparison.
+        seed: Random seed of the order of images.
+        glyphs: (K, G, G) coverage, 0 to 1, of the previous round; None in the first.
         waves: Whether characters may be bent, see `scheme.Scheme.waves`.
-        formed: Whether that look found characters to have forms of their own.
-        epochs: Passes over the images; as many again for each of its errors that is mended.
-        on_epoch: Called after each, with the mean misfit of its images.
+        formed: Whether the previous round found forms that differ between characters.
+        epochs: Passes over the images; each correction repeats them.
+        on_epoch: Called after each pass with the mean error of its images.
 
     Raises:
-        ConfigError: A font that does not serve, see `glyphs.open_font`.
+        ConfigError: A font cannot be used, see `glyphs.open_font`.
     """
     forms = len(POSE) if waves else UNBENT
 
@@ -75,8 +76,8 @@ def find_shapes(
         if not names:
             return told, fit
         doubts.extend(
-            f"what was taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r}: taken "
-            "for that; look at calibrate/glyphs.png"
+            f"the glyph taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r} and was "
+            "renamed: check calibrate/glyphs.png"
             for k, name in names.items()
         )
         told = told.renamed(names)
@@ -87,13 +88,13 @@ def find_shapes(
         doubts += [shape.in_words(alphabet) for shape in recovered.shapes]
         told = replace(told, probabilities=recovered.poses.probabilities)
         fit = fitted(told, recovered.glyphs, recovered.poses.places)
-        # The scout that overlooked them had little to say of their names.
+        # The names of recovered glyphs are uncertain, so fonts are compared again.
         told, fit = with_right_names(told, fit)
     return fit, doubts
 
 
 def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> dict[int, int]:
-    """Classes whose shapes (K, G, G) are another class's, and whose, see `misnamed_shapes`."""
+    """Classes of misnamed glyphs (K, G, G) and their right classes, see `misnamed_shapes`."""
     shapes = np.rint(glyphs[: len(alphabet)] * 255).astype(np.uint8)
     matches = match_fonts(shapes, alphabet, simulator.fonts, simulator.size, simulator.strokes)
     return misnamed_shapes(shapes, alphabet, matches)

@@ -1,10 +1,9 @@
-"""Shapes that the simulator lacks, found among what the scout takes for other characters.
+"""Missing-glyph recovery: find glyphs that no font of the simulator draws.
 
-Where no font draws a character as the real images do, the scout reads something else in its place:
-that class is starved, others are swollen, and neither scout nor reader ever learn better. But the
-drawings of the swollen classes do not explain what was read wrongly. If many characters that are
-not explained share a shape, it is that of the starved class: the alphabet's prior, not a label,
-gives it its name.
+If no font draws a character as the real images do, the recognizer reads it as other characters. Its
+own class is under-predicted, the others are over-predicted, and training does not correct this. But
+the glyphs of the other classes do not explain these letters. If many unexplained letters share a
+shape, it is the glyph of the under-predicted class. The alphabet gives it its name, not a label.
 
 Shapes: N images, L characters, K classes, M characters of interest, G side of a glyph.
 """
@@ -17,7 +16,6 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.background import FloatImages
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
@@ -25,81 +23,80 @@ from simgan_captcha.calibration.glyph_fit import (
     mean_glyph,
 )
 from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import Floats, Poses, moving
-
-Ids = npt.NDArray[np.int64]
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.simulator.pose import moving
+from simgan_captcha.types import FloatImages, Floats, Ids
 
 _UNEXPLAINED = 3.0
-"""Times the median misfit: a character that is drawn worse is not explained by its drawing."""
+"""Multiple of the median error above which a character is not explained by its glyph."""
 
 _BETTER = 0.5
-"""Of what a character's own class misses, a shape that explains it misses less than this share."""
+"""Ratio of errors below which a shape explains a character better than its own class."""
 
 _DONORS = 3
-"""Swollen classes that are looked through, and one more for each starved one."""
+"""Number of over-predicted source classes, plus one for each missing glyph."""
 
 _BY_FEW = 2 / 3
-"""Of a shape's characters at least so many are read as three classes. It was 0.88 or more
-in shapes that were looked up and were a class's, 0.45 in one that was none."""
+"""Least share of the characters of a shape that are read as three classes. It was at least 0.88 in
+true glyphs that were looked up, and 0.45 in a false one."""
 
 _MOST_LACKING = 5
-"""Where more classes lack a glyph, it is the scout that lacks training, or the alphabet names what
-never occurs, rather than the fonts a shape; and a search for all of them takes long."""
+"""Greatest number of missing glyphs for a search. If more are missing, the recognizer needs more
+training, or the alphabet has characters that never occur. A search would also take long."""
 
 _EXAMPLES = 200
-"""Characters of a swollen class that a shape is looked for in."""
+"""Number of characters of a source class in the search for a shape."""
 
 _LEAST = 1e-12
-"""Probability, so that its logarithm is finite."""
+"""Least probability, so that its logarithm is finite."""
 
 _PASSES = 4
-"""Times that a shape is drawn where it was found, and taken anew from where it fits."""
+"""Number of alternations between fitting poses and averaging the shape."""
 
 _STEPS = 20
-"""That move the poses each time."""
+"""Optimiser steps of the poses in each pass."""
 
 
 @dataclass(frozen=True)
 class LostShape:
-    """A shape that was found for a starved class."""
+    """A recovered glyph of an under-predicted class."""
 
     character: int
-    """That class, 0 to K - 1."""
+    """The class, 0 to K - 1."""
     taken_for: dict[int, int]
-    """How many of its characters the scout took for which class, the commonest first."""
+    """Number of its characters that were read as each class, the most frequent first."""
 
     def in_words(self, alphabet: str) -> str:
-        """For people."""
+        """The finding as a sentence."""
         name = alphabet[self.character]
         of_each = ", ".join(f"{count} as {alphabet[k]!r}" for k, count in self.taken_for.items())
         return (
             f"{name!r} was hardly ever read, but {sum(self.taken_for.values())} characters read "
-            f"otherwise ({of_each}) share a shape that those characters' own do not explain: taken "
-            f"for {name!r}, which would be missing else; look at calibrate/glyphs.png"
+            f"as others ({of_each}) share a shape that their own glyphs do not explain; this shape "
+            f"is now the glyph of {name!r}: check calibrate/glyphs.png"
         )
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """Where lost shapes are, to fit glyphs anew from."""
+    """Recovered glyphs and their poses, as the start of another fit."""
 
     glyphs: Floats
-    """(K, G, G) coverage, 0 to 1, with those of the lost shapes."""
+    """(K, G, G) coverage, 0 to 1, with the recovered glyphs."""
     poses: Poses
-    """Of N images; characters that have a lost shape are surely of its class."""
+    """Poses of N images; characters with a recovered glyph have its class with certainty."""
     shapes: tuple[LostShape, ...]
 
 
 def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None:
-    """Look for the shapes of all classes that have no glyph.
+    """Search for the glyphs of all classes that have none.
 
     Args:
         normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
-        fit: Of the same images.
+        fit: Fit of the same images.
 
     Returns:
-        None if every class has a glyph, or more than a few have none, or no shape was found that is
-        as common as a class's.
+        None if no glyph is missing, if too many are missing, or if no shape is frequent enough.
     """
     probabilities = fit.poses.probabilities.copy()
     ids = fit.poses.ids
@@ -117,7 +114,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     shapes: list[Floats] = []
     members: list[tuple[Ids, Ids]] = []  # images and slots of each shape
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
-        # A class may stand for several shapes that are lost, its own among them.
+        # A source class may hide several missing glyphs.
         while len(shapes) < len(lacking):
             characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
             shape = search.common_shape(characters, poses)
@@ -144,17 +141,17 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
 
 
 def _lent_by_few(read_as: Ids) -> bool:
-    """Whether the characters (M,) of a shape are read as few classes.
+    """Whether the characters (M,) of a shape come from few source classes.
 
-    A shape that all lend a little of is what their letters look like where they overlap or are
-    seen badly. Of characters that have no glyph, a scout makes one or two others.
+    A missing glyph is read as one or two other classes. A shape from many classes is usually an
+    artefact of overlap or poor visibility.
     """
     commonest = Counter(read_as.tolist()).most_common(_DONORS)
     return sum(count for _, count in commonest) >= _BY_FEW * len(read_as)
 
 
 def _names(thought_of: list[Floats], lacking: set[int]) -> tuple[int, ...]:
-    """Which class each shape is, by how likely the scout thought all (K,) of its characters."""
+    """Assign a class to each shape by the mean probabilities (K,) of its characters."""
     return max(
         permutations(sorted(lacking), len(thought_of)),
         key=lambda names: sum(
@@ -165,20 +162,20 @@ def _names(thought_of: list[Floats], lacking: set[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Search:
-    """What is looked through."""
+    """The images and glyphs of a search."""
 
     normalised: FloatImages
     ids: Ids
     glyphs: Floats
     unlike: float
-    """Misfit of what is not explained, at least."""
+    """Least error of an unexplained character."""
     moving: int
-    """How many of `poses.POSE` do, from the first on."""
+    """Number of leading values of `pose.POSE` that are fitted."""
 
     def common_shape(self, characters: Ids, poses: Floats) -> Floats | None:
-        """(G, G) the shape of most of these characters (M, 2), as k-means would with one centre.
+        """The common shape (G, G) of most of these characters (M, 2), as k-means with one centre.
 
-        None if they are few, or it explains few of them.
+        None if there are few characters, or if it explains few of them.
         """
         if len(characters) < FEWEST_EXAMPLES:
             return None
@@ -195,10 +192,10 @@ class _Search:
     def explained(
         self, characters: Ids, poses: Floats, shape: Floats
     ) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """(M,) which characters a shape explains that their own does not, and its poses (M, 9).
+        """Mask (M,) of characters that a shape explains better than their own, and poses (M, 9).
 
-        Their own is drawn from where the shape was found, too: what only lay elsewhere than the
-        scout said is not lost.
+        Their own glyph is also fitted from the pose of the shape, to exclude characters that were
+        only predicted at a wrong position.
         """
         at, misfit = self._drawn(characters, poses, shape)
         likely = np.flatnonzero(misfit < self.unlike)
@@ -210,7 +207,7 @@ class _Search:
         return found, at
 
     def _drawn(self, characters: Ids, poses: Floats, shape: Floats | None) -> tuple[Floats, Floats]:
-        """Poses (M, 9) and misfits (M,) of characters drawn with a shape, or with their own."""
+        """Fit poses (M, 9) and errors (M,) of characters drawn with a shape, or with their own."""
         images, slots = characters.T
         ids, glyphs = self.ids[images], self.glyphs
         if shape is not None:

@@ -1,4 +1,4 @@
-"""Where letters of known shapes lie: poses moved down the gradient of what drawings miss.
+"""The differentiable drawing, and poses of letters with known glyphs by gradient descent.
 
 Shapes: N images, B of them at a time, L characters, K classes, G side of a glyph.
 """
@@ -11,31 +11,41 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.background import FloatImages
-from simgan_captcha.calibration.calibration import GLYPH_SCALE
-from simgan_captcha.calibration.poses import PLACED, Floats
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE
+from simgan_captcha.simulator.pose import PLACED
+from simgan_captcha.types import FloatImages, Floats
 
 _BATCH = 64
-_REACH = 0.3  # of the image's height: as far as a character hides its neighbours
+_REACH = 0.3  # radius in image heights in which a character can hide its neighbours
 _INKED = 0.1
 _FORM_WEIGHT = 2.0
 _SUPERFLUOUS = 0.2
-"""Of the squared ink that a character draws: one that spares less than this explains nothing..."""
+"""A character explains nothing if it reduces the error by less than this share of its ink**2..."""
 _COVERED = 0.3
-"""...and stands where others do, if they cover this share of what it covers."""
-_OUTSIDE = 2.0  # of a glyph, whose pixels lie between -1 and 1
-_RATE = 0.4  # pixels a step at first
+"""...and overlaps others if they cover this share of its ink."""
+_OUTSIDE = 2.0  # a coordinate outside the glyph, which spans -1 to 1
+_RATE = 0.4  # first step in pixels
 POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3, 0.4)
-"""Of each of `POSE`: about as far as a step of one pixel goes, at the rim of a letter."""
+"""Step of each value of `POSE` that moves the rim of a letter by about one pixel."""
 
 
 def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
-    """Each character's coverage of the image, differentiable in glyphs and poses.
+    """Coverage of the image by each character, differentiable in glyphs and poses.
+
+    A pixel at (u, v) = (x - x0, y - y0) from the centre of a pose, with rotation t and image height
+    H, shows the glyph at (p, q) * exp(-size), in image pixels from the centre of the glyph::
+
+        v' = v - bend * u**2 / H
+        a  = cos(t) * u - sin(t) * v' - taper * u * v / H
+        q  = sin(t) * u + cos(t) * v' - swell * u * v / H
+        p  = (a - shear * q) * exp(-stretch)
+
+    `Simulator.render` uses the same map.
 
     Args:
         glyphs: (K, G, G) coverage, 0 to 1.
         ids: (B, L) int64.
-        pose: (B, L, 9), see `poses.POSE`.
+        pose: (B, L, 9), see `pose.POSE`.
         height: H.
         width: W.
 
@@ -48,14 +58,14 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]  # (B, L, H, 1)
     cosine, sine = torch.cos(turn), torch.sin(turn)
     size, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
-    # Straightened, turned back, then out of its form, see `Simulator.render`.
+    # Undo the bend, the perspective and the rotation, then shear, stretch and size.
     diagonal = right * down / height
     straight = down - bend * right.square() / height
     across = cosine * right - sine * straight - taper * diagonal
     along = sine * right + cosine * straight - swell * diagonal
     unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
     grid = torch.stack([(across - shear * along) * torch.exp(-stretch), along], -1)
-    # Beyond the line where perspective folds over, a map would show the glyph again, mirrored.
+    # Beyond the fold of the perspective, the map would show a mirrored glyph.
     unfolded = swell * (cosine * right + sine * down) + taper * (cosine * down - sine * right)
     grid = (grid * unit[..., None]).where((unfolded < height)[..., None], _OUTSIDE)
     drawn = nn.functional.grid_sample(
@@ -65,23 +75,23 @@ def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, widt
 
 
 def form_prior(pose: Tensor) -> Tensor:
-    """What forms of poses (B, L, 9) weigh beside the squared ink that drawings miss.
+    """Regularisation of the forms of poses (B, L, 9), added to the squared error.
 
-    Hardly anything: it keeps glyphs as large as most of their characters, and forms of what cannot
-    be seen as they are.
+    The weight is small. It keeps glyphs as large as most of their characters, and keeps forms that
+    the image does not determine at zero.
     """
     return _FORM_WEIGHT * pose[..., PLACED:].square().sum()
 
 
 def near_characters(pose: Tensor, height: int, width: int) -> Tensor:
-    """(B, L, H, W) bool: pixels within reach of each character, poses (B, L, 9)."""
+    """Mask (B, L, H, W) of pixels near each character, given poses (B, L, 9)."""
     right = torch.arange(width) + 0.5 - pose[..., 0, None, None]
     down = (torch.arange(height) + 0.5).view(-1, 1) - pose[..., 1, None, None]
     return right.square() + down.square() < (_REACH * height) ** 2
 
 
 def mean_near(missed: Tensor, looked_at: Tensor, near: Tensor) -> Tensor:
-    """(B, L) mean of (B, H, W) over the pixels near each character that are looked at."""
+    """Mean (B, L) of errors (B, H, W) over the counted pixels near each character."""
     total = (missed.unsqueeze(1) * near).sum((2, 3))
     return total / (looked_at.unsqueeze(1) * near).sum((2, 3)).clamp(min=1)
 
@@ -90,12 +100,12 @@ def mean_near(missed: Tensor, looked_at: Tensor, near: Tensor) -> Tensor:
 def character_misfits(
     normalised: FloatImages, ids: npt.NDArray[np.int64], poses: Floats, glyphs: Floats
 ) -> Floats:
-    """(N, L): the mean squared ink that a drawing misses near each character.
+    """Mean squared error (N, L) of a drawing near each character.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
-        ids: (N, L) what is drawn.
-        poses: (N, L, 9) where, see `poses.POSE`.
+        ids: (N, L) classes to draw.
+        poses: (N, L, 9) poses, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     misfits = np.zeros(ids.shape, np.float32)
@@ -114,15 +124,15 @@ def superfluous_characters(
     poses: Floats,
     glyphs: Floats,
 ) -> npt.NDArray[np.bool_]:
-    """(N, L): characters that stand on others and explain no ink that those leave unexplained.
+    """Mask (N, L) of characters that overlap others and explain no further ink.
 
-    A scout that reads a text too long sees one letter twice; both seem to lie where they should.
+    If a text is read too long, one letter is seen twice, and both poses look right.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
-        ids: (N, L) what is drawn.
-        present: (N, L) where a character stands.
-        poses: (N, L, 9) where, see `poses.POSE`.
+        ids: (N, L) classes to draw.
+        present: (N, L) mask of slots with a character.
+        poses: (N, L, 9) poses, see `pose.POSE`.
         glyphs: (K, G, G) coverage, 0 to 1.
     """
     superfluous = np.zeros(ids.shape, np.bool_)
@@ -130,8 +140,8 @@ def superfluous_characters(
         drawn = letters * torch.from_numpy(present[chosen])[..., None, None]
         uncovered = 1 - drawn
         all_of_them = 1 - uncovered.prod(1)
-        # Pale letters would leave ink unexplained wherever they overlap: it is counted in theirs,
-        # as they are where there is any.
+        # Scale pale ink to the strength of the drawing. Otherwise overlaps of pale letters would
+        # leave ink unexplained.
         seen = all_of_them * visible * (ink > _INKED)
         pale = (seen * ink).sum((1, 2)).clamp(min=1)
         ink = ink * ((seen * all_of_them).sum((1, 2)) / pale)[:, None, None]
@@ -149,7 +159,7 @@ def superfluous_characters(
 def _drawn_batches(
     normalised: FloatImages, ids: npt.NDArray[np.int64], poses: Floats, glyphs: Floats
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Which images, their characters (B, L, H, W), ink and visibility (B, H, W)."""
+    """Batches: the slice, characters (B, L, H, W), ink and visibility (B, H, W)."""
     shapes, size = torch.from_numpy(glyphs), normalised.shape[2:]
     for at in range(0, len(ids), _BATCH):
         chosen = slice(at, at + _BATCH)
@@ -158,21 +168,21 @@ def _drawn_batches(
 
 
 def _ink(normalised: FloatImages) -> tuple[Tensor, Tensor]:
-    """Ink and visibility, (B, H, W) each, 0 to 1, of images (B, 2, H, W)."""
+    """Ink and visibility (B, H, W), 0 to 1, of images (B, 2, H, W)."""
     images = torch.from_numpy(normalised)
     return (images[:, 0] + 1) / 2, (1 - images[:, 1]) / 2
 
 
 @dataclass(frozen=True)
 class PoseFit:
-    """The best drawings found of N images."""
+    """The best drawings of N images."""
 
     poses: Floats
-    """(N, L, 9), see `poses.POSE`."""
+    """(N, L, 9), see `pose.POSE`."""
     missed: Floats
-    """(N,) squared ink that they miss."""
+    """(N,) sum of squared errors."""
     inked: Floats
-    """(N,) visible pixels with ink, which is where drawings can err."""
+    """(N,) number of visible pixels with ink."""
 
 
 def fit_poses(
@@ -184,15 +194,15 @@ def fit_poses(
     *,
     moving: int = PLACED,
 ) -> PoseFit:
-    """Poses with which drawings miss least, from where they begin.
+    """Fit poses to minimise the squared error of drawings.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
-        ids: (N, L) what is drawn; a class whose glyph is empty leaves no ink, and its places stay.
-        begin: (N, L, 9) poses.
+        ids: (N, L) classes to draw; classes with empty glyphs leave no ink and do not move.
+        begin: (N, L, 9) initial poses.
         glyphs: (K, G, G) coverage, 0 to 1.
-        steps: Of each image.
-        moving: How many of `POSE` do, from the first on; the others stay as they begin.
+        steps: Optimiser steps for each image.
+        moving: Number of leading values of `POSE` that are fitted; the others stay.
     """
     shapes, unit = torch.from_numpy(glyphs.astype(np.float32)), torch.tensor(POSE_UNIT)
     fitted = begin.astype(np.float32)
@@ -218,7 +228,7 @@ def fit_poses(
             optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
             optimizer.zero_grad()
             (missed().sum() + form_prior(poses * unit)).backward()
-            assert poses.grad is not None  # what was just computed
+            assert poses.grad is not None  # computed above
             poses.grad[..., moving:] = 0
             optimizer.step()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is known of images: which characters stand where, how turned, and of which form."""
+"""Classes and poses of the characters in images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,85 +6,63 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-
-POSE = ("x", "y", "rotation", "size", "stretch", "shear", "taper", "swell", "bend")
-"""What poses tell of a character: pixels from the left and from the top, degrees counter-clockwise;
-and its form, the logarithms of its size and of its width beside that, pixels that it leans to the
-right for each one down, its perspective, how much wider it grows an image height down and how much
-taller one to the right, and how far down its ends are bent, in image heights one to either side,
-more as the square: 0 as its glyph is. `layout.Letters` has size and width as factors."""
-
-PLACED = 3
-"""So many of them place a character; the others are its form, which no scout tells."""
-
-UNBENT = POSE.index("bend")
-"""So many of them tell all of characters that lie on no wave."""
-
-
-def moving(places: Floats) -> int:
-    """How many of `POSE`, from the first on, these places (..., 9) need.
-
-    `PLACED` where all have one form, `UNBENT` where none is bent, or all.
-    """
-    formed = np.nan_to_num(places[..., PLACED:])
-    if formed[..., -1].any():
-        return len(POSE)
-    return UNBENT if formed.any() else PLACED
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.types import Floats
 
 
 @dataclass(frozen=True)
 class Poses:
-    """Of N images of L characters out of K classes."""
+    """Predicted classes and poses of N images with L characters of K classes."""
 
     probabilities: Floats
-    """(N, L, K); of classes that may be absent, the last is that of no character."""
+    """(N, L, K); the last class is the empty slot, if the scheme has one."""
     x: Floats
-    """(N, L) pixels; where the middle of the character lies, likewise ``y``."""
+    """(N, L) pixels from the left to the centre of the character."""
     y: Floats
+    """(N, L) pixels from the top to the centre of the character."""
     rotation: Floats
     """(N, L) degrees, counter-clockwise."""
     form: Floats | None = None
-    """(N, L, 6) what comes after the turn, see `POSE`; None where they are not known: of all 0."""
+    """(N, L, 6) values of the form, see `POSE`; None stands for zeros."""
     absent: int | None = None
-    """Class of a slot that no character stands in, `scheme.Scheme.absent`. It has no shape."""
+    """Class of an empty slot, see `scheme.Scheme.absent`. It has no glyph."""
     shortest: int = 1
-    """Characters of the shortest text, where slots may be empty."""
+    """Number of characters in the shortest text, if slots may be empty."""
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
-        """(N, L) the likeliest classes."""
+        """The likeliest classes (N, L)."""
         return np.asarray(self.probabilities.argmax(-1))
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
-        """(N, L) whether a character stands there."""
+        """Mask (N, L) of slots with a character."""
         if self.absent is None:
             return np.ones(self.x.shape, np.bool_)
         return np.asarray(self.ids != self.absent)
 
     @property
     def possible(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether characters fill the first slots without a gap, and enough of them."""
+        """Mask (N,) of images whose characters fill the first slots without a gap, and enough."""
         present = self.present
         gapless = (present[:, :-1] >= present[:, 1:]).all(1)
         return np.asarray(gapless & present[:, : self.shortest].all(1))
 
     @property
     def places(self) -> Floats:
-        """(N, L, 9), see `POSE`."""
+        """The poses (N, L, 9), see `POSE`."""
         placed = np.stack([self.x, self.y, self.rotation], -1, dtype=np.float32)
         known = (*placed.shape[:-1], len(POSE) - PLACED)
         form = np.zeros(known, np.float32) if self.form is None else self.form
         return np.concatenate([placed, form], -1, dtype=np.float32)
 
     def at(self, places: Floats) -> "Poses":
-        """The same characters at other places (N, L, 9)."""
+        """The same characters with other poses (N, L, 9)."""
         x, y, rotation = np.moveaxis(places[..., :PLACED], -1, 0)
         return replace(self, x=x, y=y, rotation=rotation, form=places[..., PLACED:])
 
     def renamed(self, names: Mapping[int, int]) -> "Poses":
-        """Characters read as some classes as those of others, all at once; all else stays."""
+        """Rename classes, all in one step; other classes stay."""
         probabilities = self.probabilities.copy()
         of_each = {k: self.ids == k for k in names}
         for k, read in of_each.items():

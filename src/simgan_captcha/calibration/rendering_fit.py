@@ -1,11 +1,10 @@
-"""How images are rendered: ink, blur, noise, codec and clutter, fitted to image statistics.
+"""Fit ink, blur, noise, codec and clutter of the simulator to image statistics.
 
-The method of simulated moments (McFadden 1989): an optimiser draws images with candidate values
-until what can be counted in them (grey levels, differences of neighbouring pixels, coefficients of
-the codec's transform) agrees with the real images. The same random numbers for every candidate
-leave only what the values change. CMA-ES (Hansen 2016, arXiv:1604.00772) finds the valley, steps
-along the moments' slopes (Levenberg 1944, Marquardt 1963) its bottom. Where the slopes are steep
-the values are certain; that is the standard error.
+This is the method of simulated moments (McFadden 1989). An optimiser draws images with candidate
+values until their moments agree with those of real images: histograms of grey levels, differences
+of neighbouring pixels, and coefficients of the JPEG transform. All candidates use the same random
+numbers. CMA-ES (Hansen 2016, arXiv:1604.00772) searches globally; least squares (Levenberg 1944,
+Marquardt 1963) refines the result. The derivatives of the moments give the standard errors.
 
 Shapes: N images, H and W pixels, M moments, V values.
 """
@@ -18,10 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.background import Background
-from simgan_captcha.calibration.calibration import RENDERING, UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.calibration.poses import Floats
-from simgan_captcha.clutter import (
+from simgan_captcha.data.background import Background
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
+from simgan_captcha.simulator.clutter import (
     CLUTTER,
     DOTS,
     LINES,
@@ -30,16 +29,13 @@ from simgan_captcha.clutter import (
     clutter_like,
     middle_of,
 )
-from simgan_captcha.images import GreyImages
-from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator import Simulator, SimulatorSettings
-
-Doubles = npt.NDArray[np.float64]
+from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.types import Doubles, Floats, GreyImages
 
 _CLUTTER = ClutterSettings()
 
 IMAGES = 400
-"""Drawn for every candidate; a quarter of them where the valley is still looked for."""
+"""Number of images drawn for each candidate; the global search draws a quarter."""
 
 _VALUES = {
     "ink": (0, 255, 6, 0.2),
@@ -58,42 +54,42 @@ _VALUES = {
     "texture": (0, 1, 0.08, 0.01),
     "grain": (0.005, 0.15, 0.012, 0.002),
 }
-"""Of each the lowest, the highest, the unit by which the optimiser steps, and what is finer than
-the local slopes tell: grey levels are whole, noise adds as its square."""
+"""Lower bound, upper bound, unit of the optimiser, and least standard error of each value. The last
+covers what derivatives miss: grey levels are integers, and noise adds in squares."""
 _STEP, _STRIDE = 0.6, 1.5
-"""The search's first deviation, and the longest step along slopes, in these units."""
+"""Initial deviation of CMA-ES, and longest step of least squares, in these units."""
 _STUCK = 1e5
 _BLUR, _FIRST_BLUR = RENDERING.index("blur"), 0.3
-"""The simulator draws no blur below, so that all of it is the same."""
+"""The simulator draws no blur below this sigma."""
 _BLOCK = 8
 _INKED = -0.4
-"""Of the range from -1, no ink, to 1."""
+"""Ink threshold in the range from -1 (no ink) to 1."""
 _STRIPS = 12
-"""That an image is cut into, along and across."""
+"""Number of strips per axis for the ink profile."""
 
 
 @dataclass(frozen=True)
 class RenderingFit:
-    """What was found."""
+    """The fitted values and their errors."""
 
     values: Floats
-    """(6,) in the order of `calibration.RENDERING`."""
+    """(6,) in the order of `calibrated.RENDERING`."""
     errors: Floats
     """(6,) standard errors."""
     clutter: Floats
-    """(9,) in the order of `clutter.CLUTTER`; NaN of what the scheme has not."""
+    """(9,) in the order of `clutter.CLUTTER`; NaN for absent kinds."""
     clutter_errors: Floats
-    """(9,) likewise."""
+    """(9,) standard errors."""
     misfit: float
-    """Mean squared difference of moments, in units of what chance explains; about 1 at best."""
+    """Mean squared difference of moments, in units of the sampling variance; at best about 1."""
 
 
 @dataclass(frozen=True)
 class _Space:
-    """The values that a scheme's images are drawn with."""
+    """The space of values that apply to a scheme."""
 
     names: tuple[str, ...]
-    """(V,)."""
+    """(V,) names of the values."""
 
     @staticmethod
     def of(scheme: Scheme) -> "_Space":
@@ -104,33 +100,33 @@ class _Space:
 
     @property
     def bounds(self) -> Doubles:
-        """(2, V) lowest and highest."""
+        """Lower and upper bounds (2, V)."""
         return np.array([_VALUES[name][:2] for name in self.names], np.float64).T
 
     @property
     def width(self) -> Doubles:
-        """(V,) the optimiser's units."""
+        """Units (V,) of the optimiser."""
         return np.array([_VALUES[name][2] for name in self.names], np.float64)
 
     @property
     def resolution(self) -> Doubles:
-        """(V,) the least standard errors."""
+        """Least standard errors (V,)."""
         return np.array([_VALUES[name][3] for name in self.names], np.float64)
 
     def parts(self, values: Doubles) -> tuple[Floats, Floats]:
-        """(6,) of rendering and (9,) of clutter, NaN where there is none."""
+        """Split values into rendering (6,) and clutter (9,), with NaN for absent kinds."""
         named = dict(zip(self.names, values.tolist(), strict=True))
         rendering = np.array([named[name] for name in RENDERING], np.float32)
         return rendering, np.array([named.get(name, np.nan) for name in CLUTTER], np.float32)
 
     def whole(self, rendering: Floats, clutter: Floats) -> Doubles:
-        """(V,) of both."""
+        """Join rendering and clutter into values (V,)."""
         named = dict(zip((*RENDERING, *CLUTTER), (*rendering, *clutter), strict=True))
         return np.array([named[name] for name in self.names], np.float64)
 
 
 def start_rendering(background: Background) -> Floats:
-    """Where nothing is known yet."""
+    """Initial rendering values, before any fit."""
     return np.array([background.ink_level, 0.25, 0.5, 1.0, 55.0, 1.5], np.float32)
 
 
@@ -145,18 +141,18 @@ def fit_rendering(
     evaluations: int = 240,
     on_evaluation: Callable[[int, int], None] = lambda done, total: None,
 ) -> RenderingFit:
-    """The values with which drawn images have the moments of real ones.
+    """Fit rendering and clutter so that synthetic images have the moments of real ones.
 
     Args:
-        images: (N, H, W) ``uint8``, real.
-        background: Theirs.
-        scheme: Theirs.
-        calibration: Its glyphs and places are drawn; its ``rendering`` is where the search begins,
-            and its ``clutter``, if it has any.
-        seed: Of what is drawn and of the search.
-        clutter: Of the run's simulator: the search begins in the middle of its ranges.
-        evaluations: Candidates that are drawn, those of a quarter of the images counted as such.
-        on_evaluation: Called after each generation of candidates.
+        images: (N, H, W) ``uint8`` real images.
+        background: Their background.
+        scheme: Their scheme.
+        calibration: Glyphs and poses to draw; its rendering and clutter start the search.
+        seed: Random seed of the images and of the search.
+        clutter: Ranges of the simulator; their middles start the search for unknown clutter.
+        evaluations: Number of candidates; a candidate with a quarter of the images counts as a
+            quarter.
+        on_evaluation: Called after each generation with the number of candidates and the total.
     """
     cluttered, space = bool(scheme.clutter), _Space.of(scheme)
     each = np.stack(
@@ -164,7 +160,7 @@ def fit_rendering(
     )
     target, spread = each.mean(0), each.var(0)
     telling = spread > 1e-12
-    # Chance: of the mean over the real images and of that over the drawn ones.
+    # Sampling variance of the means over the real and over the synthetic images.
     chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
 
     def differences(values: Doubles, count: int = IMAGES) -> Doubles:
@@ -212,7 +208,7 @@ def fit_rendering(
 _BARE = SimulatorSettings(
     fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, other_fonts=0.0, free=0.0
 )
-"""Whatever the calibration draws replaces these."""
+"""Placeholder settings, which the calibration replaces."""
 
 
 def draw_rendered(
@@ -223,10 +219,10 @@ def draw_rendered(
     count: int,
     seed: int,
 ) -> GreyImages:
-    """Images (count, H, W) of a calibrated simulator, rendered with exactly these values (V,).
+    """Draw images (count, H, W) with a calibrated simulator and exactly these values (V,).
 
-    Clutter alone lies about its values, as it is drawn later: were all of it of one grey level, a
-    wrong one would look no better for being nearer the right one.
+    Only clutter is drawn in a range around its values. With a single grey level, moments would not
+    improve as a wrong level approaches the right one, and the search would get stuck.
     """
     rendering, clutter = _Space.of(scheme).parts(values)
     settings = _BARE.model_copy(update={"clutter": clutter_like(clutter)})
@@ -243,7 +239,7 @@ def draw_rendered(
             blur=np.full_like(parameters.blur, blur),
             nearest=along[0] < nearest,
             noise=np.full_like(parameters.noise, noise),
-            # Between two qualities some images have one and some the other.
+            # Between two qualities, each image has one of the two.
             jpeg_quality=np.floor(quality + along[1]).astype(np.int64),
         )
     )
@@ -252,7 +248,7 @@ def draw_rendered(
 def image_moments(
     images: GreyImages, background: Background, *, cluttered: bool = False
 ) -> Doubles:
-    """(M,) what is counted in images (N, H, W), on average; ``cluttered``: and tells of clutter."""
+    """Mean moments (M,) of images (N, H, W), with those of clutter if ``cluttered``."""
     N = len(images)
     ink = background.normalise(images)[:, 0]
     free = ~background.line_mask
@@ -277,7 +273,7 @@ def image_moments(
 
 
 def _clutter_moments(ink: Floats) -> Iterator[Doubles]:
-    """What lies by itself, by its size, and how much ink lies where no letters do, or few."""
+    """Sizes of connected components, and the mean ink in strips of the image."""
     sizes = [
         cv2.connectedComponentsWithStats((image > _INKED).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
         for image in ink
@@ -294,7 +290,7 @@ def _histogram(values: npt.NDArray[np.float32], bins: int, low: float, high: flo
 
 
 def _block_coefficients(images: GreyImages) -> Floats:
-    """(blocks, 64) magnitudes of the discrete cosine transform that JPEG quantises."""
+    """Magnitudes (blocks, 64) of the discrete cosine transform of JPEG."""
     n = np.arange(_BLOCK)
     cosines = np.cos(np.pi * np.outer(n, 2 * n + 1) / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     cosines[0] /= np.sqrt(2)
@@ -309,7 +305,7 @@ def _block_coefficients(images: GreyImages) -> Floats:
 def _polished(
     differences: Callable[[Doubles], Doubles], values: Doubles, evaluations: int, space: _Space
 ) -> Doubles:
-    """Values with less difference, by damped steps of least squares within bounds."""
+    """Refine values by damped least squares within bounds."""
     damping, residuals, slopes = 0.3, differences(values), None
     evaluations -= 1
     while evaluations > 0 and damping < _STUCK:
@@ -330,9 +326,9 @@ def _polished(
 def _downhill(
     slopes: Doubles, residuals: Doubles, damping: float, values: Doubles, bounds: Doubles
 ) -> Doubles:
-    """(V,) a step in units; values that are at a bound do not step over it."""
+    """A step (V,) in units; values at a bound do not cross it."""
     information, gradient = slopes @ slopes.T, slopes @ residuals
-    # What nothing depends on must not move at all.
+    # Values without influence must not move.
     scale = np.diagonal(information) + 1e-6 * information.max() + 1e-12
     curvature = information + np.diag(damping * scale)
     free = np.ones(len(values), np.bool_)
@@ -349,7 +345,7 @@ def _downhill(
 def _slopes(
     differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles, space: _Space
 ) -> Doubles:
-    """(V, M) change of every difference with every value."""
+    """Derivatives (V, M) of the differences by the values."""
     slopes = []
     for at, (width, highest) in enumerate(zip(space.width, space.bounds[1], strict=True)):
         step = np.zeros_like(values)
@@ -359,14 +355,15 @@ def _slopes(
 
 
 def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float, space: _Space) -> Doubles:
-    """Of least squares whose differences are not independent (White 1980's sandwich).
+    """Standard errors (V,) of least squares with dependent moments (sandwich, White 1980).
 
     Args:
-        slopes: (V, M).
-        apart: (N, M) how far each image's moments are from the mean, in standard deviations.
-        misfit: Widens them where the model leaves more than chance (Birge's ratio).
+        slopes: (V, M) derivatives.
+        apart: (N, M) deviation of each image's moments from the mean, in standard deviations.
+        misfit: Factor that widens the errors if the model leaves more than chance (Birge's ratio).
+        space: Space of the values.
     """
-    # What cannot be told at all, as noise that the codec removes, is uncertain by its whole width.
+    # Values without influence, such as noise that JPEG removes, are uncertain by their whole range.
     prior = np.diag(1 / np.square(np.diff(space.bounds, axis=0)[0]))
     known = np.linalg.inv(slopes @ slopes.T + prior)
     scattered = np.cov(apart @ slopes.T, rowvar=False) * max(1.0, misfit)

@@ -1,16 +1,16 @@
-"""Classes that are read far too often give up what they take from others.
+"""Class balancing: limit over-predicted classes by optimal transport.
 
-Where the real captchas' font draws an 'a' as most fonts draw a 'q', a scout reads both as 'q', and
-is sure. Yet what it thinks of the other classes still tells the two apart, and an alphabet whose
-characters are about equally frequent has no room for so many q's. So each class takes no more
-characters than its share, and those that think least of it go where they are next likeliest.
+If the real font draws an 'a' as most fonts draw a 'q', the bootstrap recognizer confidently reads
+both as 'q'. Its other probabilities still separate the two, and an alphabet with about equally
+frequent characters has fewer q's. So each class keeps at most its share of characters. Those with
+the lowest probability move to their next likeliest class.
 
-This is a transport problem whose classes have a most and no least (a class that never occurs, as an
-alphabet may name some, takes nothing from others), solved by Sinkhorn's scaling.
+This is a transport problem, solved by Sinkhorn scaling. Classes have an upper bound but no lower
+bound, so characters that never occur attract no samples.
 
 Sources: Sinkhorn distances (Cuturi 2013, arXiv:1306.0895); equal shares against degenerate labels
 (Asano, Rupprecht and Vedaldi 2020, arXiv:1911.05371, section 3.1). Deviation: shares are bounded
-from above alone, and what comes out are probabilities.
+from above only, and the result is soft probabilities.
 
 Shapes: N images, L characters, K classes, M characters of all images.
 """
@@ -18,43 +18,41 @@ Shapes: N images, L characters, K classes, M characters of all images.
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from simgan_captcha.calibration.glyph_fit import enough_examples
 from simgan_captcha.calibration.poses import Poses
-
-Doubles = npt.NDArray[np.float64]
+from simgan_captcha.types import Doubles
 
 _LEAST = 1e-30
-"""Probability, so that what is all but impossible keeps an order."""
+"""Least probability, so that nearly impossible classes keep an order."""
 _STEPS = 300
 _SETTLED = 1e-3
-"""Of a class's share: when no class has so much more than that, scaling ends."""
+"""Relative excess over the share at which scaling stops."""
 
 
 def share_out(poses: Poses) -> Poses:
-    """The same poses with probabilities by which no class has more than its share of characters."""
+    """Balance the probabilities so that no class has more than its share of characters."""
     likely = poses.probabilities.astype(np.float64).clip(_LEAST)
     characters = likely if poses.absent is None else likely[..., : poses.absent]
     read = characters[poses.present]
     if not len(read):
         return poses
     scaled = characters * class_weights(read)
-    # How likely it is that a character stands there stays as it was.
+    # The total probability of a character stays the same.
     scaled *= characters.sum(-1, keepdims=True) / scaled.sum(-1, keepdims=True)
     shared = likely.copy()
     shared[..., : characters.shape[-1]] = scaled
     found = replace(poses, probabilities=shared.astype(np.float32))
-    # Nor is anybody where nobody was likeliest, or the other way round.
+    # Balancing must not change which slots are empty.
     changed = (found.present != poses.present)[..., None]
     return replace(found, probabilities=np.where(changed, poses.probabilities, found.probabilities))
 
 
 def class_weights(probabilities: Doubles) -> Doubles:
-    """(K,) of 0 to 1: times which probabilities (M, K), all above 0, give none more than its share.
+    """Weights (K,), 0 to 1, that limit each class of probabilities (M, K) > 0 to its share.
 
-    A share is that of the classes which occur, and as much more as chance has it one time in six.
-    When others have been relieved, classes may occur that did not before, and shares are smaller.
+    The bound is M / C + sqrt(M / C) for C occurring classes, one standard deviation above the
+    mean. Balancing can make further classes occur; the bound is then computed again.
     """
     likely = probabilities
     weights = np.ones(likely.shape[1])
@@ -64,7 +62,7 @@ def class_weights(probabilities: Doubles) -> Doubles:
         share = len(likely) / occurring
         most = share + np.sqrt(share)
         for _ in range(_STEPS):
-            # What a class would take of every character, were its weight 1.
+            # Total of each class over the characters, if its weight were 1.
             taken = (likely / (likely @ weights)[:, None]).sum(0)
             if (taken * weights).max() < most * (1 + _SETTLED):
                 break
@@ -73,6 +71,6 @@ def class_weights(probabilities: Doubles) -> Doubles:
 
 
 def _occurring(likely: Doubles) -> int:
-    """How many classes have enough of M characters, (M, K), for a glyph."""
+    """Number of classes with enough characters of (M, K) for a glyph."""
     taken = (likely / likely.sum(1, keepdims=True)).sum(0)
     return int((taken >= enough_examples(taken)).sum())

@@ -1,4 +1,4 @@
-"""What calibration found, for people: every figure with its standard error, doubts in words.
+"""A summary of calibration for people: figures with standard errors, and warnings in words.
 
 Shapes: N images, L characters, K classes.
 """
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.calibration.calibration import RENDERING, Calibration
 from simgan_captcha.calibration.font_match import Estimate, FontMatches, match_fonts
 from simgan_captcha.calibration.glyph_fit import GlyphFit
-from simgan_captcha.calibration.poses import PLACED, POSE, Floats
 from simgan_captcha.calibration.rendering_fit import RenderingFit
-from simgan_captcha.clutter import CLUTTER
-from simgan_captcha.simulator import SimulatorSettings
+from simgan_captcha.simulator.calibrated import RENDERING, Calibration
+from simgan_captcha.simulator.clutter import CLUTTER
+from simgan_captcha.simulator.pose import PLACED, POSE
+from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.types import Floats
 
 _MIDDLE = (0.01, 0.99)
 _RESAMPLES = 200
@@ -30,20 +31,28 @@ def summarise(
     simulator: SimulatorSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """As JSON; an estimate is [value, standard error], a range [estimate, estimate].
+    """The summary as JSON values.
+
+    An estimate is [value, standard error]. A range is [estimate, estimate] and covers the middle
+    98 % of characters, without class offsets.
 
     Returns:
-        ``x``: of each slot, ``y``, ``rotation``: the middle 98 % of characters that a class lies
-        as usual, pixels and degrees, turns as the fonts' uprights have them; ``pitch``: pixels from
-        slot to slot, None for a single one; ``forms``: likewise the values of form, as the
-        simulator has them, of those in which letters differ; ``font_size``: pixels per em and
-        ``stroke_weight``: area of ink to that of the likest font, None without any glyph;
-        ``rendering`` and ``clutter``: by name; ``rendering_misfit``: mean squared difference of
-        what is counted in real and drawn images, in units of what chance explains; ``fonts``: by
-        character, the likest font, its size and the likeness, -1 to 1; ``warnings``: in words.
+        A mapping with these keys.
+
+        - ``x`` (one range per slot), ``y``: positions in pixels.
+        - ``rotation``: range in degrees, relative to the upright fonts.
+        - ``pitch``: pixels from slot to slot; None for a single slot.
+        - ``forms``: ranges of the form values that differ between letters, in simulator units.
+        - ``font_size``: pixels per em; None without glyphs.
+        - ``stroke_weight``: ink area relative to the best font; None without glyphs.
+        - ``rendering``, ``clutter``: estimates by name.
+        - ``rendering_misfit``: mean squared difference of moments, in units of the sampling
+          variance.
+        - ``fonts``: by character, the best font, its size and the similarity, -1 to 1.
+        - ``warnings``: sentences.
 
     Raises:
-        ConfigError: A font that does not serve, see `glyphs.open_font`.
+        ConfigError: A font cannot be used, see `glyphs.open_font`.
     """
     matches = match_fonts(
         calibration.glyphs[: len(alphabet)],
@@ -52,7 +61,7 @@ def summarise(
         simulator.size,
         simulator.strokes,
     )
-    # A glyph has no upright: what all are turned by is missing from their characters' turns.
+    # The rotation of the glyphs is missing from the rotations of the characters.
     upright = matches.turn if any(matches.classes) else Estimate(0.0, 0.0)
     found = _Places(fit, calibration, seed)
     return {
@@ -91,9 +100,9 @@ def summarise(
 
 
 class _Places:
-    """Places and turns of the characters that count, as they are and resampled.
+    """Poses of the confident characters, and bootstrap resamples.
 
-    The bootstrap (Efron 1979) draws whole images: characters of one image are not independent.
+    The bootstrap (Efron 1979) draws whole images, because characters of one image are dependent.
     """
 
     def __init__(self, fit: GlyphFit, calibration: Calibration, seed: int) -> None:
@@ -111,7 +120,7 @@ class _Places:
         plus: Estimate | None = None,
         factor: bool = False,
     ) -> list[Any]:
-        """The range of most of one of `POSE`, of one slot or of all, or of its exponential."""
+        """Range of one value of `POSE`, or its exponential, in one slot or in all."""
         slots = slice(None) if slot is None else slice(slot, slot + 1)
         found = np.array(
             [
@@ -129,7 +138,7 @@ class _Places:
         ]
 
     def pitch(self) -> list[float] | None:
-        """How far apart slots are: the slope of their medians."""
+        """Distance between slots: the slope of their median positions."""
         slots = np.flatnonzero(self.kept.any(0)).tolist()
         if len(slots) == 1:
             return None
@@ -144,13 +153,13 @@ class _Places:
 
     def _resampled(self, values: Floats, kept: npt.NDArray[np.bool_]) -> Iterator[Floats]:
         for images in self.resamples:
-            # A slot without any character left is not in a calibration, but may be in a resample.
+            # A resample may have no character in a slot; the full sample is used then.
             chosen = values[images][kept[images]]
             yield chosen if len(chosen) else values[kept]
 
 
 def _json(estimate: Estimate, decimals: int = 2) -> list[float] | None:
-    """Rounded; None for what there is no value of."""
+    """Rounded value and error; None for a missing value."""
     if math.isnan(estimate.value):
         return None
     return [round(float(estimate.value), decimals), round(float(estimate.error), decimals)]
@@ -161,18 +170,18 @@ def _starved(fit: GlyphFit, calibration: Calibration, alphabet: str) -> Iterator
     read = np.bincount(ids, minlength=len(alphabet))
     for k in np.flatnonzero(~calibration.found[: len(alphabet)]):
         yield (
-            f"{alphabet[k]!r} was read surely {read[k]} times in the images calibration looked at, "
-            f"{len(ids) / len(alphabet):.0f} expected: too few to learn its shape, so only the "
-            "simulator's fonts draw it"
+            f"{alphabet[k]!r} was read with confidence {read[k]} times in the images of "
+            f"calibration, {len(ids) / len(alphabet):.0f} expected: too few for a glyph, so only "
+            "the fonts of the simulator draw it"
         )
 
 
 def _unlike(matches: FontMatches, alphabet: str) -> Iterator[str]:
     for k in matches.unlike:
         match = matches.classes[k]
-        assert match is not None  # only what was compared is unlike
+        assert match is not None  # `unlike` lists compared classes only
         yield (
-            f"{alphabet[k]!r} looks like no font of the simulator (nearest: {match.font}, likeness "
-            f"{match.likeness:.2f}); its shape is learned from the images alone: look at "
+            f"{alphabet[k]!r} looks like no font of the simulator (nearest: {match.font}, "
+            f"similarity {match.likeness:.2f}); its glyph comes from the images alone: check "
             "calibrate/glyphs.png"
         )

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import simgan_captcha
+from simgan_captcha._version import __version__
 from simgan_captcha.errors import UsageError
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.pages import front_page, user_page
@@ -100,7 +100,7 @@ def create_app(
     """
     app = FastAPI(
         title="The captcha puzzle",
-        version=simgan_captcha.__version__,
+        version=__version__,
         docs_url=None,  # FastAPI's documentation page loads scripts from another host.
         redoc_url=None,
         lifespan=_few_threads,

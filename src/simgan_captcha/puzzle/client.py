@@ -9,10 +9,9 @@ from urllib.parse import quote
 
 import httpx
 
-import simgan_captcha
-from simgan_captcha.addresses import server_and_user, without_password
+from simgan_captcha._version import __version__
+from simgan_captcha.data.addresses import LOOPBACK_DIRECT, server_and_user, without_password
 from simgan_captcha.errors import SubmissionError, UsageError
-from simgan_captcha.loopback import LOOPBACK_DIRECT
 
 MOST_SOLUTIONS = 15_000
 """What the puzzle takes in one submission."""
@@ -91,7 +90,7 @@ async def _post(url: str, body: bytes) -> tuple[int, bytes]:
     """Status and body of the reply."""
     shown = without_password(url)
     headers = {
-        "User-Agent": f"simgan-captcha/{simgan_captcha.__version__}",
+        "User-Agent": f"simgan-captcha/{__version__}",
         "Content-Type": "application/json",
         # A compressed reply could be a thousand times as large as what the limit counts.
         "Accept-Encoding": "identity",

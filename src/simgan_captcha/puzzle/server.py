@@ -19,13 +19,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from simgan_captcha.connection import STOP_SECONDS, PatientProtocol, server_config
 from simgan_captcha.errors import SimganCaptchaError, UsageError
 from simgan_captcha.interrupts import kept_from_children
-from simgan_captcha.listening import listen, url_of
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.replay import Recording, SharedTurns
+from simgan_captcha.serving.connection import STOP_SECONDS, PatientProtocol, server_config
+from simgan_captcha.serving.listening import listen, url_of
 
 START_SECONDS = 180.0
 """A child that has not started by then is given up."""

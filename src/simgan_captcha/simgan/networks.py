@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simgan_captcha.checkpoint import load_weights, save_weights
 from simgan_captcha.errors import RunError, ShapeError
+from simgan_captcha.training.checkpoint import load_weights, save_weights
 
 REAL, REFINED = 0, 1
 """The discriminator's two classes: indices along dimension 1 of its logits."""

@@ -10,9 +10,9 @@ class SimGANSettings(BaseModel):
 
     The paper's own, for eyes: ``RefinerSettings(global_skip=False)``, pre-training for 1,000 and
     200 steps, ``discriminator_updates=1``. For ``refiner_updates`` its appendix prints 50 beside
-    the words "we update R twice"; the seed project took 2. It trains with plain SGD at 0.001; here
-    both networks use Adam (momentum 0.5), which needs far fewer steps. Its regularization weighs a
-    sum over pixels, so it does not carry over.
+    the words "we update R twice"; the original project took 2. It trains with plain SGD at 0.001;
+    here both networks use Adam (momentum 0.5), which needs far fewer steps. Its regularization
+    weighs a sum over pixels, so it does not carry over.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -13,10 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.checkpoint import load_training_state, save_training_state
 from simgan_captcha.errors import RunError, ShapeError, UsageError
-from simgan_captcha.metrics_log import MetricsLog
-from simgan_captcha.parallel import require_same_step, share
 from simgan_captcha.simgan.alarms import ALARMS, WINDOW
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.networks import Discriminator, Refiner, save_refiner
@@ -31,6 +28,9 @@ from simgan_captcha.simgan.updates import (
     refiner_loss,
     refiner_pretraining_loss,
 )
+from simgan_captcha.training.checkpoint import load_training_state, save_training_state
+from simgan_captcha.training.metrics import MetricsLog
+from simgan_captcha.training.parallel import require_same_step, share
 
 BatchStream = Callable[[int], Iterator[Tensor]]
 """``stream(n)``: the endless batches from number n on, (B, C, H, W) float32 in [-1, 1]; batch k is

@@ -8,7 +8,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simgan_captcha.parallel import gather
 from simgan_captcha.simgan.history import ImageHistory
 from simgan_captcha.simgan.losses import (
     consistency_loss,
@@ -16,14 +15,9 @@ from simgan_captcha.simgan.losses import (
     patch_accuracy,
     self_regularization_loss,
 )
-from simgan_captcha.simgan.networks import (
-    REAL,
-    REFINED,
-    Discriminator,
-    Refiner,
-    RefinerSettings,
-)
+from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner, RefinerSettings
 from simgan_captcha.simgan.settings import SimGANSettings
+from simgan_captcha.training.parallel import gather
 
 Figures = dict[str, Tensor]
 

@@ -28,13 +28,13 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
-from simgan_captcha import __version__
+from simgan_captcha._version import __version__
+from simgan_captcha.data.images import MAX_BYTES
 from simgan_captcha.errors import RunError
-from simgan_captcha.images import MAX_BYTES
-from simgan_captcha.page_templates import page_template
-from simgan_captcha.readings import Reading
-from simgan_captcha.report_inputs import refiner_sheets
-from simgan_captcha.run_folder import read_run
+from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.report.inputs import refiner_sheets
+from simgan_captcha.report.templates import page_template
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.web.corrections import Corrections, labels_csv
 from simgan_captcha.web.gallery import UNSURE, Gallery, Order, captcha_key
@@ -109,7 +109,9 @@ def create_app(
     package = Path(str(files("simgan_captcha")))
     app.mount("/static", StaticFiles(directory=package / "web" / "static"), "static")
     app.add_api_route(
-        "/report.css", lambda: FileResponse(package / "report.css"), include_in_schema=False
+        "/report.css",
+        lambda: FileResponse(package / "report" / "report.css"),
+        include_in_schema=False,
     )
     _add_reading(app, run)
     _add_run(app, run, stopping)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.errors import RunError
-from simgan_captcha.report_inputs import read_json
+from simgan_captcha.report.inputs import read_json
 from simgan_captcha.scheme import Scheme
 
 FILE = Path("review") / "corrections.json"

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from simgan_captcha.readings import Reading, load_readings
-from simgan_captcha.report_inputs import file_states
-from simgan_captcha.run_folder import READINGS
-from simgan_captcha.store import CaptchaStore
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline.run_folder import READINGS
+from simgan_captcha.report.inputs import file_states
 
 PAGE_SIZE = 60
 UNSURE = 0.5

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from simgan_captcha.connection import PROBLEM_TYPE
 from simgan_captcha.errors import ImageError, SimganCaptchaError, UsageError
+from simgan_captcha.serving.connection import PROBLEM_TYPE
 
 
 class Problem(BaseModel):

@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from simgan_captcha.metrics_log import FILE_NAME
-from simgan_captcha.report_curves import LEARNING, curve_group
-from simgan_captcha.report_diagnosis import diagnosis_section
-from simgan_captcha.report_inputs import (
+from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
+from simgan_captcha.report.curves import LEARNING, curve_group
+from simgan_captcha.report.diagnosis import diagnosis_section
+from simgan_captcha.report.inputs import (
     STAGES,
     Json,
     as_mapping,
@@ -19,9 +20,8 @@ from simgan_captcha.report_inputs import (
     refiner_sheets,
     stages_of,
 )
-from simgan_captcha.report_judged import judged_section
-from simgan_captcha.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
-from simgan_captcha.stages import MANIFEST
+from simgan_captcha.report.judged import judged_section
+from simgan_captcha.training.metrics import FILE_NAME
 from simgan_captcha.web.gallery import captcha_key
 from simgan_captcha.web.run_status import run_status
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.background import FloatImages
+from simgan_captcha.data.foreground import read_scheme_image
+from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError
-from simgan_captcha.images import MAX_PIXELS, GreyImages, encode_png
-from simgan_captcha.report_inputs import file_states
-from simgan_captcha.run_folder import DIAGNOSIS, RUN
-from simgan_captcha.scheme_images import read_scheme_image
-from simgan_captcha.stages import FINISHED
+from simgan_captcha.pipeline.manifest import FINISHED
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN
+from simgan_captcha.report.inputs import file_states
+from simgan_captcha.types import FloatImages, GreyImages
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from simgan_captcha.background import Background
-    from simgan_captcha.config import RunConfig
+    from simgan_captcha.config.settings import RunConfig
+    from simgan_captcha.data.background import Background
 
 _MAX_NAME = 200
 """Characters of a client's file name that are given back."""
@@ -59,7 +59,7 @@ class ImageRefusal(BaseModel):
 
 
 class RunReader:
-    """Reads with what `pipeline.load_run_reader` finds, loaded at the first image.
+    """Reads with what `pipeline.run.load_run_reader` finds, loaded at the first image.
 
     A run that was made anew since then is loaded anew. Images are read by one caller at a time.
     """
@@ -82,7 +82,7 @@ class RunReader:
         Raises:
             RunError: The run has no finished reader.
         """
-        from simgan_captcha.reader.reading import decode, read_probabilities
+        from simgan_captcha.recognizer.decode import decode, read_probabilities
 
         with self._lock:
             reader, background, config = self._current()
@@ -120,7 +120,7 @@ class RunReader:
         return [answers[number] for number in range(len(files))]
 
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
-        from simgan_captcha.pipeline import load_run_reader
+        from simgan_captcha.pipeline.run import load_run_reader
 
         readers = [self._run / stage / "reader.safetensors" for stage in ("read", "adapt")]
         background = self._run / "background" / "background.npz"
@@ -136,7 +136,7 @@ class RunReader:
 
 def _explain(reader: "nn.Module", normalised: FloatImages) -> list[list[str]]:
     """For each image the pictures of the input and of its characters' heat, as ``data:`` URIs."""
-    from simgan_captcha.reader.saliency import saliency
+    from simgan_captcha.recognizer.saliency import saliency
 
     heat = saliency(reader, normalised)
     explained = []

@@ -10,9 +10,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.metrics_log import FILE_NAME
-from simgan_captcha.page_templates import duration
-from simgan_captcha.report_inputs import (
+from simgan_captcha.pipeline.manifest import ELAPSED, IDENTITY, MANIFEST
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
+from simgan_captcha.report.inputs import (
     STAGES,
     Json,
     as_mapping,
@@ -22,8 +22,8 @@ from simgan_captcha.report_inputs import (
     refiner_sheets,
     stages_of,
 )
-from simgan_captcha.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
-from simgan_captcha.stages import ELAPSED, IDENTITY, MANIFEST
+from simgan_captcha.report.templates import duration
+from simgan_captcha.training.metrics import FILE_NAME
 
 QUIET_SECONDS = 60.0
 """A stage in progress that has written nothing for so long may have been interrupted."""

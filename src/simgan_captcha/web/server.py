@@ -7,8 +7,8 @@ from pathlib import Path
 
 import uvicorn
 
-from simgan_captcha.connection import PatientProtocol, server_config
-from simgan_captcha.listening import is_loopback, listen, url_of
+from simgan_captcha.serving.connection import PatientProtocol, server_config
+from simgan_captcha.serving.listening import is_loopback, listen, url_of
 from simgan_captcha.web.app import create_app
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
 

@@ -1,0 +1,175 @@
+"""A reader that also tells where each character lies and how it is turned: what calibration needs.
+
+Shapes: B batch, L characters, K classes; a pose is x, y, rotation, each about -1 to 1.
+"""
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.recognizer.counting import counting_loss
+from simgan_captcha.recognizer.decode import BATCH
+from simgan_captcha.recognizer.network import (
+    MAP_STRIDE,
+    ReaderArchitecture,
+    ScoutOutput,
+    build_reader,
+    map_size,
+)
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator
+from simgan_captcha.types import FloatImages, Floats, GreyImages
+
+
+class CalibrationSettings(BaseModel):
+    """The scout's training; batch size and step size are the reader's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rounds: int = Field(default=3, ge=1, le=20)
+    """Times that the scout learns from the simulator and looks at the real images; from the second
+    on the simulator is already calibrated by the round before."""
+    first_steps: int = Field(default=700, ge=1)
+    """Optimiser steps of the first round, which begins from nothing."""
+    steps: int = Field(default=400, ge=1)
+    """Optimiser steps of every other round."""
+    free: float = Field(default=0.3, ge=0, le=1)
+    """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
+    be trusted than the last one, which readers learn from."""
+    images: int = Field(default=3000, ge=1)
+    """Real images that are looked at."""
+    epochs: int = Field(default=14, ge=2)
+    """Passes over them that fit glyphs and poses."""
+    rendering_images: int = Field(default=1000, ge=1)
+    """Real images whose statistics the rendering is fitted to."""
+    rendering_evaluations: int = Field(default=160, ge=20)
+    """Candidates that are drawn for it."""
+
+    def steps_of(self, number: int) -> int:
+        """Optimiser steps of a round, from 1."""
+        return self.first_steps if number == 1 else self.steps
+
+
+_DEGREES = 45.0
+
+MIDDLES_WEIGHT = 1.5
+"""Of `middles_loss` beside the characters' cross-entropy, which weighs 1."""
+
+
+class PosedSimulator:
+    """Draws as a simulator does, but its targets are (B, L, 1 + 3 + 1), see `pose_targets`."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+
+    def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Floats]:
+        """Images (count, H, W) ``uint8`` and targets (count, L, 5) float32."""
+        parameters = self.simulator.draw_parameters(generator, count)
+        return self.simulator.render(parameters), pose_targets(parameters, self.simulator.scheme)
+
+
+def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
+    """(N, L, 5) float32: class id, the pose that was drawn, and the position on the map.
+
+    Both coordinates are counted in slot pitches: in image heights, y differed so little from letter
+    to letter that some scouts learned its mean and nothing else.
+
+    The position is that of the character's middle, rows one after another; -1 outside the image.
+    Where no character stands the pose is NaN, and the position -1.
+    """
+    pitch = scheme.width / scheme.length
+    slots = (np.arange(scheme.length) + 0.5) * pitch
+    rows, columns = map_size(scheme.height, scheme.width)
+    row = np.floor(parameters.y / MAP_STRIDE)
+    column = np.floor(parameters.x / MAP_STRIDE)
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    targets = np.stack(
+        [
+            parameters.ids,
+            (parameters.x - slots) / pitch,
+            (parameters.y - scheme.height / 2) / pitch,
+            parameters.rotation / _DEGREES,
+            np.where(inside, row * columns + column, -1),
+        ],
+        axis=-1,
+    ).astype(np.float32)
+    targets[parameters.ids == scheme.absent, 1:] = (np.nan, np.nan, np.nan, -1)
+    return targets
+
+
+def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of characters and of their middles, absolute errors of poses and of counts.
+
+    That every position of the map must tell whose middle lies there teaches the convolutions at
+    once what letters look like, and slots read what positions tell; through the slots' attention
+    alone they learn it later. As dense heads do in detection (FCOS, arXiv:1904.01355).
+
+    Args:
+        outputs: Of an `AttentionReader` with ``pose``.
+        targets: (B, L, 5), see `pose_targets`.
+    """
+    ids, logits = targets[..., 0].long(), outputs.logits.float()
+    cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+    posed = targets[..., 1:4].isfinite()
+    error = (outputs.pose.float() - targets[..., 1:4]).where(posed, 0).abs().mean((0, 1))
+    # As if of those alone that have a pose; a batch may have none.
+    error = error / posed[..., 0].float().mean().clamp(min=1e-6)
+    figures = {
+        "loss": cross_entropy,
+        "accuracy": (logits.argmax(-1) == ids).float().mean(),
+        "turn_error_degrees": error[2] * _DEGREES,
+    }
+    # Poses are easier and must not hold up the characters; middles are what characters hang on.
+    middles = middles_loss(outputs.middles, targets)
+    counts = counting_loss(outputs.counts, targets[..., 4].long())
+    return cross_entropy + 0.5 * error.sum() + MIDDLES_WEIGHT * middles + counts, figures
+
+
+def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of whose middle lies at each position of the map.
+
+    Args:
+        middles: (B, positions, K + 1) logits, the last class nobody's.
+        targets: (B, L, 5), see `pose_targets`.
+    """
+    ids, place = targets[..., 0].long(), targets[..., 4].long()
+    B, positions, classes = middles.shape
+    none = classes - 1
+    # One more position takes what lies outside the image.
+    whose = torch.full((B, positions + 1), none, device=ids.device)
+    whose.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
+    weight = torch.ones(classes, device=ids.device)
+    weight[none] = ids.shape[1] / positions  # as much in all as the characters
+    return nn.functional.cross_entropy(
+        middles.float().flatten(0, 1), whose[:, :positions].flatten(), weight=weight
+    )
+
+
+def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Module:
+    """The same reader with the parts that this architecture has, in evaluation mode."""
+    plain = build_reader(architecture)
+    weights = reader.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    return plain.eval()
+
+
+@torch.inference_mode()
+def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> Poses:
+    """Classes and poses of normalised images (N, 2, H, W)."""
+    scout.eval()
+    batches = torch.split(torch.from_numpy(normalised), BATCH)
+    outputs = [scout(images) for images in batches]
+    probabilities = torch.cat([o.logits for o in outputs]).float().softmax(-1).numpy()
+    pose = torch.cat([o.pose for o in outputs]).float().numpy()
+    pitch = scheme.width / scheme.length
+    slots = ((np.arange(scheme.length) + 0.5) * pitch).astype(np.float32)
+    return Poses(
+        probabilities,
+        x=pose[..., 0] * np.float32(pitch) + slots,
+        y=pose[..., 1] * np.float32(pitch) + np.float32(scheme.height / 2),
+        rotation=pose[..., 2] * np.float32(_DEGREES),
+        absent=scheme.absent,
+        shortest=scheme.shortest or scheme.length,
+    )

@@ -1,0 +1,217 @@
+"""The configuration of a run: one frozen model a stage, presets, and ``--set key=value``."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from simgan_captcha.calibration.rescoring import VerificationSettings
+from simgan_captcha.calibration.scout import CalibrationSettings
+from simgan_captcha.data.background import Lines
+from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.original.preset import ORIGINAL
+from simgan_captcha.original.simulator import OriginalSimulatorSettings
+from simgan_captcha.recognizer.adapt import AdaptationSettings
+from simgan_captcha.recognizer.train import ReaderSettings
+from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.simgan import SimGANSettings
+from simgan_captcha.simulator.simulator import SimulatorSettings, layout_of
+
+Preset = Literal["quick", "cpu", "paper", "original"]
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run, but for the images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    scheme: Scheme = HACKMIT_2017
+    """The captcha family."""
+    batches: int | None = Field(default=None, ge=1)
+    """Challenge batches to bring in; by default all of a folder, 20 of a URL."""
+    download: DownloadSettings = DownloadSettings()
+    """How politely and patiently."""
+    encoding: Literal["relative", "binary"] = "relative"
+    """How networks see images, see `background.Background`."""
+    lines: Lines = "contrast"
+    """How shared lines are found: ``contrast``, ``average`` or ``and``, see `background`."""
+    removed_lines: int = Field(default=0, ge=0, le=50)
+    """Width in pixels of lines that differ per image, to be taken out by morphology; 0: none."""
+    generator: Literal["fonts", "original"] = "fonts"
+    """Which simulator draws."""
+    simulator: SimulatorSettings = SimulatorSettings()
+    """Ranges of the ``fonts`` simulator."""
+    original_simulator: OriginalSimulatorSettings = OriginalSimulatorSettings()
+    """The 2017 project's generator."""
+    calibrate: bool = True
+    """Whether the ``fonts`` simulator is fitted to the real images first."""
+    calibration: CalibrationSettings = CalibrationSettings()
+    """How the scout that calibration needs is trained."""
+    refine: bool = True
+    """Whether a refiner is trained."""
+    witness_steps: int = Field(default=600, ge=1)
+    """Steps on raw images, before the refiner, of the reader that watches whether refining keeps
+    the text; after a calibration its scout does that."""
+    simgan: SimGANSettings = SimGANSettings()
+    """The refiner's networks and training."""
+    reader: ReaderSettings = ReaderSettings()
+    """The reader's network and supervised training."""
+    adaptation: AdaptationSettings = AdaptationSettings()
+    """Self-training on the real images."""
+    verification: VerificationSettings = VerificationSettings()
+    """How doubtful characters of the run's own images are decided."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """``auto``: bf16-mixed where the hardware multiplies bf16 matrices, else 32-true."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads that torch computes with; 0 takes as many as there are cores."""
+    workers: int = Field(default=1, ge=0, le=256)
+    """Processes that draw synthetic images ahead; 0 draws in the training process."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        if self.reader.images == "refined" and not self.refine:
+            raise ValueError(
+                "reader.images=refined needs a refiner; set refine=true or reader.images=raw"
+            )
+        if self.generator == "original" and self.scheme.absent is not None:
+            raise ValueError(
+                "generator=original draws texts of one length; leave out scheme.shortest, or use "
+                "generator=fonts"
+            )
+        said = [key for key in ("waves", "several_fonts") if getattr(self.scheme, key)]
+        if said and layout_of(self.scheme, self.simulator) is None:
+            raise ValueError(
+                f"scheme.{said[0]} needs letters that are laid out, not drawn slot by slot; set "
+                "simulator.layout={} or leave it out"
+            )
+        if self.simgan.refiner.channels != 1:
+            raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
+        return self
+
+
+_SMALL_SIMGAN = {
+    "checkpoint_every": 50,
+    "refiner": {"features": 16, "blocks": 2, "downscale": 2},
+    "discriminator": {"widths": [48, 32, 32, 32]},
+}
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # On the 2017 puzzle 20 TFLOP of training in all, 35 where little is read surely.
+    "quick": {
+        "calibration": {"steps": 300},
+        "simgan": {
+            **_SMALL_SIMGAN,
+            # So few steps end while the refiner still overshoots: at 1 it kept a quarter of texts.
+            "regularization": 5,
+            "pretrain_discriminator_steps": 50,
+            "steps": 100,
+            "picture_every": 50,
+        },
+        "reader": {"steps": 600},
+        "adaptation": {"steps": 800},
+    },
+    # Likewise 60 and 100.
+    "cpu": {
+        "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
+        "reader": {"steps": 5000},
+        "adaptation": {"steps": 2200},
+    },
+    # The networks of arXiv:1612.07828 at full resolution; for a GPU.
+    "paper": {
+        "calibrate": False,
+        "simgan": {
+            "refiner": {"global_skip": False},
+            "batch_size": 512,
+            "steps": 1000,
+            "pretrain_refiner_steps": 1000,
+            "pretrain_discriminator_steps": 200,
+            "refiner_updates": 4,
+            "history_capacity": 51200,
+        },
+        "reader": {"images": "refined", "steps": 12000},
+        "adaptation": {"steps": 0},
+    },
+    "original": ORIGINAL,
+}
+"""What each preset changes of the defaults."""
+
+
+def resolve_config(preset: str, assignments: Sequence[str] = ()) -> RunConfig:
+    """A preset with some values changed.
+
+    Args:
+        preset: One of `PRESETS`.
+        assignments: As ``reader.steps=100``; values are JSON, or else plain text.
+
+    Raises:
+        ConfigError: An unknown preset or key (the nearest right one is named), or a bad value.
+
+    Example:
+        >>> resolve_config("quick", ["reader.steps=7"]).reader.steps
+        7
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; got {preset!r}")
+    # The default scheme is there from the start, so that one of its values can be changed alone.
+    values: dict[str, Any] = {"scheme": HACKMIT_2017.model_dump()}
+    values |= json.loads(json.dumps(PRESETS[preset]))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"expected key=value after --set, got {assignment!r}")
+        _assign(values, key.strip(), _parse(text.strip()))
+    return load_config(values)
+
+
+def load_config(values: Mapping[str, Any]) -> RunConfig:
+    """A configuration from plain values, as `RunConfig.model_dump` gives them.
+
+    Raises:
+        ConfigError: An unknown key or a value out of its range.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(_unknown_key(key)) from None
+        message = first["msg"].removeprefix("Value error, ")
+        if not key:
+            raise ConfigError(message) from None
+        raise ConfigError(f"{key}: {message}; got {first['input']!r}") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(parents[: depth + 1])} is a value and has no {last!r}")
+    values[last] = value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _unknown_key(key: str) -> str:
+    known = _keys(RunConfig)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md for all of them"
+    return f"expected a known configuration key, got {key!r}; {hint}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,288 @@
+"""Challenge batches over HTTP: politely, patiently, and from the one host that was named."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from simgan_captcha._version import __version__
+from simgan_captcha.data.addresses import LOOPBACK_DIRECT, server_and_user, without_password
+from simgan_captcha.data.batch import parse_batch
+from simgan_captcha.data.store import MAX_QUARANTINED_BYTES
+from simgan_captcha.errors import BatchError, UsageError
+
+MAX_REDIRECTS = 5
+
+OnBatch = Callable[[str, list[Any]], Awaitable[None]]
+"""Awaited with a batch's source and its images, see `batch.parse_batch`."""
+OnFailure = Callable[[str, str, bytes], None]
+"""Called with a batch's source, why it cannot be had, and the start of what came instead."""
+
+
+class DownloadSettings(BaseModel):
+    """How politely and how patiently batches are fetched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Requests under way at once."""
+    requests_per_second: float = Field(default=5.0, gt=0)
+    """Never more, retries and redirects included."""
+    attempts: int = Field(default=5, ge=1, le=100)
+    """Times one batch is asked for before it is given up."""
+    backoff_seconds: float = Field(default=0.5, ge=0)
+    """First wait between attempts; it doubles each time, with as much jitter added."""
+    max_wait_seconds: float = Field(default=30.0, ge=0)
+    """Longest wait between attempts, whatever the server's Retry-After says."""
+    silence_seconds: float = Field(default=15.0, gt=0)
+    """A server that sends nothing for so long is given up."""
+    request_seconds: float = Field(default=120.0, gt=0)
+    """A whole request, body included, may take so long."""
+    max_batch_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Larger batches are cut and refused."""
+    redirect_hosts: tuple[str, ...] = ()
+    """Other hosts that redirects may lead to, each as ``host`` or ``host:port``."""
+
+
+class _FetchError(Exception):
+    """One attempt failed; ``transient`` when another may not."""
+
+    def __init__(
+        self, reason: str, *, transient: bool, retry_after: float = 0.0, data: bytes = b""
+    ) -> None:
+        super().__init__(reason)
+        self.transient = transient
+        self.retry_after = retry_after
+        self.data = data
+
+
+def batch_urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
+    """Addresses by source; sources hold no password, and one address gives many fresh batches.
+
+    Args:
+        location: A server, as ``http(s)://host[:port]``; a user's page on it, ``.../u/NAME/``; its
+            ``.../challenge`` address, ``{user}`` filled in; or an address with ``{n}``, counted
+            from 0.
+        user: Puzzle user whose challenges are asked for.
+        batches: How many.
+
+    Raises:
+        UsageError: No such address, or one that needs a user where none is given.
+    """
+    if "{user}" in location and not user:
+        raise UsageError(f"expected a user for {location}, got none; name one with --user")
+    address = location.replace("{user}", quote(user, safe=""))
+    try:
+        urls = [httpx.URL(address.replace("{n}", str(n))) for n in range(batches)]
+    except httpx.InvalidURL as error:
+        raise UsageError(f"expected an http(s) URL, got {location} ({error})") from None
+    url = urls[0].copy_with(fragment=None)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"expected http(s)://host, got {location}; correct the URL")
+    if "{n}" in address:
+        return {without_password(str(one)): one for one in urls}
+    server, named = server_and_user(str(url))
+    if url.path == "/":
+        if not user:
+            raise UsageError(f"expected a user to ask {location} for, got none; name one")
+        url = url.copy_with(path=f"/u/{quote(user, safe='')}/challenge")
+    elif named is not None and not url.path.endswith("/challenge"):
+        url = httpx.URL(f"{server}/u/{quote(named, safe='')}/challenge")
+    elif not url.path.endswith("/challenge"):
+        raise UsageError(
+            f"expected http(s)://host, .../challenge or a template with {{n}}, got {location}; "
+            "a numbered batch is written .../challenge-{n}"
+        )
+    return {f"{without_password(str(url))}#{k}": url for k in range(batches)}
+
+
+async def fetch_batches(
+    missing: Iterator[tuple[str, httpx.URL]],
+    settings: DownloadSettings,
+    on_batch: OnBatch,
+    on_failure: OnFailure,
+) -> None:
+    """Fetch every batch once, several at a time; what one callback raises ends all.
+
+    Args:
+        missing: Sources and addresses, see `batch_urls`.
+        settings: Pace, patience and limits.
+        on_batch: Takes what came.
+        on_failure: Takes what could not be had in ``settings.attempts``.
+    """
+    headers = {
+        "User-Agent": f"simgan-captcha/{__version__}",
+        # A compressed body could be a thousand times as large as what the limit counts.
+        "Accept-Encoding": "identity",
+    }
+    async with httpx.AsyncClient(
+        headers=headers, timeout=settings.silence_seconds, mounts=LOOPBACK_DIRECT
+    ) as client:
+        fetcher = _Fetcher(client, settings)
+
+        async def work() -> None:
+            for source, url in missing:  # shared: each worker takes the next
+                try:
+                    images = await fetcher.fetch_patiently(url)
+                except _FetchError as error:
+                    on_failure(source, str(error), error.data)
+                else:
+                    await on_batch(source, images)
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(settings.concurrency):
+                    workers.create_task(work())
+        except BaseExceptionGroup as group:  # a full disk, say, met by one worker or by several
+            raise group.exceptions[0] from None
+
+
+class _Fetcher:
+    """Asks for batches, no faster than allowed, again where that may help."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: DownloadSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._next_request = 0.0
+
+    async def fetch_patiently(self, url: httpx.URL) -> list[Any]:
+        settings = self._settings
+        backoff = wait_exponential(settings.backoff_seconds) + wait_random(
+            0, settings.backoff_seconds
+        )
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, _FetchError) else 0.0
+            return min(max(backoff(state), asked), settings.max_wait_seconds)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(settings.attempts),
+            wait=wait,
+            retry=retry_if_exception(
+                lambda error: isinstance(error, _FetchError) and error.transient
+            ),
+            reraise=True,
+        )
+        return await retrying(self._fetch, url)
+
+    async def _fetch(self, url: httpx.URL) -> list[Any]:
+        """One attempt: the images of the batch at ``url``."""
+        asked = url
+        for _ in range(MAX_REDIRECTS + 1):
+            found = await self._request(url, asked)
+            if isinstance(found, list):
+                return found
+            url = found
+        raise _FetchError(
+            f"expected at most {MAX_REDIRECTS} redirects, got more; name the final address",
+            transient=False,
+        )
+
+    async def _request(self, url: httpx.URL, asked: httpx.URL) -> list[Any] | httpx.URL:
+        """The images of the batch at ``url``, where ``asked`` has led; or where that leads to."""
+        await self._wait_for_turn()
+        settings = self._settings
+        try:
+            async with (
+                asyncio.timeout(settings.request_seconds),
+                self._client.stream("GET", url) as response,
+            ):
+                if response.next_request is not None:
+                    return self._checked_redirect(asked, url, response.next_request.url)
+                return _images(response, await _body(response, settings.max_batch_bytes))
+        except TimeoutError:
+            seconds = settings.request_seconds
+            raise _FetchError(
+                f"expected a batch within {seconds:g} s, got no end of it", transient=True
+            ) from None
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise _FetchError(
+                f"expected a whole answer, the connection failed ({what})", transient=True
+            ) from None
+
+    def _checked_redirect(self, asked: httpx.URL, here: httpx.URL, there: httpx.URL) -> httpx.URL:
+        netloc = there.netloc.decode()
+        known = {asked.netloc.decode(), *self._settings.redirect_hosts}
+        if netloc not in known or (here.scheme, there.scheme) == ("https", "http"):
+            raise _FetchError(
+                f"expected an answer of {asked.host}, got a redirect to "
+                f"{without_password(str(there))}; if you trust that address, name it instead, or "
+                f'allow its host: --set download.redirect_hosts=["{netloc}"]',
+                transient=False,
+            )
+        return there
+
+    async def _wait_for_turn(self) -> None:
+        now = time.monotonic()
+        turn = max(now, self._next_request)
+        self._next_request = turn + 1 / self._settings.requests_per_second
+        await asyncio.sleep(turn - now)
+
+
+async def _body(response: httpx.Response, max_bytes: int) -> bytearray:
+    status = response.status_code
+    if status != httpx.codes.OK:
+        transient = status in (408, 429) or status >= 500
+        hint = "run again later" if transient else "correct the URL, the user or the batch count"
+        raise _FetchError(
+            f"expected status 200, got {status}; {hint}",
+            transient=transient,
+            retry_after=_retry_after(response.headers.get("Retry-After", "")),
+        )
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise _FetchError(
+            f"expected a body that is not compressed, as asked for, got {encoding}",
+            transient=False,
+        )
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _FetchError(
+                f"expected at most {max_bytes} bytes, got more",
+                transient=False,
+                data=bytes(body[:MAX_QUARANTINED_BYTES]),
+            )
+    return body
+
+
+def _images(response: httpx.Response, body: bytearray) -> list[Any]:
+    try:
+        return parse_batch(body)
+    except BatchError as error:
+        kind = response.headers.get("Content-Type", "none")
+        raise _FetchError(
+            f"{error}, content type {kind[:80]!r}",
+            transient=True,
+            data=bytes(body[:MAX_QUARANTINED_BYTES]),
+        ) from None
+
+
+def _retry_after(value: str) -> float:
+    """Seconds to wait by a Retry-After header, in either of its forms; 0 when there is none."""
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

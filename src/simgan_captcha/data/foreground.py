@@ -1,0 +1,194 @@
+"""Check images against a scheme and convert them to the single channel that networks use.
+
+Shapes: H and W are the height and width of the scheme.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.data.images import check_image, decode_grey, decode_rgb
+from simgan_captcha.errors import ImageError
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.types import Floats, GreyImages
+
+INK = 200
+"""Grey level of the strongest ink of an image in `ink_on_black`."""
+
+_STRONGEST = 98
+"""Percentile of the colour distances from the background that counts as strongest ink."""
+_INKED = 0.2
+"""Share of that distance above which a pixel counts as ink."""
+_LARGE = 0.15
+"""Side of a square, in image heights, that is smaller than a letter and larger than a dot."""
+_OF_LETTERS = 75
+"""Percentile of the distances within large components, which are mostly letters."""
+_STRONGER = 1.25
+"""Ratio by which dots and lines may exceed letters before letters determine the scale."""
+_LEAST_INK = 32
+"""Least ink in levels; weaker ink is not amplified, because noise would be too."""
+_OTHER = 16
+"""Difference in levels from which two colours count as different."""
+_ABOUT = 0.75
+"""Window side in image heights; most of the window is background, even within a text."""
+_WIDEST = 255
+"""Greatest window side in pixels, which bounds the time of the median."""
+_FEW = 0.01
+"""Share of background in a window that is too small to use."""
+_NEAR = 24
+"""Levels by which background pixels may differ from the most frequent colour."""
+
+
+def check_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
+    """The luma of a complete image that fits the scheme.
+
+    Raises:
+        ImageError: As `images.check_image`; or another size, with a shared background.
+    """
+    if scheme.shares_picture:
+        return check_image(data, width=scheme.width, height=scheme.height)
+    return check_image(data)
+
+
+def read_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
+    """Check and decode an untrusted image, see `decode_scheme_image`.
+
+    Raises:
+        ImageError: As `check_scheme_image`.
+    """
+    luma = check_scheme_image(data, scheme)
+    return luma if scheme.shares_picture else decode_scheme_image(data, scheme)
+
+
+def decode_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
+    """Decode an image that `check_scheme_image` accepts to (H, W): luma, or `ink_on_black`.
+
+    Raises:
+        ImageError: The bytes do not decode.
+    """
+    if scheme.shares_picture:
+        return decode_grey(data)
+    return _ink_of(decode_rgb(data), scheme)
+
+
+def pixels_of_scheme(pixels: npt.NDArray[np.uint8], scheme: Scheme) -> GreyImages:
+    """Convert an image that is decoded already, as `decode_scheme_image` does.
+
+    Args:
+        pixels: Grey levels (H, W) or RGB (H, W, 3); any size without a shared background.
+        scheme: Scheme of the image.
+
+    Raises:
+        ImageError: Another shape or type.
+    """
+    own, grey = not scheme.shares_picture, pixels.ndim == 2
+    size = (scheme.height, scheme.width)
+    if (
+        pixels.dtype != np.uint8
+        or (pixels.ndim, *pixels.shape[2:]) not in ((2,), (3, 3))
+        or not pixels.size
+        or not (own or pixels.shape[:2] == size)
+    ):
+        h, w = ("h", "w") if own else size
+        raise ImageError(
+            f"expected grey levels ({h}, {w}) or RGB ({h}, {w}, 3) of uint8, got {pixels.shape} of "
+            f"{pixels.dtype}"
+        )
+    if own:
+        return _ink_of(np.repeat(pixels[..., None], 3, -1) if grey else pixels, scheme)
+    return pixels if grey else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _ink_of(rgb: GreyImages, scheme: Scheme) -> GreyImages:
+    varying = scheme.background == "varying"
+    return ink_on_black(rgb, scheme.width, scheme.height, varying=varying)
+
+
+def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = False) -> GreyImages:
+    """Convert an image of any colours to ink on black.
+
+    The brightness of a pixel is the distance of its colour from the background: the largest
+    difference in red, green and blue. The background is the most frequent colour of the image.
+    Distances are scaled so that strong ink has the level `INK`; letters determine the scale if
+    clutter is stronger. Other sizes are scaled to fit, keep their aspect, and are padded.
+
+    Args:
+        rgb: (h, w, 3), ``uint8``.
+        width: W.
+        height: H.
+        varying: Whether the background changes within the image. It is then estimated from the
+            surroundings of each pixel, without ink.
+
+    Returns:
+        (H, W), ``uint8``; 0 is background.
+    """
+    rgb = fitted(rgb, width, height)
+    levels = rgb.astype(np.float32)
+    ground = _surroundings(rgb) if varying else _commonest_colour(rgb, levels)
+    distance = np.abs(levels - ground).max(-1)
+    strongest = max(_strength(distance), _LEAST_INK)
+    ink = np.minimum(np.rint(distance * (INK / strongest)), 255).astype(np.uint8)
+    top, left = (height - ink.shape[0]) // 2, (width - ink.shape[1]) // 2
+    padded = np.zeros((height, width), np.uint8)
+    padded[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return padded
+
+
+def _strength(distance: Floats) -> float:
+    """Strength of the ink in levels, such that pale letters among dark dots are amplified."""
+    strongest = float(np.percentile(distance, _STRONGEST))
+    inked = (distance > _INKED * strongest).astype(np.uint8)
+    _, whose, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
+    large = figures[:, cv2.CC_STAT_AREA] >= (_LARGE * len(distance)) ** 2
+    large[0] = False  # the component without ink
+    letters = distance[large[whose]]
+    if not letters.size:
+        return strongest
+    return min(strongest, _STRONGER * float(np.percentile(letters, _OF_LETTERS)))
+
+
+def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
+    """Scale an image (h, w, 3) to fit, with its aspect."""
+    scale = min(width / rgb.shape[1], height / rgb.shape[0])
+    if scale == 1:
+        return rgb
+    size = (
+        min(width, max(1, round(rgb.shape[1] * scale))),
+        min(height, max(1, round(rgb.shape[0] * scale))),
+    )
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
+
+
+def uneven_share(rgb: GreyImages) -> float:
+    """Share of an image (h, w, 3) where the background differs from the most frequent colour."""
+    commonest = _commonest_colour(rgb, rgb.astype(np.float32))
+    return float((np.abs(_surroundings(rgb) - commonest).max(-1) > _OTHER).mean())
+
+
+def _surroundings(rgb: GreyImages) -> Floats:
+    """Estimate the background (h, w, 3) as a moving median, in two passes.
+
+    The first pass includes ink. The second replaces ink by the weighted mean of the background
+    near it.
+    """
+    window = min(max(3, round(_ABOUT * min(rgb.shape[:2]))), _WIDEST) | 1
+    levels = rgb.astype(np.float32)
+    distance = np.abs(levels - cv2.medianBlur(rgb, window)).max(-1)
+    inked = distance > _INKED * max(_strength(distance), _LEAST_INK)
+    free = cv2.dilate(inked.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
+    weights, spread = free.astype(np.float32), window / 4
+    near = cv2.GaussianBlur(weights, (0, 0), spread)
+    beside = cv2.GaussianBlur(levels * weights[..., None], (0, 0), spread)
+    known = near > _FEW
+    beside[known] /= near[known, None]
+    # Far from any background, the first estimate stays.
+    filled = np.where(free[..., None], levels, np.where(known[..., None], beside, levels))
+    return np.asarray(cv2.medianBlur(np.rint(filled).astype(np.uint8), window), np.float32)
+
+
+def _commonest_colour(rgb: GreyImages, levels: Floats) -> Floats:
+    coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
+    commonest = levels[coarse == np.bincount(coarse.ravel(), minlength=4096).argmax()].mean(0)
+    # A background may lie across the border of two bins.
+    return np.asarray(levels[np.abs(levels - commonest).max(-1) <= _NEAR].mean(0))

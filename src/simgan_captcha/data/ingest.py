@@ -1,0 +1,276 @@
+"""Challenge batches from a URL or a folder, or a folder's images, into the captcha store.
+
+A bad image is set aside with its reason, a bad batch as a whole, and neither is fatal to the rest.
+Every image of every batch that could be unpacked is counted exactly once: stored, duplicate, or
+quarantined. A batch whose part is in the store is never fetched again.
+"""
+
+import asyncio
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from simgan_captcha.data.addresses import is_url, without_password
+from simgan_captcha.data.batch import parse_batch, unpack_batch
+from simgan_captcha.data.fetch import DownloadSettings, batch_urls, fetch_batches
+from simgan_captcha.data.folder import image_groups, is_image_file, unpack_images
+from simgan_captcha.data.images import SUFFIXES
+from simgan_captcha.data.store import Captcha, CaptchaStore, RejectedCaptcha
+from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
+from simgan_captcha.scheme import Scheme
+
+DEFAULT_BATCHES = 20
+"""Batches asked of a URL that can give any number."""
+
+MAX_REASONS = 20
+"""The report lists this many reasons; the rest are summed under one heading."""
+
+Place = TypeVar("Place", httpx.URL, Path, tuple[Path, ...])
+
+OnProgress = Callable[[int, int, int], None]
+"""Called with batches done, batches in all, images stored so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What became of every batch and image of one location, earlier runs included.
+
+    ``batches_stored + batches_skipped + batches_failed == batches_expected`` and
+    ``images_stored + duplicates + quarantined == images_expected``.
+    """
+
+    location: str
+    batches_expected: int
+    batches_stored: int
+    batches_skipped: int
+    """In the store already, from an earlier run."""
+    batches_failed: int
+    """Tried again at the next run."""
+    failures: tuple[str, ...]
+    """One line for each failed batch: source and reason."""
+    files_ignored: int
+    """Entries of a folder that are not named like batches, or images where there are none."""
+    images_expected: int
+    images_stored: int
+    duplicates: int
+    quarantined: int
+    reasons: dict[str, int]
+    """Images in the quarantine by reason, the most frequent first."""
+
+
+def ingest(
+    location: str | Path,
+    store_folder: Path,
+    *,
+    scheme: Scheme,
+    user: str,
+    batches: int | None = None,
+    settings: DownloadSettings | None = None,
+    on_progress: OnProgress | None = None,
+) -> IngestReport:
+    """Bring the batches of a location into a store; what is there already is not fetched again.
+
+    Must not be called from a running asyncio loop. Batches are stored as they come, so an interrupt
+    leaves all that were done.
+
+    Args:
+        location: A folder of files ``challenge-*`` or ``*.json``, or else of JPEG and PNG images;
+            or an address, see `fetch.batch_urls`.
+        store_folder: The captcha store to add to, made if missing.
+        scheme: That images must fit, see `foreground.check_scheme_image`.
+        user: Puzzle user whose challenges are asked for; folders need none.
+        batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL. Of
+            images, a thousand are one.
+        settings: Time-outs, retries and limits of HTTP requests; files obey the size limit too.
+        on_progress: Called before the first batch and after each.
+
+    Raises:
+        UsageError: The location is no folder of batches or images, and no such address.
+        DownloadError: Not one image could be had; the message says why.
+        StoreError: The store is damaged, or the disk does not take it.
+    """
+    settings = settings or DownloadSettings()
+    if batches is not None and batches < 1:
+        raise UsageError(f"expected at least 1 batch, got {batches}; ask for one or more")
+    text = str(location)
+    if is_url(text):
+        urls = batch_urls(text, user, batches or DEFAULT_BATCHES)
+        run = _Ingestion(store_folder, scheme, list(urls), on_progress)
+        asyncio.run(_fetch_all(run.missing(urls), run, settings))
+        return run.report(without_password(text), 0)
+    folder = Path(location)
+    found, ignored = _files(folder)
+    if found and is_image_file(found[0]):
+        groups = dict(itertools.islice(image_groups(folder, found).items(), batches))
+        run = _Ingestion(store_folder, scheme, list(groups), on_progress)
+        for source, group in run.missing(groups):
+            run.add(source, *unpack_images(group, scheme))
+        return run.report(text, ignored)
+    files = {path.resolve().as_uri(): path for path in found[:batches]}
+    run = _Ingestion(store_folder, scheme, list(files), on_progress)
+    _read_all(run.missing(files), run, settings.max_batch_bytes)
+    return run.report(text, ignored)
+
+
+class _Ingestion:
+    """Adds batches to the store and keeps count."""
+
+    def __init__(
+        self,
+        store_folder: Path,
+        scheme: Scheme,
+        sources: list[str],
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.store = store = CaptchaStore(store_folder)
+        store.discard_partial_files()
+        self.scheme = scheme
+        self.sources = sources
+        self.counts = {source: store.counts(source) for source in sources if store.has(source)}
+        self.failures: dict[str, str] = {}
+        self.skipped = len(self.counts)
+        self.on_progress = on_progress
+        self._tell()
+
+    def missing(self, places: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
+        """What is not in the store, with its source."""
+        return iter([(source, at) for source, at in places.items() if not self.store.has(source)])
+
+    def add(self, source: str, captchas: list[Captcha], rejected: list[RejectedCaptcha]) -> None:
+        counts = self.counts[source] = self.store.add(source, captchas, rejected)
+        if not self.store.has(source):
+            common = Counter(one.reason for one in rejected).most_common(1)
+            why = common[0][0] if common else "every name belongs to another image"
+            self.failures[source] = f"none of its {counts.expected} images can be used: {why}"
+        self._tell()
+
+    def fail(self, source: str, reason: str, data: bytes) -> None:
+        self.failures[source] = reason
+        self.store.set_aside(source, reason, data)
+        self._tell()
+
+    def report(self, location: str, ignored: int) -> IngestReport:
+        stored = sum(counts.stored for counts in self.counts.values())
+        duplicates = sum(counts.duplicates for counts in self.counts.values())
+        failures = [
+            f"{source}: {self.failures[source]}"
+            for source in self.sources
+            if source in self.failures
+        ]
+        if stored + duplicates == 0:
+            raise DownloadError(
+                f"expected captchas from {location}, got none out of {len(self.sources)} batches; "
+                f"the first: {failures[0]}"
+            )
+        self._prove()
+        return IngestReport(
+            location=location,
+            batches_expected=len(self.sources),
+            batches_stored=len(self.sources) - self.skipped - len(failures),
+            batches_skipped=self.skipped,
+            batches_failed=len(failures),
+            failures=tuple(failures),
+            files_ignored=ignored,
+            images_expected=sum(counts.expected for counts in self.counts.values()),
+            images_stored=stored,
+            duplicates=duplicates,
+            quarantined=sum(counts.quarantined for counts in self.counts.values()),
+            reasons=_shortened(self.store.reasons(self.sources)),
+        )
+
+    def _prove(self) -> None:
+        """The files say what was counted: they are opened anew, as the next stage will."""
+        found = CaptchaStore(self.store.folder)
+        for source, counts in self.counts.items():
+            if source in self.failures:
+                continue
+            there = found.counts(source) if found.has(source) else None
+            if there != counts:
+                raise StoreError(
+                    f"expected {counts} of {source} in {found.folder}, found {there}; nothing "
+                    "else may change that folder: run again to fetch what is missing"
+                )
+
+    def _tell(self) -> None:
+        if self.on_progress is not None:
+            done = len(self.counts.keys() | self.failures.keys())
+            images = sum(counts.stored for counts in self.counts.values())
+            self.on_progress(done, len(self.sources), images)
+
+
+def _shortened(reasons: dict[str, int]) -> dict[str, int]:
+    # A hostile batch can give each of its images a reason of its own.
+    shown = dict(list(reasons.items())[:MAX_REASONS])
+    rest = sum(reasons.values()) - sum(shown.values())
+    return {**shown, "other reasons": rest} if rest else shown
+
+
+# Folders
+
+
+def _files(folder: Path) -> tuple[list[Path], int]:
+    """Batch files or images, in natural order (2 before 10), and the number of other entries.
+
+    Beside images, only files that are named challenge-* are batches: others may be labels.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"expected a folder of challenge batches or images, or an http(s) URL, got {folder}, "
+            f"which is {'a file' if folder.exists() else 'not there'}; correct the path"
+        )
+    entries = list(folder.iterdir())
+    found = [entry for entry in entries if _is_batch_file(entry)]
+    if not any(entry.name.startswith("challenge-") for entry in found):
+        found = [entry for entry in entries if is_image_file(entry)] or found
+    if not found:
+        raise UsageError(
+            f"expected files named challenge-* or *.json, or images ({', '.join(SUFFIXES)}), in "
+            f"{folder}, got none of {len(entries)} entries; name the folder that holds them"
+        )
+    found.sort(key=lambda path: _natural(path.name))
+    return found, len(entries) - len(found)
+
+
+def _is_batch_file(path: Path) -> bool:
+    named = path.suffix == ".json" or (path.name.startswith("challenge-") and not path.suffix)
+    return named and not path.name.startswith(".") and path.is_file()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def _read_all(missing: Iterator[tuple[str, Any]], run: _Ingestion, max_bytes: int) -> None:
+    for source, path in missing:
+        data = b""
+        try:
+            with path.open("rb") as file:
+                data = file.read(max_bytes + 1)
+            if len(data) > max_bytes:
+                raise BatchError(f"expected at most {max_bytes} bytes, got a larger file")
+            images = parse_batch(data)
+        except (OSError, BatchError) as error:
+            run.fail(source, str(error), data)
+        else:
+            run.add(source, *unpack_batch(images, run.scheme))
+
+
+# HTTP
+
+
+async def _fetch_all(
+    missing: Iterator[tuple[str, httpx.URL]], run: _Ingestion, settings: DownloadSettings
+) -> None:
+    async def add(source: str, images: list[Any]) -> None:
+        # In a thread, so that the other requests are still served.
+        run.add(source, *await asyncio.to_thread(unpack_batch, images, run.scheme))
+
+    await fetch_batches(missing, settings, add, run.fail)

@@ -1,0 +1,270 @@
+"""How weak a captcha is, for its owner: what a reader without labels gets, and what would cost it.
+
+One feature at a time is changed in what the run's simulator draws. The run's own reader reads it,
+as it is and after it has learned on for a while on the change, as an attacker's would.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.data.background import Background
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.pipeline.cost import brief_settings, reader_architecture
+from simgan_captcha.recognizer.decode import read_probabilities
+from simgan_captcha.recognizer.train import train_reader
+from simgan_captcha.simulator.clutter import draw_clutter
+from simgan_captcha.simulator.layout import on_waves
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator
+from simgan_captcha.training.parallel import make_fabric
+from simgan_captcha.training.streams import synthetic_batches
+from simgan_captcha.types import GreyImages
+
+_STREAM = 200  # and one more for each change; `learning` has the numbers below
+_SHOWN = 6
+"""Images of each change that a person looks at."""
+_STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # of waves; in image heights
+
+Generator = np.random.Generator
+Change = Callable[[Simulator, DrawParameters, Generator], DrawParameters]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How often drawn images of one change are read wholly right."""
+
+    name: str
+    what: str
+    as_it_is: tuple[float, float, float]
+    """Share by the run's reader, 0 to 1, and its 95 % interval."""
+    learned_on: tuple[float, float, float]
+    """The same after learning on the change."""
+    samples: GreyImages
+    """(6, H, W) ``uint8``."""
+
+
+def audit_run(
+    config: RunConfig,
+    simulator: Simulator,
+    reader: nn.Module,
+    folder: Path,
+    *,
+    seed: int,
+    images: int,
+    steps: int,
+    on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
+) -> tuple[list[Measured], int]:
+    """What every change costs, first none; and the training FLOPs it took.
+
+    A change that changes nothing of these captchas is left out.
+
+    Args:
+        config: The run's.
+        simulator: The run's, calibrated if the run is.
+        reader: The run's.
+        folder: For checkpoints, which are not kept.
+        seed: Of what is drawn.
+        images: Drawn of each change.
+        steps: That the reader learns on, of each change.
+        on_step: Called with the change, the step and how many there are.
+    """
+    measured, flops = list[Measured](), 0
+    for number, (name, (what, change)) in enumerate(changes(simulator).items()):
+        changed = ChangedSimulator(simulator, change)
+        drawn, ids = changed.batch(np.random.default_rng([_STREAM, seed]), images)
+        if measured and (drawn[:_SHOWN] == measured[0].samples).all():
+            continue  # as of letters that are upright already
+        learned = _learned_on(
+            config,
+            changed,
+            reader,
+            folder / f"change-{number}",
+            seed=seed,
+            stream=_STREAM + number,
+            steps=steps,
+            on_step=partial(on_step, name),
+        )
+        flops += learned[1]
+        measured.append(
+            Measured(
+                name,
+                what,
+                _share(reader, simulator.background, drawn, ids),
+                _share(learned[0], simulator.background, drawn, ids),
+                drawn[:_SHOWN],
+            )
+        )
+    return measured, flops
+
+
+class ChangedSimulator:
+    """Draws as a simulator does, with one feature changed."""
+
+    def __init__(self, simulator: Simulator, change: Change) -> None:
+        self.simulator, self.change = simulator, change
+
+    def batch(self, generator: Generator, count: int) -> tuple[GreyImages, npt.NDArray[np.int64]]:
+        """Images (count, H, W) ``uint8`` and class ids (count, L)."""
+        parameters = self.simulator.draw_parameters(generator, count)
+        changed = self.change(self.simulator, parameters, generator)
+        return self.simulator.render(changed), changed.ids
+
+
+def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
+    """By name: what is changed, in words, and how. The first changes nothing."""
+    scheme, most = simulator.scheme, math.ceil(simulator.settings.clutter.lines[1])
+    found = simulator.calibration is not None
+    more: dict[str, tuple[str, Change]] = {
+        "lines": (f"up to {most} lines through the text, as strong as it", _more_lines)
+    }
+    if "lines" in scheme.clutter:
+        words = f"up to {most} lines more, as strong as those that are there"
+        more = {"more lines": (words, _more_lines)}
+    if scheme.clutter:
+        words = " and ".join(scheme.clutter) + " left out"
+        more = {"without clutter": (words, _without_clutter), **more}
+    if scheme.background == "shared":
+        # Of ink on black the strongest is equally strong in every image: nothing is fainter.
+        more["fainter"] = ("letters at half their contrast", _fainter)
+    return {
+        "as it is": (
+            "drawn as the run found it" if found else "drawn from the run's wide ranges",
+            _unchanged,
+        ),
+        "upright": ("no letter is turned", _upright),
+        "turned further": ("every letter up to 30 degrees further, either way", _turned),
+        "waved": ("every text on a wave, tilted and bent by it", _waved),
+        "closer": ("letters a quarter closer to each other", _closer),
+        "many fonts": ("every letter in any of the simulator's fonts", _many_fonts),
+        "sizes vary": ("every letter up to a third larger or smaller", _resized),
+        "noise": ("grain of 25 grey levels over all", _noisy),
+        "coarse JPEG": ("quality 15", _coarse),
+        **more,
+    }
+
+
+def _unchanged(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParameters:
+    return drawn
+
+
+def _upright(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
+    if simulator.calibration is None:
+        return replace(drawn, rotation=np.zeros_like(drawn.rotation))
+    # A glyph that was found leaning stands upright when it is turned back.
+    return replace(drawn, rotation=simulator.calibration.offset[drawn.ids, 2])
+
+
+def _turned(_: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
+    further = generator.uniform(-30, 30, drawn.rotation.shape).astype(np.float32)
+    return replace(drawn, rotation=drawn.rotation + further)
+
+
+def _waved(simulator: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
+    return on_waves(drawn, simulator.scheme.height, _STEEPNESS, _WAVELENGTH, generator)
+
+
+def _closer(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
+    present = drawn.ids != simulator.scheme.absent
+    middle = np.nanmean(np.where(present, drawn.x, np.nan), 1, keepdims=True)
+    closer = (middle + 0.75 * (drawn.x - middle)).astype(np.float32)
+    return replace(drawn, x=np.where(present, closer, drawn.x))
+
+
+def _many_fonts(
+    simulator: Simulator, drawn: DrawParameters, generator: Generator
+) -> DrawParameters:
+    fonts = simulator.bank.shape[0]
+    return replace(drawn, font=generator.integers(fonts, size=drawn.font.shape))
+
+
+def _resized(_: Simulator, drawn: DrawParameters, generator: Generator) -> DrawParameters:
+    scale = generator.uniform(0.67, 1.33, drawn.scale.shape).astype(np.float32)
+    return replace(drawn, scale=drawn.scale * scale)
+
+
+def _fainter(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
+    ground = np.float32(np.median(simulator.background.grey))
+    return replace(drawn, ink=((drawn.ink + ground) / 2).astype(np.float32))
+
+
+def _noisy(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParameters:
+    return replace(drawn, noise=np.full_like(drawn.noise, 25))
+
+
+def _coarse(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParameters:
+    return replace(drawn, jpeg_quality=np.full_like(drawn.jpeg_quality, 15))
+
+
+def _without_clutter(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParameters:
+    return replace(drawn, clutter=None)
+
+
+def _more_lines(
+    simulator: Simulator, drawn: DrawParameters, generator: Generator
+) -> DrawParameters:
+    """Lines of their own, over whatever clutter there is."""
+    lines = draw_clutter(
+        simulator.scheme.model_copy(update={"clutter": ("lines",)}),
+        simulator.settings.clutter.model_copy(update={"line_strength": (1, 1)}),
+        generator,
+        len(drawn.ids),
+        ground=float(np.median(simulator.background.grey)),
+        ink=float(np.median(drawn.ink)),
+    )
+    there = drawn.clutter
+    return replace(drawn, clutter=lines if there is None else there.with_lines_of(lines))
+
+
+def _share(
+    reader: nn.Module, background: Background, images: GreyImages, ids: npt.NDArray[np.int64]
+) -> tuple[float, float, float]:
+    right = read_probabilities(reader, background, images).argmax(-1) == ids
+    hits = int(right.all(1).sum())
+    return hits / len(ids), *wilson_interval(hits, len(ids))
+
+
+def _learned_on(
+    config: RunConfig,
+    simulator: ChangedSimulator,
+    reader: nn.Module,
+    folder: Path,
+    *,
+    seed: int,
+    stream: int,
+    steps: int,
+    on_step: Callable[[int, int], None],
+) -> tuple[nn.Module, int]:
+    """A reader that went on learning on a simulator's images, and the FLOPs of that."""
+    background, settings = simulator.simulator.background, brief_settings(config, steps)
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, ids in synthetic_batches(
+            simulator,
+            settings.batch_size,
+            seed,
+            stream=stream,
+            first=first,
+            workers=config.workers,
+        ):
+            yield torch.from_numpy(background.normalise(images)), ids
+
+    result = train_reader(
+        batches,
+        reader_architecture(config),
+        # Enough to learn a change; as much as from the start would first unlearn what it knows.
+        settings.model_copy(update={"learning_rate": settings.learning_rate / 3}),
+        folder=folder,
+        fabric=make_fabric("32-true"),
+        seed=seed,
+        on_step=lambda step, total, _: on_step(step, total),
+        initial=reader,
+    )
+    return result.reader, result.flops

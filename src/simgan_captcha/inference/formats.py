@@ -1,0 +1,79 @@
+"""Readings on their way to people and programs, one by one: lines, JSON, CSV, Parquet."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simgan_captcha.atomic import replacing
+from simgan_captcha.inference.reader import Unreadable
+from simgan_captcha.inference.readings import READINGS, Reading
+
+Rows = Iterable[Reading | Unreadable]
+
+_WITH_ERRORS = READINGS.append(pa.field("error", pa.string()))
+_ROW_GROUP = 10_000
+
+
+def write_lines(rows: Rows, out: TextIO, errors: TextIO) -> int:
+    """A line each, what cannot be read to ``errors``; gives how many those are."""
+    unreadable = 0
+    for row in rows:
+        if isinstance(row, Unreadable):
+            unreadable += 1
+            print(f"{row.name}: {row.error}", file=errors)
+            continue
+        each = " ".join(
+            f"{character}:{confidence:.2f}"
+            for character, confidence in zip(row.text, row.character_confidence, strict=True)
+        )
+        print(f"{row.name}  {row.text}  {row.confidence:.3f}  {each}", file=out)
+    return unreadable
+
+
+def write_json(rows: Rows, out: TextIO) -> int:
+    """One object whose ``readings`` are all rows; gives how many of them have an ``error``."""
+    unreadable = 0
+    out.write('{"readings": [')
+    for number, row in enumerate(rows):
+        unreadable += isinstance(row, Unreadable)
+        out.write((", " if number else "") + json.dumps(asdict(row)))
+    out.write("]}\n")
+    return unreadable
+
+
+def write_csv(rows: Rows, out: TextIO) -> int:
+    """Under a header; probabilities of characters stand in one field, parted by spaces."""
+    unreadable = 0
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_WITH_ERRORS.names)
+    for row in rows:
+        if isinstance(row, Unreadable):
+            unreadable += 1
+            writer.writerow([row.name, "", "", "", row.error])
+        else:
+            each = " ".join(f"{confidence:.6g}" for confidence in row.character_confidence)
+            writer.writerow([row.name, row.text, f"{row.confidence:.6g}", each, ""])
+    return unreadable
+
+
+def write_parquet(rows: Rows, path: Path) -> int:
+    """Columns as a run's readings have them, and ``error``; whole or not at all."""
+    unreadable = 0
+    with replacing(path) as file, pq.ParquetWriter(file, _WITH_ERRORS) as writer:
+        for group in _groups(rows):
+            unreadable += sum("error" in row for row in group)
+            writer.write_table(pa.Table.from_pylist(group, schema=_WITH_ERRORS))
+    return unreadable
+
+
+def _groups(rows: Rows) -> Iterator[list[dict[str, Any]]]:
+    each = iter(rows)
+    while group := [asdict(row) for row in islice(each, _ROW_GROUP)]:
+        yield group

@@ -1,0 +1,103 @@
+"""Label a partition, or all of them one after another on this machine."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simgan_captcha.errors import RunError, StoreError
+from simgan_captcha.inference.partitions import (
+    IMAGE,
+    NAME,
+    Partition,
+    kept_reader,
+    place,
+    replacing,
+)
+from simgan_captcha.inference.reader import ImageReader, NamedImage, Reader, Unreadable
+from simgan_captcha.inference.readings import READINGS
+
+LABELS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        *((field.name, field.type) for field in READINGS),
+        ("error", pa.string()),
+    ]
+)
+"""Of a part: a reading, or why there is none, and which row of which file it belongs to."""
+
+_BATCH = 64  # rows that are taken from a file at a time, as images may be large
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What became of a partition."""
+
+    rows: int
+    unreadable: int
+
+
+def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labelled:
+    """Write the part of a partition: whole, or not at all.
+
+    Raises:
+        RunError: The file has other rows than it had.
+        StoreError: It cannot be read to its end.
+    """
+    target, rows, unreadable = place(out) / partition.part, 0, 0
+    readings = reader.read_each(_images(partition))
+    with replacing(target) as file, pq.ParquetWriter(file, LABELS) as writer:
+        while group := list(itertools.islice(readings, _BATCH)):
+            written = [
+                {"source": partition.source, "row": partition.first_row + rows + n, **asdict(row)}
+                for n, row in enumerate(group)
+            ]
+            writer.write_table(pa.Table.from_pylist(written, schema=LABELS))
+            rows += len(group)
+            unreadable += sum(isinstance(row, Unreadable) for row in group)
+        if rows != partition.rows:
+            raise RunError(
+                f"expected {partition.rows} rows in row groups {partition.first} to "
+                f"{partition.stop - 1} of {partition.source}, got {rows}; it changes as it is read"
+            )
+    return Labelled(rows, unreadable)
+
+
+def _images(partition: Partition) -> Iterator[NamedImage]:
+    try:
+        yield from _rows(partition)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"expected the rows of {partition.source}, could not read them ({error}); mend the "
+            "file, then run the same command again: what was done is kept"
+        ) from None
+
+
+def _rows(partition: Partition) -> Iterator[NamedImage]:
+    at = partition.place
+    with at.filesystem.open_input_file(at.path) as opened, pq.ParquetFile(opened) as file:
+        names = [NAME] if NAME in file.schema_arrow.names else []
+        batches = file.iter_batches(
+            _BATCH, range(partition.first, partition.stop), columns=[IMAGE, *names]
+        )
+        row = partition.first_row
+        for batch in batches:
+            images = batch.column(IMAGE)
+            called = batch.column(NAME) if names else pa.nulls(len(images))
+            for image, name in zip(images, called, strict=True):
+                # Parquet does not see to it that text is UTF-8.
+                called_as = name.as_buffer().to_pybytes() if name.is_valid and names else b""
+                yield NamedImage(
+                    called_as.decode(errors="backslashreplace") or str(row), image.as_py() or b""
+                )
+                row += 1
+
+
+def label_here(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
+    """Partition after partition on all cores of this machine."""
+    reader = Reader(kept_reader(out))
+    for partition in pending:
+        yield label_partition(reader, partition, out)

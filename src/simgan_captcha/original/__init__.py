@@ -1,0 +1,1 @@
+"""The 2017 project's system, kept for comparison: its generator, its network, its preset."""

@@ -1,0 +1,37 @@
+"""The 2017 project's network, kept for comparison as preset ``original``."""
+
+from torch import Tensor, nn
+
+from simgan_captcha.errors import ConfigError
+
+
+class OriginalReader(nn.Module):
+    """The 2017 network: four 128-wide convolutions and a flat head; 333 MMAC on 50x100 pixels.
+
+    Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". It reads the ink channel only, because the
+    original had no line mask. Images must be large enough for four unpadded halvings.
+    """
+
+    def __init__(self, height: int, width: int, length: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(1, 32, 3), nn.ReLU(inplace=True)]
+        rows, columns, channels = height - 2, width - 2, 32
+        for _ in range(4):
+            layers += [nn.Conv2d(channels, 128, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+            rows, columns, channels = (rows - 2) // 2, (columns - 2) // 2, 128
+        if rows < 1 or columns < 1:
+            raise ConfigError(
+                "the original's reader needs images of at least 48x48 pixels, got "
+                f"{width}x{height}; use reader.kind=attention"
+            )
+        self.features = nn.Sequential(*layers, nn.Dropout(0.25), nn.Flatten())
+        self.hidden = nn.Sequential(
+            nn.Linear(128 * rows * columns, 128), nn.ReLU(inplace=True), nn.Dropout(0.5)
+        )
+        self.classify = nn.Linear(128, length * classes)
+        self.length = length
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 2, H, W) to logits (B, L, K)."""
+        logits: Tensor = self.classify(self.hidden(self.features(images[:, :1])))
+        return logits.view(images.shape[0], self.length, -1)

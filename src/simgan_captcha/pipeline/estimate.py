@@ -1,0 +1,184 @@
+"""What a run can say of itself without a label: how often it is right, and what looks wrong.
+
+Known images, drawn by the calibrated simulator, tell how often the reader errs and how sure it is
+when it does; real ones only how sure it is. How much less sure it is of the real ones is about how
+much more often it errs there: the difference of confidences (Guillory et al., arXiv:2107.03315).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simgan_captcha.inference.readings import Reading
+
+FEWEST_OF_PAIR = 3
+"""A confusion that is seen less often on known images is not named."""
+
+_SURPRISE = 8.0  # Nats: four standard deviations of a large sample.
+_UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it does not matter.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The share of captchas that a reader reads wholly right, told without a label."""
+
+    accuracy: float
+    """0 to 1, likewise its interval."""
+    low: float
+    high: float
+    known_accuracy: float
+    """Of known, drawn images."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low <= self.accuracy <= self.high <= 1 and 0 <= self.known_accuracy <= 1):
+            raise ValueError(f"expected 0 <= low <= accuracy <= high <= 1, got {self}")
+
+
+def estimate_accuracy(
+    known: Sequence[Reading], truths: Sequence[str], real: Sequence[Reading]
+) -> Estimate:
+    """Accuracy on real images from readings of known ones and of real ones.
+
+    The interval holds the sampling error (95 %) and both what the known images alone say and what
+    they say after the correction, as nothing tells which is nearer.
+
+    Args:
+        known: Readings of drawn images, at least one.
+        truths: Their texts.
+        real: Readings of real images by the same reader, at least one.
+    """
+    right = [float(r.text == truth) for r, truth in zip(known, truths, strict=True)]
+    of_known, of_real = [r.confidence for r in known], [r.confidence for r in real]
+    simulated = _mean(right)
+    accuracy = simulated - _mean(of_known) + _mean(of_real)
+    beyond = [hit - confidence for hit, confidence in zip(right, of_known, strict=True)]
+    # One hit and one miss more: a sample without an error does not show that there is none.
+    doubt = _variance([*beyond, 1.0, -1.0])
+    # Even a share that is known exactly shows itself in so many images only about.
+    shown = _share(accuracy) * (1 - _share(accuracy))
+    error = 1.96 * math.sqrt(doubt / len(beyond) + shown / len(real))
+    return Estimate(
+        accuracy=_share(accuracy),
+        low=_share(min(accuracy, simulated) - error),
+        high=_share(max(accuracy, simulated) + error),
+        known_accuracy=simulated,
+    )
+
+
+def diagnose(
+    real: Sequence[Reading],
+    known: Sequence[Reading],
+    truths: Sequence[str],
+    estimates: Mapping[str, Estimate],
+    kept: str,
+    alphabet: str,
+) -> dict[str, Any]:
+    """As JSON: the estimates, each character's share of the readings, likely confusions, warnings.
+
+    Args:
+        real: The kept reader's readings of all real images.
+        known: Its readings of drawn images.
+        truths: Their texts.
+        estimates: Of every reader the run has, by stage.
+        kept: The stage whose reader reads.
+        alphabet: At least two characters, all of them expected equally often.
+    """
+    shares = character_shares(real, alphabet)
+    confusions = known_confusions(known, truths)
+    return {
+        "kept": kept,
+        "estimates": {stage: asdict(estimate) for stage, estimate in estimates.items()},
+        "expected_share": 1 / len(alphabet),
+        "shares": shares,
+        "confusions": confusions,
+        "warnings": [
+            *_worse(estimates, kept),
+            *_unusual_shares(shares, sum(len(r.text) for r in real), confusions),
+        ],
+    }
+
+
+def character_shares(readings: Sequence[Reading], alphabet: str) -> dict[str, float]:
+    """How much of all that was read each character of the alphabet is, 0 to 1."""
+    counts = Counter(character for reading in readings for character in reading.text)
+    return {c: counts[c] / max(1, counts.total()) for c in alphabet}
+
+
+def known_confusions(known: Sequence[Reading], truths: Sequence[str]) -> list[dict[str, Any]]:
+    """Which characters are misread as which on known images, the commonest first.
+
+    Shares are of what each character was read as, 0 to 1. In a reading of another length than the
+    truth nothing tells what was read as what: it is left out.
+    """
+    pairs = Counter(
+        pair
+        for reading, truth in zip(known, truths, strict=True)
+        if len(reading.text) == len(truth)
+        for pair in zip(truth, reading.text, strict=True)
+    )
+    drawn: Counter[str] = Counter()
+    for (true, _), count in pairs.items():
+        drawn[true] += count
+    mistakes = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
+    return [
+        {"truth": true, "read": read, "share": count / drawn[true]}
+        for (true, read), count in mistakes.most_common(12)
+        if count >= FEWEST_OF_PAIR
+    ]
+
+
+def _worse(estimates: Mapping[str, Estimate], kept: str) -> list[str]:
+    return [
+        f"the reader of {stage} is estimated to read {estimate.accuracy:.1%} right, that of {kept} "
+        f"{estimates[kept].accuracy:.1%}: what came after {kept} made it no better and is not used"
+        for stage, estimate in estimates.items()
+        if list(estimates).index(stage) > list(estimates).index(kept)
+    ]
+
+
+def _unusual_shares(
+    shares: Mapping[str, float], characters: int, confusions: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    expected = 1 / len(shares)
+    sentences = []
+    for character, share in shares.items():
+        surprise = characters * _divergence(share, expected)
+        if surprise < _SURPRISE or abs(share - expected) < _UNUSUAL * expected:
+            continue
+        way = "less" if share < expected else "more"
+        told = f"{character!r} is read {share:.2%} of the time, {expected:.2%} expected: "
+        alike = sorted(
+            {c["read"] for c in confusions if c["truth"] == character}
+            | {c["truth"] for c in confusions if c["read"] == character}
+        )
+        reason = (
+            f"it is easily taken for {' or '.join(map(repr, alike))}"
+            if alike
+            else "its shape may differ from what the simulator draws, see calibrate/glyphs.png"
+        )
+        sentences.append(f"{told}{way} than chance allows; {reason}")
+    return sentences
+
+
+def _divergence(share: float, expected: float) -> float:
+    """In nats; exp(-n times it) bounds how likely n draws stray so far (Hoeffding 1963, (2.1))."""
+    return sum(
+        part * math.log(part / whole)
+        for part, whole in ((share, expected), (1 - share, 1 - expected))
+        if part > 0
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    middle = _mean(values)
+    return sum((value - middle) ** 2 for value in values) / len(values)
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -1,0 +1,220 @@
+"""One stage after another in one folder each: manifests, what may be skipped, the run's lock.
+
+A stage's identity is what decides its output: its inputs' hashes, its configuration, the seed. A
+folder of the same identity is finished (its manifest says so) or gone on with; one of another
+identity is emptied first, as its checkpoints belong to something else.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from simgan_captcha.atomic import core_count, file_hash, write_json
+from simgan_captcha.errors import RunError, UsageError
+
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+ELAPSED = "elapsed.json"
+FINISHED = "finished.json"
+ELAPSED_EVERY = 5.0
+
+_DECIDE_NOTHING = ("download", "threads", "workers")
+"""Settings of how a run is made, which no stage's identity holds."""
+_VERSIONED = (
+    "simgan-captcha",
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage reports of itself; it goes into the manifest."""
+
+    files: tuple[str, ...]
+    """Names, in the stage's folder, of the files that the next stages build on."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """Figures for people, and under ``warnings`` a list of sentences."""
+    images: int = 0
+    """Images handled, with repeats."""
+    training_flops: int = 0
+    """Floating-point operations of training; a multiply-add is two."""
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder for one process.
+
+    Raises:
+        RunError: Another process holds it.
+        UsageError: There is a file of that name.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"expected a folder for the run, {run} is a file; name a folder") from None
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"expected to have {run} alone, another process is running there; "
+            "wait for it to end, stop it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Stopwatch:
+    """Seconds a stage has taken, over all the processes that worked on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ELAPSED
+        try:
+            self._before = float(json.loads(self._path.read_text())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self._before = 0.0
+        self._started = self._saved = time.monotonic()
+
+    def seconds(self) -> float:
+        """All of them so far."""
+        return self._before + time.monotonic() - self._started
+
+    def tick(self) -> None:
+        """Save every few seconds, so that a kill loses no more than those."""
+        now = time.monotonic()
+        if now - self._saved > ELAPSED_EVERY:
+            self._saved = now
+            write_json(self._path, {"seconds": self.seconds()})
+
+
+def run_stage(
+    folder: Path,
+    identity: Mapping[str, Any],
+    work: Callable[[Stopwatch], StageOutcome],
+) -> dict[str, Any]:
+    """Do a stage's work unless its manifest says that it is done; the manifest.
+
+    Args:
+        folder: The stage's own; its name is the stage's name.
+        identity: Everything that decides the output: ``inputs`` (hashes of the stages it builds
+            on, by their names), ``config``, and where they matter ``seed`` and ``precision``; JSON.
+        work: Does it; must go on from what an earlier, killed try left in the folder.
+    """
+    if _read(folder / IDENTITY) != identity:
+        # These first: a kill among the rest must not leave a stage that looks finished.
+        (folder / MANIFEST).unlink(missing_ok=True)
+        (folder / IDENTITY).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / IDENTITY, identity)
+    manifest = _read(folder / MANIFEST)
+    if manifest is not None and _whole(folder, manifest):
+        return manifest
+    stopwatch = Stopwatch(folder)
+    return write_manifest(folder, identity, stopwatch, work(stopwatch))
+
+
+def write_finished(run: Path, recorded: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+    """Say that a run came to its end: as what, and with which outputs of its stages."""
+    settled = {key: recorded[key] for key in ("seed", "config")}
+    write_json(run / FINISHED, {**settled, "outputs": dict(outputs)})
+
+
+def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
+    """Why a run's readings are not those of the run as it is set now; None when they are.
+
+    A run that was changed and has not come to its end again still has its earlier readings.
+
+    Args:
+        run: Its folder.
+        recorded: What `run_folder.read_run` says of it.
+    """
+    finished = _read(run / FINISHED) or {}
+    outputs, config = finished.get("outputs"), finished.get("config")
+    if not isinstance(outputs, dict) or not isinstance(config, dict):
+        return "it has not come to its end"
+    for stage, output in outputs.items():
+        manifest = _read(run / stage / MANIFEST)
+        if manifest is None:
+            return f"its stage {stage} is not finished"
+        if manifest.get("output") != output:
+            return f"its stage {stage} has been begun anew since"
+    if finished.get("seed") != recorded["seed"]:
+        return "its seed has been changed since"
+    for key, value in recorded["config"].items():
+        if key not in _DECIDE_NOTHING and config.get(key) != value:
+            return f"its settings of {key} have been changed since"
+    return None
+
+
+def _whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a finished stage's files are still there as it left them."""
+    files = manifest.get("files", {})
+    return all(
+        (folder / name).is_file() and file_hash(folder / name) == digest
+        for name, digest in files.items()
+    )
+
+
+def write_manifest(
+    folder: Path, identity: Mapping[str, Any], stopwatch: Stopwatch, outcome: StageOutcome
+) -> dict[str, Any]:
+    """Say that a stage is done, by what, at what cost; what was written."""
+    manifest = {
+        "stage": folder.name,
+        **identity,
+        "versions": versions(),
+        "machine": machine(),
+        "seconds": round(stopwatch.seconds(), 2),
+        "images": outcome.images,
+        "training_flops": outcome.training_flops,
+        "files": {name: file_hash(folder / name) for name in outcome.files},
+        "result": dict(outcome.result),
+    }
+    # What later stages go by: this stage's inputs and settings, not its files alone.
+    decided = json.dumps([identity, manifest["files"]], sort_keys=True)
+    manifest["output"] = hashlib.sha256(decided.encode()).hexdigest()
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide figures."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _VERSIONED}
+
+
+def machine() -> str:
+    """Processor and system, in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {core_count()} cores, {sys.platform}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

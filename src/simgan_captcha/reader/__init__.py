@@ -1,1 +1,0 @@
-"""The recogniser: network, the supervised loop, adaptation by self-training, reading."""

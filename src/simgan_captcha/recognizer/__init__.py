@@ -1,0 +1,1 @@
+"""The recogniser: network, training, adaptation, decoding, export."""

@@ -1,0 +1,226 @@
+"""A run's reader as one ONNX file that holds everything: what is left to a program is its images.
+
+Shapes: N images, H and W pixels, L characters.
+"""
+
+import json
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from torch import Tensor, nn
+
+from simgan_captcha._version import __version__
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.data.background import ORIGINAL_THRESHOLD, Background, line_disc
+from simgan_captcha.errors import RunError
+from simgan_captcha.inference.reader import CONFIDENCE, IDS, IMAGES, METADATA, Reader, Recognise
+from simgan_captcha.recognizer.decode import recogniser
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.types import GreyImages
+
+MOST_CHANGED = 0.002
+"""Of the readings: an int8 reader that changes more is refused."""
+
+COMPARED = 3000
+"""Real images to compare on: so few changes are told from none."""
+
+_TOLERANCE = 1e-3
+"""By which confidences of the two runtimes may differ."""
+
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported reader compares with the run's own, on the same real images."""
+
+    images: int
+    changed: int
+    """Images whose text differs."""
+    confidence_error: float
+    """The largest difference of a character's confidence."""
+
+
+def export_reader(
+    path: Path,
+    reader: nn.Module,
+    background: Background,
+    scheme: Scheme,
+    images: GreyImages,
+    *,
+    int8: bool = False,
+) -> Parity:
+    """Write the reader, and compare it with the one in torch on real images.
+
+    Args:
+        path: Written whole or not at all.
+        reader: (N, 2, H, W) normalised -> logits (N, L, K).
+        background: By which images are normalised.
+        scheme: Of the images; becomes metadata.
+        images: (N, H, W) ``uint8`` unlabelled real ones, to compare on.
+        int8: Weights and activations in 8 bits, their ranges taken from the first half of the
+            images; compared on the other half.
+
+    Raises:
+        RunError: Readings differ: of float32 at all, of int8 by more than `MOST_CHANGED`.
+    """
+    whole = WholeReader(reader, background).eval()
+    model = _to_onnx(whole, images[:2])
+    if int8:
+        half = len(images) // 2
+        model, images = _quantised(model, images[:half]), images[half:]
+    described = {
+        "version": __version__,
+        "scheme": scheme.model_dump(mode="json"),
+        "precision": "int8" if int8 else "float32",
+    }
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Path(folder) / "reader.onnx"
+        tried.write_bytes(model.SerializeToString())
+        parity = compare(recogniser(reader, background), Reader(tried).recognise, images)
+    if parity.changed > (MOST_CHANGED * parity.images if int8 else 0):
+        raise RunError(
+            f"expected the {described['precision']} reader to read as the run's own does, "
+            f"{parity.changed} of {parity.images} images read differently; "
+            + ("export it without --int8" if int8 else "this is a fault of simgan-captcha: tell us")
+        )
+    if not int8 and parity.confidence_error > _TOLERANCE:
+        raise RunError(
+            f"expected confidences within {_TOLERANCE} of the run's own reader's, they are "
+            f"{parity.confidence_error:.2g} apart; this is a fault of simgan-captcha: tell us"
+        )
+    write_bytes(path, model.SerializeToString())
+    return parity
+
+
+def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
+    """Both on the same images (N, H, W)."""
+    changed, error = 0, 0.0
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        (ids, confidence), (other_ids, other) = own(batch), exported(batch)
+        changed += int((ids != other_ids).any(-1).sum())
+        error = max(error, float(np.abs(confidence - other).max()))
+    return Parity(len(images), changed, error)
+
+
+class WholeReader(nn.Module):
+    """From grey levels to class ids and their probabilities."""
+
+    def __init__(self, reader: nn.Module, background: Background) -> None:
+        super().__init__()
+        self.reader = reader
+        self.normalise = _Normalise(background)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W) ``uint8`` -> (N, L) int64, (N, L) float32."""
+        probabilities = self.reader(self.normalise(images)).softmax(-1)
+        confidence, ids = probabilities.max(-1)
+        return ids, confidence
+
+
+class _Normalise(nn.Module):
+    """`Background.normalise` in operators that ONNX has."""
+
+    offset: Tensor
+    gain: Tensor
+    lines: Tensor
+
+    def __init__(self, background: Background) -> None:
+        super().__init__()
+        offset, gain = background.offset_and_gain()
+        self.register_buffer("offset", torch.from_numpy(offset))
+        self.register_buffer("gain", torch.from_numpy(gain))
+        lines = np.where(background.line_mask, 1.0, -1.0).astype(np.float32)
+        self.register_buffer("lines", torch.from_numpy(lines))
+        self.binary = background.encoding == "binary"
+        self.disc = line_disc(background.removed_lines) if background.removed_lines else None
+        self.sign = 1 if background.bright_ink else -1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, H, W) ``uint8`` -> (N, 2, H, W)."""
+        grey = images.float()
+        if self.disc is not None:
+            # A closing is the opening of the negative.
+            grey = self.sign * _opened(self.sign * grey, self.disc)
+        if self.binary:
+            ink = torch.where(grey > ORIGINAL_THRESHOLD, 1.0, -1.0)
+        else:
+            ink = (grey * self.gain + self.offset).clamp(-1, 1)
+        return torch.stack([ink, self.lines.expand_as(ink)], 1)
+
+
+def _opened(grey: Tensor, disc: GreyImages) -> Tensor:
+    """(N, H, W) as OpenCV opens it: pixels outside the image do not count."""
+    return _highest(-_highest(-grey, disc), disc)
+
+
+def _highest(grey: Tensor, disc: GreyImages) -> Tensor:
+    """Of (N, H, W), the highest value within a symmetric disc about each pixel."""
+    margin, (height, width) = len(disc) // 2, grey.shape[1:]
+    padded = nn.functional.pad(grey, (margin,) * 4, value=-1000.0)
+    found = grey
+    for down, right in np.argwhere(disc).tolist():
+        found = torch.maximum(found, padded[:, down : down + height, right : right + width])
+    return found
+
+
+def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells every step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
+        program = torch.onnx.export(
+            whole,
+            (torch.from_numpy(example),),
+            input_names=[IMAGES],
+            output_names=[IDS, CONFIDENCE],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # without a file, it is given back
+    return program.model_proto
+
+
+class _Calibrating(CalibrationDataReader):  # type: ignore[misc]  # untyped
+    """Batches of unlabelled images, to take the ranges of activations from."""
+
+    def __init__(self, images: GreyImages) -> None:
+        self.batches = (images[at : at + _BATCH] for at in range(0, len(images), _BATCH))
+
+    def get_next(self) -> dict[str, GreyImages] | None:
+        return next(({IMAGES: batch} for batch in self.batches), None)
+
+
+def _quantised(model: onnx.ModelProto, images: GreyImages) -> onnx.ModelProto:
+    """Convolutions in 8 bits, but for the first: it sees the image, where a level more or less
+    tells thin strokes, and more readings changed with it than are allowed.
+    """
+    first = next(node.name for node in model.graph.node if node.op_type == "Conv")
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            written,
+            _Calibrating(images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[first],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(written)

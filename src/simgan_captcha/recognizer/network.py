@@ -1,0 +1,199 @@
+"""The recognizer: logits over the alphabet for each character slot of a normalised image.
+
+Shapes: B batch, C channels, H and W pixels, L characters, K classes.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.recognizer.counting import Counting
+from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
+
+ATTENTION_HEADS = 4
+"""Number of heads; the last width of the attention recognizer must be divisible by it."""
+
+_CODE_SCALE = 0.3
+"""Amplitude of the slowest wave of the position code."""
+
+_UNSEEN = 1e-3
+"""Probability added to each class before the logarithm, so that it is finite."""
+
+MAP_STRIDE = 4
+"""Image pixels per pixel of the feature map of the attention recognizer."""
+
+
+class ScoutOutput(NamedTuple):
+    """Output of a recognizer with a pose head for B images."""
+
+    logits: Tensor
+    """(B, L, K) logits of the slots."""
+    pose: Tensor
+    """(B, L, 3) poses, see `scout.pose_targets`."""
+    middles: Tensor
+    """(B, positions, K + 1) logits of the class centred at each position; the last is none."""
+    counts: Tensor
+    """(B, columns) number of characters left of each column of the map, see `counting`."""
+
+
+def logits_of(output: Tensor | ScoutOutput) -> Tensor:
+    """The logits (B, L, K) of a recognizer with or without a pose head."""
+    return output.logits if isinstance(output, ScoutOutput) else output
+
+
+@dataclass(frozen=True)
+class ReaderArchitecture:
+    """The parameters that define a recognizer."""
+
+    height: int
+    width: int
+    length: int
+    classes: int
+    kind: Literal["attention", "original"] = "attention"
+    """``attention``: one learned query per slot over a map. ``original``: the 2017 network."""
+    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
+    """Output channels of the five convolutions of ``attention``."""
+    pose: bool = False
+    """Whether ``attention`` also predicts x, y and rotation, centres and counts, as a
+    `ScoutOutput`, see `scout`."""
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture as plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_description(description: dict[str, Any]) -> "ReaderArchitecture":
+        """The architecture from the values of `describe`."""
+        return ReaderArchitecture(**{**description, "channels": tuple(description["channels"])})
+
+
+def map_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the feature map of the attention recognizer."""
+    return -(-height // MAP_STRIDE), -(-width // MAP_STRIDE)
+
+
+def build_reader(architecture: ReaderArchitecture) -> nn.Module:
+    """Build an untrained recognizer: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
+
+    Raises:
+        ConfigError: An unknown kind.
+    """
+    if architecture.kind == "attention":
+        return AttentionReader(architecture)
+    if architecture.kind == "original":
+        return OriginalReader(
+            architecture.height, architecture.width, architecture.length, architecture.classes
+        )
+    raise ConfigError(f"expected a reader of kind attention or original, got {architecture.kind!r}")
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
+        JointBatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _position_code(rows: int, columns: int, width: int) -> Tensor:
+    """Position code (rows * columns, width): sines and cosines of pi * n * position, n = 1, 2, ...
+
+    Deviations from the paper: frequencies are whole numbers, because the map has few positions.
+    The amplitude falls with the square root of n, because new convolutions have small outputs.
+    """
+    frequency = torch.arange(1, width // 4 + 1)
+    down, across = torch.arange(rows) / rows, torch.arange(columns) / columns
+    places = torch.stack(torch.meshgrid(down, across, indexing="ij")).view(2, -1, 1)
+    phase = torch.pi * frequency * places  # (2, positions, width / 4)
+    code = torch.stack([phase.sin(), phase.cos()]) * _CODE_SCALE / frequency.sqrt()
+    return code.permute(2, 0, 1, 3).reshape(rows * columns, width)
+
+
+class AttentionReader(nn.Module):
+    """Five convolutions to a map of a quarter of the resolution, then one attention query per slot.
+
+    About 26 MMAC on 50x100 pixels. The map is fine and narrow, because i and l differ by a gap of
+    one or two pixels. Overlapping letters have no order of columns, so slots attend to the whole
+    map. A position code gives the location of a feature, and a count gives the index of its
+    character (see `counting`). The position code starts as sines and cosines (Attention Is All You
+    Need, arXiv:1706.03762, section 3.5, along both axes) and is learned.
+
+    Each position also predicts the class of the character that is centred there. The logits of a
+    slot are its own plus the logarithm of these predictions, averaged by attention. The shapes of
+    letters are therefore learned once for all slots, and a slot learns only where to look.
+    Synthetic images supervise the positions (see `scout.middles_loss`).
+    """
+
+    def __init__(self, architecture: ReaderArchitecture) -> None:
+        super().__init__()
+        a, b, c, d, e = architecture.channels
+        self.features = nn.Sequential(
+            _convolution(2, a, 5, 2),
+            _convolution(a, b),
+            nn.MaxPool2d(2, ceil_mode=True),
+            _convolution(b, c),
+            _convolution(c, d),
+            _convolution(d, e),
+        )
+        rows, columns = map_size(architecture.height, architecture.width)
+        self.position = nn.Parameter(_position_code(rows, columns, e))
+        self.query = nn.Parameter(torch.randn(architecture.length, e) * 0.02)
+        self.key = nn.Linear(e, e, bias=False)
+        self.value = nn.Linear(e, e)
+        self.classify = nn.Sequential(
+            nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, architecture.classes)
+        )
+        self.pose = (
+            nn.Sequential(nn.Linear(e, e), nn.ReLU(inplace=True), nn.Linear(e, 3))
+            if architecture.pose
+            else None
+        )
+        self.middles = nn.Linear(e, architecture.classes + 1)
+        self.heads = ATTENTION_HEADS
+        self.counting = Counting(e, architecture.length, self.heads, rows, columns)
+
+    def forward(self, images: Tensor) -> Tensor | ScoutOutput:
+        """Map images (B, 2, H, W) to logits (B, L, K), or to a `ScoutOutput` with ``pose``."""
+        features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
+        count = self.counting(features)
+        placed = features + self.position
+        weights = self._attend(placed, count)
+        slots = self._gather(weights, placed)
+        middles = self.middles(features)
+        seen = (weights.mean(1) @ middles.softmax(-1))[..., :-1]  # (B, L, K)
+        logits: Tensor = self.classify(slots) + (seen + _UNSEEN).log()
+        if self.pose is None:
+            return logits
+        return ScoutOutput(logits, self.pose(slots), middles, count)
+
+    def _attend(self, placed: Tensor, count: Tensor) -> Tensor:
+        """Attention weights (B, heads, L, positions), which sum to 1 over the positions.
+
+        Queries are the same for all images, so q (W f) = (q W) f: the product of query and key
+        weights is applied to the features, and no keys are computed. A bias of the keys would add
+        the same value everywhere, so there is none.
+        """
+        # Torch's fused attention with an added term cannot be exported to ONNX.
+        queries = self.query.view(-1, self.heads, self.query.shape[1] // self.heads)
+        asked = queries.transpose(0, 1) @ self._of_heads(self.key) / math.sqrt(queries.shape[-1])
+        alike = (placed @ asked.flatten(0, 1).mT).mT  # (B, heads * L, positions)
+        of_codes = asked @ self.counting.codes(count)[:, None].mT  # (B, heads, L, columns)
+        of_column = of_codes + self.counting.leaning(count)
+        rows, columns = self.counting.rows, self.counting.columns
+        alike = alike.reshape(-1, *asked.shape[:2], rows, columns) + of_column.unsqueeze(3)
+        return alike.flatten(3).softmax(-1)
+
+    def _gather(self, weights: Tensor, placed: Tensor) -> Tensor:
+        """Attended values (B, L, E). Features are summed before the value layer (linear)."""
+        seen = (weights.flatten(1, 2) @ placed).view(*weights.shape[:3], -1)  # (B, heads, L, E)
+        attended = seen @ self._of_heads(self.value).mT
+        return attended.transpose(1, 2).flatten(2) + self.value.bias
+
+    def _of_heads(self, layer: nn.Linear) -> Tensor:
+        """The weight of a layer as (heads, E / heads, E)."""
+        return layer.weight.view(self.heads, -1, layer.in_features)

@@ -1,0 +1,307 @@
+"""Supervised training of a reader on an endless labelled stream, resumable to the bit.
+
+Shapes: B batch, H and W pixels, L characters, K classes.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simgan_captcha.errors import RunError
+from simgan_captcha.recognizer.network import ATTENTION_HEADS, ReaderArchitecture, build_reader
+from simgan_captcha.training.checkpoint import load_training_state, save_training_state
+from simgan_captcha.training.metrics import MetricsLog
+from simgan_captcha.training.parallel import require_same_step
+
+LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+"""``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
+batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
+a stream of its own, of its `parallel.share` of the images."""
+
+Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""``objective(outputs, targets)``: the loss, and scalar figures for people; outputs are what the
+network gives."""
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""``on_step(step, total, figures)``."""
+
+CHECKPOINT = "checkpoint.safetensors"
+
+MEMORY_FORMAT = torch.channels_last
+"""Of images and weights while training: convolutions of so few channels take less time in it."""
+
+
+class ReaderSettings(BaseModel):
+    """The reader and its supervised training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["attention", "original"] = "attention"
+    """Architecture, see `network.ReaderArchitecture`."""
+    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
+    """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
+    images: Literal["raw", "refined"] = "raw"
+    """Whether synthetic images pass through the refiner before the reader sees them."""
+    batch_size: int = Field(default=32, ge=2, le=65536)
+    """Synthetic images a step."""
+    steps: int = Field(default=1500, ge=1)
+    """Optimiser steps."""
+    learning_rate: float = Field(default=3e-3, gt=0, le=1)
+    """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
+    weight_decay: float = Field(default=0.02, ge=0)
+    """AdamW's decoupled decay."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay a step of the averaged weights that are kept; less in the beginning."""
+    checkpoint_every: int = Field(default=250, ge=1)
+    """Steps between checkpoints."""
+
+    @field_validator("channels")
+    @classmethod
+    def _buildable(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if not 1 <= min(channels) <= max(channels) <= 4096 or channels[-1] % ATTENTION_HEADS:
+            raise ValueError(
+                f"expected widths from 1 to 4096, the last divisible by {ATTENTION_HEADS}"
+            )
+        return channels
+
+
+@dataclass(frozen=True)
+class ReaderResult:
+    """What a training made."""
+
+    reader: nn.Module
+    """The averaged reader, on the CPU, in evaluation mode."""
+    flops: int
+    """Of this training, forward and backward."""
+    images: int
+    """Images seen, with repeats."""
+    figures: dict[str, float]
+    """Of the last step."""
+
+
+def in_memory_format(module: nn.Module) -> nn.Module:
+    """The same module, its convolutions' weights laid out as images are while training."""
+    module.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    return module
+
+
+def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.15) -> float:
+    """A line up to ``highest`` over the first ``warm_up`` of the steps, then a cosine down to 0."""
+    rising = max(1.0, warm_up * total)
+    if step < rising:
+        return highest * (step + 1) / (rising + 1)
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights and batch-norm statistics towards the model's, in place.
+
+    Args:
+        average: Same structure as ``model``.
+        model: Just updated for the ``step``-th time, from 1.
+        decay: In [0, 1); early steps use less, or the average would stay near its random start.
+        step: From 1.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    source = model.state_dict()
+    for name, kept in average.state_dict().items():
+        if kept.dtype.is_floating_point:
+            kept.lerp_(source[name], 1 - decay)
+        else:
+            kept.copy_(source[name])
+
+
+def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: bool) -> int:
+    """Floating-point operations of one batch; a multiply-add is two. The same on any machine."""
+    with torch.device("meta"):
+        reader = build_reader(architecture)
+        images = torch.empty(batch_size, 2, architecture.height, architecture.width)
+    with FlopCounterMode(display=False) as counter:
+        outputs = reader(images)
+        if backward:
+            parts = [outputs] if isinstance(outputs, Tensor) else outputs
+            torch.stack([part.sum() for part in parts]).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def character_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of every character: logits (B, L, K), class ids (B, L)."""
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
+    accuracy = (logits.argmax(-1) == ids).float().mean()
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+
+def train_reader(
+    stream: LabelledStream,
+    architecture: ReaderArchitecture,
+    settings: ReaderSettings,
+    *,
+    folder: Path,
+    fabric: Fabric,
+    seed: int,
+    on_step: OnStep,
+    initial: nn.Module | None = None,
+    objective: Objective = character_objective,
+) -> ReaderResult:
+    """Cross-entropy on every character, AdamW, an average of the weights kept.
+
+    A training that was killed goes on from ``folder/checkpoint.safetensors`` and, on the CPU with
+    as many threads, ends with the very weights of one never interrupted.
+
+    Args:
+        stream: Batches of ``settings.batch_size`` images of the architecture's size.
+        architecture: What is trained.
+        settings: How; its ``kind``, ``channels`` and ``images`` are not looked at here.
+        folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
+        fabric: Device and precision (32-true or a mixed one). Several processes train as one on the
+            joint batch: all read the checkpoint, the first alone writes.
+        seed: Of the first weights and of dropout.
+        on_step: Called after every step, with ``images_per_second`` among the figures, which are of
+            this process's images.
+        initial: Gives those of its weights that the architecture has; the rest are random.
+        objective: Other outputs than characters need another one.
+
+    Raises:
+        RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
+            settings.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = in_memory_format(build_reader(architecture))
+    if initial is not None:
+        known, own = initial.state_dict(), model.state_dict()
+        model.load_state_dict({name: known.get(name, own[name]) for name in own})
+    average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
+    reader, optimizer = fabric.setup(
+        model,
+        torch.optim.AdamW(
+            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        ),
+    )
+    state: dict[str, Any] = {
+        "modules": {"reader": reader, "average": average},
+        "optimizers": {"reader": optimizer},
+    }
+    made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
+    first, figures, _ = resume_step(folder, state, made_with)
+    require_same_step(fabric, first, folder)
+    started = time.monotonic()
+    reader.train()
+
+    with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
+        batches = stream(first)
+        for step in range(first, settings.steps):
+            images, targets = next(batches)
+            images = images.to(fabric.device, memory_format=MEMORY_FORMAT)
+            targets = targets.to(fabric.device)
+            with seeded_dropout(seed, step, fabric.global_rank):
+                outputs = reader(images)
+            loss, of_step = objective(outputs, targets)
+            done = step + 1
+            rate = learning_rate_at(step, settings.steps, settings.learning_rate)
+            take_step(fabric, reader, optimizer, loss, rate, done)
+            update_average(average, model, settings.ema_decay, done)
+
+            figures = {name: value.item() for name, value in of_step.items()}
+            figures["learning_rate"] = rate
+            log.log(done, **figures)
+            if fabric.is_global_zero and (
+                done % settings.checkpoint_every == 0 or done == settings.steps
+            ):
+                save_training_state(
+                    folder / CHECKPOINT,
+                    **state,
+                    tensors={},
+                    numbers={"made_with": made_with, "step": done, "figures": figures},
+                )
+            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
+            on_step(done, settings.steps, figures | {"images_per_second": speed})
+
+    each = count_flops(architecture, settings.batch_size, backward=True)
+    return ReaderResult(
+        reader=average.cpu(),
+        flops=each * settings.steps,
+        images=settings.steps * settings.batch_size,
+        figures=figures,
+    )
+
+
+def resume_step(
+    folder: Path, state: dict[str, Any], made_with: dict[str, Any]
+) -> tuple[int, dict[str, float], dict[str, Tensor]]:
+    """Restore ``state`` from the folder's checkpoint, if there is one.
+
+    Returns:
+        The steps already done, the last one's figures, and the tensors that were saved beside the
+        modules.
+
+    Raises:
+        RunError: The checkpoint is damaged, or of other settings or another seed.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return 0, {}, {}
+    tensors, numbers = load_training_state(path, **state)
+    if numbers.get("made_with") != made_with:
+        raise RunError(
+            f"expected the checkpoint {path} to be of these settings and seed, it is of "
+            f"{numbers.get('made_with')}; go back to those, or delete it to start anew"
+        )
+    return int(numbers["step"]), numbers["figures"], tensors
+
+
+def take_step(
+    fabric: Fabric,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    rate: float,
+    step: int,
+) -> None:
+    """One optimiser step at this learning rate, with the gradient's norm clipped to 5.
+
+    Raises:
+        RunError: Loss or gradient are not finite; the weights are as they were.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    _require_finite("loss", loss.item(), step)
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    norm = fabric.clip_gradients(module, optimizer, max_norm=5.0, error_if_nonfinite=False)
+    _require_finite("gradient", float(norm), step)
+    optimizer.step()
+
+
+def _require_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise RunError(
+            f"expected a finite {name}, at step {step} got {value}: training diverged; "
+            "lower the learning rate, or train in 32-true precision"
+        )
+
+
+def draw_seed(seed: int, step: int, rank: int) -> int:
+    """Of what a process draws in one step."""
+    return seed * 1_000_003 + step + rank * 2**40
+
+
+@contextmanager
+def seeded_dropout(seed: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Dropout draws by (seed, step, rank) inside: a resumed step drops what it would have, and of
+    several processes each drops something else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(draw_seed(seed, step, rank))
+        yield

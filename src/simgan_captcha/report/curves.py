@@ -1,0 +1,51 @@
+"""Learning curves of a stage, as the report and the run's page show them."""
+
+from pathlib import Path
+
+from simgan_captcha.report import charts
+from simgan_captcha.report.inputs import STAGES, Json, read_metrics
+
+LEARNING = ("refine", "read", "adapt")
+"""Stages that leave curves."""
+
+_SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
+
+
+def curve_group(folder: Path, stage: str, damage: list[str]) -> Json:
+    """What `sections.html` shows of one stage's ``metrics.jsonl``.
+
+    Args:
+        folder: The run's.
+        stage: One of `LEARNING`.
+        damage: Gets a line for the user about each thing that could not be used.
+    """
+    panels: dict[str, dict[str, charts.Curve]] = {}
+    for key, curve in read_metrics(folder / stage / "metrics.jsonl", damage).items():
+        panels.setdefault(_panel(key, curve), {})[key] = curve
+    return {
+        "title": STAGES[stage],
+        "panels": [
+            {
+                "caption": caption,
+                "uri": charts.curves(panels[caption], share=caption == "Accuracies and rates"),
+                "alt": _curves_in_words(panels[caption]),
+            }
+            for caption in ("Losses", "Accuracies and rates", "Learning rate")
+            if caption in panels
+        ],
+    }
+
+
+def _panel(key: str, curve: charts.Curve) -> str:
+    if "learning_rate" in key or key == "lr":
+        return "Learning rate"
+    share = _SHARE_WORDS & set(key.split("_")) and all(0 <= v <= 1 for _, v in curve)
+    return "Accuracies and rates" if share else "Losses"
+
+
+def _curves_in_words(series: dict[str, charts.Curve]) -> str:
+    return "; ".join(
+        f"{name.replace('_', ' ')} from {curve[0][1]:.3g} at step {curve[0][0]:.0f} "
+        f"to {curve[-1][1]:.3g} at step {curve[-1][0]:.0f}"
+        for name, curve in series.items()
+    )

@@ -1,0 +1,86 @@
+"""The report's section on what a run says of itself, without a label."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS
+from simgan_captcha.report import charts
+from simgan_captcha.report.inputs import STAGES, Json, as_mapping, as_texts, first_text, read_json
+
+_PRIOR_CHARACTERS = 80
+"""Larger alphabets show the characters that are furthest from the prior."""
+
+
+def diagnosis_section(
+    folder: Path, run: Json, readings: list[Reading] | None, truth: float | None, damage: list[str]
+) -> Json:
+    """What `report.html` shows of ``readings/diagnosis.json`` and of the readings' characters.
+
+    Args:
+        folder: The run's.
+        run: Its ``run.json``, for the alphabet.
+        readings: None when there are none.
+        truth: The share of captchas read right, where somebody judged the run.
+        damage: Gets a line for the user when the diagnosis is not what a run writes.
+    """
+    return {
+        **_said(folder / DIAGNOSIS, truth, damage),
+        "characters": None if readings is None else _against_prior(run, readings),
+    }
+
+
+def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
+    nothing: Json = {"kept": None, "warnings": []}
+    diagnosis = read_json(path, damage)
+    if diagnosis is None:
+        return nothing
+    try:
+        estimates = {stage: Estimate(**of) for stage, of in diagnosis["estimates"].items()}
+        kept = estimates[diagnosis["kept"]]
+        return {
+            "kept": asdict(kept),
+            "readers": [
+                {"title": STAGES[stage], "kept": estimate is kept, **asdict(estimate)}
+                for stage, estimate in estimates.items()
+            ],
+            "points_above": None if truth is None else 100 * (truth - kept.accuracy),
+            "held": truth is not None and kept.low <= truth <= kept.high,
+            "confusions": [
+                {"truth": str(c["truth"]), "read": str(c["read"]), "share": float(c["share"])}
+                for c in diagnosis["confusions"]
+            ],
+            "warnings": as_texts(diagnosis["warnings"]),
+        }
+    except (LookupError, TypeError, ValueError, AttributeError):
+        damage.append(
+            f"{path} is not what simgan-captcha run writes; delete the folder it is in and run "
+            "the run again to see what it says of itself"
+        )
+        return nothing
+
+
+def _against_prior(run: Json, readings: list[Reading]) -> Json | None:
+    """What was read, character by character, against an alphabet whose letters are alike likely."""
+    counts = Counter("".join(reading.text for reading in readings))
+    scheme = as_mapping(run.get("scheme")) or as_mapping(
+        as_mapping(run.get("config")).get("scheme")
+    )
+    alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(counts))
+    total = sum(counts.values())
+    if not total:
+        return None
+    prior = 1 / len(alphabet)
+    shares = {character: counts[character] / total for character in alphabet}
+    furthest = sorted(alphabet, key=lambda c: -abs(shares[c] - prior))
+    shown = set(furthest[:_PRIOR_CHARACTERS])
+    return {
+        "chart": charts.character_shares(
+            {c: share for c, share in shares.items() if c in shown}, prior
+        ),
+        "prior": prior,
+        "furthest": [(c, shares[c]) for c in furthest[:3]],
+        "left_out": len(alphabet) - len(shown),
+    }

@@ -1,0 +1,168 @@
+"""What stages left in a run folder, read for the report: damage is noted, never fatal.
+
+Every reader takes a list ``damage`` and appends to it a line for the user about what it could not
+use. A file that is not there is not damage.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from simgan_captcha.atomic import file_hash
+from simgan_captcha.errors import RunError
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline.run_folder import READINGS
+
+Json = dict[str, Any]
+
+STAGES = {
+    "store": "Download and store",
+    "background": "Background",
+    "simulate": "Simulator",
+    "calibrate": "Calibration",
+    "refine": "SimGAN refiner",
+    "read": "Reader",
+    "adapt": "Adaptation",
+    "readings": "Readings",
+}
+"""Stage folders in the order of the flow, and what the page calls them."""
+
+_MAX_JSON_BYTES = 16_000_000
+_MAX_METRICS_BYTES = 64_000_000
+_UNPLOTTED = {"step", "steps", "epoch", "images", "seconds", "flops", "eta"}
+"""A figure with one of these words in its name is a count or a cost, not a curve."""
+
+
+def read_readings(path: Path, damage: list[str]) -> list[Reading] | None:
+    """``readings.parquet``; None when it is missing or, which is noted, damaged."""
+    if not path.exists():
+        return None
+    try:
+        return load_readings(path)
+    except RunError as error:
+        damage.append(str(error))
+        return None
+
+
+def read_metrics(path: Path, damage: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """Curves by name; of a step that a resumed run repeats, the later line counts."""
+    if not path.exists():
+        return {}
+    if path.stat().st_size > _MAX_METRICS_BYTES:
+        damage.append(f"{path}: expected at most {_MAX_METRICS_BYTES} bytes; no curves are drawn")
+        return {}
+    points: dict[str, dict[float, float]] = {}
+    unusable, infinite = 0, Counter[str]()
+    for line in path.read_text("utf-8", "replace").splitlines():
+        entry = _entry(line)
+        step = None if entry is None else as_number(entry.get("step"))
+        if entry is None or step is None:
+            unusable += 1
+            continue
+        for key, value in entry.items():
+            if _UNPLOTTED & set(key.split("_")):
+                continue
+            number = as_number(value)
+            if number is not None:
+                points.setdefault(key, {})[step] = number
+            elif value is None:
+                infinite[key] += 1
+    damage += [f"{path}: {key} was not finite {times} times" for key, times in infinite.items()]
+    if unusable:
+        damage.append(f"{path}: {unusable} lines are not metrics; they are left out")
+    return {key: sorted(curve.items()) for key, curve in points.items()}
+
+
+def _entry(line: str) -> Json | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def read_json(path: Path, damage: list[str]) -> Json | None:
+    """A JSON object; None when the file is missing or, which is noted, damaged."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"got a {type(value).__name__}")
+        return value
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        damage.append(f"{path}: expected a JSON object, could not use it ({error})")
+        return None
+
+
+def as_mapping(value: object) -> Json:
+    """The value if it is a JSON object, otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_texts(value: object) -> list[str]:
+    """The value's items as texts if it is a JSON array, otherwise none."""
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def as_number(value: object) -> float | None:
+    """The value if it is a finite number, otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def first_text(*values: object) -> str | None:
+    """The first of the values that is a text of at least one character."""
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def stages_of(run: Json) -> list[str]:
+    """Stages of the run as it is configured now; folders of others are of earlier settings."""
+    config = as_mapping(run.get("config"))
+    left_out = {
+        "calibrate": config.get("calibrate") is False or config.get("generator") == "seed",
+        "refine": config.get("refine") is False,
+        "adapt": as_mapping(config.get("adaptation")).get("steps") == 0,
+    }
+    return [stage for stage in STAGES if not left_out.get(stage)]
+
+
+def of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:
+    """A judgement or verdict, unless it says that it is of other readings than are here now."""
+    value = read_json(path, damage)
+    readings = run_folder / READINGS
+    if value is None or "readings_sha256" not in value or not readings.exists():
+        return value
+    if value.pop("readings_sha256") == file_hash(readings):
+        return value
+    damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
+    return None
+
+
+def refiner_sheets(run_folder: Path) -> dict[int, Path]:
+    """The refiner's pictures by the step that left them, ascending; the last step's is last."""
+    sheets = {
+        int(match[1]): path
+        for path in (run_folder / "refine").glob("sheet-*.png")
+        if (match := re.fullmatch(r"sheet-(\d{1,12})\.png", path.name))
+    }
+    return dict(sorted(sheets.items()))
+
+
+def file_states(*paths: Path) -> str:
+    """Changes when one of these files is written, replaced or removed."""
+    states = []
+    for path in paths:
+        try:
+            about = path.stat()
+            states.append(f"{path.name} {about.st_mtime_ns} {about.st_size} {about.st_ino}")
+        except OSError:
+            states.append(f"{path.name} is not there")
+    return hashlib.sha256("\n".join(states).encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,0 +1,348 @@
+"""One self-contained HTML page about a run, built from what lies in its folder.
+
+Nothing is judged here and no label is known here: figures about right and wrong are shown when
+somebody judged the run, and come from `judge/judgement.json` alone. A stage that has not run is
+said to be missing; a file that is damaged is said to be damaged; neither stops the report.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.images import encode_png
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
+from simgan_captcha.inference.readings import Reading
+from simgan_captcha.report import charts
+from simgan_captcha.report.curves import LEARNING, curve_group
+from simgan_captcha.report.diagnosis import diagnosis_section
+from simgan_captcha.report.inputs import (
+    STAGES,
+    Json,
+    as_mapping,
+    as_number,
+    as_texts,
+    first_text,
+    of_these_readings,
+    read_json,
+    read_readings,
+    refiner_sheets,
+    stages_of,
+)
+from simgan_captcha.report.judged import judged_section
+from simgan_captcha.report.pictures import picture_uri
+from simgan_captcha.report.templates import page_template
+
+REPORT = "report.html"
+"""Its name in the run's folder."""
+
+_COSTS = ("seconds", "images", "training_flops")
+"""Figures of a manifest that the table of stages shows."""
+
+_SHEET_BYTES = 250_000
+"""Larger sheets are shrunk: five of them have to fit into about 2 MB."""
+_THUMBNAIL_BYTES = 12_000
+_SHOWN = 24
+"""Captchas in each gallery."""
+_FONTS = 60
+"""Classes whose likest font is shown."""
+_FORMS = {
+    "taper": "wider towards the foot (share, per image height)",
+    "swell": "taller to the right (share, per image height)",
+    "bend": "ends bent down (image heights, one to either side)",
+}
+"""In words, where names alone would not do."""
+_UNSURE = 0.5
+"""Characters read with less confidence are underlined."""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``RUN/report.html``: styles and pictures inside, no request to anywhere.
+
+    Args:
+        run_folder: A run as in docs/how-it-works.md; only ``run.json`` has to be there.
+
+    Returns:
+        The path of the page, at most some 3 MB.
+
+    Raises:
+        RunError: The folder holds no readable ``run.json``.
+    """
+    damage: list[str] = []
+    run = read_json(run_folder / "run.json", damage)
+    if run is None:
+        raise RunError(
+            f"expected a run's folder with a readable run.json, got {run_folder}; "
+            "name the folder given to simgan-captcha run"
+        )
+    manifests = {
+        stage: manifest
+        for stage in stages_of(run)
+        if (manifest := read_json(run_folder / stage / "manifest.json", damage)) is not None
+    }
+    readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
+    gallery = _Gallery(run_folder / "store", damage)
+    judged = judged_section(run_folder, gallery.uri, damage)
+    truth = judged["figures"]["captcha_accuracy"] if judged else None
+    own = diagnosis_section(run_folder, run, readings, truth, damage)
+    page = page_template("report/report.html").render(
+        **_headline(run_folder, run, manifests, readings),
+        own=own,
+        **_flow(manifests, told=own["warnings"]),
+        **_pictures(run_folder, run, readings, gallery, damage),
+        calibrated=_calibration(run_folder, run, manifests, damage),
+        curve_groups=[
+            curve_group(run_folder, stage, damage) for stage in LEARNING if stage in stages_of(run)
+        ],
+        reading=_reading_section(readings, gallery),
+        judged=judged,
+        verdict=of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
+        **_provenance(run_folder, run, manifests),
+        # Last: the sections before add what they find damaged.
+        damage=list(dict.fromkeys(damage)),
+    )
+    path = run_folder / REPORT
+    # A server's message may hold a lone surrogate, which UTF-8 cannot.
+    write_bytes(path, page.encode("utf-8", "replace"))
+    return path
+
+
+class _Gallery:
+    """Captchas as the page shows them."""
+
+    def __init__(self, folder: Path, damage: list[str]) -> None:
+        self._store: CaptchaStore | None = None
+        self._damage = damage
+        if folder.is_dir():
+            try:
+                self._store = CaptchaStore(folder)
+            except StoreError as error:
+                damage.append(str(error))
+
+    def uri(self, name: str) -> str | None:
+        """The picture as a ``data:`` URI; None when the store does not have it."""
+        if self._store is None:
+            return None
+        try:
+            return picture_uri(self._store.image(name), _THUMBNAIL_BYTES, 200)
+        except SimganCaptchaError:
+            return None  # the page says so in the picture's place
+
+    def first(self, texts: dict[str, str]) -> list[Json]:
+        """Pictures of the store's first captchas, with what was read from them."""
+        if not self._store:
+            return []
+        try:
+            names = self._store.in_content_order().names[:_SHOWN]
+        except StoreError as error:
+            self._damage.append(str(error))
+            return []
+        return [{"uri": self.uri(name), "text": texts.get(name)} for name in names]
+
+
+def _headline(
+    folder: Path, run: Json, manifests: dict[str, Json], readings: list[Reading] | None
+) -> Json:
+    times = [(folder / stage / "manifest.json").stat().st_mtime for stage in manifests] or [
+        (folder / "run.json").stat().st_mtime
+    ]
+    return {
+        "name": folder.resolve().name,
+        "preset": first_text(run.get("preset")),
+        "finished": datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "images_read": None if readings is None else len(readings),
+    }
+
+
+def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
+    """The table of stages, and their warnings but those that the page tells elsewhere."""
+    rows = [
+        {
+            "stage": title,
+            "done": stage in manifests,
+            **{key: as_number(manifests.get(stage, {}).get(key)) for key in _COSTS},
+            "precision": first_text(manifests.get(stage, {}).get("precision")),
+        }
+        for stage, title in STAGES.items()
+    ]
+    alarms = [
+        (STAGES[stage], str(alarm))
+        for stage, manifest in manifests.items()
+        for alarm in as_texts(as_mapping(manifest.get("result")).get("warnings"))
+        if alarm not in told
+    ]
+    return {
+        "stages": rows,
+        "totals": {
+            key: sum(row[key] or 0 for row in rows) for key in ("seconds", "training_flops")
+        },
+        "alarms": alarms,
+    }
+
+
+def _pictures(
+    folder: Path, run: Json, readings: list[Reading] | None, gallery: _Gallery, damage: list[str]
+) -> Json:
+    sheets = list(refiner_sheets(folder).items()) if "refine" in stages_of(run) else []
+    chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
+    return {
+        "background": _sheet(folder / "background" / "background.png", damage),
+        "mask": _mask(folder / "background" / "background.npz", damage),
+        "synthetic": _sheet(folder / "simulate" / "sheet.png", damage),
+        "real": gallery.first({reading.name: reading.text for reading in readings or ()}),
+        "refiner_sheets": [
+            (step, uri) for step, path in chosen if (uri := _sheet(path, damage)) is not None
+        ],
+    }
+
+
+def _calibration(
+    folder: Path, run: Json, manifests: dict[str, Json], damage: list[str]
+) -> Json | None:
+    """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
+    if "calibrate" not in stages_of(run):
+        return None
+    glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
+    if glyphs is None:
+        return None
+    found = as_mapping(manifests.get("calibrate", {}).get("result"))
+    rendering = as_mapping(found.get("rendering"))
+    figures = {
+        "places across, each slot (pixels; middle 98 %)": found.get("x"),
+        "from slot to slot (pixels)": found.get("pitch"),
+        "places down (pixels; middle 98 %)": found.get("y"),
+        "turn (degrees; middle 98 %)": found.get("rotation"),
+        **{
+            f"{_FORMS.get(name, name)}, letter by letter (middle 98 %)": value
+            for name, value in as_mapping(found.get("forms")).items()
+        },
+        "font size (pixels per em)": found.get("font_size"),
+        "area of ink, to that of the likest font": found.get("stroke_weight"),
+        **{key.replace("_", " "): value for key, value in rendering.items()},
+        **{
+            f"clutter: {key.replace('_', ' ')}": value
+            for key, value in as_mapping(found.get("clutter")).items()
+        },
+    }
+    fonts = [
+        (character, str(match[0]), as_number(match[1]), likeness)
+        for character, match in as_mapping(found.get("fonts")).items()
+        if isinstance(match, list) and len(match) == 3
+        for likeness in [as_number(match[2])]
+        if likeness is not None
+    ]
+    fonts.sort(key=lambda font: font[3])
+    return {
+        "glyphs": glyphs,
+        "figures": {k: _estimates(v) for k, v in figures.items() if v is not None},
+        "fonts": fonts[:_FONTS],
+        "fonts_left_out": max(0, len(fonts) - _FONTS),
+        "alphabet": first_text(as_mapping(run.get("scheme")).get("alphabet")),
+    }
+
+
+def _estimates(value: object) -> str:
+    """Estimates [value, standard error], ranges of two of them, lists of those, in words."""
+    if not isinstance(value, list):
+        return json.dumps(value)
+    numbers = [as_number(item) for item in value]
+    match numbers:
+        case [float() | int() as number, float() | int() as error]:
+            return f"{number:g} ± {error:g}"
+        case [None, None] if all(_is_estimate(item) for item in value):
+            return " to ".join(_estimates(item) for item in value)
+    return "; ".join(_estimates(item) for item in value)
+
+
+def _is_estimate(value: object) -> bool:
+    return isinstance(value, list) and [as_number(item) is None for item in value] == [False] * 2
+
+
+def _reading_section(readings: list[Reading] | None, gallery: _Gallery) -> Json | None:
+    if not readings:
+        return None
+    confidences = np.array([reading.confidence for reading in readings])
+    least = np.argsort(confidences, kind="stable")[:_SHOWN]
+    return {
+        "histogram": charts.confidence_histogram(confidences.tolist()),
+        "mean_confidence": float(confidences.mean()),
+        "sure": float((confidences >= 0.9).mean()),
+        "least_sure": [_card(readings[i], gallery) for i in least],
+    }
+
+
+def _card(reading: Reading, gallery: _Gallery) -> Json:
+    return {
+        "name": reading.name,
+        "uri": gallery.uri(reading.name),
+        "text": reading.text,
+        "characters": [
+            (character, confidence < _UNSURE)
+            for character, confidence in zip(
+                reading.text, reading.character_confidence, strict=True
+            )
+        ],
+        "confidence": reading.confidence,
+    }
+
+
+def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
+    versions = {
+        str(name): str(version)
+        for manifest in manifests.values()
+        for name, version in as_mapping(manifest.get("versions")).items()
+    }
+    seed = as_number(run.get("seed"))
+    machines = (first_text(manifest.get("machine")) for manifest in manifests.values())
+    return {
+        "machines": list(dict.fromkeys(machine for machine in machines if machine)),
+        "versions": versions,
+        "seed": None if seed is None else int(seed),
+        "command": _command(folder, run),
+        "configuration": json.dumps(run, indent=2, ensure_ascii=False),
+        "results": {
+            STAGES[stage]: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
+            for stage, manifest in manifests.items()
+            if manifest.get("result")
+        },
+    }
+
+
+def _command(folder: Path, run: Json) -> str:
+    """What makes such a run in a new folder."""
+    options = [
+        part
+        for key in ("challenges", "user", "preset", "seed")
+        if isinstance(run.get(key), str | int)
+        for part in (f"--{key}", str(run[key]))
+    ]
+    settings = [part for setting in as_texts(run.get("settings")) for part in ("--set", setting)]
+    name = folder.resolve().name
+    return shlex.join(["simgan-captcha", "run", name, *options, *settings])
+
+
+def _sheet(path: Path, damage: list[str]) -> str | None:
+    try:
+        return picture_uri(path.read_bytes(), _SHEET_BYTES, 1000)
+    except FileNotFoundError:
+        return None
+    except (OSError, ImageError) as error:
+        damage.append(f"{path}: {error}")
+        return None
+
+
+def _mask(path: Path, damage: list[str]) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        mask = Background.load(path).line_mask
+        return picture_uri(encode_png(np.where(mask, 255, 0).astype(np.uint8)), _SHEET_BYTES, 1000)
+    except SimganCaptchaError as error:
+        damage.append(str(error))
+        return None

@@ -1,0 +1,1 @@
+"""How servers of this package listen and run."""

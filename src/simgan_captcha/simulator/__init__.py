@@ -1,0 +1,1 @@
+"""Draws labelled captchas, with a `calibrated.Calibration` as real ones are drawn."""

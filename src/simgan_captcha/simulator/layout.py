@@ -1,0 +1,244 @@
+"""Text layouts for a captcha family of which only the approximate text size is known.
+
+Captcha generators keep some properties constant within an image and vary others from letter to
+letter. Each image therefore draws its font, size, baseline and amount of variation. Each letter
+draws only its deviation from these. Independent letters would rarely form a line of text, and the
+bootstrap recognizer would need several times as long to learn.
+
+Shapes: N images, L characters.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.glyphs import GlyphBank
+from simgan_captcha.types import Doubles, Floats, Ids, Range
+
+
+class LayoutSettings(BaseModel):
+    """Ranges of layouts, drawn uniformly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    extent: Range = (0.6, 0.95)
+    """Width of a text of mean length, as a fraction of the image width; one value per image."""
+    one_font: float = Field(default=0.7, ge=0, le=1)
+    """Share of images with one font for all letters."""
+    even: float = Field(default=0.4, ge=0, le=1)
+    """Share of images with equal distances between letters. In the others, distances follow the
+    widths of the letters."""
+    jitter: Range = (0.0, 0.25)
+    """Greatest horizontal deviation of letters, in distances between letters; one value per
+    image."""
+    baseline: Range = (-0.12, 0.12)
+    """Vertical offset of the text from the middle, as a fraction of the image height."""
+    slant: Range = (-0.25, 0.25)
+    """Shear of all letters of an image: horizontal shift per vertical pixel."""
+    stretch: Range = (0.6, 1.2)
+    """Horizontal scale of all letters of an image."""
+    drift: Range = (0.0, 0.2)
+    """Greatest distance of letters from the baseline, as a fraction of the height; one value per
+    image."""
+    turn: Range = (0.0, 35.0)
+    """Greatest rotation of letters in degrees; one value per image."""
+    skew: Range = (0.0, 0.3)
+    """Greatest deviation of the shear of letters from ``slant``; one value per image."""
+    resize: Range = (0.0, 0.3)
+    """Greatest relative deviation of the size, and again of the width; one value per image."""
+    fade: Range = (0.0, 30.0)
+    """Greatest deviation of the ink in grey levels; one value per image."""
+    warp: Range = (0.0, 0.6)
+    """Greatest `taper` and `swell` of letters, see `Letters`; one value per image."""
+    wave: Range = (0.0, 0.3)
+    """Greatest slope of the baseline, for schemes with waves; one value per image."""
+    wavelength: Range = (0.7, 2.5)
+    """Wavelength in image heights; one value per image."""
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> "LayoutSettings":
+        for name, (lowest, highest) in _BOUNDS.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
+                )
+        return self
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "extent": (0.05, 2),
+    "jitter": (0, 2),
+    "baseline": (-1, 1),
+    "slant": (-2, 2),
+    "stretch": (0.1, 10),
+    "drift": (0, 1),
+    "turn": (0, 360),
+    "skew": (0, 2),
+    "resize": (0, 0.9),
+    "fade": (0, 255),
+    "warp": (0, 1),  # larger values fold letters over
+    "wave": (0, 2),
+    "wavelength": (0.1, 100),
+}
+
+
+@dataclass(frozen=True)
+class Letters:
+    """The letters of N images; each array is (N, L)."""
+
+    ids: Ids
+    """Class ids; `Scheme.absent` for empty slots."""
+    font: Ids
+    """Index of the font in the glyph bank."""
+    size: Ids
+    """Index of the font size in the glyph bank."""
+    stroke: Ids
+    """Index of the stroke in the glyph bank."""
+    scale: Floats
+    """Factor that enlarges a letter of that size."""
+    rotation: Floats
+    """Degrees, counter-clockwise."""
+    shear: Floats
+    """Horizontal shift per vertical pixel."""
+    stretch: Floats
+    """Horizontal scale."""
+    taper: Floats
+    """Perspective: relative growth in width at the centre, per image height downwards."""
+    swell: Floats
+    """Perspective: relative growth in height at the centre, per image height to the right."""
+    bend: Floats
+    """Curvature from a wave: a point at horizontal distance d from the centre moves down by
+    bend * d**2, with d and the shift in image heights."""
+    x: Floats
+    """Pixels from the left to the centre of the glyph."""
+    y: Floats
+    """Pixels from the top to the centre of the glyph."""
+    ink: Floats
+    """Deviation of the grey level from the common ink level."""
+
+
+_Placed = TypeVar("_Placed", bound=Letters)
+
+
+def lay_out(
+    scheme: Scheme,
+    settings: LayoutSettings,
+    ink: Range,
+    bank: GlyphBank,
+    generator: np.random.Generator,
+    count: int,
+) -> Letters:
+    """Draw the texts of ``count`` images, with uniform lengths and characters.
+
+    Args:
+        scheme: Scheme with the lengths of texts.
+        settings: Ranges of the layout.
+        ink: Range of the deviation of an image's ink from the common level.
+        bank: Glyph bank.
+        generator: Source of all randomness.
+        count: N.
+    """
+    s, L = settings, scheme.length
+    fonts, sizes, strokes, characters = bank.shape
+
+    def each(limits: Range) -> Doubles:
+        """(N, 1): one value per image."""
+        return generator.uniform(*limits, (count, 1))
+
+    def departures(limits: Range) -> Doubles:
+        """(N, L): symmetric deviations, up to a limit that each image draws."""
+        return each(limits) * generator.uniform(-1, 1, (count, L))
+
+    def shared(below: int, share: float = 1.0) -> Ids:
+        """(N, L): one number per image, or one per letter."""
+        alike = generator.integers(below, size=(count, 1))
+        own = generator.integers(below, size=(count, L))
+        return np.where(generator.random((count, 1)) < share, alike, own)
+
+    lengths = generator.integers(scheme.shortest or L, L + 1, size=(count, 1))
+    ids = generator.integers(characters, size=(count, L))
+    font, size, stroke = shared(fonts, s.one_font), shared(sizes), shared(strokes)
+    present = np.arange(L) < lengths
+
+    # Letters take their own widths, or all the same.
+    width = bank.boxes[bank.index(font, size, stroke, ids)][..., 0]
+    width /= width.mean(1, keepdims=True)
+    width = np.where(generator.random((count, 1)) < s.even, 1, width) * present
+    mean_length = (L + (scheme.shortest or L)) / 2
+    # Some generators spread texts of any length over the same width.
+    spread = generator.random((count, 1)) < 0.3
+    extent = each(s.extent) * scheme.width * np.where(spread, 1, lengths / mean_length)
+    # Longer texts would usually leave the image.
+    extent = np.minimum(extent, scheme.width)
+    distance = extent * width / width.sum(1, keepdims=True)
+    # The text is in the middle, or anywhere with room.
+    aside = np.where(
+        generator.random((count, 1)) < 0.5, 0, generator.uniform(-0.5, 0.5, (count, 1))
+    )
+    start = (scheme.width - extent) * (0.5 + aside)
+    x = start + np.cumsum(distance, 1) - distance / 2
+    x += departures(s.jitter) * extent / lengths
+    y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
+    warp = each(s.warp)
+    letters = Letters(
+        ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
+        font=font,
+        size=size,
+        stroke=stroke,
+        scale=(1 + departures(s.resize)).astype(np.float32),
+        x=x.astype(np.float32),
+        y=y.astype(np.float32),
+        rotation=departures(s.turn).astype(np.float32),
+        shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
+        stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
+        taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        bend=np.zeros((count, L), np.float32),
+        ink=(each(ink) + departures(s.fade)).astype(np.float32),
+    )
+    if not scheme.waves:
+        return letters
+    return on_waves(letters, scheme.height, s.wave, s.wavelength, generator)
+
+
+def on_waves(
+    letters: _Placed,
+    height: int,
+    steepness: Range,
+    wavelength: Range,
+    generator: np.random.Generator,
+) -> _Placed:
+    """Place texts on waves, one wave per image.
+
+    With steepness s, frequency f and phase p, the wave is w(x) = s / f * sin(f * x + p). A letter
+    at x moves down by w(x), is sheared and rotated along the slope w'(x), and is bent by the
+    curvature w''(x). Vertical strokes stay vertical. As an approximation, a tilted letter becomes
+    narrower and higher, by a twentieth each at a slope of 0.3.
+
+    Args:
+        letters: Letters of N images.
+        height: Image height in pixels.
+        steepness: Range of s, the greatest slope: pixels down per pixel to the right.
+        wavelength: Range of the wavelength in image heights.
+        generator: Source of all randomness.
+    """
+    x, each = letters.x.astype(np.float64), (len(letters.x), 1)
+    frequency = 2 * np.pi / (generator.uniform(*wavelength, each) * height)
+    phase = frequency * x + generator.uniform(0, 2 * np.pi, each)
+    steep = generator.uniform(*steepness, each)
+    slope, curvature = steep * np.cos(phase), -steep * frequency * np.sin(phase)
+
+    def further(of_letters: Floats, change: Doubles) -> Floats:
+        return (of_letters + change).astype(np.float32)
+
+    return replace(
+        letters,
+        y=further(letters.y, steep / frequency * np.sin(phase)),
+        rotation=further(letters.rotation, -np.rad2deg(np.arctan(slope))),
+        shear=further(letters.shear, slope),
+        bend=further(letters.bend, curvature * height / 2),
+    )

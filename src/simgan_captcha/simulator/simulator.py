@@ -1,0 +1,505 @@
+"""Synthetic captchas: draw parameters, then render them on the estimated background.
+
+Parameters are plain arrays and rendering uses no randomness, so any image can be drawn again.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simgan_captcha.data.background import Background
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.calibrated import GLYPH_SCALE, Calibration
+from simgan_captcha.simulator.clutter import (
+    Clutter,
+    ClutterSettings,
+    clutter_like,
+    draw_clutter,
+    lay_clutter,
+)
+from simgan_captcha.simulator.codec import through_jpeg
+from simgan_captcha.simulator.compositing import lay_letters, with_noise
+from simgan_captcha.simulator.glyphs import DEFAULT_FONTS, GlyphBank
+from simgan_captcha.simulator.layout import LayoutSettings, Letters, lay_out
+from simgan_captcha.simulator.spacing import letter_heights
+from simgan_captcha.types import Doubles, Floats, GreyImages, Ids, Range
+
+
+class SimulatorSettings(BaseModel):
+    """Ranges of the parameters, drawn uniformly for each character or image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
+    """Names (see `glyphs.WIDE_FONTS`) or font files. Each character draws a font; with a
+    ``layout``, most images draw one for all characters."""
+    size: tuple[int, int] = (21, 28)
+    """Font size in pixels per em, both ends included. At most eight sizes are used, or four with a
+    ``layout``."""
+    strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
+    """Extra outline in pixels, per character, or per image with a ``layout``. Negative values draw
+    hollow letters, see `glyphs.GlyphBank`."""
+    rotation: Range = (-32.0, 32.0)
+    """Rotation in degrees, counter-clockwise."""
+    shear: Range = (-0.05, 0.05)
+    """Horizontal shift per vertical pixel."""
+    stretch: Range = (0.92, 1.12)
+    """Horizontal scale."""
+    horizontal: Range = (-0.35, 0.45)
+    """Horizontal offset from the middle of the slot, in slots (width / length)."""
+    vertical: Range = (0.24, 0.76)
+    """Vertical position of the middle of a letter, as a fraction of the image height."""
+    ink: Range = (-6.0, 4.0)
+    """Deviation from the estimated ink level, in grey levels."""
+    nearest: float = Field(default=0.6, ge=0, le=1)
+    """Share of images with letters rotated without interpolation, as many generators do."""
+    blur: Range = (0.0, 0.5)
+    """Sigma in pixels of the Gaussian blur of letters before compositing; below 0.3 there is no
+    blur."""
+    noise: Range = (0.0, 2.0)
+    """Gaussian noise, standard deviation in grey levels."""
+    jpeg_quality: tuple[int, int] = (45, 60)
+    """JPEG quality, both ends included."""
+    fitted: float = Field(default=0.95, ge=0, le=1)
+    """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
+    stretch come from real images, not from these ranges."""
+    other_fonts: float = Field(default=0.5, ge=0, le=1)
+    """Share of calibrated images drawn in one of the ``fonts``, as large as the calibrated glyphs,
+    for schemes with several fonts and a ``layout``. Calibration finds only their mean."""
+    free: float = Field(default=0.05, ge=0, le=1)
+    """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
+    clutter. It keeps the recognizer robust to calibration errors. See also ``calibration.free``."""
+    layout: LayoutSettings | None = None
+    """Text layout for families without known positions. It replaces ``rotation``, ``shear``,
+    ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn per image. Texts of several
+    lengths always have one. None draws slot by slot from these ranges."""
+    clutter: ClutterSettings = ClutterSettings()
+    """Clutter among the letters, for schemes that have it."""
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> "SimulatorSettings":
+        for name, (lowest, highest) in _BOUNDS.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
+                )
+        if not all(-10 <= stroke <= 10 for stroke in self.strokes):
+            raise ValueError(f"strokes: expected -10 to 10 pixels each, got {self.strokes}")
+        return self
+
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "size": (4, 200),
+    "rotation": (-360, 360),
+    "shear": (-2, 2),
+    "stretch": (0.1, 10),
+    "horizontal": (-10, 10),
+    "vertical": (-10, 10),
+    "ink": (-255, 255),
+    "blur": (0, 1),  # the filter is 3x3
+    "noise": (0, 255),
+    "jpeg_quality": (1, 100),
+}
+
+
+@dataclass(frozen=True)
+class DrawParameters(Letters):
+    """All parameters of N images of L characters.
+
+    A ``font`` equal to the number of fonts in the bank selects the calibrated glyph, of which there
+    are two versions (see `Simulator.render`). ``ink`` is a grey level, 0 to 255.
+    """
+
+    nearest: npt.NDArray[np.bool_]
+    """(N,) whether letters are rotated without interpolation."""
+    blur: Floats
+    """(N,) sigma in pixels."""
+    noise: Floats
+    """(N,) standard deviation in grey levels."""
+    noise_seed: Ids
+    """(N,) offset of the image in the noise field."""
+    jpeg_quality: Ids
+    """(N,) JPEG quality."""
+    clutter: Clutter | None = None
+    """Clutter; None for schemes without it."""
+
+    def __getitem__(self, images: slice) -> "DrawParameters":
+        chosen: dict[str, Any] = {}
+        for f in fields(self):
+            part = getattr(self, f.name)
+            chosen[f.name] = part if part is None else part[images]
+        return DrawParameters(**chosen)
+
+    def or_else(self, others: "DrawParameters", chosen: npt.NDArray[np.bool_]) -> "DrawParameters":
+        """Parameters with the images ``chosen`` (N,) taken from ``others``, before clutter."""
+        merged: dict[str, Any] = {}
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(others, f.name)
+            if mine is not None:
+                where = chosen.reshape(-1, *[1] * (mine.ndim - 1))
+                merged[f.name] = np.where(where, theirs, mine)
+        return DrawParameters(**merged)
+
+
+def as_found(settings: SimulatorSettings) -> SimulatorSettings:
+    """Settings that draw calibrated images only, without the uncalibrated share.
+
+    Schemes with several fonts keep their share of other fonts.
+    """
+    return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
+
+
+def check_background(scheme: Scheme, background: Background) -> None:
+    """Check that the background has the size of the scheme.
+
+    Raises:
+        ConfigError: It has another size.
+    """
+    if background.grey.shape != (scheme.height, scheme.width):
+        raise ConfigError(
+            f"expected a background of {scheme.width}x{scheme.height} pixels, got "
+            f"{background.grey.shape[1]}x{background.grey.shape[0]}; it belongs to another scheme"
+        )
+
+
+def layout_of(scheme: Scheme, settings: SimulatorSettings) -> LayoutSettings | None:
+    """The layout of a scheme, or None for letters drawn slot by slot.
+
+    Slots need a fixed length, so texts of several lengths always have a layout.
+    """
+    return settings.layout or (None if scheme.absent is None else LayoutSettings())
+
+
+class Simulator:
+    """A generator of labelled captchas of one scheme on one background."""
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        settings: SimulatorSettings,
+        background: Background,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Build the glyph bank; a calibration takes precedence over the ranges of the settings.
+
+        Raises:
+            ConfigError: The background has another size, or a font cannot be used.
+        """
+        check_background(scheme, background)
+        self.scheme, self.settings, self.background = scheme, settings, background
+        self.layout = layout_of(scheme, settings)
+        # A layout also scales letters, so fewer sizes suffice.
+        number = _SIZES if self.layout is None else _SIZES // 2
+        sizes = np.unique(np.rint(np.linspace(*settings.size, number)).astype(np.int64)).tolist()
+        self.bank = GlyphBank(scheme.alphabet, settings.fonts, tuple(sizes), settings.strokes)
+        self.calibration = calibration
+        if calibration is not None:
+            K = len(scheme.alphabet)
+            self.bank.append(list(calibration.drawn_glyphs()[:K]), GLYPH_SCALE)
+            self.bank.append(calibration.drawn_rasters()[:K], 1)
+            self._height_factors = _height_factors(self.bank, calibration)
+        self._glyphs = self.bank.packed()
+        field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
+        # One image longer, so that noise can start anywhere in the field.
+        self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
+
+    def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
+        """Draw images (count, H, W) ``uint8`` and their class ids (count, L)."""
+        parameters = self.draw_parameters(generator, count)
+        return self.render(parameters), parameters.ids
+
+    def draw_parameters(self, generator: np.random.Generator, count: int) -> DrawParameters:
+        """Draw the parameters of ``count`` images, with characters uniform over the alphabet."""
+        if self.calibration is None:
+            letters = self._free_letters(generator, count)
+            level, rendering = self.background.ink_level, self.settings
+        else:
+            level, rendering = _around(self.calibration, self.settings)
+            letters = self._calibrated_letters(self.calibration, rendering, generator, count)
+        parameters = self._rendered(letters, level, rendering, generator)
+        if self.calibration is not None and self.layout is not None:
+            # The recognizer must not forget images that calibration missed.
+            free = self._free_letters(generator, count)
+            others = self._rendered(free, self.background.ink_level, self.settings, generator)
+            parameters = parameters.or_else(others, generator.random(count) < self.settings.free)
+        if not self.scheme.clutter:
+            return parameters
+        return replace(parameters, clutter=self._clutter(level, generator, count))
+
+    def _clutter(self, ink: float, generator: np.random.Generator, count: int) -> Clutter:
+        """Draw calibrated clutter where it is known, and a share of images from the settings."""
+        ground = float(np.median(self.background.grey))
+
+        def drawn(settings: ClutterSettings) -> Clutter:
+            return draw_clutter(self.scheme, settings, generator, count, ground=ground, ink=ink)
+
+        free = drawn(self.settings.clutter)
+        if self.calibration is None or np.isnan(self.calibration.clutter).all():
+            return free
+        found = drawn(clutter_like(self.calibration.clutter))
+        return found.or_else(free, generator.random(count) < self.settings.free)
+
+    def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
+        """Draw letters from the settings, without calibration."""
+        if self.layout is None:
+            return self._in_slots(generator, count)
+        return lay_out(self.scheme, self.layout, self.settings.ink, self.bank, generator, count)
+
+    def _in_slots(self, generator: np.random.Generator, count: int) -> Letters:
+        s, shape = self.settings, (count, self.scheme.length)
+        fonts, sizes, strokes, characters = self.bank.shape
+
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, shape).astype(np.float32)
+
+        slot = self.scheme.width / self.scheme.length
+        places = ((np.arange(self.scheme.length) + 0.5) * slot).astype(np.float32)
+        # The order of these draws determines the images of a seed.
+        return Letters(
+            ids=generator.integers(characters, size=shape),
+            font=generator.integers(fonts, size=shape),
+            shear=uniform(s.shear),
+            stretch=uniform(s.stretch),
+            x=places + uniform(s.horizontal) * np.float32(slot),
+            y=uniform(s.vertical) * np.float32(self.scheme.height),
+            rotation=uniform(s.rotation),
+            size=generator.integers(sizes, size=shape),
+            stroke=generator.integers(strokes, size=shape),
+            scale=np.ones(shape, np.float32),
+            taper=np.zeros(shape, np.float32),
+            swell=np.zeros(shape, np.float32),
+            bend=np.zeros(shape, np.float32),
+            ink=uniform(s.ink),
+        )
+
+    def _calibrated_letters(
+        self,
+        calibration: Calibration,
+        rendering: SimulatorSettings,
+        generator: np.random.Generator,
+        count: int,
+    ) -> Letters:
+        """Draw letters at the poses of real images, most of them with calibrated glyphs."""
+        s, shape = self.settings, (count, self.scheme.length)
+        fonts, sizes, strokes, characters = self.bank.shape
+
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, shape).astype(np.float32)
+
+        ids = generator.integers(characters, size=shape)
+        font = generator.integers(fonts, size=shape)
+        shear, stretch = uniform(s.shear), uniform(s.stretch)
+        ids, places = calibration.draw_places(generator, ids)
+        x, y, rotation, size, wider, leaning, taper, swell, bend = np.moveaxis(places, -1, 0)
+        fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
+        letters = Letters(
+            ids=ids,
+            font=np.where(fitted, fonts, font),
+            shear=np.where(fitted, np.float32(0), shear) + leaning,
+            stretch=np.where(fitted, np.float32(1), stretch) * np.exp(wider),
+            x=x,
+            y=y,
+            rotation=rotation,
+            size=generator.integers(sizes, size=shape),
+            stroke=generator.integers(strokes, size=shape),
+            scale=np.exp(size),
+            taper=taper,
+            swell=swell,
+            bend=bend,
+            ink=uniform(rendering.ink),
+        )
+        if self.layout and self.scheme.several_fonts and s.other_fonts:
+            return self._in_other_fonts(letters, generator)
+        return letters
+
+    def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
+        """Draw a share of images in another font, at the same poses."""
+        fonts, sizes, strokes, _ = self.bank.shape
+        chosen = generator.random((len(letters.ids), 1)) < self.settings.other_fonts
+        font, size, stroke = (
+            np.where(chosen, generator.integers(below, size=chosen.shape), of_letters)
+            for below, of_letters in (
+                (fonts, letters.font),
+                (sizes, letters.size),
+                (strokes, letters.stroke),
+            )
+        )
+        drawn = np.minimum(font, fonts - 1)  # calibrated glyphs have no index below this
+        as_high = letters.scale * self._height_factors[drawn, size, stroke]
+        scale = np.where(chosen, as_high, letters.scale)
+        return replace(letters, font=font, size=size, stroke=stroke, scale=scale)
+
+    def _rendered(
+        self,
+        letters: Letters,
+        level: float,
+        rendering: SimulatorSettings,
+        generator: np.random.Generator,
+    ) -> DrawParameters:
+        """Add the rendering parameters to letters with ink around ``level``."""
+        count = len(letters.ids)
+
+        def uniform(limits: Range) -> Floats:
+            return generator.uniform(*limits, count).astype(np.float32)
+
+        absent = letters.ids == self.scheme.absent
+        # Absent characters have NaN in a calibration.
+        placed = {
+            name: np.nan_to_num(getattr(letters, name))
+            for name in ("y", "rotation", "shear", "taper", "swell", "bend")
+        }
+        placed |= {n: np.nan_to_num(getattr(letters, n), nan=1) for n in ("scale", "stretch")}
+        return DrawParameters(
+            **{f.name: getattr(letters, f.name) for f in fields(letters)}
+            | placed
+            # Absent characters lie far outside the image.
+            | {"x": np.where(absent, np.float32(-10 * self.scheme.width), letters.x)}
+            | {"ink": np.clip(letters.ink + np.float32(level), 0, 255)},
+            nearest=generator.random(count) < rendering.nearest,
+            blur=uniform(rendering.blur),
+            noise=uniform(rendering.noise),
+            noise_seed=generator.integers(_NOISE_FIELD, size=count),
+            jpeg_quality=generator.integers(*rendering.jpeg_quality, size=count, endpoint=True),
+        )
+
+    def render(self, parameters: DrawParameters) -> GreyImages:
+        """Render images (N, H, W) ``uint8``, after JPEG compression.
+
+        Calibrated glyphs have two versions: the fine one is rotated with interpolation, the one in
+        image resolution without.
+        """
+        p = parameters
+        index, maps, boxes = self._place(p)
+        beside = _beside(p.blur)
+        images = np.empty((len(p.ids), *self.background.grey.shape), np.uint8)
+        for at in range(0, len(images), _AT_ONCE):
+            some = slice(at, at + _AT_ONCE)
+            canvases = np.empty(images[some].shape, np.float32)
+            canvases[:] = self.background.grey
+            letters = (index[some], maps[some], boxes[some], p.ink[some])
+            lay_letters(canvases, self._glyphs, *letters, p.nearest[some], beside[some])
+            if p.clutter is not None:
+                for n, canvas in enumerate(canvases):
+                    lay_clutter(canvas, p.clutter, at + n)
+            drawn = with_noise(canvases, self._noise_field, p.noise_seed[some], p.noise[some])
+            images[some] = through_jpeg(drawn, p.jpeg_quality[some])
+        return images
+
+    def _place(self, p: DrawParameters) -> tuple[Ids, Floats, Ids]:
+        """Compute the map and the bounding box of each letter.
+
+        Returns:
+            (N, L) glyph indices; (N, L, 2, 5) maps from image pixels to glyph pixels, see
+            `compositing.lay_letters`; (N, L, 4) bounding boxes, clipped to the image: left, top,
+            right, bottom.
+        """
+        coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
+        drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # absent characters lie outside
+        index = self.bank.index(p.font + coarse, p.size, p.stroke, drawn)
+        size, centre = self.bank.boxes[index], self.bank.centres[index]
+        turn = np.deg2rad(p.rotation.astype(np.float64))
+        cosine, sine = np.cos(turn), np.sin(turn)
+        stretch, shear = p.stretch.astype(np.float64), p.shear.astype(np.float64)
+        scale = self.bank.scales[index] * p.scale
+        # Image y points down: a counter-clockwise rotation is [[cos, sin], [-sin, cos]].
+        linear = _matrices(
+            cosine * stretch,
+            cosine * shear + sine,
+            -sine * stretch,
+            cosine - sine * shear,
+            scale,
+        )
+        back = _matrices(
+            cosine - sine * shear,
+            -cosine * shear - sine,
+            sine * stretch,
+            cosine * stretch,
+            1 / (scale * stretch),
+        )
+        place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
+        off = _apply(linear, size / 2 - centre)
+        reach = _apply(np.abs(linear), size / 2)
+        # Bent letters extend by bend * d**2 vertically; tapered letters extend on the wide side.
+        # The part that would fold over is cut.
+        taper, swell, bend = (warp / self.scheme.height for warp in (p.taper, p.swell, p.bend))
+        extent = np.abs(off) + reach
+        ends = np.abs(bend) * np.square(extent[..., 0])
+        reach[..., 1] += ends
+        extent[..., 1] += ends
+        folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
+        reach += extent * (folded / (1 - folded))[..., None] + 1  # plus one pixel for the blur
+        limits = (self.scheme.width, self.scheme.height)
+        start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
+        stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
+        # Pixel coordinates start at the centre of the first pixel, poses at its corner.
+        origin = place - 0.5
+        # Coefficient of the bilinear term (x - x0) * (y - y0).
+        diagonal = np.stack([(taper - shear * swell) / stretch, swell], -1) / -scale[..., None]
+        offset = centre - 0.5 - _apply(back, origin) + diagonal * origin.prod(-1, keepdims=True)
+        # Coefficient of the quadratic term (x - x0)**2.
+        square, from_left = -bend[..., None] * back[..., 1], origin[..., :1]
+        offset += square * np.square(from_left)
+        back = back - diagonal[..., None] * origin[..., None, ::-1]
+        along = back[..., 0] - 2 * square * from_left
+        maps = np.stack([along, back[..., 1], offset, diagonal, square], axis=-1)
+        maps = maps.astype(np.float32)
+        return index, maps, np.concatenate([start, stop], axis=-1)
+
+
+def _around(
+    calibration: Calibration, settings: SimulatorSettings
+) -> tuple[float, SimulatorSettings]:
+    """The ink level, and settings with narrow ranges around the calibrated rendering.
+
+    The ranges are as wide as the typical uncertainty of the values.
+    """
+    ink, blur, nearest, noise, quality, _ = (float(value) for value in calibration.rendering)
+    return ink, settings.model_copy(
+        update={
+            "ink": (-1.0, 1.0),
+            "blur": (max(0.0, blur - 0.1), min(1.0, blur + 0.1)),
+            "nearest": nearest,
+            "noise": (max(0.0, noise - 0.5), noise + 0.5),
+            "jpeg_quality": (max(1, round(quality) - 1), min(100, round(quality) + 1)),
+        }
+    )
+
+
+def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
+    """Factors (fonts, sizes, strokes) that scale letters to the height of calibrated ones."""
+    classes = np.flatnonzero(calibration.found)
+    if not len(classes):
+        return np.ones(bank.shape[:-1], np.float32)
+    found = letter_heights(calibration.glyphs)[classes] / GLYPH_SCALE
+    drawn = bank.boxes[: math.prod(bank.shape), 1].reshape(bank.shape)[..., classes]
+    margins = 2  # see `glyphs.Glyph`
+    return np.median(found / (drawn - margins), axis=-1).astype(np.float32)
+
+
+def _matrices(a: Doubles, b: Doubles, c: Doubles, d: Doubles, scale: Doubles) -> Doubles:
+    """Matrices (N, L, 2, 2) [[a, b], [c, d]] times a scale."""
+    return np.asarray((np.stack([a, b, c, d], axis=-1) * scale[..., None]).reshape(*a.shape, 2, 2))
+
+
+def _beside(blur: Floats) -> Floats:
+    """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
+    off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
+    return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)
+
+
+def _apply(linear: Doubles, points: Doubles) -> Doubles:
+    """Products of matrices (N, L, 2, 2) and points (N, L, 2)."""
+    return np.asarray((linear * points[..., None, :]).sum(axis=-1))
+
+
+_NOISE_FIELD = 1 << 18
+_SIZES = 8
+_LEAST_BLUR = 0.3
+_MOST_FOLDED = 0.5
+_AT_ONCE = 64  # images per chunk, which fit into the processor's cache

@@ -1,0 +1,1 @@
+"""What every training shares: checkpoints, metrics, batch streams, several processes."""

@@ -1,0 +1,370 @@
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.calibration.calibrate import calibrate
+from simgan_captcha.calibration.glyph_fit import fit_glyphs
+from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.rendering_fit import start_rendering
+from simgan_captcha.calibration.scout import (
+    MIDDLES_WEIGHT,
+    PosedSimulator,
+    pose_targets,
+    scout_images,
+    scout_objective,
+    without_pose,
+)
+from simgan_captcha.recognizer.decode import BATCH, load_reader, save_reader
+from simgan_captcha.recognizer.network import (
+    MAP_STRIDE,
+    AttentionReader,
+    ReaderArchitecture,
+    ScoutOutput,
+    build_reader,
+    map_size,
+)
+from simgan_captcha.recognizer.train import LabelledStream, ReaderSettings, train_reader
+from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.training.streams import synthetic_batches
+from simgan_captcha.types import Floats
+from tests.drawing import plain
+from tests.recognizer.training_case import cpu, quiet, same_weights
+from tests.small_run import SCHEME, shaded
+
+CLASSES = len(SCHEME.alphabet)
+POSITIONS = 6 * 12
+DRAWING = SimulatorSettings(
+    fonts=("caladea-bold", "roboto-black"),
+    size=(18, 20),
+    horizontal=(-0.3, 0.3),
+    vertical=(0.3, 0.7),
+    jpeg_quality=(90, 95),
+)
+ARCHITECTURE = ReaderArchitecture(24, 48, 2, CLASSES, channels=(8, 8, 16, 16, 32), pose=True)
+SETTINGS = ReaderSettings(
+    channels=ARCHITECTURE.channels,
+    batch_size=32,
+    steps=800,
+    learning_rate=1e-2,
+    ema_decay=0.95,
+    checkpoint_every=1000,
+)
+
+
+def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[Simulator, DrawParameters]:
+    simulator = Simulator(SCHEME, DRAWING.model_copy(update=changes), shaded())
+    return simulator, simulator.draw_parameters(np.random.default_rng(seed), count)
+
+
+# Targets and what they mean.
+
+
+class Knowing(nn.Module):
+    """Says of the image that is marked n what stands at n in a list."""
+
+    def __init__(self, outputs: ScoutOutput) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, images: Tensor) -> ScoutOutput:
+        assert not self.training
+        assert len(images) <= BATCH
+        marks = images[:, 0, 0, 0].long()
+        return ScoutOutput(*(output[marks] for output in self.outputs))
+
+
+def test_what_a_perfect_scout_says_is_what_was_drawn() -> None:
+    simulator = Simulator(HACKMIT_2017, SimulatorSettings(), plain())
+    parameters = simulator.draw_parameters(np.random.default_rng(0), BATCH + 50)
+    targets = pose_targets(parameters, HACKMIT_2017)
+    assert targets.shape == (BATCH + 50, 4, 5)
+    assert targets.dtype == np.float32
+    assert np.abs(targets[..., 1:4]).max() < 1.1
+    classes = np.eye(36, dtype=np.float32)[parameters.ids]
+    known = ScoutOutput(
+        torch.from_numpy(classes * 20),
+        torch.from_numpy(targets[..., 1:4]),
+        torch.zeros(BATCH + 50, 1, 37),
+        torch.zeros(BATCH + 50, 1),
+    )
+
+    marked = np.zeros((BATCH + 50, 2, 50, 100), np.float32)
+    marked[:, 0, 0, 0] = np.arange(BATCH + 50)
+    poses = scout_images(Knowing(known).train(), marked, HACKMIT_2017)
+    np.testing.assert_allclose(poses.probabilities, classes, atol=1e-6)
+    for name in ("x", "y", "rotation"):
+        said, meant = getattr(poses, name), getattr(parameters, name)
+        np.testing.assert_allclose(said, meant, atol=1e-4)
+        assert said.dtype == np.float32
+
+
+def test_a_posed_simulator_draws_what_its_simulator_draws() -> None:
+    simulator, parameters = drawn(20)
+    images, targets = PosedSimulator(simulator).batch(np.random.default_rng(1), 20)
+    np.testing.assert_array_equal(images, simulator.render(parameters))
+    np.testing.assert_array_equal(targets, pose_targets(parameters, SCHEME))
+    np.testing.assert_array_equal(targets[..., 0], parameters.ids)
+
+
+def test_a_pixel_down_counts_as_much_as_a_pixel_right() -> None:
+    _, parameters = drawn(3)
+    wide = HACKMIT_2017.model_copy(update={"alphabet": SCHEME.alphabet, "length": 2, "height": 30})
+    moved = replace(parameters, x=parameters.x + 5, y=parameters.y + 5)
+    apart = pose_targets(moved, wide) - pose_targets(parameters, wide)
+    np.testing.assert_allclose(apart[..., 1:3], 5 / (wide.width / 2), atol=1e-6)
+
+
+def test_the_position_of_a_middle_is_where_it_lies_on_the_map() -> None:
+    _, parameters = drawn(3)
+    x = np.array([[0, 47.9], [3.9, 4], [24, -1]], np.float32)
+    y = np.array([[0, 23.9], [3.9, 4], [12, 12]], np.float32)
+    assert MAP_STRIDE == 4
+    assert map_size(SCHEME.height, SCHEME.width) == (6, 12)
+    positions = pose_targets(replace(parameters, x=x, y=y), SCHEME)[..., 4]
+    np.testing.assert_array_equal(positions, [[0, 71], [0, 13], [3 * 12 + 6, -1]])
+
+
+def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
+    """What a scout that knows everything says of drawn images."""
+    told = torch.from_numpy(targets)
+    ids, positions = told[..., 0].long(), told[..., 4].long()
+    logits = 20 * nn.functional.one_hot(ids, CLASSES).float()
+    none = nn.functional.one_hot(torch.tensor(CLASSES), CLASSES + 1)
+    middles = none.repeat(len(targets), POSITIONS, 1)
+    for n, slot in np.ndindex(*ids.shape):  # a later letter covers an earlier one
+        middles[n, positions[n, slot]] = nn.functional.one_hot(ids[n, slot], CLASSES + 1)
+    _, columns = map_size(SCHEME.height, SCHEME.width)
+    assert (positions >= 0).all()
+    before = (positions % columns)[..., None] - torch.arange(columns)
+    count = ((before < 0).float() + 0.5 * (before == 0)).sum(1)
+    return ScoutOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
+
+
+def test_perfection_costs_nothing() -> None:
+    outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    loss, figures = scout_objective(outputs, targets)
+    assert 0 <= loss.item() < 1e-6
+    assert figures["accuracy"].item() == 1
+    assert figures["turn_error_degrees"].item() == 0
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_wrong_pose_costs_and_is_told_in_degrees(number: int) -> None:
+    outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot each way
+    loss, figures = scout_objective(outputs, targets)
+    assert loss.item() == pytest.approx(0.1, abs=1e-5)
+    assert figures["loss"].item() < 1e-6
+    assert figures["turn_error_degrees"].item() == pytest.approx(9 * (number == 2), abs=1e-4)
+
+
+def test_a_wrong_class_costs_and_counts() -> None:
+    outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    outputs.logits[:, 0] = outputs.logits[:, 0].roll(1, -1)
+    loss, figures = scout_objective(
+        ScoutOutput(*(output.bfloat16() for output in outputs)), targets
+    )
+    assert loss.item() == pytest.approx(10, abs=0.1)
+    assert figures["accuracy"].item() == 0.5
+    assert all(torch.isfinite(figure) for figure in figures.values())
+
+
+def test_a_middle_that_is_missed_costs_as_much_as_all_that_is_empty() -> None:
+    """Though there are many more empty positions than letters."""
+    targets = pose_targets(drawn(50)[1], SCHEME)
+    outputs, told = perfect_outputs(targets)
+    blind = outputs.middles.clone()
+    blind[..., :] = 0
+    blind[..., CLASSES] = 20  # nothing anywhere
+    loss, figures = scout_objective(outputs._replace(middles=blind), told)
+    assert loss.item() == pytest.approx(MIDDLES_WEIGHT * 20 / 2, rel=0.1)
+    assert figures["accuracy"].item() == 1
+
+
+def test_a_count_that_is_one_too_high_costs_one() -> None:
+    outputs, told = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    loss, _ = scout_objective(outputs._replace(counts=outputs.counts + 1), told)
+    assert loss.item() == pytest.approx(1, abs=1e-4)
+
+
+def test_letters_outside_the_image_have_no_middle_to_be_found() -> None:
+    _, parameters = drawn(20)
+    away = pose_targets(replace(parameters, x=parameters.x + 100), SCHEME)
+    assert (away[..., 4] == -1).all()
+    outputs, told = perfect_outputs(pose_targets(parameters, SCHEME))
+    empty = torch.zeros_like(outputs.middles)
+    empty[..., CLASSES] = 20
+    told = torch.cat([told[..., :4], torch.from_numpy(away[..., 4:])], -1)
+    nobody = outputs._replace(middles=empty, counts=torch.zeros_like(outputs.counts))
+    assert scout_objective(nobody, told)[0].item() < 1e-6
+    assert scout_objective(outputs, told)[0].item() > 0.1
+
+
+# The network.
+
+
+def test_a_scout_is_a_reader_that_says_more() -> None:
+    scout = build_reader(ARCHITECTURE).eval()
+    reader = without_pose(scout.train(), replace(ARCHITECTURE, pose=False))
+    assert not reader.training
+    scout.eval()
+    images = torch.rand(3, 2, 24, 48) * 2 - 1
+    outputs = scout(images)
+    assert isinstance(outputs, ScoutOutput)
+    assert outputs.logits.shape == (3, 2, CLASSES)
+    assert outputs.pose.shape == (3, 2, 3)
+    assert outputs.middles.shape == (3, POSITIONS, CLASSES + 1)
+    torch.testing.assert_close(outputs.logits, reader(images))
+    assert isinstance(reader, AttentionReader)
+    assert reader.pose is None
+
+
+# A scout that has learned.
+
+
+@dataclass(frozen=True)
+class Learned:
+    scout: nn.Module
+    figures: dict[str, float]
+
+
+def stream(simulator: PosedSimulator) -> LabelledStream:
+    background = shaded()
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in synthetic_batches(simulator, 32, 1, stream=1, first=first):
+            yield torch.from_numpy(background.normalise(images)), targets
+
+    return batches
+
+
+def train_scout(
+    folder: Path, steps: int, on_step: Callable[[int, int, dict[str, float]], None] = quiet
+) -> Learned:
+    result = train_reader(
+        stream(PosedSimulator(drawn(1)[0])),
+        ARCHITECTURE,
+        SETTINGS.model_copy(update={"steps": steps}),
+        folder=folder,
+        fabric=cpu(),
+        seed=1,
+        on_step=on_step,
+        objective=scout_objective,
+    )
+    return Learned(result.reader, result.figures)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    return train_scout(tmp_path_factory.mktemp("scout"), SETTINGS.steps)
+
+
+def look(scout: nn.Module, simulator: Simulator, parameters: DrawParameters) -> Poses:
+    normalised = simulator.background.normalise(simulator.render(parameters))
+    return scout_images(scout, normalised, SCHEME)
+
+
+def error(said: npt.NDArray[Any], meant: npt.NDArray[Any]) -> float:
+    return float(np.abs(said - meant).mean())
+
+
+def test_a_scout_learns_classes_places_and_turns(learned: Learned) -> None:
+    simulator, parameters = drawn(500, seed=2)
+    poses = look(learned.scout, simulator, parameters)
+    assert (poses.probabilities.argmax(-1) == parameters.ids).mean() > 0.9
+    for name in ("x", "y"):
+        said, meant = getattr(poses, name), getattr(parameters, name)
+        guess = np.median(meant, axis=0, keepdims=True)
+        assert error(said, meant) < 0.5 * error(guess, meant), name
+    assert np.corrcoef(poses.rotation.flat, parameters.rotation.flat)[0, 1] > 0.7
+    assert learned.figures.keys() >= {"loss", "accuracy", "turn_error_degrees"}
+    assert all(np.isfinite(value) for value in learned.figures.values())
+
+
+def test_what_it_says_of_narrower_images_calibrates(learned: Learned) -> None:
+    turns = []
+    for rotation in ((-30.0, -10.0), (10.0, 30.0)):
+        simulator, parameters = drawn(
+            250, seed=3, rotation=rotation, horizontal=(0.0, 0.2), vertical=(0.4, 0.5)
+        )
+        images = simulator.background.normalise(simulator.render(parameters))
+        poses = scout_images(learned.scout, images, SCHEME)
+        fit = fit_glyphs(images, poses, seed=0, epochs=8)
+        rendering = start_rendering(simulator.background)
+        found = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
+        assert found.found.all()
+        share = (0.05, 0.5, 0.95)
+        for number, meant in enumerate((parameters.x, parameters.y)):
+            said, true = (np.quantile(v, share, axis=0) for v in (found.poses[..., number], meant))
+            np.testing.assert_allclose(said, true, atol=1.5)
+        turns.append(np.median(found.poses[..., 2]))
+    assert turns[0] + 4 < turns[1]
+
+
+def test_a_reader_begins_with_what_the_scout_learned(learned: Learned, tmp_path: Path) -> None:
+    save_reader(tmp_path / "scout.safetensors", learned.scout, ARCHITECTURE)
+    scout, architecture = load_reader(tmp_path / "scout.safetensors")
+    assert architecture == ARCHITECTURE
+    assert same_weights(scout, learned.scout)
+
+    simulator, parameters = drawn(200, seed=4)
+    images = torch.from_numpy(simulator.background.normalise(simulator.render(parameters)))
+
+    def ids(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield images[:32], torch.from_numpy(parameters.ids[:32])
+
+    reader = train_reader(
+        ids,
+        replace(ARCHITECTURE, pose=False),
+        SETTINGS.model_copy(update={"steps": 1, "learning_rate": 1e-9}),
+        folder=tmp_path,
+        fabric=cpu(),
+        seed=1,
+        on_step=quiet,
+        initial=scout,
+    ).reader
+    with torch.inference_mode():
+        logits = reader(images)
+    assert logits.shape == (200, 2, CLASSES)
+    assert (logits.argmax(-1).numpy() == parameters.ids).mean() > 0.9
+
+
+def test_what_is_absent_has_no_pose_to_learn() -> None:
+    scheme = Scheme(alphabet="abc1", length=3, shortest=1, width=60, height=24)
+    simulator = Simulator(
+        scheme, SimulatorSettings(fonts=("roboto-black",), size=(12, 12)), plain(60, 24)
+    )
+    _, targets = PosedSimulator(simulator).batch(np.random.default_rng(1), 40)
+    absent = targets[..., 0] == scheme.absent
+    assert 0 < absent.sum() < absent.size
+    assert np.isnan(targets[absent][:, 1:4]).all()
+    assert (targets[absent][:, 4] == -1).all()
+    assert np.isfinite(targets[~absent]).all()
+
+    rows, columns = map_size(24, 60)
+    logits = torch.zeros(40, 3, 5, requires_grad=True)
+    pose = torch.full((40, 3, 3), 0.3, requires_grad=True)
+    middles = torch.zeros(40, rows * columns, 6, requires_grad=True)
+    count = torch.zeros(40, columns)
+    loss, figures = scout_objective(
+        ScoutOutput(logits, pose, middles, count), torch.from_numpy(np.asarray(targets))
+    )
+    loss.backward()
+    assert logits.grad is not None
+    assert pose.grad is not None
+    assert middles.grad is not None
+    for gradient in (logits.grad, pose.grad, middles.grad):
+        assert torch.isfinite(gradient).all()
+    assert not pose.grad[torch.from_numpy(absent)].any()
+    assert pose.grad[torch.from_numpy(~absent)].abs().min() > 0
+    error = np.abs(0.3 - targets[~absent][:, 3]).mean() * 45
+    assert figures["turn_error_degrees"].item() == pytest.approx(error, rel=1e-3)

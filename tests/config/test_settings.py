@@ -1,0 +1,188 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simgan_captcha.config.settings import PRESETS, Preset, RunConfig, load_config, resolve_config
+from simgan_captcha.errors import ConfigError
+from simgan_captcha.pipeline.cost import plan_in_words, planned_training_flops
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_resolve_and_survive_json(preset: Preset) -> None:
+    config = resolve_config(preset)
+    for mode in ("json", "python"):
+        assert load_config(config.model_dump(mode=mode)) == config
+    assert load_config(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_presets_differ_and_are_left_alone_by_assignments() -> None:
+    assert len({resolve_config(preset).model_dump_json() for preset in PRESETS}) == len(PRESETS)
+    before = json.dumps(PRESETS)
+    resolve_config("quick", ["simgan.refiner.features=4", "simgan.steps=1", "threads=1"])
+    assert json.dumps(PRESETS) == before
+
+
+@pytest.mark.parametrize(
+    ("preset", "budget", "at_most"), [("quick", 20e12, 35e12), ("cpu", 60e12, 100e12)]
+)
+def test_presets_for_a_laptop_keep_to_their_budget(
+    preset: str, budget: float, at_most: float
+) -> None:
+    """The second where a reader is sure of little."""
+    config = resolve_config(preset)
+    assert 0.5 * budget < planned_training_flops(config) <= budget
+    assert 1.5 * budget < planned_training_flops(config, unsure=1.0) <= at_most
+    said = plan_in_words(config)
+    assert f" {planned_training_flops(config) / 1e12:.1f} TFLOP" in said
+    assert f"up to {planned_training_flops(config, unsure=1.0) / 1e12:.1f}" in said
+    one_length = config.adaptation.model_copy(update={"longest": 1.0})
+    assert "up to" not in plan_in_words(config.model_copy(update={"adaptation": one_length}))
+
+
+def test_the_seed_preset_is_the_seed_s_system() -> None:
+    config = resolve_config("original")
+    assert (config.encoding, config.generator, config.reader.kind) == (
+        "binary",
+        "original",
+        "original",
+    )
+    assert config.reader.images == "refined"
+    assert config.refine
+    assert not config.simgan.refiner.global_skip
+    assert not config.adaptation.steps
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "value"),
+    [
+        ("reader.steps=7", "reader.steps", 7),
+        (" reader.steps = 7 ", "reader.steps", 7),
+        ("reader.learning_rate=1e-3", "reader.learning_rate", 1e-3),
+        ("reader.channels=[4,4,4,4,8]", "reader.channels", (4, 4, 4, 4, 8)),
+        ("reader.images=refined", "reader.images", "refined"),
+        ('reader.images="refined"', "reader.images", "refined"),
+        ("refine=false", "refine", False),
+        ("batches=null", "batches", None),
+        ("scheme.alphabet=abc=1", "scheme.alphabet", "abc=1"),
+        ("simgan.refiner.features=3", "simgan.refiner.features", 3),
+        ("adaptation.augmentation.rotation=3", "adaptation.augmentation.rotation", 3.0),
+        ('simulator.fonts=["roboto-black"]', "simulator.fonts", ("roboto-black",)),
+        ("simulator.rotation=[-5, 5]", "simulator.rotation", (-5.0, 5.0)),
+        ('reader={"steps": 9}', "reader.steps", 9),
+    ],
+)
+def test_assignments(assignment: str, path: str, value: object) -> None:
+    found: Any = resolve_config("cpu", [assignment])
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_the_last_assignment_wins_and_presets_give_way() -> None:
+    assert resolve_config("quick", ["reader.steps=1", "reader.steps=2"]).reader.steps == 2
+    changed = resolve_config("quick", ["simgan.refiner.features=4"]).simgan
+    assert changed.refiner.features == 4
+    assert changed.refiner.blocks == resolve_config("quick").simgan.refiner.blocks
+
+
+@pytest.mark.parametrize(
+    ("assignment", "nearest"),
+    [
+        ("reader.step=1", "reader.steps"),
+        ("reader.lerning_rate=1", "reader.learning_rate"),
+        ("adaptation.augmentation.rotaton=1", "adaptation.augmentation.rotation"),
+        ("adaptaton.steps=1", "adaptation"),
+        ("thread=1", "threads"),
+        ("simgan.refiner.feature=1", "simgan.refiner.features"),
+        ("scheme.alfabet=abc", "scheme.alphabet"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_right_one(assignment: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {nearest}"):
+        resolve_config("quick", [assignment])
+
+
+def test_a_key_like_no_other_points_to_the_documentation() -> None:
+    with pytest.raises(ConfigError, match=r"'zzzzzz'; see docs/configuration\.md"):
+        resolve_config("quick", ["zzzzzz=1"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("reader.steps=0", "reader.steps"),
+        ("reader.steps=many", "reader.steps"),
+        ("reader.steps=1.5", "reader.steps"),
+        ("reader.steps=null", "reader.steps"),
+        ("reader.learning_rate=2", "reader.learning_rate"),
+        ("reader.learning_rate=NaN", "reader.learning_rate"),
+        ("reader.images=blurred", "reader.images"),
+        ("reader.channels=[1,2]", "reader.channels"),
+        ("reader.channels=[4,4,4,4,6]", "reader.channels"),
+        ("adaptation.confidence=1.1", "adaptation.confidence"),
+        ("adaptation.augmentation.hole=-1", "adaptation.augmentation.hole"),
+        ("simgan.history_capacity=2", "simgan"),
+        ("scheme.alphabet=aba", "scheme.alphabet"),
+        ("scheme.width=1", "scheme.width"),
+        ("simulator.rotation=[5,-5]", "simulator"),
+        ("precision=16-true", "precision"),
+        ("threads=-1", "threads"),
+        ("reader=5", "reader"),
+        ("reader=[1]", "reader"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_the_key_and_the_value(assignment: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config("quick", [assignment])
+    message = str(caught.value)
+    assert message.startswith(f"{key}")
+    assert "; got " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("assignment", ["reader.steps", "reader", "", "=", "=5", "..=1", "a.=1"])
+def test_what_is_no_assignment_is_refused(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        resolve_config("quick", [assignment])
+
+
+def test_a_value_has_nothing_below_it() -> None:
+    with pytest.raises(ConfigError, match=r"reader\.steps is a value and has no 'much'"):
+        resolve_config("quick", ["reader.steps.much=1"])
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="quick, cpu, paper, original; got 'fast'"):
+        resolve_config("fast")
+
+
+@given(assignment=st.text(max_size=40) | st.from_regex(r"reader\.[a-z_]+=.*", fullmatch=True))
+def test_any_text_is_a_configuration_or_a_clear_error(assignment: str) -> None:
+    try:
+        config = resolve_config("quick", [assignment])
+    except ConfigError:
+        return
+    assert isinstance(config, RunConfig)
+
+
+def test_flops_of_what_is_left_out_are_not_planned() -> None:
+    whole = planned_training_flops(resolve_config("quick"))
+    parts = [
+        planned_training_flops(resolve_config("quick", [assignment]))
+        for assignment in ("refine=false", "adaptation.steps=0", "reader.steps=1")
+    ]
+    assert all(0 < part < whole for part in parts)
+    refined = planned_training_flops(resolve_config("quick", ["reader.images=refined"]))
+    assert refined > whole
+
+
+@pytest.mark.parametrize("key", ["waves", "several_fonts"])
+def test_what_only_a_layout_draws_is_refused_without(key: str) -> None:
+    said = f"scheme.{key}=true"
+    with pytest.raises(ConfigError, match=rf"scheme.{key} needs letters that are laid out"):
+        resolve_config("quick", [said])
+    for layout in ("simulator.layout={}", "scheme.shortest=3"):
+        assert getattr(resolve_config("quick", [said, layout]).scheme, key)

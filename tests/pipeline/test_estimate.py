@@ -1,0 +1,307 @@
+import json
+import math
+import shutil
+from pathlib import Path
+from string import ascii_lowercase, digits
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline.estimate import (
+    FEWEST_OF_PAIR,
+    Estimate,
+    character_shares,
+    diagnose,
+    estimate_accuracy,
+    known_confusions,
+)
+from simgan_captcha.pipeline.final_readings import read_captchas
+from simgan_captcha.pipeline.learning import Learning
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
+from tests.small_run import SEED, draw_captchas, pipeline, small_config, write_challenges
+
+ALPHABET = ascii_lowercase + digits
+SHARES = st.floats(0, 1)
+KNOWN = st.lists(st.tuples(st.booleans(), SHARES), min_size=1, max_size=30)
+REAL = st.lists(SHARES, min_size=1, max_size=30)
+
+
+def reading(text: str, confidence: float = 0.9) -> Reading:
+    return Reading("", text, confidence, (confidence,) * len(text))
+
+
+def estimated(known: list[tuple[bool, float]], real: list[float]) -> Estimate:
+    """From whether each known image is read right, and how sure of it the reader is."""
+    return estimate_accuracy(
+        [reading("ab" if right else "ba", confidence) for right, confidence in known],
+        ["ab"] * len(known),
+        [reading("ab", confidence) for confidence in real],
+    )
+
+
+def warnings(
+    real: list[str], alphabet: str = ALPHABET, known: tuple[tuple[str, str], ...] = ()
+) -> list[str]:
+    """Of one reader's texts of real images, and of known ones: (truth, read)."""
+    estimate = Estimate(0.9, 0.8, 1.0, 0.9)
+    diagnosis = diagnose(
+        [reading(text) for text in real],
+        [reading(text) for _, text in known],
+        [truth for truth, _ in known],
+        {"read": estimate},
+        "read",
+        alphabet,
+    )
+    assert json.loads(json.dumps(diagnosis, allow_nan=False)) == diagnosis
+    return list(diagnosis["warnings"])
+
+
+def random_texts(count: int, seed: int, weights: dict[str, float] | None = None) -> list[str]:
+    """Four characters each, alike likely but for those of other weights than 1."""
+    each = np.array([(weights or {}).get(character, 1.0) for character in ALPHABET])
+    drawn = np.random.default_rng(seed).choice(len(ALPHABET), (count, 4), p=each / each.sum())
+    return ["".join(ALPHABET[number] for number in row) for row in drawn]
+
+
+# The estimate.
+
+
+@given(KNOWN, REAL)
+def test_the_estimate_lies_in_its_interval_and_that_among_shares(
+    known: list[tuple[bool, float]], real: list[float]
+) -> None:
+    found = estimated(known, real)
+    assert 0 <= found.low <= found.accuracy <= found.high <= 1
+    assert found.low <= found.known_accuracy <= found.high
+    assert found.known_accuracy == pytest.approx(sum(right for right, _ in known) / len(known))
+
+
+@given(KNOWN)
+def test_a_reader_as_sure_of_real_images_is_as_often_right(known: list[tuple[bool, float]]) -> None:
+    found = estimated(known, [confidence for _, confidence in known])
+    assert found.accuracy == pytest.approx(found.known_accuracy)
+
+
+@given(KNOWN, REAL, st.floats(0, 0.5))
+def test_less_sure_of_real_images_is_less_often_right(
+    known: list[tuple[bool, float]], real: list[float], less: float
+) -> None:
+    found = estimated(known, [max(0.0, confidence - less) for confidence in real])
+    assert found.accuracy <= estimated(known, real).accuracy + 1e-12
+
+
+def test_a_reader_surely_right_on_both() -> None:
+    found = estimated([(True, 1.0)] * 3000, [1.0] * 5000)
+    assert found.accuracy == found.known_accuracy == found.high == 1
+    assert 0.998 < found.low < 1  # three thousand successes do not show that there is no failure
+
+
+def test_few_images_tell_little() -> None:
+    few, many = (estimated([(True, 1.0)] * n, [1.0] * n) for n in (5, 500))
+    assert few.low < 0.6 < 0.99 < many.low
+
+
+def test_a_reader_that_says_it_is_sure_is_believed_no_more_than_its_record() -> None:
+    # Right half the time on known images, and as sure of those as of the real ones.
+    found = estimated([(True, 0.99), (False, 0.99)] * 500, [0.99] * 1000)
+    assert found.accuracy == pytest.approx(0.5)
+    assert found.high < 0.55
+
+
+def simulated(
+    generator: np.random.Generator, sureness: tuple[float, float], too_sure: float, count: int
+) -> list[tuple[bool, float]]:
+    """Of a reader that is right as often as it is sure, but for how much too sure it is."""
+    sure = generator.beta(*sureness, count)
+    right = generator.random(count) < np.clip(sure - too_sure, 0, 1)
+    return list(zip(right.tolist(), sure.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("of_known", "of_real", "too_sure"),
+    [
+        ((20, 0.6), (20, 0.6), 0.0),  # 97 % on both: no gap
+        ((20, 0.6), (20, 1.2), 0.0),  # to 94 %
+        ((20, 0.6), (10, 1.2), 0.0),  # to 89 %
+        ((20, 0.6), (20, 1.2), 0.03),  # 94 % to 91 %, and too sure of itself on both
+    ],
+)
+def test_on_a_simulated_gap_the_estimate_is_near_the_truth(
+    of_known: tuple[float, float], of_real: tuple[float, float], too_sure: float, seed: int
+) -> None:
+    generator = np.random.default_rng([seed, 5])
+    known = simulated(generator, of_known, too_sure, 3000)
+    real = simulated(generator, of_real, too_sure, 5000)
+    truth = sum(right for right, _ in real) / len(real)
+    found = estimated(known, [confidence for _, confidence in real])
+    assert abs(found.accuracy - truth) < 0.015
+
+
+def test_the_interval_holds_the_truth_nearly_always() -> None:
+    held = 0
+    for seed in range(60):
+        generator = np.random.default_rng([seed, 6])
+        known, real = (simulated(generator, (20, 0.8), 0.0, count) for count in (300, 500))
+        found = estimated(known, [confidence for _, confidence in real])
+        held += found.low <= sum(right for right, _ in real) / len(real) <= found.high
+    assert held >= 54
+
+
+def test_an_interval_of_a_readers_dreams() -> None:
+    for values in ((0.5, 0.6, 0.7, 0.5), (0.5, 0.4, math.nan, 0.5), (1.2, 0.4, 1.3, 0.5)):
+        with pytest.raises(ValueError, match="low <= accuracy <= high"):
+            Estimate(*values)
+
+
+# Shares of characters.
+
+
+@given(st.lists(st.text("abcd", max_size=6), max_size=30))
+def test_shares_of_characters_are_of_all_that_was_read(texts: list[str]) -> None:
+    shares = character_shares([reading(text) for text in texts], "abcd")
+    assert list(shares) == list("abcd")
+    together = "".join(texts)
+    assert sum(shares.values()) == pytest.approx(1 if together else 0)
+    for character, share in shares.items():
+        assert share * len(together) == pytest.approx(together.count(character))
+
+
+def test_starved_and_swollen_characters_are_named_in_words() -> None:
+    found = warnings(random_texts(20_000, 1, {"g": 0.04, "q": 1.9}))
+    assert len(found) == 2
+    starved, swollen = found
+    assert starved.startswith("'g' is read 0.1")
+    assert "% of the time, 2.78% expected: less than chance allows" in starved
+    assert "calibrate/glyphs.png" in starved
+    assert swollen.startswith("'q' is read 5.")
+    assert "2.78% expected: more than chance allows" in swollen
+
+
+def test_a_character_that_is_never_read_is_named() -> None:
+    (sentence,) = warnings(random_texts(2_000, 2, {"g": 0.0}))
+    assert sentence.startswith("'g' is read 0.00% of the time")
+
+
+def test_a_character_is_named_with_what_it_is_taken_for() -> None:
+    texts = random_texts(20_000, 3, {"l": 0.5, "i": 1.5})
+    known = (("llll", "lill"), ("l1ab", "i1ab"), ("lcab", "icab"), ("iiab", "liab"))
+    by_character = {sentence[1]: sentence for sentence in warnings(texts, known=known)}
+    assert by_character.keys() == {"i", "l"}
+    assert by_character["l"].endswith("it is easily taken for 'i'")
+    assert by_character["i"].endswith("it is easily taken for 'l'")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 30, 100, 1_000, 20_000])
+def test_balanced_characters_are_not_named_however_few(count: int) -> None:
+    for seed in range(1 if count == 20_000 else 20):
+        assert warnings(random_texts(count, seed)) == []
+
+
+def test_a_difference_too_small_to_matter_is_not_named() -> None:
+    # That 'a' is 51 % of a hundred thousand is no chance, and of no use to anybody.
+    assert warnings(["ab"] * 49_000 + ["aa"] * 1_000, "ab") == []
+    assert len(warnings(["ab"] * 45_000 + ["aa"] * 5_000, "ab")) == 2
+
+
+def test_nothing_read_is_nothing_unusual() -> None:
+    assert warnings([]) == []
+    assert warnings([""]) == []
+
+
+def test_one_text_over_and_over_is_unusual() -> None:
+    assert {sentence[1] for sentence in warnings(["abca"] * 10)} >= set("abc")
+
+
+# Confusions.
+
+
+def test_confusions_by_hand() -> None:
+    known = [("ab", "ab")] * 6 + [("ab", "cb")] * 3 + [("ba", "da")] * 2 + [("ad", "ca")]
+    found = known_confusions([reading(text) for _, text in known], [truth for truth, _ in known])
+    # 'b' was taken for 'd' twice only; 'a' for 'c' four times of twelve.
+    assert found == [{"truth": "a", "read": "c", "share": pytest.approx(4 / 12)}]
+
+
+@given(st.lists(st.tuples(st.text("abc", max_size=4), st.text("abc", max_size=4)), max_size=80))
+def test_confusions_agree_with_counting(pairs: list[tuple[str, str]]) -> None:
+    found = known_confusions([reading(text) for _, text in pairs], [truth for truth, _ in pairs])
+    aligned = [
+        couple
+        for truth, text in pairs
+        if len(truth) == len(text)
+        for couple in zip(truth, text, strict=True)
+    ]
+    named = {(c["truth"], c["read"]): c["share"] for c in found}
+    for true in "abc":
+        for read in "abc":
+            count = aligned.count((true, read))
+            if true == read or count < FEWEST_OF_PAIR:
+                assert (true, read) not in named
+            else:
+                of_all = sum(couple[0] == true for couple in aligned)
+                assert named[true, read] == pytest.approx(count / of_all)
+
+
+def test_readings_of_another_length_are_wrong_and_name_no_confusion() -> None:
+    known = [reading("abc"), reading(""), reading("ab"), reading("ab")]
+    assert known_confusions(known, ["ab", "ab", "ab", "abcd"]) == []
+    assert estimate_accuracy(known, ["ab", "ab", "ab", "abcd"], known).known_accuracy == 0.25
+
+
+# Which reader is kept.
+
+
+@pytest.mark.parametrize("read", [0.91, 0.88])
+def test_a_reader_that_became_no_better_is_told_of(read: float) -> None:
+    estimates = {"read": Estimate(read, 0.8, 1.0, 0.9), "adapt": Estimate(0.88, 0.8, 1.0, 0.9)}
+    (sentence,) = diagnose([], [], [], estimates, "read", ALPHABET)["warnings"]
+    assert "the reader of adapt is estimated to read 88.0% right" in sentence
+    assert f"that of read {read:.1%}" in sentence
+    assert "made it no better and is not used" in sentence
+
+
+def test_a_reader_that_became_better_is_no_warning() -> None:
+    estimates = {"read": Estimate(0.88, 0.8, 1.0, 0.9), "adapt": Estimate(0.91, 0.8, 1.0, 0.9)}
+    diagnosis = diagnose([], [], [], estimates, "adapt", ALPHABET)
+    assert diagnosis["warnings"] == []
+    assert diagnosis["kept"] == "adapt"
+    assert diagnosis["estimates"]["adapt"]["accuracy"] == 0.91
+
+
+def test_a_run_keeps_the_better_reader_whichever_came_last(tmp_path: Path) -> None:
+    """The same two readers, then the other way about: the same one reads, and reads the same."""
+    write_challenges(tmp_path / "challenges", draw_captchas())
+    run = tmp_path / "run"
+    pipeline(run, tmp_path / "challenges")
+    first, readings = read_diagnosis(run), load_readings(run / READINGS)
+    accuracies = {stage: of["accuracy"] for stage, of in first["estimates"].items()}
+    assert len(set(accuracies.values())) == 2, "nothing to choose between"
+    assert first["kept"] == max(accuracies, key=lambda stage: accuracies[stage])
+
+    shutil.move(run / "read", run / "was-read")
+    shutil.move(run / "adapt", run / "read")
+    shutil.move(run / "was-read", run / "adapt")
+    told: list[str] = []
+    learning = Learning(
+        run, small_config(), SEED, Fabric(accelerator="cpu", devices=1), told.append
+    )
+    read_captchas(learning, lambda *_: None)
+    second = read_diagnosis(run)
+    other: dict[str, Any] = {"read": "adapt", "adapt": "read"}
+    assert second["kept"] == other[first["kept"]]
+    for stage, estimate in first["estimates"].items():
+        assert second["estimates"][other[stage]] == pytest.approx(estimate)
+    for now, before in zip(load_readings(run / READINGS), readings, strict=True):
+        assert (now.name, now.text) == (before.name, before.text)
+    said = {
+        diagnosis["kept"]: any("is not used" in text for text in diagnosis["warnings"])
+        for diagnosis in (first, second)
+    }
+    assert said == {"read": True, "adapt": False}
+    assert told == second["warnings"]

@@ -1,0 +1,254 @@
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simgan_captcha.atomic import core_count, file_hash
+from simgan_captcha.errors import RunError
+from simgan_captcha.pipeline import manifest as stages
+from simgan_captcha.pipeline.manifest import (
+    ELAPSED,
+    IDENTITY,
+    MANIFEST,
+    StageOutcome,
+    Stopwatch,
+    locked,
+    machine,
+    run_stage,
+    versions,
+)
+
+ENTRY: dict[str, Any] = {"inputs": {"store": "ab12"}, "config": {"steps": 3, "widths": [1, 2]}}
+
+
+class Work:
+    """Counts how often it is asked, and leaves a file each time."""
+
+    def __init__(self, folder: Path, then: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.times, self.then = folder, 0, then
+
+    def __call__(self, stopwatch: Stopwatch) -> StageOutcome:
+        self.times += 1
+        (self.folder / f"made-{self.times}").touch()
+        self.then()
+        return StageOutcome((f"made-{self.times}",), {"loss": 0.5}, images=7, training_flops=12)
+
+
+def test_a_finished_stage_is_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    work = Work(folder)
+    first = run_stage(folder, ENTRY, work)
+    changed = (folder / MANIFEST).stat().st_mtime_ns
+    assert run_stage(folder, json.loads(json.dumps(ENTRY)), work) == first
+    assert work.times == 1
+    assert (folder / MANIFEST).stat().st_mtime_ns == changed
+
+
+def test_the_manifest_tells_all(tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    manifest = run_stage(folder, {**ENTRY, "seed": 5, "precision": "32-true"}, Work(folder))
+    assert manifest == json.loads((folder / MANIFEST).read_text())
+    assert manifest["stage"] == "read"
+    assert manifest["inputs"] == {"store": "ab12"}
+    assert manifest["config"] == ENTRY["config"]
+    assert (manifest["seed"], manifest["precision"]) == (5, "32-true")
+    assert (manifest["images"], manifest["training_flops"]) == (7, 12)
+    assert manifest["files"] == {"made-1": file_hash(folder / "made-1")}
+    assert manifest["result"] == {"loss": 0.5}
+    assert 0 <= manifest["seconds"] < 5
+    assert manifest["versions"] == versions()
+    assert manifest["machine"] == machine()
+
+
+def test_versions_and_machine() -> None:
+    assert versions()["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert versions()["torch"].startswith("2.")
+    assert f"{core_count()} cores" in machine()
+    assert core_count() >= 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**ENTRY, "inputs": {"store": "ab13"}},
+        {**ENTRY, "inputs": {}},
+        {**ENTRY, "config": {"steps": 4, "widths": [1, 2]}},
+        {**ENTRY, "seed": 2},
+    ],
+)
+def test_another_identity_empties_the_folder_and_does_it_anew(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    folder = tmp_path / "read"
+    run_stage(folder, ENTRY, Work(folder))
+    (folder / "checkpoint").write_text("of other settings")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").touch()
+    work = Work(folder)
+    manifest = run_stage(folder, other, work)
+    assert work.times == 1
+    assert manifest["inputs"] == other["inputs"]
+    assert sorted(path.name for path in folder.iterdir()) == [IDENTITY, "made-1", MANIFEST]
+
+
+def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+
+    def fail() -> None:
+        (folder / "checkpoint").write_text("step 20")
+        raise RunError("diverged")
+
+    with pytest.raises(RunError):
+        run_stage(folder, ENTRY, Work(folder, fail))
+    assert not (folder / MANIFEST).exists()
+
+    def find_checkpoint() -> None:
+        assert (folder / "checkpoint").read_text() == "step 20"
+
+    work = Work(folder, find_checkpoint)
+    run_stage(folder, ENTRY, work)
+    assert work.times == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"stage": '])
+def test_a_damaged_manifest_means_unfinished(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "read"
+    run_stage(folder, ENTRY, Work(folder))
+    (folder / "checkpoint").touch()
+    (folder / MANIFEST).write_text(damage)
+    work = Work(folder)
+    run_stage(folder, ENTRY, work)
+    assert work.times == 1
+    assert (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
+def test_a_damaged_identity_means_another_one(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "read"
+    run_stage(folder, ENTRY, Work(folder))
+    (folder / "checkpoint").touch()
+    (folder / IDENTITY).write_text(damage)
+    work = Work(folder)
+    run_stage(folder, ENTRY, work)
+    assert work.times == 1
+    assert not (folder / "checkpoint").exists()
+
+
+KILLED_STAGE = f"""
+import sys, time
+from pathlib import Path
+from simgan_captcha.pipeline import manifest as stages
+stages.ELAPSED_EVERY = 0.0
+def work(stopwatch):
+    while True:
+        time.sleep(0.01)
+        stopwatch.tick()
+        print(stopwatch.seconds(), flush=True)
+stages.run_stage(Path(sys.argv[1]), {ENTRY!r}, work)
+"""
+
+
+def test_seconds_of_a_killed_process_are_counted_too(tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED_STAGE, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if float(line) > 0.5:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / MANIFEST).exists()
+    started = time.monotonic()
+    manifest = run_stage(folder, ENTRY, Work(folder))
+    own = time.monotonic() - started
+    assert 0.49 < manifest["seconds"] < 0.5 + own + 5
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[]", "{}", '{"seconds": "long"}'])
+def test_a_damaged_stopwatch_starts_at_nothing(tmp_path: Path, damage: str) -> None:
+    (tmp_path / ELAPSED).write_text(damage)
+    assert 0 <= Stopwatch(tmp_path).seconds() < 1
+
+
+def test_a_stopwatch_saves_every_few_seconds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopwatch = Stopwatch(tmp_path / "new")
+    stopwatch.tick()
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(stages, "ELAPSED_EVERY", 0.0)
+    stopwatch.tick()
+    assert json.loads((tmp_path / "new" / ELAPSED).read_text())["seconds"] >= 0
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from simgan_captcha.pipeline.manifest import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "new" / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        refused = pytest.raises(RunError, match=rf"{run} alone, another process.*wait.*or choose")
+        with refused, locked(run):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with locked(run):  # what is killed holds nothing
+        pass
+    with locked(run):  # nor does what has ended
+        pass
+
+
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
+    def fail() -> None:
+        with locked(tmp_path):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_stage_whose_file_is_gone_or_changed_is_done_again(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "read"
+    work = Work(folder)
+    run_stage(folder, ENTRY, work)
+    damage(folder / "made-1")
+    again = run_stage(folder, ENTRY, work)
+    assert work.times == 2
+    assert again["files"] == {"made-2": file_hash(folder / "made-2")}
+
+
+def test_later_stages_go_by_settings_not_by_files_alone(tmp_path: Path) -> None:
+    one = run_stage(tmp_path / "a" / "read", {**ENTRY, "config": 1}, Work(tmp_path / "a" / "read"))
+    two = run_stage(tmp_path / "b" / "read", {**ENTRY, "config": 2}, Work(tmp_path / "b" / "read"))
+    assert one["files"] == two["files"]
+    assert one["output"] != two["output"]
+
+
+def test_hash_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.write_bytes(b"x" * 100_000)
+    assert file_hash(path) == hashlib.sha256(b"x" * 100_000).hexdigest()

@@ -1,0 +1,563 @@
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, StoreError, UsageError
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.cost import (
+    COMPARED,
+    KNOWN,
+    planned_training_flops,
+    reader_architecture,
+)
+from simgan_captcha.pipeline.manifest import FINISHED, MANIFEST, why_outdated
+from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, read_run
+from simgan_captcha.recognizer.train import count_flops
+from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from tests.small_run import (
+    SCHEME,
+    SEED,
+    USER,
+    batch_json,
+    by_content,
+    draw_captchas,
+    pipeline,
+    run_arguments,
+    shaded,
+    small_config,
+    write_challenges,
+)
+
+CAPTCHAS = draw_captchas()
+
+
+def manifests(run: Path) -> dict[str, dict[str, Any]]:
+    """By stage, in the order in which they were finished."""
+    paths = sorted(run.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def times(run: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in run.glob(f"*/{MANIFEST}")}
+
+
+def spent(run: Path, config: RunConfig | None = None, *, readers: int) -> int:
+    """Training FLOPs of all stages, as if there were as many captchas as readers may compare, but
+    for what cannot be planned: views of known images that turn out doubtful."""
+    views = VIEWS * int(manifests(run)["readings"]["result"]["known_read_again"])
+    fewer = readers * (COMPARED - len(CAPTCHAS)) - views
+    reading = count_flops(reader_architecture(config or small_config()), 1, backward=False)
+    return sum(int(m["training_flops"]) for m in manifests(run).values()) + fewer * reading
+
+
+class Listener:
+    """A progress whose lines can be read."""
+
+    def __init__(self, *, quiet: bool = True) -> None:
+        self._lines = io.StringIO()
+        self.progress = StageProgress(quiet=quiet, console=Console(file=self._lines, width=1000))
+
+    @property
+    def text(self) -> str:
+        return self._lines.getvalue()
+
+
+@pytest.fixture(scope="module")
+def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("challenges") / "batches"
+    write_challenges(folder, CAPTCHAS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, challenges: Path) -> Path:
+    """A run that nothing interrupted; copy it before changing it."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    pipeline(run, challenges)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the finished run, with its times."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+# What a run leaves.
+
+
+def test_every_stored_image_is_read(finished: Path) -> None:
+    readings = load_readings(finished / READINGS)
+    assert [r.name for r in readings] == CaptchaStore(finished / "store").in_content_order().names
+    assert len({r.name for r in readings}) == len(CAPTCHAS)
+    for reading in readings:
+        SCHEME.encode(reading.text)  # raises at another length or character
+        assert len(reading.character_confidence) == SCHEME.length
+        product = np.prod(reading.character_confidence)
+        assert reading.confidence == pytest.approx(product, rel=1e-5)
+
+
+def test_every_stage_leaves_its_manifest(finished: Path) -> None:
+    found = manifests(finished)
+    order = [*found]
+    flow = ["store", "background", "simulate", "refine", "read", "adapt", "readings"]
+    assert [stage for stage in order if stage in flow] == flow
+    for stage, manifest in found.items():
+        assert manifest["stage"] == stage
+        assert manifest["seconds"] >= 0
+        assert manifest["versions"]["torch"]
+        assert manifest["machine"]
+        for earlier, output in manifest["inputs"].items():
+            assert found[earlier]["output"] == output
+            assert order.index(earlier) < order.index(stage)
+        if stage not in ("store", "background"):
+            assert manifest["seed"] == SEED
+            assert manifest["precision"] == "32-true"
+    assert found["store"]["images"] == len(CAPTCHAS)
+    # Both readers read drawn captchas and the real ones, the better one the real ones again.
+    assert found["readings"]["images"] == 2 * (KNOWN + len(CAPTCHAS)) + len(CAPTCHAS)
+
+
+def test_training_costs_what_was_planned(finished: Path) -> None:
+    assert spent(finished, readers=2) == planned_training_flops(small_config())
+
+
+def test_files_for_people(finished: Path) -> None:
+    for picture in ("background/background.png", "simulate/sheet.png", "refine/sheet-000008.png"):
+        with Image.open(finished / picture) as image:
+            image.load()
+    for stage, steps in (("refine", 8), ("read", 12), ("adapt", 8)):
+        rows = (finished / stage / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(1, steps + 1))
+    recorded = read_run(finished)
+    assert recorded["config"] == small_config().model_dump(mode="json")
+    assert recorded["scheme"] == SCHEME.model_dump(mode="json")
+    assert (recorded["user"], recorded["seed"], recorded["preset"]) == (USER, SEED, "quick")
+
+
+def test_the_background_is_the_one_drawn_on(finished: Path) -> None:
+    found, drawn = Background.load(finished / "background" / "background.npz"), shaded()
+    assert np.abs(found.grey.astype(int) - drawn.grey)[~drawn.line_mask].mean() < 6
+    assert (found.line_mask == drawn.line_mask).mean() > 0.9
+
+
+def test_a_user_hears_of_each_stage_and_its_cost(run: Path, challenges: Path) -> None:
+    listener = Listener(quiet=False)
+    pipeline(run, challenges, "adaptation.steps=4", progress=listener.progress)
+    lines = listener.text.splitlines()
+    assert lines[0].startswith("planned")
+    for stage in ("background", "simulate", "refine", "read"):
+        assert any(line.startswith(f"{stage} ") and "done before" in line for line in lines), stage
+    assert any(line.startswith("adapt ") and "done before" not in line for line in lines)
+    assert lines[-1].startswith("total")
+    assert "TFLOP" in lines[-1]
+    assert "32-true, 1 threads" in lines[-1]
+
+
+# Going on with a run.
+
+
+def test_a_finished_run_is_not_done_again(run: Path, challenges: Path) -> None:
+    before, readings = times(run), (run / READINGS).read_bytes()
+    pipeline(run, challenges)
+    after = times(run)
+    assert {stage for stage in before if before[stage] != after[stage]} == {"store"}
+    assert (run / READINGS).read_bytes() == readings
+
+
+@pytest.mark.parametrize(
+    ("assignment", "redone"),
+    [
+        ("adaptation.steps=4", {"adapt", "readings"}),
+        ("reader.steps=6", {"read", "adapt", "readings"}),
+        ("witness_steps=2", {"refine", "read", "adapt", "readings"}),
+        ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
+        ("encoding=binary", {"background", "refine", "read", "adapt", "readings"}),
+        ("simulator.fitted=0.1", {"refine", "read", "adapt", "readings"}),
+        ("threads=2", set()),
+        ("download.attempts=1", set()),
+    ],
+)
+def test_only_what_a_change_reaches_is_done_again(
+    run: Path, challenges: Path, assignment: str, redone: set[str]
+) -> None:
+    before = times(run)
+    pipeline(run, challenges, assignment)
+    after = times(run)
+    changed = {stage for stage in before if before[stage] != after[stage]}
+    assert changed & {*redone, "background", "refine", "read", "adapt", "readings"} == redone
+
+
+def test_a_change_gives_what_a_new_run_of_it_gives(
+    run: Path, tmp_path: Path, challenges: Path
+) -> None:
+    assert pipeline(run, challenges, "witness_steps=2") == pipeline(
+        tmp_path / "new", challenges, "witness_steps=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "assignment", "seed", "why"),
+    [
+        # Before anything of the earlier run is touched,
+        ("store", "reader.steps=13", SEED, "its settings of reader have been changed since"),
+        ("store", "adaptation.steps=0", SEED, "its settings of adaptation have been changed"),
+        ("store", "workers=0", SEED + 1, "its seed has been changed since"),
+        # also where no finished stage holds the setting,
+        ("store", "witness_steps=2", SEED, "its settings of witness_steps have been changed"),
+        ("store", "precision=bf16-mixed", SEED, "its settings of precision have been changed"),
+        # and when a stage that readings build on is not what it was, or not there.
+        ("adapt", "simulator.size=[12, 15]", SEED, "its stage simulate has been begun anew"),
+        ("readings", "adaptation.steps=9", SEED, "its stage adapt has been begun anew since"),
+    ],
+)
+def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
+    run: Path, challenges: Path, stage: str, assignment: str, seed: int, why: str
+) -> None:
+    class Stopped(StageProgress):
+        def stage(self, name: str) -> None:
+            if name == stage:
+                raise KeyboardInterrupt
+            super().stage(name)
+
+    assert why_outdated(run, read_run(run)) is None
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(run, challenges, assignment, seed=seed, progress=Stopped(quiet=True))
+    assert re.match(why, why_outdated(run, read_run(run)) or "none")
+    with pytest.raises(RunError, match=why):
+        load_run_reader(run)
+    # They are there all the same, and not outdated once the run is set back or goes to its end.
+    assert load_readings(run / READINGS)
+    pipeline(run, challenges, assignment, seed=seed)
+    assert why_outdated(run, read_run(run)) is None
+
+
+def test_settings_that_decide_no_reading_outdate_none(run: Path, challenges: Path) -> None:
+    pipeline(run, challenges)
+    recorded = read_run(run)
+    recorded["config"]["download"]["attempts"] = 9
+    recorded["config"]["workers"] = 2
+    assert why_outdated(run, recorded) is None
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"outputs": {}, "config": 3}'])
+def test_a_damaged_note_of_the_end_outdates_until_the_run_ends_again(
+    run: Path, challenges: Path, damage: str
+) -> None:
+    (run / FINISHED).write_text(damage)
+    assert why_outdated(run, read_run(run)) == "it has not come to its end"
+    with pytest.raises(RunError, match="it has not come to its end; run simgan-captcha run"):
+        load_run_reader(run)
+    pipeline(run, challenges)
+    assert why_outdated(run, read_run(run)) is None
+
+
+def test_new_captchas_are_learned_from_and_read(
+    run: Path, tmp_path: Path, challenges: Path
+) -> None:
+    more = shutil.copytree(challenges, tmp_path / "more")
+    recorded = json.loads((run / RUN).read_text())
+    (run / RUN).write_text(json.dumps({**recorded, "challenges": str(more)}))
+    jpeg, _ = draw_captchas(1, seed=8)[0]
+    (more / "challenge-9").write_bytes(batch_json([("new", jpeg)]))
+    before = times(run)
+    readings = pipeline(run, more)
+    assert len(readings) == len(CAPTCHAS) + 1
+    after = times(run)
+    assert all(after[stage] != before[stage] for stage in before)
+
+
+def test_other_challenges_or_another_user_need_another_folder(
+    run: Path, tmp_path: Path, challenges: Path
+) -> None:
+    before = times(run)
+    with pytest.raises(UsageError, match=r"is a run on challenges .*batches, got .*other"):
+        pipeline(run, tmp_path / "other")
+    with pytest.raises(UsageError, match=rf"is a run on user {USER}, got nobody"):
+        pipeline(run, challenges, user="nobody")
+    assert times(run) == before
+
+
+def test_two_seeds_are_two_runs(run: Path, challenges: Path) -> None:
+    before = load_readings(run / READINGS)
+    assert pipeline(run, challenges, seed=SEED + 1) != before
+
+
+# The names and the order of images decide nothing.
+
+
+def test_renaming_and_reordering_changes_no_reading(tmp_path: Path, finished: Path) -> None:
+    renamed = tmp_path / "renamed"
+    write_challenges(renamed, CAPTCHAS, batches=3, naming=1)
+    other = pipeline(tmp_path / "run", renamed)
+    expected = by_content(finished, load_readings(finished / READINGS))
+    assert by_content(tmp_path / "run", other) == expected
+    assert {r.name for r in other}.isdisjoint(r.name for r in load_readings(finished / READINGS))
+
+
+# Killed runs.
+
+
+def kill_when(process: "subprocess.Popen[bytes]", path: Path, lines: int) -> None:
+    """SIGKILL once a file is there and has so many lines; fails if the process ends before."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        if path.exists() and len(path.read_bytes().splitlines()) >= lines:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.0005)
+    process.wait()
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_readings(
+    tmp_path: Path, finished: Path, challenges: Path
+) -> None:
+    run = tmp_path / "run"
+    moments = np.random.default_rng()
+    kills = 0
+    for file, lines in (
+        ("refine/metrics.jsonl", int(moments.integers(1, 7))),
+        ("read/metrics.jsonl", int(moments.integers(1, 11))),
+        ("adapt/metrics.jsonl", int(moments.integers(1, 7))),
+    ):
+        command = [sys.executable, "-m", "simgan_captcha", *run_arguments(run, challenges)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            kill_when(process, run / file, lines)
+            assert process.stderr is not None
+            assert b"Traceback" not in process.stderr.read()
+        assert process.returncode in (-signal.SIGKILL, 0), (file, lines)
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 2  # a machine that stalls the one who kills may let a run end
+    readings = pipeline(run, challenges)
+    assert readings == load_readings(finished / READINGS)
+    for stage, manifest in manifests(finished).items():
+        assert manifests(run)[stage]["output"] == manifest["output"], stage
+    for stage in ("refine", "read", "adapt"):
+        whole = (finished / stage / "metrics.jsonl").read_bytes()
+        assert (run / stage / "metrics.jsonl").read_bytes() == whole, stage
+
+
+def test_an_interrupt_anywhere_loses_nothing(
+    tmp_path: Path, finished: Path, challenges: Path
+) -> None:
+    """As the test above, in one process: stopped at every few steps of every stage."""
+    run, stops = tmp_path / "run", 0
+
+    class Stopping(StageProgress):
+        def update(self, step: float, total: float, **figures: float | str) -> None:
+            nonlocal stops
+            self.seen = getattr(self, "seen", 0) + 1
+            # Later and later, as the readings begin anew each time.
+            if self.seen == 5 * 2 ** (stops // 8):
+                stops += 1
+                raise KeyboardInterrupt
+
+    while True:
+        try:
+            readings = pipeline(run, challenges, progress=Stopping(quiet=True))
+            break
+        except KeyboardInterrupt:
+            assert stops < 100
+    assert stops > 5
+    assert readings == load_readings(finished / READINGS)
+
+
+# Calibration.
+
+CALIBRATED = (
+    "calibrate=true",
+    "refine=false",
+    "adaptation.steps=2",
+    "calibration.images=240",
+    "calibration.rounds=2",
+    "calibration.first_steps=180",
+    "calibration.steps=60",
+    "calibration.epochs=6",
+    "calibration.rendering_images=50",
+    "calibration.rendering_evaluations=20",
+    "reader.batch_size=32",
+    "reader.learning_rate=0.01",
+    "reader.channels=[8, 8, 8, 8, 16]",
+    "reader.checkpoint_every=20",
+    "reader.ema_decay=0.9",
+    'simulator.fonts=["caladea-bold"]',
+    "simulator.size=[13, 14]",
+    "simulator.rotation=[-5, 5]",
+    "simulator.horizontal=[0, 0.1]",
+    "simulator.vertical=[0.4, 0.6]",
+)
+
+
+def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
+    tmp_path: Path, challenges: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    expected = pipeline(whole, challenges, *CALIBRATED)
+    config = small_config(*CALIBRATED)
+    assert spent(whole, config, readers=2) == planned_training_flops(config)
+    stops = 0
+
+    class Stopping(StageProgress):
+        def update(self, step: float, total: float, **figures: float | str) -> None:
+            nonlocal stops
+            self.seen = getattr(self, "seen", 0) + 1
+            if self.seen == 215:  # in the second round
+                stops += 1
+                raise KeyboardInterrupt
+
+    while True:
+        try:
+            readings = pipeline(run, challenges, *CALIBRATED, progress=Stopping(quiet=True))
+            break
+        except KeyboardInterrupt:
+            assert stops < 20
+    assert stops
+    assert readings == expected
+    before = times(run)
+    pipeline(run, challenges, *CALIBRATED)
+    assert {stage for stage, when in times(run).items() if before[stage] != when} == {"store"}
+
+
+# What does not fit.
+
+
+def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) -> None:
+    short = ("refine=false", "adaptation.steps=0")
+    readings = pipeline(tmp_path / "run", challenges, *short)
+    assert len(readings) == len(CAPTCHAS)
+    found = manifests(tmp_path / "run")
+    assert not {"refine", "adapt"} & found.keys()
+    assert spent(tmp_path / "run", readers=1) == planned_training_flops(small_config(*short))
+    load_run_reader(tmp_path / "run")
+
+
+def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
+    settings = (
+        "encoding=binary",
+        "lines=average",
+        "generator=original",
+        "reader.images=refined",
+        "adaptation.steps=0",
+    )
+    assert len(pipeline(tmp_path / "run", challenges, *settings)) == len(CAPTCHAS)
+    assert spent(tmp_path / "run", readers=1) == planned_training_flops(small_config(*settings))
+
+
+def test_refined_images_need_a_refiner(tmp_path: Path, challenges: Path) -> None:
+    with pytest.raises(UsageError, match=r"refine=true or reader.images=raw"):
+        pipeline(tmp_path / "run", challenges, "refine=false", "reader.images=refined")
+
+
+def test_broken_images_and_batches_are_set_aside_and_told(
+    tmp_path: Path, finished: Path, challenges: Path
+) -> None:
+    hostile = shutil.copytree(challenges, tmp_path / "hostile")
+    (hostile / "challenge-7").write_bytes((challenges / "challenge-0").read_bytes()[:5000])
+    jpeg = CAPTCHAS[0][0]
+    large = io.BytesIO()
+    Image.new("RGB", (100, 50)).save(large, "JPEG")
+    rotten = [("cut", jpeg[:-200]), ("large", large.getvalue()), ("../../up", b"no image")]
+    mixed = json.loads((challenges / "challenge-0").read_bytes())
+    mixed["images"] += json.loads(batch_json(rotten))["images"]
+    (hostile / "challenge-0").write_text(json.dumps(mixed))
+    listener = Listener()
+    readings = pipeline(tmp_path / "run", hostile, progress=listener.progress)
+    # The rest goes its way, as if those had never been there.
+    assert readings == load_readings(finished / READINGS)
+    warnings = [line for line in listener.text.splitlines() if line.startswith("warning: ")]
+    assert any("1 of 5 batches could not be had" in line for line in warnings)
+    assert any("3 images were set aside" in line for line in warnings)
+    assert manifests(tmp_path / "run")["store"]["result"]["quarantined"] == 3
+    assert not (tmp_path / "up").exists()
+
+
+def test_too_few_captchas_for_one_batch(tmp_path: Path) -> None:
+    write_challenges(tmp_path / "few", CAPTCHAS[:7], batches=1)
+    with pytest.raises(StoreError, match=r"batch of 8 images, got 7; download more"):
+        pipeline(tmp_path / "run", tmp_path / "few")
+
+
+def test_a_font_without_a_character(tmp_path: Path, challenges: Path) -> None:
+    with pytest.raises(ConfigError, match="roboto-black lacks '雪'"):
+        pipeline(tmp_path / "run", challenges, "scheme.alphabet=abc雪")
+
+
+def test_reading_needs_a_finished_run(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(RunError, match=r"found no run\.json"):
+        load_run_reader(tmp_path / "nothing")
+    shutil.rmtree(run / read_diagnosis(run)["kept"])
+    with pytest.raises(RunError, match=r"its stage (read|adapt) is not finished; run simgan-capt"):
+        load_run_reader(run)
+
+
+def test_a_run_of_another_version_is_told_so(run: Path) -> None:
+    # As many lines as its clutter had were one number once.
+    for file in (RUN, FINISHED):
+        recorded = json.loads((run / file).read_text())
+        recorded["config"]["simulator"]["clutter"]["lines"] = 5
+        (run / file).write_text(json.dumps(recorded))
+    with pytest.raises(RunError, match=r"of this version .*clutter\.lines.* begin it again"):
+        load_run_reader(run)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"user": "x"}'])
+def test_a_damaged_record_is_told_and_can_be_mended(
+    run: Path, challenges: Path, damage: str
+) -> None:
+    (run / RUN).write_text(damage)
+    with pytest.raises(RunError, match=r"damaged .*delete that file and give"):
+        pipeline(run, challenges)
+    before = times(run)
+    (run / RUN).unlink()
+    pipeline(run, challenges)
+    assert times(run)["readings"] == before["readings"]
+
+
+def test_readings_are_by_the_last_reader(finished: Path) -> None:
+    reader, background, config = load_run_reader(finished)
+    assert config == small_config()
+    assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
+        finished / "read" / "reader.safetensors"
+    ).read_bytes()
+    from simgan_captcha.pipeline.learning import load_images
+    from simgan_captcha.recognizer.decode import decode, read_probabilities
+
+    names, images = load_images(CaptchaStore(finished / "store"), SCHEME)
+    read = read_probabilities(reader, background, images)
+    moves = view_settings(config.adaptation.augmentation)
+    viewed, _ = read_views(reader, background, images, read, moves, SEED)
+    assert list(decode(SCHEME, names, viewed)) == load_readings(finished / READINGS)
+
+
+def test_a_mistyped_address_may_be_mended_while_nothing_is_stored(
+    tmp_path: Path, challenges: Path
+) -> None:
+    with pytest.raises(SimganCaptchaError):
+        pipeline(tmp_path / "run", tmp_path / "mistyped")
+    assert pipeline(tmp_path / "run", challenges)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path, challenges: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        pipeline(tmp_path / "file", challenges)
+    with pytest.raises(RunError, match="expected a run in"):
+        read_run(tmp_path / "file")

@@ -1,0 +1,91 @@
+"""What a run says of itself, read back (`record_run` and `read_run` are tried by the pipeline)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simgan_captcha.errors import RunError
+from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.estimate import Estimate, diagnose
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, read_diagnosis
+
+WHOLE = diagnose(
+    [Reading("x", "ab", 0.9, (0.9, 1.0))],
+    [Reading("y", "ab", 0.9, (0.9, 1.0))],
+    ["ab"],
+    {"read": Estimate(0.8, 0.7, 0.9, 0.85), "adapt": Estimate(0.9, 0.85, 0.95, 0.92)},
+    "adapt",
+    "ab",
+)
+
+
+def written(run: Path, content: str | bytes) -> Path:
+    path = run / DIAGNOSIS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return run
+
+
+def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_diagnosis(written(tmp_path, json.dumps(WHOLE))) == WHOLE
+
+
+@pytest.mark.parametrize("run", ["unfinished", "no", "file"])
+def test_a_missing_diagnosis_says_to_run_to_the_end(tmp_path: Path, run: str) -> None:
+    (tmp_path / "unfinished" / "readings").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"found no readings/diagnosis\.json; run the run to its"):
+        read_diagnosis(tmp_path / run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        "[1]",
+        "[" * 100_000,
+        b"\xff\xfe",
+        "{}",
+        json.dumps({"kept": "read"}),
+        json.dumps(WHOLE | {"kept": "../../elsewhere"}),
+        json.dumps(WHOLE | {"kept": ["read"]}),
+        json.dumps(WHOLE | {"estimates": {}}),
+        json.dumps(WHOLE | {"estimates": None}),
+        json.dumps(WHOLE | {"estimates": {"read": WHOLE["estimates"]["read"]}}),
+        json.dumps(WHOLE | {"estimates": {"adapt": {"accuracy": 0.9}}}),
+        json.dumps(WHOLE | {"estimates": {"adapt": [0.9, 0.8, 1.0, 0.9]}}),
+        json.dumps(
+            WHOLE | {"estimates": {"adapt": WHOLE["estimates"]["adapt"] | {"accuracy": "0.9"}}}
+        ),
+        json.dumps(
+            WHOLE | {"estimates": {"adapt": WHOLE["estimates"]["adapt"] | {"high": float("nan")}}}
+        ),
+    ],
+)
+def test_a_damaged_diagnosis_says_what_to_do(tmp_path: Path, content: str | bytes) -> None:
+    written(tmp_path, content)
+    with pytest.raises(RunError, match=r"damaged .*; delete the folder readings in it and run the"):
+        read_diagnosis(tmp_path)
+
+
+SHORT = st.text(max_size=3)  # than the name of a stage
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | SHORT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SHORT, inner),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["kept", "estimates"]), JSON)
+def test_any_other_json_is_damage(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    run = written(tmp_path_factory.mktemp("run"), json.dumps(WHOLE | {key: value}))
+    with pytest.raises(RunError, match="damaged"):
+        read_diagnosis(run)

@@ -1,0 +1,88 @@
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.recognizer.augment import AugmentationSettings
+from simgan_captcha.recognizer.decode import BATCH, read_probabilities
+from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from tests.drawing import plain
+
+ARCHITECTURE = ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
+MOVES = view_settings(AugmentationSettings())
+IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH + 3, 24, 48), dtype=np.uint8)
+
+
+class Counted(nn.Module):
+    """A reader of which is known how many images it was given, and which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = build_reader(ARCHITECTURE)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        logits: Tensor = self.reader(images)
+        return logits
+
+
+def test_doubtful_images_are_read_from_all_views_and_sure_ones_stay() -> None:
+    reader, ground = Counted().eval(), plain(48, 24)
+    probabilities = read_probabilities(reader, ground, IMAGES)
+    probabilities[::2] = (0.97, 0.01, 0.01, 0.01)
+    reader.seen.clear()
+    before = probabilities.copy()
+    viewed, again = read_views(reader, ground, IMAGES, probabilities, MOVES, seed=1)
+    np.testing.assert_array_equal(probabilities, before)
+    np.testing.assert_array_equal(viewed[::2], before[::2])
+    assert again == len(IMAGES) // 2
+    assert sum(map(len, reader.seen)) == VIEWS * again
+    np.testing.assert_allclose(viewed.sum(-1), 1, rtol=1e-5)
+    # The mean of what was read at first and of every view.
+    with torch.no_grad():
+        read = torch.stack([reader.reader(images).softmax(-1) for images in reader.seen])
+    expected = (read.sum(0).numpy() + before[1::2]) / (VIEWS + 1)
+    np.testing.assert_allclose(viewed[1::2], expected, rtol=1e-4)
+    # Every view is another one.
+    original = torch.from_numpy(ground.normalise(IMAGES[1::2]))
+    distances = [float((view - original).abs().mean()) for view in reader.seen]
+    assert min(distances) > 0.01
+    assert len(set(distances)) == VIEWS
+
+
+def test_views_are_moved_less_than_what_was_learned_from_and_otherwise_as_it_was() -> None:
+    learned = AugmentationSettings(rotation=0, scale=0.2, shear=0.1, shift=0.05)
+    moves = view_settings(learned)
+    assert (moves.rotation, moves.noise, moves.hole) == (0, 0, 0)
+    assert 0 < moves.scale < learned.scale
+    assert 0 < moves.shear < learned.shear
+    assert 0 < moves.shift < learned.shift
+
+
+def test_a_view_that_is_not_moved_is_the_image() -> None:
+    reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
+    probabilities = read_probabilities(reader, ground, IMAGES)
+    still = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
+    viewed, again = read_views(reader, ground, IMAGES, probabilities, still, seed=1)
+    assert again == len(IMAGES)
+    np.testing.assert_allclose(viewed, probabilities, atol=1e-3)
+
+
+def test_views_are_decided_by_their_seed() -> None:
+    reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
+    probabilities = read_probabilities(reader, ground, IMAGES)
+    one, again, other = (
+        read_views(reader, ground, IMAGES, probabilities, MOVES, seed=seed)[0] for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_where_nothing_is_doubtful_nothing_is_read() -> None:
+    sure = np.tile(np.array([1, 0, 0, 0], np.float32), (3, 2, 1))
+    reader = Counted().eval()
+    viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, MOVES, seed=1)
+    assert again == 0
+    assert not reader.seen
+    np.testing.assert_array_equal(viewed, sure)
