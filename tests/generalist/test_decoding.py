@@ -45,7 +45,9 @@ def test_probability_of_a_text_is_the_sum_over_its_paths(seed: int, columns: int
 
 @given(st.integers(0, 10_000), st.integers(3, 6), st.integers(1, 3), st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
-def test_the_best_path_of_a_length_is_found(seed: int, columns: int, fewest: int, more: int) -> None:
+def test_the_best_path_of_a_length_is_found(
+    seed: int, columns: int, fewest: int, more: int
+) -> None:
     alphabet, logits = Alphabet("abc"), logits_of(seed, columns)
     log = np.log(np.maximum(alphabet.probabilities(logits), 1e-9))
     best, found = -math.inf, ""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from simgan_captcha.generalist.catalogue import FontEntry
 from simgan_captcha.generalist.export import export_generalist, load_generalist
 from simgan_captcha.generalist.pretraining import (
     PretrainingSettings,
@@ -16,7 +15,8 @@ from simgan_captcha.generalist.pretraining import (
     learning_rate,
     pretrain,
 )
-from simgan_captcha.glyphs import font_path
+from simgan_captcha.simulator.glyphs import font_path
+from simgan_captcha.simulator.wide.catalogue import FontEntry
 
 SETTINGS = PretrainingSettings(
     batch_size=8, families=4, images=4, warm_up=2, cycle=8, easy=8, held_out_families=1
@@ -46,7 +46,9 @@ def test_a_stopped_training_goes_on_to_the_bit(tmp_path: Path, catalogue: Path) 
     assert log[1]["tflop"] > log[0]["tflop"] > 0
     difference = export_generalist(halves / "best.safetensors", tmp_path / "files")
     assert difference < 0.02
-    sizes = [(tmp_path / "files" / f"generalist.{e}").stat().st_size for e in ("onnx", "safetensors")]
+    sizes = [
+        (tmp_path / "files" / f"generalist.{e}").stat().st_size for e in ("onnx", "safetensors")
+    ]
     assert sum(sizes) < 5_000_000
     network, description = load_generalist(tmp_path / "files" / "generalist.safetensors")
     assert description["settings"]["seed"] == SETTINGS.seed

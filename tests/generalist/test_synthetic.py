@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.generalist.catalogue import FontEntry, read_catalogue
 from simgan_captcha.generalist.characters import BLANK, CHARACTERS, encode
-from simgan_captcha.generalist.drawing import render
 from simgan_captcha.generalist.examples import IGNORED, batches, draw_pool, make_examples
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
-from simgan_captcha.generalist.fonts import FontShelf, thinned
-from simgan_captcha.generalist.plans import colour, draw_plan
-from simgan_captcha.generalist.pretraining import CATALOGUE
-from simgan_captcha.generalist.styles import draw_style
-from simgan_captcha.glyphs import font_path
+from simgan_captcha.simulator.glyphs import font_path
+from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
+from simgan_captcha.simulator.wide.drawing import render
+from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf, thinned
+from simgan_captcha.simulator.wide.plans import colour, draw_plan
+from simgan_captcha.simulator.wide.styles import draw_style
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> FontShelf:
 
 @given(seed=st.integers(0, 10**6), difficulty=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_every_plan_is_drawn_and_drawn_again(shelf: FontShelf, seed: int, difficulty: float) -> None:
+def test_every_plan_is_drawn_and_drawn_again(
+    shelf: FontShelf, seed: int, difficulty: float
+) -> None:
     generator = np.random.default_rng(seed)
     plan = draw_plan(draw_style(shelf, generator, difficulty), shelf, generator)
     first, second = render(plan, shelf), render(plan, shelf)
@@ -64,8 +65,7 @@ def test_characters_stand_where_the_plan_says(shelf: FontShelf) -> None:
 def test_pools_are_functions_of_seed_and_number(shelf: FontShelf) -> None:
     def pool(seed: int, number: int) -> list[np.ndarray]:
         return [
-            d.image
-            for d in draw_pool(shelf, seed, number, families=2, images=3, difficulty=1.0)
+            d.image for d in draw_pool(shelf, seed, number, families=2, images=3, difficulty=1.0)
         ]
 
     for first, second in zip(pool(1, 5), pool(1, 5), strict=True):
@@ -88,7 +88,7 @@ def test_columns_hold_the_characters_in_their_order(shelf: FontShelf) -> None:
 
 
 def test_a_short_image_with_a_long_text_keeps_all_columns() -> None:
-    from simgan_captcha.generalist.drawing import DrawnImage
+    from simgan_captcha.simulator.wide.drawing import DrawnImage
 
     places = np.array([[10.0, 10, 8, 0]] * 3, np.float32)  # all at one place
     examples = make_examples([DrawnImage(np.zeros((20, 40, 3), np.uint8), "abc", places)])

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from string import ascii_lowercase, ascii_uppercase, digits
 
-SIGNS = "+-*/=?!@#$%&×÷"
-"""Common signs of captchas, those of sums among them."""
+from simgan_captcha.simulator.wide.texts import SIGNS
 
 CHARACTERS = digits + ascii_uppercase + ascii_lowercase + SIGNS
 """Every character, in the order of the class ids: the id of ``CHARACTERS[k]`` is ``k + 1``."""

@@ -186,6 +186,8 @@ def ctc_log_probability(log: Floats, ids: Sequence[int]) -> float:
     alpha[:2] = log[0, labels[:2]]
     for row in log[1:, labels].astype(np.float64):
         one = np.concatenate([[-np.inf], alpha[:-1]])
-        two = np.where(skips, np.concatenate([[-np.inf, -np.inf], alpha[:-2]])[: len(alpha)], -np.inf)
+        two = np.where(
+            skips, np.concatenate([[-np.inf, -np.inf], alpha[:-2]])[: len(alpha)], -np.inf
+        )
         alpha = np.logaddexp(np.logaddexp(alpha, one), two) + row
     return float(np.logaddexp.reduce(alpha[-2:])) if len(labels) > 1 else float(alpha[-1])

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.generalist.characters import BLANK, encode
-from simgan_captcha.generalist.drawing import DrawnImage, render
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
-from simgan_captcha.generalist.fonts import FontShelf
-from simgan_captcha.generalist.plans import draw_plan
-from simgan_captcha.generalist.styles import draw_style
+from simgan_captcha.simulator.wide.drawing import DrawnImage, render
+from simgan_captcha.simulator.wide.fonts import FontShelf
+from simgan_captcha.simulator.wide.plans import draw_plan
+from simgan_captcha.simulator.wide.styles import draw_style
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -52,7 +52,9 @@ def draw_pool(
     return drawn
 
 
-def batches(pool: list[DrawnImage], size: int, generator: np.random.Generator) -> Iterator[Examples]:
+def batches(
+    pool: list[DrawnImage], size: int, generator: np.random.Generator
+) -> Iterator[Examples]:
     """A pool in batches of images of like width, in random order."""
     widths = np.array([_columns(drawn) for drawn in pool])
     # Ties in random order, so that a batch holds many families.

@@ -20,9 +20,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.checkpoint import load_weights, save_weights
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE
 from simgan_captcha.generalist.network import Generalist
+from simgan_captcha.training.checkpoint import load_weights, save_weights
 
 _TOLERANCE = 2e-2
 """By how much logits of the two runtimes may differ; weights are rounded to half precision."""
@@ -32,7 +32,9 @@ def load_generalist(path: Path) -> tuple[Generalist, dict[str, Any]]:
     """The network of a file of weights, in evaluation mode, and the file's description."""
     tensors, description = load_weights(path)
     network = Generalist()
-    network.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+    network.load_state_dict(
+        {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    )
     return network.eval(), description
 
 
@@ -60,7 +62,9 @@ def export_generalist(weights: Path, out: Path) -> float:
         for name, value in network.state_dict().items()
     }
     save_weights(out / "generalist.safetensors", halves, description)
-    network.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in halves.items()})
+    network.load_state_dict(
+        {n: t.float() if t.is_floating_point() else t for n, t in halves.items()}
+    )
     model = _to_onnx(_Columns(network).eval())
     _store_half(model)
     helper.set_model_props(model, {"simgan_captcha": json.dumps({"generalist": description})})

@@ -42,7 +42,7 @@ def features(image: npt.NDArray[np.uint8], width: int | None = None) -> npt.NDAr
     """
     H, W, _ = image.shape
     width = input_width(H, W) if width is None else width
-    shrinks = H > HEIGHT or W > width
+    shrinks = H > HEIGHT or width < W
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     scaled = np.asarray(cv2.resize(image, (width, HEIGHT), interpolation=how), np.float32)
     d = scaled - np.median(scaled.reshape(-1, 3), axis=0)

@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simgan_captcha.checkpoint import load_training_state, save_training_state, save_weights
 from simgan_captcha.generalist.characters import BLANK, decode
 from simgan_captcha.generalist.examples import (
     IGNORED,
@@ -34,11 +33,13 @@ from simgan_captcha.generalist.examples import (
     draw_pool,
 )
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
-from simgan_captcha.generalist.fonts import FontShelf
 from simgan_captcha.generalist.network import Generalist, GeneralistOutput
-
-CATALOGUE = Path(__file__).parent / "fonts.tsv"
-"""Fonts that the generalist learns from and is measured on."""
+from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
+from simgan_captcha.training.checkpoint import (
+    load_training_state,
+    save_training_state,
+    save_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ def loss_of(output: GeneralistOutput, examples: dict[str, Tensor]) -> dict[str, 
     )
     columns = examples["columns"]
     each = F.nll_loss(
-        log_probabilities.reshape(B * T, K), columns.reshape(-1), ignore_index=IGNORED, reduction="none"
+        log_probabilities.reshape(B * T, K),
+        columns.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="none",
     ).view(B, T)
     held, free = columns > BLANK, columns == BLANK
     geometry = F.smooth_l1_loss(output.geometry.float()[held], examples["geometry"][held], beta=0.2)
@@ -208,9 +212,7 @@ def accuracy(network: torch.nn.Module, known: list[Examples]) -> dict[str, float
     return {"texts": right / count, "texts_any_case": folded / count}
 
 
-def held_out_examples(
-    settings: PretrainingSettings, catalogue: Path = CATALOGUE
-) -> list[Examples]:
+def held_out_examples(settings: PretrainingSettings, catalogue: Path = CATALOGUE) -> list[Examples]:
     """Images in fonts of families that are never learned from."""
     shelf = FontShelf(catalogue, "held-out")
     pool = draw_pool(
@@ -380,7 +382,9 @@ def main() -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=70_000, help="in all; cycles end at 10, 30 and 70 thousand")
+    parser.add_argument(
+        "--steps", type=int, default=70_000, help="in all; cycles end at 10, 30 and 70 thousand"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=["bf16", "32"], default="bf16")
     options = parser.parse_args()

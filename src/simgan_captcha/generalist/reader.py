@@ -21,8 +21,8 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
-from simgan_captcha.reader.image_reader import NamedImage, Source, Unreadable
-from simgan_captcha.readings import Reading
+from simgan_captcha.inference.reader import NamedImage, Source, Unreadable
+from simgan_captcha.inference.readings import Reading
 
 Floats = npt.NDArray[np.float32]
 Length = int | tuple[int, int]
@@ -187,7 +187,9 @@ def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]
     name = source_name(image, otherwise)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
-            raise ImageError(f"expected (H, W) or (H, W, 3) of uint8, got {image.shape} {image.dtype}")
+            raise ImageError(
+                f"expected (H, W) or (H, W, 3) of uint8, got {image.shape} {image.dtype}"
+            )
         return name, np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
     if isinstance(image, NamedImage):
         image = image.data
@@ -199,7 +201,9 @@ def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]
         elif isinstance(image, Image.Image):
             picture = image
         else:
-            raise TypeError(f"expected a path, bytes, a Pillow picture or an array, got {type(image)}")
+            raise TypeError(
+                f"expected a path, bytes, a Pillow picture or an array, got {type(image)}"
+            )
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

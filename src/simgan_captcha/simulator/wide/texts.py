@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from simgan_captcha.generalist.characters import SIGNS
+SIGNS = "+-*/=?!@#$%&×÷"
+"""Common signs of captchas, those of sums among them."""
 
 TextKind = Literal["random", "word", "sum"]
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from simgan_captcha.generalist.fonts import FontShelf
-from simgan_captcha.generalist.texts import TextStyle, draw_text_style
+from simgan_captcha.simulator.wide.fonts import FontShelf
+from simgan_captcha.simulator.wide.texts import TextStyle, draw_text_style
 
 Scope = Literal["family", "image", "letter"]
 """What shares one value of a parameter."""
@@ -148,9 +148,7 @@ class Style:
     """Of what all images share, such as a picture behind them."""
 
 
-def draw_style(
-    shelf: FontShelf, generator: np.random.Generator, difficulty: float = 1.0
-) -> Style:
+def draw_style(shelf: FontShelf, generator: np.random.Generator, difficulty: float = 1.0) -> Style:
     """A family.
 
     Args:

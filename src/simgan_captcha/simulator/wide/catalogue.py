@@ -1,6 +1,6 @@
 """Lists the installed fonts that the generalist may learn from, with their licences.
 
-    python -m simgan_captcha.generalist.catalogue fonts.tsv --hold-back families.txt
+    python -m simgan_captcha.simulator.wide.catalogue fonts.tsv --hold-back families.txt
 
 The list, not the fonts, is part of the repository. A font is taken if it draws all 62 Latin letters
 and digits, looks like other fonts' letters (icon fonts do not), and draws them differently from
@@ -128,7 +128,8 @@ def _correlation(
 def _unicase(glyphs: npt.NDArray[np.float32]) -> bool:
     # Letters whose two cases differ in shape in every font that has two.
     lower, upper = (
-        glyphs[[_ALPHANUMERIC.index(c) for c in letters]] for letters in ("abdeghnqrt", "ABDEGHNQRT")
+        glyphs[[_ALPHANUMERIC.index(c) for c in letters]]
+        for letters in ("abdeghnqrt", "ABDEGHNQRT")
     )
     return bool(np.median(_correlation(lower, upper)) > _UNICASE)
 
@@ -146,7 +147,10 @@ def _names(path: Path) -> tuple[str, str]:
 def _origin(path: Path) -> tuple[str, str]:
     """Debian package of a file, and its licences by the package's copyright file."""
     found = subprocess.run(
-        ["dpkg", "-S", re.sub(r"([\[\]*?])", r"\\\1", str(path.resolve()))], capture_output=True, text=True, check=False
+        ["dpkg", "-S", re.sub(r"([\[\]*?])", r"\\\1", str(path.resolve()))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     package = found.stdout.split(":")[0] if found.returncode == 0 else ""
     notice = Path("/usr/share/doc") / package / "copyright"
@@ -171,7 +175,10 @@ def main() -> None:
         )
         writer.writeheader()
         writer.writerows(asdict(entry) for entry in entries)
-    counts = {split: sum(e.split == split for e in entries) for split in ("train", "held-out", "benchmark")}
+    counts = {
+        split: sum(e.split == split for e in entries)
+        for split in ("train", "held-out", "benchmark")
+    }
     print(f"{len(entries)} fonts: {counts}")
 
 

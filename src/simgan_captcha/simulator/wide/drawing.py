@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.generalist.fonts import FontShelf, outlined, thinned
-from simgan_captcha.generalist.plans import Colour, ImagePlan, PlannedLetter, PlannedMark
+from simgan_captcha.simulator.wide.fonts import FontShelf, outlined, thinned
+from simgan_captcha.simulator.wide.plans import Colour, ImagePlan, PlannedLetter, PlannedMark
 
 RgbImage = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -91,7 +91,9 @@ def _warp(plan: ImagePlan, noise: np.random.Generator) -> _Warp | None:
         cells = (max(2, round(H / plan.unit * 2)), max(2, round(W / plan.unit * 2)))
         for field in (across, down):
             coarse = noise.uniform(-1, 1, cells).astype(np.float32)
-            field += f.elastic * plan.unit * cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC)
+            field += (
+                f.elastic * plan.unit * cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC)
+            )
     if f.perspective:
         # Rows widen and columns grow in proportion to their distance from the middle.
         keystone, swell = noise.uniform(-f.perspective, f.perspective, 2)
@@ -166,7 +168,9 @@ def _patch(
     size = (max(1, min(400, right - left)), max(1, min(400, bottom - top)))
     patch = np.asarray(cv2.warpAffine(glyph, matrix, size, flags=how), np.uint8)
     if letter.framed:
-        square = [(x + frame * (p * cos + q * sin), y + frame * (q * cos - p * sin)) for p, q in _SQUARE]
+        square = [
+            (x + frame * (p * cos + q * sin), y + frame * (q * cos - p * sin)) for p, q in _SQUARE
+        ]
         cv2.polylines(patch, [np.rint(square).astype(np.int32)], True, 255, 1, cv2.LINE_AA)
     return patch, left, top
 
@@ -318,7 +322,9 @@ def _lettered(canvas: RgbImage, shade: Colour, source: np.random.Generator) -> R
     for _ in range(int(source.integers(5, 40))):
         letter = chr(source.integers(ord("A"), ord("z") + 1))
         place = (int(source.integers(-5, W)), int(source.integers(0, H + 8)))
-        cv2.putText(canvas, letter, place, cv2.FONT_HERSHEY_SIMPLEX, source.uniform(0.2, 0.45), shade)
+        cv2.putText(
+            canvas, letter, place, cv2.FONT_HERSHEY_SIMPLEX, source.uniform(0.2, 0.45), shade
+        )
     return canvas
 
 

@@ -10,7 +10,10 @@ import numpy.typing as npt
 from PIL import Image, ImageFont
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.generalist.catalogue import FontEntry, read_catalogue
+from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
+
+CATALOGUE = Path(__file__).parent / "fonts.tsv"
+"""Fonts that the generalist learns from and is measured on, with their licences."""
 
 Coverage = npt.NDArray[np.uint8]
 

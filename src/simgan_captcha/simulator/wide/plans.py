@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.generalist.fonts import FontShelf
-from simgan_captcha.generalist.styles import Scope, Span, Style
-from simgan_captcha.generalist.texts import draw_text
+from simgan_captcha.simulator.wide.fonts import FontShelf
+from simgan_captcha.simulator.wide.styles import Scope, Span, Style
+from simgan_captcha.simulator.wide.texts import draw_text
 
 Floats = npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
@@ -145,15 +145,16 @@ def _lay_out(
         s.font_scope, count, lambda: s.fonts[generator.integers(len(s.fonts))], lambda: s.fonts[0]
     )
     sizes = _shared(
-        s.size_scope, count, lambda: round(generator.uniform(*s.size)), lambda: round(size_of_family)
+        s.size_scope,
+        count,
+        lambda: round(generator.uniform(*s.size)),
+        lambda: round(size_of_family),
     )
     text = "".join(
         c.upper() if shelf.unicase(f) and c.isascii() else c
         for c, f in zip(text, fonts, strict=True)
     )
-    turns = _shared(
-        s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0
-    )
+    turns = _shared(s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0)
     shear = generator.uniform(-s.shear, s.shear)
     stretch = generator.uniform(*s.stretch)
     heights = np.array([shelf.cap_height(f, z) for f, z in zip(fonts, sizes, strict=True)])
@@ -216,7 +217,13 @@ def _across(
         width = max(extent + 2, usual + 2 * margin * unit)
     free = width - extent
     aligned = family.integers(3)
-    share = 0.5 if aligned == 0 else generator.uniform() if aligned == 1 else min(0.5, margin * unit / max(free, 1))
+    share = (
+        0.5
+        if aligned == 0
+        else generator.uniform()
+        if aligned == 1
+        else min(0.5, margin * unit / max(free, 1))
+    )
     start = free * share
     if family.random() < 0.05:  # cut edges
         start -= generator.uniform(0, 0.25) * unit
@@ -232,7 +239,9 @@ def _down(
 ) -> tuple[int, Floats]:
     """The image's height and the letters' places (count,) down it, in pixels."""
     # A text with descenders is about 1.45 capitals high.
-    height = max(10, round(1.45 * unit * _one(style.room, family if style.fixed_size else generator)))
+    height = max(
+        10, round(1.45 * unit * _one(style.room, family if style.fixed_size else generator))
+    )
     free = max(0.0, height - 1.3 * unit)
     middle = height / 2 - 0.05 * unit
     if style.room[1] > style.room[0]:
@@ -329,7 +338,10 @@ def _marks(
     for _ in range(_count(c.lines, generator)):
         ends = [anywhere(), anywhere()]
         if c.through:
-            ends = [(generator.uniform(-0.05, 0.25) * width, ends[0][1]), (generator.uniform(0.75, 1.05) * width, ends[1][1])]
+            ends = [
+                (generator.uniform(-0.05, 0.25) * width, ends[0][1]),
+                (generator.uniform(0.75, 1.05) * width, ends[1][1]),
+            ]
         middle = (
             (ends[0][0] + ends[1][0]) / 2,
             (ends[0][1] + ends[1][1]) / 2 + generator.uniform(-1, 1) * 2 * c.curved * height,

@@ -1,0 +1,1 @@
+"""The wide simulator: draws families of captchas, in colour, then images of each."""
