@@ -194,6 +194,7 @@ def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]
     if isinstance(image, NamedImage):
         image = image.data
     try:
+        picture: Image.Image
         if isinstance(image, bytes):
             picture = Image.open(io.BytesIO(image))
         elif isinstance(image, (str, os.PathLike)):

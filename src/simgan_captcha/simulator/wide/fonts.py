@@ -35,8 +35,8 @@ class FontShelf:
         missing = [e.package for e in self.entries if not Path(e.path).is_file()]
         if missing or not self.entries:
             raise ConfigError(
-                f"expected the {split} fonts of {catalogue}, {len(missing)} files are not installed; "
-                "run: make pretrain-fonts"
+                f"expected the {split} fonts of {catalogue}, {len(missing)} files are not "
+                "installed; run: make pretrain-fonts"
             )
         packages = sorted({e.package for e in self.entries})
         self._by_package = [
