@@ -449,7 +449,7 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
     load_run_reader(tmp_path / "run")
 
 
-def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
+def test_the_original_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",
         "lines=average",

@@ -116,7 +116,7 @@ def test_batches_streams_and_seeds_all_differ() -> None:
     assert len({images for images, _ in batches}) == 10
 
 
-def test_the_seed_s_generator_streams_too() -> None:
+def test_the_original_s_generator_streams_too() -> None:
     wide = Scheme(alphabet="abc1", length=2, width=80, height=48)
     drawing = OriginalSimulator(wide, OriginalSimulatorSettings(), plain(80, 48))
     streams = [synthetic_batches(drawing, 2, 1, stream=1, first=n) for n in (0, 1)]
