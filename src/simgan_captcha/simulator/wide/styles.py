@@ -211,10 +211,9 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
     font_scope = draw.scope(0.5, 0.2)
     number = 1 if font_scope == "family" else int(draw.generator.integers(2, 8))
     roll = draw.generator.random()
-    thin = draw.hard(0.07)
+    thin = draw.hard(0.09)
     rendering: Rendering = "thin" if thin else "hollow" if draw.hard(0.06) else "filled"
     bold = rendering == "filled" and size[0] > 18 and draw.chance(0.12)
-    overlap = draw.hard(0.3)
     return LetterStyle(
         fonts=tuple(shelf.draw(draw.generator) for _ in range(number)),
         font_scope=font_scope,
@@ -226,13 +225,31 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
         turn=0.0 if roll < 0.3 else draw.one(0, 12 if roll < 0.55 else 40) * draw.difficulty,
         turn_scope=draw.scope(0.0, 0.15),
         shear=draw.up_to(0.5, 0.3),
-        stretch=(draw.one(0.65, 1.0), draw.one(1.0, 1.3)) if draw.hard(0.4) else (1.0, 1.0),
-        gap=draw.between(-0.28, 0.05) if overlap else draw.between(-0.03, draw.one(0.05, 0.5)),
+        stretch=_stretch(draw),
+        gap=_gap(draw),
         even=draw.chance(0.4),
         lift=draw.up_to(0.4, 0.6),
         nearest=draw.chance(0.15),
-        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.05) else 0.0,
+        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.07) else 0.0,
     )
+
+
+def _stretch(draw: _Draw) -> Span:
+    """Narrow to wide letters, which vary a little from image to image."""
+    if not draw.hard(0.45):
+        return 1.0, 1.0
+    middle = float(np.exp(draw.one(np.log(0.65), np.log(1.7))))
+    spread = draw.one(1.0, 1.2)
+    return middle / spread, middle * spread
+
+
+def _gap(draw: _Draw) -> Span:
+    """Letters that overlap, that stand as in a book, or far apart."""
+    if draw.hard(0.3):
+        return draw.between(-0.28, 0.05)
+    if draw.chance(0.12):
+        return draw.between(0.3, 1.3)
+    return draw.between(-0.03, draw.one(0.05, 0.5))
 
 
 def _colour_style(draw: _Draw) -> ColourStyle:
