@@ -67,6 +67,9 @@ GENERATORS = {
 }
 """Folders, and which of `families.FAMILIES` they hold."""
 
+HACKMIT = "hackmit2017"
+SETS = (*REAL_FAMILIES, *GENERATORS, HACKMIT)
+
 
 @dataclass(frozen=True)
 class CaptchaSet:
@@ -91,7 +94,7 @@ def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
     readers = found_readers(options)
-    sets = [one for one in found_sets(options) if not options.sets or one.name in options.sets]
+    sets = found_sets(options)
     if not readers or not sets:
         sys.exit("expected a reader and captchas to measure, found none; see what was left out")
     rows: list[dict[str, Any]] = []
@@ -124,7 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rivals", help="PYTHON with the stock readers; without, ours alone")
     parser.add_argument("--python", default="python", help="one that has the package captcha")
     parser.add_argument("--node-path", default="", help="folder of node's modules")
-    parser.add_argument("--sets", nargs="+", help="names of sets; all without")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--readers", nargs="+", choices=[*READERS, OURS])
     parser.add_argument("--images", type=int, default=300, help="of each set; 0: all")
     parser.add_argument("--drawn", type=int, default=500, help="images drawn by each generator")
@@ -149,28 +152,28 @@ def found_readers(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def found_sets(options: argparse.Namespace) -> list[CaptchaSet]:
-    """All sets that are there or can be drawn; says of the others why they are left out."""
+    """Sets asked for that are there or can be drawn; says of the others why they are left out."""
     sets = []
-    for name, (alphabet, length) in REAL_FAMILIES.items():
-        folder = options.families / name
+    for name in [name for name in REAL_FAMILIES if name in options.sets]:
+        (alphabet, length), folder = REAL_FAMILIES[name], options.families / name
         if folder.is_dir():
             sets.append(CaptchaSet(name, REAL, folder, alphabet, length))
         else:
             print(f"left out: {name}: no folder {folder}")
     asking = argparse.Namespace(**{**vars(options), "images": options.drawn})
-    for name, title in GENERATORS.items():
-        family, folder = FAMILIES[title], options.work / "generated" / name
+    for name in [name for name in GENERATORS if name in options.sets]:
+        family, folder = FAMILIES[GENERATORS[name]], options.work / "generated" / name
         folder.parent.mkdir(exist_ok=True)
         if why := draw(family, folder, asking):
             print(f"left out: {name}: {why}")
         else:
             sets.append(CaptchaSet(name, DRAWN, folder, family.alphabet, family.length))
-    if options.puzzle.is_dir():
+    if HACKMIT in options.sets and options.puzzle.is_dir():
         folder = unpack_puzzle(options)
         alphabet, length = HACKMIT_2017.alphabet, str(HACKMIT_2017.length)
-        sets.append(CaptchaSet("hackmit2017", PUZZLE, folder, alphabet, length))
-    else:
-        print(f"left out: the puzzle's real captchas: no folder {options.puzzle}")
+        sets.append(CaptchaSet(HACKMIT, PUZZLE, folder, alphabet, length))
+    elif HACKMIT in options.sets:
+        print(f"left out: {HACKMIT}: no folder {options.puzzle}")
     return sets
 
 
