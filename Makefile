@@ -5,7 +5,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench format docs clean
+.PHONY: demo test bench rivals format docs clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -33,10 +33,13 @@ test: $(VENV)/browser
 
 # Rivals have an environment of their own, so that theirs cannot change ours. Tesseract itself is
 # the system's, as Debian's package tesseract-ocr.
-.venv-rivals/installed:
+.venv-rivals/installed: benchmarks/rivals.txt
 	$(PYTHON) -m venv .venv-rivals
-	.venv-rivals/bin/python -m pip install --quiet 'ddddocr==1.6.1' 'pytesseract==0.3.13'
+	.venv-rivals/bin/python -m pip install --quiet --requirement benchmarks/rivals.txt
 	touch $@
+
+# For benchmarks/zero_shot.py.
+rivals: .venv-rivals/installed
 
 # On the demo's run, or another: make bench RUN=folder
 RUN ?= demo-run

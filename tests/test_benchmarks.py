@@ -1,6 +1,7 @@
 """Benchmarks that are run seldom, or elsewhere, at a size that shows they work."""
 
 import importlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -152,3 +153,75 @@ def test_texts_are_counted_by_font_and_those_outlined_apart(tmp_path: Path) -> N
     assert found["interval"][0] < 3 / 4 < found["interval"][1]
     assert (found["outlined"], found["of_outlined"]) == (1, 1)
     assert found["of_fonts"] == {"Sans": 1, "Serif": 0}
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize(("shortest", "longest"), [(1, 1), (2, 2), (1, 3), (3, 3)])
+def test_decoding_keeps_to_alphabet_and_length_as_all_paths_tried(
+    shortest: int, longest: int
+) -> None:
+    readers = load("stock_readers")
+    labels, blank, steps = ("A", "b", "7", "_"), 3, 5
+    random = np.random.default_rng(longest)
+    for _ in range(20):
+        probabilities = random.dirichlet(np.ones(len(labels)), steps)
+        best, of_best = "", 0.0
+        for path in itertools.product((0, 1, blank), repeat=steps):  # 7 is not of the alphabet
+            starts = [n for n, _ in itertools.groupby(path)]
+            text = "".join(labels[n] for n in starts if n != blank)
+            probability = float(np.prod(probabilities[range(steps), path]))
+            if shortest <= len(text) <= longest and probability > of_best:
+                best, of_best = text, probability
+        job = readers.Job([], "ab", shortest, longest, 0.0)
+        found = readers.constrained_text(readers.Frames(probabilities, labels, blank), job)
+        assert found == best
+    few = readers.Frames(probabilities[:1], labels, blank)
+    assert readers.constrained_text(few, readers.Job([], "ab", 2, 2, 0.0)) == ""
+
+
+STAND_IN = """#!{python}
+import json, sys
+_, _, reader, known, job, result = sys.argv
+job = json.load(open(job))
+done = {{"texts": ["Ab12" if reader == "ddddocr" else "ab1"] * len(job["images"])}}
+cost = ("cpu_seconds", "startup_seconds", "startup_cpu_seconds", "model_bytes")
+json.dump({{**done, **dict.fromkeys(cost, 1), "versions": {{}}}}, open(result, "w"))
+print(reader, known, len(job["images"]), file=open("{told}", "a"))
+"""
+"""Instead of an environment with stock readers; they read what it says."""
+
+
+def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path) -> None:
+    family = tmp_path / "families" / "swust_2020"
+    (family / "images").mkdir(parents=True)
+    lines = ["name,label"]
+    for number in range(8):
+        Image.new("L", (90, 30)).save(family / "images" / f"{number}.png")
+        lines.append(f"{number}.png,{'AB12' if number else 'AB17'}")
+    (family / "labels.csv").write_text("\n".join(lines))
+    stand_in, told = tmp_path / "python", tmp_path / "told"
+    stand_in.write_text(STAND_IN.format(python=sys.executable, told=told))
+    stand_in.chmod(0o755)
+    command: list[str | Path] = [
+        *(sys.executable, BENCHMARKS / "zero_shot.py", tmp_path / "work", "--rivals", stand_in),
+        *("--families", tmp_path / "families", "--puzzle", tmp_path / "none", "--images", "6"),
+        *("--sets", "swust_2020", "henan4", "pypi_digits4", "hackmit2017"),
+        *("--python", tmp_path / "none"),
+        *("--readers", "ddddocr", "rapidocr", "--out", tmp_path),
+    ]
+    for _ in range(2):  # what was read is not read again
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert told.read_text().splitlines() == [
+        *("ddddocr nothing 6", "ddddocr alphabet 6", "ddddocr decoded 6"),
+        *("rapidocr nothing 6", "rapidocr decoded 6"),
+    ]
+    for name in ("henan4", "pypi_digits4", "hackmit2017"):
+        assert f"left out: {name}: " in done.stdout
+    rows = json.loads((tmp_path / "zero_shot.json").read_text())["rows"]
+    assert {(row["reader"], row["right"] >= 5, row["wrong_length"]) for row in rows} == {
+        ("ddddocr", True, 0),
+        ("rapidocr", False, 6),
+    }
+    assert "swust_2020" in (tmp_path / "zero_shot.md").read_text()
+    assert "ddddocr" in (tmp_path / "zero_shot_cost.md").read_text()
