@@ -126,6 +126,11 @@ class GeneralistReader:
             for one in opened:
                 yield one if isinstance(one, Unreadable) else _reading(one[0], next(decoded))
 
+    def columns(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """The network's logits (T, K) of one RGB image (H, W, 3)."""
+        logits, _ = self._columns(features(image)[None])
+        return np.asarray(logits[0], np.float32)
+
     def find(self, image: npt.NDArray[np.uint8]) -> list[FoundCharacter]:
         """Characters of one RGB image (H, W, 3), and where they stand."""
         given = features(image)
