@@ -156,7 +156,7 @@ def _patch(
     corners = [(u - cx, v - cy) for u in (0, width) for v in (0, height)]
     xs = [a * u + b * v for u, v in corners]
     ys = [c * u + d * v for u, v in corners]
-    frame = 0.68 * letter.height if letter.framed else 0.0
+    frame = s.frame * letter.height if letter.framed else 0.0
     reach = frame * (abs(cos) + abs(sin))
     left = math.floor(letter.x + min(*xs, -reach)) - 1
     top = math.floor(letter.y + min(*ys, -reach)) - 1

@@ -145,10 +145,7 @@ def _lay_out(
         s.font_scope, count, lambda: s.fonts[generator.integers(len(s.fonts))], lambda: s.fonts[0]
     )
     sizes = _shared(s.size_scope, count, lambda: round(generator.uniform(*s.size)), lambda: size)
-    text = "".join(
-        c.upper() if shelf.unicase(f) and c.isascii() else c
-        for c, f in zip(text, fonts, strict=True)
-    )
+    text = "".join(_as_drawn(c, f, shelf) for c, f in zip(text, fonts, strict=True))
     turns = _shared(s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0)
     shear = float(generator.uniform(-s.shear, s.shear))
     stretch = float(generator.uniform(*s.stretch))
@@ -162,7 +159,8 @@ def _lay_out(
     start, width = _across(style, extent, unit, family, generator)
     height, y = _down(style, unit, count, family, generator)
     y = y + np.array([generator.uniform(-s.lift, s.lift) * unit for _ in range(count)])
-    y = np.clip(y, 0.45 * unit, height - 0.45 * unit)
+    inside = (0.45 - style.cut) * unit
+    y = np.clip(y, inside, height - inside)
     framed = generator.random(count) < s.framed
     letters = [
         PlannedLetter(
@@ -183,6 +181,13 @@ def _lay_out(
     return letters, width, height
 
 
+def _as_drawn(character: str, font: int, shelf: FontShelf) -> str:
+    """What a font can show of a character: a capital, or a digit in place of a sign it lacks."""
+    if not shelf.has(font, character):
+        return "7"
+    return character.upper() if shelf.unicase(font) else character
+
+
 def _in_a_row(
     style: Style,
     advances: Doubles,
@@ -196,7 +201,7 @@ def _in_a_row(
     sine = np.abs(np.sin(np.radians(turns)))
     room = np.maximum(advances * (1 - sine) + heights * sine, 0.25 * unit)
     if s.framed:
-        room = np.maximum(room, 1.35 * unit)
+        room = np.maximum(room, 2 * s.frame * unit)
     elif s.even:
         room = np.full(count, room.max())
     gaps = np.array([_one(s.gap, generator) for _ in range(count)]) * unit
@@ -228,8 +233,7 @@ def _across(
     elif aligned == 2:
         share = min(0.5, margin * unit / max(free, 1))
     start = free * share
-    if family.random() < 0.05:  # cut edges
-        start -= generator.uniform(0, 0.25) * unit
+    start -= generator.uniform(0, style.cut) * unit
     return float(start), max(12, round(width))
 
 

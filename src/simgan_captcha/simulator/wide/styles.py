@@ -51,6 +51,8 @@ class LetterStyle:
     """Whether letters are turned without interpolation."""
     framed: float
     """Share of letters with a square around them."""
+    frame: float
+    """Half a side of that square in capitals."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Style:
     """Space left and right of the text in text sizes."""
     fixed_size: bool
     """Whether all images have one size."""
+    cut: float
+    """How far letters may reach beyond the image's edges, in capitals."""
     seed: int
     """Of what all images share, such as a picture behind them."""
 
@@ -165,11 +169,12 @@ def draw_style(shelf: FontShelf, generator: np.random.Generator, difficulty: flo
         text=draw_text_style(generator),
         letters=letters,
         colours=_colour_style(draw),
-        clutter=_clutter_style(draw, size_low),
+        clutter=_clutter_style(draw, size_low, letters.rendering),
         finish=_finish_style(draw),
         room=_room(draw),
         margin=(0.05, draw.one(0.1, 1.2)),
         fixed_size=draw.chance(0.8),
+        cut=draw.up_to(0.3, 0.12),
         seed=int(generator.integers(1 << 62)),
     )
 
@@ -231,6 +236,7 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
         lift=draw.up_to(0.4, 0.6),
         nearest=draw.chance(0.15),
         framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.07) else 0.0,
+        frame=draw.one(0.62, 1.0),
     )
 
 
@@ -271,9 +277,10 @@ def _colour_style(draw: _Draw) -> ColourStyle:
     )
 
 
-def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
+def _clutter_style(draw: _Draw, size: float, rendering: Rendering) -> ClutterStyle:
     few = draw.one(1, 4) if draw.chance(0.8) else draw.one(4, 12)
-    thick = max(1.5, 0.13 * size)
+    # Wider lines than strokes hide letters for good.
+    thick = 1.5 if rendering == "thin" else max(1.5, 0.13 * size)
     roll = draw.generator.random()
     return ClutterStyle(
         lines=(0, few) if draw.hard(0.55) else (0, 0),
@@ -281,7 +288,7 @@ def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
         line_width=draw.between(1, thick),
         through=draw.chance(0.5),
         over=draw.chance(0.7),
-        colour="ink" if roll < 0.45 else "own" if roll < 0.85 else "contrary",
+        colour="ink" if roll < 0.45 else "own" if roll < 0.78 else "contrary",
         dots=(0, np.exp(draw.one(np.log(3), np.log(250)))) if draw.hard(0.3) else (0, 0),
         dot_radius=draw.between(0.4, max(0.8, 0.05 * size)),
         scratches=(0, np.exp(draw.one(np.log(3), np.log(90)))) if draw.hard(0.18) else (0, 0),
@@ -289,7 +296,7 @@ def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
         grid=int(draw.one(4, 20)) if draw.hard(0.06) else 0,
         border=int(draw.one(1, 3.5)) if draw.hard(0.15) else 0,
         inverting=(
-            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.06) else "none"
+            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.09) else "none"
         ),
     )
 
