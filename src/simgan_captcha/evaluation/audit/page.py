@@ -8,7 +8,7 @@ import numpy as np
 
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.data.images import encode_png
-from simgan_captcha.evaluation.audit import Measured
+from simgan_captcha.evaluation.audit.measure import Measured
 from simgan_captcha.pipeline.manifest import MANIFEST, versions
 from simgan_captcha.pipeline.run_folder import JUDGEMENT
 from simgan_captcha.report.inputs import of_these_readings, read_json, stages_of
@@ -94,7 +94,7 @@ def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measur
     """Write ``audit/audit.json`` and the page of it into the run's folder; the page's path."""
     write_json(run / AUDIT, dict(figures))
     now = figures["changes"][0]
-    page = page_template("evaluation/audit.html").render(
+    page = page_template("evaluation/audit/audit.html").render(
         name=run.resolve().name,
         figures=figures,
         # What an attacker who learns on would lose.
