@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from simgan_captcha.data.background import plain_background
+from simgan_captcha.evaluation.audit.figures import BROKEN
 from simgan_captcha.evaluation.audit.measure import ChangedSimulator, changes
-from simgan_captcha.evaluation.audit.page import AUDIT, BROKEN, PAGE
+from simgan_captcha.evaluation.audit.page import AUDIT, PAGE
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.scheme import Scheme

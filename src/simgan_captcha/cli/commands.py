@@ -503,6 +503,18 @@ def _image_reader(reader: Path) -> "ImageReader":
     return ImageReader(config.scheme, recogniser(network, background))
 
 
+class FailOn(enum.StrEnum):
+    """From which severity on an audit fails."""
+
+    high = "high"
+    medium = "medium"
+    low = "low"
+
+
+_WEAK = 3
+"""Exit code of an audit whose severity is that of --fail-on, as 1 and 2 are errors."""
+
+
 @app.command()
 def audit(
     run: Run,
@@ -514,51 +526,38 @@ def audit(
         typer.Option(help="Steps that the reader learns on, of each change.", min=1, max=100_000),
     ] = 150,
     seed: Seed = 1,
+    stock: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A stock reader to compare with: ddddocr; may be repeated."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Exit with 3 if the severity is this or higher.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
 
-    The figures are kept in the run, in audit/audit.json, beside a page of them.
+    The figures are kept in the run, in audit/audit.json, with a page and Markdown of them. Nothing
+    is sent to any server.
     """
-    from tempfile import TemporaryDirectory
-
-    from simgan_captcha.evaluation.audit.measure import audit_run
-    from simgan_captcha.evaluation.audit.page import audit_figures, write_audit
-    from simgan_captcha.pipeline.learning import run_simulator
+    from simgan_captcha.evaluation.audit.figures import AuditSettings
+    from simgan_captcha.evaluation.audit.figures import audit as examine
+    from simgan_captcha.evaluation.audit.page import write_audit
+    from simgan_captcha.evaluation.audit.verdict import Severity
+    from simgan_captcha.evaluation.audit.words import audit_in_words
     from simgan_captcha.pipeline.progress import StageProgress
-    from simgan_captcha.pipeline.run import load_run_reader
-    from simgan_captcha.pipeline.run_folder import read_diagnosis, read_run
 
-    reader, _, config = load_run_reader(run)
-    recorded, diagnosis = read_run(run), read_diagnosis(run)
-    simulator = run_simulator(run, config)
-    with StageProgress(quiet=quiet) as progress, TemporaryDirectory() as folder:
+    with StageProgress(quiet=quiet) as progress:
         progress.stage("audit")
-        measured, flops = audit_run(
-            config,
-            simulator,
-            reader,
-            Path(folder),
-            seed=seed,
-            images=images,
-            steps=steps,
+        figures, measured = examine(
+            run,
+            AuditSettings(images, steps, seed, tuple(stock or ())),
             on_step=lambda name, step, total: progress.update(step, total, change=name),
         )
-    figures = audit_figures(
-        run, recorded, diagnosis, measured, images=images, steps=steps, flops=flops
-    )
-    page = write_audit(run, figures, measured)
-    own = figures["estimate"]
-    typer.echo(
-        f"{own['accuracy']:.1%} of captchas fall, as estimated ({own['low']:.1%} to "
-        f"{own['high']:.1%}), with no label; drawn ones, one feature changed at a time:"
-    )
-    for change in figures["changes"]:
-        typer.echo(
-            f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
-            f"{change['learned_on']['share']:>6.1%} after {steps} steps"
-        )
-    typer.echo(f"page: {page}")
+    typer.echo("\n".join(audit_in_words(figures)))
+    typer.echo(f"page: {write_audit(run, figures, measured)}")
+    if fail_on is not None and Severity(figures["verdict"]["severity"]).reaches(Severity(fail_on)):
+        raise typer.Exit(_WEAK)
 
 
 @app.command()

@@ -56,6 +56,8 @@ class Found:
     """There are."""
     notes: list[str]
     """What was left out, in sentences."""
+    given_away: float
+    """Share of texts that names or metadata say, in [0, 1]."""
 
 
 def find_weaknesses(
@@ -86,6 +88,7 @@ def find_weaknesses(
         notes.append(f"{unreadable} of {len(some)} images are no whole JPEG or PNG: left out.")
     readable = [(name, data) for name, data, _ in decoded]
     findings = leak_findings(readable, texts or {})
+    given_away = max((finding.effect or 0.0 for finding in findings), default=0.0)
     findings += _repeated_images([(name, grey) for name, _, grey in decoded])
     findings += pixel_findings([data for _, data in readable])
     if texts is not None and scheme is not None:
@@ -96,7 +99,7 @@ def find_weaknesses(
                 f"About {read_right:.0%} of the texts are read right: too few to tell repeated "
                 "texts and uneven characters from errors of the reader."
             )
-    return Found(findings, len(decoded), len(images), notes)
+    return Found(findings, len(decoded), len(images), notes, given_away)
 
 
 def folder_images(folder: Path) -> Iterator[Encoded]:

@@ -142,7 +142,7 @@ def _given_away(pairs: Sequence[tuple[str, str]]) -> tuple[str, float, tuple[str
     for way, written in _WAYS.items():
         holds = [written(text).casefold() in where.casefold() for where, text in pairs]
         # As often a text stands there that belongs to another image: chance.
-        shifted = [text for _, text in pairs[1:] + pairs[:1]]
+        shifted = [text for _, text in (*pairs[1:], *pairs[:1])]
         chance = sum(
             written(other).casefold() in where.casefold()
             for (where, text), other in zip(pairs, shifted, strict=True)
