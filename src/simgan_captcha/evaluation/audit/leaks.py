@@ -138,18 +138,26 @@ def _given_away(pairs: Sequence[tuple[str, str]]) -> tuple[str, float, tuple[str
     Args:
         pairs: Where a text may stand, and the text.
     """
+    count = len(pairs)
+    if not pairs or 2 * Counter(text for _, text in pairs).most_common(1)[0][1] > count:
+        return None  # nearly all texts are one: nothing tells what belongs to which
+    others = [_another(pairs, number) for number in range(count)]
     best: tuple[str, float, tuple[str, str]] | None = None
     for way, written in _WAYS.items():
         holds = [written(text).casefold() in where.casefold() for where, text in pairs]
-        # As often a text stands there that belongs to another image: chance.
-        shifted = [text for _, text in (*pairs[1:], *pairs[:1])]
+        # As often a text stands where another one belongs: chance.
         chance = sum(
-            written(other).casefold() in where.casefold()
-            for (where, text), other in zip(pairs, shifted, strict=True)
-            if other != text
+            written(text).casefold() in where.casefold()
+            for (_, text), where in zip(pairs, others, strict=True)
         )
-        low, _ = wilson_interval(sum(holds), len(pairs))
-        _, high = wilson_interval(chance, len(pairs))
-        if low > high and (best is None or sum(holds) / len(pairs) > best[1]):
-            best = way, sum(holds) / len(pairs), pairs[holds.index(True)]
+        low, _ = wilson_interval(sum(holds), count)
+        _, high = wilson_interval(chance, count)
+        if low > high and (best is None or sum(holds) / count > best[1]):
+            best = way, sum(holds) / count, pairs[holds.index(True)]
     return best
+
+
+def _another(pairs: Sequence[tuple[str, str]], number: int) -> str:
+    """Where the text of the next image stands that has another text."""
+    turns = ((number + step) % len(pairs) for step in range(1, len(pairs)))
+    return next(pairs[turn][0] for turn in turns if pairs[turn][1] != pairs[number][1])
