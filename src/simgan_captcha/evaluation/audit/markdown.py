@@ -6,6 +6,7 @@ from typing import Any
 
 from simgan_captcha.evaluation.audit.words import (
     effect_in_words,
+    rate_in_words,
     reader_in_words,
     verdict_sentences,
 )
@@ -106,4 +107,4 @@ def escaped(text: str) -> str:
 
 
 def _rate(per_hour: float | None) -> str:
-    return "" if per_hour is None else f"{per_hour:,.0f}"
+    return "" if per_hour is None else rate_in_words(per_hour)

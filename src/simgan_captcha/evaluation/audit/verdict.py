@@ -83,7 +83,7 @@ def change_finding(name: str, what: str, points: float, now: float, then: float)
         then: The same with it.
     """
     return Finding(
-        f"No resistance from this: {what}",
+        f"Would cost readers: {what}",
         severity_of(now - then),
         f"Of drawn images {now:.1%} are read as they are and {then:.1%} with this change, each "
         f"after fine-tuning; at least {100 * points:.1f} points are lost by both intervals.",

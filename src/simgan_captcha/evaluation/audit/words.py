@@ -28,13 +28,24 @@ def verdict_sentences(figures: Mapping[str, Any]) -> list[str]:
     sentences = [
         f"{verdict['share']:.1%} of texts fall, {_BY[verdict['by']]}.",
         f"One core of the machine that audited ({speed['machine']}) reads "
-        f"{speed['texts_per_hour']:,.0f} texts per hour, so about "
-        f"{verdict['falling_per_hour']:,.0f} of them fall in an hour.",
+        f"{rate_in_words(speed['texts_per_hour'])} texts per hour, so about "
+        f"{rate_in_words(verdict['falling_per_hour'])} of them fall in an hour.",
         _MEANING[verdict["severity"]],
     ]
     if verdict["severity"] == "low" and figures["broken"]:
         sentences.append(_BUT_BROKEN)
     return sentences
+
+
+def rate_in_words(per_hour: float) -> str:
+    """Rounded to two digits, as a measurement on one machine tells no more.
+
+    Example:
+        >>> rate_in_words(2_791_417), rate_in_words(4.2)
+        ('2,800,000', '4')
+    """
+    digits = max(0, len(f"{per_hour:.0f}") - 2)
+    return f"{round(per_hour / 10**digits) * 10**digits:,}"
 
 
 def effect_in_words(effect: float | None) -> str:
@@ -72,7 +83,7 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
         f"finding ({one['severity']}): {_terminal(one['name'])}. {one['fix']}"
         for one in figures["findings"]
     ]
-    speed = f"{figures['speed']['texts_per_hour']:,.0f} texts per hour on one core"
+    speed = f"{rate_in_words(figures['speed']['texts_per_hour'])} texts per hour on one core"
     return [*lines, f"severity: {verdict['severity']}; {speed}"]
 
 
