@@ -85,7 +85,7 @@ def lint_imports(folder: Path) -> dict[str, str]:
             "import simgan_captcha.simulator.glyphs",
             "the puzzle never gets",
         ),
-        ("inference/planted.py", "import torch", "inference imports no torch"),
+        ("inference/planted.py", "import torch", "reading imports no torch"),
         # Upwards, and sideways.
         ("data/planted.py", "import simgan_captcha.simulator.glyphs", "rooms import only"),
         ("recognizer/planted.py", "import simgan_captcha.simgan", "rooms import only"),
