@@ -27,7 +27,8 @@ from simgan_captcha.config.settings import RunConfig, load_config, resolve_confi
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
-from simgan_captcha.evaluation.judge import Judgement, judge, puzzle_truth
+from simgan_captcha.evaluation.judge import judge, puzzle_truth
+from simgan_captcha.evaluation.judgement import Judgement
 from simgan_captcha.pipeline.learning import READER, load_images
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline

@@ -20,7 +20,8 @@ from playwright.sync_api import FileChooser, Locator, Page, expect
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.data.store import Captcha, CaptchaStore
-from simgan_captcha.evaluation.judge import judge, read_labels_csv
+from simgan_captcha.evaluation.judge import judge
+from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.web.gallery import PAGE_SIZE

@@ -293,21 +293,28 @@ def judge(
         str | None, typer.Option(help="Judge by the puzzle's answer rule for this user.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Judge by a CSV with the header name,label.")
+        Path | None,
+        typer.Option(help="Judge by a CSV with the header name,label; also with ; or tabs."),
     ] = None,
+    labels_in_names: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Judge by the images' names, as '{label}_*.png'."),
+    ] = None,
+    ignore_case: Annotated[
+        bool, typer.Option("--ignore-case", help="Count upper and lower case as the same.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare a finished run's readings with the truth. Nothing learns from this."""
     from simgan_captcha.atomic import file_hash, write_json
-    from simgan_captcha.evaluation.judge import judge as compare
-    from simgan_captcha.evaluation.judge import puzzle_truth, read_labels_csv
+    from simgan_captcha.evaluation.judge import Truth, judge_run
+    from simgan_captcha.evaluation.judgement import judgement_in_words
     from simgan_captcha.inference.readings import load_readings
     from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_run
     from simgan_captcha.report.report import write_report
     from simgan_captcha.scheme import check_scheme
 
-    if (user is None) == (labels is None):
-        raise UsageError("expected either --user NAME or --labels FILE.csv to judge by")
+    truth = Truth(user, labels, labels_in_names)
     recorded = read_run(run)
     _warn_if_outdated(run, recorded)
     if user not in (None, recorded["user"]):
@@ -315,36 +322,28 @@ def judge(
             f"{run} is a run on captchas of {recorded['user']}, and is judged by the answers for "
             f"{user}"
         )
-    readings = load_readings(run / READINGS)
-    judgement = compare(
-        [reading.name for reading in readings],
-        [reading.text for reading in readings],
-        puzzle_truth(user) if user is not None else read_labels_csv(labels or Path()),
-        recorded["scheme"]["alphabet"],
-        fold=check_scheme(recorded["scheme"]).fold,
-        confidences=[reading.confidence for reading in readings],
+    judgement = judge_run(
+        run,
+        load_readings(run / READINGS),
+        check_scheme(recorded["scheme"]),
+        truth,
+        ignore_case=ignore_case,
         estimate=_own_estimate(run),
     )
     figures = judgement.model_dump(mode="json")
     figures["readings_sha256"] = file_hash(run / READINGS)
-    write_json(run / JUDGEMENT, figures)
-    report = write_report(run)
-    if as_json:
-        typer.echo(json.dumps(figures))
-        return
-    low, high = judgement.captcha_interval
-    typer.echo(
-        f"{judgement.images} images: {judgement.captcha_accuracy:.2%} of captchas right "
-        f"(95 % interval {low:.2%} to {high:.2%}), {judgement.character_accuracy:.2%} of characters"
-    )
-    if own := judgement.own_estimate:
-        typer.echo(
-            f"estimated {own.accuracy:.1%} ({own.low:.1%} to {own.high:.1%}) without a label, "
-            f"{abs(own.points_below):.1f} points {'below' if own.points_below > 0 else 'above'}"
-        )
-    worst = ", ".join(f"{c.truth} read as {c.read} {c.count}x" for c in judgement.confusions[:5])
-    typer.echo(f"most confused: {worst or 'nothing'}")
-    typer.echo(f"report: {report}")
+    # Said before it is kept: a folder that refuses must not cost the result.
+    typer.echo(json.dumps(figures) if as_json else "\n".join(judgement_in_words(judgement)))
+    try:
+        write_json(run / JUDGEMENT, figures)
+        report = write_report(run)
+    except OSError as error:
+        raise RunError(
+            f"expected to keep the result in {run}, the system refused ({error}); what is printed "
+            "above is whole: make the folder writable and judge again to keep it"
+        ) from None
+    if not as_json:
+        typer.echo(f"report: {report}")
 
 
 def _warn(message: str) -> None:
@@ -504,6 +503,18 @@ def _image_reader(reader: Path) -> "ImageReader":
     return ImageReader(config.scheme, recogniser(network, background))
 
 
+class FailOn(enum.StrEnum):
+    """From which severity on an audit fails."""
+
+    high = "high"
+    medium = "medium"
+    low = "low"
+
+
+_WEAK = 3
+"""Exit code of an audit whose severity is that of --fail-on, as 1 and 2 are errors."""
+
+
 @app.command()
 def audit(
     run: Run,
@@ -515,51 +526,38 @@ def audit(
         typer.Option(help="Steps that the reader learns on, of each change.", min=1, max=100_000),
     ] = 150,
     seed: Seed = 1,
+    stock: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A stock reader to compare with: ddddocr; may be repeated."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Exit with 3 if the severity is this or higher.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
 
-    The figures are kept in the run, in audit/audit.json, beside a page of them.
+    The figures are kept in the run, in audit/audit.json, with a page and Markdown of them. Nothing
+    is sent to any server.
     """
-    from tempfile import TemporaryDirectory
-
-    from simgan_captcha.evaluation.audit import audit_run
-    from simgan_captcha.evaluation.audit_page import audit_figures, write_audit
-    from simgan_captcha.pipeline.learning import run_simulator
+    from simgan_captcha.evaluation.audit.figures import AuditSettings
+    from simgan_captcha.evaluation.audit.figures import audit as examine
+    from simgan_captcha.evaluation.audit.page import write_audit
+    from simgan_captcha.evaluation.audit.verdict import Severity
+    from simgan_captcha.evaluation.audit.words import audit_in_words
     from simgan_captcha.pipeline.progress import StageProgress
-    from simgan_captcha.pipeline.run import load_run_reader
-    from simgan_captcha.pipeline.run_folder import read_diagnosis, read_run
 
-    reader, _, config = load_run_reader(run)
-    recorded, diagnosis = read_run(run), read_diagnosis(run)
-    simulator = run_simulator(run, config)
-    with StageProgress(quiet=quiet) as progress, TemporaryDirectory() as folder:
+    with StageProgress(quiet=quiet) as progress:
         progress.stage("audit")
-        measured, flops = audit_run(
-            config,
-            simulator,
-            reader,
-            Path(folder),
-            seed=seed,
-            images=images,
-            steps=steps,
+        figures, measured = examine(
+            run,
+            AuditSettings(images, steps, seed, tuple(stock or ())),
             on_step=lambda name, step, total: progress.update(step, total, change=name),
         )
-    figures = audit_figures(
-        run, recorded, diagnosis, measured, images=images, steps=steps, flops=flops
-    )
-    page = write_audit(run, figures, measured)
-    own = figures["estimate"]
-    typer.echo(
-        f"{own['accuracy']:.1%} of captchas fall, as estimated ({own['low']:.1%} to "
-        f"{own['high']:.1%}), with no label; drawn ones, one feature changed at a time:"
-    )
-    for change in figures["changes"]:
-        typer.echo(
-            f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
-            f"{change['learned_on']['share']:>6.1%} after {steps} steps"
-        )
-    typer.echo(f"page: {page}")
+    typer.echo("\n".join(audit_in_words(figures)))
+    typer.echo(f"page: {write_audit(run, figures, measured)}")
+    if fail_on is not None and Severity(figures["verdict"]["severity"]).reaches(Severity(fail_on)):
+        raise typer.Exit(_WEAK)
 
 
 @app.command()
