@@ -46,16 +46,11 @@ from simgan_captcha.pipeline.learning import CALIBRATION
 from simgan_captcha.pipeline.run_folder import read_run
 from simgan_captcha.recognizer.counting import Counting, counting_loss
 from simgan_captcha.recognizer.decode import BATCH
-from simgan_captcha.recognizer.network import (
-    ATTENTION_HEADS,
-    AttentionReader,
-    ReaderArchitecture,
-    ScoutOutput,
-)
+from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, ScoutOutput
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
     LabelledStream,
     Objective,
-    ReaderSettings,
     character_objective,
     learning_rate_at,
     take_step,

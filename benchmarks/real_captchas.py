@@ -32,8 +32,9 @@ from simgan_captcha.pipeline.learning import READER, load_images
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
 from simgan_captcha.pipeline.run_folder import read_run
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import load_reader, read_images
+from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import LabelledStream
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages

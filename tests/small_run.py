@@ -15,7 +15,8 @@ from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.drawing import encode_jpeg
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=48, height=24)

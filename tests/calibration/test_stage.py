@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from simgan_captcha.calibration.calibrate import glyph_sheet
-from simgan_captcha.calibration.scout import CalibrationSettings
+from simgan_captcha.calibration.settings import CalibrationSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import load_readings
@@ -23,8 +23,8 @@ from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.layout import LayoutSettings
-from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator
 from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges

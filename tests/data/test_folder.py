@@ -25,7 +25,7 @@ from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme, load_scheme
 from simgan_captcha.simulator.glyphs import WIDE_FONTS, open_font
-from simgan_captcha.simulator.layout import LayoutSettings
+from simgan_captcha.simulator.settings import LayoutSettings
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 

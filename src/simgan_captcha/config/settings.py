@@ -7,18 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simgan_captcha.calibration.rescoring import VerificationSettings
-from simgan_captcha.calibration.scout import CalibrationSettings
-from simgan_captcha.data.background import Lines
-from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.calibration.settings import CalibrationSettings, VerificationSettings
+from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.original.preset import ORIGINAL
-from simgan_captcha.original.simulator import OriginalSimulatorSettings
-from simgan_captcha.recognizer.adapt import AdaptationSettings
-from simgan_captcha.recognizer.train import ReaderSettings
+from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
+from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simgan import SimGANSettings
-from simgan_captcha.simulator.simulator import SimulatorSettings, layout_of
+from simgan_captcha.simulator.settings import SimulatorSettings, layout_of
 
 Preset = Literal["quick", "cpu", "paper", "original"]
 

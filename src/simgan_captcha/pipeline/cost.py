@@ -3,7 +3,8 @@
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.recognizer.adapt import count_adaptation_flops, steps_of
 from simgan_captcha.recognizer.network import ReaderArchitecture
-from simgan_captcha.recognizer.train import ReaderSettings, count_flops
+from simgan_captcha.recognizer.settings import ReaderSettings
+from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
 
 KNOWN = 3_000

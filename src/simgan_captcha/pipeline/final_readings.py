@@ -29,7 +29,8 @@ from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.recognizer.decode import decode, load_reader, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
-from simgan_captcha.simulator.simulator import Simulator, as_found, layout_of
+from simgan_captcha.simulator.settings import layout_of
+from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 _STREAM = 5  # random stream of the known images; `learning` uses other numbers
