@@ -13,7 +13,9 @@ PACKAGE = ROOT / "src" / "simgan_captcha"
 
 # What may know the truth, or shows it once somebody has judged.
 KNOWING = {
-    "cli/commands.py",
+    "cli/__init__.py",
+    "cli/judge.py",
+    "cli/puzzle.py",
     "evaluation/judge.py",
     "pipeline/run_folder.py",
     "report/charts.py",

@@ -9,9 +9,10 @@ import numpy as np
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.evaluation.audit import Measured
+from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST, versions
 from simgan_captcha.pipeline.run_folder import JUDGEMENT
-from simgan_captcha.report.inputs import of_these_readings, read_json, stages_of
+from simgan_captcha.report.inputs import of_these_readings, read_json
 from simgan_captcha.report.pictures import picture_uri
 from simgan_captcha.report.templates import page_template
 from simgan_captcha.types import GreyImages
@@ -49,9 +50,9 @@ def audit_figures(
         flops: Of that learning.
     """
     stages = {
-        stage: manifest
-        for stage in stages_of(dict(recorded))
-        if (manifest := read_json(run / stage / MANIFEST, [])) is not None
+        stage.name: manifest
+        for stage in recorded_stages(recorded)
+        if (manifest := read_json(run / stage.name / MANIFEST, [])) is not None
     }
     estimate = diagnosis["estimates"][diagnosis["kept"]]
     judged = of_these_readings(run / JUDGEMENT, run, [])
@@ -64,7 +65,7 @@ def audit_figures(
         "attempts": 1 / share if share else None,
         "broken": least >= BROKEN,
         "broken_from": BROKEN,
-        "calibrated": bool(recorded["config"].get("calibrate")),
+        "calibrated": "calibrate" in stages,
         "cost": {
             "labels": 0,
             "unlabelled_images": stages.get("store", {}).get("images"),
