@@ -63,16 +63,9 @@ def run(
     from simgan_captcha.scheme import load_scheme
 
     earlier = Request.of_record(read_run(run)) if (run / RUN).exists() else None
-    if challenges and images:
-        raise UsageError("expected --challenges or --images, got both; give one")
-    place = challenges or (str(images) if images else earlier and earlier.challenges)
-    if place is None:
-        raise UsageError(
-            f"expected --challenges FOLDER-or-URL, or --images FOLDER, for the new run {run}"
-        )
-    changes = tuple(settings or ())
+    place, changes = _place(run, challenges, images, earlier), tuple(settings or ())
     request = Request(
-        place if is_url(place) else str(Path(place).resolve()),
+        place,
         _user(place, user, earlier),
         preset or (earlier.preset if earlier else "cpu"),
         seed if seed is not None else (earlier.seed if earlier else 1),
@@ -83,6 +76,20 @@ def run(
         kept = kept_settings(earlier, preset, replaces_scheme=scheme is not None)
         request = replace(request, settings=later_settings(kept, changes))
     train(run, request, quiet=quiet)
+
+
+def _place(
+    run: Path, challenges: str | None, images: Path | None, earlier: "Request | None"
+) -> str:
+    """The folder or address that a run learns from."""
+    if challenges and images:
+        raise UsageError("expected --challenges or --images, got both; give one")
+    place = challenges or (str(images) if images else earlier and earlier.challenges)
+    if place is None:
+        raise UsageError(
+            f"expected --challenges FOLDER-or-URL, or --images FOLDER, for the new run {run}"
+        )
+    return place if is_url(place) else str(Path(place).resolve())
 
 
 def _user(place: str, user: str | None, earlier: "Request | None") -> str | None:
