@@ -84,7 +84,7 @@ def _place(
     """The folder or address that a run learns from."""
     if challenges and images:
         raise UsageError("expected --challenges or --images, got both; give one")
-    place = challenges or (str(images) if images else earlier and earlier.challenges)
+    place = challenges or (str(images) if images else earlier.challenges if earlier else None)
     if place is None:
         raise UsageError(
             f"expected --challenges FOLDER-or-URL, or --images FOLDER, for the new run {run}"
