@@ -23,18 +23,19 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import core_count, write_json
 from simgan_captcha.calibration.scout import without_pose
-from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
+from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
 from simgan_captcha.evaluation.judge import judge, puzzle_truth
 from simgan_captcha.evaluation.judgement import Judgement
-from simgan_captcha.pipeline.learning import READER, load_images
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
-from simgan_captcha.pipeline.run_folder import read_run
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.pipeline.run_data import load_images
+from simgan_captcha.pipeline.run_folder import READER, Request, read_run
+from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import load_reader, read_images
+from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import LabelledStream
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
@@ -80,12 +81,7 @@ def finish_run(
     with progress or StageProgress() as shown:
         run_pipeline(
             run,
-            resolve_config(preset, settings),
-            challenges=str(challenges),
-            user=user,
-            seed=seed,
-            preset=preset,
-            settings=settings,
+            Request(str(challenges), user, preset, seed, settings=tuple(settings)),
             progress=shown,
         )
 

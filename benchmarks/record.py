@@ -10,8 +10,8 @@ from typing import Any
 
 import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
-from simgan_captcha.report.inputs import STAGES
 
 RESULTS = Path(__file__).parent / "results"
 """Where full runs write; a try-out names another folder."""
@@ -51,7 +51,7 @@ def manifests(run: Path) -> dict[str, dict[str, Any]]:
 
 def training_flops(run: Path, *, up_to: str = "readings") -> int:
     """Of the stages of a run up to one, that included; a multiply-add is two."""
-    order = list(STAGES)
+    order = [stage.name for stage in STAGES]
     counted = order[: order.index(up_to) + 1]
     return sum(of["training_flops"] for stage, of in manifests(run).items() if stage in counted)
 

@@ -39,9 +39,7 @@ from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.original.simulator import OriginalSimulator
-from simgan_captcha.pipeline.cost import calibrates
-from simgan_captcha.pipeline.learning import CALIBRATION, READER
-from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.pipeline.run_folder import CALIBRATION, READER, read_run
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.simgan import REAL, REFINED, Discriminator, load_refiner, local_adversarial_loss
 from simgan_captcha.simulator.calibrated import Calibration
@@ -252,7 +250,7 @@ def synthetic_images(
         simulator = OriginalSimulator(config.scheme, config.original_simulator, background)
     else:
         calibration = (
-            Calibration.load(run / "calibrate" / CALIBRATION) if calibrates(config) else None
+            Calibration.load(run / "calibrate" / CALIBRATION) if config.calibrates else None
         )
         simulator = Simulator(config.scheme, config.simulator, background, calibration)
     images, _ = simulator.batch(np.random.default_rng([_STREAM, seed]), count)

@@ -32,7 +32,8 @@ from families import FAMILIES, draw
 from record import RESULTS, provenance, write_result
 from stock_readers import ALPHABET, DECODED, NOTHING, READERS, Job
 
-from simgan_captcha.evaluation.judge import judge, puzzle_truth, read_labels_csv
+from simgan_captcha.evaluation.judge import judge, puzzle_truth
+from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.scheme import HACKMIT_2017
 
 OURS, BEST = "ours", "best stock"

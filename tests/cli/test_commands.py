@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from simgan_captcha import __version__
-from simgan_captcha.cli.commands import _later_settings
+from simgan_captcha.cli.learn import later_settings
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings
 from simgan_captcha.pipeline.manifest import MANIFEST, locked
@@ -474,7 +474,7 @@ def test_an_unknown_preset_or_option(
     tmp_path: Path, made: tuple[Path, Path, dict[str, str]]
 ) -> None:
     outcome = command("run", tmp_path / "run", "--challenges", made[1], "--preset", "fast")
-    outcome.error(2, "quick, cpu, paper, seed; got 'fast'")
+    outcome.error(2, "quick, cpu, paper, original; got 'fast'")
     assert command("run", tmp_path / "run", "--sed", "1").code == 2
     assert command("run", tmp_path / "run", "--seed", "-1").code == 2
 
@@ -573,8 +573,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_later_settings_go_before_earlier_ones_and_do_not_pile_up() -> None:
     earlier = ["reader.steps=5", "workers=0"]
-    assert _later_settings(earlier, earlier) == earlier
-    assert _later_settings(earlier, ["reader.steps=7"]) == ["workers=0", "reader.steps=7"]
+    assert later_settings(earlier, earlier) == tuple(earlier)
+    assert later_settings(earlier, ["reader.steps=7"]) == ("workers=0", "reader.steps=7")
     # One that sets a whole part overrides what was set within it before.
     whole = ['reader={"steps": 3}']
-    assert resolve_config("quick", _later_settings(earlier, whole)).reader.steps == 3
+    assert resolve_config("quick", later_settings(earlier, whole)).reader.steps == 3

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from simgan_captcha import HACKMIT_2017
-from simgan_captcha.data.fetch import DownloadSettings
 from simgan_captcha.data.ingest import IngestReport, ingest
+from simgan_captcha.data.settings import DownloadSettings
 from tests.data.misbehaving_server import MisbehavingServer
 from tests.drawing import encode_jpeg
 

@@ -22,7 +22,8 @@ from simgan_captcha.data.background import (
 )
 from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import GreyImages
 from tests.drawing import encode_jpeg, plain, striped
 

@@ -25,7 +25,7 @@ from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme, load_scheme
 from simgan_captcha.simulator.glyphs import WIDE_FONTS, open_font
-from simgan_captcha.simulator.layout import LayoutSettings
+from simgan_captcha.simulator.settings import LayoutSettings
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 
@@ -265,7 +265,7 @@ def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) ->
             with pytest.raises(ConfigError, match="text_width"):
                 load_scheme(path)
             path.write_text("\n".join([*lines, more[0], "text_width = 300"]))
-        settings = scheme_settings(path)
+        settings = scheme_settings(load_scheme(path))
         assert all(setting.startswith(OF_THE_SCHEME) for setting in settings)
         drawn[name] = resolve_config("quick", settings).simulator
     layouts = {name: of.layout for name, of in drawn.items()}

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha import HACKMIT_2017, SimganCaptchaError
-from simgan_captcha.data.fetch import DownloadSettings
 from simgan_captcha.data.ingest import MAX_REASONS, ingest
+from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import DownloadError, StoreError, UsageError
 from tests.data.downloading import (
@@ -282,7 +282,7 @@ import sys
 from pathlib import Path
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.data.ingest import ingest
-from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.data.settings import DownloadSettings
 ingest(sys.argv[1], Path(sys.argv[2]), scheme=HACKMIT_2017, user="", batches=8,
        settings=DownloadSettings(concurrency=2, requests_per_second=1000))
 """

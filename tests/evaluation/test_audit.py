@@ -16,7 +16,8 @@ from simgan_captcha.evaluation.audit.verdict import CHECKLIST, severity_of
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.commands import command
 from tests.small_run import draw_captchas, pipeline, write_challenges
 

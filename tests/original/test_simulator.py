@@ -9,7 +9,8 @@ from simgan_captcha import HACKMIT_2017
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.original import simulator as original_simulator
-from simgan_captcha.original.simulator import OriginalSimulator, OriginalSimulatorSettings, segment
+from simgan_captcha.original.settings import OriginalSimulatorSettings
+from simgan_captcha.original.simulator import OriginalSimulator, segment
 from simgan_captcha.scheme import Scheme
 from tests.drawing import plain, striped
 

@@ -537,7 +537,7 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
     ).read_bytes()
-    from simgan_captcha.pipeline.learning import load_images
+    from simgan_captcha.pipeline.run_data import load_images
     from simgan_captcha.recognizer.decode import decode, read_probabilities
 
     names, images = load_images(CaptchaStore(finished / "store"), SCHEME)

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simgan_captcha.errors import StoreError
-from simgan_captcha.original.simulator import OriginalSimulator, OriginalSimulatorSettings
+from simgan_captcha.original.settings import OriginalSimulatorSettings
+from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
 from tests.drawing import plain

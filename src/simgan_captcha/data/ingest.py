@@ -18,9 +18,10 @@ import httpx
 
 from simgan_captcha.data.addresses import is_url, without_password
 from simgan_captcha.data.batch import parse_batch, unpack_batch
-from simgan_captcha.data.fetch import DownloadSettings, batch_urls, fetch_batches
+from simgan_captcha.data.fetch import batch_urls, fetch_batches
 from simgan_captcha.data.folder import image_groups, is_image_file, unpack_images
 from simgan_captcha.data.images import SUFFIXES
+from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import Captcha, CaptchaStore, RejectedCaptcha
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
 from simgan_captcha.scheme import Scheme

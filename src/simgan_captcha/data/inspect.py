@@ -25,7 +25,7 @@ from simgan_captcha.data.folder import is_image_file
 from simgan_captcha.data.foreground import INK, fitted, ink_on_black, uneven_share
 from simgan_captcha.data.images import MAX_BYTES, SUFFIXES, check_image, decode_grey, decode_rgb
 from simgan_captcha.errors import ImageError, UsageError
-from simgan_captcha.scheme import BackgroundKind, ClutterKind, check_scheme
+from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
 from simgan_captcha.types import GreyImages
 
 _LOOKED_AT = 500
@@ -239,6 +239,36 @@ def _contact_sheet(encoded: Sequence[bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | None) -> Scheme:
+    """The scheme that follows from what was seen and given.
+
+    Args:
+        look: At the folder.
+        alphabet: As given, or None for lower-case letters and digits.
+        lengths: Of the shortest and the longest text, as given, or None for the commonest number of
+            stretches of ink.
+
+    Raises:
+        ConfigError: An alphabet that no scheme may have, or images of such a size.
+    """
+    guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
+    shortest, longest = lengths or (guessed, guessed)
+    width, height = look.reading_size
+    return check_scheme(
+        {
+            "alphabet": ascii_lowercase + digits if alphabet is None else alphabet,
+            "length": longest,
+            "shortest": shortest if shortest < longest else None,
+            "width": width,
+            "height": height,
+            "background": look.kind,
+            "text_height": look.text_height,
+            "text_width": look.text_width,
+            "clutter": look.clutter,
+        }
+    )
+
+
 def scheme_text(
     look: FirstLook,
     folder: Path,
@@ -265,25 +295,10 @@ def scheme_text(
         for count, images in look.stretches.most_common(4)
     )
     others = look.sizes.total() - seen[0][1]
-    guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
-    shortest, longest = lengths or (guessed, guessed)
-    characters = ascii_lowercase + digits if alphabet is None else alphabet
-    scheme = check_scheme(
-        {
-            "alphabet": characters,
-            "length": longest,
-            "shortest": shortest if shortest < longest else None,
-            "width": width,
-            "height": height,
-            "background": look.kind,
-            "text_height": look.text_height,
-            "text_width": look.text_width,
-            "clutter": look.clutter,
-        }
-    )
+    scheme = scheme_of(look, alphabet, lengths)
     # Control characters would end a comment, and TOML knows one more of them than JSON.
     where = "".join(c if c.isprintable() else "?" for c in str(folder))
-    quoted = json.dumps(characters, ensure_ascii=False).replace("\x7f", "\\u007f")
+    quoted = json.dumps(scheme.alphabet, ensure_ascii=False).replace("\x7f", "\\u007f")
     brightness = "brighter" if look.background.bright_ink else "darker"
     shared = look.kind == "shared"
     ink = f"{brightness} than the background" if shared else "as far from it"

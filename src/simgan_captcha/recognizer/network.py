@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.original.network import OriginalReader
 from simgan_captcha.recognizer.counting import Counting
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS
 from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
-
-ATTENTION_HEADS = 4
-"""Number of heads; the last width of the attention recognizer must be divisible by it."""
 
 _CODE_SCALE = 0.3
 """Amplitude of the slowest wave of the position code."""

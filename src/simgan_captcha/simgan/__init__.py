@@ -2,34 +2,43 @@
 
 Synthetic images go in, images that look like a pile of unlabelled real ones come out, and what the
 synthetic ones were labelled with stays true. Images are (B, C, H, W) float32 in [-1, 1].
+
+Only the settings are imported with the package; everything else needs torch and is imported when
+it is first used.
 """
 
-from simgan_captcha.simgan.alarms import (
-    discriminator_has_won,
-    refiner_is_identity,
-    refining_destroys_labels,
-)
-from simgan_captcha.simgan.history import ImageHistory
-from simgan_captcha.simgan.losses import (
-    consistency_loss,
-    local_adversarial_loss,
-    patch_accuracy,
-    self_regularization_loss,
-)
-from simgan_captcha.simgan.networks import (
-    REAL,
-    REFINED,
-    Discriminator,
+from typing import TYPE_CHECKING, Any
+
+from simgan_captcha.simgan.settings import (
     DiscriminatorSettings,
-    Refiner,
     RefinerSettings,
-    load_refiner,
-    save_refiner,
+    SimGANSettings,
 )
-from simgan_captcha.simgan.settings import SimGANSettings
-from simgan_captcha.simgan.sheet import sheet_png
-from simgan_captcha.simgan.training import BatchStream, SimGANResult, train_refiner
-from simgan_captcha.simgan.updates import Recogniser, count_forward_flops, count_training_flops
+
+if TYPE_CHECKING:
+    from simgan_captcha.simgan.library import (
+        REAL,
+        REFINED,
+        BatchStream,
+        Discriminator,
+        ImageHistory,
+        Recogniser,
+        Refiner,
+        SimGANResult,
+        consistency_loss,
+        count_forward_flops,
+        count_training_flops,
+        discriminator_has_won,
+        load_refiner,
+        local_adversarial_loss,
+        patch_accuracy,
+        refiner_is_identity,
+        refining_destroys_labels,
+        save_refiner,
+        self_regularization_loss,
+        sheet_png,
+        train_refiner,
+    )
 
 __all__ = [
     "REAL",
@@ -57,3 +66,12 @@ __all__ = [
     "sheet_png",
     "train_refiner",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used."""
+    if name in __all__:
+        from simgan_captcha.simgan import library
+
+        return getattr(library, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,55 +5,19 @@ an image's own brightness must not leak into its neighbours of the batch.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simgan_captcha.errors import RunError, ShapeError
+from simgan_captcha.simgan.settings import DiscriminatorSettings, RefinerSettings
 from simgan_captcha.training.checkpoint import load_weights, save_weights
 
 REAL, REFINED = 0, 1
 """The discriminator's two classes: indices along dimension 1 of its logits."""
-
-
-Width = Annotated[int, Field(ge=1, le=1024)]
-
-
-class RefinerSettings(BaseModel):
-    """Size of the refiner; the paper's, for eyes: ``RefinerSettings(global_skip=False)``.
-
-    Cost: ``blocks * 2 * 9 * features**2 / downscale**2`` multiply-adds a pixel, to the first order:
-    1,470 million for the paper's on 50x100 pixels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    channels: int = Field(default=1, ge=1, le=16)
-    """C, of what goes in and of what comes out."""
-    features: Width = 64
-    """F, feature maps of every block."""
-    blocks: int = Field(default=4, ge=1, le=64)
-    """ResNet blocks."""
-    downscale: int = Field(default=1, ge=1, le=8)
-    """d: the blocks see the image at 1/d of its height and width, for 1/d² of the cost."""
-    global_skip: bool = True
-    """True: the network learns what to add to the image. False: it draws the image anew."""
-
-
-class DiscriminatorSettings(BaseModel):
-    """Size of the discriminator; the defaults are the paper's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    channels: int = Field(default=1, ge=1, le=16)
-    """C of the images it judges."""
-    widths: tuple[Width, Width, Width, Width] = (96, 64, 32, 32)
-    """Feature maps of its four hidden convolutions, 1 to 1024 each."""
-    spectral_norm: bool = False
-    """Whether no convolution may stretch anything (spectral normalisation, arXiv:1802.05957)."""
 
 
 class Refiner(nn.Module):

@@ -15,8 +15,8 @@ from simgan_captcha.simgan.losses import (
     patch_accuracy,
     self_regularization_loss,
 )
-from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner, RefinerSettings
-from simgan_captcha.simgan.settings import SimGANSettings
+from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner
+from simgan_captcha.simgan.settings import RefinerSettings, SimGANSettings
 from simgan_captcha.training.parallel import gather
 
 Figures = dict[str, Tensor]

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from simgan_captcha.data.foreground import read_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError
+from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import FINISHED
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN
+from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
 from simgan_captcha.types import FloatImages, GreyImages
 
@@ -122,8 +123,8 @@ class RunReader:
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader
 
-        readers = [self._run / stage / "reader.safetensors" for stage in ("read", "adapt")]
-        background = self._run / "background" / "background.npz"
+        readers = [self._run / stage.name / READER for stage in STAGES if stage.recognizer]
+        background = self._run / BACKGROUND
         about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS)]
         state = file_states(*about, background, *readers)
         if self._loaded is None or state != self._state:

@@ -23,11 +23,12 @@ from simgan_captcha.evaluation.audit.verdict import (
     severity_of,
 )
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.learning import run_simulator
+from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import run_simulator
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_diagnosis, read_run
-from simgan_captcha.report.inputs import of_these_readings, read_json, stages_of
+from simgan_captcha.report.inputs import of_these_readings, read_json
 
 BROKEN = 0.01
 """From this share on a captcha counts as broken (Bursztein, Martin and Mitchell, Text-based CAPTCHA
@@ -159,7 +160,7 @@ def audit_figures(
             "notes": made.found.notes,
         },
         "readers": [_reader_row(row) for row in made.readers],
-        "calibrated": bool(recorded["config"].get("calibrate")),
+        "calibrated": "calibrate" in [stage.name for stage in recorded_stages(recorded)],
         "cost": _cost(run, recorded),
         "changes": [
             {
@@ -213,9 +214,9 @@ def _reader_row(row: StockRow) -> Json:
 def _cost(run: Path, recorded: Mapping[str, Any]) -> Json:
     """What the run took, over the stages that it has as it is set now."""
     stages = {
-        stage: manifest
-        for stage in stages_of(dict(recorded))
-        if (manifest := read_json(run / stage / MANIFEST, [])) is not None
+        stage.name: manifest
+        for stage in recorded_stages(recorded)
+        if (manifest := read_json(run / stage.name / MANIFEST, [])) is not None
     }
     return {
         "labels": 0,

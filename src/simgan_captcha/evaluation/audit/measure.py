@@ -20,7 +20,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.evaluation.intervals import wilson_interval
-from simgan_captcha.pipeline.cost import brief_settings, reader_architecture
+from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.recognizer.decode import read_probabilities
 from simgan_captcha.recognizer.train import train_reader
 from simgan_captcha.scheme import Scheme
@@ -276,7 +276,7 @@ def _learned_on(
     on_step: Callable[[int, int], None],
 ) -> tuple[nn.Module, int]:
     """A reader that went on learning on a simulator's images, and the FLOPs of that."""
-    background, settings = simulator.simulator.background, brief_settings(config, steps)
+    background, settings = simulator.simulator.background, config.brief_training(steps)
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, ids in synthetic_batches(

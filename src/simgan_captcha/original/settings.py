@@ -1,6 +1,22 @@
-"""The settings of preset ``original``."""
+"""Settings of the 2017 system, and the preset ``original``."""
 
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class OriginalSimulatorSettings(BaseModel):
+    """What of the original's generator can be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    font: str = "dejavu-sans-bold"
+    """A name (see `glyphs.DEFAULT_FONTS`) or a font file."""
+    font_size: int = Field(default=26, ge=4, le=200)
+    """Pixels per em."""
+    rotation: float = Field(default=20.0, ge=0, le=180)
+    """Largest turn in degrees, either way."""
+
 
 ORIGINAL: dict[str, Any] = {
     "calibrate": False,
