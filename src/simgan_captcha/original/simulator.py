@@ -35,6 +35,8 @@ class OriginalSimulatorSettings(BaseModel):
     """Pixels per em."""
     rotation: float = Field(default=20.0, ge=0, le=180)
     """Largest turn in degrees, either way."""
+    apart: bool = True
+    """Whether drawings are drawn again whose letters run together, as in the original."""
 
 
 class OriginalSimulator:
@@ -75,7 +77,7 @@ class OriginalSimulator:
     def _draw_well_formed(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         for _ in range(MAX_DRAWINGS):
             letters, ids = self._draw(generator)
-            if len(segment(letters)) == self.scheme.length:
+            if not self.settings.apart or len(segment(letters)) == self.scheme.length:
                 return letters, ids
         raise ConfigError(
             f"expected letters that can be told apart, {MAX_DRAWINGS} drawings of "

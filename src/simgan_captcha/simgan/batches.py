@@ -3,7 +3,7 @@
 Shapes: N images, B batch, C channel, H and W in pixels.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any, Protocol
 
@@ -56,9 +56,8 @@ def to_stream(images: Images, batch_size: int, seed: int) -> BatchStream:
     """
     if callable(images) and not hasattr(images, "__getitem__") and not hasattr(images, "__iter__"):
         return images
-    if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
-        count: int = len(images)
-        if not count:
+    if isinstance(images, Sized) and hasattr(images, "__getitem__"):
+        if not len(images):
             raise UsageError("expected at least one image, got none; give some")
         return _Shuffled(images, batch_size, seed)
     if isinstance(images, Iterable):
