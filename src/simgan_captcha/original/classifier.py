@@ -82,9 +82,9 @@ def train_classifier(
         if numbers["made_with"] != made_with:
             raise RunError(f"expected the checkpoint {path} to be of these settings; delete it")
         step, accuracy, each = numbers["step"], numbers["accuracy"], numbers["flops"]
-    batches = stream(step)
+    batches, device = stream(step), next(network.parameters()).device
     while step < settings.most_steps and accuracy < settings.target:
-        images, ids = next(batches)
+        images, ids = (each.to(device) for each in next(batches))
         network.train()
         with FlopCounterMode(display=False) as counter:
             loss = nn.functional.cross_entropy(network(images).flatten(0, 1), ids.flatten())
@@ -107,9 +107,9 @@ def train_classifier(
 def examine(network: nn.Module, fresh: LabelledStream, batches: int) -> float:
     """Share of images of so many batches that are read whole."""
     network.eval()
-    stream = fresh(0)
+    stream, device = fresh(0), next(network.parameters()).device
     right = []
     for _ in range(batches):
-        images, ids = next(stream)
+        images, ids = (each.to(device) for each in next(stream))
         right.append((network(images).argmax(-1) == ids).all(-1).float().mean())
     return float(torch.stack(right).mean())

@@ -16,8 +16,8 @@ class OriginalReader(nn.Module):
         width: W.
         length: L.
         classes: K.
-        features: Width of the convolutions and of the hidden layer, the original's by default; a
-            quarter of it costs 50 MMAC.
+        features: Width of the four convolutions, the original's by default; a quarter of it costs
+            a sixth.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class OriginalReader(nn.Module):
             )
         self.features = nn.Sequential(*layers, nn.Dropout(0.25), nn.Flatten())
         self.hidden = nn.Sequential(
-            nn.Linear(features * rows * columns, features), nn.ReLU(inplace=True), nn.Dropout(0.5)
+            nn.Linear(features * rows * columns, 128), nn.ReLU(inplace=True), nn.Dropout(0.5)
         )
-        self.classify = nn.Linear(features, length * classes)
+        self.classify = nn.Linear(128, length * classes)
         self.length = length
 
     def forward(self, images: Tensor) -> Tensor:
