@@ -195,9 +195,8 @@ class Bench:
         synthetic, _ = next(lab.synthetic(MEASURE, count))
         after = torch.cat([refined(each, refiner) for each in synthetic.split(100)])
         real = torch.from_numpy(lab.background.normalise(lab.images[:count]))
-        found = measure_refiner(
-            *(synthetic, after, real, witness, lab.seed), steps=2 if self.tiny else STEPS
-        )
+        steps = 2 if self.tiny else STEPS
+        found = measure_refiner(synthetic, after, real, witness, lab.seed, steps)
         lines = (self.folder / arm / "refine" / FILE_NAME).read_text().splitlines()[-100:]
         told = [json.loads(line).get("discriminator_accuracy") for line in lines]
         judged = [accuracy for accuracy in told if accuracy is not None]

@@ -156,10 +156,8 @@ def test_a_second_scale_judges_patches_of_twice_the_size() -> None:
     assert logits.shape == (1, 2, 64, 32)  # 32 rows of either scale
 
     def extent(row: int) -> int:
-        x.grad = None
-        logits[0, :, row, 16].sum().backward(retain_graph=True)
-        assert x.grad is not None
-        reached = x.grad[0, 0].nonzero()
+        (gradient,) = torch.autograd.grad(logits[0, :, row, 16].sum(), x, retain_graph=True)
+        reached = gradient[0, 0].nonzero()
         return int((reached.max(0).values - reached.min(0).values).max())
 
     assert extent(16) < 31 < extent(32 + 16) < 62
