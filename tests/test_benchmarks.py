@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 from simgan_captcha.inference.reader import ImageReader
@@ -19,6 +21,7 @@ from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
+from tests.drawing import encode_jpeg
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -225,3 +228,105 @@ def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path
     }
     assert "swust_2020" in (tmp_path / "zero_shot.md").read_text()
     assert "ddddocr" in (tmp_path / "zero_shot_cost.md").read_text()
+
+
+@pytest.fixture
+def real_captchas(tmp_path: Path) -> Path:
+    """A batch of captchas of the puzzle's size; the texts do not matter."""
+    rng = np.random.default_rng(1)
+    grey = np.tile(np.linspace(60, 140, 100), (50, 1))
+    captchas = []
+    for _ in range(80):
+        image = grey + rng.normal(0, 3, grey.shape)
+        for slot in range(4):
+            image[rng.integers(5, 20) :, 25 * slot + rng.integers(2, 8)][:20] = 250
+            image[20 + rng.integers(10), 25 * slot + 4 : 25 * slot + 18] = 250
+        captchas.append((encode_jpeg(image.clip(0, 255).astype(np.uint8), 50), ""))
+    write_challenges(tmp_path / "challenges", captchas, batches=1)
+    return tmp_path / "challenges"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_table_of_refiners_is_made_arm_by_arm(
+    tmp_path: Path, real_captchas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = load("simgan_table")
+    every = "flow, hinge, contrastive"
+
+    def run(*arms: str, seed: int = 1) -> dict[str, dict[str, Any]]:
+        where = [str(tmp_path / "work"), "--challenges", str(real_captchas), "--tiny"]
+        size = ["--test", "40", "--measured", "40", "--threads", "1", "--out", str(tmp_path)]
+        table.main([*where, *size, "--seeds", str(seed), "--arms", *arms])
+        rows = json.loads((tmp_path / "simgan_table.json").read_text())["rows"]
+        return {row["arm"]: row for row in rows}
+
+    first = run("raw", "paper")
+    assert first.keys() == {"raw", "paper"}
+    again = run("raw", "paper", every)
+    assert {arm: again[arm] for arm in first} == first  # and not made again
+    row = again[every]
+    assert row["refiner"]["adversarial"] == "hinge"
+    assert 0 <= row["read"]["captcha_accuracy"] <= row["read"]["captcha_interval"][1] <= 1
+    assert row["read"]["images"] == row["adapted"]["images"] == 40
+    for key in ("texts_kept", "told_from_real", "discriminator_accuracy"):
+        assert 0 <= row[key] <= 1
+        assert key not in again["raw"]
+    assert row["tflop"] > row["refiner_tflop"] > 0
+    assert "| one font | flow, hinge, contrastive | 1 |" in capsys.readouterr().out
+    for arm in table.ARMS:  # all can be built
+        table.SimGANSettings.model_validate({**table._BASE, **table.ARMS[arm]})
+    with pytest.raises(SystemExit, match=r"expected .* to be of"):
+        table.Rows(tmp_path / "simgan_table.json", ("arm",), {"test": 5})
+    with pytest.raises(SystemExit, match="--out with --tiny"):
+        table.main([str(tmp_path), "--challenges", str(real_captchas), "--tiny"])
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_story_of_2017_is_told_row_by_row(tmp_path: Path, real_captchas: Path) -> None:
+    story = load("original_story")
+
+    def run(*steps: str) -> list[dict[str, Any]]:
+        where = [str(tmp_path / "work"), "--challenges", str(real_captchas), "--tiny"]
+        size = ["--test", "40", "--threads", "1", "--out", str(tmp_path), "--seeds", "1"]
+        story.main([*where, *size, "--steps", *steps])
+        rows: list[dict[str, Any]] = json.loads(
+            (tmp_path / "original_story_tiny.json").read_text()
+        )["rows"]
+        return rows
+
+    first = run("2017")
+    assert [(row["step"], row["learned_from"]) for row in first] == [
+        ("2017", "raw"),
+        ("2017", "refined"),
+    ]
+    rows = run("2017", "today's reader")
+    assert rows[:2] == first  # and not made again
+    assert len(rows) == 4
+    for row in rows:
+        assert row["images"] == 40
+        assert row["steps"] == 2
+        assert row["tflop"] > 0
+        assert ("change" in row) == (row["learned_from"] == "refined")
+    assert "| 2017 | refined | 1 |" in (tmp_path / "original_story_tiny.md").read_text()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_mean_and_interval_over_seeds() -> None:
+    record = load("record")
+    assert record.over_seeds([]) == "–"
+    assert record.over_seeds([0.5]) == "50.0%"
+    assert record.over_seeds([10.0, 12.0, 14.0], "{:+.1f}") == "+12.0 ± 5.0"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_refiners_images_are_measured() -> None:
+    """Images of two kinds are told apart and lie apart, images of one kind are and do not."""
+    measures = load("refiner_measures")
+    generator = torch.Generator().manual_seed(1)
+    dark, other, bright = (
+        torch.rand(80, 1, 16, 16, generator=generator) - shift for shift in (1.0, 1.0, 0.0)
+    )
+    assert measures.told_apart(dark, bright, 1, steps=60) > 0.9
+    assert 0.2 < measures.told_apart(dark, other, 1, steps=60) < 0.8
+    one, same, apart = (images.flatten(1) for images in (dark, other, bright))
+    assert abs(measures.kernel_distance(one, same)) < 0.05 * measures.kernel_distance(one, apart)

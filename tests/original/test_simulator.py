@@ -44,6 +44,12 @@ def test_every_image_passes_the_segment_test_and_only_some_drawings_do() -> None
     assert 0.03 < np.mean(np.array(drawings) == 4) < 0.3
 
 
+def test_letters_may_run_together_where_that_is_mended() -> None:
+    mended = OriginalSimulatorSettings(apart=False, rotation=30)
+    images, _ = OriginalSimulator(HACKMIT_2017, mended, plain()).batch(np.random.default_rng(2), 60)
+    assert {len(segment(image == 255)) for image in images} > {4}
+
+
 def test_lines_are_laid_over_the_letters() -> None:
     lined = striped((60, 140, 100, 150), 250)
     plain_images, _ = OriginalSimulator(HACKMIT_2017, SEED, plain()).batch(

@@ -16,6 +16,8 @@ class OriginalSimulatorSettings(BaseModel):
     """Pixels per em."""
     rotation: float = Field(default=20.0, ge=0, le=180)
     """Largest turn in degrees, either way."""
+    apart: bool = True
+    """Whether drawings are drawn again whose letters run together, as in the original."""
 
 
 ORIGINAL: dict[str, Any] = {

@@ -62,7 +62,7 @@ class OriginalSimulator:
     def _draw_well_formed(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         for _ in range(MAX_DRAWINGS):
             letters, ids = self._draw(generator)
-            if len(segment(letters)) == self.scheme.length:
+            if not self.settings.apart or len(segment(letters)) == self.scheme.length:
                 return letters, ids
         raise ConfigError(
             f"expected letters that can be told apart, {MAX_DRAWINGS} drawings of "
