@@ -218,7 +218,7 @@ def alike(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        (nothing, UsageError, "expected images .*, found none"),
+        (nothing, UsageError, "expected images .*, got none of 3 entries .*: 1 folder"),
         (broken, ImageError, "none of 80 looked at can be read; the first is 0.jpg"),
         (alike, ImageError, "got images that are all alike"),
     ],

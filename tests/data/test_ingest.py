@@ -68,7 +68,7 @@ def test_folder_without_batches_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match="is a file"):
         ingest_folder(tmp_path / "notes.txt", tmp_path / "store")
-    with pytest.raises(UsageError, match=r"expected files named challenge-\* .* none of 1 entries"):
+    with pytest.raises(UsageError, match=r"expected images .* challenge-\* .* none of 1 entries"):
         ingest_folder(tmp_path, tmp_path / "store")
     with pytest.raises(UsageError, match="at least 1 batch"):
         ingest_folder(tmp_path, tmp_path / "store", batches=0)

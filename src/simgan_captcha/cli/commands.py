@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,6 +108,7 @@ Settings = Annotated[
 ]
 PresetName = Annotated[str, typer.Option(help="quick, cpu, paper or seed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and warnings only.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders of folders.")]
 
 
 @app.command()
@@ -122,7 +124,7 @@ def run(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of unlabelled JPEG or PNG images, instead of --challenges."),
+        typer.Option(help="Folder or zip file of unlabelled images, instead of --challenges."),
     ] = None,
     scheme: Annotated[
         Path | None,
@@ -140,6 +142,7 @@ def run(
         typer.Option(help="Decides every random draw; 1 if left out.", min=0, max=2**31 - 1),
     ] = None,
     settings: Settings = None,
+    recursive: Recursive = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn from unlabelled captchas and read them all.
@@ -182,7 +185,11 @@ def run(
                 for setting in recorded.get("settings", [])
                 if preset in (None, recorded.get("preset")) or setting.startswith(OF_THE_SCHEME)
             ],
-            [*(scheme_settings(scheme) if scheme else []), *(settings or [])],
+            [
+                *(scheme_settings(scheme) if scheme else []),
+                *(["download.recursive=true"] if recursive else []),
+                *(settings or []),
+            ],
         ),
         quiet,
     )
@@ -236,7 +243,7 @@ def _run(
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of unlabelled JPEG or PNG images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or zip file of unlabelled images.")],
     file: Annotated[Path, typer.Argument(help="Where to write the scheme, as my.toml.")],
     alphabet: Annotated[
         str | None, typer.Option(help="Every character a text may hold.", show_default=False)
@@ -244,6 +251,7 @@ def init(
     length: Annotated[
         str | None, typer.Option(help="Characters in a text, as 5 or 4-6.", show_default=False)
     ] = None,
+    recursive: Recursive = False,
 ) -> None:
     """Look at images of another captcha family: write a commented scheme and a contact sheet."""
     import shlex
@@ -265,7 +273,7 @@ def init(
             raise UsageError(
                 f"expected a new file, {path} is there already; move it or name another"
             )
-    look = look_at(folder)
+    look = look_at(folder, recursive=recursive)
     text = scheme_text(look, folder, file.name, alphabet, lengths)
     write_bytes(file, text.encode())
     write_bytes(sheet, look.sheet)
@@ -274,7 +282,7 @@ def init(
     typer.echo(
         f"{file}: check alphabet and length beside {sheet}, then\n"
         f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "
-        f"--images {shlex.quote(str(folder))}"
+        f"--images {shlex.quote(str(folder))}" + (" --recursive" if recursive else "")
     )
 
 
@@ -406,8 +414,8 @@ def read(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="JPEG or PNG files, folders of them, captcha stores; - for an image, or for names "
-            "of files, from standard input.",
+            help="Images, folders and zip files of them, challenge batches, captcha stores; - for "
+            "an image, or for names of files, from standard input.",
             show_default=False,
         ),
     ],
@@ -416,20 +424,28 @@ def read(
     parquet: Annotated[
         Path | None, typer.Option(help="Write a Parquet file.", show_default=False)
     ] = None,
+    recursive: Recursive = False,
 ) -> None:
     """Read images: text, confidence, confidence per character. Those of a .onnx need no torch."""
+    from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
-    rows = _image_reader(reader).read_each(image_sources(images, sys.stdin.buffer))
+    left_out: Counter[str] = Counter()
+    image_reader = _image_reader(reader)
+    rows = image_reader.read_each(
+        image_sources(images, sys.stdin.buffer, recursive=recursive, left_out=left_out)
+    )
     if parquet is not None:
         unreadable = write_parquet(rows, parquet)
     elif as_json or as_csv:
         unreadable = (write_json if as_json else write_csv)(rows, sys.stdout)
     else:
         unreadable = write_lines(rows, sys.stdout, sys.stderr)
+    for line in in_words(left_out, image_reader.notes):
+        _warn(line)
     if unreadable:
         raise typer.Exit(1)
 
@@ -479,12 +495,16 @@ def label(
     pending = open_output(out, reader.read_bytes(), partitions)
     run_engine = label_on_ray if engine == Engine.ray else label_here
     total, rows, unreadable = sum(one.rows for one in pending), 0, 0
+    reasons: Counter[str] = Counter()
     with StageProgress(quiet=quiet) as progress:
         progress.stage("label")
         for labelled in run_engine(pending, out):
             rows, unreadable = rows + labelled.rows, unreadable + labelled.unreadable
+            reasons.update(labelled.reasons)
             progress.update(rows, total, unreadable=str(unreadable))
     remove_unfinished(out)
+    for reason, count in reasons.most_common():
+        _warn(f"{count} images unreadable: {reason}")
     earlier = len(partitions) - len(pending)
     typer.echo(
         f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "

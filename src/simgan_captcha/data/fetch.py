@@ -56,6 +56,8 @@ class DownloadSettings(BaseModel):
     """Larger batches are cut and refused."""
     redirect_hosts: tuple[str, ...] = ()
     """Other hosts that redirects may lead to, each as ``host`` or ``host:port``."""
+    recursive: bool = False
+    """Whether folders within a folder of images are looked into."""
 
 
 class _FetchError(Exception):

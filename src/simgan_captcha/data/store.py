@@ -10,10 +10,12 @@ most the batch it was adding, and that batch is then added again from its beginn
 
 import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -122,13 +124,18 @@ class CaptchaStore:
             ) from None
 
     def add(
-        self, source: str, captchas: Sequence[Captcha], rejected: Sequence[RejectedCaptcha] = ()
+        self,
+        source: str,
+        captchas: Sequence[Captcha],
+        rejected: Sequence[RejectedCaptcha] = (),
+        notes: Mapping[str, int] = MappingProxyType({}),
     ) -> BatchCounts:
         """Add one batch, once: adding a source again changes nothing.
 
         An image whose name and bytes are already here is a duplicate and kept once; one whose name
         belongs to other bytes goes to the quarantine, the first stays. When all images of the batch
         end in the quarantine, no part is written: the batch is not "here", and may be tried again.
+        ``notes`` are kept with the batch: what a person should know of its images, counted.
         """
         if self.has(source):
             return self.counts(source)
@@ -159,6 +166,8 @@ class CaptchaStore:
             list(digests.values()),
         ]
         tallies = {"duplicates": str(duplicates), "quarantined": str(len(refused))}
+        if notes:
+            tallies["notes"] = json.dumps(dict(notes))
         _write(path, pa.table(columns, schema=_PART.with_metadata(tallies)))
         self._counts[path] = counts
         self._sha256.update(digests)
@@ -186,6 +195,11 @@ class CaptchaStore:
                 reason for name, reason in zip(names, reasons, strict=True) if name is not None
             )
         return dict(found.most_common())
+
+    def notes(self, sources: Sequence[str]) -> dict[str, int]:
+        """What was noted of the images of these batches, the most frequent first."""
+        paths = {self._part_path(source) for source in sources if self.has(source)}
+        return dict(sum(map(_notes, sorted(paths)), Counter[str]()).most_common())
 
     def in_content_order(self) -> StoredCaptchas:
         """All captchas, in the only order learners may use.
@@ -273,6 +287,15 @@ def read_stored(folder: Path) -> Iterator[tuple[str, bytes]]:
     """
     for path in sorted(folder.glob("part-*.parquet")):
         yield from zip(*_read(path, _PART, ["name", "image"]), strict=True)
+
+
+def _notes(path: Path) -> Counter[str]:
+    try:
+        recorded: Counter[str] = Counter()
+        recorded.update(json.loads(pq.read_schema(path).metadata.get(b"notes", b"{}")))
+        return recorded
+    except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise _damaged(path, str(error)) from None
 
 
 def _batch_id(source: str) -> str:

@@ -1,7 +1,5 @@
 """Reads any image of a short text with the generalist; needs no torch and no run."""
 
-import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.errors import ConfigError, ImageError
 from simgan_captcha.generalist.decoding import (
     MOST_CHARACTERS,
@@ -21,7 +19,7 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
-from simgan_captcha.inference.reader import NamedImage, Source, Unreadable
+from simgan_captcha.inference.reader import NamedImage, Source, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
 
 Floats = npt.NDArray[np.float32]
@@ -169,13 +167,6 @@ class GeneralistReader:
         return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
 
 
-def source_name(image: Source, otherwise: str) -> str:
-    """The path of a file, the name of a named image, or the name given."""
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    return image.name if isinstance(image, NamedImage) else otherwise
-
-
 def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]:
     """Name and colours (H, W, 3) of an image from any source.
 
@@ -184,32 +175,8 @@ def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]
         OSError: The file cannot be read.
         TypeError: Not a `Source`.
     """
-    name = source_name(image, otherwise)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
-            raise ImageError(
-                f"expected (H, W) or (H, W, 3) of uint8, got {image.shape} {image.dtype}"
-            )
-        return name, np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
-    if isinstance(image, NamedImage):
-        image = image.data
-    try:
-        if isinstance(image, bytes):
-            picture = Image.open(io.BytesIO(image))
-        elif isinstance(image, (str, os.PathLike)):
-            picture = Image.open(image)
-        elif isinstance(image, Image.Image):
-            picture = image
-        else:
-            raise TypeError(
-                f"expected a path, bytes, a Pillow picture or an array, got {type(image)}"
-            )
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return name, np.asarray(picture.convert("RGB"), np.uint8)
-    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ImageError(f"expected an image, got something else ({error})") from None
+    given = image.data if isinstance(image, NamedImage) else image
+    return source_name(image, otherwise), open_picture(given).rgb
 
 
 @lru_cache(maxsize=4)

@@ -23,7 +23,7 @@ from simgan_captcha.data.addresses import without_password
 from simgan_captcha.data.background import Background, estimate_background, plain_background
 from simgan_captcha.data.foreground import INK
 from simgan_captcha.data.images import encode_png
-from simgan_captcha.data.ingest import IngestReport, ingest
+from simgan_captcha.data.ingest import ingest, ingest_warnings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.cost import (
@@ -310,7 +310,7 @@ class _Stages:
             on_progress=lambda done, total, images: advance(done, total, {"images": images}),
         )
         write_json(folder / "ingest.json", dataclasses.asdict(report))
-        warnings = _ingest_warnings(report)
+        warnings = ingest_warnings(report)
         for warning in warnings:
             self.progress.warn(warning)
         outcome = StageOutcome(
@@ -365,10 +365,11 @@ def fabric_precision(fabric: Fabric) -> str:
 
 
 def _decoding(config: RunConfig) -> dict[str, Any]:
-    """What decides how stored images are decoded; nothing where all share a picture and a size."""
+    """What decides how stored images are decoded; where they share a picture, only that grey is
+    derived from RGB, which earlier versions did not do for JPEGs with colours."""
     scheme = config.scheme
     size = {"width": scheme.width, "height": scheme.height}
-    return {} if scheme.shares_picture else {scheme.background: size}
+    return {"luma": "of RGB"} if scheme.shares_picture else {scheme.background: size}
 
 
 def _of(config: RunConfig, *keys: str) -> dict[str, Any]:
@@ -380,16 +381,3 @@ def _sheet(images: GreyImages, *, rows: int, columns: int) -> GreyImages:
     framed = np.pad(images[: rows * columns], ((0, 0), (1, 1), (1, 1)), constant_values=0)
     lines = [np.hstack(list(framed[row * columns : (row + 1) * columns])) for row in range(rows)]
     return np.asarray(cv2.resize(np.vstack(lines), None, fx=2, fy=2), np.uint8)
-
-
-def _ingest_warnings(report: IngestReport) -> list[str]:
-    warnings = []
-    if report.batches_failed:
-        warnings.append(
-            f"{report.batches_failed} of {report.batches_expected} batches could not be had, "
-            f"first: {report.failures[0]}; run again to try them again"
-        )
-    if report.quarantined:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
-        warnings.append(f"{report.quarantined} images were set aside: {reasons}")
-    return warnings
