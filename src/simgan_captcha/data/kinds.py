@@ -159,4 +159,6 @@ def in_words(left_out: Mapping[str, int], notes: Mapping[str, int]) -> list[str]
         notes: Images that were taken, by `pictures.Picture.notes`.
     """
     lines = [left_out_in_words(left_out)] if left_out else []
-    return lines + [f"{count} images are {note}" for note, count in notes.items()]
+    return lines + [
+        f"{count} image{'s are' if count > 1 else ' is'} {note}" for note, count in notes.items()
+    ]
