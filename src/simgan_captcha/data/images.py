@@ -5,13 +5,27 @@ picture, see `foreground`. Networks see ``float32`` (B, C, H, W) in [-1, 1].
 """
 
 import io
+from collections.abc import Sequence
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, open_picture
 from simgan_captcha.types import GreyImages
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "check_image", "decode_grey", "decode_rgb", "encode_png"]
+_ON_SHEET = (5, 8)
+"""Columns and rows of a contact sheet."""
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "check_image",
+    "contact_sheet",
+    "decode_grey",
+    "decode_rgb",
+    "encode_png",
+]
 
 
 def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> GreyImages:
@@ -51,3 +65,17 @@ def encode_png(pixels: GreyImages) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def contact_sheet(pictures: Sequence[Pixels]) -> bytes:
+    """PNG of some of the pictures (h, w, 3), in the size of the first."""
+    columns, rows = _ON_SHEET
+    shown = pictures[:: -(-len(pictures) // (columns * rows))]
+    height, width = shown[0].shape[:2]
+    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
+    for number, image in enumerate(shown):
+        image = cv2.resize(image, (width, height))
+        row, column = divmod(number, columns)
+        top, left = row * (height + 4) + 2, column * (width + 4) + 2
+        sheet[top : top + height, left : left + width] = image
+    return encode_png(sheet[: -(-len(shown) // columns) * (height + 4)])

@@ -31,7 +31,7 @@ from simgan_captcha.data.foreground import (
     text_extent,
     uneven_share,
 )
-from simgan_captcha.data.images import encode_png
+from simgan_captcha.data.images import contact_sheet
 from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
@@ -41,8 +41,6 @@ from simgan_captcha.types import Mask
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
 """In all, as all are held at a time: of larger images fewer are looked at."""
-_ON_SHEET = (5, 8)
-"""Columns and rows of the contact sheet."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
 _LINED = 0.04
@@ -155,7 +153,7 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
         background=background,
         kind=kind,
         reading_size=size,
-        sheet=_contact_sheet(pictures),
+        sheet=contact_sheet(pictures),
         **_of_ink(ink, background, pictures, shared=shared),
     )
 
@@ -223,19 +221,6 @@ def _is_picture(background: Background, *, one: bool) -> bool:
 def _reading_size(size: Size) -> Size:
     scale = min(1.0, math.sqrt(_READ_PIXELS / (size[0] * size[1])))
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
-
-
-def _contact_sheet(pictures: Sequence[Pixels]) -> bytes:
-    columns, rows = _ON_SHEET
-    shown = pictures[:: -(-len(pictures) // (columns * rows))]
-    height, width = shown[0].shape[:2]
-    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
-    for number, image in enumerate(shown):
-        image = cv2.resize(image, (width, height))
-        row, column = divmod(number, columns)
-        top, left = row * (height + 4) + 2, column * (width + 4) + 2
-        sheet[top : top + height, left : left + width] = image
-    return encode_png(sheet[: -(-len(shown) // columns) * (height + 4)])
 
 
 def scheme_text(

@@ -222,14 +222,17 @@ def _from_bytes(data: bytes) -> Picture:
         if kind == "GIF":  # before Pillow goes through all of them
             width, height = struct.unpack_from("<HH", data, 6)
             _check_area(width * height, gif_frames(data))
-        if not is_whole(data, kind):
-            raise ValueError("cut short")
         with ExitStack() as stack:
             if kind == "TIFF" or (kind == "PNG" and b"acTL" in data[:4096]):
                 # No thread can catch warnings while others decode such files.
                 stack.enter_context(_one_at_a_time)
-                stack.enter_context(warnings.catch_warnings(action="error"))
-            return _from_pillow(stack.enter_context(closing(_OPENERS[kind](io.BytesIO(data)))))
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("error", category=UserWarning, module="PIL")
+            image = stack.enter_context(closing(_OPENERS[kind](io.BytesIO(data))))
+            _check_area(*image.size)
+            if not is_whole(data, kind):
+                raise ValueError("cut short")
+            return _from_pillow(image)
 
     return _strictly(decode, kind)
 

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -128,21 +127,20 @@ class CaptchaStore:
         source: str,
         captchas: Sequence[Captcha],
         rejected: Sequence[RejectedCaptcha] = (),
-        notes: Mapping[str, int] = MappingProxyType({}),
+        notes: Mapping[str, int] | None = None,
     ) -> BatchCounts:
         """Add one batch, once: adding a source again changes nothing.
 
         An image whose name and bytes are already here is a duplicate and kept once; one whose name
         belongs to other bytes goes to the quarantine, the first stays. When all images of the batch
         end in the quarantine, no part is written: the batch is not "here", and may be tried again.
-        ``notes`` are kept with the batch: what a person should know of its images, counted.
+        ``notes`` are kept with it: images that a person should know something of, counted.
         """
         if self.has(source):
             return self.counts(source)
         fresh: dict[str, Captcha] = {}
         digests: dict[str, str] = {}
-        duplicates = 0
-        refused = list(rejected)
+        duplicates, refused = 0, list(rejected)
         for captcha in captchas:
             digest = hashlib.sha256(captcha.image).hexdigest()
             known = self._sha256.get(captcha.name) or digests.get(captcha.name)
@@ -166,8 +164,7 @@ class CaptchaStore:
             list(digests.values()),
         ]
         tallies = {"duplicates": str(duplicates), "quarantined": str(len(refused))}
-        if notes:
-            tallies["notes"] = json.dumps(dict(notes))
+        tallies |= {"notes": json.dumps(dict(notes))} if notes else {}
         _write(path, pa.table(columns, schema=_PART.with_metadata(tallies)))
         self._counts[path] = counts
         self._sha256.update(digests)
@@ -291,9 +288,7 @@ def read_stored(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def _notes(path: Path) -> Counter[str]:
     try:
-        recorded: Counter[str] = Counter()
-        recorded.update(json.loads(pq.read_schema(path).metadata.get(b"notes", b"{}")))
-        return recorded
+        return Counter(json.loads(pq.read_schema(path).metadata.get(b"notes", b"{}")))
     except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from None
 
