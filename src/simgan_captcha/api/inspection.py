@@ -32,7 +32,11 @@ class Inspection:
 
 
 def inspect(
-    images: "Images", *, alphabet: str | None = None, length: Length | None = None
+    images: "Images",
+    *,
+    alphabet: str | None = None,
+    length: Length | None = None,
+    recursive: bool = False,
 ) -> Inspection:
     """Inspect up to 500 unlabelled images, as ``simgan-captcha init`` does.
 
@@ -41,6 +45,7 @@ def inspect(
         alphabet: Every character that a text may hold; None proposes lower-case letters and digits.
         length: Number of characters, or the least and the greatest; None proposes the commonest
             number of separate pieces of ink.
+        recursive: Whether folders within a folder are looked into.
 
     Raises:
         UsageError: There are no images.
@@ -50,7 +55,7 @@ def inspect(
     from simgan_captcha.data.inspect import doubts, look_at, scheme_of
 
     with image_folder(images) as folder:
-        look = look_at(folder)
+        look = look_at(folder, recursive=recursive)
     lengths = None if length is None else least_and_greatest(length)
     return Inspection(scheme_of(look, alphabet, lengths), tuple(doubts(look)), look)
 

@@ -113,6 +113,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as reader.steps=500."),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders of folders.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and warnings only.")]
 
 

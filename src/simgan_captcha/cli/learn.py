@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simgan_captcha.cli.app import Quiet, RunFolder, Settings, app, parse_length, warn
+from simgan_captcha.cli.app import (
+    Quiet,
+    Recursive,
+    RunFolder,
+    Settings,
+    app,
+    parse_length,
+    warn,
+)
 from simgan_captcha.data.addresses import is_url, server_and_user, without_password
 from simgan_captcha.errors import UsageError
 
@@ -32,7 +40,7 @@ def run(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of unlabelled JPEG or PNG images, instead of --challenges."),
+        typer.Option(help="Folder or zip file of unlabelled images, instead of --challenges."),
     ] = None,
     scheme: Annotated[
         Path | None,
@@ -52,6 +60,7 @@ def run(
         ),
     ] = None,
     settings: Settings = None,
+    recursive: Recursive = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn from unlabelled captchas and read them all.
@@ -63,7 +72,8 @@ def run(
     from simgan_captcha.scheme import load_scheme
 
     earlier = Request.of_record(read_run(run)) if (run / RUN).exists() else None
-    place, changes = _place(run, challenges, images, earlier), tuple(settings or ())
+    place = _place(run, challenges, images, earlier)
+    changes = (*(["download.recursive=true"] if recursive else []), *(settings or []))
     request = Request(
         place,
         _user(place, user, earlier),
@@ -159,7 +169,7 @@ def train(run: Path, request: "Request", *, quiet: bool) -> Path:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of unlabelled JPEG or PNG images.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or zip file of unlabelled images.")],
     file: Annotated[Path, typer.Argument(help="Where to write the scheme, as my.toml.")],
     alphabet: Annotated[
         str | None, typer.Option(help="Every character a text may hold.", show_default=False)
@@ -167,6 +177,7 @@ def init(
     length: Annotated[
         str | None, typer.Option(help="Characters in a text, as 5 or 4-6.", show_default=False)
     ] = None,
+    recursive: Recursive = False,
 ) -> None:
     """Look at images of another captcha family: write a commented scheme and a contact sheet."""
     from simgan_captcha.api.inspection import inspect
@@ -187,7 +198,7 @@ def init(
             raise UsageError(
                 f"expected a new file, {path} is there already; move it or name another"
             )
-    seen = inspect(folder, alphabet=alphabet, length=lengths)
+    seen = inspect(folder, alphabet=alphabet, length=lengths, recursive=recursive)
     text = scheme_text(seen.look, folder, file.name, alphabet, lengths)
     write_bytes(file, text.encode())
     write_bytes(sheet, seen.sheet)
@@ -196,5 +207,5 @@ def init(
     typer.echo(
         f"{file}: compare alphabet and length with {sheet}, then\n"
         f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "
-        f"--images {shlex.quote(str(folder))}"
+        f"--images {shlex.quote(str(folder))}" + (" --recursive" if recursive else "")
     )

@@ -2,12 +2,13 @@
 
 import enum
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simgan_captcha.cli.app import AsJson, Quiet, RunFolder, app, parse_length, warn
+from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, parse_length, warn
 from simgan_captcha.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def read(
         typer.Argument(
             metavar="[READER] SOURCES...",
             help="First a reader: a finished run's folder or a file that export wrote; without "
-            "one, the pretrained generalist reads. Then JPEG or PNG files, folders of them, "
-            "captcha stores; - for an image, or for names of files, from standard input.",
+            "one, the pretrained generalist reads. Then images, folders and zip files of them, "
+            "challenge batches, captcha stores; - for an image, or for "
+            "names of files, from standard input.",
             show_default=False,
         ),
     ],
@@ -61,21 +63,28 @@ def read(
     parquet: Annotated[
         Path | None, typer.Option(help="Write a Parquet file.", show_default=False)
     ] = None,
+    recursive: Recursive = False,
 ) -> None:
     """Read images: text, confidence, confidence per character. Only runs need torch."""
+    from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
     reader, images = _reader_and_images(sources, alphabet, length)
-    rows = reader.read_each(image_sources(images, sys.stdin.buffer))
+    left_out: Counter[str] = Counter()
+    rows = reader.read_each(
+        image_sources(images, sys.stdin.buffer, recursive=recursive, left_out=left_out)
+    )
     if parquet is not None:
         unreadable = write_parquet(rows, parquet)
     elif as_json or as_csv:
         unreadable = (write_json if as_json else write_csv)(rows, sys.stdout)
     else:
         unreadable = write_lines(rows, sys.stdout, sys.stderr)
+    for line in in_words(left_out, reader.notes):
+        warn(line)
     if unreadable:
         raise typer.Exit(1)
 
@@ -106,18 +115,22 @@ def _reader_and_images(
 
 def _is_reader(source: str) -> bool:
     """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
-    from simgan_captcha.data.images import SUFFIXES, begins_as_image
+    from simgan_captcha.data.kinds import HEAD, IMAGES, kind_of
     from simgan_captcha.pipeline.run_folder import RUN
 
     path = Path(source)
-    if source == "-" or path.suffix.lower() in SUFFIXES:
+    if source == "-":
         return False
     if path.is_dir():
         return (path / RUN).exists()
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:
-            return not begins_as_image(file.read(8))
-    return True
+            return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
+    return path.suffix.lower() not in _IMAGE_SUFFIXES
+
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".zip")
+"""Names that are meant as images even where there is no such file."""
 
 
 class Engine(enum.StrEnum):
@@ -165,12 +178,16 @@ def label(
     pending = open_output(out, reader.read_bytes(), partitions)
     run_engine = label_on_ray if engine == Engine.ray else label_here
     total, rows, unreadable = sum(one.rows for one in pending), 0, 0
+    reasons: Counter[str] = Counter()
     with StageProgress(quiet=quiet) as progress:
         progress.stage("label")
         for labelled in run_engine(pending, out):
             rows, unreadable = rows + labelled.rows, unreadable + labelled.unreadable
+            reasons.update(labelled.reasons)
             progress.update(rows, total, unreadable=str(unreadable))
     remove_unfinished(out)
+    for reason, count in reasons.most_common():
+        warn(f"{count} images unreadable: {reason}")
     earlier = len(partitions) - len(pending)
     typer.echo(
         f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "

@@ -31,3 +31,5 @@ class DownloadSettings(BaseModel):
     """Larger batches are cut and refused."""
     redirect_hosts: tuple[str, ...] = ()
     """Other hosts that redirects may lead to, each as ``host`` or ``host:port``."""
+    recursive: bool = False
+    """Whether folders within a folder of images are looked into."""

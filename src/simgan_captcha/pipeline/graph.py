@@ -89,7 +89,9 @@ def _background() -> Work:
 def _background_settings(config: RunConfig) -> dict[str, Any]:
     scheme = config.scheme
     found = config.dump("encoding", "lines", "removed_lines")
-    if not scheme.shares_picture:  # then the scheme decides how images are decoded
+    if scheme.shares_picture:  # grey levels are derived from RGB, which was not always so
+        found["luma"] = "of RGB"
+    else:  # then the scheme decides how images are decoded
         found[scheme.background] = {"width": scheme.width, "height": scheme.height}
     return found
 

@@ -11,7 +11,7 @@ from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.data.background import estimate_background, plain_background
 from simgan_captcha.data.foreground import INK
 from simgan_captcha.data.images import encode_png
-from simgan_captcha.data.ingest import IngestReport, ingest
+from simgan_captcha.data.ingest import ingest, ingest_warnings
 from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
@@ -35,24 +35,11 @@ def store(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         on_progress=lambda done, total, images: advance(done, total, {"images": images}),
     )
     write_json(folder / "ingest.json", dataclasses.asdict(report))
-    warnings = _warnings(report)
+    warnings = ingest_warnings(report)
     for warning in warnings:
         data.warn(warning)
     result = {**dataclasses.asdict(report), "warnings": warnings}
     return StageOutcome((), result, images=report.images_stored)
-
-
-def _warnings(report: IngestReport) -> list[str]:
-    warnings = []
-    if report.batches_failed:
-        warnings.append(
-            f"{report.batches_failed} of {report.batches_expected} batches could not be had, "
-            f"first: {report.failures[0]}; run again to try them again"
-        )
-    if report.quarantined:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
-        warnings.append(f"{report.quarantined} images were set aside: {reasons}")
-    return warnings
 
 
 def background(data: RunData, folder: Path, advance: Advance) -> StageOutcome:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.data.foreground import read_scheme_image
+from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError
 from simgan_captcha.pipeline.graph import STAGES
@@ -99,7 +99,7 @@ class RunReader:
                             f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
                             "in another"
                         )
-                    found[number] = read_scheme_image(data, scheme)
+                    found[number] = decode_scheme_image(data, scheme)
                 except ImageError as error:
                     answers[number] = ImageRefusal(name=names[number], error=str(error))
             if found:

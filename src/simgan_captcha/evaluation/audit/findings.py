@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.data.folder import is_image_file
-from simgan_captcha.data.images import MAX_BYTES, check_image, decode_rgb
-from simgan_captcha.errors import ImageError, UsageError
+from simgan_captcha.data.folder import find_images, read_found
+from simgan_captcha.data.images import check_image, decode_rgb
+from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.audit.leaks import leak_findings
 from simgan_captcha.evaluation.audit.texts import text_findings
 from simgan_captcha.evaluation.audit.verdict import Finding, Severity, severity_of
@@ -108,12 +108,9 @@ def folder_images(folder: Path) -> Iterator[Encoded]:
     Raises:
         UsageError: It holds none.
     """
-    files = sorted(path for path in folder.glob("*") if is_image_file(path))
-    if not files:
-        raise UsageError(f"expected images in {folder}, found none; name a folder of JPEG or PNG")
-    for path in files:
-        with path.open("rb") as file:
-            yield path.name, file.read(MAX_BYTES + 1)
+    for name, data in read_found(find_images(folder)):
+        if isinstance(data, bytes):
+            yield name, data
 
 
 def _evenly(images: Sequence[Encoded], most: int) -> list[Encoded]:
