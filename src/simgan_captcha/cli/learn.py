@@ -199,7 +199,9 @@ def init(
                 f"expected a new file, {path} is there already; move it or name another"
             )
     seen = inspect(folder, alphabet=alphabet, length=lengths, recursive=recursive)
-    text = scheme_text(seen.look, folder, file.name, alphabet, lengths)
+    lengths = (seen.scheme.shortest or seen.scheme.length, seen.scheme.length)
+    known = alphabet or ("alphabet" in seen.remarks and seen.scheme.alphabet) or None
+    text = scheme_text(seen.look, folder, file.name, known, lengths, seen.remarks)
     write_bytes(file, text.encode())
     write_bytes(sheet, seen.sheet)
     for doubt in seen.doubts:

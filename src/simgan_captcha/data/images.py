@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, open_picture
 from simgan_captcha.types import GreyImages
 
 _ON_SHEET = (5, 8)
+_CAPTION = 14
+"""Pixels for a line of text."""
 """Columns and rows of a contact sheet."""
 
 __all__ = [
@@ -67,15 +69,20 @@ def encode_png(pixels: GreyImages) -> bytes:
     return buffer.getvalue()
 
 
-def contact_sheet(pictures: Sequence[Pixels]) -> bytes:
-    """PNG of some of the pictures (h, w, 3), in the size of the first."""
+def contact_sheet(pictures: Sequence[Pixels], captions: Sequence[str] = ()) -> bytes:
+    """PNG of some of the pictures (h, w, 3), in the size of the first, captions below them."""
     columns, rows = _ON_SHEET
-    shown = pictures[:: -(-len(pictures) // (columns * rows))]
+    step = -(-len(pictures) // (columns * rows))
+    shown, texts = pictures[::step], captions[::step]
     height, width = shown[0].shape[:2]
-    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
+    below = _CAPTION if texts else 0
+    pitch = height + below + 4
+    sheet = Image.new("RGB", (columns * (width + 4), -(-len(shown) // columns) * pitch), "white")
+    draw = ImageDraw.Draw(sheet)
     for number, image in enumerate(shown):
-        image = cv2.resize(image, (width, height))
         row, column = divmod(number, columns)
-        top, left = row * (height + 4) + 2, column * (width + 4) + 2
-        sheet[top : top + height, left : left + width] = image
-    return encode_png(sheet[: -(-len(shown) // columns) * (height + 4)])
+        left, top = column * (width + 4) + 2, row * pitch + 2
+        sheet.paste(Image.fromarray(cv2.resize(image, (width, height))), (left, top))
+        if texts:
+            draw.text((left, top + height), texts[number], fill="black")
+    return encode_png(np.asarray(sheet, np.uint8))

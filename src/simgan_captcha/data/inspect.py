@@ -9,11 +9,12 @@ Shapes: N images, H and W pixels.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from string import ascii_lowercase, digits
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -31,7 +32,6 @@ from simgan_captcha.data.foreground import (
     text_extent,
     uneven_share,
 )
-from simgan_captcha.data.images import contact_sheet
 from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
@@ -40,6 +40,8 @@ from simgan_captcha.types import Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
+_KEPT = 200
+"""Images that a reader may look at after the first look."""
 """In all, as all are held at a time: of larger images fewer are looked at."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
@@ -95,8 +97,8 @@ class FirstLook:
     """First and last row of those that hold nine tenths of the ink."""
     stretches: Counter[int]
     """Images by how many stretches of columns hold ink: letters that stand apart are one each."""
-    sheet: bytes = field(repr=False)
-    """PNG of some of the images."""
+    pictures: tuple[Pixels, ...] = field(repr=False)
+    """Some of the images, at most `_KEPT`, evenly taken."""
 
     @property
     def size(self) -> Size:
@@ -153,7 +155,7 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
         background=background,
         kind=kind,
         reading_size=size,
-        sheet=contact_sheet(pictures),
+        pictures=tuple(pictures[:: -(-len(pictures) // _KEPT)]),
         **_of_ink(ink, background, pictures, shared=shared),
     )
 
@@ -259,6 +261,7 @@ def scheme_text(
     name: str,
     alphabet: str | None,
     lengths: tuple[int, int] | None,
+    remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """A scheme file with what was seen and given; what is guessed says so.
 
@@ -269,6 +272,7 @@ def scheme_text(
         alphabet: As given, or None for lower-case letters and digits.
         lengths: Of the shortest and the longest text, as given, or None for the commonest number of
             stretches of ink.
+        remarks: What speaks for ``alphabet`` and ``length``, where they were found in the images.
 
     Raises:
         ConfigError: An alphabet that no scheme may have, or images of such a size.
@@ -299,6 +303,7 @@ def scheme_text(
             if alphabet is not None
             else ["# A guess: leave out what never occurs, add what does."]
         ),
+        *([f"# {remarks['alphabet']}"] if "alphabet" in remarks else []),
         f"alphabet = {quoted}",
         "",
         '# Characters that look the same and count as one, as in ["o0", "1lI"]: the first of each',
@@ -307,7 +312,9 @@ def scheme_text(
         "",
         "# Characters in every text; where their number varies, in the longest and the shortest.",
         *([] if lengths else ["# A guess: letters that touch are seen as one."]),
-        f"# Stretches of ink side by side: {usual} of the images.",
+        f"# {remarks['length']}"
+        if "length" in remarks
+        else f"# Stretches of ink side by side: {usual} of the images.",
         f"length = {scheme.length}",
         f"shortest = {scheme.shortest}" if scheme.shortest else "# shortest =",
         "",
