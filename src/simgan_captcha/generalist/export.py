@@ -50,13 +50,19 @@ class _Columns(nn.Module):
         return output.logits, output.geometry
 
 
-def export_generalist(weights: Path, out: Path) -> float:
+def export_generalist(weights: Path, out: Path, made_by: str = "") -> float:
     """Write both files; returns the largest difference of a logit between the two runtimes.
+
+    Args:
+        weights: A file that `pretraining` wrote.
+        out: Folder of the files.
+        made_by: Command and commits that made the weights, for their description.
 
     Raises:
         RuntimeError: ONNX Runtime computes something else.
     """
     network, description = load_generalist(weights)
+    description = {**description, **({"made_by": made_by} if made_by else {})}
     halves = {
         name: value.half() if value.is_floating_point() else value
         for name, value in network.state_dict().items()
@@ -133,8 +139,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--made-by", default="", help="command and commits that made the weights")
     options = parser.parse_args()
-    print(f"largest difference of a logit: {export_generalist(options.weights, options.out):.2g}")
+    difference = export_generalist(options.weights, options.out, options.made_by)
+    print(f"largest difference of a logit: {difference:.2g}")
     for file in sorted(options.out.glob("generalist.*")):
         print(f"{file}: {file.stat().st_size:,} bytes")
 

@@ -58,7 +58,7 @@ class PretrainingSettings:
     weight_decay: float = 0.02
     warm_up: int = 500
     """Steps."""
-    cycle: int = 10_000
+    cycle: int = 8_000
     """Steps of the first cosine cycle; each further one is twice as long, so that the training may
     be ended at any cycle's end or gone on with (Loshchilov and Hutter 2017)."""
     easy: int = 4_000
@@ -384,7 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--steps", type=int, default=70_000, help="in all; cycles end at 10, 30 and 70 thousand"
+        "--steps", type=int, default=56_000, help="in all; cycles end at 8, 24 and 56 thousand"
     )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=["bf16", "32"], default="bf16")
