@@ -26,10 +26,8 @@ def missing() -> str | None:
 
 
 def told(job: Job) -> dict[str, Any]:
-    """Alphabet and length, as `simgan_captcha.read` takes them: "4" or "4-6"."""
-    one = job.shortest == job.longest
-    length = str(job.longest) if one else f"{job.shortest}-{job.longest}"
-    return {"alphabet": job.alphabet, "length": length}
+    """Alphabet and length, as `simgan_captcha.read` takes them."""
+    return {"alphabet": job.alphabet, "length": (job.shortest, job.longest)}
 
 
 def start(job: Job, known: str) -> Read:

@@ -1,0 +1,123 @@
+"""What self-training on one family's unlabelled images adds to the generalist.
+
+    python benchmarks/specialization.py --families ../shared/data/families
+
+For each real family, with its alphabet and length: whole texts right at once and after
+specialization, case ignored, the mean confidence of the specialized network, which is the simplest
+estimate of the share right, and CPU seconds. Labels judge; they take no part in learning. Writes
+benchmarks/results/specialization.{json,md}, after each family; families that it holds already are
+not measured again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS, provenance, write_result
+from zero_shot import REAL_FAMILIES
+
+import simgan_captcha.generalist
+from simgan_captcha.data.pictures import open_picture
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.evaluation.labels import read_labels_csv
+from simgan_captcha.generalist.decoding import Alphabet
+from simgan_captcha.generalist.export import load_generalist
+from simgan_captcha.generalist.specialize import (
+    SpecializationSettings,
+    decode_all,
+    prepare,
+    read_columns,
+    specialize,
+)
+
+WEIGHTS = Path(simgan_captcha.generalist.__file__).parent / "generalist.safetensors"
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
+    parser.add_argument("--steps", type=int, default=SpecializationSettings.steps)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--only", nargs="+", choices=list(REAL_FAMILIES), default=list(REAL_FAMILIES)
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    file = options.out / "specialization.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    for name in options.only:
+        key = {"family": name, "seed": options.seed, "steps": options.steps}
+        if any(key.items() <= row.items() for row in rows):
+            continue
+        settings = SpecializationSettings(steps=options.steps, seed=options.seed)
+        rows.append({**key, **measured(options.families / name, name, settings)})
+        report = {**began, "seed": options.seed, "precision": "bfloat16 mixed", "rows": rows}
+        write_result(
+            options.out,
+            "specialization",
+            "The generalist at once and after self-training on one family's unlabelled images, "
+            "alphabet and length known: whole texts right, case ignored (95 % interval)",
+            report,
+            ("family", "images", "at once", "specialized", "its mean confidence", "CPU seconds"),
+            [
+                (
+                    row["family"],
+                    f"{row['images']:,}",
+                    percent(row["at_once"]),
+                    f"**{percent(row['specialized'])}**",
+                    f"{row['confidence']:.1%}",
+                    f"{row['cpu_seconds']:.0f}",
+                )
+                for row in rows
+            ],
+        )
+
+
+def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[str, Any]:
+    """Figures of one family."""
+    truth = read_labels_csv(folder / "labels.csv")
+    files = sorted((folder / "images").iterdir())
+    images = prepare([open_picture(file).rgb for file in files])
+    characters, length = REAL_FAMILIES[name]
+    fewest, _, most = length.partition("-")
+    alphabet, lengths = Alphabet(characters), (int(fewest), int(most or fewest))
+    network, _ = load_generalist(WEIGHTS)
+
+    def right(of: Any) -> tuple[list[float], float]:
+        decoded = decode_all(
+            read_columns(of, torch.from_numpy(images), bf16=True), alphabet, lengths
+        )
+        count = sum(
+            one.text.casefold() == truth[file.name].casefold()
+            for one, file in zip(decoded, files, strict=True)
+        )
+        interval = wilson_interval(count, len(files))
+        return [count / len(files), *interval], float(np.mean([d.confidence for d in decoded]))
+
+    at_once, _ = right(network)
+    start = time.process_time()
+    specialized = specialize(network, images, alphabet, lengths, settings, bf16=True)
+    seconds = time.process_time() - start
+    after, confidence = right(specialized)
+    return {
+        "images": len(files),
+        "at_once": at_once,
+        "specialized": after,
+        "confidence": confidence,
+        "cpu_seconds": round(seconds, 1),
+    }
+
+
+def percent(share: list[float]) -> str:
+    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
+
+
+if __name__ == "__main__":
+    main()
