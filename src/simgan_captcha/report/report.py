@@ -6,7 +6,6 @@ said to be missing; a file that is damaged is said to be damaged; neither stops 
 """
 
 import json
-import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.config.of_scheme import scheme_settings
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.errors import ConfigError, ImageError, RunError, SimganCaptchaError, StoreError
+from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.graph import STAGES, Stage, recorded_stages
+from simgan_captcha.pipeline.graph import STAGES, recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
 from simgan_captcha.report import charts
@@ -39,8 +37,8 @@ from simgan_captcha.report.inputs import (
 )
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.report.pictures import picture_uri
+from simgan_captcha.report.provenance import Manifests, provenance
 from simgan_captcha.report.templates import page_template
-from simgan_captcha.scheme import check_scheme
 
 REPORT = "report.html"
 """Its name in the run's folder."""
@@ -105,7 +103,7 @@ def write_report(run_folder: Path) -> Path:
         reading=_reading_section(readings, gallery),
         judged=judged,
         verdict=of_these_readings(run_folder / VERDICT, run_folder, damage),
-        **_provenance(run_folder, run, manifests),
+        **provenance(run_folder, run, manifests),
         # Last: the sections before add what they find damaged.
         damage=list(dict.fromkeys(damage)),
     )
@@ -113,9 +111,6 @@ def write_report(run_folder: Path) -> Path:
     # A server's message may hold a lone surrogate, which UTF-8 cannot.
     write_bytes(path, page.encode("utf-8", "replace"))
     return path
-
-
-Manifests = dict[Stage, Json]
 
 
 class _Gallery:
@@ -295,50 +290,6 @@ def _card(reading: Reading, gallery: _Gallery) -> Json:
         ],
         "confidence": reading.confidence,
     }
-
-
-def _provenance(folder: Path, run: Json, manifests: Manifests) -> Json:
-    versions = {
-        str(name): str(version)
-        for manifest in manifests.values()
-        for name, version in as_mapping(manifest.get("versions")).items()
-    }
-    seed = as_number(run.get("seed"))
-    machines = (first_text(manifest.get("machine")) for manifest in manifests.values())
-    return {
-        "machines": list(dict.fromkeys(machine for machine in machines if machine)),
-        "versions": versions,
-        "seed": None if seed is None else int(seed),
-        "command": _command(folder, run),
-        "configuration": json.dumps(run, indent=2, ensure_ascii=False),
-        "results": {
-            stage.title: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
-            for stage, manifest in manifests.items()
-            if manifest.get("result")
-        },
-    }
-
-
-def _command(folder: Path, run: Json) -> str:
-    """What makes such a run in a new folder."""
-    options = [
-        part
-        for key in ("challenges", "user", "preset", "seed")
-        if isinstance(run.get(key), str | int)
-        for part in (f"--{key}", str(run[key]))
-    ]
-    changes = [*_given_scheme(run), *as_texts(run.get("settings"))]
-    settings = [part for setting in changes for part in ("--set", setting)]
-    name = folder.resolve().name
-    return shlex.join(["simgan-captcha", "run", name, *options, *settings])
-
-
-def _given_scheme(run: Json) -> list[str]:
-    """The settings of the scheme file that the run was started with."""
-    try:
-        return scheme_settings(check_scheme(as_mapping(run.get("given_scheme"))))
-    except ConfigError:
-        return []
 
 
 def _sheet(path: Path, damage: list[str]) -> str | None:
