@@ -24,13 +24,8 @@ from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.generalist.decoding import Alphabet, decode_columns
 from simgan_captcha.generalist.examples import batches
 from simgan_captcha.generalist.features import HEIGHT
-from simgan_captcha.generalist.pretraining import (
-    WEIGHTS,
-    Pretraining,
-    PretrainingSettings,
-    as_tensors,
-    loss_of,
-)
+from simgan_captcha.generalist.objective import WEIGHTS, as_tensors, loss_of
+from simgan_captcha.generalist.pretraining import Pretraining, PretrainingSettings
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.simulator.wide.drawing import DrawnImage, render
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf

@@ -34,7 +34,7 @@ from simgan_captcha.generalist.specialize import (
     specialize,
 )
 
-WEIGHTS = Path(simgan_captcha.generalist.__file__).parent / "generalist.safetensors"
+WEIGHTS = Path(simgan_captcha.generalist.__file__).parent / "weights" / "generalist.safetensors"
 
 
 def main() -> None:

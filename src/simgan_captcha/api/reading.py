@@ -50,7 +50,7 @@ def generalist(alphabet: str | None = None, length: "Length | None" = None) -> "
         RunError: This installation has no generalist.
         ConfigError: An alphabet or a length that it cannot read.
     """
-    weights = files("simgan_captcha") / "generalist" / "generalist.onnx"
+    weights = files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx"
     if not weights.is_file():
         raise RunError(
             f"expected the pretrained generalist in {weights}, this installation has none; learn a "

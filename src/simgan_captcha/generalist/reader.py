@@ -203,7 +203,7 @@ def _session(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    model = (files("simgan_captcha") / "generalist" / "generalist.onnx").read_bytes()
+    model = (files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx").read_bytes()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,0 +1,76 @@
+"""What the generalist's training lowers, and what is measured of it.
+
+Shapes: B images, T output columns, K classes.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simgan_captcha.generalist.characters import BLANK, decode
+from simgan_captcha.generalist.examples import IGNORED, Examples
+from simgan_captcha.generalist.network import GeneralistOutput
+
+
+def loss_of(output: GeneralistOutput, examples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of the loss, each a mean over what it is about.
+
+    ``text`` is CTC (Graves et al. 2006) per character; ``columns`` is the cross-entropy of the
+    columns that hold a middle plus that of those that hold none; ``geometry`` is a smooth L1.
+    """
+    log_probabilities = output.logits.float().log_softmax(-1)
+    B, T, K = log_probabilities.shape
+    lengths = examples["lengths"]
+    texts = torch.cat([t[:n] for t, n in zip(examples["texts"], lengths, strict=True)])
+    ctc = F.ctc_loss(
+        log_probabilities.transpose(0, 1),
+        texts,
+        torch.full((B,), T),
+        lengths,
+        reduction="none",
+        zero_infinity=True,
+    )
+    columns = examples["columns"]
+    each = F.nll_loss(
+        log_probabilities.reshape(B * T, K),
+        columns.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="none",
+    ).view(B, T)
+    held, free = columns > BLANK, columns == BLANK
+    geometry = F.smooth_l1_loss(output.geometry.float()[held], examples["geometry"][held], beta=0.2)
+    return {
+        "text": (ctc / lengths).mean(),
+        "columns": each[held].mean() + each[free].mean(),
+        "geometry": geometry,
+    }
+
+
+WEIGHTS = {"text": 1.0, "columns": 0.7, "geometry": 0.7}
+"""What each part of the loss counts."""
+
+
+def as_tensors(examples: Examples) -> dict[str, Tensor]:
+    """A batch as the loss takes it, images channels-last."""
+    tensors = {name: torch.from_numpy(value) for name, value in examples._asdict().items()}
+    tensors["images"] = tensors["images"].float().contiguous(memory_format=torch.channels_last)
+    return tensors
+
+
+@torch.no_grad()
+def accuracy(network: torch.nn.Module, known: list[Examples]) -> dict[str, float]:
+    """Shares of whole texts right, as drawn and with case ignored, by greedy decoding."""
+    network.eval()
+    right = folded = count = 0
+    for examples in known:
+        tensors = as_tensors(examples)
+        best = network(tensors["images"]).logits.argmax(-1).numpy()
+        for row, text, length in zip(best, examples.texts, examples.lengths, strict=True):
+            kept = row[np.concatenate([[True], row[1:] != row[:-1]])]
+            read, truth = decode(kept), decode(text[:length])
+            right += read == truth
+            folded += read.casefold() == truth.casefold()
+            count += 1
+    network.train()
+    return {"texts": right / count, "texts_any_case": folded / count}

@@ -1,0 +1,102 @@
+"""The weights that the package ships, through the doors that a user has."""
+
+import io
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+import simgan_captcha as sc
+from simgan_captcha.data.inspect import scheme_text
+from simgan_captcha.generalist.reader import GeneralistReader
+from simgan_captcha.simulator.glyphs import font_path
+from tests.commands import command
+
+WEIGHTS = files("simgan_captcha") / "generalist" / "weights"
+DIGITS = "0123456789"
+
+
+def captcha(text: str, generator: np.random.Generator) -> Image.Image:
+    """A plain captcha in a font that the generalist never learned from."""
+    font = ImageFont.truetype(font_path("dejavu-serif-bold"), int(generator.integers(24, 34)))
+    paper = tuple(int(x) for x in generator.integers(190, 256, 3))
+    image = Image.new("RGB", (150, 56), paper)
+    draw = ImageDraw.Draw(image)
+    for _ in range(3):
+        ends = [(int(generator.integers(0, 150)), int(generator.integers(0, 56))) for _ in "ab"]
+        draw.line(ends, fill=tuple(int(x) for x in generator.integers(60, 180, 3)))
+    for place, character in enumerate(text):
+        ink = tuple(int(x) for x in generator.integers(0, 110, 3))
+        draw.text((14 + 31 * place, int(generator.integers(4, 16))), character, ink, font)
+    return image
+
+
+@pytest.fixture(scope="module")
+def captchas(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
+    generator = np.random.default_rng(5)
+    folder = tmp_path_factory.mktemp("captchas")
+    texts = {}
+    for number in range(80):
+        text = "".join(generator.choice(list(DIGITS), size=4))
+        file = folder / f"{number:02d}.png"
+        captcha(text, generator).save(file)
+        texts[file] = text
+    return texts
+
+
+def test_both_files_together_take_at_most_five_megabytes() -> None:
+    sizes = [
+        len((WEIGHTS / name).read_bytes()) for name in ("generalist.onnx", "generalist.safetensors")
+    ]
+    assert sum(sizes) <= 5_000_000
+
+
+def test_captchas_in_an_unknown_font_are_read(captchas: dict[Path, str]) -> None:
+    free = GeneralistReader(threads=1).read(list(captchas))
+    known = GeneralistReader(DIGITS, 4, threads=1).read(list(captchas))
+    assert np.mean([r.text == t for r, t in zip(free, captchas.values(), strict=True)]) > 0.8  # type: ignore[union-attr]
+    assert np.mean([r.text == t for r, t in zip(known, captchas.values(), strict=True)]) > 0.9  # type: ignore[union-attr]
+
+
+def test_characters_are_found_where_they_stand(captchas: dict[Path, str]) -> None:
+    reader = GeneralistReader(DIGITS, 4, threads=1)
+    apart = []
+    for file in list(captchas)[:20]:
+        found = reader.find(np.asarray(Image.open(file)))
+        apart += np.diff([one.x for one in found]).tolist()
+        assert all(10 < one.height < 40 for one in found)
+    assert np.median(apart) == pytest.approx(31, abs=3)
+
+
+def test_reading_loads_no_torch(captchas: dict[Path, str]) -> None:
+    file, text = next(iter(captchas.items()))
+    code = (
+        "import sys, simgan_captcha as sc\n"
+        f"reading = sc.read({str(file)!r}, alphabet={DIGITS!r}, length=4)\n"
+        "assert not {'torch', 'pyarrow', 'matplotlib', 'fastapi', 'onnx'} & set(sys.modules)\n"
+        "print(reading.text)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == text
+
+
+def test_the_command_reads_an_image_without_a_run(captchas: dict[Path, str]) -> None:
+    file, text = next(iter(captchas.items()))
+    done = command("read", file, "--alphabet", DIGITS, "--length", "4")
+    assert text in done.out
+
+
+def test_a_folder_is_described_as_a_person_would(captchas: dict[Path, str]) -> None:
+    folder = next(iter(captchas)).parent
+    seen = sc.inspect(folder)
+    assert (seen.scheme.length, seen.scheme.shortest) == (4, None)
+    assert set(seen.scheme.alphabet) == set(DIGITS)
+    assert seen.survey is not None
+    assert len(seen.texts) == len(seen.look.pictures)
+    text = scheme_text(seen.look, folder, "my.toml", seen.scheme.alphabet, (4, 4), seen.remarks)
+    assert "# Found in 80 images by the generalist: digits" in text
+    Image.open(io.BytesIO(seen.sheet)).verify()
