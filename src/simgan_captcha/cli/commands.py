@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simgan_captcha._version import __version__
+from simgan_captcha.cli.endings import ending_well, reader_has_left
 from simgan_captcha.data.addresses import is_url, server_and_user, without_password
 from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
 
@@ -31,10 +32,13 @@ class _Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_well():
+                return super().invoke(ctx)
         except SimganCaptchaError as error:
             _give_up(str(error), error.exit_code)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and reader_has_left():
+                raise  # typer ends quietly, with 1
             _give_up(
                 f"the system refused: {error}; free space or correct the path, then run the same "
                 "command again: what was done is kept",

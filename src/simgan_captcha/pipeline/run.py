@@ -39,11 +39,13 @@ from simgan_captcha.pipeline.manifest import (
     StageOutcome,
     Stopwatch,
     locked,
+    require_whole,
     run_stage,
     why_outdated,
     write_finished,
     write_manifest,
 )
+from simgan_captcha.pipeline.mending import set_aside_damaged
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import (
     DIAGNOSIS,
@@ -214,12 +216,8 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
             "begin it again in another folder"
         ) from None
     folder = run / read_diagnosis(run)["kept"]
-    reader, architecture = load_reader(folder / READER)
-    if architecture != reader_architecture(config):
-        raise RunError(
-            f"expected the reader in {folder} to be of the run's scheme and "
-            "settings, it is of others; run the run to its end"
-        )
+    require_whole(folder, READER)
+    reader, _ = load_reader(folder / READER, reader_architecture(config))
     return reader, Background.load(run / "background" / "background.npz"), config
 
 
@@ -260,6 +258,7 @@ class _Stages:
             nonlocal worked
             worked = True
             if name in _TRAINING:
+                set_aside_damaged(self.run / name, self.progress.warn)
                 self.fabric.broadcast(name)  # to `assist`
             return work(self.run / name, self._advance(stopwatch))
 

@@ -3,18 +3,17 @@
 Nothing is locked: only the run's own process may hold its lock.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from simgan_captcha.documents import Json, parse_object
 from simgan_captcha.pipeline.manifest import ELAPSED, IDENTITY, MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.inputs import (
     STAGES,
-    Json,
     as_mapping,
     as_number,
     file_states,
@@ -156,8 +155,8 @@ def _last_figures(path: Path) -> Json:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return as_mapping(json.loads(lines[-1])) if lines else {}
-    except (OSError, ValueError, RecursionError):
+        return parse_object(lines[-1]) if lines else {}
+    except (OSError, ValueError):
         return {}
 
 
