@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """Control characters but tab and line feed, marks that turn the direction of writing, and bytes of
 names that are not UTF-8."""
+_SURROGATES = re.compile("[\\ud800-\\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -76,4 +78,15 @@ def without_home(text: str) -> str:
     home = str(Path.home())
     if len(home) < 2:
         return text
-    return re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])", "~", text)
+    homes = "|".join(re.escape(one) for one in (home, quote(home)))
+    return re.sub(rf"(?:(?<![\w./~-])|(?<=file://))(?:{homes})(?![\w.-])", "~", text)
+
+
+def in_utf8(text: str) -> str:
+    r"""The text with bytes that are not UTF-8, as names of files may hold, written as escapes.
+
+    Example:
+        >>> print(in_utf8("caf\udce9"))
+        caf\xe9
+    """
+    return _SURROGATES.sub(lambda found: _escaped(found[0]), text)

@@ -18,6 +18,7 @@ from simgan_captcha._version import __version__
 from simgan_captcha.cli.endings import ending_well, reader_has_left
 from simgan_captcha.data.addresses import is_url, server_and_user, without_password
 from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
+from simgan_captcha.shown import printable
 
 if TYPE_CHECKING:
     from simgan_captcha.inference.reader import ImageReader
@@ -58,7 +59,7 @@ class _Commands(typer.core.TyperGroup):
 def _give_up(message: str, code: int) -> None:
     if os.environ.get(_DEBUG_VARIABLE):
         raise
-    typer.secho(f"error: {' '.join(message.split())}", fg="red", err=True)
+    typer.secho(f"error: {printable(' '.join(message.split()))}", fg="red", err=True)
     raise typer.Exit(code)
 
 
@@ -172,7 +173,8 @@ def run(
                 f"give --user {named}, or the server's address alone, {without_password(server)}"
             )
     else:
-        challenges = str(Path(challenges).resolve())
+        # A run records the home folder as ~.
+        challenges = str(Path(challenges).expanduser().resolve())
     _run(
         run,
         challenges,
@@ -352,7 +354,7 @@ def judge(
 
 
 def _warn(message: str) -> None:
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
+    typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
 
 
 def _warn_if_outdated(run: Path, recorded: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from simgan_captcha.data.images import MAX_BYTES, SUFFIXES
 from simgan_captcha.data.store import Captcha, RejectedCaptcha
 from simgan_captcha.errors import BatchError, ImageError
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.shown import without_home
 
 GROUP = 1000
 """Images that are stored together."""
@@ -35,7 +36,7 @@ def image_groups(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, .
             about = path.stat()
             digest.update(os.fsencode(path.name))  # which need not be Unicode
             digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
-        groups[f"{folder.resolve().as_uri()}#{digest.hexdigest()[:16]}"] = group
+        groups[f"{without_home(folder.resolve().as_uri())}#{digest.hexdigest()[:16]}"] = group
     return groups
 
 

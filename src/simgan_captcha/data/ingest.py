@@ -24,6 +24,7 @@ from simgan_captcha.data.images import SUFFIXES
 from simgan_captcha.data.store import Captcha, CaptchaStore, RejectedCaptcha
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.shown import without_home
 
 DEFAULT_BATCHES = 20
 """Batches asked of a URL that can give any number."""
@@ -112,7 +113,7 @@ def ingest(
         for source, group in run.missing(groups):
             run.add(source, *unpack_images(group, scheme))
         return run.report(text, ignored)
-    files = {path.resolve().as_uri(): path for path in found[:batches]}
+    files = {without_home(path.resolve().as_uri()): path for path in found[:batches]}
     run = _Ingestion(store_folder, scheme, list(files), on_progress)
     _read_all(run.missing(files), run, settings.max_batch_bytes)
     return run.report(text, ignored)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.shown import from_spreadsheet_cell
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -244,7 +245,7 @@ def read_labels_csv(path: Path) -> dict[str, str]:
                     f"{path}, line {rows.line_num}: expected a name and a label, got "
                     f"{','.join(row)[:80]!r}; correct the line"
                 )
-            name, label = row
+            name, label = map(from_spreadsheet_cell, row)
             if labels.setdefault(name, label) != label:
                 raise UsageError(
                     f"{path}, line {rows.line_num}: {name[:80]!r} already has the label "

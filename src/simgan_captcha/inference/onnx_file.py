@@ -1,6 +1,6 @@
 """What an ONNX file says of itself, looked at before any runtime loads it: operators and sizes.
 
-ONNX is protocol buffers; the few fields that matter are read here, so that reading needs no ``onnx``.
+ONNX is protocol buffers; the few fields that matter are read here, so that no ``onnx`` is needed.
 Loading folds constants: a file of 200 bytes may ask for a tensor of 40 GB, or loop without end.
 """
 
@@ -8,76 +8,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-OPERATORS = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "ArgMax",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "Cos",
-        "CumSum",
-        "DequantizeLinear",
-        "Div",
-        "Dropout",
-        "Einsum",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Gemm",
-        "GlobalAveragePool",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Mean",
-        "Min",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pad",
-        "Pow",
-        "QuantizeLinear",
-        "Reciprocal",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Sigmoid",
-        "Sin",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
-)
+_OPERATORS = """
+    Abs Add And ArgMax AveragePool BatchNormalization Cast Clip Concat Constant Conv Cos CumSum
+    DequantizeLinear Div Dropout Einsum Equal Erf Exp Expand Flatten Floor Gather Gemm
+    GlobalAveragePool Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul Max MaxPool Mean
+    Min Mul Neg Not Or Pad Pow QuantizeLinear Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum
+    Relu Reshape Shape Sigmoid Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose
+    Unsqueeze Where
+"""
+OPERATORS = frozenset(_OPERATORS.split())
 """That readers are made of: none loops, branches, or makes much of little but by a shape."""
 
 _MOST_ELEMENTS = 1 << 28

@@ -44,8 +44,19 @@ def _given(stream: BinaryIO) -> Iterator[Path | NamedImage]:
         yield NamedImage("-", first + stream.read(MAX_BYTES))
         return
     first += stream.readline(_LONGEST_NAME)
+    if not first:
+        raise UsageError(
+            "expected an image, or names of files, on standard input, got nothing; see what comes "
+            "before the pipe"
+        )
+    if b"\0" in first:  # in no name: an image of another kind, or no image at all
+        yield NamedImage("-", first)
+        return
     for line in chain(first.splitlines(), iter(lambda: stream.readline(_LONGEST_NAME), b"")):
-        if name := os.fsdecode(line.rstrip(b"\r\n")):
+        name = os.fsdecode(line.rstrip(b"\r\n"))
+        if "\0" in name:
+            yield NamedImage(name, line)  # refused in its place
+        elif name:
             yield Path(name)
 
 

@@ -12,6 +12,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from simgan_captcha.shown import printable
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -88,8 +90,10 @@ class StageProgress:
     def say(self, line: str) -> None:
         """One line for the user, above any live bars."""
         if not self.quiet:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(printable(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """One line the user should see even with --quiet."""
-        self.console.print(f"warning: {line}", markup=False, soft_wrap=True, style="yellow")
+        self.console.print(
+            f"warning: {printable(line)}", markup=False, soft_wrap=True, style="yellow"
+        )

@@ -55,6 +55,7 @@ from simgan_captcha.pipeline.run_folder import (
     record_run,
 )
 from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.shown import without_home
 from simgan_captcha.training.parallel import local_processes, make_fabric, part, share
 from simgan_captcha.types import GreyImages
 
@@ -92,7 +93,7 @@ def run_pipeline(
     with locked(run):
         record_run(
             run,
-            challenges=without_password(challenges),
+            challenges=without_home(without_password(challenges)),
             user=user,
             seed=seed,
             preset=preset,

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import STAGES, Json, read_metrics
+from simgan_captcha.report.inputs import STAGES, read_metrics
 
 LEARNING = ("refine", "read", "adapt")
 """Stages that leave curves."""

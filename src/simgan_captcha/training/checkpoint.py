@@ -2,7 +2,7 @@
 
 One safetensors file holds the tensors and, as one JSON string in its header, everything that is no
 tensor. It is written whole or not at all, so tensors and description cannot mismatch, and the same
-content gives the same bytes. The description holds a SHA-256 of all bytes of the file, and a file of
+content gives the same bytes. The description holds a SHA-256 of all bytes of the file; a file of
 which one bit has changed is refused. The ``.json`` beside weights is a copy for people; nothing
 reads it.
 """
