@@ -166,7 +166,9 @@ def test_a_token_is_nowhere_in_a_run(
     """Whatever becomes of the download."""
     url = httpx.URL(server.url).copy_with(username="me", password="pw0rd")
     address = f"{str(url).rstrip('/')}/{{n}}?token=s3cr3t"
-    outcome = command(*run_arguments(tmp_path / "run", address, *TINY, "batches=2", "download.attempts=1"))
+    outcome = command(
+        *run_arguments(tmp_path / "run", address, *TINY, "batches=2", "download.attempts=1")
+    )
     assert "s3cr3t" not in outcome.out + outcome.err
     kept = everything_in(tmp_path / "run")
     assert b"token=***" in kept

@@ -23,7 +23,6 @@ from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.recognizer.decode import read_images
 from simgan_captcha.web import guard
 from simgan_captcha.web.app import MAX_FILES
-from simgan_captcha.web.pixels import claimed_pixels
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME
 from tests.web.serving import PATIENCE_SECONDS, asking, serving
@@ -328,67 +327,3 @@ def test_openapi_describes_what_is_sent_and_what_comes_back(client: httpx.Client
                 if status != "200":
                     assert list(response["content"]) == ["application/problem+json"]
     assert "text/event-stream" in json.dumps(described["paths"]["/api/run/events"])
-
-
-# The pixels of what was sent count.
-
-
-@pytest.fixture(scope="module")
-def of_plain_captchas(
-    tmp_path_factory: pytest.TempPathFactory, made: Path
-) -> Iterator[httpx.Client]:
-    """The same run as one of a plain scheme, which takes images of any size."""
-    run = shutil.copytree(made, tmp_path_factory.mktemp("plain") / "run")
-    recorded = json.loads((run / "run.json").read_text())
-    for scheme in (recorded["scheme"], recorded["config"]["scheme"]):
-        scheme["background"] = "plain"
-    (run / "run.json").write_text(json.dumps(recorded))
-    finished = json.loads((run / "finished.json").read_text())
-    finished["config"] = recorded["config"]
-    (run / "finished.json").write_text(json.dumps(finished))
-    with serving(run) as address, asking(address) as client:
-        yield client
-
-
-def large_png(width: int, height: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGBA", (width, height), (250, 250, 250, 255)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_a_request_of_too_many_pixels_is_cut_before_decoding(
-    of_plain_captchas: httpx.Client, captchas: dict[str, bytes]
-) -> None:
-    small, large = next(iter(captchas.values())), large_png(2000, 2000)
-    given = files(("small", small), *((f"{n}", large) for n in range(62)), ("last", small))
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(of_plain_captchas.post, "/api/read", files=given)
-        # Others are served meanwhile.
-        beside = of_plain_captchas.post("/api/read", files=files(("beside", small)))
-        assert beside.status_code == 200
-        reply = asked.result()
-    assert reply.elapsed.total_seconds() < 15
-    first, *refused = reply.json()["readings"]
-    assert "text" in first
-    assert [answer["name"] for answer in refused] == [*map(str, range(62)), "last"]
-    assert all("4000000 pixels in one request" in answer["error"] for answer in refused)
-
-
-def test_a_single_image_may_have_all_the_pixels(of_plain_captchas: httpx.Client) -> None:
-    most = files(("most", large_png(2000, 2000)))
-    assert of_plain_captchas.post("/api/read", files=most).status_code == 200
-    more = files(("more", large_png(2000, 2001)))
-    a_problem(of_plain_captchas.post("/api/read", files=more), 422, "at most 4000000 pixels")
-
-
-@settings(max_examples=30)
-@given(width=st.integers(1, 300), height=st.integers(1, 300), kind=st.sampled_from(["PNG", "JPEG"]))
-def test_claimed_pixels_are_those_of_the_image(width: int, height: int, kind: str) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, kind, progressive=bool(width % 2))
-    assert claimed_pixels(buffer.getvalue()) == width * height
-
-
-@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]))
-def test_any_bytes_claim_some_pixels(data: bytes, beginning: bytes) -> None:
-    assert claimed_pixels(beginning + data) >= 0

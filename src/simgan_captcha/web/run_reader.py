@@ -18,7 +18,7 @@ from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN
 from simgan_captcha.report.inputs import file_states
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import FloatImages, GreyImages
-from simgan_captcha.web.pixels import claimed_pixels
+from simgan_captcha.web.pixels import claimed_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,16 +128,19 @@ class RunReader:
         """
         found: dict[int, GreyImages] = {}
         refused: dict[int, str] = {}
-        sent, looked_at = 0, 0
+        sent = 0
         with self._decoding:
             for number, data in enumerate(files):
-                claimed = claimed_pixels(data)
+                width, height = claimed_size(data)
                 try:
-                    # A single one that is too large is refused by its own size, undecoded.
-                    if claimed <= MAX_PIXELS:
-                        sent += claimed
-                        looked_at += scheme.width * scheme.height
-                    if number and max(sent, looked_at) > MAX_PIXELS:
+                    if width * height > MAX_PIXELS:
+                        raise ImageError(
+                            f"expected at most {MAX_PIXELS} pixels, the image claims "
+                            f"{width}x{height}"
+                        )
+                    sent += width * height
+                    looked_at = (len(found) + 1) * scheme.width * scheme.height
+                    if sent > MAX_PIXELS or (found and looked_at > MAX_PIXELS):
                         raise ImageError(
                             f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
                             "in another"
