@@ -78,6 +78,7 @@ def made(
     ids: Callable[[str], list[onnx.NodeProto]],
     confidence: Callable[[str], list[onnx.NodeProto]],
     *constants: onnx.TensorProto,
+    given: int = LENGTH,
     shape: tuple[Any, ...] = ("n", LENGTH),
     image: tuple[Any, ...] = ("n", HEIGHT, WIDTH),
 ) -> onnx.ModelProto:
@@ -87,7 +88,7 @@ def made(
         helper.make_node("ReduceMean", ["grey"], ["mean"], axes=[1], keepdims=0),
         helper.make_node("Slice", ["mean", "zero", "length", "one"], ["each"]),
     ]
-    numbers = {"zero": [0], "length": [LENGTH], "one": [1]}
+    numbers = {"zero": [0], "length": [given], "one": [1]}
     graph = helper.make_graph(
         [*means, *ids("each"), *confidence("each")],
         "reader",
@@ -158,8 +159,9 @@ def test_what_no_reader_gives_is_refused(ids: float, confidence: float, message:
 @pytest.mark.parametrize(
     "options",
     [
-        {"shape": ("n", LENGTH + 1)},
-        {"shape": ("n", LENGTH, 1)},
+        {"given": LENGTH + 1, "shape": ("n", LENGTH + 1)},
+        {"given": LENGTH + 1, "shape": ("n", "characters")},
+        {"given": LENGTH + 1},
         {"image": ("n", HEIGHT)},
         {"image": ("n", HEIGHT, WIDTH, 3)},
         {"image": (1, HEIGHT, WIDTH)},
@@ -204,7 +206,7 @@ def test_functions_and_other_domains_are_refused() -> None:
 
 def test_weights_in_other_files_are_refused() -> None:
     model = giving(1, 0.5)
-    tensor = TensorProto(name="x", data_type=TensorProto.FLOAT, dims=[1], data_location=1)
+    tensor = TensorProto(name="x", data_type=TensorProto.FLOAT, dims=[1], data_location="EXTERNAL")
     tensor.external_data.add(key="location", value="/etc/passwd")
     model.graph.initializer.append(tensor)
     refused(model, "another file|larger than its data")

@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.curves import LEARNING, curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
     STAGES,
-    Json,
     as_mapping,
     as_texts,
     file_states,
