@@ -155,7 +155,9 @@ def test_a_run_goes_on_with_the_folder_it_recorded(
     made: tuple[Path, Path, list[Reading]], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(made[1].parent))
-    outcome = command("run", run, "--quiet")
+    arguments = run_arguments(run, made[1], *TINY)
+    del arguments[2:4]  # --challenges
+    outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
     assert load_readings(run / READINGS) == made[2]
 

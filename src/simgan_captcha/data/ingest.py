@@ -112,11 +112,11 @@ def ingest(
         run = _Ingestion(store_folder, scheme, list(groups), on_progress)
         for source, group in run.missing(groups):
             run.add(source, *unpack_images(group, scheme))
-        return run.report(text, ignored)
+        return run.report(without_home(text), ignored)
     files = {without_home(path.resolve().as_uri()): path for path in found[:batches]}
     run = _Ingestion(store_folder, scheme, list(files), on_progress)
     _read_all(run.missing(files), run, settings.max_batch_bytes)
-    return run.report(text, ignored)
+    return run.report(without_home(text), ignored)
 
 
 class _Ingestion:
@@ -160,7 +160,7 @@ class _Ingestion:
         stored = sum(counts.stored for counts in self.counts.values())
         duplicates = sum(counts.duplicates for counts in self.counts.values())
         failures = [
-            f"{source}: {self.failures[source]}"
+            without_home(f"{source}: {self.failures[source]}")
             for source in self.sources
             if source in self.failures
         ]

@@ -116,8 +116,8 @@ def fonts_with(alphabet: str) -> tuple[str, ...]:
         found.append(name)
     if not found:
         raise ConfigError(
-            f"expected a font with all of {shortened(alphabet)!r}, no known one has them; name font files "
-            'with --set simulator.fonts=["/path/to/font.ttf"]'
+            f"expected a font with all of {shortened(alphabet)!r}, no known one has them; name "
+            'font files with --set simulator.fonts=["/path/to/font.ttf"]'
         )
     return tuple(found)
 
