@@ -5,7 +5,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench format docs clean
+.PHONY: demo test bench pretrain pretrain-fonts rivals format docs clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -33,16 +33,29 @@ test: $(VENV)/browser
 
 # Rivals have an environment of their own, so that theirs cannot change ours. Tesseract itself is
 # the system's, as Debian's package tesseract-ocr.
-.venv-rivals/installed:
+.venv-rivals/installed: benchmarks/rivals.txt
 	$(PYTHON) -m venv .venv-rivals
-	.venv-rivals/bin/python -m pip install --quiet 'ddddocr==1.6.1' 'pytesseract==0.3.13'
+	.venv-rivals/bin/python -m pip install --quiet --requirement benchmarks/rivals.txt
 	touch $@
+
+# For benchmarks/zero_shot.py.
+rivals: .venv-rivals/installed
 
 # On the demo's run, or another: make bench RUN=folder
 RUN ?= demo-run
 bench: $(VENV)/installed .venv-rivals/installed
 	test -d $(RUN) || $(BIN)/simgan-captcha demo $(RUN)
 	$(BIN)/python benchmarks/bench.py --run $(RUN) --rivals .venv-rivals/bin/python
+
+# Trains the generalist on synthetic images alone, for days on two cores; stop it and start it again
+# at will. Its fonts are Debian's packages; the repository holds only their list.
+FONTS := src/simgan_captcha/simulator/wide/fonts.tsv
+PRETRAINING ?= pretraining
+pretrain: $(VENV)/installed
+	nice -n 19 $(BIN)/python -m simgan_captcha.generalist.pretraining $(PRETRAINING)
+
+pretrain-fonts:
+	apt-get install --yes --no-install-recommends `cut -f 2 $(FONTS) | tail -n +2 | sort -u`
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -20,8 +20,8 @@ from record import RESULTS, provenance, write_result
 
 from simgan_captcha.atomic import core_count
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.pipeline.learning import load_images
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.recognizer.export import COMPARED, export_reader
 
 

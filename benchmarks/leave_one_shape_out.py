@@ -17,7 +17,7 @@ from record import RESULTS, manifests, provenance, training_flops, with_interval
 
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.evaluation.intervals import wilson_interval
-from simgan_captcha.evaluation.judge import Judgement
+from simgan_captcha.evaluation.judgement import Judgement
 
 DRAWN_AS_IN_REAL_IMAGES = {
     # Its glyph encloses two counters, a single-storey g one.

@@ -42,20 +42,14 @@ from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
 from simgan_captcha.data.background import Background
 from simgan_captcha.original.network import OriginalReader
-from simgan_captcha.pipeline.learning import CALIBRATION
-from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.pipeline.run_folder import CALIBRATION, read_run
 from simgan_captcha.recognizer.counting import Counting, counting_loss
 from simgan_captcha.recognizer.decode import BATCH
-from simgan_captcha.recognizer.network import (
-    ATTENTION_HEADS,
-    AttentionReader,
-    ReaderArchitecture,
-    ScoutOutput,
-)
+from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, ScoutOutput
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
     LabelledStream,
     Objective,
-    ReaderSettings,
     character_objective,
     learning_rate_at,
     take_step,

@@ -34,8 +34,8 @@ from simgan_captcha.data.images import decode_grey
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.original.network import OriginalReader
-from simgan_captcha.pipeline.learning import load_images
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.recognizer.export import COMPARED, export_reader
 
 OURS, OF_2017 = "ours", "the 2017 network, untrained"

@@ -6,6 +6,8 @@ when they are done. Only the supervised readers that runs are compared with lear
 Shapes: N images, B of them at a time, H and W pixels, L characters, K classes.
 """
 
+import base64
+import hashlib
 import itertools
 import json
 import secrets
@@ -23,17 +25,20 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import core_count, write_json
 from simgan_captcha.calibration.scout import without_pose
-from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
+from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.data.background import Background
+from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
-from simgan_captcha.evaluation.judge import Judgement, judge, puzzle_truth
-from simgan_captcha.pipeline.learning import READER, load_images
+from simgan_captcha.evaluation.judge import judge, puzzle_truth
+from simgan_captcha.evaluation.judgement import Judgement
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
-from simgan_captcha.pipeline.run_folder import read_run
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.pipeline.run_data import load_images
+from simgan_captcha.pipeline.run_folder import READER, Request, read_run
+from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import load_reader, read_images
+from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import LabelledStream
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
@@ -79,12 +84,7 @@ def finish_run(
     with progress or StageProgress() as shown:
         run_pipeline(
             run,
-            resolve_config(preset, settings),
-            challenges=str(challenges),
-            user=user,
-            seed=seed,
-            preset=preset,
-            settings=settings,
+            Request(str(challenges), user, preset, seed, settings=tuple(settings)),
             progress=shown,
         )
 
@@ -137,6 +137,19 @@ def load_real(run: Path) -> RealCaptchas:
     """All captchas of a run in content order, which has nothing to do with their names."""
     names, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     true = truth_of(run)
+    return RealCaptchas(names, images, [true(name) for name in names])
+
+
+def load_challenges(challenges: Path, user: str, scheme: Scheme) -> RealCaptchas:
+    """All captchas of a folder of batch files, without a run, in the order of their contents."""
+    found = []
+    for path in challenges.glob("challenge-*"):
+        for image in json.loads(path.read_text())["images"]:
+            data = base64.b64decode(image["jpg_base64"])
+            found.append((hashlib.sha256(data).digest(), image["name"], data))
+    found.sort()
+    true, names = puzzle_truth(user), [name for _, name, _ in found]
+    images = np.stack([decode_scheme_image(data, scheme) for *_, data in found])
     return RealCaptchas(names, images, [true(name) for name in names])
 
 

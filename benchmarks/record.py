@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +11,8 @@ from typing import Any
 
 import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
-from simgan_captcha.report.inputs import STAGES
 
 RESULTS = Path(__file__).parent / "results"
 """Where full runs write; a try-out names another folder."""
@@ -51,7 +52,7 @@ def manifests(run: Path) -> dict[str, dict[str, Any]]:
 
 def training_flops(run: Path, *, up_to: str = "readings") -> int:
     """Of the stages of a run up to one, that included; a multiply-add is two."""
-    order = list(STAGES)
+    order = [stage.name for stage in STAGES]
     counted = order[: order.index(up_to) + 1]
     return sum(of["training_flops"] for stage, of in manifests(run).items() if stage in counted)
 
@@ -87,6 +88,70 @@ def write_result(
     text = "\n".join([*lines, ""])
     write_json(out / f"{name}.json", report)
     write_bytes(out / f"{name}.md", text.encode())
+    print(text)
+
+
+class Rows:
+    """Rows of a result that is made over several sittings, kept in one JSON file.
+
+    A row is written as soon as it is there, with the command and the commit that made it. Rows that
+    the file has need not be made again.
+
+    Args:
+        path: The file; made with the first row.
+        keys: What identifies a row.
+        identity: What all rows have in common; a file of another one is refused.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str], identity: Mapping[str, Any]) -> None:
+        self.path, self.keys = path, tuple(keys)
+        self.identity = json.loads(json.dumps(identity))
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["identity"] != self.identity:
+                sys.exit(f"expected {path} to be of {self.identity}, it is of {kept['identity']}")
+            self.rows = kept["rows"]
+
+    def has(self, *values: Any) -> bool:
+        """Whether there is a row of these values of the keys."""
+        return any(tuple(row[key] for key in self.keys) == values for row in self.rows)
+
+    def add(self, row: Mapping[str, Any], began: Mapping[str, Any]) -> None:
+        """Keep a row, made by what `provenance` said."""
+        self.rows.append({**row, "made_by": dict(began)})
+        write_json(self.path, {"identity": self.identity, "rows": self.rows})
+
+    def of(self, **values: Any) -> list[dict[str, Any]]:
+        """Rows with these values."""
+        return [row for row in self.rows if values.items() <= row.items()]
+
+
+def over_seeds(values: Sequence[float], form: str = "{:.1%}") -> str:
+    """Mean and half the width of its 95 % interval (Student's t)."""
+    if not values:
+        return "–"
+    mean = form.format(statistics.fmean(values))
+    if len(values) < 2:
+        return mean
+    quantile = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean} ± {form.replace(':+', ':').format(half)}"
+
+
+def write_table(
+    path: Path, title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """Write a table for people, and print it."""
+    lines = [
+        f"# {title}",
+        "",
+        f"| {' | '.join(headers)} |",
+        "|---" * len(headers) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    text = "\n".join([*lines, ""])
+    write_bytes(path, text.encode())
     print(text)
 
 

@@ -31,7 +31,8 @@ from torch import Tensor
 from simgan_captcha.calibration.scout import PosedSimulator
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.pipeline.learning import CALIBRATION, load_images
+from simgan_captcha.pipeline.run_data import load_images
+from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.recognizer.network import ReaderArchitecture
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator

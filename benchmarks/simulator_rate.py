@@ -20,7 +20,7 @@ from record import RESULTS, provenance, write_result
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.original.simulator import OriginalSimulator
-from simgan_captcha.pipeline.learning import CALIBRATION
+from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
 

@@ -25,10 +25,8 @@ from record import RESULTS, provenance, training_flops, with_interval, write_res
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.cost import brief_settings
-from simgan_captcha.pipeline.learning import READER
 from simgan_captcha.pipeline.progress import StageProgress
-from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis, read_run
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.recognizer.train import count_flops, train_reader
 
@@ -64,7 +62,7 @@ def main() -> None:
         trained = train_reader(
             labelled_stream(train, background, config.scheme, batch_size, seed),
             architecture,
-            brief_settings(config, steps),
+            config.brief_training(steps),
             folder=work / f"seed-{seed}",
             fabric=fabric,
             seed=seed,

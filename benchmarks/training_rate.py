@@ -29,15 +29,15 @@ from torch import Tensor
 
 from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
 from simgan_captcha.data.background import Background
-from simgan_captcha.pipeline.cost import reader_architecture, reads_poses
-from simgan_captcha.pipeline.learning import CALIBRATION
+from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.graph import STAGES
+from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.recognizer.train import (
     LabelledStream,
     character_objective,
     count_flops,
     train_reader,
 )
-from simgan_captcha.report.inputs import STAGES
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import synthetic_batches
@@ -62,7 +62,7 @@ def main() -> None:
         parser.error(f"expected --steps of at least {_SETTLING + 2}, got {options.steps}")
     run, config, fabric = options.run, run_config(options.run), run_fabric(options.run)
     background = Background.load(run / "background" / "background.npz")
-    posed, size = reads_poses(config), config.reader.batch_size
+    posed, size = config.reads_poses, config.reader.batch_size
     calibration = run / "calibrate" / CALIBRATION
     plain = Simulator(
         config.scheme,
@@ -168,7 +168,7 @@ def shares(run: Path) -> dict[str, dict[str, Any]]:
             "share": recorded[name]["seconds"] / total,
             "tflop": recorded[name]["training_flops"] / 1e12,
         }
-        for name in STAGES
+        for name in (stage.name for stage in STAGES)
         if name in recorded
     }
 

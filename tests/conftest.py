@@ -40,7 +40,7 @@ def real_batches() -> Path:
 def real_images(real_batches: Path) -> GreyImages:
     """1,000 real captchas, (1000, 50, 100) ``uint8``."""
     entries = parse_batch((real_batches / "challenge-0").read_bytes())
-    captchas, rejected = unpack_batch(entries, HACKMIT_2017)
+    captchas, rejected, _ = unpack_batch(entries, HACKMIT_2017)
     assert not rejected
     images = np.stack([decode_grey(captcha.image) for captcha in captchas])
     images.setflags(write=False)

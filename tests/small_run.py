@@ -14,8 +14,10 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
+from simgan_captcha.pipeline.run_folder import Request
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.drawing import encode_jpeg
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=48, height=24)
@@ -104,17 +106,8 @@ def pipeline(
     progress: StageProgress | None = None,
 ) -> list[Reading]:
     """A run from its beginning or from where it was; its readings."""
-    return load_readings(
-        run_pipeline(
-            run,
-            small_config(*assignments),
-            challenges=str(challenges),
-            user=user,
-            seed=seed,
-            preset=PRESET,
-            progress=progress or StageProgress(quiet=True),
-        )
-    )
+    request = Request(str(challenges), user, PRESET, seed, settings=(*ASSIGNMENTS, *assignments))
+    return load_readings(run_pipeline(run, request, progress=progress or StageProgress(quiet=True)))
 
 
 def run_arguments(run: Path, challenges: Path | str, *assignments: str) -> list[str]:

@@ -1,16 +1,19 @@
 """Benchmarks that are run seldom, or elsewhere, at a size that shows they work."""
 
 import importlib
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 from simgan_captcha.inference.reader import ImageReader
@@ -18,6 +21,7 @@ from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
+from tests.drawing import encode_jpeg
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -152,3 +156,177 @@ def test_texts_are_counted_by_font_and_those_outlined_apart(tmp_path: Path) -> N
     assert found["interval"][0] < 3 / 4 < found["interval"][1]
     assert (found["outlined"], found["of_outlined"]) == (1, 1)
     assert found["of_fonts"] == {"Sans": 1, "Serif": 0}
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize(("shortest", "longest"), [(1, 1), (2, 2), (1, 3), (3, 3)])
+def test_decoding_keeps_to_alphabet_and_length_as_all_paths_tried(
+    shortest: int, longest: int
+) -> None:
+    readers = load("stock_readers")
+    labels, blank, steps = ("A", "b", "7", "_"), 3, 5
+    random = np.random.default_rng(longest)
+    for _ in range(20):
+        probabilities = random.dirichlet(np.ones(len(labels)), steps)
+        best, of_best = "", 0.0
+        for path in itertools.product((0, 1, blank), repeat=steps):  # 7 is not of the alphabet
+            starts = [n for n, _ in itertools.groupby(path)]
+            text = "".join(labels[n] for n in starts if n != blank)
+            probability = float(np.prod(probabilities[range(steps), path]))
+            if shortest <= len(text) <= longest and probability > of_best:
+                best, of_best = text, probability
+        job = readers.Job([], "ab", shortest, longest, 0.0)
+        found = readers.constrained_text(readers.Frames(probabilities, labels, blank), job)
+        assert found == best
+    few = readers.Frames(probabilities[:1], labels, blank)
+    assert readers.constrained_text(few, readers.Job([], "ab", 2, 2, 0.0)) == ""
+
+
+STAND_IN = """#!{python}
+import json, sys
+_, _, reader, known, job, result = sys.argv
+job = json.load(open(job))
+done = {{"texts": ["Ab12" if reader == "ddddocr" else "ab1"] * len(job["images"])}}
+cost = ("cpu_seconds", "startup_seconds", "startup_cpu_seconds", "model_bytes")
+json.dump({{**done, **dict.fromkeys(cost, 1), "versions": {{}}}}, open(result, "w"))
+print(reader, known, len(job["images"]), file=open("{told}", "a"))
+"""
+"""Instead of an environment with stock readers; they read what it says."""
+
+
+def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path) -> None:
+    family = tmp_path / "families" / "swust_2020"
+    (family / "images").mkdir(parents=True)
+    lines = ["name,label"]
+    for number in range(8):
+        Image.new("L", (90, 30)).save(family / "images" / f"{number}.png")
+        lines.append(f"{number}.png,{'AB12' if number else 'AB17'}")
+    (family / "labels.csv").write_text("\n".join(lines))
+    stand_in, told = tmp_path / "python", tmp_path / "told"
+    stand_in.write_text(STAND_IN.format(python=sys.executable, told=told))
+    stand_in.chmod(0o755)
+    command: list[str | Path] = [
+        *(sys.executable, BENCHMARKS / "zero_shot.py", tmp_path / "work", "--rivals", stand_in),
+        *("--families", tmp_path / "families", "--puzzle", tmp_path / "none", "--images", "6"),
+        *("--sets", "swust_2020", "henan4", "pypi_digits4", "hackmit2017"),
+        *("--python", tmp_path / "none"),
+        *("--readers", "ddddocr", "rapidocr", "--out", tmp_path),
+    ]
+    for _ in range(2):  # what was read is not read again
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert told.read_text().splitlines() == [
+        *("ddddocr nothing 6", "ddddocr alphabet 6", "ddddocr decoded 6"),
+        *("rapidocr nothing 6", "rapidocr decoded 6"),
+    ]
+    for name in ("henan4", "pypi_digits4", "hackmit2017"):
+        assert f"left out: {name}: " in done.stdout
+    rows = json.loads((tmp_path / "zero_shot.json").read_text())["rows"]
+    assert {(row["reader"], row["right"] >= 5, row["wrong_length"]) for row in rows} == {
+        ("ddddocr", True, 0),
+        ("rapidocr", False, 6),
+    }
+    assert "swust_2020" in (tmp_path / "zero_shot.md").read_text()
+    assert "ddddocr" in (tmp_path / "zero_shot_cost.md").read_text()
+
+
+@pytest.fixture
+def real_captchas(tmp_path: Path) -> Path:
+    """A batch of captchas of the puzzle's size; the texts do not matter."""
+    rng = np.random.default_rng(1)
+    grey = np.tile(np.linspace(60, 140, 100), (50, 1))
+    captchas = []
+    for _ in range(80):
+        image = grey + rng.normal(0, 3, grey.shape)
+        for slot in range(4):
+            image[rng.integers(5, 20) :, 25 * slot + rng.integers(2, 8)][:20] = 250
+            image[20 + rng.integers(10), 25 * slot + 4 : 25 * slot + 18] = 250
+        captchas.append((encode_jpeg(image.clip(0, 255).astype(np.uint8), 50), ""))
+    write_challenges(tmp_path / "challenges", captchas, batches=1)
+    return tmp_path / "challenges"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_table_of_refiners_is_made_arm_by_arm(
+    tmp_path: Path, real_captchas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = load("simgan_table")
+    every = "flow, hinge, contrastive"
+
+    def run(*arms: str, seed: int = 1) -> dict[str, dict[str, Any]]:
+        where = [str(tmp_path / "work"), "--challenges", str(real_captchas), "--tiny"]
+        size = ["--test", "40", "--measured", "40", "--threads", "1", "--out", str(tmp_path)]
+        table.main([*where, *size, "--seeds", str(seed), "--arms", *arms])
+        rows = json.loads((tmp_path / "simgan_table.json").read_text())["rows"]
+        return {row["arm"]: row for row in rows}
+
+    first = run("raw", "paper")
+    assert first.keys() == {"raw", "paper"}
+    again = run("raw", "paper", every)
+    assert {arm: again[arm] for arm in first} == first  # and not made again
+    row = again[every]
+    assert row["refiner"]["adversarial"] == "hinge"
+    assert 0 <= row["read"]["captcha_accuracy"] <= row["read"]["captcha_interval"][1] <= 1
+    assert row["read"]["images"] == row["adapted"]["images"] == 40
+    for key in ("texts_kept", "told_from_real", "discriminator_accuracy"):
+        assert 0 <= row[key] <= 1
+        assert key not in again["raw"]
+    assert row["tflop"] > row["refiner_tflop"] > 0
+    assert "| one font | flow, hinge, contrastive | 1 |" in capsys.readouterr().out
+    for arm in table.ARMS:  # all can be built
+        table.SimGANSettings.model_validate({**table._BASE, **table.ARMS[arm]})
+    with pytest.raises(SystemExit, match=r"expected .* to be of"):
+        table.Rows(tmp_path / "simgan_table.json", ("arm",), {"test": 5})
+    with pytest.raises(SystemExit, match="--out with --tiny"):
+        table.main([str(tmp_path), "--challenges", str(real_captchas), "--tiny"])
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_story_of_2017_is_told_row_by_row(tmp_path: Path, real_captchas: Path) -> None:
+    story = load("original_story")
+
+    def run(*steps: str) -> list[dict[str, Any]]:
+        where = [str(tmp_path / "work"), "--challenges", str(real_captchas), "--tiny"]
+        size = ["--test", "40", "--threads", "1", "--out", str(tmp_path), "--seeds", "1"]
+        story.main([*where, *size, "--steps", *steps])
+        rows: list[dict[str, Any]] = json.loads(
+            (tmp_path / "original_story_tiny.json").read_text()
+        )["rows"]
+        return rows
+
+    first = run("2017")
+    assert [(row["step"], row["learned_from"]) for row in first] == [
+        ("2017", "raw"),
+        ("2017", "refined"),
+    ]
+    rows = run("2017", "today's reader")
+    assert rows[:2] == first  # and not made again
+    assert len(rows) == 4
+    for row in rows:
+        assert row["images"] == 40
+        assert row["steps"] == 2
+        assert row["tflop"] > 0
+        assert ("change" in row) == (row["learned_from"] == "refined")
+    assert "| 2017 | refined | 1 |" in (tmp_path / "original_story_tiny.md").read_text()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_mean_and_interval_over_seeds() -> None:
+    record = load("record")
+    assert record.over_seeds([]) == "–"
+    assert record.over_seeds([0.5]) == "50.0%"
+    assert record.over_seeds([10.0, 12.0, 14.0], "{:+.1f}") == "+12.0 ± 5.0"
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_refiners_images_are_measured() -> None:
+    """Images of two kinds are told apart and lie apart, images of one kind are and do not."""
+    measures = load("refiner_measures")
+    generator = torch.Generator().manual_seed(1)
+    dark, other, bright = (
+        torch.rand(80, 1, 16, 16, generator=generator) - shift for shift in (1.0, 1.0, 0.0)
+    )
+    assert measures.told_apart(dark, bright, 1, steps=60) > 0.9
+    assert 0.2 < measures.told_apart(dark, other, 1, steps=60) < 0.8
+    one, same, apart = (images.flatten(1) for images in (dark, other, bright))
+    assert abs(measures.kernel_distance(one, same)) < 0.05 * measures.kernel_distance(one, apart)

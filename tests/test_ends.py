@@ -126,11 +126,11 @@ def test_pretraining_that_is_killed_leaves_no_process(tmp_path: Path, how: signa
 
 def test_head_ends_a_command_quietly(tmp_path: Path) -> None:
     """Some hundred kilobytes, more than a pipe holds."""
-    text = "import sys; from simgan_captcha.cli import app, commands;"
+    text = "import sys; from simgan_captcha.cli import app, main;"
     many = "@app.command()\ndef many() -> None:\n    for _ in range(9999): print('x' * 50)\n"
     for more in ("", "    sys.stdout.write('short')\n"):
         script = tmp_path / "many.py"
-        script.write_text(f"{text}\n{many}{more}\ncommands.main()\n")
+        script.write_text(f"{text}\n{many}{more}\nmain()\n")
         with subprocess.Popen(
             [sys.executable, str(script), "many"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:

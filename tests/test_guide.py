@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from simgan_captcha.evaluation.audit_page import PAGE
+from simgan_captcha.evaluation.audit.page import PAGE
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.report.report import REPORT

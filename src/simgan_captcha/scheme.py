@@ -1,6 +1,8 @@
 """What a person knows of a captcha family by looking at it, and text <-> class ids."""
 
 import difflib
+import json
+import os
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -116,6 +118,18 @@ class Scheme(BaseModel):
                 f"{self.shortest}"
             )
         return self
+
+    @staticmethod
+    def from_toml(path: str | os.PathLike[str]) -> "Scheme":
+        """The scheme of a file, see `load_scheme`."""
+        return load_scheme(Path(path))
+
+    def to_toml(self) -> str:
+        """The scheme as the text of a file that `from_toml` reads."""
+        # A JSON value is a TOML value, except for one control character.
+        values = self.model_dump(mode="json", exclude_none=True)
+        lines = [f"{key} = {json.dumps(of, ensure_ascii=False)}" for key, of in values.items()]
+        return "\n".join([*lines, ""]).replace("\x7f", "\\u007f")
 
     @property
     def shares_picture(self) -> bool:

@@ -16,6 +16,3 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 """Class ids, or other whole numbers."""
-
-Range = tuple[float, float]
-"""The lowest and the highest value of a setting that is drawn at random."""

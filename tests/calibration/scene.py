@@ -13,7 +13,8 @@ from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.pose import PLACED, POSE
-from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator
 from simgan_captcha.types import FloatImages, Floats, GreyImages
 from tests.drawing import plain, striped
 

@@ -8,7 +8,7 @@ import pytest
 
 from simgan_captcha.calibration.font_match import FontMatches, match_fonts, misnamed_shapes
 from simgan_captcha.scheme import HACKMIT_2017
-from simgan_captcha.simulator.glyphs import DEFAULT_FONTS
+from simgan_captcha.simulator.settings import DEFAULT_FONTS
 from simgan_captcha.types import GreyImages
 from tests.calibration.scene import LETTERS, SIDE, STRANGER, font_glyphs
 

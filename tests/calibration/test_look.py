@@ -9,7 +9,7 @@ from simgan_captcha.calibration.glyph_fit import GlyphFit
 from simgan_captcha.calibration.look import find_shapes
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import POSE
-from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.types import FloatImages
 from tests.calibration.scene import LETTERS, disturbed, first_of, many_sizes, scene
 

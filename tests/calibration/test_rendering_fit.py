@@ -18,8 +18,9 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.clutter import CLUTTER, ClutterSettings, middle_of
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.clutter import CLUTTER, middle_of
+from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import GreyImages
 from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed, unformed
 from tests.drawing import plain

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rescoring import (
     Comparisons,
-    VerificationSettings,
     compare_readings,
     contradicts,
     decide,
@@ -17,6 +16,7 @@ from simgan_captcha.calibration.rescoring import (
     doubted,
     hardly_doubted,
 )
+from simgan_captcha.calibration.settings import VerificationSettings
 from simgan_captcha.recognizer.network import ScoutOutput
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import POSE

@@ -8,23 +8,21 @@ import numpy as np
 import pytest
 from lightning_fabric import Fabric
 from PIL import Image
-from torch import nn
 
 from simgan_captcha.calibration.calibrate import glyph_sheet
-from simgan_captcha.calibration.scout import CalibrationSettings
+from simgan_captcha.calibration.settings import CalibrationSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline import learning
 from simgan_captcha.pipeline.cost import KNOWN
 from simgan_captcha.pipeline.final_readings import read_captchas
-from simgan_captcha.pipeline.learning import Learning
 from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.layout import LayoutSettings
-from simgan_captcha.simulator.simulator import DrawParameters, Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import DrawParameters, Simulator
 from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
@@ -136,7 +134,9 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     told: list[str] = []
     fabric = Fabric(accelerator="cpu", devices=1)
     config = small_config(*CALIBRATING)
-    read_captchas(Learning(run, config, SEED, fabric, told.append), lambda *_: None)
+    read_captchas(
+        RunData(run, config, SEED, fabric, told.append), run / "readings", lambda *_: None
+    )
     diagnosis = read_diagnosis(run)
     assert "drawings contradict confident readings" in diagnosis["undecided"]
     assert (diagnosis["doubted"], diagnosis["changed"]) == (0, 0)
@@ -148,7 +148,9 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert "several_fonts" not in diagnosis["undecided"]
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
-    read_captchas(Learning(run, laid_out, SEED, fabric, told.append), lambda *_: None)
+    read_captchas(
+        RunData(run, laid_out, SEED, fabric, told.append), run / "readings", lambda *_: None
+    )
     assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
@@ -177,17 +179,3 @@ def test_a_round_that_looks_too_early_learns_on(
     assert result["warnings"][0].startswith("round 1 of 2 found too little")
     assert result["accuracy"] > 0.9
     assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()
-
-
-@pytest.mark.parametrize("waves", [False, True])
-def test_bent_letters_are_looked_for_where_the_scheme_has_waves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waves: bool
-) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(learning, "scout_images", lambda *_: None)
-    monkeypatch.setattr(learning, "find_shapes", lambda *_, **told: asked.append(told["waves"]))
-    config = small_config(*CALIBRATING, "simulator.layout={}", f"scheme.waves={waves}".lower())
-    stages = Learning(tmp_path, config, SEED, Fabric(accelerator="cpu", devices=1), print)
-    nothing = np.zeros((1, 2, SCHEME.height, SCHEME.width), np.float32)
-    stages._fit_glyphs(1, nn.Identity(), nothing, None, lambda *_: None, formed=False)
-    assert asked == [waves]

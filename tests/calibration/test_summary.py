@@ -13,7 +13,8 @@ from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.calibration.scene import disturbed, drawing, exact_poses, font_glyphs, mistaken
 from tests.drawing import plain
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from simgan_captcha import __version__
-from simgan_captcha.cli.commands import _later_settings
+from simgan_captcha.cli.learn import later_settings
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings
 from simgan_captcha.pipeline.manifest import MANIFEST, locked
@@ -315,7 +315,7 @@ def test_read_with_nothing_readable_or_no_run(run: Path, tmp_path: Path) -> None
     (tmp_path / "x.jpg").write_bytes(b"no image")
     outcome = command("read", run, tmp_path / "x.jpg", "--json")
     assert outcome.code == 1
-    assert "JPEG or PNG" in json.loads(outcome.out)["readings"][0]["error"]
+    assert "expected an image" in json.loads(outcome.out)["readings"][0]["error"]
     command("read", tmp_path / "no", tmp_path / "x.jpg").error(1, "expected a run in")
     assert command("read", run).code == 2
 
@@ -338,7 +338,7 @@ def test_read_with_an_exported_file_reads_as_the_run(
     assert [Path(row["name"]).name for row in rows] == ["0.jpg", "3.jpg", "4.PNG", "5.jpg"]
     by_file = json.loads(command("read", exported, folder, "--json").out)["readings"]
     assert [row.get("text") for row in by_file] == [row.get("text") for row in rows]
-    assert "JPEG or PNG" in by_file[2]["error"]
+    assert "expected an image" in by_file[2]["error"]
 
     lines = command("read", exported, folder, "--csv").out.splitlines()
     assert lines[0] == "name,text,confidence,character_confidence,error"
@@ -403,7 +403,7 @@ def test_a_folder_without_batches(tmp_path: Path) -> None:
     [
         (404, b"no such page", ["404"]),
         (500, b"broken", ["500"]),
-        (200, b"<html>welcome</html>", ["JSON of a batch", "<html>"]),
+        (200, b"<html>welcome</html>", ["JSON of a batch", "a web page"]),
         (200, b'{"images": []}', ["1 to 100000 images, got 0"]),
         (200, batch_json([("x", CAPTCHAS[0][0])])[:300], ["JSON of a batch"]),
     ],
@@ -474,7 +474,7 @@ def test_an_unknown_preset_or_option(
     tmp_path: Path, made: tuple[Path, Path, dict[str, str]]
 ) -> None:
     outcome = command("run", tmp_path / "run", "--challenges", made[1], "--preset", "fast")
-    outcome.error(2, "quick, cpu, paper, seed; got 'fast'")
+    outcome.error(2, "quick, cpu, paper, original; got 'fast'")
     assert command("run", tmp_path / "run", "--sed", "1").code == 2
     assert command("run", tmp_path / "run", "--seed", "-1").code == 2
 
@@ -573,8 +573,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_later_settings_go_before_earlier_ones_and_do_not_pile_up() -> None:
     earlier = ["reader.steps=5", "workers=0"]
-    assert _later_settings(earlier, earlier) == earlier
-    assert _later_settings(earlier, ["reader.steps=7"]) == ["workers=0", "reader.steps=7"]
+    assert later_settings(earlier, earlier) == tuple(earlier)
+    assert later_settings(earlier, ["reader.steps=7"]) == ("workers=0", "reader.steps=7")
     # One that sets a whole part overrides what was set within it before.
     whole = ['reader={"steps": 3}']
-    assert resolve_config("quick", _later_settings(earlier, whole)).reader.steps == 3
+    assert resolve_config("quick", later_settings(earlier, whole)).reader.steps == 3

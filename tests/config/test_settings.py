@@ -42,7 +42,7 @@ def test_presets_for_a_laptop_keep_to_their_budget(
     assert "up to" not in plan_in_words(config.model_copy(update={"adaptation": one_length}))
 
 
-def test_the_seed_preset_is_the_seed_s_system() -> None:
+def test_the_original_preset_is_the_system_of_2017() -> None:
     config = resolve_config("original")
     assert (config.encoding, config.generator, config.reader.kind) == (
         "binary",

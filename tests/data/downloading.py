@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from simgan_captcha import HACKMIT_2017
-from simgan_captcha.data.fetch import DownloadSettings
 from simgan_captcha.data.ingest import IngestReport, ingest
+from simgan_captcha.data.settings import DownloadSettings
 from tests.data.misbehaving_server import MisbehavingServer
 from tests.drawing import encode_jpeg
 
@@ -104,8 +104,8 @@ BAD_IMAGES: list[tuple[Any, str]] = [
     (entry("claims 3000x3000", claiming(3000, 3000)), "at most 4000000 pixels"),
     (entry("claims 100000x100000", huge_png()), "at most 4000000 pixels"),
     (entry("other size", jpeg(1, 50, 50)), "expected an image of 100x50 pixels, got 50x50"),
-    (entry("no image", b"GIF89a and so on"), "expected a JPEG or PNG"),
-    (entry("empty", b""), "expected a JPEG or PNG"),
+    (entry("no image", b"GIF89a and so on"), "damaged GIF"),
+    (entry("empty", b""), "expected an image"),
     (entry("cut", jpeg(1)[:-300]), "damaged"),
     ({"name": "bad base64", "jpg_base64": "%%%"}, "expected base64"),
     ({"name": "loose base64", "jpg_base64": base64.encodebytes(jpeg(1)).decode()}, "base64"),

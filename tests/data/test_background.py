@@ -22,7 +22,8 @@ from simgan_captcha.data.background import (
 )
 from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import GreyImages
 from tests.drawing import encode_jpeg, plain, striped
 
@@ -40,7 +41,7 @@ def captchas(truth: Background, count: int = 600) -> GreyImages:
 # Simple operations
 
 
-def test_the_seeds_rule_takes_bright_pixels_and_black_ones() -> None:
+def test_the_original_s_rule_takes_bright_pixels_and_black_ones() -> None:
     levels = np.array([[0, 1, 199, 200, 201, 255]], np.uint8)
     assert binarise(levels).tolist() == [[True, False, False, False, True, True]]
     assert binarise(levels, 1).tolist() == [[True, False, True, True, True, True]]
@@ -154,7 +155,7 @@ def test_lines_by_and_are_in_every_image() -> None:
     assert found.line_mask.sum() == 80
 
 
-def test_the_binary_encoding_is_the_seeds() -> None:
+def test_the_binary_encoding_is_the_original_s() -> None:
     images = captchas(BRIGHT_INK)
     found = estimate_background(images, encoding="binary", lines="average")
     both, either = found.line_mask & BRIGHT_INK.line_mask, found.line_mask | BRIGHT_INK.line_mask

@@ -15,7 +15,7 @@ from tests.data.downloading import BAD_IMAGES, batch, jpeg
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_IMAGES)
 def test_bad_image_is_set_aside_with_its_reason(bad: Any, reason: str) -> None:
-    captchas, rejected = unpack_batch([*batch(0), bad], HACKMIT_2017)
+    captchas, rejected, _ = unpack_batch([*batch(0), bad], HACKMIT_2017)
     assert [captcha.name for captcha in captchas] == ["0-0", "0-1", "0-2"]
     assert [captcha.image for captcha in captchas] == [jpeg(0), jpeg(1), jpeg(2)]
     (one,) = rejected

@@ -336,7 +336,7 @@ import json, resource, sys
 from pathlib import Path
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.data.ingest import ingest
-from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.data.settings import DownloadSettings
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()

@@ -26,7 +26,7 @@ from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import READINGS, read_run
 from simgan_captcha.scheme import Scheme, load_scheme
 from simgan_captcha.simulator.glyphs import WIDE_FONTS, open_font
-from simgan_captcha.simulator.layout import LayoutSettings
+from simgan_captcha.simulator.settings import LayoutSettings
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 
@@ -101,14 +101,17 @@ def test_the_first_look_sees_what_there_is(folder: Path) -> None:
     assert look.background.bright_ink
     assert not look.coloured_ink
     assert 0 < look.rows[0] < look.rows[1] < 24
-    assert doubts(look) == []
+    (doubt,) = doubts(look)
+    assert doubt.startswith("3 files left out: 1 folder ")
 
 
 def test_the_first_look_warns_of_what_is_left_out(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     Image.new("L", (20, 20)).save(folder / "small.png")
     assert [line.split(",")[0] for line in doubts(look_at(folder))] == [
-        "1 of 82 images cannot be read: set aside",
+        "1 of 82 images cannot be read",
+        "3 files left out: 1 folder (not looked into without --recursive)",
+        "1 image is nearly black: its levels use only the lowest part of their range",
         "images of 2 sizes",
     ]
 
@@ -221,7 +224,7 @@ def alike(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        (nothing, UsageError, "expected images .*, found none"),
+        (nothing, UsageError, "expected images .*, got none of 3 entries .*: 1 folder"),
         (broken, ImageError, "none of 80 looked at can be read; the first is 0.jpg"),
         (alike, ImageError, "got images that are all alike"),
     ],
@@ -268,7 +271,7 @@ def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) ->
             with pytest.raises(ConfigError, match="text_width"):
                 load_scheme(path)
             path.write_text("\n".join([*lines, more[0], "text_width = 300"]))
-        settings = scheme_settings(path)
+        settings = scheme_settings(load_scheme(path))
         assert all(setting.startswith(OF_THE_SCHEME) for setting in settings)
         drawn[name] = resolve_config("quick", settings).simulator
     layouts = {name: of.layout for name, of in drawn.items()}

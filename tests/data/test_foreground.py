@@ -10,11 +10,9 @@ from PIL import Image
 
 from simgan_captcha.data.foreground import (
     INK,
-    check_scheme_image,
     decode_scheme_image,
     ink_on_black,
-    pixels_of_scheme,
-    read_scheme_image,
+    open_scheme_image,
     uneven_share,
 )
 from simgan_captcha.data.images import encode_png
@@ -141,8 +139,8 @@ def test_a_scheme_says_whether_its_background_varies() -> None:
     expected = ink_on_black(image, 40, 20, varying=True)
     for found in (
         decode_scheme_image(data, varying),
-        read_scheme_image(data, varying),
-        pixels_of_scheme(image, varying),
+        decode_scheme_image(data, varying),
+        decode_scheme_image(image, varying),
     ):
         assert np.array_equal(found, expected)
     assert not np.array_equal(decode_scheme_image(data, PLAIN), expected)
@@ -181,17 +179,17 @@ def test_any_image_fits(height: int, width: int, seed: int, flat: bool, varying:
 def test_a_shared_background_has_luma_of_one_size() -> None:
     grey = np.arange(800, dtype=np.uint16).reshape(20, 40).astype(np.uint8)
     png = encode_png(grey)
-    check_scheme_image(png, SHARED)
+    open_scheme_image(png, SHARED)
     assert np.array_equal(decode_scheme_image(png, SHARED), grey)
-    assert np.array_equal(pixels_of_scheme(grey, SHARED), grey)
+    assert np.array_equal(decode_scheme_image(grey, SHARED), grey)
     with pytest.raises(ImageError, match="expected an image of 40x20"):
-        check_scheme_image(encode_png(grey[:10]), SHARED)
+        open_scheme_image(encode_png(grey[:10]), SHARED)
 
 
 @pytest.mark.parametrize(
     "pixels",
     [
-        np.zeros((20, 40, 4), np.uint8),
+        np.zeros((20, 40, 5), np.uint8),
         np.zeros((20,), np.uint8),
         np.zeros((0, 40), np.uint8),
         np.zeros((20, 40), np.float32),
@@ -200,7 +198,7 @@ def test_a_shared_background_has_luma_of_one_size() -> None:
 @pytest.mark.parametrize("scheme", [SHARED, PLAIN])
 def test_what_is_no_image(pixels: np.ndarray, scheme: Scheme) -> None:
     with pytest.raises(ImageError, match="expected grey levels"):
-        pixels_of_scheme(pixels, scheme)
+        decode_scheme_image(pixels, scheme)
 
 
 def test_a_reader_is_given_the_same_however_an_image_comes() -> None:

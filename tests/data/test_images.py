@@ -98,28 +98,18 @@ def test_grey_through_the_codec_is_the_luma_of_colour_through_the_codec() -> Non
     assert np.abs(grey.astype(int) - luma).mean() > 2 * difference.mean()
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_pixels_are_taken_as_stored_whatever_exif_says(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned, plain = encoded("JPEG", exif=exif), encoded("JPEG")
-    check_image(turned, width=100, height=50)
-    np.testing.assert_array_equal(decode_grey(turned), decode_grey(plain))
-    np.testing.assert_array_equal(decode_rgb(turned), decode_rgb(plain))
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "expected a JPEG or PNG, got bytes starting b''"),
-        (encoded("GIF"), "expected a JPEG or PNG, got bytes starting b'GIF8"),
-        (encoded("JPEG")[:-200], "expected a whole JPEG or PNG, got a damaged one"),
-        (encoded("PNG")[:-40], "expected a whole JPEG or PNG, got a damaged one"),
+        (b"", "expected an image .*, got an empty file"),
+        (b"%PDF-1.4", "expected an image .*, got a PDF"),
+        (encoded("JPEG")[:-200], "expected a whole image, got a damaged JPEG"),
+        (encoded("PNG")[:-40], "expected a whole image, got a damaged PNG"),
+        (encoded("PNG")[:-12], "expected a whole image, got a damaged PNG"),
         (bytes(MAX_BYTES + 1), f"at most {MAX_BYTES} bytes"),
         (jpeg_claiming(65500), "at most 4000000 pixels, the image claims 65500x65500"),
         (png_claiming(10_000), "at most 4000000 pixels, the image claims 10000x10000"),
         (png_claiming(100_000), "at most 4000000 pixels, the image claims 100000x100000"),
-        (animated_png(), "one still image, got an animated PNG"),
         (encode_jpeg(np.zeros((50, 99), np.uint8), 50), "100x50 pixels, got 99x50"),
     ],
 )

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha import HACKMIT_2017, SimganCaptchaError
-from simgan_captcha.data.fetch import DownloadSettings
 from simgan_captcha.data.ingest import MAX_REASONS, ingest
+from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import DownloadError, StoreError, UsageError
 from tests.data.downloading import (
@@ -68,7 +68,7 @@ def test_folder_without_batches_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match="is a file"):
         ingest_folder(tmp_path / "notes.txt", tmp_path / "store")
-    with pytest.raises(UsageError, match=r"expected files named challenge-\* .* none of 1 entries"):
+    with pytest.raises(UsageError, match=r"expected images .* challenge-\* .* none of 1 entries"):
         ingest_folder(tmp_path, tmp_path / "store")
     with pytest.raises(UsageError, match="at least 1 batch"):
         ingest_folder(tmp_path, tmp_path / "store", batches=0)
@@ -222,13 +222,14 @@ def test_counts_are_proven_by_what_is_on_the_disk(tmp_path: Path) -> None:
 def test_reasons_are_not_endless(tmp_path: Path) -> None:
     folder = tmp_path / "batches"
     folder.mkdir()
-    bad = [entry(f"bad {i}", b"no image %d" % i * 2) for i in range(60)]
+    bad = [entry("x" * (300 + i), jpeg(0)) for i in range(60)]
     bad += [entry(f"size {i}", jpeg(0, 5 * i, 50)) for i in range(2, 19)]
     bad += [entry(f"size {i}", jpeg(0, 100, 5 * i)) for i in range(2, 9)]
     (folder / "challenge-0").write_bytes(body(bad + batch(0)))
     report = ingest_folder(folder, tmp_path / "store")
     assert sum(report.reasons.values()) == report.quarantined == 84
     assert len(report.reasons) == MAX_REASONS + 1
+    assert report.reasons["expected an image of 100x50 pixels, got 24 other sizes"] == 24
 
 
 # Whatever arrives
@@ -282,7 +283,7 @@ import sys
 from pathlib import Path
 from simgan_captcha import HACKMIT_2017
 from simgan_captcha.data.ingest import ingest
-from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.data.settings import DownloadSettings
 ingest(sys.argv[1], Path(sys.argv[2]), scheme=HACKMIT_2017, user="", batches=8,
        settings=DownloadSettings(concurrency=2, requests_per_second=1000))
 """

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from simgan_captcha.data.background import plain_background
-from simgan_captcha.evaluation.audit import ChangedSimulator, changes
-from simgan_captcha.evaluation.audit_page import AUDIT, BROKEN, PAGE
+from simgan_captcha.evaluation.audit.figures import BROKEN
+from simgan_captcha.evaluation.audit.measure import ChangedSimulator, changes
+from simgan_captcha.evaluation.audit.page import AUDIT, MARKDOWN, PAGE
+from simgan_captcha.evaluation.audit.verdict import CHECKLIST, severity_of
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.commands import command
 from tests.small_run import draw_captchas, pipeline, write_challenges
 
@@ -87,8 +90,24 @@ def test_an_owner_gets_figures_and_a_page(run: Path) -> None:
     assert figures["cost"]["unlabelled_images"] == 240
     assert figures["training_flops"] > 0
     assert figures["judged"] is None
+    falls = figures["estimate"]["accuracy"]
+    assert figures["verdict"]["share"] == falls
+    assert figures["verdict"]["severity"] == str(severity_of(falls))
+    assert f"severity: {figures['verdict']['severity']}; " in done.out
+    assert figures["speed"]["texts_per_hour"] > 0
+    assert figures["speed"]["images"] == 240
+    assert figures["looked_at"]["of"] == 240
+    assert [row["name"] for row in figures["readers"]] == ["generalist"]
+    assert len(figures["checklist"]) == len(CHECKLIST)
+    markdown = (run / MARKDOWN).read_text()
     page = (run / PAGE).read_text()
     assert "How weak is this captcha?" in page
+    for check in CHECKLIST:
+        assert check.question in markdown
+        assert check.question in page
+    for finding in figures["findings"]:
+        assert finding["fix"] in markdown
+        assert finding["severity"] in page
     assert page.count("data:image/") == len(figures["changes"])
     assert "http" not in page.replace("http-equiv", "")
 
@@ -116,6 +135,19 @@ def test_folders_of_earlier_settings_are_no_cost_and_judgements_count(run: Path)
     for stage in ("refine", "adapt"):
         (run / stage / "manifest.json").unlink()
         (run / stage).rmdir()
+
+
+def test_a_pipeline_fails_from_a_severity_on(run: Path) -> None:
+    brief = ["--images", "10", "--steps", "1", "--quiet"]
+    # 240 drawn texts of two characters, read by a net that has hardly learned.
+    done = command("audit", run, *brief, "--fail-on", "low")
+    assert done.code == 3, done.err
+    assert "page: " in done.out
+    severity = json.loads((run / AUDIT).read_text())["verdict"]["severity"]
+    done = command("audit", run, *brief, "--fail-on", "high")
+    assert done.code == (3 if severity == "high" else 0)
+    assert command("audit", run, "--fail-on", "never").code == 2
+    command("audit", run, "--with", "another").error(2, "expected --with ddddocr, got 'another'")
 
 
 def test_a_run_that_draws_as_the_seed_did_is_refused(tmp_path: Path, run: Path) -> None:

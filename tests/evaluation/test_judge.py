@@ -3,7 +3,6 @@ import math
 import subprocess
 import sys
 from hashlib import md5
-from pathlib import Path
 from string import ascii_lowercase, digits
 
 import pytest
@@ -13,15 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
 from simgan_captcha.evaluation.intervals import wilson_interval
-from simgan_captcha.evaluation.judge import (
-    MAX_CONFUSIONS,
-    MAX_LABELS_BYTES,
-    MAX_WRONG,
-    Judgement,
-    judge,
-    puzzle_truth,
-    read_labels_csv,
-)
+from simgan_captcha.evaluation.judge import judge, puzzle_truth
+from simgan_captcha.evaluation.judgement import MAX_CONFUSIONS, MAX_WRONG, Judgement
 from simgan_captcha.pipeline.estimate import Estimate
 
 ALPHABET = "abcdefgh"
@@ -220,69 +212,6 @@ def test_wilson_interval_refuses_impossible_counts() -> None:
     for successes, trials in [(-1, 3), (4, 3), (0, -1)]:
         with pytest.raises(UsageError, match="0 <= successes <= trials"):
             wilson_interval(successes, trials)
-
-
-def _csv(folder: Path, content: str | bytes) -> Path:
-    path = folder / "labels.csv"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "name,label\na,xy\nb,z\n",
-        "\ufeffname,label\r\na,xy\r\n\r\nb,z\r\n",
-        'name,label\n"a","xy"\nb,z\nb,z',
-    ],
-)
-def test_labels_are_read(tmp_path: Path, content: str) -> None:
-    assert read_labels_csv(_csv(tmp_path, content)) == {"a": "xy", "b": "z"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "expected the header name,label, got nothing"),
-        ("a,xy\n", "expected the header name,label, got 'a,xy'"),
-        ("name;label\na;xy\n", "expected the header name,label, got 'name;label'"),
-        ("name,label\n", "at least one label"),
-        ("name,label\na,xy\na,xz\n", "line 3: 'a' already has the label 'xy', got 'xz'"),
-        ("name,label\na\n", "line 2: expected a name and a label, got 'a'"),
-        ("name,label\na,\n", "line 2: expected a name and a label, got 'a,'"),
-        ("name,label\na,b,c\n", "line 2: expected a name and a label, got 'a,b,c'"),
-        ('name,label\n"a"b,c\n', "line 2: expected comma-separated values"),
-        (b"name,label\n\xff\xfe,ab\n", "expected UTF-8, got another byte at 11"),
-    ],
-)
-def test_bad_labels_are_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        read_labels_csv(_csv(tmp_path, content))
-
-
-def test_missing_and_oversized_label_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
-        read_labels_csv(tmp_path / "none.csv")
-    with pytest.raises(UsageError, match="directory"):
-        read_labels_csv(tmp_path)
-    large = tmp_path / "large.csv"
-    with large.open("wb") as file:
-        file.truncate(MAX_LABELS_BYTES + 1)
-    with pytest.raises(UsageError, match="expected at most 64000000 bytes"):
-        read_labels_csv(large)
-
-
-@given(st.binary(max_size=200))
-def test_hostile_label_files_give_labels_or_a_usage_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    path = _csv(tmp_path_factory.mktemp("labels"), b"name,label\n" + content)
-    try:
-        labels = read_labels_csv(path)
-    except UsageError:
-        return
-    assert labels
-    assert all(name and label for name, label in labels.items())
 
 
 def test_puzzle_truth_is_the_rule_of_the_data_readme() -> None:

@@ -9,7 +9,8 @@ from simgan_captcha import HACKMIT_2017
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.original import simulator as original_simulator
-from simgan_captcha.original.simulator import OriginalSimulator, OriginalSimulatorSettings, segment
+from simgan_captcha.original.settings import OriginalSimulatorSettings
+from simgan_captcha.original.simulator import OriginalSimulator, segment
 from simgan_captcha.scheme import Scheme
 from tests.drawing import plain, striped
 
@@ -41,6 +42,12 @@ def test_every_image_passes_the_segment_test_and_only_some_drawings_do() -> None
     generator = np.random.default_rng(2)
     drawings = [len(segment(simulator._draw(generator)[0])) for _ in range(400)]
     assert 0.03 < np.mean(np.array(drawings) == 4) < 0.3
+
+
+def test_letters_may_run_together_where_that_is_mended() -> None:
+    mended = OriginalSimulatorSettings(apart=False, rotation=30)
+    images, _ = OriginalSimulator(HACKMIT_2017, mended, plain()).batch(np.random.default_rng(2), 60)
+    assert {len(segment(image == 255)) for image in images} > {4}
 
 
 def test_lines_are_laid_over_the_letters() -> None:

@@ -21,7 +21,7 @@ from simgan_captcha.pipeline.estimate import (
     known_confusions,
 )
 from simgan_captcha.pipeline.final_readings import read_captchas
-from simgan_captcha.pipeline.learning import Learning
+from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 from tests.small_run import SEED, draw_captchas, pipeline, small_config, write_challenges
 
@@ -288,10 +288,8 @@ def test_a_run_keeps_the_better_reader_whichever_came_last(tmp_path: Path) -> No
     shutil.move(run / "adapt", run / "read")
     shutil.move(run / "was-read", run / "adapt")
     told: list[str] = []
-    learning = Learning(
-        run, small_config(), SEED, Fabric(accelerator="cpu", devices=1), told.append
-    )
-    read_captchas(learning, lambda *_: None)
+    data = RunData(run, small_config(), SEED, Fabric(accelerator="cpu", devices=1), told.append)
+    read_captchas(data, run / "readings", lambda *_: None)
     second = read_diagnosis(run)
     other: dict[str, Any] = {"read": "adapt", "adapt": "read"}
     assert second["kept"] == other[first["kept"]]

@@ -449,7 +449,7 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
     load_run_reader(tmp_path / "run")
 
 
-def test_the_seed_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
+def test_the_original_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",
         "lines=average",
@@ -537,7 +537,7 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
     ).read_bytes()
-    from simgan_captcha.pipeline.learning import load_images
+    from simgan_captcha.pipeline.run_data import load_images
     from simgan_captcha.recognizer.decode import decode, read_probabilities
 
     names, images = load_images(CaptchaStore(finished / "store"), SCHEME)

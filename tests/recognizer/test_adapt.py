@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.adapt import (
     STATISTICS_BATCHES,
-    AdaptationSettings,
     Prior,
     count_adaptation_flops,
     frozen_statistics,
     steps_of,
 )
+from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import CHECKPOINT, ReaderResult, count_flops
 
 from .training_case import (

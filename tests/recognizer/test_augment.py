@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.recognizer.augment import augment
+from simgan_captcha.recognizer.settings import AugmentationSettings
 
 NOTHING = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
 

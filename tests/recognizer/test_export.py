@@ -49,7 +49,7 @@ def test_the_file_reads_as_torch_does(tmp_path: Path, kind: str) -> None:
         assert compare(own, Reader(path).recognise, GREY[:count]).changed == 0
 
 
-def test_the_seed_s_reader_is_exported_too(tmp_path: Path) -> None:
+def test_the_original_s_reader_is_exported_too(tmp_path: Path) -> None:
     scheme = SCHEME.model_copy(update={"width": 48, "height": 48})
     network = build_reader(ReaderArchitecture(48, 48, 2, 4, "original")).eval()
     background = Background(np.zeros((48, 48), np.uint8), np.zeros((48, 48), bool), 250.0)

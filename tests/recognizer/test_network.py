@@ -42,7 +42,7 @@ def test_an_unknown_kind_is_refused() -> None:
     architecture = ReaderArchitecture.from_description(
         {**HACKMIT.describe(), "kind": "transformer"}
     )
-    with pytest.raises(ConfigError, match="attention or seed, got 'transformer'"):
+    with pytest.raises(ConfigError, match="attention or original, got 'transformer'"):
         build_reader(architecture)
 
 

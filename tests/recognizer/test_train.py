@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.network import ATTENTION_HEADS, ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
     ReaderResult,
-    ReaderSettings,
     count_flops,
     learning_rate_at,
     train_reader,

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.recognizer.augment import AugmentationSettings
 from simgan_captcha.recognizer.decode import BATCH, read_probabilities
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
 from tests.drawing import plain
 

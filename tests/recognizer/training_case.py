@@ -13,16 +13,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simgan_captcha.recognizer.adapt import AdaptationSettings, UnlabelledStream, adapt_reader
-from simgan_captcha.recognizer.augment import AugmentationSettings
+from simgan_captcha.recognizer.adapt import UnlabelledStream, adapt_reader
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
-from simgan_captcha.recognizer.train import (
-    LabelledStream,
-    OnStep,
-    ReaderResult,
+from simgan_captcha.recognizer.settings import (
+    AdaptationSettings,
+    AugmentationSettings,
     ReaderSettings,
-    train_reader,
 )
+from simgan_captcha.recognizer.train import LabelledStream, OnStep, ReaderResult, train_reader
 
 HEIGHT, WIDTH, LENGTH, CLASSES = 24, 48, 2, 4
 ARCHITECTURE = ReaderArchitecture(HEIGHT, WIDTH, LENGTH, CLASSES, channels=(8, 8, 8, 8, 16))

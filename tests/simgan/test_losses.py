@@ -2,14 +2,18 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from simgan_captcha.errors import ShapeError
 from simgan_captcha.simgan import (
     REAL,
     REFINED,
     consistency_loss,
+    hinge_loss,
+    hinge_refiner_loss,
     local_adversarial_loss,
     patch_accuracy,
+    r1_penalty,
     self_regularization_loss,
 )
 
@@ -68,3 +72,33 @@ def test_consistency_is_least_where_the_reading_stays() -> None:
     entropy = torch.distributions.Categorical(logits=read).entropy().mean()
     assert stays.item() == pytest.approx(entropy.item(), rel=1e-5)
     assert consistency_loss(read.roll(1, -1), read) > 2 * stays
+
+
+def test_the_hinge_costs_what_is_missing_to_a_margin_of_one() -> None:
+    logits = torch.zeros(1, 2, 1, 3)
+    logits[0, REAL, 0] = torch.tensor([3.0, 0.25, -1.0])  # margins towards REAL
+    assert hinge_loss(logits, REAL).item() == pytest.approx((0 + 0.75 + 2) / 3)
+    assert hinge_loss(logits, REFINED).item() == pytest.approx((4 + 1.25 + 0) / 3)
+    assert hinge_refiner_loss(logits).item() == pytest.approx(-2.25 / 3)
+    for loss in (lambda x: hinge_loss(x, REAL), hinge_refiner_loss):
+        with pytest.raises(ShapeError, match="expected logits"):
+            loss(torch.zeros(2, 1, 3, 3))
+
+
+def test_the_gradient_penalty_is_half_the_squared_slope() -> None:
+    class Sloped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            # The margin of every patch, here a pixel, is slope times its level.
+            return torch.cat([self.slope * images, torch.zeros_like(images)], 1)
+
+    sloped = Sloped()
+    for size in (4, 9):
+        penalty = r1_penalty(sloped, torch.rand(2, 1, size, size))
+        assert penalty.item() == pytest.approx(9 / 2)
+    penalty.backward()
+    assert sloped.slope.grad is not None
+    assert sloped.slope.grad.item() == pytest.approx(3.0)

@@ -148,6 +148,23 @@ def test_spectral_norm_bounds_the_discriminator() -> None:
     assert spread(True) < 100
 
 
+def test_a_second_scale_judges_patches_of_twice_the_size() -> None:
+    discriminator = Discriminator(DiscriminatorSettings(widths=(16, 16, 16, 16), scales=2))
+    x = images(1, 1, 128, 128)
+    x.requires_grad_(True)
+    logits = discriminator(x)
+    assert logits.shape == (1, 2, 64, 32)  # 32 rows of either scale
+
+    def extent(row: int) -> int:
+        (gradient,) = torch.autograd.grad(logits[0, :, row, 16].sum(), x, retain_graph=True)
+        reached = gradient[0, 0].nonzero()
+        return int((reached.max(0).values - reached.min(0).values).max())
+
+    assert extent(16) < 31 < extent(32 + 16) < 62
+    assert torch.equal(logits[0, :, 32], logits[0, :, 33])  # the coarser ones are repeated
+    assert discriminator(images(1, 1, 5, 7)).shape == (1, 2, 4, 2)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 3, 8, 8)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     for network in (

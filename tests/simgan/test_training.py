@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simgan_captcha.errors import RunError, ShapeError, UsageError
 from simgan_captcha.simgan import (
+    DiscriminatorSettings,
     RefinerSettings,
     SimGANSettings,
     count_training_flops,
@@ -179,6 +180,37 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert resumed.images == uninterrupted.images
     for name in ("refiner.safetensors", "checkpoint.safetensors", "metrics.jsonl"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+MODERN = changed(
+    refiner=RefinerSettings(features=4, blocks=1, displacement=2.0, flow_features=4),
+    discriminator=DiscriminatorSettings(widths=(8, 8, 8, 8), scales=2, spectral_norm=True),
+    adversarial="hinge",
+    r1=0.1,
+    augmentations=("brightness", "translation", "cutout"),
+    contrastive=0.5,
+    steps=9,
+)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_with_all_that_came_after_the_paper_it_resumes_to_the_bit(
+    tmp_path: Path, precision: str
+) -> None:
+    def stop(step: int, total: int, figures: dict[str, float]) -> None:
+        if step == 12:  # the checkpoint is at 7
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", MODERN, precision=precision, on_step=stop)
+    train(tmp_path / "stopped", MODERN, precision=precision)
+    result = train(tmp_path / "whole", MODERN, precision=precision)
+    for name in ("refiner.safetensors", "metrics.jsonl", "checkpoint.safetensors"):
+        stopped, whole = tmp_path / "stopped" / name, tmp_path / "whole" / name
+        assert stopped.read_bytes() == whole.read_bytes(), name
+    assert result.figures.keys() >= {"contrast", "displacement", "roughness", "gradient_penalty"}
+    plain = count_training_flops(changed(steps=9), 16, 16)
+    assert result.flops == count_training_flops(MODERN, 16, 16) > 1.5 * plain
 
 
 def test_killed_before_the_first_checkpoint_begins_anew(tmp_path: Path) -> None:

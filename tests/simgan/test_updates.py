@@ -3,7 +3,9 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings, SimGANSettings
-from simgan_captcha.simgan.updates import discriminator_loss, frozen, refiner_loss
+from simgan_captcha.simgan.updates import Extras, discriminator_loss, frozen, refiner_loss
+
+PLAIN = SimGANSettings()
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def test_half_of_the_discriminators_refined_batch_is_history() -> None:
         (0.2, [0.1] * 3 + [0.2] * 3),
     ]:
         watched.shown.clear()
-        discriminator_loss(refiner, watched, level(synthetic, 6), level(0.9, 6), history)
+        discriminator_loss(refiner, watched, (level(synthetic, 6), level(0.9, 6)), history, PLAIN)
         on_refined, on_real = watched.shown
         assert sorted(levels(on_refined)) == expected
         assert levels(on_real) == [0.9] * 6
@@ -51,7 +53,9 @@ def test_half_of_the_discriminators_refined_batch_is_history() -> None:
 def test_discriminator_update_leaves_the_refiner_alone() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     history = ImageHistory(4, torch.Generator())
-    loss, figures = discriminator_loss(refiner, watched, level(0.0, 4), level(0.9, 4), history)
+    loss, figures = discriminator_loss(
+        refiner, watched, (level(0.0, 4), level(0.9, 4)), history, PLAIN
+    )
     loss.backward()
     assert watched.layer.weight.grad is not None
     assert all(p.grad is None for p in refiner.parameters())
@@ -80,12 +84,12 @@ def test_consistency_costs_what_the_recogniser_misreads() -> None:
 
     images = level(0.9, 4)
     plain, _ = refiner_loss(refiner, watched, images, SimGANSettings())
-    unmoved, figures = refiner_loss(refiner, watched, images, settings, recogniser)
+    unmoved, figures = refiner_loss(refiner, watched, images, settings, Extras(recogniser))
     assert figures["misread"] < 0.01  # the untrained refiner changes nothing
     assert torch.isclose(unmoved, plain + 3 * figures["misread"])
 
     torch.nn.init.constant_(refiner.leave.bias, -1.8)  # type: ignore[arg-type]
-    loss, figures = refiner_loss(refiner, watched, images, settings, recogniser)
+    loss, figures = refiner_loss(refiner, watched, images, settings, Extras(recogniser))
     loss.backward()
     assert figures["misread"] > 5
     assert refiner.leave.bias is not None

@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.clutter import Clutter, ClutterSettings, draw_clutter, lay_clutter
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.clutter import Clutter, draw_clutter, lay_clutter
+from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from tests.calibration.scene import skewed
 from tests.drawing import plain
 

@@ -6,7 +6,6 @@ import pytest
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.simulator.glyphs import (
-    DEFAULT_FONTS,
     WIDE_FONTS,
     Glyph,
     GlyphBank,
@@ -14,6 +13,7 @@ from simgan_captcha.simulator.glyphs import (
     fonts_with,
     open_font,
 )
+from simgan_captcha.simulator.settings import DEFAULT_FONTS
 
 ALPHABET = ascii_lowercase + digits
 

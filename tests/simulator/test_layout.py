@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from simgan_captcha.data.background import plain_background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.glyphs import GlyphBank
-from simgan_captcha.simulator.layout import LayoutSettings, Letters, lay_out
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.layout import Letters, lay_out
+from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 
 FONTS = ("roboto-black", "caladea", "dejavu-sans-mono")
 SCHEME = Scheme(alphabet="iWm1", length=4, shortest=2, width=120, height=40)

@@ -18,8 +18,8 @@ from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.compositing import lay_letters
-from simgan_captcha.simulator.layout import LayoutSettings
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings, as_found
+from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import GreyImages
 from tests.calibration.scene import skewed
 from tests.drawing import encode_jpeg, plain, striped

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simgan_captcha.errors import StoreError
-from simgan_captcha.original.simulator import OriginalSimulator, OriginalSimulatorSettings
+from simgan_captcha.original.settings import OriginalSimulatorSettings
+from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
 from tests.drawing import plain
@@ -116,7 +118,7 @@ def test_batches_streams_and_seeds_all_differ() -> None:
     assert len({images for images, _ in batches}) == 10
 
 
-def test_the_seed_s_generator_streams_too() -> None:
+def test_the_original_s_generator_streams_too() -> None:
     wide = Scheme(alphabet="abc1", length=2, width=80, height=48)
     drawing = OriginalSimulator(wide, OriginalSimulatorSettings(), plain(80, 48))
     streams = [synthetic_batches(drawing, 2, 1, stream=1, first=n) for n in (0, 1)]

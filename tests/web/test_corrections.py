@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.errors import RunError, SchemeError
-from simgan_captcha.evaluation.judge import judge, read_labels_csv
+from simgan_captcha.evaluation.judge import judge
+from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.web import corrections

@@ -20,7 +20,8 @@ from playwright.sync_api import FileChooser, Locator, Page, expect
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.data.store import Captcha, CaptchaStore
-from simgan_captcha.evaluation.judge import judge, read_labels_csv
+from simgan_captcha.evaluation.judge import judge
+from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.web.gallery import PAGE_SIZE
@@ -156,7 +157,7 @@ def test_a_wrong_file_is_told_and_the_next_is_read(
     page.set_input_files("#files", [text, large, pictures[0]])
     expect(page.locator(".answer")).to_have_count(3)
     reasons = page.locator(".refused .reason")
-    expect(reasons.nth(1)).to_contain_text("expected a JPEG or PNG")
+    expect(reasons.nth(1)).to_contain_text("expected an image")
     expect(reasons.nth(0)).to_contain_text("expected an image of 48x24 pixels, got 100x50")
     # A name is a text, whatever it holds.
     expect(page.locator(".refused .file").nth(1)).to_have_text(text.name)

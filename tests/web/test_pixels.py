@@ -66,15 +66,39 @@ def test_a_single_image_may_have_all_the_pixels(of_plain_captchas: httpx.Client)
     a_problem(of_plain_captchas.post("/api/read", files=more), 422, "at most 4000000 pixels")
 
 
-@settings(max_examples=30)
-@given(width=st.integers(1, 300), height=st.integers(1, 300), kind=st.sampled_from(["PNG", "JPEG"]))
+KINDS = ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]
+
+
+@settings(max_examples=60)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), kind=st.sampled_from(KINDS))
 def test_the_claimed_size_is_that_of_the_image(width: int, height: int, kind: str) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, kind, progressive=bool(width % 2))
+    options = {
+        "JPEG": {"progressive": True},
+        "WEBP": {"lossless": True},
+        "TIFF": {"big_tiff": True},
+    }
+    Image.new("RGB", (width, height)).save(
+        buffer, kind, **(options.get(kind, {}) if width % 2 else {})
+    )
     assert claimed_size(buffer.getvalue()) == (width, height)
 
 
-@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]))
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_all_frames_of_an_animation_count(kind: str) -> None:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (30, 20), (level, 0, 0)) for level in (0, 100, 200)]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    assert claimed_size(buffer.getvalue()) == (30, 60)
+
+
+BEGINNINGS = [
+    *(b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0+"),
+    *(b"BM" + 12 * b"\0" + b"(\0\0\0", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8X"),
+]
+
+
+@given(st.binary(max_size=60), st.sampled_from(BEGINNINGS))
 def test_any_bytes_claim_some_size(data: bytes, beginning: bytes) -> None:
     assert min(claimed_size(beginning + data)) >= 0
 

@@ -3,8 +3,7 @@
 The modules, in the order of the flow:
 
 - `poses`: classes and poses that the bootstrap recognizer (`scout`) predicts.
-- `look`: one calibration round, from predictions to glyphs.
-- `sharing`: class balancing of the predictions.
+- `look`: one calibration round, from predictions to glyphs, with class balancing.
 - `glyph_fit` and `pose_fit`: glyphs and exact poses, by gradient descent on the drawing error.
 - `lost_shapes`: recovery of glyphs that no font draws.
 - `font_match`: comparison of glyphs with known fonts.
@@ -12,4 +11,5 @@ The modules, in the order of the flow:
 - `calibrate`: the result, which the simulator draws from.
 - `summary`: the result for people.
 - `rescoring`: uncertain readings, decided by drawing.
+- `settings`: the settings of all of this.
 """

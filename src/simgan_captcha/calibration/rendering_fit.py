@@ -20,16 +20,9 @@ import numpy.typing as npt
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.simulator.clutter import (
-    CLUTTER,
-    DOTS,
-    LINES,
-    TEXTURE,
-    ClutterSettings,
-    clutter_like,
-    middle_of,
-)
-from simgan_captcha.simulator.simulator import Simulator, SimulatorSettings
+from simgan_captcha.simulator.clutter import CLUTTER, DOTS, LINES, TEXTURE, clutter_like, middle_of
+from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import Doubles, Floats, GreyImages
 
 _CLUTTER = ClutterSettings()

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from simgan_captcha.calibration.pose_fit import fit_poses
 from simgan_captcha.calibration.scout import scout_images
+from simgan_captcha.calibration.settings import VerificationSettings
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
@@ -40,18 +40,6 @@ _CONTRADICTED = 0.05
 probabilities predict. It was 0.01 with good glyphs, and 0.26 where rescoring cost 4 % of images."""
 
 _BATCH = 64
-
-
-class VerificationSettings(BaseModel):
-    """Settings of rescoring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    doubt: float = Field(default=0.02, gt=0, le=1)
-    """Characters are rescored if their second class has more than this probability; 1 turns
-    rescoring off."""
-    steps: int = Field(default=30, ge=1, le=1000)
-    """Optimiser steps that fit the poses of a drawing."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from simgan_captcha.calibration.rendering_fit import RenderingFit
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
 from simgan_captcha.simulator.clutter import CLUTTER
 from simgan_captcha.simulator.pose import PLACED, POSE
-from simgan_captcha.simulator.simulator import SimulatorSettings
+from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.types import Floats
 
 _MIDDLE = (0.01, 0.99)

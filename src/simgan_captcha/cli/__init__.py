@@ -1,5 +1,10 @@
-"""The command line."""
+"""The command line: one module of commands for each purpose.
 
-from simgan_captcha.cli.commands import app, main
+A command parses its options, calls the library and prints. Heavy imports, torch above all, wait
+until a command needs them, so that ``--help`` and mistakes are fast.
+"""
+
+from simgan_captcha.cli import judge, learn, puzzle, use  # noqa: F401  # they add their commands
+from simgan_captcha.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -1,15 +1,12 @@
-"""A scheme as a TOML file that people write, or have written by ``simgan-captcha init``."""
+"""The configuration for a captcha family of which only the scheme is known."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from simgan_captcha.scheme import load_scheme
-from simgan_captcha.simulator.glyphs import fonts_with
+from simgan_captcha.scheme import Scheme
 
 OF_THE_SCHEME = ("scheme.", "simulator.", "calibration.first_steps")
-"""How settings begin that `scheme_settings` gives: they belong to the captchas, not to a preset."""
-
+"""Prefixes of the keys of `scheme_values`: they belong to the captchas, not to a preset."""
 
 _USUAL_HEIGHT = 0.6
 """Of the image's, where a scheme does not say how high its texts are."""
@@ -32,25 +29,32 @@ _OF_EACH_IMAGE: dict[str, Any] = {"ink": (-120, 30)}
 """Where every letter or image has a colour of its own."""
 
 
-def scheme_settings(path: Path) -> list[str]:
-    """The scheme of a file as settings of a run, see `load_scheme`, and what is drawn before
-    anything of it is known: the preset's ranges are those of one puzzle.
+def scheme_values(scheme: Scheme) -> dict[str, Any]:
+    """The values of a configuration, by key, for a family of which only the scheme is known.
+
+    The ranges of the presets are those of one puzzle. These are wider.
 
     Raises:
-        ConfigError: As `load_scheme`; or no font has all characters of the alphabet.
+        ConfigError: No font has all characters of the alphabet.
     """
-    scheme = load_scheme(path)
-    settings = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
+    from simgan_captcha.simulator.glyphs import fonts_with  # late: it needs NumPy and Pillow
+
+    values = {f"scheme.{key}": value for key, value in scheme.model_dump(mode="json").items()}
     height = scheme.text_height or round(scheme.height * _USUAL_HEIGHT)
-    settings["simulator.size"] = [min(200, max(4, round(height * part))) for part in _EMS]
+    values["simulator.size"] = [min(200, max(4, round(height * part))) for part in _EMS]
     layout = {}
     if scheme.text_width:
         usual = min(1.0, scheme.text_width / scheme.width)
         layout["extent"] = [max(_NARROWEST, round(usual * part, 3)) for part in _EXTENT]
-    settings["simulator.layout"] = layout
-    settings["simulator.fonts"] = fonts_with(scheme.alphabet)
-    settings |= {f"simulator.{key}": value for key, value in _WIDE.items()}
+    values["simulator.layout"] = layout
+    values["simulator.fonts"] = list(fonts_with(scheme.alphabet))
+    values |= {f"simulator.{key}": value for key, value in _WIDE.items()}
     if not scheme.shares_picture:
-        settings |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
-    settings["calibration.first_steps"] = _FIRST_STEPS
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        values |= {f"simulator.{key}": value for key, value in _OF_EACH_IMAGE.items()}
+    values["calibration.first_steps"] = _FIRST_STEPS
+    return values
+
+
+def scheme_settings(scheme: Scheme) -> list[str]:
+    """The same values as ``key=value`` settings of the command line."""
+    return [f"{key}={json.dumps(value)}" for key, value in scheme_values(scheme).items()]

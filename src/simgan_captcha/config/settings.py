@@ -7,18 +7,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simgan_captcha.calibration.rescoring import VerificationSettings
-from simgan_captcha.calibration.scout import CalibrationSettings
-from simgan_captcha.data.background import Lines
-from simgan_captcha.data.fetch import DownloadSettings
+from simgan_captcha.calibration.settings import CalibrationSettings, VerificationSettings
+from simgan_captcha.config.of_scheme import scheme_values
+from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.original.preset import ORIGINAL
-from simgan_captcha.original.simulator import OriginalSimulatorSettings
-from simgan_captcha.recognizer.adapt import AdaptationSettings
-from simgan_captcha.recognizer.train import ReaderSettings
+from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
+from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simgan import SimGANSettings
-from simgan_captcha.simulator.simulator import SimulatorSettings, layout_of
+from simgan_captcha.simulator.settings import SimulatorSettings, layout_of
 
 Preset = Literal["quick", "cpu", "paper", "original"]
 
@@ -91,6 +88,29 @@ class RunConfig(BaseModel):
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
         return self
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the run has a calibration; the generator of 2017 has nothing to fit."""
+        return self.calibrate and self.generator == "fonts"
+
+    @property
+    def reads_poses(self) -> bool:
+        """Whether the recognizer is trained with a pose head, as the bootstrap recognizer is."""
+        return self.calibrates and self.reader.kind == "attention"
+
+    @property
+    def rescores(self) -> bool:
+        """Whether uncertain characters are rescored; this needs calibrated glyphs."""
+        return self.calibrates and self.verification.doubt < 1
+
+    def brief_training(self, steps: int) -> ReaderSettings:
+        """Settings of a training on raw images with this number of steps."""
+        return self.reader.model_copy(update={"steps": steps, "images": "raw"})
+
+    def dump(self, *keys: str) -> dict[str, Any]:
+        """The values of some keys as JSON."""
+        return self.model_dump(mode="json", include=set(keys))
+
 
 _SMALL_SIMGAN = {
     "checkpoint_every": 50,
@@ -139,12 +159,15 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 """What each preset changes of the defaults."""
 
 
-def resolve_config(preset: str, assignments: Sequence[str] = ()) -> RunConfig:
+def resolve_config(
+    preset: str, assignments: Sequence[str] = (), scheme: Scheme | None = None
+) -> RunConfig:
     """A preset with some values changed.
 
     Args:
         preset: One of `PRESETS`.
         assignments: As ``reader.steps=100``; values are JSON, or else plain text.
+        scheme: A captcha family that is not the HackMIT puzzle, see `scheme_values`.
 
     Raises:
         ConfigError: An unknown preset or key (the nearest right one is named), or a bad value.
@@ -158,6 +181,9 @@ def resolve_config(preset: str, assignments: Sequence[str] = ()) -> RunConfig:
     # The default scheme is there from the start, so that one of its values can be changed alone.
     values: dict[str, Any] = {"scheme": HACKMIT_2017.model_dump()}
     values |= json.loads(json.dumps(PRESETS[preset]))
+    if scheme is not None:
+        for key, value in scheme_values(scheme).items():
+            _assign(values, key, value)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from simgan_captcha.atomic import read_arrays, write_arrays
+from simgan_captcha.data.settings import Lines
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.types import FloatImages, GreyImages, Mask
 
@@ -90,10 +91,6 @@ def line_disc(line_width: int) -> GreyImages:
     # size is odd because OpenCV shifts the result of an even one.
     size = (line_width + 2) | 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
-
-
-Lines = Literal["contrast", "average", "and"]
-"""Methods of finding shared lines, see `estimate_background`."""
 
 
 @dataclass(frozen=True)

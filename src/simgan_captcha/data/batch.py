@@ -1,16 +1,23 @@
-"""One challenge batch: from its JSON to checked captchas.
+"""One challenge batch: from its JSON or CSV to checked captchas.
 
-A batch is ``{"images": [{"name": "...", "jpg_base64": "..."}, ...]}``. Whatever arrives is hostile
-until checked: a bad image is set aside with its reason, a bad batch as a whole.
+A batch is ``{"images": [{"name": "...", "jpg_base64": "..."}, ...]}``, or a CSV with a column of
+images. Images of any kind are taken, as base64 or ``data:`` URIs. Whatever arrives is hostile until
+checked: a bad image is set aside with its reason, a bad batch as a whole.
 """
 
-import base64
-import binascii
+import csv
+import io
+import itertools
 import json
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
-from simgan_captcha.data.foreground import check_scheme_image
-from simgan_captcha.data.store import Captcha, RejectedCaptcha
+from simgan_captcha.data.foreground import open_scheme_image
+from simgan_captcha.data.kinds import kind_in_words
+from simgan_captcha.data.pictures import MAX_BYTES, from_base64
+from simgan_captcha.data.store import MAX_QUARANTINED_BYTES, Captcha, RejectedCaptcha
 from simgan_captcha.errors import BatchError, ImageError
 from simgan_captcha.scheme import Scheme
 
@@ -20,6 +27,23 @@ MAX_NAME_CHARACTERS = 256
 
 _MAX_MARKS = 10 * MAX_IMAGES
 """Brackets, commas and colons in the JSON: an image has five, and each value at least one."""
+
+_MOST_ROWS = MAX_IMAGES + 2
+_NAMES = ("name", "filename", "file")
+_IMAGES = ("jpg_base64", "image", "base64", "data")
+"""Fields of an image in JSON."""
+ENCODED = re.compile(r"data:image/|\\?/9j\\?/|iVBOR|R0lGOD|UklGR|Qk.{6}AAAA|SUkqA|TU0AK")
+"""How images begin in base64, or in JSON or ``data:`` URIs that hold it."""
+
+
+class Unpacked(NamedTuple):
+    """The images of a batch, checked."""
+
+    captchas: list[Captcha]
+    rejected: list[RejectedCaptcha]
+    """With their reasons."""
+    notes: Counter[str]
+    """Of images that are taken, see `pictures.Picture.notes`."""
 
 
 def parse_batch(data: bytes | bytearray) -> list[Any]:
@@ -34,8 +58,10 @@ def parse_batch(data: bytes | bytearray) -> list[Any]:
         raise BatchError(f"{expected} with 1 to {MAX_IMAGES} images, got many more values")
     try:
         batch = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BatchError(f"{expected}, got bytes starting {bytes(data[:24])!r} ({error})") from None
+    except (ValueError, RecursionError):
+        kind = kind_in_words(bytes(data[:512]))
+        what = "damaged JSON" if kind == "JSON" else kind
+        raise BatchError(f"{expected}, got {what}") from None
     images = batch.get("images") if isinstance(batch, dict) else None
     if not isinstance(images, list):
         raise BatchError(f'{expected}, got JSON without a list of "images"')
@@ -44,27 +70,77 @@ def parse_batch(data: bytes | bytearray) -> list[Any]:
     return images
 
 
-def unpack_batch(images: list[Any], scheme: Scheme) -> tuple[list[Captcha], list[RejectedCaptcha]]:
-    """Check every image of `parse_batch`: the good ones, and the others with their reasons."""
-    captchas: list[Captcha] = []
-    rejected: list[RejectedCaptcha] = []
+def parse_table(data: bytes | bytearray) -> list[Any]:
+    """The rows of a CSV with a column of images, as base64 or ``data:`` URIs, as `parse_batch`.
+
+    The column of images is found by its first value; that of names is called ``name``,
+    ``filename``, ``file`` or ``id``, or else rows are named by their numbers.
+
+    Raises:
+        BatchError: No such CSV.
+    """
+    expected = "expected a CSV with a column of images as base64 or data: URIs"
+    csv.field_size_limit(2 * MAX_BYTES)
+    try:
+        text = bytes(data).decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(
+            itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), _MOST_ROWS)
+        )
+    except (ValueError, csv.Error) as error:
+        raise BatchError(f"{expected}, could not read it ({error})") from None
+    header, rows = (rows or [[]])[0], [row for row in rows[1:] if row]
+    columns = [k for k, value in enumerate(rows[0] if rows else []) if ENCODED.match(value)]
+    if not columns:
+        raise BatchError(f"{expected}, got other columns")
+    if len(rows) > MAX_IMAGES:
+        raise BatchError(f"{expected} and at most {MAX_IMAGES} rows, got more")
+    called = [name.strip().lower() for name in header]
+    names = [called.index(name) for name in (*_NAMES, "id") if name in called]
+    return [
+        {
+            "name": row[names[0]] if names and names[0] < len(row) else str(number),
+            "image": row[columns[0]] if columns[0] < len(row) else "",
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def batch_images(images: Iterable[Any]) -> Iterator[tuple[object, bytes | ImageError]]:
+    """Each image's name as it came and its bytes, or why it has none."""
     for entry in images:
         fields = entry if isinstance(entry, dict) else {}
-        name, encoded = fields.get("name"), fields.get("jpg_base64")
-        data = encoded.encode(errors="replace") if isinstance(encoded, str) else b""
+        name = next((fields[key] for key in _NAMES if key in fields), None)
+        encoded = next((fields[key] for key in _IMAGES if key in fields), None)
+        if not isinstance(encoded, str):
+            kind = type(encoded).__name__
+            yield name, ImageError(f'expected text in "{_IMAGES[0]}", got {kind}')
+            continue
+        try:
+            yield name, from_base64(encoded)
+        except ImageError as error:
+            yield name, error
+
+
+def unpack_batch(images: list[Any], scheme: Scheme) -> Unpacked:
+    """Check every image of `parse_batch` or `parse_table`."""
+    return unpack(batch_images(images), scheme)
+
+
+def unpack(images: Iterable[tuple[object, bytes | ImageError]], scheme: Scheme) -> Unpacked:
+    """Check every named image: whether it is whole and fits the scheme."""
+    unpacked = Unpacked([], [], Counter())
+    for name, data in images:
         try:
             label = checked_name(name)
-            if not isinstance(encoded, str):
-                raise BatchError(f'expected text in "jpg_base64", got {type(encoded).__name__}')
-            data = base64.b64decode(encoded, validate=True)
-            check_scheme_image(data, scheme)
-            captchas.append(Captcha(label, data))
+            if isinstance(data, ImageError):
+                raise data
+            unpacked.notes.update(open_scheme_image(data, scheme).notes)
+            unpacked.captchas.append(Captcha(label, data))
         except (BatchError, ImageError) as error:
-            rejected.append(RejectedCaptcha(storable(name), str(error), data))
-        except (binascii.Error, ValueError) as error:
-            reason = f"expected base64 of an image, got other text ({error})"
-            rejected.append(RejectedCaptcha(storable(name), reason, data))
-    return captchas, rejected
+            kept = b"" if isinstance(data, ImageError) else data[:MAX_QUARANTINED_BYTES]
+            unpacked.rejected.append(RejectedCaptcha(storable(name), str(error), kept))
+    return unpacked
 
 
 def checked_name(name: object) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -22,6 +21,7 @@ from tenacity import (
 from simgan_captcha._version import __version__
 from simgan_captcha.data.addresses import LOOPBACK_DIRECT, server_and_user, without_password
 from simgan_captcha.data.batch import parse_batch
+from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import MAX_QUARANTINED_BYTES
 from simgan_captcha.errors import BatchError, UsageError
 
@@ -31,31 +31,6 @@ OnBatch = Callable[[str, list[Any]], Awaitable[None]]
 """Awaited with a batch's source and its images, see `batch.parse_batch`."""
 OnFailure = Callable[[str, str, bytes], None]
 """Called with a batch's source, why it cannot be had, and the start of what came instead."""
-
-
-class DownloadSettings(BaseModel):
-    """How politely and how patiently batches are fetched."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    concurrency: int = Field(default=4, ge=1, le=64)
-    """Requests under way at once."""
-    requests_per_second: float = Field(default=5.0, gt=0)
-    """Never more, retries and redirects included."""
-    attempts: int = Field(default=5, ge=1, le=100)
-    """Times one batch is asked for before it is given up."""
-    backoff_seconds: float = Field(default=0.5, ge=0)
-    """First wait between attempts; it doubles each time, with as much jitter added."""
-    max_wait_seconds: float = Field(default=30.0, ge=0)
-    """Longest wait between attempts, whatever the server's Retry-After says."""
-    silence_seconds: float = Field(default=15.0, gt=0)
-    """A server that sends nothing for so long is given up."""
-    request_seconds: float = Field(default=120.0, gt=0)
-    """A whole request, body included, may take so long."""
-    max_batch_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Larger batches are cut and refused."""
-    redirect_hosts: tuple[str, ...] = ()
-    """Other hosts that redirects may lead to, each as ``host`` or ``host:port``."""
 
 
 class _FetchError(Exception):

@@ -1,28 +1,312 @@
-"""A folder of loose images, taken in by groups of a thousand, as batches are."""
+"""Images where people keep them: folders, zip files, and files of challenge batches.
+
+Files are told by what they hold, not by their names; whatever is not taken is counted by kind.
+"""
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from simgan_captcha.data.batch import checked_name, storable
-from simgan_captcha.data.foreground import check_scheme_image
-from simgan_captcha.data.images import MAX_BYTES, SUFFIXES
-from simgan_captcha.data.store import Captcha, RejectedCaptcha
-from simgan_captcha.errors import BatchError, ImageError
-from simgan_captcha.scheme import Scheme
+from simgan_captcha.data.batch import ENCODED, batch_images, parse_batch, parse_table
+from simgan_captcha.data.kinds import IMAGES, kind_of, left_out_in_words
+from simgan_captcha.data.pictures import MAX_BYTES, read_bytes
+from simgan_captcha.errors import BatchError, ImageError, UsageError
 from simgan_captcha.shown import without_home
 
 GROUP = 1000
 """Images that are stored together."""
 
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+"""A file so named, in any case, that holds no image is a damaged one."""
 
-def is_image_file(path: Path) -> bool:
-    """Whether it is named like an image, and not hidden."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+MAX_BATCH_BYTES = 64 * 2**20
+
+_HEAD = 4096
+_MAX_MEMBERS = 200_000
+"""Files in one zip file."""
+_FOLDER, _HIDDEN = "folder (not looked into without --recursive)", "hidden"
 
 
-def image_groups(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image file of a folder, or one in a zip file."""
+
+    name: str
+    """A label: its path within the folder or the zip file."""
+    path: Path
+    """Of the file, or of the zip file."""
+    size: int
+    version: int
+    """Another one where the file has changed: its time, or its checksum in the zip file."""
+    member: zipfile.ZipInfo | None = None
+    """What it is in the zip file."""
+
+
+@dataclass
+class Found:
+    """What a place holds: images or batches, not both, and what is left out."""
+
+    files: list[ImageFile] = field(default_factory=list)
+    batches: list[Path] = field(default_factory=list)
+    """Of JSON, or CSV."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Entries that are not taken, by kind."""
+
+
+def find_images(place: Path, *, recursive: bool = False) -> Found:
+    """What a folder, a zip file or a file of a batch holds, in natural order (2 before 10).
+
+    Args:
+        place: Its path.
+        recursive: Whether folders within are looked into.
+
+    Raises:
+        UsageError: Nothing there, both batches and images, or neither.
+    """
+    if not place.is_dir() and not holds_images(place):
+        raise UsageError(
+            f"expected a folder or a zip file of images, or challenge batches, got {place}, "
+            f"which is {'a file' if place.exists() else 'not there'}; correct the path"
+        )
+    search = _Search(place, recursive)
+    found = search.found()
+    if not found.files and not found.batches:
+        total = found.left_out.total()
+        raise UsageError(
+            f"expected images ({', '.join(IMAGES)}), or challenge batches named challenge-* or "
+            f"*.json, in {place}, got none of {total} entries"
+            + (f" ({left_out_in_words(found.left_out)})" if total else "")
+            + "; name the folder that holds them"
+        )
+    return found
+
+
+def holds_images(path: Path) -> bool:
+    """Whether it is one file that holds several images: a zip file or a batch."""
+    try:
+        head = file_head(path) if path.is_file() else b""
+    except (OSError, ValueError):
+        return False
+    kind = kind_of(head)
+    return (
+        kind == "zip"
+        or (kind == "JSON" and (path.suffix.lower() == ".json" or _is_batch(head)))
+        or (path.suffix.lower() == ".csv" and _is_table(head))
+    )
+
+
+class _Search:
+    """Goes through a place and sorts what it holds."""
+
+    def __init__(self, place: Path, recursive: bool) -> None:
+        self._place, self._recursive = place, recursive
+        self._images: list[ImageFile] = []
+        self._named_images: list[ImageFile] = []
+        """Files that are only named like images."""
+        self._batches: list[Path] = []
+        self._named_batches: list[tuple[Path, str]] = []
+        """Files that are named like batches, and what kinds they are."""
+        self._left_out: Counter[str] = Counter()
+        if place.is_dir():
+            self._look_into(place, "")
+        else:
+            self._take(place, place.name, alone=True)
+
+    def found(self) -> Found:
+        if self._images and self._batches:
+            raise UsageError(
+                f"expected images or challenge batches in {self._place}, got both: "
+                f"{len(self._batches)} batches and {len(self._images)} images; move one kind to "
+                "a folder of its own"
+            )
+        files, batches, left_out = self._images, self._batches, self._left_out
+        if files or not (batches or self._named_batches):
+            files = files + self._named_images
+            left_out.update(kind for _, kind in self._named_batches)
+        else:
+            batches = batches + [path for path, _ in self._named_batches]
+            left_out.update(f"no image ({file.path.suffix.lower()})" for file in self._named_images)
+        return Found(
+            sorted(files, key=lambda file: _natural(file.name)),
+            sorted(batches, key=lambda path: _natural(str(path))),
+            left_out,
+        )
+
+    def _look_into(self, folder: Path, prefix: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path, name = folder / entry.name, prefix + entry.name
+                if entry.name.startswith("."):
+                    self._left_out[_HIDDEN] += 1
+                # Links to folders may lead in circles.
+                elif entry.is_dir(follow_symlinks=not self._recursive):
+                    if self._recursive:
+                        self._look_into(path, f"{name}/")
+                    else:
+                        self._left_out[_FOLDER] += 1
+                elif path.is_file():
+                    self._take(path, name)
+                else:
+                    self._left_out["no regular file"] += 1
+
+    def _take(self, path: Path, name: str, *, alone: bool = False) -> None:
+        try:
+            head, about = file_head(path), path.stat()
+        except OSError:
+            self._left_out["not readable"] += 1
+            return
+        kind, suffix = kind_of(head), path.suffix.lower()
+        file = ImageFile(name, path, about.st_size, about.st_mtime_ns)
+        challenge = path.name.startswith("challenge-") and not suffix
+        if kind in IMAGES:
+            self._images.append(file)
+        elif kind == "zip" and (suffix == ".zip" or alone):
+            self._take_zip(path, "" if alone else f"{name}/")
+        elif (
+            (challenge and kind == "JSON")
+            or ((alone or suffix == ".json") and kind == "JSON" and _is_batch(head))
+            or (suffix == ".csv" and _is_table(head))
+        ):
+            self._batches.append(path)
+        elif challenge or suffix == ".json":
+            self._named_batches.append((path, kind))
+        elif suffix in SUFFIXES:
+            self._named_images.append(file)
+        else:
+            self._left_out[kind] += 1
+
+    def _take_zip(self, path: Path, prefix: str) -> None:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+                if len(members) > _MAX_MEMBERS:
+                    raise zipfile.BadZipFile
+                for member in members:
+                    self._take_member(archive, path, member, prefix)
+        except (*_ZIP_ERRORS, OSError):
+            self._left_out["damaged zip"] += 1
+
+    def _take_member(
+        self, archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo, prefix: str
+    ) -> None:
+        name = member.filename.rpartition("/")[2]
+        if member.is_dir():
+            return
+        if name.startswith(".") or member.filename.startswith("__MACOSX/"):
+            self._left_out[_HIDDEN] += 1
+            return
+        file = ImageFile(prefix + member.filename, path, member.file_size, member.CRC, member)
+        if member.flag_bits & 1:
+            self._left_out["locked in a zip file"] += 1
+            return
+        try:
+            with archive.open(member) as opened:
+                kind = kind_of(opened.read(_HEAD))
+        except (*_ZIP_ERRORS, OSError):
+            kind = "damaged"
+        if kind in IMAGES:
+            self._images.append(file)
+        elif Path(name).suffix.lower() in SUFFIXES:
+            self._named_images.append(file)
+        else:
+            self._left_out[f"{kind} in a zip file"] += 1
+
+
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError,
+)  # fmt: skip
+"""What reading a zip file of somebody else may raise."""
+
+
+def file_head(path: Path) -> bytes:
+    """The first bytes of a file, which tell its kind."""
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _is_batch(head: bytes) -> bool:
+    """Whether JSON holds images: a list of labels does not."""
+    return any(ENCODED.match(value) for value in re.findall(r'"([^"]{6,})', _text(head)))
+
+
+def _is_table(head: bytes) -> bool:
+    return any(ENCODED.match(value) for value in re.split(r'[,;\t"\r\n]+', _text(head)))
+
+
+def _text(head: bytes) -> str:
+    return head.decode("utf-8", errors="replace")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def read_files(files: Iterable[ImageFile]) -> Iterator[tuple[str, bytes | ImageError]]:
+    """Names and bytes of files, or why they cannot be read."""
+    archive: zipfile.ZipFile | None = None
+    try:
+        for file in files:
+            try:
+                if file.member is None:
+                    data: bytes | ImageError = read_bytes(file.path)
+                else:
+                    if archive is None or archive.filename != str(file.path):
+                        if archive is not None:
+                            archive.close()
+                        archive = zipfile.ZipFile(file.path)
+                    with archive.open(file.member) as member:
+                        data = member.read(MAX_BYTES + 1)
+            except ImageError as error:
+                data = error
+            except OSError as error:
+                data = ImageError(f"expected a file to read, the system refused ({error.strerror})")
+            except _ZIP_ERRORS:
+                data = ImageError("expected a whole zip file, got a damaged one")
+            yield file.name, data
+    finally:
+        if archive is not None:
+            archive.close()
+
+
+def read_batch(path: Path, max_bytes: int = MAX_BATCH_BYTES) -> list[Any]:
+    """The images of one file of a batch, not yet checked.
+
+    Raises:
+        BatchError: Too large, or no batch.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise BatchError(f"expected at most {max_bytes} bytes, got a larger file")
+    return (parse_table if path.suffix.lower() == ".csv" else parse_batch)(data)
+
+
+def read_found(found: Found) -> Iterator[tuple[str, bytes | ImageError]]:
+    """Names and bytes of all images that were found; a batch that is none is one that cannot be."""
+    yield from read_files(found.files)
+    for path in found.batches:
+        try:
+            images = read_batch(path)
+        except (OSError, BatchError) as error:
+            yield path.name, ImageError(str(error))
+            continue
+        for number, (name, data) in enumerate(batch_images(images)):
+            yield name if isinstance(name, str) else f"{path.name}#{number}", data
+
+
+def image_groups(folder: Path, files: Sequence[ImageFile]) -> dict[str, tuple[ImageFile, ...]]:
     """Files of a folder by groups, each under a source of its own.
 
     The source holds names, sizes and times: a file that is added or changed makes another group of
@@ -32,28 +316,8 @@ def image_groups(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, .
     for start in range(0, len(files), GROUP):
         group = tuple(files[start : start + GROUP])
         digest = hashlib.sha256()
-        for path in group:
-            about = path.stat()
-            digest.update(os.fsencode(path.name))  # which need not be Unicode
-            digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        for file in group:
+            digest.update(os.fsencode(file.name))  # which need not be Unicode
+            digest.update(f"\0{file.size}\0{file.version}\0".encode())
         groups[f"{without_home(folder.resolve().as_uri())}#{digest.hexdigest()[:16]}"] = group
     return groups
-
-
-def unpack_images(
-    files: Sequence[Path], scheme: Scheme
-) -> tuple[list[Captcha], list[RejectedCaptcha]]:
-    """Check every image, named as its file: the good ones, and the others with their reasons."""
-    captchas: list[Captcha] = []
-    rejected: list[RejectedCaptcha] = []
-    for path in files:
-        data = b""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-            name = checked_name(path.name)
-            check_scheme_image(data, scheme)
-            captchas.append(Captcha(name, data))
-        except (OSError, BatchError, ImageError) as error:
-            rejected.append(RejectedCaptcha(storable(path.name), str(error), data))
-    return captchas, rejected

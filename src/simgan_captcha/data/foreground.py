@@ -3,14 +3,14 @@
 Shapes: H and W are the height and width of the scheme.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from simgan_captcha.data.images import check_image, decode_grey, decode_rgb
-from simgan_captcha.errors import ImageError
+from simgan_captcha.data.pictures import Picture, PictureSource, Pixels, luma, open_picture
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.types import Floats, GreyImages
+from simgan_captcha.types import Floats, GreyImages, Ids, Mask
 
 INK = 200
 """Grey level of the strongest ink of an image in `ink_on_black`."""
@@ -37,66 +37,39 @@ _FEW = 0.01
 """Share of background in a window that is too small to use."""
 _NEAR = 24
 """Levels by which background pixels may differ from the most frequent colour."""
+_SPECK = 0.08
+"""Height and width of the largest speck, in image heights."""
+_LETTER = 0.25
+"""Least height of a letter in image heights; lower components are dots or specks."""
 
 
-def check_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """The luma of a complete image that fits the scheme.
+def open_scheme_image(source: PictureSource, scheme: Scheme) -> Picture:
+    """Decode a picture from any source if it fits the scheme.
 
     Raises:
-        ImageError: As `images.check_image`; or another size, with a shared background.
+        ImageError: As `pictures.open_picture`; or another size, with a shared background.
+        OSError: The file cannot be read.
+        TypeError: Not a source.
     """
     if scheme.shares_picture:
-        return check_image(data, width=scheme.width, height=scheme.height)
-    return check_image(data)
+        return open_picture(source, width=scheme.width, height=scheme.height)
+    return open_picture(source)
 
 
-def read_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """Check and decode an untrusted image, see `decode_scheme_image`.
-
-    Raises:
-        ImageError: As `check_scheme_image`.
-    """
-    luma = check_scheme_image(data, scheme)
-    return luma if scheme.shares_picture else decode_scheme_image(data, scheme)
-
-
-def decode_scheme_image(data: bytes, scheme: Scheme) -> GreyImages:
-    """Decode an image that `check_scheme_image` accepts to (H, W): luma, or `ink_on_black`.
+def decode_scheme_image(source: PictureSource, scheme: Scheme) -> GreyImages:
+    """Decode a picture from any source to (H, W): luma, or `ink_on_black`.
 
     Raises:
-        ImageError: The bytes do not decode.
+        ImageError: As `open_scheme_image`.
+        OSError: The file cannot be read.
+        TypeError: Not a source.
     """
-    if scheme.shares_picture:
-        return decode_grey(data)
-    return _ink_of(decode_rgb(data), scheme)
+    return pixels_of_scheme(open_scheme_image(source, scheme).rgb, scheme)
 
 
-def pixels_of_scheme(pixels: npt.NDArray[np.uint8], scheme: Scheme) -> GreyImages:
-    """Convert an image that is decoded already, as `decode_scheme_image` does.
-
-    Args:
-        pixels: Grey levels (H, W) or RGB (H, W, 3); any size without a shared background.
-        scheme: Scheme of the image.
-
-    Raises:
-        ImageError: Another shape or type.
-    """
-    own, grey = not scheme.shares_picture, pixels.ndim == 2
-    size = (scheme.height, scheme.width)
-    if (
-        pixels.dtype != np.uint8
-        or (pixels.ndim, *pixels.shape[2:]) not in ((2,), (3, 3))
-        or not pixels.size
-        or not (own or pixels.shape[:2] == size)
-    ):
-        h, w = ("h", "w") if own else size
-        raise ImageError(
-            f"expected grey levels ({h}, {w}) or RGB ({h}, {w}, 3) of uint8, got {pixels.shape} of "
-            f"{pixels.dtype}"
-        )
-    if own:
-        return _ink_of(np.repeat(pixels[..., None], 3, -1) if grey else pixels, scheme)
-    return pixels if grey else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+def pixels_of_scheme(rgb: Pixels, scheme: Scheme) -> GreyImages:
+    """Convert the colours (h, w, 3) that `open_scheme_image` gives to (H, W)."""
+    return luma(rgb) if scheme.shares_picture else _ink_of(rgb, scheme)
 
 
 def _ink_of(rgb: GreyImages, scheme: Scheme) -> GreyImages:
@@ -192,3 +165,37 @@ def _commonest_colour(rgb: GreyImages, levels: Floats) -> Floats:
     commonest = levels[coarse == np.bincount(coarse.ravel(), minlength=4096).argmax()].mean(0)
     # A background may lie across the border of two bins.
     return np.asarray(levels[np.abs(levels - commonest).max(-1) <= _NEAR].mean(0))
+
+
+def ink_colours(images: Sequence[Pixels], ink: Mask) -> Ids:
+    """(n, 3) RGB of the pixels (H, W) that are ink, of images of any size."""
+    size = (ink.shape[2], ink.shape[1])
+    resized = np.stack([cv2.resize(image, size) for image in images])
+    return np.asarray(resized[ink[: len(images)]], np.int64)
+
+
+def specks(ink: Mask, near_lines: Mask) -> int:
+    """Pieces of ink (H, W) that are too small for a letter or its dot, none near a line."""
+    count, of_piece, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    cut = np.isin(np.arange(count), of_piece[near_lines])
+    small = pieces[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)
+    return int((small & ~cut)[1:].sum())
+
+
+def text_extent(ink: Mask) -> tuple[int, int]:
+    """Columns and rows from one end of the large pieces of ink (H, W) to the other."""
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    large = pieces[1:][pieces[1:, cv2.CC_STAT_HEIGHT] >= _LETTER * len(ink)]
+    if not len(large):
+        return ink.shape[1], ink.shape[0]
+    begin = large[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
+    end = begin + large[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    columns, rows = (end.max(0) - begin.min(0)).tolist()
+    return columns, rows
+
+
+def stretches(ink: Mask) -> int:
+    """Number of stretches of columns that hold ink (H, W), which letters that stand apart are."""
+    # Two pixels are more than the specks that a codec leaves.
+    columns = np.concatenate([[False], ink.sum(0) >= 2])
+    return int((columns[1:] & ~columns[:-1]).sum())

@@ -17,11 +17,19 @@ from typing import Any, TypeVar
 import httpx
 
 from simgan_captcha.data.addresses import is_url, without_password
-from simgan_captcha.data.batch import parse_batch, unpack_batch
-from simgan_captcha.data.fetch import DownloadSettings, batch_urls, fetch_batches
-from simgan_captcha.data.folder import image_groups, is_image_file, unpack_images
-from simgan_captcha.data.images import SUFFIXES
-from simgan_captcha.data.store import Captcha, CaptchaStore, RejectedCaptcha
+from simgan_captcha.data.batch import Unpacked, unpack, unpack_batch
+from simgan_captcha.data.fetch import batch_urls, fetch_batches
+from simgan_captcha.data.folder import (
+    ImageFile,
+    file_head,
+    find_images,
+    image_groups,
+    read_batch,
+    read_files,
+)
+from simgan_captcha.data.kinds import in_words
+from simgan_captcha.data.settings import DownloadSettings
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.shown import without_home
@@ -32,7 +40,9 @@ DEFAULT_BATCHES = 20
 MAX_REASONS = 20
 """The report lists this many reasons; the rest are summed under one heading."""
 
-Place = TypeVar("Place", httpx.URL, Path, tuple[Path, ...])
+_OTHER_SIZE = re.compile(r", got \d+x\d+$")
+
+Place = TypeVar("Place", httpx.URL, Path, tuple[ImageFile, ...])
 
 OnProgress = Callable[[int, int, int], None]
 """Called with batches done, batches in all, images stored so far."""
@@ -56,13 +66,17 @@ class IngestReport:
     failures: tuple[str, ...]
     """One line for each failed batch: source and reason."""
     files_ignored: int
-    """Entries of a folder that are not named like batches, or images where there are none."""
+    """Entries of a folder that are neither batches nor images."""
+    left_out: dict[str, int]
+    """These entries by kind."""
     images_expected: int
     images_stored: int
     duplicates: int
     quarantined: int
     reasons: dict[str, int]
     """Images in the quarantine by reason, the most frequent first."""
+    notes: dict[str, int]
+    """Images that were taken in a way that a person should know of, by that way."""
 
 
 def ingest(
@@ -81,10 +95,10 @@ def ingest(
     leaves all that were done.
 
     Args:
-        location: A folder of files ``challenge-*`` or ``*.json``, or else of JPEG and PNG images;
-            or an address, see `fetch.batch_urls`.
+        location: A folder or a zip file of images, a folder of files ``challenge-*`` or ``*.json``,
+            see `folder.find_images`; or an address, see `fetch.batch_urls`.
         store_folder: The captcha store to add to, made if missing.
-        scheme: That images must fit, see `foreground.check_scheme_image`.
+        scheme: That images must fit, see `foreground.open_scheme_image`.
         user: Puzzle user whose challenges are asked for; folders need none.
         batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL. Of
             images, a thousand are one.
@@ -92,7 +106,7 @@ def ingest(
         on_progress: Called before the first batch and after each.
 
     Raises:
-        UsageError: The location is no folder of batches or images, and no such address.
+        UsageError: The location is no folder of batches or of images, has both, or is no address.
         DownloadError: Not one image could be had; the message says why.
         StoreError: The store is damaged, or the disk does not take it.
     """
@@ -104,19 +118,33 @@ def ingest(
         urls = batch_urls(text, user, batches or DEFAULT_BATCHES)
         run = _Ingestion(store_folder, scheme, list(urls), on_progress)
         asyncio.run(_fetch_all(run.missing(urls), run, settings))
-        return run.report(without_password(text), 0)
-    folder = Path(location)
-    found, ignored = _files(folder)
-    if found and is_image_file(found[0]):
-        groups = dict(itertools.islice(image_groups(folder, found).items(), batches))
+        return run.report(without_password(text), {})
+    place = Path(location)
+    found = find_images(place, recursive=settings.recursive)
+    if found.files:
+        groups = dict(itertools.islice(image_groups(place, found.files).items(), batches))
         run = _Ingestion(store_folder, scheme, list(groups), on_progress)
         for source, group in run.missing(groups):
-            run.add(source, *unpack_images(group, scheme))
-        return run.report(without_home(text), ignored)
-    files = {without_home(path.resolve().as_uri()): path for path in found[:batches]}
-    run = _Ingestion(store_folder, scheme, list(files), on_progress)
-    _read_all(run.missing(files), run, settings.max_batch_bytes)
-    return run.report(without_home(text), ignored)
+            run.add(source, unpack(read_files(group), scheme))
+    else:
+        files = {without_home(path.resolve().as_uri()): path for path in found.batches[:batches]}
+        run = _Ingestion(store_folder, scheme, list(files), on_progress)
+        _read_all(run.missing(files), run, settings.max_batch_bytes)
+    return run.report(without_home(text), found.left_out)
+
+
+def ingest_warnings(report: IngestReport) -> list[str]:
+    """What a person should know of an ingestion: what failed, was set aside, or was left out."""
+    warnings = []
+    if report.batches_failed:
+        warnings.append(
+            f"{report.batches_failed} of {report.batches_expected} batches could not be had, "
+            f"first: {report.failures[0]}; run again to try them again"
+        )
+    if report.quarantined:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
+        warnings.append(f"{report.quarantined} images were set aside: {reasons}")
+    return warnings + in_words(report.left_out, report.notes)
 
 
 class _Ingestion:
@@ -143,10 +171,10 @@ class _Ingestion:
         """What is not in the store, with its source."""
         return iter([(source, at) for source, at in places.items() if not self.store.has(source)])
 
-    def add(self, source: str, captchas: list[Captcha], rejected: list[RejectedCaptcha]) -> None:
-        counts = self.counts[source] = self.store.add(source, captchas, rejected)
+    def add(self, source: str, unpacked: Unpacked) -> None:
+        counts = self.counts[source] = self.store.add(source, *unpacked)
         if not self.store.has(source):
-            common = Counter(one.reason for one in rejected).most_common(1)
+            common = Counter(one.reason for one in unpacked.rejected).most_common(1)
             why = common[0][0] if common else "every name belongs to another image"
             self.failures[source] = f"none of its {counts.expected} images can be used: {why}"
         self._tell()
@@ -156,7 +184,7 @@ class _Ingestion:
         self.store.set_aside(source, reason, data)
         self._tell()
 
-    def report(self, location: str, ignored: int) -> IngestReport:
+    def report(self, location: str, left_out: Mapping[str, int]) -> IngestReport:
         stored = sum(counts.stored for counts in self.counts.values())
         duplicates = sum(counts.duplicates for counts in self.counts.values())
         failures = [
@@ -177,12 +205,14 @@ class _Ingestion:
             batches_skipped=self.skipped,
             batches_failed=len(failures),
             failures=tuple(failures),
-            files_ignored=ignored,
+            files_ignored=sum(left_out.values()),
+            left_out=dict(left_out),
             images_expected=sum(counts.expected for counts in self.counts.values()),
             images_stored=stored,
             duplicates=duplicates,
             quarantined=sum(counts.quarantined for counts in self.counts.values()),
             reasons=_shortened(self.store.reasons(self.sources)),
+            notes=self.store.notes(self.sources),
         )
 
     def _prove(self) -> None:
@@ -205,63 +235,32 @@ class _Ingestion:
             self.on_progress(done, len(self.sources), images)
 
 
-def _shortened(reasons: dict[str, int]) -> dict[str, int]:
+def _shortened(reasons: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent reasons; those that differ in the size that images have count as one."""
+    grouped: Counter[str] = Counter()
+    sizes = Counter(_OTHER_SIZE.sub("", reason) for reason in reasons)
+    for reason, count in reasons.items():
+        alike = _OTHER_SIZE.sub("", reason)
+        grouped[f"{alike}, got {sizes[alike]} other sizes" if sizes[alike] > 1 else reason] += count
     # A hostile batch can give each of its images a reason of its own.
-    shown = dict(list(reasons.items())[:MAX_REASONS])
-    rest = sum(reasons.values()) - sum(shown.values())
+    shown = dict(grouped.most_common(MAX_REASONS))
+    rest = grouped.total() - sum(shown.values())
     return {**shown, "other reasons": rest} if rest else shown
 
 
 # Folders
 
 
-def _files(folder: Path) -> tuple[list[Path], int]:
-    """Batch files or images, in natural order (2 before 10), and the number of other entries.
-
-    Beside images, only files that are named challenge-* are batches: others may be labels.
-    """
-    if not folder.is_dir():
-        raise UsageError(
-            f"expected a folder of challenge batches or images, or an http(s) URL, got {folder}, "
-            f"which is {'a file' if folder.exists() else 'not there'}; correct the path"
-        )
-    entries = list(folder.iterdir())
-    found = [entry for entry in entries if _is_batch_file(entry)]
-    if not any(entry.name.startswith("challenge-") for entry in found):
-        found = [entry for entry in entries if is_image_file(entry)] or found
-    if not found:
-        raise UsageError(
-            f"expected files named challenge-* or *.json, or images ({', '.join(SUFFIXES)}), in "
-            f"{folder}, got none of {len(entries)} entries; name the folder that holds them"
-        )
-    found.sort(key=lambda path: _natural(path.name))
-    return found, len(entries) - len(found)
-
-
-def _is_batch_file(path: Path) -> bool:
-    named = path.suffix == ".json" or (path.name.startswith("challenge-") and not path.suffix)
-    return named and not path.name.startswith(".") and path.is_file()
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
-
-
 def _read_all(missing: Iterator[tuple[str, Any]], run: _Ingestion, max_bytes: int) -> None:
     for source, path in missing:
-        data = b""
         try:
-            with path.open("rb") as file:
-                data = file.read(max_bytes + 1)
-            if len(data) > max_bytes:
-                raise BatchError(f"expected at most {max_bytes} bytes, got a larger file")
-            images = parse_batch(data)
-        except (OSError, BatchError) as error:
-            run.fail(source, str(error), data)
+            images = read_batch(path, max_bytes)
+        except OSError as error:
+            run.fail(source, str(error), b"")
+        except BatchError as error:
+            run.fail(source, str(error), file_head(path))
         else:
-            run.add(source, *unpack_batch(images, run.scheme))
+            run.add(source, unpack_batch(images, run.scheme))
 
 
 # HTTP
@@ -272,6 +271,6 @@ async def _fetch_all(
 ) -> None:
     async def add(source: str, images: list[Any]) -> None:
         # In a thread, so that the other requests are still served.
-        run.add(source, *await asyncio.to_thread(unpack_batch, images, run.scheme))
+        run.add(source, await asyncio.to_thread(unpack_batch, images, run.scheme))
 
     await fetch_batches(missing, settings, add, run.fail)

@@ -6,39 +6,47 @@ looked at.
 Shapes: N images, H and W pixels.
 """
 
-import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from string import ascii_lowercase, digits
+from types import MappingProxyType
+from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from simgan_captcha.data.background import Background, estimate_background, plain_background
-from simgan_captcha.data.folder import is_image_file
-from simgan_captcha.data.foreground import INK, fitted, ink_on_black, uneven_share
-from simgan_captcha.data.images import MAX_BYTES, SUFFIXES, check_image, decode_grey, decode_rgb
-from simgan_captcha.errors import ImageError, UsageError
-from simgan_captcha.scheme import BackgroundKind, ClutterKind, check_scheme
-from simgan_captcha.types import GreyImages
+from simgan_captcha.data.folder import Found, find_images, read_found
+from simgan_captcha.data.foreground import (
+    INK,
+    fitted,
+    ink_colours,
+    ink_on_black,
+    specks,
+    stretches,
+    text_extent,
+    uneven_share,
+)
+from simgan_captcha.data.kinds import in_words
+from simgan_captcha.data.pictures import Pixels, luma, open_picture
+from simgan_captcha.errors import ImageError
+from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
+from simgan_captcha.types import Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
+_KEPT = 200
+"""Images that a reader may look at after the first look."""
 """In all, as all are held at a time: of larger images fewer are looked at."""
-_ON_SHEET = (5, 8)
-"""Columns and rows of the contact sheet."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
 _LINED = 0.04
 """Share of pixels under lines that makes a background of one colour a picture."""
-_SPECK = 0.08
-"""Of the image's height."""
 _DOTTED = 6
 """Specks in most images that are no accident."""
 _UNEVEN = 0.1
@@ -48,8 +56,6 @@ _ONE_SIZE = 0.9
 """Share of images of one size that counts as all of them."""
 _READ_PIXELS = 5_000
 """Of images that vary; what a text of some letters needs. Larger ones only cost more."""
-_LARGE = 0.25
-"""Of the image's height: what is lower is a dot or a speck."""
 _COLOURED = 40
 """Levels between the strongest and the weakest of red, green and blue, of ink that has a colour."""
 
@@ -66,6 +72,12 @@ class FirstLook:
     looked_at: int
     unreadable: int
     """Of those looked at."""
+    reasons: Counter[str]
+    """Why these cannot be read."""
+    notes: Counter[str]
+    """Images looked at that a person should know something of, see `pictures.Picture.notes`."""
+    left_out: Counter[str]
+    """Entries of the folder that are not taken, by kind."""
     sizes: Counter[Size]
     background: Background = field(repr=False)
     """Of the images of the commonest size."""
@@ -85,8 +97,8 @@ class FirstLook:
     """First and last row of those that hold nine tenths of the ink."""
     stretches: Counter[int]
     """Images by how many stretches of columns hold ink: letters that stand apart are one each."""
-    sheet: bytes = field(repr=False)
-    """PNG of some of the images."""
+    pictures: tuple[Pixels, ...] = field(repr=False)
+    """Some of the images, at most `_KEPT`, evenly taken."""
 
     @property
     def size(self) -> Size:
@@ -94,90 +106,112 @@ class FirstLook:
         return self.sizes.most_common(1)[0][0]
 
 
-def look_at(folder: Path) -> FirstLook:
-    """Look at some images of a folder, evenly taken by name.
+def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
+    """Look at some images of a folder, a zip file or challenge batches, evenly taken by name.
 
     Raises:
-        UsageError: No folder, or no images in it.
+        UsageError: No images there, or both images and batches.
         ImageError: Fewer than two images can be read, or they are all alike.
     """
-    if not folder.is_dir():
-        raise UsageError(f"expected a folder of images, got {folder}; correct the path")
-    files = sorted(path for path in folder.iterdir() if is_image_file(path))
-    if not files:
-        raise UsageError(
-            f"expected images ({', '.join(SUFFIXES)}) in {folder}, found none; name the folder "
-            "that holds them"
-        )
-    chosen = files[:: -(-len(files) // _LOOKED_AT)]
-    by_size: dict[Size, list[bytes]] = {}
-    unreadable = pixels = 0
-    for number, path in enumerate(chosen):
-        if pixels > _MOST_PIXELS:
-            chosen = chosen[:number]
-            break
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-            check_image(data)
-        except (OSError, ImageError):
-            unreadable += 1
-            continue
-        height, width = decode_grey(data).shape
-        pixels += width * height
-        by_size.setdefault((width, height), []).append(data)
+    found = find_images(place, recursive=recursive)
+    by_size, seen = _some_pictures(found)
     sizes = Counter({size: len(images) for size, images in by_size.items()})
     if not sizes:
         raise ImageError(
-            f"expected images in {folder}, none of {len(chosen)} looked at can be read; the first "
-            f"is {chosen[0].name}"
+            f"expected images in {place}, none of {seen.looked_at} looked at can be read; the "
+            f"first is {seen.first}"
         )
     size, count = sizes.most_common(1)[0]
-    encoded = by_size[size]
+    pictures = by_size[size]
     shared = count >= _ONE_SIZE * sizes.total()  # images that share a picture share a size
     if not shared:
-        encoded = [data for images in by_size.values() for data in images]
+        pictures = [picture for of_size in by_size.values() for picture in of_size]
         middle = np.median(list(sizes.elements()), axis=0)
         size = round(float(middle[0])), round(float(middle[1]))
     else:
-        grey = np.stack([decode_grey(data) for data in encoded])
+        grey = np.stack([luma(picture) for picture in pictures])
         background = estimate_background(grey)
         low, high = np.percentile(grey, (25, 75), axis=0)
         shared = _is_picture(background, one=bool(np.median(high - low) <= _ALIKE))
     kind: BackgroundKind = "shared"
     if not shared:
         size = _reading_size(size)
-        pictures = [fitted(decode_rgb(data), *size) for data in encoded]
-        varying = bool(np.median([uneven_share(picture) for picture in pictures]) > _UNEVEN)
+        scaled = [fitted(picture, *size) for picture in pictures]
+        varying = bool(np.median([uneven_share(picture) for picture in scaled]) > _UNEVEN)
         kind = "varying" if varying else "plain"
-        drawn = np.stack([ink_on_black(picture, *size, varying=varying) for picture in pictures])
+        drawn = np.stack([ink_on_black(picture, *size, varying=varying) for picture in scaled])
         background = plain_background(size[1], size[0], INK)
         ink = drawn > INK / 2
     else:
         ink = background.normalise(grey)[:, 0] > 0
-    # A letter that a line cuts leaves pieces, too.
-    beside = cv2.dilate(background.line_mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    dotted = np.median([_specks(image, beside) for image in ink]) >= _DOTTED
-    colours = _ink_colours([decode_rgb(data) for data in encoded[:50]], ink)
-    extents = np.median([_text_extent(image) for image in ink], axis=0)
-    text_width, text_height = (round(float(extent)) for extent in extents)
-    shares = np.cumsum(ink.sum((0, 2))) / max(1, ink.sum())
     return FirstLook(
-        files=len(files),
-        looked_at=len(chosen),
-        unreadable=unreadable,
+        files=len(found.files) or seen.looked_at,
+        looked_at=seen.looked_at,
+        unreadable=seen.reasons.total(),
+        reasons=seen.reasons,
+        notes=seen.notes,
+        left_out=found.left_out,
         sizes=sizes,
         background=background,
         kind=kind,
-        clutter=(*(() if shared else ("lines",)), *(("dots",) if dotted else ())),
         reading_size=size,
-        text_height=max(4, text_height),
-        text_width=max(4, text_width),
-        coloured_ink=bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
-        rows=(int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
-        stretches=Counter(_stretches(image) for image in ink),
-        sheet=_contact_sheet(encoded),
+        pictures=tuple(pictures[:: -(-len(pictures) // _KEPT)]),
+        **_of_ink(ink, background, pictures, shared=shared),
     )
+
+
+@dataclass
+class _Seen:
+    """What became of the images that were looked at."""
+
+    looked_at: int = 0
+    first: str = ""
+    reasons: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def _some_pictures(found: Found) -> tuple[dict[Size, list[Pixels]], _Seen]:
+    """Some images, decoded, by their sizes."""
+    by_size: dict[Size, list[Pixels]] = {}
+    seen, pixels = _Seen(), 0
+    some = Found(found.files[:: -(-len(found.files) // _LOOKED_AT) or 1], found.batches)
+    for name, data in islice(read_found(some), _LOOKED_AT):
+        if pixels > _MOST_PIXELS:
+            break
+        seen.looked_at, seen.first = seen.looked_at + 1, seen.first or name
+        try:
+            if isinstance(data, ImageError):
+                raise data
+            picture = open_picture(data)
+        except ImageError as error:
+            seen.reasons[str(error)] += 1
+            continue
+        seen.notes.update(picture.notes)
+        height, width = picture.rgb.shape[:2]
+        pixels += width * height
+        by_size.setdefault((width, height), []).append(picture.rgb)
+    return by_size, seen
+
+
+def _of_ink(
+    ink: Mask, background: Background, pictures: Sequence[Pixels], *, shared: bool
+) -> dict[str, Any]:
+    """What `FirstLook` says of ink (N, H, W)."""
+    # A letter that a line cuts leaves pieces, too.
+    near_lines = cv2.dilate(background.line_mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    dotted = np.median([specks(image, near_lines) for image in ink]) >= _DOTTED
+    colours = ink_colours(pictures[:50], ink)
+    extents = np.median([text_extent(image) for image in ink], axis=0)
+    text_width, text_height = (round(float(extent)) for extent in extents)
+    shares = np.cumsum(ink.sum((0, 2))) / max(1, ink.sum())
+    return {
+        "clutter": (*(() if shared else ("lines",)), *(("dots",) if dotted else ())),
+        "text_height": max(4, text_height),
+        "text_width": max(4, text_width),
+        "coloured_ink": bool(len(colours) and np.median(np.ptp(colours, axis=1)) > _COLOURED),
+        "rows": (int(np.searchsorted(shares, 0.05)), int(np.searchsorted(shares, 0.95))),
+        "stretches": Counter(stretches(image) for image in ink),
+    }
 
 
 def _is_picture(background: Background, *, one: bool) -> bool:
@@ -186,72 +220,16 @@ def _is_picture(background: Background, *, one: bool) -> bool:
     return one and bool(high - low > _ALIKE or background.line_mask.mean() >= _LINED)
 
 
-def _ink_colours(images: Sequence[GreyImages], ink: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """(n, 3) RGB of the pixels (H, W) that are ink, of images of any size."""
-    size = (ink.shape[2], ink.shape[1])
-    resized = np.stack([cv2.resize(image, size) for image in images])
-    return np.asarray(resized[ink[: len(images)]], np.int64)
-
-
-def _specks(ink: npt.NDArray[np.bool_], beside: npt.NDArray[np.bool_]) -> int:
-    """Pieces of ink (H, W) that are too small for a letter or its dot, none ``beside`` a line."""
-    count, of_piece, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    cut = np.isin(np.arange(count), of_piece[beside])
-    small = pieces[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)
-    return int((small & ~cut)[1:].sum())
-
-
 def _reading_size(size: Size) -> Size:
     scale = min(1.0, math.sqrt(_READ_PIXELS / (size[0] * size[1])))
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
 
 
-def _text_extent(ink: npt.NDArray[np.bool_]) -> Size:
-    """Columns and rows from one end of the large pieces of ink (H, W) to the other."""
-    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    large = pieces[1:][pieces[1:, cv2.CC_STAT_HEIGHT] >= _LARGE * len(ink)]
-    if not len(large):
-        return ink.shape[1], ink.shape[0]
-    begin = large[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
-    end = begin + large[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    columns, rows = (end.max(0) - begin.min(0)).tolist()
-    return columns, rows
-
-
-def _stretches(ink: npt.NDArray[np.bool_]) -> int:
-    # Two pixels are more than the specks that a codec leaves.
-    columns = np.concatenate([[False], ink.sum(0) >= 2])
-    return int((columns[1:] & ~columns[:-1]).sum())
-
-
-def _contact_sheet(encoded: Sequence[bytes]) -> bytes:
-    columns, rows = _ON_SHEET
-    shown = [decode_rgb(data) for data in encoded[:: -(-len(encoded) // (columns * rows))]]
-    height, width = shown[0].shape[:2]
-    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
-    for number, image in enumerate(shown):
-        image = cv2.resize(image, (width, height))
-        row, column = divmod(number, columns)
-        top, left = row * (height + 4) + 2, column * (width + 4) + 2
-        sheet[top : top + height, left : left + width] = image
-    buffer = io.BytesIO()
-    Image.fromarray(sheet[: -(-len(shown) // columns) * (height + 4)]).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def scheme_text(
-    look: FirstLook,
-    folder: Path,
-    name: str,
-    alphabet: str | None,
-    lengths: tuple[int, int] | None,
-) -> str:
-    """A scheme file with what was seen and given; what is guessed says so.
+def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | None) -> Scheme:
+    """The scheme that follows from what was seen and given.
 
     Args:
         look: At the folder.
-        folder: To be named.
-        name: Of the file.
         alphabet: As given, or None for lower-case letters and digits.
         lengths: Of the shortest and the longest text, as given, or None for the commonest number of
             stretches of ink.
@@ -259,18 +237,12 @@ def scheme_text(
     Raises:
         ConfigError: An alphabet that no scheme may have, or images of such a size.
     """
-    (width, height), seen = look.reading_size, look.sizes.most_common()
-    usual = ", ".join(
-        f"{count} in {images / look.stretches.total():.0%}"
-        for count, images in look.stretches.most_common(4)
-    )
-    others = look.sizes.total() - seen[0][1]
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
     shortest, longest = lengths or (guessed, guessed)
-    characters = ascii_lowercase + digits if alphabet is None else alphabet
-    scheme = check_scheme(
+    width, height = look.reading_size
+    return check_scheme(
         {
-            "alphabet": characters,
+            "alphabet": ascii_lowercase + digits if alphabet is None else alphabet,
             "length": longest,
             "shortest": shortest if shortest < longest else None,
             "width": width,
@@ -281,9 +253,40 @@ def scheme_text(
             "clutter": look.clutter,
         }
     )
+
+
+def scheme_text(
+    look: FirstLook,
+    folder: Path,
+    name: str,
+    alphabet: str | None,
+    lengths: tuple[int, int] | None,
+    remarks: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """A scheme file with what was seen and given; what is guessed says so.
+
+    Args:
+        look: At the folder.
+        folder: To be named.
+        name: Of the file.
+        alphabet: As given, or None for lower-case letters and digits.
+        lengths: Of the shortest and the longest text, as given, or None for the commonest number of
+            stretches of ink.
+        remarks: What speaks for ``alphabet`` and ``length``, where they were found in the images.
+
+    Raises:
+        ConfigError: An alphabet that no scheme may have, or images of such a size.
+    """
+    (width, height), seen = look.reading_size, look.sizes.most_common()
+    usual = ", ".join(
+        f"{count} in {images / look.stretches.total():.0%}"
+        for count, images in look.stretches.most_common(4)
+    )
+    others = look.sizes.total() - seen[0][1]
+    scheme = scheme_of(look, alphabet, lengths)
     # Control characters would end a comment, and TOML knows one more of them than JSON.
     where = "".join(c if c.isprintable() else "?" for c in str(folder))
-    quoted = json.dumps(characters, ensure_ascii=False).replace("\x7f", "\\u007f")
+    quoted = json.dumps(scheme.alphabet, ensure_ascii=False).replace("\x7f", "\\u007f")
     brightness = "brighter" if look.background.bright_ink else "darker"
     shared = look.kind == "shared"
     ink = f"{brightness} than the background" if shared else "as far from it"
@@ -300,6 +303,7 @@ def scheme_text(
             if alphabet is not None
             else ["# A guess: leave out what never occurs, add what does."]
         ),
+        *([f"# {remarks['alphabet']}"] if "alphabet" in remarks else []),
         f"alphabet = {quoted}",
         "",
         '# Characters that look the same and count as one, as in ["o0", "1lI"]: the first of each',
@@ -308,7 +312,9 @@ def scheme_text(
         "",
         "# Characters in every text; where their number varies, in the longest and the shortest.",
         *([] if lengths else ["# A guess: letters that touch are seen as one."]),
-        f"# Stretches of ink side by side: {usual} of the images.",
+        f"# {remarks['length']}"
+        if "length" in remarks
+        else f"# Stretches of ink side by side: {usual} of the images.",
         f"length = {scheme.length}",
         f"shortest = {scheme.shortest}" if scheme.shortest else "# shortest =",
         "",
@@ -352,7 +358,11 @@ def doubts(look: FirstLook) -> list[str]:
     """What will go wrong with a run on these images, in words."""
     found = []
     if look.unreadable:
-        found.append(f"{look.unreadable} of {look.looked_at} images cannot be read: set aside")
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in look.reasons.most_common(20))
+        found.append(
+            f"{look.unreadable} of {look.looked_at} images cannot be read, set aside: {reasons}"
+        )
+    found += in_words(look.left_out, look.notes)
     if len(look.sizes) > 1 and look.kind == "shared":
         found.append(
             f"images of {len(look.sizes)} sizes, only those of {look.size[0]}x{look.size[1]} are "

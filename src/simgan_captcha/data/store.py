@@ -10,8 +10,9 @@ most the batch it was adding, and that batch is then added again from its beginn
 
 import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,20 +123,24 @@ class CaptchaStore:
             ) from None
 
     def add(
-        self, source: str, captchas: Sequence[Captcha], rejected: Sequence[RejectedCaptcha] = ()
+        self,
+        source: str,
+        captchas: Sequence[Captcha],
+        rejected: Sequence[RejectedCaptcha] = (),
+        notes: Mapping[str, int] | None = None,
     ) -> BatchCounts:
         """Add one batch, once: adding a source again changes nothing.
 
         An image whose name and bytes are already here is a duplicate and kept once; one whose name
         belongs to other bytes goes to the quarantine, the first stays. When all images of the batch
         end in the quarantine, no part is written: the batch is not "here", and may be tried again.
+        ``notes`` are kept with it: images that a person should know something of, counted.
         """
         if self.has(source):
             return self.counts(source)
         fresh: dict[str, Captcha] = {}
         digests: dict[str, str] = {}
-        duplicates = 0
-        refused = list(rejected)
+        duplicates, refused = 0, list(rejected)
         for captcha in captchas:
             digest = hashlib.sha256(captcha.image).hexdigest()
             known = self._sha256.get(captcha.name) or digests.get(captcha.name)
@@ -159,6 +164,7 @@ class CaptchaStore:
             list(digests.values()),
         ]
         tallies = {"duplicates": str(duplicates), "quarantined": str(len(refused))}
+        tallies |= {"notes": json.dumps(dict(notes))} if notes else {}
         _write(path, pa.table(columns, schema=_PART.with_metadata(tallies)))
         self._counts[path] = counts
         self._sha256.update(digests)
@@ -186,6 +192,11 @@ class CaptchaStore:
                 reason for name, reason in zip(names, reasons, strict=True) if name is not None
             )
         return dict(found.most_common())
+
+    def notes(self, sources: Sequence[str]) -> dict[str, int]:
+        """What was noted of the images of these batches, the most frequent first."""
+        paths = {self._part_path(source) for source in sources if self.has(source)}
+        return dict(sum(map(_notes, sorted(paths)), Counter[str]()).most_common())
 
     def in_content_order(self) -> StoredCaptchas:
         """All captchas, in the only order learners may use.
@@ -273,6 +284,13 @@ def read_stored(folder: Path) -> Iterator[tuple[str, bytes]]:
     """
     for path in sorted(folder.glob("part-*.parquet")):
         yield from zip(*_read(path, _PART, ["name", "image"]), strict=True)
+
+
+def _notes(path: Path) -> Counter[str]:
+    try:
+        return Counter(json.loads(pq.read_schema(path).metadata.get(b"notes", b"{}")))
+    except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise _damaged(path, str(error)) from None
 
 
 def _batch_id(source: str) -> str:

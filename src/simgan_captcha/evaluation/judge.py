@@ -1,132 +1,39 @@
 """Readings against true texts: exact match, per character, intervals, confusions, calibration.
 
-This module and `simgan_captcha.puzzle` are the only places where the true text of a real image
-exists. Nothing that learns may import either.
+This module, `labels` and `simgan_captcha.puzzle` are the only places where the true text of a real
+image exists. Nothing that learns without labels may import them.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
 from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.evaluation.judgement import (
+    CALIBRATION_BINS,
+    MAX_CONFUSIONS,
+    MAX_WRONG,
+    CalibrationBin,
+    CharacterScore,
+    Confusion,
+    Judgement,
+    OwnEstimate,
+    WrongReading,
+)
+from simgan_captcha.evaluation.labels import (
+    EXAMPLES,
+    examples,
+    labels_in_names,
+    match_labels,
+    read_labels_csv,
+    taught_names,
+)
+from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate
-from simgan_captcha.shown import from_spreadsheet_cell
-
-MAX_LABELS_BYTES = 64_000_000
-"""Larger label files are refused before they are read."""
-
-MAX_CONFUSIONS = 50
-"""Pairs listed in `Judgement.confusions`."""
-
-MAX_WRONG = 100
-"""Readings listed in `Judgement.wrong`."""
-
-CALIBRATION_BINS = 10
-"""Equal-width bins of confidence."""
-
-
-class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class CharacterScore(_Figures):
-    """How often one true character was read right."""
-
-    right: int
-    total: int
-    accuracy: float | None
-    """right / total; None when the character never was the truth."""
-
-
-class Confusion(_Figures):
-    """One character taken for another."""
-
-    truth: str
-    read: str
-    count: int
-
-
-class WrongReading(_Figures):
-    """One image whose text was not the truth."""
-
-    name: str
-    truth: str
-    read: str
-    confidence: float | None
-
-
-class CalibrationBin(_Figures):
-    """Images whose confidence lies in [low, high) (the last bin includes 1)."""
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    """Mean confidence of the bin's images, in [0, 1]."""
-    accuracy: float
-    """Share of the bin's images read right, in [0, 1]."""
-
-
-class OwnEstimate(_Figures):
-    """What the run said of itself, having no label, beside the truth."""
-
-    accuracy: float
-    """Its estimate of captcha_accuracy."""
-    low: float
-    high: float
-    points_below: float
-    """Percentage points from the estimate up to the truth; negative where it was too high."""
-
-
-class Judgement(_Figures):
-    """What `judge` found; ``model_dump(mode="json")`` is what `judge/judgement.json` holds.
-
-    Accuracies, intervals and confidences are shares in [0, 1], not percent.
-    """
-
-    images: int
-    """Readings that have a true text; every figure below is about these."""
-    captcha_accuracy: float
-    """Share of images whose whole text is the truth."""
-    captcha_interval: tuple[float, float]
-    """95 % Wilson interval of captcha_accuracy."""
-    character_accuracy: float
-    """Share of true characters read right at their position."""
-    character_interval: tuple[float, float]
-    """95 % Wilson interval of character_accuracy, as if characters were independent."""
-    per_position: list[float]
-    """Character accuracy at each position, from the left."""
-    per_character: dict[str, CharacterScore]
-    """By true character, in the order of the alphabet."""
-    confusions: list[Confusion]
-    """The most frequent first, at most `MAX_CONFUSIONS`."""
-    confusion_matrix: dict[str, dict[str, int]]
-    """Counts by true, then by read character, right ones included; zeros are left out."""
-    wrong_length: int
-    """Readings of another length than the truth: wrong in the captcha and in every character."""
-    unlabelled: int
-    """Readings without a true text; left out of every figure."""
-    unread: int
-    """True texts without a reading; left out of every figure."""
-    mean_confidence: float | None
-    """Compare with captcha_accuracy; None when no confidences were given."""
-    expected_calibration_error: float | None
-    """Mean of |confidence - accuracy| over the bins, weighted by their images; 0 is perfect.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3.
-    """
-    calibration: list[CalibrationBin]
-    """Bins that hold images, ascending; empty when no confidences were given."""
-    wrong: list[WrongReading]
-    """At most `MAX_WRONG`: the most confident first, or in the order given without confidences."""
-    own_estimate: OwnEstimate | None
-    """None when no estimate was given."""
+from simgan_captcha.scheme import Scheme
 
 
 def judge(
@@ -168,7 +75,8 @@ def judge(
     if not judged:
         raise UsageError(
             f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
-            "none by the name of a reading; check that labels and run are of the same images"
+            f"none by the name of a reading (labels: {examples(list(labels)) or 'none'}; readings: "
+            f"{examples(names) or 'none'}); check that labels and run are of the same images"
         )
     true = [fold(labels[names[index]]) for index in judged]
     read = [fold(texts[index]) for index in judged]
@@ -176,16 +84,14 @@ def judge(
 
     hits = [_hits(truth_, text) for truth_, text in zip(true, read, strict=True)]
     right = [truth_ == text for truth_, text in zip(true, read, strict=True)]
-    pairs = Counter(
-        pair
-        for truth_, text in zip(true, read, strict=True)
-        if len(truth_) == len(text)
-        for pair in zip(truth_, text, strict=True)
-    )
+    pairs = _pairs(true, read)
     characters = [hit for row in hits for hit in row]
     sure = None if confidences is None else [float(confidences[index]) for index in judged]
     bins = [] if sure is None else _calibration(sure, right)
     accuracy = sum(right) / len(right)
+    known = set(names)
+    unlabelled = [name for name in names if name not in labels]
+    unread = [name for name in labels if name not in known]
     return Judgement(
         images=len(judged),
         captcha_accuracy=accuracy,
@@ -197,68 +103,99 @@ def judge(
         confusions=_confusions(pairs),
         confusion_matrix=_confusion_matrix(pairs),
         wrong_length=sum(len(a) != len(b) for a, b in zip(true, read, strict=True)),
-        unlabelled=len(names) - len(judged),
-        unread=len(labels) - len(judged),
+        unlabelled=len(unlabelled),
+        unlabelled_examples=unlabelled[:EXAMPLES],
+        unread=len(unread),
+        unread_examples=unread[:EXAMPLES],
         mean_confidence=None if sure is None else sum(sure) / len(sure),
-        expected_calibration_error=(
-            None
-            if sure is None
-            else sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / len(sure)
-        ),
+        expected_calibration_error=None if sure is None else _calibration_error(bins),
         calibration=bins,
         wrong=_wrong([names[index] for index in judged], true, read, sure),
-        own_estimate=(
-            None
-            if estimate is None
-            else OwnEstimate(
-                accuracy=estimate.accuracy,
-                low=estimate.low,
-                high=estimate.high,
-                points_below=100 * (accuracy - estimate.accuracy),
-            )
-        ),
+        own_estimate=None if estimate is None else _beside(estimate, accuracy),
     )
 
 
-def read_labels_csv(path: Path) -> dict[str, str]:
-    """True texts by image name from a UTF-8 CSV file with the header ``name,label``.
+@dataclass(frozen=True)
+class Truth:
+    """Where the true texts come from; exactly one is given."""
 
-    Args:
-        path: At most `MAX_LABELS_BYTES` long. A name may repeat with the same label.
+    user: str | None = None
+    """Of the puzzle, whose answer rule tells them."""
+    labels: Path | None = None
+    """A CSV file, see `labels.read_labels_csv`."""
+    in_names: str | None = None
+    """A pattern of the images' names, see `labels.labels_in_names`."""
+
+    def __post_init__(self) -> None:
+        given = [self.user, self.labels, self.in_names]
+        if sum(one is not None for one in given) != 1:
+            raise UsageError(
+                "expected either --user NAME or --labels FILE.csv to judge by, or "
+                "--labels-in-names PATTERN; give one of them"
+            )
+
+
+def judge_run(
+    run: Path,
+    readings: Sequence[Reading],
+    scheme: Scheme,
+    truth: Truth,
+    *,
+    ignore_case: bool = False,
+    estimate: Estimate | None = None,
+) -> Judgement:
+    """Compare a run's readings with true texts, without the images whose labels it was taught.
 
     Raises:
-        UsageError: Missing, too large, not UTF-8, another header, an incomplete row, a name with
-            two different labels, or no label at all.
+        RunError: The list of taught images is damaged.
+        UsageError: As `judge`, or the labels cannot be read.
+        SchemeError: As `judge`.
     """
-    rows = csv.reader(io.StringIO(_labels_text(path), newline=""), strict=True)
-    labels: dict[str, str] = {}
-    try:
-        header = next(rows, None)
-        if header != ["name", "label"]:
-            got = "nothing" if header is None else repr(",".join(header)[:80])
-            raise UsageError(f"{path}: expected the header name,label, got {got}; add it")
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != 2 or not all(row):
-                raise UsageError(
-                    f"{path}, line {rows.line_num}: expected a name and a label, got "
-                    f"{','.join(row)[:80]!r}; correct the line"
-                )
-            name, label = map(from_spreadsheet_cell, row)
-            if labels.setdefault(name, label) != label:
-                raise UsageError(
-                    f"{path}, line {rows.line_num}: {name[:80]!r} already has the label "
-                    f"{labels[name][:80]!r}, got {label[:80]!r}; keep one of them"
-                )
-    except csv.Error as error:
+    taught = taught_names(run)
+    kept = [reading for reading in readings if reading.name not in taught]
+    if readings and not kept:
         raise UsageError(
-            f"{path}, line {rows.line_num}: expected comma-separated values, got a line that is "
-            f"not ({error}); correct the line"
-        ) from None
-    if not labels:
-        raise UsageError(f"{path}: expected at least one label after the header, got none")
-    return labels
+            f"expected images that {run} was not taught with, all {len(readings)} were; nothing is "
+            "left to judge by"
+        )
+    ambiguous, left_out = 0, len(readings) - len(kept)
+    answers: Callable[[str], str] | Mapping[str, str]
+    if truth.user is not None:
+        answers = puzzle_truth(truth.user)
+    else:
+        # Before taught images are left out: their labels have a partner, and are not unread.
+        names = [reading.name for reading in readings]
+        matched = match_labels(
+            read_labels_csv(truth.labels)
+            if truth.labels is not None
+            else labels_in_names(names, truth.in_names or ""),
+            names,
+        )
+        ambiguous = matched.ambiguous
+        left_out = sum(name in matched.labels for name in names if name in taught)
+        answers = {name: text for name, text in matched.labels.items() if name not in taught}
+    cased = _without_case(scheme) if ignore_case else {}
+    judgement = judge(
+        [reading.name for reading in kept],
+        [reading.text for reading in kept],
+        answers,
+        "".join(dict.fromkeys(cased.get(c.lower(), c) for c in scheme.alphabet)),
+        fold=lambda text: _recased(scheme.fold(_recased(text, cased)), cased),
+        confidences=[reading.confidence for reading in kept],
+        estimate=estimate,
+    )
+    return judgement.model_copy(
+        update={"ambiguous": ambiguous, "taught": left_out, "ignoring_case": ignore_case}
+    )
+
+
+def _without_case(scheme: Scheme) -> dict[str, str]:
+    """By its lower case, the character that stands for both: of the alphabet, else of `alike`."""
+    return {c.lower(): c for c in reversed(scheme.alphabet + "".join(scheme.alike))}
+
+
+def _recased(text: str, cased: Mapping[str, str]) -> str:
+    return "".join(cased.get(character.lower(), character) for character in text)
 
 
 def puzzle_truth(user: str) -> Callable[[str], str]:
@@ -267,25 +204,6 @@ def puzzle_truth(user: str) -> Callable[[str], str]:
     from simgan_captcha.puzzle.answers import answer
 
     return partial(answer, user)
-
-
-def _labels_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LABELS_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"expected a label file at {path}, got {error.strerror}; name a CSV file"
-        ) from None
-    if len(data) > MAX_LABELS_BYTES:
-        raise UsageError(f"{path}: expected at most {MAX_LABELS_BYTES} bytes of labels, got more")
-    try:
-        # utf-8-sig: spreadsheet programs put a byte order mark before the header.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path}: expected UTF-8, got another byte at {error.start}; save the file as UTF-8"
-        ) from None
 
 
 def _check_readings(
@@ -312,10 +230,22 @@ def _check_truth(true: Sequence[str], alphabet: str) -> None:
             raise SchemeError("expected true texts of at least one character, got an empty one")
         if not known.issuperset(text):
             missing = "".join(sorted(set(text) - known))
+            other_case = all({c.lower(), c.upper()} & known for c in missing)
             raise SchemeError(
                 f"the alphabet {alphabet!r} lacks {missing!r} of the label {text!r}; correct the "
                 "label or the scheme's alphabet"
+                + (", or judge with --ignore-case" if other_case else "")
             )
+
+
+def _pairs(true: Sequence[str], read: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How often each true character was read as which, in texts of the same length."""
+    return Counter(
+        pair
+        for truth, text in zip(true, read, strict=True)
+        if len(truth) == len(text)
+        for pair in zip(truth, text, strict=True)
+    )
 
 
 def _hits(true: str, read: str) -> list[bool]:
@@ -381,6 +311,20 @@ def _calibration(sure: list[float], right: list[bool]) -> list[CalibrationBin]:
         )
         for number in sorted(held)
     ]
+
+
+def _calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    images = sum(b.images for b in bins)
+    return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / images
+
+
+def _beside(estimate: Estimate, accuracy: float) -> OwnEstimate:
+    return OwnEstimate(
+        accuracy=estimate.accuracy,
+        low=estimate.low,
+        high=estimate.high,
+        points_below=100 * (accuracy - estimate.accuracy),
+    )
 
 
 def _wrong(

@@ -1,7 +1,7 @@
-"""Reads texts from the generalist's columns, within an alphabet and a range of lengths. No torch.
+"""Reads texts from the generalist's columns, within an alphabet and a range of lengths.
 
-Shapes: T columns, K classes of which class 0 is the blank, A characters of the alphabet, N characters
-of a text at most.
+Shapes: T columns, K classes of which class 0 is the blank, A characters of the alphabet, N
+characters of a text at most.
 """
 
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ def _peaks(path: Ids, log: Floats) -> list[int]:
 def _best_path(log: Floats, fewest: int, most: int) -> Ids:
     """The most probable path of ``fewest`` to ``most`` characters (Viterbi).
 
-    After column t, ``here[n, c]`` is the best path of n characters that ends in c, c = 0 in a blank:
+    After column t, ``here[n, c]`` is the best path of n characters that ends in c (0: a blank):
 
         here'[n, 0] = log p(blank) + max_c here[n, c]
         here'[n, c] = log p(c) + max(here[n, c], max_{c' != c} here[n - 1, c'])

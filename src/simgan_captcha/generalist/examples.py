@@ -1,7 +1,7 @@
 """Batches of synthetic images for the generalist, with every character's place.
 
-A pool is a pure function of (seed, number): drawing may be spread over processes and a training goes
-on exactly where it stopped.
+A pool is a pure function of (seed, number): drawing may be spread over processes, and a training
+goes on exactly where it stopped.
 """
 
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ def make_examples(drawn: list[DrawnImage]) -> Examples:
 
 
 def _mark_columns(examples: Examples, index: int, drawn: DrawnImage, width: int) -> None:
-    """Each character's nearest column holds it; if that is taken, the nearest free one to the right."""
+    """Each character's nearest column holds it, or the next free one to the right."""
     H, W, _ = drawn.image.shape
     columns, T = examples.columns[index], width // STRIDE
     x = drawn.places[:, 0] * (width / W) / STRIDE  # in columns

@@ -1,4 +1,4 @@
-"""The generalist's network: an image of any width in, one distribution over characters a column out.
+"""The generalist's network: an image of any width in, a distribution over characters a column out.
 
 Shapes: B images, 40 rows, W columns, T = W / 4 output columns, K classes (`characters.CLASSES`).
 """
@@ -37,7 +37,7 @@ def _convolution(
 
 
 class _Residual(nn.Module):
-    """Two convolutions whose result is added to their input (He et al. 2016, without bottleneck)."""
+    """Two convolutions whose result is added to their input (He et al. 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Mixer(nn.Module):
 
 
 class Generalist(nn.Module):
-    """Residual convolutions to 5 rows and a quarter of the columns, then two mixers along the width.
+    """Residual convolutions to 5 rows and a quarter of the columns, then two attention layers.
 
     About 1.1 million parameters and 150 million multiplications for an image of 40 by 120 pixels.
     """

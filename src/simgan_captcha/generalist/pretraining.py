@@ -247,7 +247,8 @@ class Pretraining:
         """
         self.folder, self.settings, self.bf16 = folder, settings, bf16
         torch.manual_seed(settings.seed)
-        self.network = Generalist().to(memory_format=torch.channels_last)
+        self.network = Generalist()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True
         )
@@ -290,7 +291,7 @@ class Pretraining:
         parts = loss_of(output, tensors)
         total = sum((WEIGHTS[name] * part for name, part in parts.items()), torch.zeros(()))
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         # A young average would remember the random weights.

@@ -1,7 +1,6 @@
 """Reads any image of a short text with the generalist; needs no torch and no run."""
 
-import io
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +10,8 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from simgan_captcha.data.pictures import Picture, Pixels, open_picture
 from simgan_captcha.errors import ConfigError, ImageError
 from simgan_captcha.generalist.decoding import (
     MOST_CHARACTERS,
@@ -21,10 +20,10 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
-from simgan_captcha.inference.reader import NamedImage, Source, Unreadable
+from simgan_captcha.inference.reader import NamedImage, Source, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.types import Floats
 
-Floats = npt.NDArray[np.float32]
 Length = int | tuple[int, int]
 
 _AT_ONCE = 64
@@ -92,6 +91,8 @@ class GeneralistReader:
         """
         self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
         self._session = _session(threads or 0)
+        self.notes: Counter[str] = Counter()
+        """What a person should know of images that were read, see `pictures.Picture.notes`."""
 
     @overload
     def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
@@ -109,22 +110,37 @@ class GeneralistReader:
         """
         if isinstance(images, list):
             return list(self.read_each(images))
-        name, rgb = open_rgb(images, "0")
-        return _reading(name, self._decode([rgb])[0])
+        opened = self._open(images, "0")
+        if isinstance(opened, Unreadable):
+            raise ImageError(opened.error)
+        return _reading(opened[0], self._decode([opened[1]])[0])
 
-    def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
-        """As `read` of a list, image by image, in constant memory."""
+    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
+        """As `read` of a list, image by image, in constant memory.
+
+        An `Unreadable` among the images is passed on in its place.
+        """
         numbered = enumerate(images)
         while some := list(islice(numbered, _AT_ONCE)):
-            opened: list[tuple[str, npt.NDArray[np.uint8]] | Unreadable] = []
-            for number, image in some:
-                try:
-                    opened.append(open_rgb(image, str(number)))
-                except (OSError, ImageError) as error:
-                    opened.append(Unreadable(source_name(image, str(number)), str(error)))
+            opened = [self._open(image, str(number)) for number, image in some]
             decoded = iter(self._decode([o[1] for o in opened if not isinstance(o, Unreadable)]))
             for one in opened:
                 yield one if isinstance(one, Unreadable) else _reading(one[0], next(decoded))
+
+    def _open(self, image: Source | Unreadable, otherwise: str) -> tuple[str, Pixels] | Unreadable:
+        if isinstance(image, Unreadable):
+            return image
+        try:
+            picture = open_source(image)
+        except (OSError, ImageError) as error:
+            return Unreadable(source_name(image, otherwise), str(error))
+        self.notes.update(picture.notes)
+        return source_name(image, otherwise), picture.rgb
+
+    def columns(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """The network's logits (T, K) of one RGB image (H, W, 3)."""
+        logits, _ = self._columns(features(image)[None])
+        return np.asarray(logits[0], np.float32)
 
     def find(self, image: npt.NDArray[np.uint8]) -> list[FoundCharacter]:
         """Characters of one RGB image (H, W, 3), and where they stand."""
@@ -169,47 +185,15 @@ class GeneralistReader:
         return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
 
 
-def source_name(image: Source, otherwise: str) -> str:
-    """The path of a file, the name of a named image, or the name given."""
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    return image.name if isinstance(image, NamedImage) else otherwise
-
-
-def open_rgb(image: Source, otherwise: str) -> tuple[str, npt.NDArray[np.uint8]]:
-    """Name and colours (H, W, 3) of an image from any source.
+def open_source(image: Source) -> Picture:
+    """The decoded picture of a source.
 
     Raises:
         ImageError: It cannot be decoded.
         OSError: The file cannot be read.
         TypeError: Not a `Source`.
     """
-    name = source_name(image, otherwise)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
-            raise ImageError(
-                f"expected (H, W) or (H, W, 3) of uint8, got {image.shape} {image.dtype}"
-            )
-        return name, np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
-    if isinstance(image, NamedImage):
-        image = image.data
-    try:
-        if isinstance(image, bytes):
-            picture = Image.open(io.BytesIO(image))
-        elif isinstance(image, (str, os.PathLike)):
-            picture = Image.open(image)
-        elif isinstance(image, Image.Image):
-            picture = image
-        else:
-            raise TypeError(
-                f"expected a path, bytes, a Pillow picture or an array, got {type(image)}"
-            )
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return name, np.asarray(picture.convert("RGB"), np.uint8)
-    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ImageError(f"expected an image, got something else ({error})") from None
+    return open_picture(image.data if isinstance(image, NamedImage) else image)
 
 
 @lru_cache(maxsize=4)

@@ -8,17 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from simgan_captcha.atomic import replacing
 from simgan_captcha.inference.reader import Unreadable
-from simgan_captcha.inference.readings import READINGS, Reading
+from simgan_captcha.inference.readings import COLUMNS, Reading, readings_schema
 from simgan_captcha.shown import in_utf8, one_line, spreadsheet_cell
 
 Rows = Iterable[Reading | Unreadable]
 
-_WITH_ERRORS = READINGS.append(pa.field("error", pa.string()))
 _ROW_GROUP = 10_000
 
 
@@ -56,7 +52,7 @@ def write_csv(rows: Rows, out: TextIO) -> int:
     """
     unreadable = 0
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_WITH_ERRORS.names)
+    writer.writerow([*COLUMNS, "error"])
     for row in rows:
         if isinstance(row, Unreadable):
             unreadable += 1
@@ -69,11 +65,14 @@ def write_csv(rows: Rows, out: TextIO) -> int:
 
 def write_parquet(rows: Rows, path: Path) -> int:
     """Columns as a run's readings have them, and ``error``; whole or not at all."""
-    unreadable = 0
-    with replacing(path) as file, pq.ParquetWriter(file, _WITH_ERRORS) as writer:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unreadable, schema = 0, readings_schema(errors=True)
+    with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
         for group in _groups(rows):
             unreadable += sum("error" in row for row in group)
-            writer.write_table(pa.Table.from_pylist(group, schema=_WITH_ERRORS))
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
     return unreadable
 
 

@@ -1,6 +1,7 @@
 """Label a partition, or all of them one after another on this machine."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,18 +18,18 @@ from simgan_captcha.inference.partitions import (
     replacing,
 )
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Reader, Unreadable
-from simgan_captcha.inference.readings import READINGS
+from simgan_captcha.inference.readings import readings_schema
 
 LABELS = pa.schema(
     [
         ("source", pa.string()),
         ("row", pa.int64()),
-        *((field.name, field.type) for field in READINGS),
-        ("error", pa.string()),
+        *((field.name, field.type) for field in readings_schema(errors=True)),
     ]
 )
 """Of a part: a reading, or why there is none, and which row of which file it belongs to."""
 
+_MOST_REASONS = 20
 _BATCH = 64  # rows that are taken from a file at a time, as images may be large
 
 
@@ -38,6 +39,8 @@ class Labelled:
 
     rows: int
     unreadable: int
+    reasons: dict[str, int]
+    """Images that could not be read, by the reason."""
 
 
 def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labelled:
@@ -47,7 +50,7 @@ def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labe
         RunError: The file has other rows than it had.
         StoreError: It cannot be read to its end.
     """
-    target, rows, unreadable = place(out) / partition.part, 0, 0
+    target, rows, reasons = place(out) / partition.part, 0, Counter[str]()
     readings = reader.read_each(_images(partition))
     with replacing(target) as file, pq.ParquetWriter(file, LABELS) as writer:
         while group := list(itertools.islice(readings, _BATCH)):
@@ -57,13 +60,13 @@ def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labe
             ]
             writer.write_table(pa.Table.from_pylist(written, schema=LABELS))
             rows += len(group)
-            unreadable += sum(isinstance(row, Unreadable) for row in group)
+            reasons.update(row.error for row in group if isinstance(row, Unreadable))
         if rows != partition.rows:
             raise RunError(
                 f"expected {partition.rows} rows in row groups {partition.first} to "
                 f"{partition.stop - 1} of {partition.source}, got {rows}; it changes as it is read"
             )
-    return Labelled(rows, unreadable)
+    return Labelled(rows, reasons.total(), dict(reasons.most_common(_MOST_REASONS)))
 
 
 def _images(partition: Partition) -> Iterator[NamedImage]:

@@ -1,5 +1,6 @@
 """The same on a Ray cluster: Ray Data hands partitions to readers, one a core."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,10 @@ class _Labeller:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return asdict(label_partition(self.reader, Partition(**row), self.out)) | {"error": ""}
+            labelled = asdict(label_partition(self.reader, Partition(**row), self.out))
+            return labelled | {"reasons": json.dumps(labelled["reasons"]), "error": ""}
         except SimganCaptchaError as error:  # Ray would wrap it into a traceback
-            return {"rows": 0, "unreadable": 0, "error": str(error)}
+            return {"rows": 0, "unreadable": 0, "reasons": "{}", "error": str(error)}
 
 
 def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
@@ -66,7 +68,7 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
         for row in labelled.iter_rows():
             if row["error"]:
                 raise RunError(row["error"])
-            yield Labelled(row["rows"], row["unreadable"])
+            yield Labelled(row["rows"], row["unreadable"], json.loads(row["reasons"]))
     except ray.exceptions.RayError as error:
         raise RunError(
             f"the Ray cluster did not finish ({str(error).strip().splitlines()[-1]}); run the same "

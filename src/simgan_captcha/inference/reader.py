@@ -4,22 +4,19 @@ Shapes: N images, H and W pixels, L characters.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from simgan_captcha.atomic import core_count
-from simgan_captcha.data.foreground import pixels_of_scheme, read_scheme_image
-from simgan_captcha.data.images import MAX_BYTES
+from simgan_captcha.data.foreground import open_scheme_image, pixels_of_scheme
+from simgan_captcha.data.pictures import PictureSource
 from simgan_captcha.errors import ImageError
 from simgan_captcha.inference.exported import Recognise, load_exported
 from simgan_captcha.inference.readings import Reading, to_readings
@@ -46,9 +43,9 @@ class Unreadable:
     """What was expected, what was got."""
 
 
-Source = str | os.PathLike[str] | bytes | NamedImage | Image.Image | npt.NDArray[np.uint8]
-"""A path; encoded bytes, named or not; a picture of Pillow's; grey levels (H, W) or RGB (H, W, 3)
-as ``uint8``."""
+Source = PictureSource | NamedImage
+"""A path or a ``data:`` URI; encoded bytes, named or not; a Pillow picture; an array of grey levels
+(H, W), RGB (H, W, 3) or RGBA (H, W, 4), see `pictures.from_array`."""
 
 
 class ImageReader:
@@ -59,6 +56,8 @@ class ImageReader:
         self.scheme = scheme
         self.recognise = recognise
         self.threads = threads or core_count()
+        self.notes: Counter[str] = Counter()
+        """What a person should know of images that were read, see `pictures.Picture.notes`."""
 
     @overload
     def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
@@ -81,8 +80,11 @@ class ImageReader:
             raise ImageError(decoded.error)
         return self._read([decoded])[0]
 
-    def read_each(self, images: Iterable[Source]) -> Iterator[Reading | Unreadable]:
-        """As `read` of a list, but image by image: only a few batches are held at any time."""
+    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
+        """As `read` of a list, but image by image: only a few batches are held at any time.
+
+        An `Unreadable` among them is passed on in its place.
+        """
         size = self.threads * _BATCH_PER_THREAD
         with closing(self._decoded(images)) as decoded:
             while batch := list(islice(decoded, size)):
@@ -90,7 +92,9 @@ class ImageReader:
                 for one in batch:
                     yield next(readings) if isinstance(one, _Decoded) else one
 
-    def _decoded(self, images: Iterable[Source]) -> "Generator[_Decoded | Unreadable]":
+    def _decoded(
+        self, images: "Iterable[Source | Unreadable]"
+    ) -> "Generator[_Decoded | Unreadable]":
         """In their order; other threads decode ahead while a batch is read."""
         numbered = enumerate(images)
         if self.threads == 1:  # which would take turns with another
@@ -109,43 +113,36 @@ class ImageReader:
     def _read(self, decoded: "list[_Decoded]") -> list[Reading]:
         if not decoded:
             return []
+        for one in decoded:
+            self.notes.update(one.notes)
         recognised = self.recognise(np.stack([one.grey for one in decoded]))
         return list(to_readings(self.scheme, [one.name for one in decoded], *recognised))
 
-    def _decode(self, number: int, image: Source) -> "_Decoded | Unreadable":
-        name = str(number)
+    def _decode(self, number: int, image: Source | Unreadable) -> "_Decoded | Unreadable":
+        if isinstance(image, Unreadable):
+            return image
+        name = source_name(image, str(number))
+        given = image.data if isinstance(image, NamedImage) else image
         try:
-            if isinstance(image, (str, os.PathLike)):
-                name = os.fspath(image)
-                with Path(image).open("rb") as file:
-                    image = file.read(MAX_BYTES + 1)
-            elif isinstance(image, NamedImage):
-                name, image = image.name, image.data
-            return _Decoded(name, self._grey(image))
+            picture = open_scheme_image(given, self.scheme)
+            return _Decoded(name, pixels_of_scheme(picture.rgb, self.scheme), picture.notes)
         except (OSError, ImageError) as error:
             return Unreadable(name, str(error))
-
-    def _grey(self, image: bytes | Image.Image | npt.NDArray[Any]) -> GreyImages:
-        scheme = self.scheme
-        if isinstance(image, bytes):
-            return read_scheme_image(image, scheme)
-        if isinstance(image, Image.Image):
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = np.asarray(image.convert("RGB"))
-        elif not isinstance(image, np.ndarray):
-            raise TypeError(
-                "expected an image as a path, bytes, a Pillow picture or an array, got "
-                f"{type(image).__name__}"
-            )
-        return pixels_of_scheme(image, scheme)
 
 
 @dataclass(frozen=True)
 class _Decoded:
     name: str
     grey: GreyImages
+    notes: tuple[str, ...]
+
+
+def source_name(image: Source, otherwise: str) -> str:
+    """The path of a file, the name of a named image, or the name given."""
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        return otherwise if path.startswith("data:") else path
+    return image.name if isinstance(image, NamedImage) else otherwise
 
 
 class Reader(ImageReader):

@@ -1,17 +1,19 @@
-"""Readings: what a run says of each image, as Parquet. Needs no torch."""
+"""Readings: what a run says of each image, as Parquet. Needs no torch; pyarrow for files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.errors import RunError
 from simgan_captcha.scheme import Scheme
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MAX_BYTES = 512_000_000
 
@@ -76,22 +78,31 @@ def require_readings(
         )
 
 
-READINGS = pa.schema(
-    [
-        ("name", pa.string()),
-        ("text", pa.string()),
-        ("confidence", pa.float64()),
-        ("character_confidence", pa.list_(pa.float64())),
-    ]
-)
-"""Columns of a table of readings."""
+COLUMNS = ("name", "text", "confidence", "character_confidence")
+"""Of a table of readings."""
+
+
+def readings_schema(*, errors: bool = False) -> "pa.Schema":
+    """Schema of a table of readings.
+
+    Args:
+        errors: Whether it has a column ``error`` for images that could not be read.
+    """
+    import pyarrow as pa
+
+    kinds = pa.string(), pa.string(), pa.float64(), pa.list_(pa.float64())
+    fields = [pa.field(name, kind) for name, kind in zip(COLUMNS, kinds, strict=True)]
+    return pa.schema([*fields, pa.field("error", pa.string())] if errors else fields)
 
 
 def save_readings(path: Path, readings: Sequence[Reading]) -> None:
     """Readings as Parquet, written whole or not at all."""
-    columns = {name: [getattr(r, name) for r in readings] for name in READINGS.names}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [getattr(r, name) for r in readings] for name in COLUMNS}
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=READINGS), buffer)
+    pq.write_table(pa.table(columns, schema=readings_schema()), buffer)
     write_bytes(path, buffer.getvalue().to_pybytes())
 
 
@@ -101,10 +112,13 @@ def load_readings(path: Path) -> list[Reading]:
     Raises:
         RunError: Missing or damaged.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"larger than {_MAX_BYTES} bytes")
-        table = pq.read_table(path, schema=READINGS)
+        table = pq.read_table(path, schema=readings_schema())
         if any(column.null_count for column in table.columns):
             raise ValueError("a value or a whole column is missing")
         readings = [

@@ -1,76 +1,88 @@
 """Where images to read come from: files, folders of them, captcha stores, standard input."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from simgan_captcha.data.folder import is_image_file
-from simgan_captcha.data.images import MAX_BYTES, SUFFIXES, begins_as_image
+from simgan_captcha.data.folder import find_images, holds_images, read_found
+from simgan_captcha.data.kinds import HEAD, IMAGES, kind_in_words, kind_of
+from simgan_captcha.data.pictures import MAX_BYTES
 from simgan_captcha.data.store import read_stored
-from simgan_captcha.errors import UsageError
-from simgan_captcha.inference.reader import NamedImage
+from simgan_captcha.errors import ImageError, UsageError
+from simgan_captcha.inference.reader import NamedImage, Unreadable
 
-_HEADER = 8  # bytes that tell an image
 _LONGEST_NAME = 65_536
 
+Given = Path | NamedImage | Unreadable
 
-def image_sources(places: Iterable[str], standard_input: BinaryIO) -> Iterator[Path | NamedImage]:
+
+def image_sources(
+    places: Iterable[str],
+    standard_input: BinaryIO,
+    *,
+    recursive: bool = False,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Given]:
     """All images of these places, one after another.
 
     Args:
-        places: Files; folders, whose .jpg, .jpeg and .png files are taken by name, but for hidden
-            ones; captcha stores;
-            ``-`` for an image from standard input, or for files named there, one a line.
+        places: Images; folders and zip files of images; files and folders of challenge batches;
+            captcha stores; ``-`` for an image from standard input, or for files named there, one a
+            line.
         standard_input: Read where a place is ``-``.
+        recursive: Whether folders within folders are looked into.
+        left_out: Entries of folders that are not taken are counted here, by kind.
 
     Raises:
-        UsageError: A folder without any image.
+        UsageError: A folder without any image; a standard input that is neither.
         StoreError: A part of a store is damaged.
     """
+    left_out = Counter() if left_out is None else left_out
     for place in places:
         if place == "-":
             yield from _given(standard_input)
-        elif Path(place).is_dir():
-            yield from _in_folder(Path(place))
+        elif Path(place).is_dir() or holds_images(Path(place)):
+            yield from _within(Path(place), recursive, left_out)
         else:
             yield Path(place)
 
 
-def _given(stream: BinaryIO) -> Iterator[Path | NamedImage]:
-    first = stream.read(_HEADER)
-    if begins_as_image(first):
+def _given(stream: BinaryIO) -> Iterator[Given]:
+    first = stream.read(HEAD)
+    kind = kind_of(first)
+    if kind in IMAGES:
         yield NamedImage("-", first + stream.read(MAX_BYTES))
         return
-    first += stream.readline(_LONGEST_NAME)
-    if not first:
+    if kind == "empty" or b"\0" in first:
         raise UsageError(
-            "expected an image, or names of files, on standard input, got nothing; see what comes "
-            "before the pipe"
+            f"expected an image ({', '.join(IMAGES)}), or names of files, one a line, from "
+            f"standard input, got {'nothing' if kind == 'empty' else kind_in_words(first, kind)}"
         )
-    if b"\0" in first:  # in no name: an image of another kind, or no image at all
-        yield NamedImage("-", first)
-        return
+    first += stream.readline(_LONGEST_NAME)
     for line in chain(first.splitlines(), iter(lambda: stream.readline(_LONGEST_NAME), b"")):
-        name = os.fsdecode(line.rstrip(b"\r\n"))
-        if "\0" in name:
-            yield NamedImage(name, line)  # refused in its place
-        elif name:
+        if name := os.fsdecode(line.rstrip(b"\r\n")):
             yield Path(name)
 
 
-def _in_folder(folder: Path) -> Iterator[Path | NamedImage]:
-    found = False
-    for name, data in read_stored(folder):
-        found = True
-        yield NamedImage(name, data)
-    if found:
+def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Given]:
+    stored = False
+    if place.is_dir():
+        for name, data in read_stored(place):
+            stored = True
+            yield NamedImage(name, data)
+    if stored:
         return
-    files = sorted(path for path in folder.iterdir() if is_image_file(path))
-    yield from files
-    if not files:
-        raise UsageError(
-            f"expected {', '.join(SUFFIXES)} files or a captcha store in {folder}, found none; "
-            "name a folder that holds some"
-        )
+    found = find_images(place, recursive=recursive)
+    left_out.update(found.left_out)
+    loose = [file.path for file in found.files if file.member is None]
+    if len(loose) == len(found.files):
+        yield from loose  # for threads to open
+        found.files = []
+    for name, image in read_found(found):
+        if isinstance(image, ImageError):
+            yield Unreadable(name, str(image))
+        else:
+            yield NamedImage(name, image)

@@ -11,10 +11,10 @@ and 4 characters, and grow with the scheme.
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict, Field
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.original.settings import OriginalSimulatorSettings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.glyphs import open_font
 from simgan_captcha.simulator.simulator import check_background
@@ -22,19 +22,6 @@ from simgan_captcha.types import GreyImages, Ids, Mask
 
 MAX_DRAWINGS = 10_000
 """Drawings tried for one image; of the default settings about one in nine will do."""
-
-
-class OriginalSimulatorSettings(BaseModel):
-    """What of the original's generator can be changed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    font: str = "dejavu-sans-bold"
-    """A name (see `glyphs.DEFAULT_FONTS`) or a font file."""
-    font_size: int = Field(default=26, ge=4, le=200)
-    """Pixels per em."""
-    rotation: float = Field(default=20.0, ge=0, le=180)
-    """Largest turn in degrees, either way."""
 
 
 class OriginalSimulator:
@@ -75,7 +62,7 @@ class OriginalSimulator:
     def _draw_well_formed(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         for _ in range(MAX_DRAWINGS):
             letters, ids = self._draw(generator)
-            if len(segment(letters)) == self.scheme.length:
+            if not self.settings.apart or len(segment(letters)) == self.scheme.length:
                 return letters, ids
         raise ConfigError(
             f"expected letters that can be told apart, {MAX_DRAWINGS} drawings of "

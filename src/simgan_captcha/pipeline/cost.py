@@ -1,79 +1,43 @@
-"""What a configuration will train, and what that costs, before anything is trained."""
+"""The floating-point operations that a run will take, before anything is trained.
+
+A multiply-add counts as two.
+"""
 
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.pipeline.graph import stages_of
 from simgan_captcha.recognizer.adapt import count_adaptation_flops, steps_of
 from simgan_captcha.recognizer.network import ReaderArchitecture
-from simgan_captcha.recognizer.train import ReaderSettings, count_flops
+from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
 
 KNOWN = 3_000
-"""Drawn images that a finished run reads, to know how often it errs."""
+"""Synthetic images whose errors the accuracy estimate counts."""
 
 COMPARED = 5_000
-"""Real images that each of a run's readers reads, to tell which to keep."""
-
-
-def calibrates(config: RunConfig) -> bool:
-    """Whether a run has a calibration stage; the original's generator has nothing to fit."""
-    return config.calibrate and config.generator == "fonts"
-
-
-def reads_poses(config: RunConfig) -> bool:
-    """Whether the reader's training goes on telling poses, as the scout's did."""
-    return calibrates(config) and config.reader.kind == "attention"
-
-
-def verifies(config: RunConfig) -> bool:
-    """Whether doubts are decided by drawing; without a calibration there are no glyphs to draw."""
-    return calibrates(config) and config.verification.doubt < 1
+"""Real images that each recognizer of a run reads, to choose between them."""
 
 
 def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
-    """Floating-point operations that the trainings of a run will take; a multiply-add is two.
+    """Floating-point operations that the trainings of a run will take.
 
-    Not those of known images that are read again, see `tta`: nobody knows how many are doubtful.
+    Test-time augmentation of synthetic images is left out, because its extent is not known yet.
 
     Args:
-        config: The run's.
-        unsure: Share of real characters that the reader will not be sure of before it adapts.
+        config: The configuration of the run.
+        unsure: Share of real characters that the recognizer will be unsure of before it adapts.
     """
-    reader, size = config.reader, (config.scheme.height, config.scheme.width)
-    architecture = reader_architecture(config)
-    trained = reader_architecture(config, pose=reads_poses(config))
-    each = count_flops(trained, reader.batch_size, backward=True)
-    flops = each * reader.steps + count_adaptation_flops(
-        architecture, config.adaptation, steps_of(config.adaptation, unsure)
-    )
-    if calibrates(config):
-        scout, calibration = reader_architecture(config, pose=True), config.calibration
-        each = count_flops(scout, reader.batch_size, backward=True)
-        for number in range(1, calibration.rounds + 1):
-            flops += each * calibration.steps_of(number)
-        flops += scouting_flops(config, calibration.images) * calibration.rounds
-    elif config.refine:
-        flops += each * config.witness_steps
-    readers = 2 if config.adaptation.steps else 1
-    read = count_flops(architecture, 1, backward=False) * (KNOWN + COMPARED)
-    flops += read * readers
-    if config.refine:
-        flops += count_training_flops(config.simgan, *size)
-        if config.simgan.consistency:
-            flops += recognising_flops(config)
-        if reader.images == "refined":
-            refining = count_forward_flops(config.simgan.refiner, *size)
-            flops += reader.steps * reader.batch_size * refining
-    return flops
+    return sum(stage.work().planned_flops(config, unsure) for stage in stages_of(config))
 
 
 def plan_in_words(config: RunConfig) -> str:
-    """What a run will train, for whoever begins it."""
+    """The planned training as a line for the user."""
     least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
     doubt = f", up to {most:.1f} if the reader is sure of little" if most > least else ""
     return f"planned    {least:.1f} TFLOP of training{doubt}"
 
 
 def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchitecture:
-    """The reader's network for this scheme; with ``pose``, the scout's."""
+    """The recognizer's network for the scheme; with ``pose``, the bootstrap recognizer's."""
     scheme, reader = config.scheme, config.reader
     return ReaderArchitecture(
         scheme.height,
@@ -86,23 +50,68 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
     )
 
 
+# One function for each stage that trains.
+
+
+def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of all calibration rounds."""
+    settings = config.calibration
+    each = _step_flops(config, pose=True)
+    steps = sum(settings.steps_of(number) for number in range(1, settings.rounds + 1))
+    return each * steps + scouting_flops(config, settings.images) * settings.rounds
+
+
+def refining_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the refiner's training and of its witness."""
+    scheme = config.scheme
+    flops = count_training_flops(config.simgan, scheme.height, scheme.width)
+    if not config.calibrates:
+        flops += _step_flops(config, pose=False) * config.witness_steps
+    if config.simgan.consistency:
+        flops += label_check_flops(config)
+    return flops
+
+
+def reading_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the recognizer's supervised training."""
+    reader, scheme = config.reader, config.scheme
+    flops = _step_flops(config, pose=config.reads_poses) * reader.steps
+    if reader.images == "refined":
+        refining = count_forward_flops(config.simgan.refiner, scheme.height, scheme.width)
+        flops += reader.steps * reader.batch_size * refining
+    return flops
+
+
+def adaptation_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the adaptation."""
+    steps = steps_of(config.adaptation, unsure)
+    return count_adaptation_flops(reader_architecture(config), config.adaptation, steps)
+
+
+def estimate_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the readings that the accuracy estimate is based on."""
+    recognizers = sum(stage.recognizer for stage in stages_of(config))
+    each = count_flops(reader_architecture(config), 1, backward=False)
+    return each * (KNOWN + COMPARED) * recognizers
+
+
 def scouting_flops(config: RunConfig, images: int) -> int:
-    """Floating-point operations of the scout's look at so many images."""
+    """Floating-point operations of the bootstrap recognizer's predictions for some images."""
     return images * count_flops(reader_architecture(config, pose=True), 1, backward=False)
 
 
-def recognising_flops(config: RunConfig) -> int:
-    """Floating-point operations of the recogniser that guards the text while refining.
+def label_check_flops(config: RunConfig) -> int:
+    """Floating-point operations of the witness in the refiner's consistency loss.
 
-    It reads each image before and after; the second time a gradient goes back, which is counted as
-    a whole training step.
+    It reads each image before and after refining. The second time has a backward pass, which is
+    counted as a whole training step.
     """
     simgan = config.simgan
-    architecture = reader_architecture(config, pose=calibrates(config))
+    architecture = reader_architecture(config, pose=config.calibrates)
     each = sum(count_flops(architecture, simgan.batch_size, backward=b) for b in (False, True))
     return each * simgan.steps * simgan.refiner_updates
 
 
-def brief_settings(config: RunConfig, steps: int) -> ReaderSettings:
-    """The reader's, for a training on raw images of so many steps."""
-    return config.reader.model_copy(update={"steps": steps, "images": "raw"})
+def _step_flops(config: RunConfig, *, pose: bool) -> int:
+    architecture = reader_architecture(config, pose=pose)
+    return count_flops(architecture, config.reader.batch_size, backward=True)

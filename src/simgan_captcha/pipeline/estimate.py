@@ -9,9 +9,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simgan_captcha.inference.readings import Reading
+if TYPE_CHECKING:
+    from simgan_captcha.inference.readings import Reading
 
 FEWEST_OF_PAIR = 3
 """A confusion that is seen less often on known images is not named."""
@@ -37,7 +38,7 @@ class Estimate:
 
 
 def estimate_accuracy(
-    known: Sequence[Reading], truths: Sequence[str], real: Sequence[Reading]
+    known: "Sequence[Reading]", truths: Sequence[str], real: "Sequence[Reading]"
 ) -> Estimate:
     """Accuracy on real images from readings of known ones and of real ones.
 
@@ -68,8 +69,8 @@ def estimate_accuracy(
 
 
 def diagnose(
-    real: Sequence[Reading],
-    known: Sequence[Reading],
+    real: "Sequence[Reading]",
+    known: "Sequence[Reading]",
     truths: Sequence[str],
     estimates: Mapping[str, Estimate],
     kept: str,
@@ -100,13 +101,13 @@ def diagnose(
     }
 
 
-def character_shares(readings: Sequence[Reading], alphabet: str) -> dict[str, float]:
+def character_shares(readings: "Sequence[Reading]", alphabet: str) -> dict[str, float]:
     """How much of all that was read each character of the alphabet is, 0 to 1."""
     counts = Counter(character for reading in readings for character in reading.text)
     return {c: counts[c] / max(1, counts.total()) for c in alphabet}
 
 
-def known_confusions(known: Sequence[Reading], truths: Sequence[str]) -> list[dict[str, Any]]:
+def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[dict[str, Any]]:
     """Which characters are misread as which on known images, the commonest first.
 
     Shares are of what each character was read as, 0 to 1. In a reading of another length than the

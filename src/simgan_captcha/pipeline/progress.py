@@ -1,24 +1,83 @@
-"""What the person at the keyboard sees while stages run.
+"""Progress of a run, as events for a callback, and what a person sees of them.
 
-A stage calls ``progress.update(step, total, loss=...)`` as often as it likes. On a terminal that is
-one live line a stage, with its own bar and ETA; elsewhere a plain line every ten seconds; with
-``--quiet`` nothing.
+On a terminal a stage has one live line with its own bar and remaining time; elsewhere a plain line
+every ten seconds; with ``quiet`` only warnings.
 """
 
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from simgan_captcha.shown import printable
 
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a run."""
+
+    kind: Literal["stage", "step", "message", "warning"]
+    """``stage``: a stage begins. ``step``: it has come to a step. Others carry a ``text``."""
+    stage: str = ""
+    """The stage that is under way."""
+    step: float = 0
+    steps: float = 0
+    """Number of steps of the stage, or of a part of it."""
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    """Figures of the step, such as ``loss``."""
+    text: str = ""
+
+
+OnEvent = Callable[[Event], None]
+"""A progress callback; it may raise to stop the run, which can be continued later."""
+
+
+class Reporter:
+    """Makes events and passes them to a callback."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._stage = ""
+
+    def stage(self, name: str) -> None:
+        """Report that a stage begins."""
+        self._stage = name
+        self._on_event(Event("stage", name))
+
+    def step(self, step: float, steps: float, figures: Mapping[str, float | str]) -> None:
+        """Report a step of the stage."""
+        self._on_event(Event("step", self._stage, step, steps, figures))
+
+    def say(self, text: str) -> None:
+        """Report one line of text."""
+        self._on_event(Event("message", self._stage, text=text))
+
+    def warn(self, text: str) -> None:
+        """Report a warning."""
+        self._on_event(Event("warning", self._stage, text=text))
+
+
+def ignore(event: Event) -> None:
+    """Show nothing."""
+
+
+def print_events(event: Event) -> None:
+    """Print one line for each finished stage, and warnings, as a notebook can show them."""
+    if event.kind in ("message", "warning"):
+        prefix = "warning: " if event.kind == "warning" else ""
+        print(prefix + printable(event.text), flush=True)
+
+
 PLAIN_LINE_SECONDS = 10.0
 
 
 class StageProgress:
-    """Progress of one run: stages one after another, each counted in steps."""
+    """Shows stages one after another, each counted in steps, on a console."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.quiet = quiet
@@ -38,6 +97,17 @@ class StageProgress:
         self._first_step: int | None = None
         self._total = 0.0
         self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show an event: this object is a progress callback."""
+        if event.kind == "stage":
+            self.stage(event.stage)
+        elif event.kind == "step":
+            self.update(event.step, event.steps, **event.figures)
+        elif event.kind == "message":
+            self.say(event.text)
+        else:
+            self.warn(event.text)
 
     def __enter__(self) -> "StageProgress":
         if self._live:

@@ -1,21 +1,92 @@
 """What is recorded of a run, and where its results lie. Needs no torch."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.atomic import write_json
+from simgan_captcha.config.settings import RunConfig, resolve_config
+from simgan_captcha.data.addresses import without_password
 from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.pipeline.estimate import Estimate
-from simgan_captcha.scheme import check_scheme
+from simgan_captcha.pipeline.graph import STAGES
+from simgan_captcha.scheme import Scheme, check_scheme
+from simgan_captcha.shown import without_home
 
 RUN = "run.json"
+STORE = "store"
+BACKGROUND = Path("background") / "background.npz"
 READINGS = Path("readings") / "readings.parquet"
 DIAGNOSIS = Path("readings") / "diagnosis.json"
 JUDGEMENT = Path("judge") / "judgement.json"
 VERDICT = Path("submission") / "verdict.json"
+READER = "reader.safetensors"
+"""Name of a recognizer in the folder of the stage that trained it."""
+CALIBRATION = "calibration.npz"
+"""Name of the calibration in the folder of its stage."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for: images to learn from, a configuration and a seed."""
+
+    challenges: str
+    """Folder of images or challenge batches, or an address, see `data.ingest.ingest`."""
+    user: str | None = None
+    """User of the puzzle; only addresses need one."""
+    preset: str = "quick"
+    """Name of the preset."""
+    seed: int = 1
+    """Random seed of everything that is drawn."""
+    scheme: Scheme | None = None
+    """The captcha family; None for the HackMIT puzzle, or what ``settings`` say."""
+    settings: tuple[str, ...] = ()
+    """Changes of single values, as ``reader.steps=100``."""
+
+    def config(self) -> RunConfig:
+        """The whole configuration.
+
+        Raises:
+            ConfigError: An unknown preset or key, or a bad value.
+        """
+        return resolve_config(self.preset, self.settings, self.scheme)
+
+    @staticmethod
+    def of_record(recorded: Mapping[str, Any]) -> "Request":
+        """The request that a ``run.json`` records."""
+        scheme = recorded.get("given_scheme")
+        return Request(
+            challenges=recorded["challenges"],
+            user=recorded["user"],
+            preset=recorded["preset"],
+            seed=recorded["seed"],
+            scheme=None if scheme is None else check_scheme(scheme),
+            settings=tuple(recorded["settings"]),
+        )
+
+    def record(self, run: Path) -> None:
+        """Write ``run.json``, before the first stage.
+
+        Raises:
+            UsageError: The folder holds captchas of other challenges or of another user.
+        """
+        config = self.config().model_dump(mode="json")
+        scheme = self.scheme
+        record_run(
+            run,
+            challenges=without_home(without_password(self.challenges)),
+            user=self.user,
+            seed=self.seed,
+            preset=self.preset,
+            settings=list(self.settings),
+            given_scheme=None if scheme is None else scheme.model_dump(mode="json"),
+            scheme=config["scheme"],
+            config=config,
+        )
 
 
 class _Recorded(BaseModel):
@@ -24,10 +95,11 @@ class _Recorded(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     challenges: str
-    user: str
+    user: str | None
     seed: int
     preset: str
     settings: list[str]
+    given_scheme: dict[str, Any] | None = None
     scheme: dict[str, Any]
     config: dict[str, Any]
 
@@ -42,18 +114,18 @@ class _Diagnosis(BaseModel):
 
 
 def record_run(run: Path, **about: Any) -> None:
-    """Record what a run is, before its first stage.
+    """Write ``run.json``, see `Request.record`.
 
     Args:
-        run: Its folder.
+        run: Folder of the run.
         about: ``challenges`` (an address without its password), ``user``, ``seed``, ``preset``,
-            ``settings``, ``scheme``, ``config``; JSON.
+            ``settings``, ``given_scheme``, ``scheme``, ``config``; JSON.
 
     Raises:
         UsageError: The folder holds captchas of other challenges or of another user.
     """
     # Before anything is stored a mistyped address may still be mended.
-    if (run / RUN).exists() and any((run / "store").glob("part-*.parquet")):
+    if (run / RUN).exists() and any((run / STORE).glob("part-*.parquet")):
         recorded = read_run(run)
         for key in ("challenges", "user"):
             if recorded[key] != about[key]:
@@ -93,7 +165,7 @@ def read_diagnosis(run: Path) -> dict[str, Any]:
     """
     try:
         diagnosis = require_shape(read_object(run / DIAGNOSIS), _Diagnosis)
-        if diagnosis["kept"] not in ("read", "adapt"):
+        if diagnosis["kept"] not in {stage.name for stage in STAGES if stage.recognizer}:
             raise ValueError(f"it keeps {diagnosis['kept']!r}")
         estimates = {stage: Estimate(**of) for stage, of in diagnosis["estimates"].items()}
         if diagnosis["kept"] not in estimates:

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.network import ReaderArchitecture
+from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
     MEMORY_FORMAT,
@@ -58,35 +58,6 @@ _UNSURE = (0.05, 0.2)
 on, ``longest`` times as many."""
 
 _STRONGEST_BIAS = 3.0  # keeps a class that is never read from being read everywhere
-
-
-class AdaptationSettings(BaseModel):
-    """Settings of self-training on unlabelled images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    steps: int = Field(default=2000, ge=0)
-    """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
-    longest: float = Field(default=3.0, ge=1, le=100)
-    """Factor on ``steps`` if the recognizer is unsure; proportional between."""
-    batch_size: int = Field(default=32, ge=2, le=65536)
-    """Real images per step."""
-    synthetic_batch_size: int = Field(default=16, ge=2, le=65536)
-    """Synthetic images per step."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    """Peak learning rate of AdamW; the schedule is that of training."""
-    weight_decay: float = Field(default=0.02, ge=0)
-    """Weight decay of AdamW."""
-    confidence: float = Field(default=0.9, gt=0, le=1)
-    """Least probability of the teacher for a character to become a pseudo-label."""
-    alignment: float = Field(default=1.0, ge=0, le=1)
-    """Strength of distribution alignment to a uniform alphabet, 0 to 1."""
-    ema_decay: float = Field(default=0.995, ge=0, lt=1)
-    """Decay of the teacher's weights per step."""
-    augmentation: AugmentationSettings = AugmentationSettings()
-    """Augmentation of the student's images."""
-    checkpoint_every: int = Field(default=250, ge=1)
-    """Steps between checkpoints."""
 
 
 class Prior:

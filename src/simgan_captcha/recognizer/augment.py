@@ -6,27 +6,9 @@ Shapes: B batch, 2 channels (ink, line mask), H and W pixels; values in [-1, 1].
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-
-class AugmentationSettings(BaseModel):
-    """How far an image may be moved; every image draws its own, uniformly up to these."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    rotation: float = Field(default=8.0, ge=0, le=45)
-    """Degrees either way."""
-    scale: float = Field(default=0.1, ge=0, lt=1)
-    """Relative, each axis on its own."""
-    shear: float = Field(default=0.1, ge=0, lt=1)
-    """Horizontal shift per vertical pixel."""
-    shift: float = Field(default=0.04, ge=0, lt=1)
-    """Of the image height, either way."""
-    noise: float = Field(default=0.15, ge=0)
-    """Standard deviation of Gaussian noise, of the range [-1, 1]."""
-    hole: float = Field(default=0.24, ge=0, le=1)
-    """Longest side of a rectangle that is hidden (ink gone, mask set), of the image height."""
+from simgan_captcha.recognizer.settings import AugmentationSettings
 
 
 def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:

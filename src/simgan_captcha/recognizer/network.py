@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.original.network import OriginalReader
 from simgan_captcha.recognizer.counting import Counting
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS
 from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
-
-ATTENTION_HEADS = 4
-"""Number of heads; the last width of the attention recognizer must be divisible by it."""
 
 _LARGEST = 4200
 """Of any size of a recognizer: a scheme has at most 4,096 pixels, characters and one class more."""

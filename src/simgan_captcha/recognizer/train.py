@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.errors import RunError
-from simgan_captcha.recognizer.network import ATTENTION_HEADS, ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.settings import ReaderSettings
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
@@ -40,40 +40,6 @@ CHECKPOINT = "checkpoint.safetensors"
 
 MEMORY_FORMAT = torch.channels_last
 """Of images and weights while training: convolutions of so few channels take less time in it."""
-
-
-class ReaderSettings(BaseModel):
-    """The reader and its supervised training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    kind: Literal["attention", "original"] = "attention"
-    """Architecture, see `network.ReaderArchitecture`."""
-    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
-    """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
-    images: Literal["raw", "refined"] = "raw"
-    """Whether synthetic images pass through the refiner before the reader sees them."""
-    batch_size: int = Field(default=32, ge=2, le=65536)
-    """Synthetic images a step."""
-    steps: int = Field(default=1500, ge=1)
-    """Optimiser steps."""
-    learning_rate: float = Field(default=3e-3, gt=0, le=1)
-    """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
-    weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's decoupled decay."""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay a step of the averaged weights that are kept; less in the beginning."""
-    checkpoint_every: int = Field(default=250, ge=1)
-    """Steps between checkpoints."""
-
-    @field_validator("channels")
-    @classmethod
-    def _buildable(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
-        if not 1 <= min(channels) <= max(channels) <= 4096 or channels[-1] % ATTENTION_HEADS:
-            raise ValueError(
-                f"expected widths from 1 to 4096, the last divisible by {ATTENTION_HEADS}"
-            )
-        return channels
 
 
 @dataclass(frozen=True)

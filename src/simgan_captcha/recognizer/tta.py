@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from simgan_captcha.data.background import Background
-from simgan_captcha.recognizer.augment import AugmentationSettings, augment
+from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import BATCH
+from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.types import Floats, GreyImages
 
 VIEWS = 8

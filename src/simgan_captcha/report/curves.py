@@ -3,28 +3,26 @@
 from pathlib import Path
 
 from simgan_captcha.documents import Json
+from simgan_captcha.pipeline.graph import Stage
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import STAGES, read_metrics
-
-LEARNING = ("refine", "read", "adapt")
-"""Stages that leave curves."""
+from simgan_captcha.report.inputs import read_metrics
 
 _SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
 
 
-def curve_group(folder: Path, stage: str, damage: list[str]) -> Json:
+def curve_group(folder: Path, stage: Stage, damage: list[str]) -> Json:
     """What `sections.html` shows of one stage's ``metrics.jsonl``.
 
     Args:
         folder: The run's.
-        stage: One of `LEARNING`.
+        stage: One with ``curves``.
         damage: Gets a line for the user about each thing that could not be used.
     """
     panels: dict[str, dict[str, charts.Curve]] = {}
-    for key, curve in read_metrics(folder / stage / "metrics.jsonl", damage).items():
+    for key, curve in read_metrics(folder / stage.name / "metrics.jsonl", damage).items():
         panels.setdefault(_panel(key, curve), {})[key] = curve
     return {
-        "title": STAGES[stage],
+        "title": stage.title,
         "panels": [
             {
                 "caption": caption,

@@ -7,9 +7,10 @@ from pathlib import Path
 from simgan_captcha.documents import Json
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import STAGES, as_mapping, as_texts, first_text, read_json
+from simgan_captcha.report.inputs import as_mapping, as_texts, first_text, read_json
 
 _PRIOR_CHARACTERS = 80
 """Larger alphabets show the characters that are furthest from the prior."""
@@ -44,7 +45,7 @@ def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
         return {
             "kept": asdict(kept),
             "readers": [
-                {"title": STAGES[stage], "kept": estimate is kept, **asdict(estimate)}
+                {"title": stage_named(stage).title, "kept": estimate is kept, **asdict(estimate)}
                 for stage, estimate in estimates.items()
             ],
             "points_above": None if truth is None else 100 * (truth - kept.accuracy),

@@ -16,18 +16,6 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 
-STAGES = {
-    "store": "Download and store",
-    "background": "Background",
-    "simulate": "Simulator",
-    "calibrate": "Calibration",
-    "refine": "SimGAN refiner",
-    "read": "Reader",
-    "adapt": "Adaptation",
-    "readings": "Readings",
-}
-"""Stage folders in the order of the flow, and what the page calls them."""
-
 _MAX_METRICS_BYTES = 64_000_000
 _UNPLOTTED = {"step", "steps", "epoch", "images", "seconds", "flops", "eta"}
 """A figure with one of these words in its name is a count or a cost, not a curve."""
@@ -111,17 +99,6 @@ def as_number(value: object) -> float | None:
 def first_text(*values: object) -> str | None:
     """The first of the values that is a text of at least one character."""
     return next((value for value in values if isinstance(value, str) and value), None)
-
-
-def stages_of(run: Json) -> list[str]:
-    """Stages of the run as it is configured now; folders of others are of earlier settings."""
-    config = as_mapping(run.get("config"))
-    left_out = {
-        "calibrate": config.get("calibrate") is False or config.get("generator") == "seed",
-        "refine": config.get("refine") is False,
-        "adapt": as_mapping(config.get("adaptation")).get("steps") == 0,
-    }
-    return [stage for stage in STAGES if not left_out.get(stage)]
 
 
 def of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:

@@ -5,31 +5,35 @@ import io
 
 from PIL import Image
 
-from simgan_captcha.data.images import check_image, decode_rgb
+from simgan_captcha.data.images import decode_rgb, encode_png
+from simgan_captcha.data.kinds import kind_of
+from simgan_captcha.data.pictures import Pixels
 
 _JPEG_QUALITY = 82
 
 
 def picture_uri(data: bytes, max_bytes: int, max_side: int) -> str:
-    """An encoded JPEG or PNG as a ``data:`` URI.
+    """An encoded image as a ``data:`` URI that browsers show.
 
     Args:
-        data: The image as stored; shown bit by bit as it is, when it is small.
+        data: The image as stored; a small JPEG or PNG is kept bit by bit, others become PNGs.
         max_bytes: A longer one is shrunk into a square of ``max_side`` pixels, as a JPEG.
         max_side: Pixels.
 
     Raises:
-        ImageError: `simgan_captcha.data.images.check_image` does not accept the bytes.
+        ImageError: `simgan_captcha.data.pictures.open_picture` refuses the bytes.
     """
-    check_image(data)
+    pixels = decode_rgb(data)
     if len(data) > max_bytes:
-        data = _shrunk(data, max_side)
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        data = _shrunk(pixels, max_side)
+    kind = kind_of(data)
+    if kind not in ("JPEG", "PNG"):
+        data, kind = encode_png(pixels), "PNG"
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
 
 
-def _shrunk(data: bytes, max_side: int) -> bytes:
-    picture = Image.fromarray(decode_rgb(data))
+def _shrunk(pixels: Pixels, max_side: int) -> bytes:
+    picture = Image.fromarray(pixels)
     picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)

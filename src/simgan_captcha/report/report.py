@@ -14,17 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from simgan_captcha.atomic import write_bytes
+from simgan_captcha.config.of_scheme import scheme_settings
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import Json
-from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
+from simgan_captcha.errors import ConfigError, ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.graph import STAGES, Stage, recorded_stages
+from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
 from simgan_captcha.report import charts
-from simgan_captcha.report.curves import LEARNING, curve_group
+from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
-    STAGES,
     as_mapping,
     as_number,
     as_texts,
@@ -33,11 +36,11 @@ from simgan_captcha.report.inputs import (
     read_json,
     read_readings,
     refiner_sheets,
-    stages_of,
 )
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.report.pictures import picture_uri
 from simgan_captcha.report.templates import page_template
+from simgan_captcha.scheme import check_scheme
 from simgan_captcha.shown import without_home
 
 REPORT = "report.html"
@@ -76,19 +79,20 @@ def write_report(run_folder: Path) -> Path:
         RunError: The folder holds no readable ``run.json``.
     """
     damage: list[str] = []
-    run = read_json(run_folder / "run.json", damage)
+    run = read_json(run_folder / RUN, damage)
     if run is None:
         raise RunError(
             f"expected a run's folder with a readable run.json, got {run_folder}; "
             "name the folder given to simgan-captcha run"
         )
+    stages = recorded_stages(run)
     manifests = {
         stage: manifest
-        for stage in stages_of(run)
-        if (manifest := read_json(run_folder / stage / "manifest.json", damage)) is not None
+        for stage in stages
+        if (manifest := read_json(run_folder / stage.name / MANIFEST, damage)) is not None
     }
-    readings = read_readings(run_folder / "readings" / "readings.parquet", damage)
-    gallery = _Gallery(run_folder / "store", damage)
+    readings = read_readings(run_folder / READINGS, damage)
+    gallery = _Gallery(run_folder / STORE, damage)
     judged = judged_section(run_folder, gallery.uri, damage)
     truth = judged["figures"]["captcha_accuracy"] if judged else None
     own = diagnosis_section(run_folder, run, readings, truth, damage)
@@ -98,12 +102,10 @@ def write_report(run_folder: Path) -> Path:
         **_flow(manifests, told=own["warnings"]),
         **_pictures(run_folder, run, readings, gallery, damage),
         calibrated=_calibration(run_folder, run, manifests, damage),
-        curve_groups=[
-            curve_group(run_folder, stage, damage) for stage in LEARNING if stage in stages_of(run)
-        ],
+        curve_groups=[curve_group(run_folder, stage, damage) for stage in stages if stage.curves],
         reading=_reading_section(readings, gallery),
         judged=judged,
-        verdict=of_these_readings(run_folder / "submission" / "verdict.json", run_folder, damage),
+        verdict=of_these_readings(run_folder / VERDICT, run_folder, damage),
         **_provenance(run_folder, run, manifests),
         # Last: the sections before add what they find damaged.
         damage=list(dict.fromkeys(damage)),
@@ -112,6 +114,9 @@ def write_report(run_folder: Path) -> Path:
     # A server's message may hold a lone surrogate, which UTF-8 cannot.
     write_bytes(path, without_home(page).encode("utf-8", "replace"))
     return path
+
+
+Manifests = dict[Stage, Json]
 
 
 class _Gallery:
@@ -148,10 +153,10 @@ class _Gallery:
 
 
 def _headline(
-    folder: Path, run: Json, manifests: dict[str, Json], readings: list[Reading] | None
+    folder: Path, run: Json, manifests: Manifests, readings: list[Reading] | None
 ) -> Json:
-    times = [(folder / stage / "manifest.json").stat().st_mtime for stage in manifests] or [
-        (folder / "run.json").stat().st_mtime
+    times = [(folder / stage.name / MANIFEST).stat().st_mtime for stage in manifests] or [
+        (folder / RUN).stat().st_mtime
     ]
     return {
         "name": folder.resolve().name,
@@ -161,19 +166,19 @@ def _headline(
     }
 
 
-def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
+def _flow(manifests: Manifests, told: Sequence[str]) -> Json:
     """The table of stages, and their warnings but those that the page tells elsewhere."""
     rows = [
         {
-            "stage": title,
+            "stage": stage.title,
             "done": stage in manifests,
             **{key: as_number(manifests.get(stage, {}).get(key)) for key in _COSTS},
             "precision": first_text(manifests.get(stage, {}).get("precision")),
         }
-        for stage, title in STAGES.items()
+        for stage in STAGES
     ]
     alarms = [
-        (STAGES[stage], str(alarm))
+        (stage.title, str(alarm))
         for stage, manifest in manifests.items()
         for alarm in as_texts(as_mapping(manifest.get("result")).get("warnings"))
         if alarm not in told
@@ -190,11 +195,12 @@ def _flow(manifests: dict[str, Json], told: Sequence[str]) -> Json:
 def _pictures(
     folder: Path, run: Json, readings: list[Reading] | None, gallery: _Gallery, damage: list[str]
 ) -> Json:
-    sheets = list(refiner_sheets(folder).items()) if "refine" in stages_of(run) else []
+    refined = "refine" in {stage.name for stage in recorded_stages(run)}
+    sheets = list(refiner_sheets(folder).items()) if refined else []
     chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
     return {
         "background": _sheet(folder / "background" / "background.png", damage),
-        "mask": _mask(folder / "background" / "background.npz", damage),
+        "mask": _mask(folder / BACKGROUND, damage),
         "synthetic": _sheet(folder / "simulate" / "sheet.png", damage),
         "real": gallery.first({reading.name: reading.text for reading in readings or ()}),
         "refiner_sheets": [
@@ -203,16 +209,15 @@ def _pictures(
     }
 
 
-def _calibration(
-    folder: Path, run: Json, manifests: dict[str, Json], damage: list[str]
-) -> Json | None:
+def _calibration(folder: Path, run: Json, manifests: Manifests, damage: list[str]) -> Json | None:
     """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
-    if "calibrate" not in stages_of(run):
+    calibrated = [stage for stage in recorded_stages(run) if stage.name == "calibrate"]
+    if not calibrated:
         return None
     glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
     if glyphs is None:
         return None
-    found = as_mapping(manifests.get("calibrate", {}).get("result"))
+    found = as_mapping(manifests.get(calibrated[0], {}).get("result"))
     rendering = as_mapping(found.get("rendering"))
     figures = {
         "places across, each slot (pixels; middle 98 %)": found.get("x"),
@@ -293,7 +298,7 @@ def _card(reading: Reading, gallery: _Gallery) -> Json:
     }
 
 
-def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
+def _provenance(folder: Path, run: Json, manifests: Manifests) -> Json:
     versions = {
         str(name): str(version)
         for manifest in manifests.values()
@@ -308,7 +313,7 @@ def _provenance(folder: Path, run: Json, manifests: dict[str, Json]) -> Json:
         "command": _command(folder, run),
         "configuration": json.dumps(run, indent=2, ensure_ascii=False),
         "results": {
-            STAGES[stage]: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
+            stage.title: json.dumps(manifest["result"], indent=2, ensure_ascii=False)
             for stage, manifest in manifests.items()
             if manifest.get("result")
         },
@@ -323,9 +328,18 @@ def _command(folder: Path, run: Json) -> str:
         if isinstance(run.get(key), str | int)
         for part in (f"--{key}", str(run[key]))
     ]
-    settings = [part for setting in as_texts(run.get("settings")) for part in ("--set", setting)]
+    changes = [*_given_scheme(run), *as_texts(run.get("settings"))]
+    settings = [part for setting in changes for part in ("--set", setting)]
     name = folder.resolve().name
     return shlex.join(["simgan-captcha", "run", name, *options, *settings])
+
+
+def _given_scheme(run: Json) -> list[str]:
+    """The settings of the scheme file that the run was started with."""
+    try:
+        return scheme_settings(check_scheme(as_mapping(run.get("given_scheme"))))
+    except ConfigError:
+        return []
 
 
 def _sheet(path: Path, damage: list[str]) -> str | None:

@@ -1,59 +1,126 @@
 """Simulated + unsupervised learning for any images: SimGAN, arXiv:1612.07828.
 
 Synthetic images go in, images that look like a pile of unlabelled real ones come out, and what the
-synthetic ones were labelled with stays true. Images are (B, C, H, W) float32 in [-1, 1].
+synthetic ones were labelled with stays true::
+
+    from simgan_captcha import simgan
+
+    refiner = simgan.train(synthetic, real)
+    refined = refiner(images)
+
+`train` takes images in many forms; all else works on (B, C, H, W) float32 in [-1, 1]. Importing
+this package, or its `settings`, does not import torch; the first use of anything else does.
 """
 
-from simgan_captcha.simgan.alarms import (
-    discriminator_has_won,
-    refiner_is_identity,
-    refining_destroys_labels,
-)
-from simgan_captcha.simgan.history import ImageHistory
-from simgan_captcha.simgan.losses import (
-    consistency_loss,
-    local_adversarial_loss,
-    patch_accuracy,
-    self_regularization_loss,
-)
-from simgan_captcha.simgan.networks import (
-    REAL,
-    REFINED,
-    Discriminator,
+from typing import TYPE_CHECKING, Any
+
+from simgan_captcha.simgan.settings import (
     DiscriminatorSettings,
-    Refiner,
     RefinerSettings,
-    load_refiner,
-    save_refiner,
+    SimGANSettings,
 )
-from simgan_captcha.simgan.settings import SimGANSettings
-from simgan_captcha.simgan.sheet import sheet_png
-from simgan_captcha.simgan.training import BatchStream, SimGANResult, train_refiner
-from simgan_captcha.simgan.updates import Recogniser, count_forward_flops, count_training_flops
+
+if TYPE_CHECKING:
+    from simgan_captcha.simgan.alarms import (
+        discriminator_has_won,
+        refiner_is_identity,
+        refining_destroys_labels,
+    )
+    from simgan_captcha.simgan.api import SimGANResult, train, train_refiner
+    from simgan_captcha.simgan.augmentation import DiffAugment
+    from simgan_captcha.simgan.batches import BatchStream, Images, to_stream
+    from simgan_captcha.simgan.contrastive import PatchSampler, contrastive_loss, patch_nce_loss
+    from simgan_captcha.simgan.history import ImageHistory
+    from simgan_captcha.simgan.losses import (
+        consistency_loss,
+        flow_roughness,
+        hinge_loss,
+        hinge_refiner_loss,
+        local_adversarial_loss,
+        patch_accuracy,
+        r1_penalty,
+        self_regularization_loss,
+    )
+    from simgan_captcha.simgan.networks import (
+        REAL,
+        REFINED,
+        Discriminator,
+        FlowHead,
+        Refinement,
+        Refiner,
+        displace,
+        load_refiner,
+        save_refiner,
+    )
+    from simgan_captcha.simgan.sheet import sheet_png
+    from simgan_captcha.simgan.updates import (
+        Recogniser,
+        count_forward_flops,
+        count_training_flops,
+    )
 
 __all__ = [
     "REAL",
     "REFINED",
     "BatchStream",
+    "DiffAugment",
     "Discriminator",
     "DiscriminatorSettings",
+    "FlowHead",
     "ImageHistory",
+    "Images",
+    "PatchSampler",
     "Recogniser",
+    "Refinement",
     "Refiner",
     "RefinerSettings",
     "SimGANResult",
     "SimGANSettings",
     "consistency_loss",
+    "contrastive_loss",
     "count_forward_flops",
     "count_training_flops",
     "discriminator_has_won",
+    "displace",
+    "flow_roughness",
+    "hinge_loss",
+    "hinge_refiner_loss",
     "load_refiner",
     "local_adversarial_loss",
     "patch_accuracy",
+    "patch_nce_loss",
+    "r1_penalty",
     "refiner_is_identity",
     "refining_destroys_labels",
     "save_refiner",
     "self_regularization_loss",
     "sheet_png",
+    "to_stream",
+    "train",
     "train_refiner",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, whose module is imported now."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from simgan_captcha.simgan import (
+        alarms,
+        api,
+        augmentation,
+        batches,
+        contrastive,
+        history,
+        losses,
+        networks,
+        sheet,
+        training,
+        updates,
+    )
+
+    first = (api, networks, losses, training, updates, batches)
+    for module in (*first, alarms, augmentation, contrastive, history, sheet):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")  # pragma: no cover

@@ -1,10 +1,14 @@
-"""The losses of SimGAN, arXiv:1612.07828, sections 2.1 and 2.2."""
+"""The losses of SimGAN, arXiv:1612.07828, sections 2.1 and 2.2, and later ones in their place.
+
+Shapes: B batch, C channel, H and W in pixels, h and w rows and columns of patches.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simgan_captcha.errors import ShapeError
+from simgan_captcha.simgan.networks import REAL, REFINED
 
 
 def self_regularization_loss(refined: Tensor, synthetic: Tensor) -> Tensor:
@@ -65,6 +69,76 @@ def local_adversarial_loss(logits: Tensor, target: int) -> Tensor:
     _check_logits(logits)
     targets = torch.full_like(logits[:, 0], target, dtype=torch.long)
     return F.cross_entropy(logits.float(), targets)
+
+
+def margins(logits: Tensor) -> Tensor:
+    """How much more real than refined each patch looks, (B, h, w), of (B, 2, h, w) logits.
+
+    Raises:
+        ShapeError: Not (B, 2, h, w).
+    """
+    _check_logits(logits)
+    return logits[:, REAL].float() - logits[:, REFINED].float()
+
+
+def hinge_loss(logits: Tensor, target: int) -> Tensor:
+    """The discriminator's hinge loss: patches that are right by a margin of 1 cost nothing.
+
+    Args:
+        logits: The discriminator's, (B, 2, h, w), float.
+        target: `REAL` (0) or `REFINED` (1), the class that its images have.
+
+    Returns:
+        Scalar: mean of max(0, 1 - m) over patches, with m the margin towards the right class; 1
+        when undecided.
+
+    Source:
+        Geometric GAN, arXiv:1705.02894, equation 14. Not in SimGAN.
+
+    Example:
+        >>> hinge_loss(torch.zeros(4, 2, 3, 3), target=1).item()
+        1.0
+    """
+    margin = margins(logits)
+    return F.relu(1 - (margin if target == REAL else -margin)).mean()
+
+
+def hinge_refiner_loss(logits: Tensor) -> Tensor:
+    """The refiner's side of `hinge_loss`: minus the mean margin of refined patches, a scalar."""
+    return -margins(logits).mean()
+
+
+def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
+    """How steep the discriminator is at real images: half its mean squared gradient.
+
+    Args:
+        discriminator: (B, C, H, W) -> logits (B, 2, h, w).
+        real: Real images, (B, C, H, W), float.
+
+    Returns:
+        Scalar. Its gradient reaches the discriminator's weights.
+
+    Source:
+        Mescheder et al., arXiv:1801.04406, equation 9. Deviations, so that the weight means the
+        same for every image size: the discriminator's margins are summed over patches, and the
+        squared gradient is averaged over pixels.
+    """
+    leaf = real.detach().requires_grad_(True)
+    images = leaf.view_as(leaf)  # torch's FLOP counter does not take the gradient of a leaf
+    (gradient,) = torch.autograd.grad(
+        margins(discriminator(images)).sum(), images, create_graph=True
+    )
+    return gradient.square().mean() / 2
+
+
+def flow_roughness(flow: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring vectors of a flow field, (B, 2, H, W); a scalar.
+
+    Source:
+        Total variation of a flow, as in spatially transformed images, arXiv:1801.02612, equation 4;
+        here absolute differences, in pixels per pixel.
+    """
+    return flow.diff(dim=2).abs().mean() + flow.diff(dim=3).abs().mean()
 
 
 def consistency_loss(on_refined: Tensor, on_synthetic: Tensor) -> Tensor:

@@ -5,55 +5,91 @@ an image's own brightness must not leak into its neighbours of the batch.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simgan_captcha.errors import RunError, ShapeError
+from simgan_captcha.simgan.settings import DiscriminatorSettings, RefinerSettings
 from simgan_captcha.training.checkpoint import load_weights, save_weights
 
 REAL, REFINED = 0, 1
 """The discriminator's two classes: indices along dimension 1 of its logits."""
 
 
-Width = Annotated[int, Field(ge=1, le=1024)]
+class Refinement(NamedTuple):
+    """A refined batch, and how it came about."""
+
+    refined: Tensor
+    """(B, C, H, W), in [-1, 1]."""
+    displaced: Tensor
+    """(B, C, H, W): the images after the flow field, before the blocks; without one, the images."""
+    flow: Tensor | None
+    """(B, 2, H, W): displacement in pixels, rightwards and downwards; None without a flow head."""
 
 
-class RefinerSettings(BaseModel):
-    """Size of the refiner; the paper's, for eyes: ``RefinerSettings(global_skip=False)``.
+class FlowHead(nn.Module):
+    """A smooth displacement of every pixel: (B, C, H, W) -> (B, 2, H, W), in pixels.
 
-    Cost: ``blocks * 2 * 9 * features**2 / downscale**2`` multiply-adds a pixel, to the first order:
-    1,470 million for the paper's on 50x100 pixels.
+    Two 3x3 convolutions on the image, a mean over cells of k x k pixels, two 3x3 convolutions, tanh
+    times the largest displacement, bilinear interpolation to the image's size. Strokes can move and
+    change their width, which changes of grey levels alone do only by redrawing them. The last
+    convolution starts at zero, so an untrained head displaces nothing.
+
+    Source:
+        Spatial transformer networks, arXiv:1506.02025 (sampling a moved grid by `grid_sample`);
+        a dense field in its place, as in spatially transformed images, arXiv:1801.02612.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    def __init__(self, settings: RefinerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width = settings.flow_features
+        self.fine = nn.Sequential(
+            nn.Conv2d(settings.channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.coarse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
+        self.leave = nn.Conv2d(width, 2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    channels: int = Field(default=1, ge=1, le=16)
-    """C, of what goes in and of what comes out."""
-    features: Width = 64
-    """F, feature maps of every block."""
-    blocks: int = Field(default=4, ge=1, le=64)
-    """ResNet blocks."""
-    downscale: int = Field(default=1, ge=1, le=8)
-    """d: the blocks see the image at 1/d of its height and width, for 1/d² of the cost."""
-    global_skip: bool = True
-    """True: the network learns what to add to the image. False: it draws the image anew."""
+    def forward(self, images: Tensor) -> Tensor:
+        """The flow field of (B, C, H, W) float images in [-1, 1]."""
+        cells = F.avg_pool2d(self.fine(images), self.settings.flow_cell, ceil_mode=True)
+        vectors = self.leave(self.coarse(cells)).float().tanh() * self.settings.displacement
+        return F.interpolate(vectors, images.shape[2:], mode="bilinear", align_corners=False)
 
 
-class DiscriminatorSettings(BaseModel):
-    """Size of the discriminator; the defaults are the paper's."""
+def displace(images: Tensor, flow: Tensor) -> Tensor:
+    """Move the content of images by a flow field; what comes in at an edge repeats the edge.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Args:
+        images: (B, C, H, W), float.
+        flow: (B, 2, H, W), float: a vector of (1, 0) moves the content one pixel to the right.
 
-    channels: int = Field(default=1, ge=1, le=16)
-    """C of the images it judges."""
-    widths: tuple[Width, Width, Width, Width] = (96, 64, 32, 32)
-    """Feature maps of its four hidden convolutions, 1 to 1024 each."""
-    spectral_norm: bool = False
-    """Whether no convolution may stretch anything (spectral normalisation, arXiv:1802.05957)."""
+    Returns:
+        (B, C, H, W): pixel (y, x) is the image at (y - flow_y, x - flow_x), bilinear.
+
+    Example:
+        >>> image = torch.tensor([[[[0.0, 1.0, 0.0, 0.0]]]])
+        >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+        >>> displace(image, right).round().flatten().tolist()
+        [0.0, 0.0, 1.0, 0.0]
+    """
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device, dtype=flow.dtype).view(-1, 1)
+    x = torch.arange(width, device=images.device, dtype=flow.dtype)
+    # grid_sample's coordinates: the image spans -1 to 1, pixels have their middle at a half.
+    across = (2 * (x - flow[:, 0]) + 1) / width - 1
+    down = (2 * (y - flow[:, 1]) + 1) / height - 1
+    grid = torch.stack([across, down], -1)
+    return F.grid_sample(images.to(flow.dtype), grid, padding_mode="border", align_corners=False)
 
 
 class Refiner(nn.Module):
@@ -63,11 +99,16 @@ class Refiner(nn.Module):
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Refiner Network" (tanh at the end).
-        Deviations, both off in the paper's settings. ``global_skip`` adds the network's output to
+        Deviations, all off in the paper's settings. ``global_skip`` adds the network's output to
         the image and clamps, in place of tanh; the last convolution starts at zero, so an
         untrained refiner is exactly the identity and the pre-training has nothing left to do.
         ``downscale`` moves d x d pixels into channels first and back at the end, so any size goes
-        in: what does not divide by d is padded with its own edge and cropped.
+        in: what does not divide by d is padded with its own edge and cropped. ``displacement``
+        moves the image by a `FlowHead` first.
+
+    Example:
+        >>> Refiner(RefinerSettings(channels=3, features=8))(torch.zeros(2, 3, 20, 30)).shape
+        torch.Size([2, 3, 20, 30])
     """
 
     def __init__(self, settings: RefinerSettings) -> None:
@@ -80,6 +121,7 @@ class Refiner(nn.Module):
         if settings.global_skip:
             nn.init.zeros_(self.leave.weight)
             nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.flow = FlowHead(settings) if settings.displacement else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Refine (B, C, H, W) float images in [-1, 1]; shape and range stay.
@@ -87,53 +129,51 @@ class Refiner(nn.Module):
         Raises:
             ShapeError: Not four dimensions, or another number of channels.
         """
+        return self.explain(images).refined
+
+    def explain(self, images: Tensor) -> Refinement:
+        """Refine like `forward`, and give the flow field and the displaced images with it."""
         _check_images(images, self.settings.channels)
+        flow = None if self.flow is None else self.flow(images)
+        displaced = images if flow is None else displace(images, flow)
+        _, _, H, W = images.shape
+        x = self.leave(self.features(displaced)[-1])
+        x = F.pixel_shuffle(x, self.settings.downscale)[:, :, :H, :W]
+        if not self.settings.global_skip:
+            return Refinement(x.tanh(), displaced, flow)
+        clamped: Tensor = _Clamp.apply(displaced + x)  # type: ignore[no-untyped-call]
+        return Refinement(clamped, displaced, flow)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the first convolution and every block give, (B, F, H/d, W/d) each."""
         _, _, H, W = images.shape
         d = self.settings.downscale
         x = F.pad(images, (0, -W % d, 0, -H % d), mode="replicate") if d > 1 else images
-        x = F.relu(self.enter(F.pixel_unshuffle(x, d)))  # (B, F, H/d, W/d)
+        layers = [F.relu(self.enter(F.pixel_unshuffle(x, d)))]
         for block in self.blocks:
-            x = block(x)
-        x = F.pixel_shuffle(self.leave(x), d)[:, :, :H, :W]
-        if not self.settings.global_skip:
-            return x.tanh()
-        clamped: Tensor = _Clamp.apply(images + x)  # type: ignore[no-untyped-call]
-        return clamped
+            layers.append(block(layers[-1]))
+        return layers
 
 
 class Discriminator(nn.Module):
     """Tells refined patches from real ones: (B, C, H, W) -> logits (B, 2, h, w).
 
     One pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of 31x31
-    pixels.
+    pixels. With several ``scales`` the rows of all networks stand below each other, those of
+    smaller images repeated to the same size, so that every scale has the same weight in a mean.
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Discriminator Network": 3x3/2 convolution, 3x3/2,
         3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two; a softmax over the two follows in the
         loss. No ReLU after the last: logits that cannot go below zero learn only half of it.
+        Several scales: pix2pixHD, arXiv:1711.11585, section 3.2; not in the paper.
     """
 
     def __init__(self, settings: DiscriminatorSettings) -> None:
         super().__init__()
         self.settings = settings
-        a, b, c, d = settings.widths
-        self.layers = nn.Sequential(
-            nn.Conv2d(settings.channels, a, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(a, b, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, stride=1, padding=1),
-            nn.Conv2d(b, c, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, stride=1, padding=1),
-            nn.Conv2d(c, d, 1),
-            nn.ReLU(),
-            nn.Conv2d(d, 2, 1),
-        )
-        if settings.spectral_norm:
-            for layer in self.layers:
-                if isinstance(layer, nn.Conv2d):
-                    nn.utils.parametrizations.spectral_norm(layer)
+        self.layers = _patch_layers(settings)
+        self.coarser = nn.ModuleList(_patch_layers(settings) for _ in range(settings.scales - 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, 2, h, w) of (B, C, H, W) float images in [-1, 1].
@@ -142,8 +182,33 @@ class Discriminator(nn.Module):
             ShapeError: Not four dimensions, or another number of channels.
         """
         _check_images(images, self.settings.channels)
-        logits: Tensor = self.layers(images)
-        return logits
+        logits: list[Tensor] = [self.layers(images)]
+        for layers in self.coarser:
+            images = F.avg_pool2d(images, 2, ceil_mode=True)
+            logits.append(F.interpolate(layers(images), logits[0].shape[2:], mode="nearest"))
+        return torch.cat(logits, 2) if len(logits) > 1 else logits[0]
+
+
+def _patch_layers(settings: DiscriminatorSettings) -> nn.Sequential:
+    a, b, c, d = settings.widths
+    layers = nn.Sequential(
+        nn.Conv2d(settings.channels, a, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(a, b, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=1, padding=1),
+        nn.Conv2d(b, c, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=1, padding=1),
+        nn.Conv2d(c, d, 1),
+        nn.ReLU(),
+        nn.Conv2d(d, 2, 1),
+    )
+    if settings.spectral_norm:
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.utils.parametrizations.spectral_norm(layer)
+    return layers
 
 
 def save_refiner(path: Path, refiner: Refiner) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields, replace
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.types import Floats, Ids, Range
+from simgan_captcha.simulator.settings import CLUTTER_LIMITS, ClutterSettings, Range
+from simgan_captcha.types import Floats, Ids
 
 LINES = ("lines", "line_width", "bend", "line_strength")
 DOTS = ("dots", "dot_radius", "dot_strength")
@@ -29,52 +29,6 @@ _FINE = 3
 """Fractional bits of OpenCV's coordinates."""
 
 
-class ClutterSettings(BaseModel):
-    """Ranges of clutter, drawn uniformly, for schemes that have it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    lines: Range = (0, 5)
-    """Number of lines in an image, ends included. With a fraction, some images have one more."""
-    line_width: Range = (0.02, 0.06)
-    """Width of lines as a fraction of the image height; at least one pixel."""
-    bend: float = Field(default=0.5, ge=0, le=5)
-    """Greatest offset of the control point of a curved line, as a fraction of the image height."""
-    line_strength: Range = (0.3, 1.1)
-    """Strength of the lines relative to the ink of letters; one value per image."""
-    dots: Range = (0, 60)
-    """Number of dots in an image, as for lines."""
-    dot_radius: Range = (0.01, 0.035)
-    """Radius of dots as a fraction of the image height; at least half a pixel."""
-    dot_strength: Range = (0.3, 1.1)
-    """Strength of the dots relative to the ink of letters; one value per image."""
-    texture: float = Field(default=0.3, ge=0, le=2)
-    """Greatest strength of the texture: its standard deviation relative to the ink of letters. Each
-    image draws one value."""
-    grain: Range = (0.01, 0.06)
-    """Grain of the texture: the sigma of the Gaussian that blurs white noise, as a fraction of the
-    image height. Each image draws one value."""
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> "ClutterSettings":
-        for name, highest in _HIGHEST.items():
-            low, high = getattr(self, name)
-            if not 0 <= low <= high <= highest:
-                raise ValueError(
-                    f"{name}: expected 0 <= low <= high <= {highest}, got {low}, {high}"
-                )
-        return self
-
-
-_HIGHEST = {
-    "lines": 100,
-    "line_width": 1,
-    "line_strength": 10,
-    "dots": 10_000,
-    "dot_radius": 1,
-    "dot_strength": 10,
-    "grain": 1,
-}
 _MOST = ("bend", "texture")
 """Values that are the upper end of a range from 0, not its middle."""
 
@@ -84,7 +38,7 @@ def clutter_like(found: Floats) -> ClutterSettings:
     ranges: dict[str, Range | float] = {}
     for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
         low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
-        ranges[name] = value if name in _MOST else (low, min(high, _HIGHEST[name]))
+        ranges[name] = value if name in _MOST else (low, min(high, CLUTTER_LIMITS[name]))
     return ClutterSettings(**ranges)  # type: ignore[arg-type]
 
 

@@ -18,37 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.shown import shortened
+from simgan_captcha.simulator.settings import BOLD_FONTS, LIGHTER_FONTS
 
-_BOLD_FILES = {
-    "dejavu-sans-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans-Bold.ttf"),
-    "dejavu-serif-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf"),
-    "dejavu-sans-mono-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSansMono-Bold.ttf"),
-    "stix-bold": ("matplotlib", "mpl-data/fonts/ttf/STIXGeneralBol.ttf"),
-    "source-sans-black": ("font_source_sans_pro", "files/SourceSansPro-Black.ttf"),
-    "source-serif-black": ("font_source_serif_pro", "files/SourceSerifPro-Black.ttf"),
-    "manrope-extrabold": ("font_manrope", "files/Manrope-ExtraBold.ttf"),
-    "hanken-grotesk-bold": ("font_hanken_grotesk", "files/HankenGrotesk-Bold.otf"),
-    "fredoka-one": ("font_fredoka_one", "files/FredokaOne-Regular.ttf"),
-    "roboto-black": ("font_roboto", "files/Roboto-Black.ttf"),
-    "caladea-bold": ("font_caladea", "files/Caladea-Bold.ttf"),
-}
-
-_LIGHTER_FILES = {
-    "dejavu-sans": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
-    "dejavu-serif": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif.ttf"),
-    "dejavu-sans-mono": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSansMono.ttf"),
-    "stix": ("matplotlib", "mpl-data/fonts/ttf/STIXGeneral.ttf"),
-    "source-sans": ("font_source_sans_pro", "files/SourceSansPro-Regular.ttf"),
-    "source-serif": ("font_source_serif_pro", "files/SourceSerifPro-Regular.ttf"),
-    "manrope": ("font_manrope", "files/Manrope-Medium.ttf"),
-    "hanken-grotesk": ("font_hanken_grotesk", "files/HankenGrotesk-Regular.otf"),
-    "roboto": ("font_roboto", "files/Roboto-Regular.ttf"),
-    "caladea": ("font_caladea", "files/Caladea-Regular.ttf"),
-}
-_FONT_FILES = _BOLD_FILES | _LIGHTER_FILES
-
-DEFAULT_FONTS = tuple(_BOLD_FILES)
-"""Bold ones, as the puzzle's is."""
+_FONT_FILES = BOLD_FONTS | LIGHTER_FONTS
 
 WIDE_FONTS = tuple(_FONT_FILES)
 """All names that `font_path` knows: of a family that nothing is known of."""

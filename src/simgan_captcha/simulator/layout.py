@@ -12,78 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.glyphs import GlyphBank
-from simgan_captcha.types import Doubles, Floats, Ids, Range
-
-
-class LayoutSettings(BaseModel):
-    """Ranges of layouts, drawn uniformly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    extent: Range = (0.6, 0.95)
-    """Width of a text of mean length, as a fraction of the image width; one value per image."""
-    one_font: float = Field(default=0.7, ge=0, le=1)
-    """Share of images with one font for all letters."""
-    even: float = Field(default=0.4, ge=0, le=1)
-    """Share of images with equal distances between letters. In the others, distances follow the
-    widths of the letters."""
-    jitter: Range = (0.0, 0.25)
-    """Greatest horizontal deviation of letters, in distances between letters; one value per
-    image."""
-    baseline: Range = (-0.12, 0.12)
-    """Vertical offset of the text from the middle, as a fraction of the image height."""
-    slant: Range = (-0.25, 0.25)
-    """Shear of all letters of an image: horizontal shift per vertical pixel."""
-    stretch: Range = (0.6, 1.2)
-    """Horizontal scale of all letters of an image."""
-    drift: Range = (0.0, 0.2)
-    """Greatest distance of letters from the baseline, as a fraction of the height; one value per
-    image."""
-    turn: Range = (0.0, 35.0)
-    """Greatest rotation of letters in degrees; one value per image."""
-    skew: Range = (0.0, 0.3)
-    """Greatest deviation of the shear of letters from ``slant``; one value per image."""
-    resize: Range = (0.0, 0.3)
-    """Greatest relative deviation of the size, and again of the width; one value per image."""
-    fade: Range = (0.0, 30.0)
-    """Greatest deviation of the ink in grey levels; one value per image."""
-    warp: Range = (0.0, 0.6)
-    """Greatest `taper` and `swell` of letters, see `Letters`; one value per image."""
-    wave: Range = (0.0, 0.3)
-    """Greatest slope of the baseline, for schemes with waves; one value per image."""
-    wavelength: Range = (0.7, 2.5)
-    """Wavelength in image heights; one value per image."""
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> "LayoutSettings":
-        for name, (lowest, highest) in _BOUNDS.items():
-            low, high = getattr(self, name)
-            if not lowest <= low <= high <= highest:
-                raise ValueError(
-                    f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
-                )
-        return self
-
-
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "extent": (0.05, 2),
-    "jitter": (0, 2),
-    "baseline": (-1, 1),
-    "slant": (-2, 2),
-    "stretch": (0.1, 10),
-    "drift": (0, 1),
-    "turn": (0, 360),
-    "skew": (0, 2),
-    "resize": (0, 0.9),
-    "fade": (0, 255),
-    "warp": (0, 1),  # larger values fold letters over
-    "wave": (0, 2),
-    "wavelength": (0.1, 100),
-}
+from simgan_captcha.simulator.settings import LayoutSettings, Range
+from simgan_captcha.types import Doubles, Floats, Ids
 
 
 @dataclass(frozen=True)

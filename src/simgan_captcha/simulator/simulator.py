@@ -9,103 +9,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, Calibration
-from simgan_captcha.simulator.clutter import (
-    Clutter,
-    ClutterSettings,
-    clutter_like,
-    draw_clutter,
-    lay_clutter,
-)
+from simgan_captcha.simulator.clutter import Clutter, clutter_like, draw_clutter, lay_clutter
 from simgan_captcha.simulator.codec import through_jpeg
 from simgan_captcha.simulator.compositing import lay_letters, with_noise
-from simgan_captcha.simulator.glyphs import DEFAULT_FONTS, GlyphBank
-from simgan_captcha.simulator.layout import LayoutSettings, Letters, lay_out
+from simgan_captcha.simulator.glyphs import GlyphBank
+from simgan_captcha.simulator.layout import Letters, lay_out
+from simgan_captcha.simulator.settings import (
+    ClutterSettings,
+    Range,
+    SimulatorSettings,
+    layout_of,
+)
 from simgan_captcha.simulator.spacing import letter_heights
-from simgan_captcha.types import Doubles, Floats, GreyImages, Ids, Range
-
-
-class SimulatorSettings(BaseModel):
-    """Ranges of the parameters, drawn uniformly for each character or image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    fonts: tuple[str, ...] = Field(default=DEFAULT_FONTS, min_length=1)
-    """Names (see `glyphs.WIDE_FONTS`) or font files. Each character draws a font; with a
-    ``layout``, most images draw one for all characters."""
-    size: tuple[int, int] = (21, 28)
-    """Font size in pixels per em, both ends included. At most eight sizes are used, or four with a
-    ``layout``."""
-    strokes: tuple[float, ...] = Field(default=(0.0, 0.4), min_length=1)
-    """Extra outline in pixels, per character, or per image with a ``layout``. Negative values draw
-    hollow letters, see `glyphs.GlyphBank`."""
-    rotation: Range = (-32.0, 32.0)
-    """Rotation in degrees, counter-clockwise."""
-    shear: Range = (-0.05, 0.05)
-    """Horizontal shift per vertical pixel."""
-    stretch: Range = (0.92, 1.12)
-    """Horizontal scale."""
-    horizontal: Range = (-0.35, 0.45)
-    """Horizontal offset from the middle of the slot, in slots (width / length)."""
-    vertical: Range = (0.24, 0.76)
-    """Vertical position of the middle of a letter, as a fraction of the image height."""
-    ink: Range = (-6.0, 4.0)
-    """Deviation from the estimated ink level, in grey levels."""
-    nearest: float = Field(default=0.6, ge=0, le=1)
-    """Share of images with letters rotated without interpolation, as many generators do."""
-    blur: Range = (0.0, 0.5)
-    """Sigma in pixels of the Gaussian blur of letters before compositing; below 0.3 there is no
-    blur."""
-    noise: Range = (0.0, 2.0)
-    """Gaussian noise, standard deviation in grey levels."""
-    jpeg_quality: tuple[int, int] = (45, 60)
-    """JPEG quality, both ends included."""
-    fitted: float = Field(default=0.95, ge=0, le=1)
-    """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
-    stretch come from real images, not from these ranges."""
-    other_fonts: float = Field(default=0.5, ge=0, le=1)
-    """Share of calibrated images drawn in one of the ``fonts``, as large as the calibrated glyphs,
-    for schemes with several fonts and a ``layout``. Calibration finds only their mean."""
-    free: float = Field(default=0.05, ge=0, le=1)
-    """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
-    clutter. It keeps the recognizer robust to calibration errors. See also ``calibration.free``."""
-    layout: LayoutSettings | None = None
-    """Text layout for families without known positions. It replaces ``rotation``, ``shear``,
-    ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn per image. Texts of several
-    lengths always have one. None draws slot by slot from these ranges."""
-    clutter: ClutterSettings = ClutterSettings()
-    """Clutter among the letters, for schemes that have it."""
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> "SimulatorSettings":
-        for name, (lowest, highest) in _BOUNDS.items():
-            low, high = getattr(self, name)
-            if not lowest <= low <= high <= highest:
-                raise ValueError(
-                    f"{name}: expected {lowest} <= low <= high <= {highest}, got {low}, {high}"
-                )
-        if not all(-10 <= stroke <= 10 for stroke in self.strokes):
-            raise ValueError(f"strokes: expected -10 to 10 pixels each, got {self.strokes}")
-        return self
-
-
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "size": (4, 200),
-    "rotation": (-360, 360),
-    "shear": (-2, 2),
-    "stretch": (0.1, 10),
-    "horizontal": (-10, 10),
-    "vertical": (-10, 10),
-    "ink": (-255, 255),
-    "blur": (0, 1),  # the filter is 3x3
-    "noise": (0, 255),
-    "jpeg_quality": (1, 100),
-}
+from simgan_captcha.types import Doubles, Floats, GreyImages, Ids
 
 
 @dataclass(frozen=True)
@@ -166,14 +87,6 @@ def check_background(scheme: Scheme, background: Background) -> None:
             f"expected a background of {scheme.width}x{scheme.height} pixels, got "
             f"{background.grey.shape[1]}x{background.grey.shape[0]}; it belongs to another scheme"
         )
-
-
-def layout_of(scheme: Scheme, settings: SimulatorSettings) -> LayoutSettings | None:
-    """The layout of a scheme, or None for letters drawn slot by slot.
-
-    Slots need a fixed length, so texts of several lengths always have a layout.
-    """
-    return settings.layout or (None if scheme.absent is None else LayoutSettings())
 
 
 class Simulator:

@@ -29,7 +29,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from simgan_captcha._version import __version__
-from simgan_captcha.data.images import MAX_BYTES
+from simgan_captcha.data.images import MAX_BYTES, decode_rgb, encode_png
+from simgan_captcha.data.kinds import kind_of
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.run_folder import read_run
@@ -152,7 +153,7 @@ def _add_reading(app: FastAPI, run: Path) -> None:
     async def read(
         files: Annotated[
             list[UploadFile],
-            File(description="JPEG or PNG, of the size that the run's captchas have."),
+            File(description="Images of the size that the run's captchas have."),
         ],
         explain: Annotated[
             bool, Query(description="Also draw what the net saw, and what each character hangs on.")
@@ -266,13 +267,15 @@ def _add_review(app: FastAPI, run: Path) -> None:
         "/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 422, 503)
     )
     def captcha(key: str) -> Response:
-        """One captcha as it was received, a JPEG or PNG; ``key`` is the SHA-256 of its name."""
+        """One captcha as it was received; ``key`` is the SHA-256 of its name."""
         image = gallery.image(key)
         if image is None:
             raise HTTPException(404, "expected the SHA-256 of the name of a captcha in the store")
-        kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
         headers = {"Cache-Control": "private, max-age=3600"}
-        return Response(image, media_type=f"image/{kind}", headers=headers)
+        kind = kind_of(image)
+        if kind == "TIFF":  # which few browsers show
+            image, kind = encode_png(decode_rgb(image)), "PNG"
+        return Response(image, media_type=f"image/{kind.lower()}", headers=headers)
 
     @app.put("/api/corrections/{key}", responses=describe_problems(403, 404, 422, 503))
     def correct(key: str, correction: CorrectionText) -> Correction:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from simgan_captcha.documents import Json
+from simgan_captcha.pipeline.graph import Stage, recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
-from simgan_captcha.report.curves import LEARNING, curve_group
+from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
-    STAGES,
     as_mapping,
     as_texts,
     file_states,
@@ -18,7 +18,6 @@ from simgan_captcha.report.inputs import (
     read_json,
     read_readings,
     refiner_sheets,
-    stages_of,
 )
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.training.metrics import FILE_NAME
@@ -39,25 +38,26 @@ class RunPage:
         """What ``run.html`` is filled in with."""
         damage: list[str] = []
         run = read_json(self._run / RUN, damage) or {}
-        status = run_status(self._run)
+        status, stages = run_status(self._run), recorded_stages(run)
         with self._lock:
             results = self._results(run, damage)
-            curves = [self._curves(stage, damage) for stage in LEARNING if stage in stages_of(run)]
+            curves = [self._curves(stage, damage) for stage in stages if stage.curves]
+        refined = "refine" in {stage.name for stage in stages}
         return {
             "status": status,
             "preset": first_text(run.get("preset")),
             "curve_groups": [group for group in curves if group["panels"]],
-            "sheets": list(refiner_sheets(self._run)) if "refine" in stages_of(run) else [],
+            "sheets": list(refiner_sheets(self._run)) if refined else [],
             **results,
             "damage": list(dict.fromkeys(damage)),
         }
 
-    def _curves(self, stage: str, damage: list[str]) -> Json:
+    def _curves(self, stage: Stage, damage: list[str]) -> Json:
         def draw(damage: list[str]) -> Json:
             return curve_group(self._run, stage, damage)
 
-        metrics = self._run / stage / FILE_NAME
-        return self._once(stage, file_states(metrics), draw, damage)
+        metrics = self._run / stage.name / FILE_NAME
+        return self._once(stage.name, file_states(metrics), draw, damage)
 
     def _results(self, run: Json, damage: list[str]) -> Json:
         def draw(damage: list[str]) -> Json:
@@ -73,9 +73,9 @@ class RunPage:
         state = file_states(*(self._run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT)))
         results = self._once("results", state, draw, damage)
         warnings = [
-            (STAGES[stage], text)
-            for stage in stages_of(run)
-            for text in _warnings(self._run / stage, damage)
+            (stage.title, text)
+            for stage in recorded_stages(run)
+            for text in _warnings(self._run / stage.name, damage)
             if text not in results["own"]["warnings"]
         ]
         return {**results, "warnings": warnings}

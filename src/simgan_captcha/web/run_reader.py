@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.data.foreground import read_scheme_image
+from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import FINISHED
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN
+from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import FloatImages, GreyImages
@@ -145,7 +146,7 @@ class RunReader:
                             f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
                             "in another"
                         )
-                    found[number] = read_scheme_image(data, scheme)
+                    found[number] = decode_scheme_image(data, scheme)
                 except ImageError as error:
                     refused[number] = str(error)
         return found, refused
@@ -153,8 +154,8 @@ class RunReader:
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader
 
-        readers = [self._run / stage / "reader.safetensors" for stage in ("read", "adapt")]
-        background = self._run / "background" / "background.npz"
+        readers = [self._run / stage.name / READER for stage in STAGES if stage.recognizer]
+        background = self._run / BACKGROUND
         about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS)]
         state = file_states(*about, background, *readers)
         if self._loaded is None or state != self._state:

@@ -9,17 +9,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.documents import Json, parse_object
+from simgan_captcha.pipeline.graph import Stage, recorded_config, recorded_stages
 from simgan_captcha.pipeline.manifest import ELAPSED, IDENTITY, MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.inputs import (
-    STAGES,
-    as_mapping,
     as_number,
     file_states,
     read_json,
     refiner_sheets,
-    stages_of,
 )
 from simgan_captcha.report.templates import duration
 from simgan_captcha.training.metrics import FILE_NAME
@@ -69,7 +68,8 @@ def run_status(run: Path) -> RunStatus:
     """What can be told now; where nothing is told of a stage, it waits."""
     damage: list[str] = []
     recorded = read_json(run / RUN, damage) or {}
-    stages = [_stage_status(run / stage, recorded) for stage in stages_of(recorded)]
+    config = recorded_config(recorded)
+    stages = [_stage_status(run, stage, config) for stage in recorded_stages(recorded)]
     sheets = list(refiner_sheets(run).values())
     curves = [run / stage.stage / FILE_NAME for stage in stages]
     return RunStatus(
@@ -86,16 +86,16 @@ def run_status(run: Path) -> RunStatus:
     )
 
 
-def _stage_status(folder: Path, run: Json) -> StageStatus:
-    stage, damage = folder.name, list[str]()
-    status = StageStatus(stage=stage, title=STAGES[stage], state="waiting")
-    parts = _parts(folder, as_mapping(run.get("config")))
-    last = [_last_figures(part / FILE_NAME) for part, _ in parts]
-    if parts:
+def _stage_status(run: Path, stage: Stage, config: RunConfig | None) -> StageStatus:
+    folder, damage = run / stage.name, list[str]()
+    status = StageStatus(stage=stage.name, title=stage.title, state="waiting")
+    trainings = () if config is None else stage.trainings(config)
+    last = [_last_figures(folder / training.folder / FILE_NAME) for training in trainings]
+    if trainings:
         # How long an adaptation takes it tells once it has begun.
         status.steps = sum(
-            _steps(figures, "steps") or planned
-            for (_, planned), figures in zip(parts, last, strict=True)
+            _steps(figures, "steps") or training.steps
+            for training, figures in zip(trainings, last, strict=True)
         )
         status.step = sum(int(as_number(figures.get("step")) or 0) for figures in last)
     manifest = read_json(folder / MANIFEST, damage)
@@ -103,7 +103,7 @@ def _stage_status(folder: Path, run: Json) -> StageStatus:
         status.state, status.step = "done", status.steps
         status.said = _costs(manifest)
         return status
-    begun = folder.is_dir() if stage == "store" else (folder / IDENTITY).exists()
+    begun = folder.is_dir() if stage.settings is None else (folder / IDENTITY).exists()
     if not begun:
         return status
     silent = time.time() - _last_sign(folder)
@@ -113,7 +113,7 @@ def _stage_status(folder: Path, run: Json) -> StageStatus:
             f"nothing new for {duration(silent)}: interrupted, or slow; the command that began the "
             "run goes on with it"
         )
-    elif stage == "store":
+    elif stage.settings is None:
         status.said = f"{len(list(folder.glob('part-*.parquet')))} batches so far"
     else:
         latest = next((figures for figures in reversed(last) if figures), {})
@@ -121,27 +121,6 @@ def _stage_status(folder: Path, run: Json) -> StageStatus:
         told = [] if elapsed is None else [f"for {duration(elapsed)}"]
         status.said = " · ".join([*_figures(latest), *told])
     return status
-
-
-def _parts(folder: Path, config: Json) -> list[tuple[Path, int]]:
-    """Folders where a stage logs its trainings, and their steps, in order."""
-    stage = folder.name
-    if stage in ("read", "adapt"):
-        settings = as_mapping(config.get("reader" if stage == "read" else "adaptation"))
-        return [(folder, _steps(settings, "steps"))]
-    if stage == "refine":
-        phases = ("pretrain_refiner_steps", "pretrain_discriminator_steps", "steps")
-        steps = sum(_steps(as_mapping(config.get("simgan")), phase) for phase in phases)
-        if "calibrate" in stages_of({"config": config}):
-            return [(folder, steps)]
-        return [(folder / "witness", _steps(config, "witness_steps")), (folder, steps)]
-    if stage == "calibrate":
-        settings = as_mapping(config.get("calibration"))
-        return [
-            (folder / f"round-{n}", _steps(settings, "first_steps" if n == 1 else "steps"))
-            for n in range(1, _steps(settings, "rounds") + 1)
-        ]
-    return []
 
 
 def _steps(settings: Json, key: str) -> int:

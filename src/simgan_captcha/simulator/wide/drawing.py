@@ -156,7 +156,7 @@ def _patch(
     corners = [(u - cx, v - cy) for u in (0, width) for v in (0, height)]
     xs = [a * u + b * v for u, v in corners]
     ys = [c * u + d * v for u, v in corners]
-    frame = 0.68 * letter.height if letter.framed else 0.0
+    frame = s.frame * letter.height if letter.framed else 0.0
     reach = frame * (abs(cos) + abs(sin))
     left = math.floor(letter.x + min(*xs, -reach)) - 1
     top = math.floor(letter.y + min(*ys, -reach)) - 1
@@ -211,7 +211,7 @@ def _curve(points: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
     """The quadratic Bezier curve of (3, 2) control points, in eighths of a pixel."""
     t = np.linspace(0, 1, 14)[:, None]
     curve = (1 - t) ** 2 * points[0] + 2 * t * (1 - t) * points[1] + t**2 * points[2]
-    return np.rint(curve * 8).astype(np.int32)
+    return np.asarray(np.rint(curve * 8), np.int32)
 
 
 def _lay_marks(canvas: RgbImage, marks: list[PlannedMark]) -> None:

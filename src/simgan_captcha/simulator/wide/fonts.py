@@ -35,8 +35,8 @@ class FontShelf:
         missing = [e.package for e in self.entries if not Path(e.path).is_file()]
         if missing or not self.entries:
             raise ConfigError(
-                f"expected the {split} fonts of {catalogue}, {len(missing)} files are not installed; "
-                "run: make pretrain-fonts"
+                f"expected the {split} fonts of {catalogue}, {len(missing)} files are not "
+                "installed; run: make pretrain-fonts"
             )
         packages = sorted({e.package for e in self.entries})
         self._by_package = [
@@ -53,6 +53,12 @@ class FontShelf:
     def unicase(self, font: int) -> bool:
         """Whether a font draws capitals for lower-case letters."""
         return self.entries[font].unicase
+
+    def has(self, font: int, character: str) -> bool:
+        """Whether a font draws a character; letters and digits all of them do."""
+        if character.isascii() and character.isalnum():
+            return True
+        return _has(self.entries[font].path, character)
 
     def cap_height(self, font: int, size: int) -> float:
         """Height of a capital H in pixels at a size in pixels per em."""
@@ -80,6 +86,13 @@ class FontShelf:
 @lru_cache(maxsize=4096)
 def _open(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=20_000)
+def _has(path: str, character: str) -> bool:
+    # A noncharacter, which no font maps, shows what a font draws for what it lacks.
+    known, unknown = (bytes(_open(path, 24).getmask(c)) for c in (character, "\uffff"))
+    return any(known) and known != unknown
 
 
 @lru_cache(maxsize=20_000)

@@ -4,8 +4,9 @@ Rendering a plan (`drawing.render`) holds no randomness but the noise that the p
 so any image can be drawn again.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from simgan_captcha.simulator.wide.styles import Scope, Span, Style
 from simgan_captcha.simulator.wide.texts import draw_text
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 MarkKind = Literal["curve", "stroke", "dot", "ellipse"]
@@ -84,17 +86,14 @@ class ImagePlan:
 def draw_plan(style: Style, shelf: FontShelf, generator: np.random.Generator) -> ImagePlan:
     """Parameters of one image of a family."""
     family = np.random.default_rng(style.seed)
-    text = draw_text(style.text, generator)
-    placed, width, height, unit, text = _lay_out(style, text, shelf, family, generator)
-    background, second, inks = _colours(style, len(text), family, generator)
-    letters = tuple(
-        PlannedLetter(**place, ink=ink) for place, ink in zip(placed, inks, strict=True)
-    )
+    placed, width, height = _lay_out(style, shelf, family, generator)
+    unit = float(np.mean([letter.height for letter in placed]))
+    background, second, inks = _colours(style, len(placed), family, generator)
     f = style.finish
     return ImagePlan(
         style=style,
-        text=text,
-        letters=letters,
+        text="".join(letter.character for letter in placed),
+        letters=tuple(replace(at, ink=ink) for at, ink in zip(placed, inks, strict=True)),
         width=width,
         height=height,
         unit=unit,
@@ -124,7 +123,10 @@ def _one(span: Span, generator: np.random.Generator) -> float:
     return float(generator.uniform(*span)) if span[1] > span[0] else span[0]
 
 
-def _shared(scope: Scope, count: int, draw, family) -> list:  # type: ignore[no-untyped-def,type-arg]
+T = TypeVar("T")
+
+
+def _shared(scope: Scope, count: int, draw: Callable[[], T], family: Callable[[], T]) -> list[T]:
     """One value for a family or an image, or one for each letter."""
     if scope == "letter":
         return [draw() for _ in range(count)]
@@ -132,73 +134,81 @@ def _shared(scope: Scope, count: int, draw, family) -> list:  # type: ignore[no-
 
 
 def _lay_out(
-    style: Style,
-    text: str,
-    shelf: FontShelf,
-    family: np.random.Generator,
-    generator: np.random.Generator,
-) -> tuple[list[dict[str, object]], int, int, float, str]:
-    """Letters and where they stand; the image's width and height; the unit; the text as drawn."""
-    s, count = style.letters, len(text)
-    size_of_family = family.uniform(*s.size)
+    style: Style, shelf: FontShelf, family: np.random.Generator, generator: np.random.Generator
+) -> tuple[list[PlannedLetter], int, int]:
+    """Letters without their inks, and the image's width and height."""
+    s = style.letters
+    text = draw_text(style.text, generator)
+    count = len(text)
+    size = round(family.uniform(*s.size))
     fonts = _shared(
         s.font_scope, count, lambda: s.fonts[generator.integers(len(s.fonts))], lambda: s.fonts[0]
     )
-    sizes = _shared(
-        s.size_scope,
-        count,
-        lambda: round(generator.uniform(*s.size)),
-        lambda: round(size_of_family),
-    )
-    text = "".join(
-        c.upper() if shelf.unicase(f) and c.isascii() else c
-        for c, f in zip(text, fonts, strict=True)
-    )
+    sizes = _shared(s.size_scope, count, lambda: round(generator.uniform(*s.size)), lambda: size)
+    text = "".join(_as_drawn(c, f, shelf) for c, f in zip(text, fonts, strict=True))
     turns = _shared(s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0)
-    shear = generator.uniform(-s.shear, s.shear)
-    stretch = generator.uniform(*s.stretch)
-    heights = np.array([shelf.cap_height(f, z) for f, z in zip(fonts, sizes, strict=True)])
-    unit = float(heights.mean())
-    advances = np.array(
-        [
-            shelf.glyph(f, z, c, stroke=s.stroke, smooth=s.smooth)[2] * stretch
-            for f, z, c in zip(fonts, sizes, text, strict=True)
-        ]
-    )
-    # Narrow letters that are turned need the room of their height, w cos(a) + h sin(a) about.
-    bent = np.abs(np.sin(np.radians(turns)))
-    room = np.maximum(advances * (1 - bent) + heights * bent, 0.25 * unit)
+    shear = float(generator.uniform(-s.shear, s.shear))
+    stretch = float(generator.uniform(*s.stretch))
+    heights = [shelf.cap_height(f, z) for f, z in zip(fonts, sizes, strict=True)]
+    advances = [
+        shelf.glyph(f, z, c, stroke=s.stroke, smooth=s.smooth)[2] * stretch
+        for f, z, c in zip(fonts, sizes, text, strict=True)
+    ]
+    unit = float(np.mean(heights))
+    x, extent = _in_a_row(style, np.array(advances), np.array(heights), turns, generator)
+    start, width = _across(style, extent, unit, family, generator)
+    height, y = _down(style, unit, count, family, generator)
+    y = y + np.array([generator.uniform(-s.lift, s.lift) * unit for _ in range(count)])
+    inside = (0.45 - style.cut) * unit
+    y = np.clip(y, inside, height - inside)
+    framed = generator.random(count) < s.framed
+    letters = [
+        PlannedLetter(
+            character=text[i],
+            font=fonts[i],
+            size=sizes[i],
+            height=float(heights[i]),
+            x=float(x[i] + start),
+            y=float(y[i]),
+            turn=float(turns[i]),
+            shear=shear,
+            stretch=stretch,
+            ink=(0, 0, 0),
+            framed=bool(framed[i]),
+        )
+        for i in range(count)
+    ]
+    return letters, width, height
+
+
+def _as_drawn(character: str, font: int, shelf: FontShelf) -> str:
+    """What a font can show of a character: a capital, or a digit in place of a sign it lacks."""
+    if not shelf.has(font, character):
+        return "7"
+    return character.upper() if shelf.unicase(font) else character
+
+
+def _in_a_row(
+    style: Style,
+    advances: Doubles,
+    heights: Doubles,
+    turns: Sequence[float],
+    generator: np.random.Generator,
+) -> tuple[Doubles, float]:
+    """Middles of the letters (L,) from the text's left end, and the text's extent, in pixels."""
+    s, unit, count = style.letters, float(heights.mean()), len(advances)
+    # A letter w wide and h high that is turned by a takes about w (1 - |sin a|) + h |sin a|.
+    sine = np.abs(np.sin(np.radians(turns)))
+    room = np.maximum(advances * (1 - sine) + heights * sine, 0.25 * unit)
     if s.framed:
-        room = np.maximum(room, 1.35 * unit)
+        room = np.maximum(room, 2 * s.frame * unit)
     elif s.even:
-        room = np.full(count, room.max() if count > 1 else room[0])
+        room = np.full(count, room.max())
     gaps = np.array([_one(s.gap, generator) for _ in range(count)]) * unit
     # Overlapping letters keep a part of their own, however narrow they are.
     steps = np.maximum((room[1:] + room[:-1]) / 2 + gaps[1:], 0.3 * unit)
     x = np.concatenate([[0.0], np.cumsum(steps)])
-    extent = float(x[-1] + (room[0] + room[-1]) / 2)
-    start, width = _across(style, extent, unit, family, generator)
-    x += start + room[0] / 2
-    height, y = _down(style, unit, count, family, generator)
-    y = y + np.array([generator.uniform(-s.lift, s.lift) * unit for _ in range(count)])
-    y = np.clip(y, 0.45 * unit, height - 0.45 * unit)
-    framed = generator.random(count) < s.framed
-    placed: list[dict[str, object]] = [
-        {
-            "character": text[i],
-            "font": fonts[i],
-            "size": sizes[i],
-            "height": float(heights[i]),
-            "x": float(x[i]),
-            "y": float(y[i]),
-            "turn": float(turns[i]),
-            "shear": float(shear),
-            "stretch": float(stretch),
-            "framed": bool(framed[i]),
-        }
-        for i in range(count)
-    ]
-    return placed, width, height, unit, text
+    return x + room[0] / 2, float(x[-1] + (room[0] + room[-1]) / 2)
 
 
 def _across(
@@ -213,20 +223,17 @@ def _across(
     most = style.text.lengths[1] if style.text.kind != "sum" else 6
     width = extent + 2 * margin * unit + 2
     if style.fixed_size:
-        usual = most * unit * (family.uniform(0.8, 1.1) + np.mean(style.letters.gap))
-        width = max(extent + 2, usual + 2 * margin * unit)
+        usual = most * unit * (family.uniform(0.8, 1.1) + float(np.mean(style.letters.gap)))
+        width = max(extent + 2, float(usual) + 2 * margin * unit)
     free = width - extent
     aligned = family.integers(3)
-    share = (
-        0.5
-        if aligned == 0
-        else generator.uniform()
-        if aligned == 1
-        else min(0.5, margin * unit / max(free, 1))
-    )
+    share = 0.5
+    if aligned == 1:
+        share = generator.uniform()
+    elif aligned == 2:
+        share = min(0.5, margin * unit / max(free, 1))
     start = free * share
-    if family.random() < 0.05:  # cut edges
-        start -= generator.uniform(0, 0.25) * unit
+    start -= generator.uniform(0, style.cut) * unit
     return float(start), max(12, round(width))
 
 

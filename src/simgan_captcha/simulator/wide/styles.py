@@ -51,6 +51,8 @@ class LetterStyle:
     """Whether letters are turned without interpolation."""
     framed: float
     """Share of letters with a square around them."""
+    frame: float
+    """Half a side of that square in capitals."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ class Style:
     """Space left and right of the text in text sizes."""
     fixed_size: bool
     """Whether all images have one size."""
+    cut: float
+    """How far letters may reach beyond the image's edges, in capitals."""
     seed: int
     """Of what all images share, such as a picture behind them."""
 
@@ -165,11 +169,12 @@ def draw_style(shelf: FontShelf, generator: np.random.Generator, difficulty: flo
         text=draw_text_style(generator),
         letters=letters,
         colours=_colour_style(draw),
-        clutter=_clutter_style(draw, size_low),
+        clutter=_clutter_style(draw, size_low, letters.rendering),
         finish=_finish_style(draw),
         room=_room(draw),
         margin=(0.05, draw.one(0.1, 1.2)),
         fixed_size=draw.chance(0.8),
+        cut=draw.up_to(0.3, 0.12),
         seed=int(generator.integers(1 << 62)),
     )
 
@@ -211,10 +216,9 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
     font_scope = draw.scope(0.5, 0.2)
     number = 1 if font_scope == "family" else int(draw.generator.integers(2, 8))
     roll = draw.generator.random()
-    thin = draw.hard(0.07)
+    thin = draw.hard(0.09)
     rendering: Rendering = "thin" if thin else "hollow" if draw.hard(0.06) else "filled"
     bold = rendering == "filled" and size[0] > 18 and draw.chance(0.12)
-    overlap = draw.hard(0.3)
     return LetterStyle(
         fonts=tuple(shelf.draw(draw.generator) for _ in range(number)),
         font_scope=font_scope,
@@ -226,13 +230,32 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
         turn=0.0 if roll < 0.3 else draw.one(0, 12 if roll < 0.55 else 40) * draw.difficulty,
         turn_scope=draw.scope(0.0, 0.15),
         shear=draw.up_to(0.5, 0.3),
-        stretch=(draw.one(0.65, 1.0), draw.one(1.0, 1.3)) if draw.hard(0.4) else (1.0, 1.0),
-        gap=draw.between(-0.28, 0.05) if overlap else draw.between(-0.03, draw.one(0.05, 0.5)),
+        stretch=_stretch(draw),
+        gap=_gap(draw),
         even=draw.chance(0.4),
         lift=draw.up_to(0.4, 0.6),
         nearest=draw.chance(0.15),
-        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.05) else 0.0,
+        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.07) else 0.0,
+        frame=draw.one(0.62, 1.0),
     )
+
+
+def _stretch(draw: _Draw) -> Span:
+    """Narrow to wide letters, which vary a little from image to image."""
+    if not draw.hard(0.45):
+        return 1.0, 1.0
+    middle = float(np.exp(draw.one(np.log(0.65), np.log(1.7))))
+    spread = draw.one(1.0, 1.2)
+    return middle / spread, middle * spread
+
+
+def _gap(draw: _Draw) -> Span:
+    """Letters that overlap, that stand as in a book, or far apart."""
+    if draw.hard(0.3):
+        return draw.between(-0.28, 0.05)
+    if draw.chance(0.12):
+        return draw.between(0.3, 1.3)
+    return draw.between(-0.03, draw.one(0.05, 0.5))
 
 
 def _colour_style(draw: _Draw) -> ColourStyle:
@@ -254,9 +277,10 @@ def _colour_style(draw: _Draw) -> ColourStyle:
     )
 
 
-def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
+def _clutter_style(draw: _Draw, size: float, rendering: Rendering) -> ClutterStyle:
     few = draw.one(1, 4) if draw.chance(0.8) else draw.one(4, 12)
-    thick = max(1.5, 0.13 * size)
+    # Wider lines than strokes hide letters for good.
+    thick = 1.5 if rendering == "thin" else max(1.5, 0.13 * size)
     roll = draw.generator.random()
     return ClutterStyle(
         lines=(0, few) if draw.hard(0.55) else (0, 0),
@@ -264,7 +288,7 @@ def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
         line_width=draw.between(1, thick),
         through=draw.chance(0.5),
         over=draw.chance(0.7),
-        colour="ink" if roll < 0.45 else "own" if roll < 0.85 else "contrary",
+        colour="ink" if roll < 0.45 else "own" if roll < 0.78 else "contrary",
         dots=(0, np.exp(draw.one(np.log(3), np.log(250)))) if draw.hard(0.3) else (0, 0),
         dot_radius=draw.between(0.4, max(0.8, 0.05 * size)),
         scratches=(0, np.exp(draw.one(np.log(3), np.log(90)))) if draw.hard(0.18) else (0, 0),
@@ -272,7 +296,7 @@ def _clutter_style(draw: _Draw, size: float) -> ClutterStyle:
         grid=int(draw.one(4, 20)) if draw.hard(0.06) else 0,
         border=int(draw.one(1, 3.5)) if draw.hard(0.15) else 0,
         inverting=(
-            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.06) else "none"
+            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.09) else "none"
         ),
     )
 

@@ -81,7 +81,7 @@ def draw_text(style: TextStyle, generator: np.random.Generator) -> str:
             generator.choice(list(_VOWELS if at % 2 else _CONSONANTS)) for at in range(length)
         )
         return letters.upper() if style.upper else letters
-    return "".join(generator.choice(list(style.alphabet), size=length, p=style.shares))
+    return "".join(generator.choice(list(style.alphabet), size=length, p=style.shares).tolist())
 
 
 def _sum(generator: np.random.Generator) -> str:
@@ -90,4 +90,4 @@ def _sum(generator: np.random.Generator) -> str:
     if generator.random() < 0.5:
         first, second = first % 10, second % 10
     sign = generator.choice(list("+++--*×/÷"))
-    return f"{first}{sign}{second}" + generator.choice(["", "", "=", "=?"])
+    return f"{first}{sign}{second}{generator.choice(['', '', '=', '=?'])}"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simgan_captcha.calibration.look import class_weights, share_out
 from simgan_captcha.calibration.poses import Poses
-from simgan_captcha.calibration.sharing import class_weights, share_out
 
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]

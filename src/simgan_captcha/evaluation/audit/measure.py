@@ -5,7 +5,8 @@ as it is and after it has learned on for a while on the change, as an attacker's
 """
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
+from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.evaluation.intervals import wilson_interval
-from simgan_captcha.pipeline.cost import brief_settings, reader_architecture
+from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.recognizer.decode import read_probabilities
 from simgan_captcha.recognizer.train import train_reader
+from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.clutter import draw_clutter
 from simgan_captcha.simulator.layout import on_waves
 from simgan_captcha.simulator.simulator import DrawParameters, Simulator
@@ -103,6 +106,36 @@ def audit_run(
             )
         )
     return measured, flops
+
+
+def texts_per_hour(
+    reader: nn.Module, background: Background, scheme: Scheme, encoded: Sequence[bytes]
+) -> float:
+    """Texts that one core of this machine reads in an hour, decoding included.
+
+    By processor time, so that other work on the machine does not count.
+
+    Args:
+        reader: The run's.
+        background: The run's.
+        scheme: The run's.
+        encoded: Images of the run's store, at least one.
+    """
+
+    def read(some: Sequence[bytes]) -> None:
+        pixels = np.stack([decode_scheme_image(data, scheme) for data in some])
+        read_probabilities(reader, background, pixels)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        read(encoded[:10])  # what is done once is no cost of a text
+        began = time.process_time()
+        read(encoded)
+        seconds = time.process_time() - began
+    finally:
+        torch.set_num_threads(threads)
+    return 3600 * len(encoded) / max(seconds, 1e-3)
 
 
 class ChangedSimulator:
@@ -243,7 +276,7 @@ def _learned_on(
     on_step: Callable[[int, int], None],
 ) -> tuple[nn.Module, int]:
     """A reader that went on learning on a simulator's images, and the FLOPs of that."""
-    background, settings = simulator.simulator.background, brief_settings(config, steps)
+    background, settings = simulator.simulator.background, config.brief_training(steps)
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, ids in synthetic_batches(

@@ -1,0 +1,114 @@
+"""A simulator and real captchas as streams, for benchmarks that train without a run.
+
+Shapes: B batch, H and W pixels, L characters, K classes.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from simgan_captcha.data.background import Background
+from simgan_captcha.pipeline.manifest import Stopwatch
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.simgan import Refiner, SimGANResult, SimGANSettings, train_refiner
+from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
+from simgan_captcha.types import GreyImages
+
+REFINE, READ, ADAPT, FRESH, MEASURE = range(11, 16)
+"""Synthetic streams: no two trainings see the same images."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all trainings of one seed share. No label of a real image is in it."""
+
+    scheme: Scheme
+    background: Background
+    simulator: CaptchaSimulator
+    images: GreyImages
+    """Real ones, (N, H, W)."""
+    seed: int
+
+    def synthetic(
+        self, stream: int, size: int, first: int = 0, refiner: Refiner | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Labelled batches as readers see them, (B, 2, H, W) and (B, L), refined or raw."""
+        batches = synthetic_batches(self.simulator, size, self.seed, stream=stream, first=first)
+        for images, ids in batches:
+            normalised = torch.from_numpy(self.background.normalise(images))
+            yield (normalised if refiner is None else refined(normalised, refiner)), ids
+
+    def real(self, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Unlabelled batches, (B, 2, H, W)."""
+        for images in real_batches(self.images, size, self.seed, first):
+            yield torch.from_numpy(self.background.normalise(images))
+
+    def recogniser(self, reader: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What a reader reads of ink alone, (B, 1, H, W) -> (B, L, K)."""
+        device = alone().device
+        frozen = copy.deepcopy(reader).eval().requires_grad_(False).to(device)
+        mask = torch.from_numpy(self.background.normalise(self.images[:1]))[:, 1:].to(device)
+
+        def read(ink: Tensor) -> Tensor:
+            logits: Tensor = frozen(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
+            return logits
+
+        return read
+
+    def refine(
+        self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
+    ) -> tuple[SimGANResult, float]:
+        """Train a refiner of ink, or go on with it; what it left, and seconds of all sittings."""
+        size = settings.batch_size
+        recogniser = None if reader is None else self.recogniser(reader)
+
+        def agreement(synthetic: Tensor, refined: Tensor) -> float:
+            assert recogniser is not None
+            with torch.no_grad():
+                before, after = (recogniser(each).argmax(-1) for each in (synthetic, refined))
+            return float((before == after).all(-1).float().mean())
+
+        stopwatch = Stopwatch(folder)
+        result = train_refiner(
+            synthetic=lambda first: (x[:, :1] for x, _ in self.synthetic(REFINE, size, first)),
+            real=lambda first: (x[:, :1] for x in self.real(size, first)),
+            folder=folder,
+            fabric=alone(),
+            seed=self.seed,
+            settings=settings,
+            on_step=ticking(stopwatch, folder.parent.name + " refiner"),
+            warn=print,
+            label_agreement=None if recogniser is None else agreement,
+            recogniser=recogniser,
+        )
+        return result, stopwatch.seconds()
+
+
+@torch.no_grad()
+def refined(images: Tensor, refiner: Refiner) -> Tensor:
+    """(B, 2, H, W) with their ink refined, on the CPU."""
+    device = next(refiner.parameters()).device
+    return torch.cat([refiner(images[:, :1].to(device)).cpu(), images[:, 1:]], 1)
+
+
+def alone() -> Fabric:
+    """One process, on an accelerator where there is one."""
+    return Fabric(accelerator="auto", devices=1)
+
+
+def ticking(stopwatch: Stopwatch, name: str) -> Callable[[int, int, dict[str, float]], None]:
+    """``on_step`` that saves the time and says now and then how far a training is."""
+
+    def on_step(step: int, total: int, figures: dict[str, Any]) -> None:
+        stopwatch.tick()
+        if step % 100 == 0 or step == total:
+            said = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
+            print(f"{name}: {step} of {total}, {said}", flush=True)
+
+    return on_step

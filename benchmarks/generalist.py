@@ -1,0 +1,199 @@
+"""What the generalist reads of synthetic families whose fonts it never saw, and what it cost.
+
+    python benchmarks/generalist.py --log PRETRAINING/log.jsonl
+
+Draws families of the wide simulator in fonts of held-out families, reads them with the shipped
+network, free and within alphabet and length, and counts by the kinds of difficulty. ``--log``, the
+log of the training that made the weights, adds accuracy against TFLOP. Writes
+benchmarks/results/generalist.{json,md}.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS, provenance, write_result
+
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.generalist.decoding import Alphabet, decode_columns
+from simgan_captcha.generalist.examples import batches
+from simgan_captcha.generalist.features import HEIGHT
+from simgan_captcha.generalist.pretraining import (
+    WEIGHTS,
+    Pretraining,
+    PretrainingSettings,
+    as_tensors,
+    loss_of,
+)
+from simgan_captcha.generalist.reader import GeneralistReader
+from simgan_captcha.simulator.wide.drawing import DrawnImage, render
+from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
+from simgan_captcha.simulator.wide.plans import ImagePlan, draw_plan
+from simgan_captcha.simulator.wide.styles import draw_style
+
+
+@dataclass(frozen=True)
+class Known:
+    """One image, how it was drawn, and what was read."""
+
+    plan: ImagePlan
+    drawn: DrawnImage
+    free: bool
+    """Whether the text was right with nothing known; ``constrained``: with alphabet and length."""
+    constrained: bool
+
+
+KINDS: dict[str, Callable[[ImagePlan], bool]] = {
+    "all": lambda p: True,
+    "capitals under 12 of 40 rows": lambda p: HEIGHT * p.unit / p.height < 12,
+    "12 to 20 rows": lambda p: 12 <= HEIGHT * p.unit / p.height < 20,
+    "20 rows and more": lambda p: HEIGHT * p.unit / p.height >= 20,
+    "no clutter": lambda p: not p.marks,
+    "lines": lambda p: any(m.kind == "curve" for m in p.marks),
+    "scratches": lambda p: any(m.kind == "stroke" for m in p.marks),
+    "dots": lambda p: any(m.kind == "dot" for m in p.marks),
+    "blots": lambda p: any(m.kind == "ellipse" for m in p.marks),
+    "grid": lambda p: p.style.clutter.grid > 0,
+    "a frame around the image": lambda p: p.style.clutter.border > 0,
+    "frames around letters": lambda p: any(letter.framed for letter in p.letters),
+    "inverted parts": lambda p: p.style.clutter.inverting != "none",
+    "a background that varies": lambda p: p.style.colours.backdrop != "plain",
+    "light ink on dark": lambda p: not p.style.colours.dark_ink,
+    "several inks": lambda p: len({letter.ink for letter in p.letters}) > 1,
+    "several fonts": lambda p: len({letter.font for letter in p.letters}) > 1,
+    "hollow letters": lambda p: p.style.letters.rendering == "hollow",
+    "strokes of one pixel": lambda p: p.style.letters.rendering == "thin",
+    "letters turned by more than 15 degrees": lambda p: any(abs(x.turn) > 15 for x in p.letters),
+    "overlapping letters": lambda p: p.style.letters.gap[0] < -0.1,
+    "waves": lambda p: p.wave[0] > 0.5,
+    "noise or specks": lambda p: p.noise > 5 or p.style.finish.specks > 0,
+    "one bit": lambda p: p.style.finish.one_bit,
+    "JPEG under 50": lambda p: p.jpeg is not None and p.jpeg < 50,
+}
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", type=int, default=500)
+    parser.add_argument("--images", type=int, default=8, help="of each family")
+    parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--steps", type=int, default=12, help="timed training steps; 0: none")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    cpu = time.process_time()
+    known = read_families(options.families, options.images, options.seed)
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "images": len(chosen), **shares(chosen)}
+        for kind, holds in KINDS.items()
+        if len(chosen := [k for k in known if holds(k.plan)]) >= 30
+    ]
+    cpu = time.process_time() - cpu
+    curve = (
+        [json.loads(line) for line in options.log.read_text().splitlines()] if options.log else []
+    )
+    report: dict[str, Any] = {
+        **began,
+        "seed": options.seed,
+        "precision": "float32",
+        "families": options.families,
+        "cpu_seconds": round(cpu, 1),
+        "rows": rows,
+        "curve": curve,
+        "training_step": training_step(options.steps) if options.steps else None,
+    }
+    lines = [
+        (
+            "kind of image",
+            row["kind"],
+            str(row["images"]),
+            percent(row["free"]),
+            percent(row["constrained"]),
+        )
+        for row in rows
+    ]
+    lines += [
+        ("training", f"{c['step']:,} steps, {c['tflop']:.0f} TFLOP", "", f"{c['texts']:.1%}", "")
+        for c in curve
+    ]
+    write_result(
+        options.out,
+        "generalist",
+        f"The generalist on {options.families} synthetic families in fonts it never saw: whole "
+        "texts right, case as drawn (95 % interval)",
+        report,
+        ("", "", "images", "nothing known", "alphabet and length known"),
+        lines,
+    )
+
+
+def read_families(families: int, images: int, seed: int) -> list[Known]:
+    """Draw and read families of held-out fonts."""
+    shelf, reader = FontShelf(CATALOGUE, "held-out"), GeneralistReader(threads=1)
+    known = []
+    for family in range(families):
+        generator = np.random.default_rng((seed, family))
+        style = draw_style(shelf, generator, 1.0)
+        plans = [draw_plan(style, shelf, generator) for _ in range(images)]
+        drawn = [render(plan, shelf) for plan in plans]
+        text = style.text
+        characters = "".join(sorted(set(text.alphabet) | set("".join(d.text for d in drawn))))
+        lengths = (min(len(d.text) for d in drawn), max(len(d.text) for d in drawn))
+        alphabet = Alphabet(characters)
+        for plan, of_image in zip(plans, drawn, strict=True):
+            logits = reader.columns(of_image.image)
+            free = decode_columns(logits, Alphabet()).text
+            constrained = decode_columns(logits, alphabet, lengths).text
+            known.append(Known(plan, of_image, free == of_image.text, constrained == of_image.text))
+    return known
+
+
+def shares(known: Sequence[Known]) -> dict[str, list[float]]:
+    """Share right and its interval, for either way of reading."""
+    found = {}
+    for way in ("free", "constrained"):
+        right = sum(getattr(k, way) for k in known)
+        found[way] = [right / len(known), *wilson_interval(right, len(known))]
+    return found
+
+
+def percent(share: Sequence[float]) -> str:
+    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
+
+
+def training_step(steps: int) -> dict[str, float]:
+    """Median CPU seconds of a training step on one thread, in bfloat16 and in float32."""
+    torch.set_num_threads(1)
+    settings = PretrainingSettings()
+    shelf = FontShelf(CATALOGUE, "held-out")
+    from simgan_captcha.generalist.examples import draw_pool
+
+    pool = draw_pool(shelf, 1, 0, families=8, images=8, difficulty=1.0)
+    tensors = as_tensors(next(batches(pool, settings.batch_size, np.random.default_rng(0))))
+    seconds = {}
+    for name, bf16 in (("bfloat16", True), ("float32", False)):
+        training = Pretraining(Path("nowhere"), settings, bf16=bf16)
+        taken = []
+        for _ in range(steps):
+            start = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                output = training.network(tensors["images"])
+            parts = loss_of(output, tensors)
+            total = sum((WEIGHTS[n] * part for n, part in parts.items()), torch.zeros(()))
+            training.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            training.optimizer.step()
+            taken.append(time.process_time() - start)
+        seconds[name] = float(np.median(taken))
+    return {**seconds, "ratio": seconds["float32"] / seconds["bfloat16"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The 2017 project's system from end to end, and then one mended thing at a time.
+
+    python benchmarks/original_story.py WORK --challenges ../shared/data/hackmit2017/challenges
+
+Its generator, binarisation and masks, its refiner and discriminator in the paper's form,
+Algorithm 1 with both pre-trainings, and its classifier, which learns until it reads 97 % of its own
+synthetic images whole; after raw and after refined images. What its code did wrong (an empty image
+history, images of two ranges, a sum against a mean, a ReLU on logits, ...) is right here, or there
+would be nothing to measure. Then, each on top of the one before: letters turned by 30 degrees, as
+the real ones, in place of 20; letters that may overlap; grey images on the estimated background in
+place of binary ones; today's reader in place of the classifier. Judged on 5,000 real captchas.
+The 2017 text claims about 55 % after raw images and 95 % after refined ones.
+
+``--size cpu`` trains a smaller refiner (16 features, 2 blocks) and classifier (a quarter of the
+features) on smaller batches; ``--size full`` has the text's own and needs a GPU. A row is written
+to benchmarks/results/original_story_SIZE.json as soon as it is there, and rows that are there are
+not made again; a training that was stopped goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from bench_lab import FRESH, READ, Lab, alone
+from real_captchas import RealCaptchas, figures, judge_reader, load_challenges, split
+from record import RESULTS, Rows, over_seeds, provenance, write_table
+from torch import nn
+
+from simgan_captcha.config.settings import resolve_config
+from simgan_captcha.data.background import Background, estimate_background
+from simgan_captcha.original.classifier import ClassifierSettings, train_classifier
+from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.settings import OriginalSimulatorSettings
+from simgan_captcha.original.simulator import OriginalSimulator
+from simgan_captcha.pipeline.manifest import Stopwatch
+from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.scheme import HACKMIT_2017 as SCHEME
+from simgan_captcha.simgan import SimGANSettings, count_forward_flops
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.streams import CaptchaSimulator
+from simgan_captcha.types import GreyImages
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state of the system between 2017 and today."""
+
+    rotation: float = 20.0
+    """Largest turn in degrees."""
+    apart: bool = True
+    """Whether drawings whose letters run together are drawn again."""
+    grey: bool = False
+    """Grey images, normalised by the background, drawn by today's simulator in the one font."""
+    network: Literal["2017", "today"] = "2017"
+
+
+STEPS = {
+    "2017": Step(),
+    "turned by 30 degrees": Step(30.0),
+    "letters may overlap": Step(30.0, apart=False),
+    "grey images": Step(30.0, apart=False, grey=True),
+    "today's reader": Step(30.0, apart=False, grey=True, network="today"),
+}
+IMAGES = ("raw", "refined")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the trainings are."""
+
+    simgan: SimGANSettings
+    features: int
+    """Of the 2017 classifier; 128 in the text."""
+    batch: int
+    classifier: ClassifierSettings
+
+
+SIZES = {
+    "full": Size(resolve_config("original").simgan, 128, 128, ClassifierSettings()),
+    "cpu": Size(
+        SimGANSettings.model_validate(
+            {
+                "refiner": {"features": 16, "blocks": 2, "global_skip": False},
+                "discriminator": {"widths": [48, 32, 32, 32]},
+                "steps": 750,
+                "pretrain_refiner_steps": 300,
+                "picture_every": 150,
+                "checkpoint_every": 50,
+            }
+        ),
+        32,
+        32,
+        ClassifierSettings(most_steps=12_000),
+    ),
+    "tiny": Size(
+        SimGANSettings.model_validate(
+            {
+                "refiner": {"features": 2, "blocks": 1, "global_skip": False},
+                "discriminator": {"widths": [2, 2, 2, 2]},
+                "batch_size": 4,
+                "steps": 2,
+                "pretrain_refiner_steps": 1,
+                "pretrain_discriminator_steps": 1,
+                "history_capacity": 8,
+            }
+        ),
+        4,
+        4,
+        ClassifierSettings(most_steps=2, examined=1),
+    ),
+}
+
+
+def background_of(step: Step, images: GreyImages) -> Background:
+    """The line mask and the encoding: the original's, or today's for grey images."""
+    if step.grey:
+        return estimate_background(images)
+    return estimate_background(images, "binary", "average")
+
+
+def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
+    """What draws synthetic captchas, all in one font."""
+    font = OriginalSimulatorSettings().font
+    if step.grey:
+        turn = (-step.rotation, step.rotation)
+        return Simulator(SCHEME, SimulatorSettings(fonts=(font,), rotation=turn), background)
+    settings = OriginalSimulatorSettings(rotation=step.rotation, apart=step.apart)
+    return OriginalSimulator(SCHEME, settings, background)
+
+
+def network_of(step: Step, size: Size, seed: int) -> nn.Module:
+    """An untrained network that reads."""
+    height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.length, SCHEME.classes
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if step.network == "today":
+            return build_reader(ReaderArchitecture(height, width, length, classes))
+        return OriginalReader(height, width, length, classes, size.features)
+
+
+def run(
+    name: str, images: str, size: Size, lab: Lab, folder: Path, test: RealCaptchas
+) -> dict[str, Any]:
+    """One row: the refiner if there is one, the classifier, and what it reads of real captchas."""
+    refiner, found, seconds, tflop, each = None, {}, 0.0, 0.0, 0.0
+    if images == "refined":
+        result, seconds = lab.refine(size.simgan, folder / "refine")
+        refiner, tflop = result.refiner, result.flops / 1e12
+        each = count_forward_flops(refiner.settings, SCHEME.height, SCHEME.width) / 1e12
+        keys = ("change", "discriminator_accuracy", "adversarial_loss")
+        found = {key: result.figures[key] for key in keys}
+    network = network_of(STEPS[name], size, lab.seed).to(alone().device)
+    stopwatch = Stopwatch(folder / images)
+
+    def on_step(step: int) -> None:
+        stopwatch.tick()
+        if step % 250 == 0:
+            print(f"{name}, {images}: step {step}, {stopwatch.seconds():.0f} s", flush=True)
+
+    trained = train_classifier(
+        network,
+        lambda first: lab.synthetic(READ, size.batch, first, refiner),
+        lambda first: lab.synthetic(FRESH, size.batch, first, refiner),
+        size.classifier,
+        folder / images,
+        on_step,
+    )
+    judged = figures(judge_reader(network.cpu(), lab.background, SCHEME, test))
+    return {
+        **found,
+        **judged,
+        "synthetic_accuracy": trained.synthetic_accuracy,
+        "steps": trained.steps,
+        "seconds": seconds + stopwatch.seconds(),
+        "tflop": tflop + trained.flops / 1e12 + each * trained.steps * size.batch,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
+    parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
+    parser.add_argument("--user", default="rickyhan")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--images", nargs="+", choices=IMAGES, default=list(IMAGES))
+    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--tiny", dest="size", action="store_const", const="tiny")
+    parser.add_argument("--test", type=int, default=5_000, help="images to judge on")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.size == "tiny" and options.out == RESULTS:
+        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
+    if options.size == "full" and not torch.cuda.is_available():
+        sys.exit("expected a GPU for --size full, found none; use --size cpu")
+    torch.set_num_threads(options.threads)
+    size = SIZES[options.size]
+    path = options.out / f"original_story_{options.size}.json"
+    sizes = {
+        "simgan": size.simgan.model_dump(mode="json"),
+        "classifier": size.classifier.model_dump(mode="json"),
+        **{"features": size.features, "batch": size.batch, "test": options.test},
+    }
+    rows = Rows(path, ("step", "learned_from", "seed"), sizes)
+    real = load_challenges(options.challenges, options.user, SCHEME)
+    for seed in options.seeds:
+        test = split(real, 0, options.test, seed)[1]
+        for name in options.steps:
+            background = background_of(STEPS[name], real.images)
+            simulator = simulator_of(STEPS[name], background)
+            lab = Lab(SCHEME, background, simulator, real.images, seed)
+            for images in options.images:
+                if not rows.has(name, images, seed):
+                    folder = options.work / options.size / str(seed) / name
+                    row = run(name, images, size, lab, folder, test)
+                    rows.add({"step": name, "learned_from": images, "seed": seed, **row}, began)
+                    table(rows, options.out, options.size)
+    table(rows, options.out, options.size)
+
+
+COLUMNS = (
+    ("captcha_accuracy", "{:.1%}", 1.0, "whole captchas"),
+    ("character_accuracy", "{:.1%}", 1.0, "characters"),
+    ("synthetic_accuracy", "{:.1%}", 1.0, "of its own synthetic images"),
+    ("steps", "{:.0f}", 1.0, "classifier's steps"),
+    ("change", "{:.3f}", 1.0, "change of a pixel"),
+    ("seconds", "{:.0f}", 60.0, "minutes"),
+    ("tflop", "{:.1f}", 1.0, "TFLOP"),
+)
+
+
+def table(rows: Rows, out: Path, size: str) -> None:
+    """Write what is there so far."""
+    lines = []
+    for name in STEPS:
+        for images in IMAGES:
+            if made := rows.of(step=name, learned_from=images):
+                cells = [
+                    over_seeds([row[key] / scale for row in made if key in row], form)
+                    for key, form, scale, _ in COLUMNS
+                ]
+                lines.append((name, images, str(len(made)), *cells))
+    headers = ("system", "learned from", "seeds", *(title for *_, title in COLUMNS))
+    title = "From 2017 to today, one mended thing at a time: real captchas, no label"
+    write_table(out / f"original_story_{size}.md", title, headers, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What is measured of a refiner: whether it keeps texts, and how real its images look.
+
+Shapes: N images, B of them at a time, H and W pixels, F features, L characters.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from simgan_captcha.simgan import (
+    REAL,
+    REFINED,
+    Discriminator,
+    DiscriminatorSettings,
+    local_adversarial_loss,
+)
+
+FRESH = (48, 32, 32, 32)
+"""Widths of the discriminator that is trained from nothing, the same for all refiners."""
+STEPS = 300
+"""Steps of its training."""
+
+
+def measure_refiner(
+    synthetic: Tensor,
+    refined: Tensor,
+    real: Tensor,
+    recogniser: nn.Module,
+    seed: int,
+    steps: int = STEPS,
+) -> dict[str, float]:
+    """Whether refining keeps the text, and how far refined images are from real ones.
+
+    ``texts_kept``: images that the reader trained on raw images reads as before refining.
+    ``told_from_real``: images that a discriminator trained from nothing on three quarters of both
+    tells right in the rest; half would be chance. ``kernel_distance``: squared, of the reader's
+    features, as KID does (arXiv:1801.01401): unbiased, 0 where both are alike.
+
+    Args:
+        synthetic: (N, 2, H, W).
+        refined: The same images refined, or the same again.
+        real: (N, 2, H, W).
+        recogniser: Trained on raw images.
+        seed: Of the fresh discriminator.
+        steps: Of its training.
+    """
+    before, after = features_and_ids(recogniser, synthetic), features_and_ids(recogniser, refined)
+    of_real = features_and_ids(recogniser, real)
+    return {
+        "texts_kept": float((before[1] == after[1]).all(-1).float().mean()),
+        "told_from_real": told_apart(refined[:, :1], real[:, :1], seed, steps),
+        "kernel_distance": kernel_distance(after[0], of_real[0]),
+    }
+
+
+@torch.inference_mode()
+def features_and_ids(recogniser: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a reader's last layers are given, (N, F), and what it reads, (N, L)."""
+    seen: list[Tensor] = []
+    classify = recogniser.get_submodule("classify")
+    hook = classify.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    ids = torch.cat([recogniser(batch).argmax(-1) for batch in images.split(100)])
+    hook.remove()
+    return torch.cat(seen), ids
+
+
+def told_apart(refined: Tensor, real: Tensor, seed: int, steps: int = STEPS) -> float:
+    """How many images a discriminator trained from nothing tells right, (N, 1, H, W) each."""
+    torch.manual_seed(seed)
+    discriminator = Discriminator(DiscriminatorSettings(widths=FRESH))
+    optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
+    learned = len(refined) * 3 // 4
+    for batch in _batches(learned, seed, steps):
+        loss = sum(
+            (
+                local_adversarial_loss(discriminator(images[batch]), target)
+                for images, target in _both(refined, real)
+            ),
+            torch.zeros(()),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        right = [
+            (discriminator(batch).mean((2, 3)).argmax(-1) == target).float()
+            for images, target in _both(refined, real)
+            for batch in images[learned:].split(100)
+        ]
+    return float(torch.cat(right).mean())
+
+
+def _both(refined: Tensor, real: Tensor) -> list[tuple[Tensor, int]]:
+    return [(refined, REFINED), (real, REAL)]
+
+
+def _batches(count: int, seed: int, steps: int, size: int = 32) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randint(count, (size,), generator=generator) for _ in range(steps))
+
+
+def kernel_distance(one: Tensor, other: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy, cubic kernel; features (N, F), (M, F)."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        k, n = kernel(a, a), len(a)
+        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+
+    return float(within(one) + within(other) - 2 * kernel(one, other).mean())

@@ -1,0 +1,145 @@
+"""Inspect unlabelled images of an unknown captcha family."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from simgan_captcha.api.images import image_folder
+from simgan_captcha.errors import SimganCaptchaError
+from simgan_captcha.scheme import Scheme, check_scheme
+
+if TYPE_CHECKING:
+    from simgan_captcha.api.images import Images
+    from simgan_captcha.data.inspect import FirstLook
+    from simgan_captcha.generalist.survey import Survey
+
+Length = int | tuple[int, int]
+"""Number of characters in a text, or the least and the greatest."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a program sees in unlabelled images, and a scheme that follows from it."""
+
+    scheme: Scheme
+    """A proposal, to be compared with the images."""
+    doubts: tuple[str, ...]
+    """What may be wrong, in words."""
+    look: "FirstLook" = field(repr=False)
+    """The measurements."""
+    survey: "Survey | None" = field(repr=False)
+    """What the generalist found; None if this installation has none, or it does not know the
+    alphabet."""
+    texts: tuple[str, ...] = field(repr=False)
+    """What the generalist reads of each of ``look.pictures``."""
+    remarks: dict[str, str] = field(repr=False)
+    """What speaks for the proposed alphabet and length, in words."""
+
+    @property
+    def sheet(self) -> bytes:
+        """A contact sheet of some images with the generalist's readings, as PNG."""
+        from simgan_captcha.data.images import contact_sheet
+
+        return contact_sheet(self.look.pictures, self.texts)
+
+
+def inspect(
+    images: "Images",
+    *,
+    alphabet: str | None = None,
+    length: Length | None = None,
+    recursive: bool = False,
+) -> Inspection:
+    """Inspect up to 500 unlabelled images, as ``simgan-captcha init`` does.
+
+    Args:
+        images: A folder of images, a captcha store or a list, see `learn`.
+        alphabet: Every character that a text may hold; None proposes what the generalist finds.
+        length: Number of characters, or the least and the greatest; None proposes what the
+            generalist finds.
+        recursive: Whether folders within a folder are looked into.
+
+    Raises:
+        UsageError: There are no images.
+        ImageError: Fewer than two images can be read.
+        ConfigError: An alphabet or a length that no scheme may have.
+    """
+    from simgan_captcha.data.inspect import doubts, look_at, scheme_of
+
+    with image_folder(images) as folder:
+        look = look_at(folder, recursive=recursive)
+    lengths = None if length is None else least_and_greatest(length)
+    survey, texts = _survey(look, alphabet, lengths)
+    found = list(doubts(look))
+    remarks: dict[str, str] = {}
+    if survey is not None and survey.alphabet:
+        found += _doubts(survey, lengths)
+        if alphabet is None and len(survey.alphabet) > 1:
+            alphabet, remarks["alphabet"] = survey.alphabet, alphabet_in_words(survey)
+        if lengths is None:
+            lengths, remarks["length"] = survey.lengths, length_in_words(survey)
+    scheme = scheme_of(look, alphabet, lengths)
+    return Inspection(scheme, tuple(found), look, survey, texts, remarks)
+
+
+def _survey(
+    look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
+) -> "tuple[Survey | None, tuple[str, ...]]":
+    """What the generalist finds in the images, and its texts."""
+    from simgan_captcha.api.reading import generalist
+    from simgan_captcha.generalist.survey import survey
+
+    try:
+        reader = generalist(alphabet, lengths)
+    except SimganCaptchaError:  # no weights, or characters that it does not know
+        return None, ()
+    found = [reader.find(picture) for picture in look.pictures]
+    sizes = [picture.shape[:2] for picture in look.pictures]
+    texts = tuple("".join(one.character for one in characters) for characters in found)
+    return survey(found, sizes), texts
+
+
+def alphabet_in_words(survey: "Survey") -> str:
+    """What speaks for the proposed alphabet."""
+    words = f"Found in {survey.images} images by the generalist: {', '.join(survey.groups)}"
+    return words + (f"; never seen: {survey.unseen}" if survey.unseen else "") + ". Compare."
+
+
+def length_in_words(survey: "Survey") -> str:
+    """What speaks for the proposed length."""
+    return f"Found by the generalist in {survey.length_share:.0%} of the images it is surest of."
+
+
+def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:
+    """What a person should look at."""
+    found = []
+    if survey.confidence < _UNSURE:
+        found.append(
+            f"the generalist is unsure of these images ({survey.confidence:.0%} a character); "
+            "compare alphabet and length with the contact sheet"
+        )
+    if lengths is None and survey.lengths[0] != survey.lengths[1]:
+        found.append(
+            f"texts of {survey.lengths[0]} to {survey.lengths[1]} characters were found; if all "
+            "have one length, give it with --length"
+        )
+    return found
+
+
+_UNSURE = 0.8
+"""Mean probability of a character below which a person is asked to look."""
+
+
+def least_and_greatest(length: Length) -> tuple[int, int]:
+    """Least and greatest number of characters."""
+    return (length, length) if isinstance(length, int) else length
+
+
+def changed_scheme(scheme: Scheme, alphabet: str | None, length: Length | None) -> Scheme:
+    """The scheme with another alphabet or length, where they are given."""
+    values = scheme.model_dump()
+    if alphabet is not None:
+        values["alphabet"] = alphabet
+    if length is not None:
+        shortest, longest = least_and_greatest(length)
+        values |= {"length": longest, "shortest": shortest if shortest < longest else None}
+    return check_scheme(values)

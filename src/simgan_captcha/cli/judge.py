@@ -1,0 +1,161 @@
+"""Commands that judge a run: judge, audit and report."""
+
+import enum
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simgan_captcha.cli.app import (
+    AsJson,
+    Quiet,
+    RunFolder,
+    Seed,
+    app,
+    warn,
+    warn_if_outdated,
+)
+from simgan_captcha.errors import RunError
+
+if TYPE_CHECKING:
+    from simgan_captcha.pipeline.estimate import Estimate
+
+
+@app.command()
+def judge(
+    run: RunFolder,
+    user: Annotated[
+        str | None, typer.Option(help="Judge by the puzzle's answer rule for this user.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Judge by a CSV with the header name,label; also with ; or tabs."),
+    ] = None,
+    labels_in_names: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Judge by the images' names, as '{label}_*.png'."),
+    ] = None,
+    ignore_case: Annotated[
+        bool, typer.Option("--ignore-case", help="Count upper and lower case as the same.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a finished run's readings with the truth. Nothing learns from this."""
+    from simgan_captcha.atomic import file_hash, write_json
+    from simgan_captcha.evaluation.judge import Truth, judge_run
+    from simgan_captcha.evaluation.judgement import judgement_in_words
+    from simgan_captcha.inference.readings import load_readings
+    from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_run
+    from simgan_captcha.report.report import write_report
+    from simgan_captcha.scheme import check_scheme
+
+    truth = Truth(user, labels, labels_in_names)
+    recorded = read_run(run)
+    warn_if_outdated(run, recorded)
+    if user not in (None, recorded["user"]):
+        warn(
+            f"{run} is a run on captchas of {recorded['user']}, and is judged by the answers for "
+            f"{user}"
+        )
+    judgement = judge_run(
+        run,
+        load_readings(run / READINGS),
+        check_scheme(recorded["scheme"]),
+        truth,
+        ignore_case=ignore_case,
+        estimate=_own_estimate(run),
+    )
+    figures = judgement.model_dump(mode="json")
+    figures["readings_sha256"] = file_hash(run / READINGS)
+    # Said before it is kept: a folder that refuses must not cost the result.
+    typer.echo(json.dumps(figures) if as_json else "\n".join(judgement_in_words(judgement)))
+    try:
+        write_json(run / JUDGEMENT, figures)
+        report = write_report(run)
+    except OSError as error:
+        raise RunError(
+            f"expected to keep the result in {run}, the system refused ({error}); what is printed "
+            "above is whole: make the folder writable and judge again to keep it"
+        ) from None
+    if not as_json:
+        typer.echo(f"report: {report}")
+
+
+def _own_estimate(run: Path) -> "Estimate | None":
+    """The run's own estimate; a run without a usable one can be judged all the same."""
+    from simgan_captcha.api.learning import Run
+    from simgan_captcha.pipeline.run_folder import DIAGNOSIS
+
+    if not (run / DIAGNOSIS).exists():
+        return None
+    try:
+        return Run(run).estimate
+    except RunError as error:
+        warn(str(error))
+        return None
+
+
+class FailOn(enum.StrEnum):
+    """From which severity on an audit fails."""
+
+    high = "high"
+    medium = "medium"
+    low = "low"
+
+
+_WEAK = 3
+"""Exit code of an audit whose severity is that of --fail-on, as 1 and 2 are errors."""
+
+
+@app.command()
+def audit(
+    run: RunFolder,
+    images: Annotated[
+        int, typer.Option(help="Captchas drawn of each change.", min=10, max=100_000)
+    ] = 1000,
+    steps: Annotated[
+        int,
+        typer.Option(help="Steps that the reader learns on, of each change.", min=1, max=100_000),
+    ] = 150,
+    seed: Seed = 1,
+    stock: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A stock reader to compare with: ddddocr; may be repeated."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option(help="Exit with 3 if the severity is this or higher.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
+
+    The figures are kept in the run, in audit/audit.json, with a page and Markdown of them. Nothing
+    is sent to any server.
+    """
+    from simgan_captcha.evaluation.audit.figures import AuditSettings
+    from simgan_captcha.evaluation.audit.figures import audit as examine
+    from simgan_captcha.evaluation.audit.page import write_audit
+    from simgan_captcha.evaluation.audit.verdict import Severity
+    from simgan_captcha.evaluation.audit.words import audit_in_words
+    from simgan_captcha.pipeline.progress import StageProgress
+
+    with StageProgress(quiet=quiet) as progress:
+        progress.stage("audit")
+        figures, measured = examine(
+            run,
+            AuditSettings(images, steps, seed, tuple(stock or ())),
+            on_step=lambda name, step, total: progress.update(step, total, change=name),
+        )
+    typer.echo("\n".join(audit_in_words(figures)))
+    typer.echo(f"page: {write_audit(run, figures, measured)}")
+    if fail_on is not None and Severity(figures["verdict"]["severity"]).reaches(Severity(fail_on)):
+        raise typer.Exit(_WEAK)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the run's HTML report again."""
+    from simgan_captcha.report.report import write_report
+
+    typer.echo(write_report(run))

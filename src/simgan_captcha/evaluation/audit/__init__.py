@@ -1,0 +1,1 @@
+"""Measures how weak a captcha is, for its owner."""

@@ -1,0 +1,227 @@
+"""An audit from its beginning to its figures, as JSON; no label takes part."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.evaluation.audit.findings import Found, find_weaknesses
+from simgan_captcha.evaluation.audit.measure import Measured, audit_run, texts_per_hour
+from simgan_captcha.evaluation.audit.stock_readers import (
+    StockRow,
+    check_stock_readers,
+    stock_rows,
+)
+from simgan_captcha.evaluation.audit.verdict import (
+    CHANGE_FIXES,
+    CHECKLIST,
+    Finding,
+    change_finding,
+    most_effective_first,
+    severity_of,
+)
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.graph import recorded_stages
+from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
+from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import run_simulator
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_diagnosis, read_run
+from simgan_captcha.report.inputs import of_these_readings, read_json
+
+BROKEN = 0.01
+"""From this share on a captcha counts as broken (Bursztein, Martin and Mitchell, Text-based CAPTCHA
+strengths and weaknesses, CCS 2011, section 2.3): an attacker has as many tries as they like."""
+
+TIMED = 500
+"""Real images, at most, that are read to measure texts per hour."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How much is drawn and trained, and who else reads."""
+
+    images: int = 1000
+    """Drawn of each change."""
+    steps: int = 150
+    """That the reader is fine-tuned for, on each change."""
+    seed: int = 1
+    stock: tuple[str, ...] = ()
+    """Names of stock readers, see `stock_readers`."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was measured and found."""
+
+    measured: list[Measured]
+    flops: int
+    """Of fine-tuning."""
+    per_hour: float
+    """Texts that the run's reader reads on one core."""
+    timed: int
+    """Images that this was measured with."""
+    found: Found
+    readers: list[StockRow]
+
+
+def audit(
+    run: Path,
+    settings: AuditSettings,
+    on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
+) -> tuple[Json, list[Measured]]:
+    """The figures of a finished run's audit, and what was measured of each change.
+
+    Args:
+        run: Its folder; nothing is written there.
+        settings: How much is measured.
+        on_step: Called with the change, the step and how many there are.
+
+    Raises:
+        RunError: The run is not finished, or damaged.
+        UsageError: An unknown stock reader, or a run that does not draw with fonts.
+    """
+    check_stock_readers(settings.stock)
+    reader, background, config = load_run_reader(run)
+    recorded, diagnosis = read_run(run), read_diagnosis(run)
+    simulator = run_simulator(run, config)
+    stored = CaptchaStore(run / "store").in_content_order()
+    images = list(zip(stored.names, stored.images, strict=True))
+    texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}
+    share = _share_read(run, diagnosis)["share"]
+    with TemporaryDirectory() as folder:
+        measured, flops = audit_run(
+            config,
+            simulator,
+            reader,
+            Path(folder),
+            seed=settings.seed,
+            images=settings.images,
+            steps=settings.steps,
+            on_step=on_step,
+        )
+    timed = stored.images[:TIMED]
+    made = Audit(
+        measured,
+        flops,
+        texts_per_hour(reader, background, config.scheme, timed),
+        len(timed),
+        find_weaknesses(images, texts, config.scheme, read_right=share),
+        list(stock_rows(settings.stock, images, texts, config.scheme)),
+    )
+    return audit_figures(run, recorded, diagnosis, made, settings), measured
+
+
+def audit_figures(
+    run: Path,
+    recorded: Mapping[str, Any],
+    diagnosis: Mapping[str, Any],
+    made: Audit,
+    settings: AuditSettings,
+) -> Json:
+    """As JSON: how severe it is, why, what to do about it, and what was measured.
+
+    Args:
+        run: The finished run's folder.
+        recorded: Its ``run.json``.
+        diagnosis: What it says of itself, see `estimate.diagnose`.
+        made: What was measured and found.
+        settings: How much was measured.
+    """
+    read = _share_read(run, diagnosis)
+    falls = max(read["share"], made.found.given_away)
+    judged = _judged(run)
+    findings = most_effective_first([*made.found.findings, *_of_changes(made.measured)])
+    return {
+        "verdict": {
+            "severity": str(severity_of(falls)),
+            "share": falls,
+            "by": read["by"] if read["share"] >= made.found.given_away else "names or metadata",
+            "falling_per_hour": falls * made.per_hour,
+        },
+        "estimate": diagnosis["estimates"][diagnosis["kept"]],
+        "judged": judged and {key: judged[key] for key in ("captcha_accuracy", "captcha_interval")},
+        "attempts": 1 / read["share"] if read["share"] else None,
+        "broken": read["low"] >= BROKEN or made.found.given_away >= BROKEN,
+        "broken_from": BROKEN,
+        "speed": {
+            "texts_per_hour": made.per_hour,
+            "images": made.timed,
+            "cores": 1,
+            "machine": machine(),
+        },
+        "findings": [{**asdict(one), "severity": str(one.severity)} for one in findings],
+        "looked_at": {
+            "images": made.found.images,
+            "of": made.found.of,
+            "notes": made.found.notes,
+        },
+        "readers": [_reader_row(row) for row in made.readers],
+        "calibrated": "calibrate" in [stage.name for stage in recorded_stages(recorded)],
+        "cost": _cost(run, recorded),
+        "changes": [
+            {
+                "name": of.name,
+                "what": of.what,
+                "as_it_is": dict(zip(("share", "low", "high"), of.as_it_is, strict=True)),
+                "learned_on": dict(zip(("share", "low", "high"), of.learned_on, strict=True)),
+            }
+            for of in made.measured
+        ],
+        "checklist": [asdict(check) for check in CHECKLIST],
+        "drawn_of_each": settings.images,
+        "steps_of_each": settings.steps,
+        "training_flops": made.flops,
+        "scheme": recorded["scheme"],
+        "seed": recorded["seed"],
+        "versions": versions(),
+    }
+
+
+def _judged(run: Path) -> Json | None:
+    """A judgement of the readings that are there now, if somebody has made one."""
+    return of_these_readings(run / JUDGEMENT, run, [])
+
+
+def _share_read(run: Path, diagnosis: Mapping[str, Any]) -> Json:
+    """The share of texts that the run reads, judged if it was, and the low end of its interval."""
+    if (judged := _judged(run)) is not None:
+        low = judged["captcha_interval"][0]
+        return {"share": judged["captcha_accuracy"], "low": low, "by": "judged"}
+    estimate = diagnosis["estimates"][diagnosis["kept"]]
+    return {"share": estimate["accuracy"], "low": estimate["low"], "by": "estimated"}
+
+
+def _of_changes(measured: Sequence[Measured]) -> list[Finding]:
+    """Changes that cost a fine-tuned reader more than both intervals leave open."""
+    now, least, _ = measured[0].learned_on
+    found = []
+    for one in measured[1:]:
+        then, _, most = one.learned_on
+        if one.name in CHANGE_FIXES and most < least:
+            found.append(change_finding(one.name, one.what, least - most, now, then))
+    return found
+
+
+def _reader_row(row: StockRow) -> Json:
+    agrees = row.agrees and dict(zip(("share", "low", "high"), row.agrees, strict=True))
+    return {**asdict(row), "agrees": agrees}
+
+
+def _cost(run: Path, recorded: Mapping[str, Any]) -> Json:
+    """What the run took, over the stages that it has as it is set now."""
+    stages = {
+        stage.name: manifest
+        for stage in recorded_stages(recorded)
+        if (manifest := read_json(run / stage.name / MANIFEST, [])) is not None
+    }
+    return {
+        "labels": 0,
+        "unlabelled_images": stages.get("store", {}).get("images"),
+        "training_tflop": sum(m["training_flops"] for m in stages.values()) / 1e12,
+        "seconds": sum(m["seconds"] for m in stages.values()),
+        "machines": sorted({m["machine"] for m in stages.values()}),
+    }

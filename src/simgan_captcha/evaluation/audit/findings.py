@@ -1,0 +1,234 @@
+"""Weaknesses of the owner's images themselves, found without a reader and without a network."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from simgan_captcha.data.folder import find_images, read_found
+from simgan_captcha.data.images import check_image, decode_rgb
+from simgan_captcha.errors import ImageError
+from simgan_captcha.evaluation.audit.leaks import leak_findings
+from simgan_captcha.evaluation.audit.texts import text_findings
+from simgan_captcha.evaluation.audit.verdict import Finding, Severity, severity_of
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.types import GreyImages
+
+MOST_IMAGES = 5_000
+"""Looked at; of more, as many are taken evenly."""
+
+_MOST_PIXELS = 20_000_000
+"""In all the images whose pixels are compared at a time."""
+_MOST_COMPARED = 200
+_FEWEST_COMPARED = 20
+"""Fewer images say nothing of what all have in common."""
+_SAME = 8
+"""Grey levels by which JPEG may change what is the same."""
+_IN_MOST = 0.8
+"""Share of images in which a pixel is the same, so that no text can be what it shows."""
+_PICTURE = 0.1
+"""Share of pixels that are the same in most images, yet not of the commonest grey level."""
+_APART = 12
+"""Grey levels from the commonest one on that a pixel is part of a picture."""
+_TWO_CLASSES = 0.85
+"""Share of the variance between ink and ground, of all, from which on they are two classes."""
+_IN_DOUBT = 0.2
+"""Pixels in the middle third between ink and ground, for each pixel of ink."""
+_ONE_INK = 20
+"""Standard deviation over images, in levels, of ink that has one colour."""
+
+Encoded = tuple[str, bytes]
+"""An image's name and its encoded bytes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at the images found, and how much was looked at."""
+
+    findings: list[Finding]
+    images: int
+    """Looked at."""
+    of: int
+    """There are."""
+    notes: list[str]
+    """What was left out, in sentences."""
+    given_away: float
+    """Share of texts that names or metadata say, in [0, 1]."""
+
+
+def find_weaknesses(
+    images: Sequence[Encoded],
+    texts: Mapping[str, str] | None = None,
+    scheme: Scheme | None = None,
+    *,
+    read_right: float = 1.0,
+) -> Found:
+    """Look for weaknesses that images, their names and their texts show.
+
+    Args:
+        images: The owner's, as they are served.
+        texts: What was read, by the names of images; without, only what pixels and files show.
+        scheme: Alphabet and length, for the size of the text space.
+        read_right: Share of the texts that is right, as far as known; below a half, texts say more
+            about the reader than about the captcha.
+    """
+    some = _evenly(images, MOST_IMAGES)
+    notes = []
+    decoded: list[tuple[str, bytes, GreyImages]] = []
+    for name, data in some:
+        try:
+            decoded.append((name, data, check_image(data)))
+        except ImageError:
+            continue
+    if unreadable := len(some) - len(decoded):
+        notes.append(f"{unreadable} of {len(some)} images are no whole JPEG or PNG: left out.")
+    readable = [(name, data) for name, data, _ in decoded]
+    findings = leak_findings(readable, texts or {})
+    given_away = max((finding.effect or 0.0 for finding in findings), default=0.0)
+    findings += _repeated_images([(name, grey) for name, _, grey in decoded])
+    findings += pixel_findings([data for _, data in readable])
+    if texts is not None and scheme is not None:
+        if read_right >= 0.5:
+            findings += text_findings(list(texts.values()), scheme)
+        else:
+            notes.append(
+                f"About {read_right:.0%} of the texts are read right: too few to tell repeated "
+                "texts and uneven characters from errors of the reader."
+            )
+    return Found(findings, len(decoded), len(images), notes, given_away)
+
+
+def folder_images(folder: Path) -> Iterator[Encoded]:
+    """Names and bytes of the image files in a folder, by name.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    for name, data in read_found(find_images(folder)):
+        if isinstance(data, bytes):
+            yield name, data
+
+
+def _evenly(images: Sequence[Encoded], most: int) -> list[Encoded]:
+    if len(images) <= most:
+        return list(images)
+    return [images[int(i)] for i in np.linspace(0, len(images) - 1, most)]
+
+
+def _repeated_images(images: Sequence[tuple[str, GreyImages]]) -> list[Finding]:
+    """Images that are pixel for pixel the same."""
+    names: dict[bytes, list[str]] = {}
+    for name, grey in images:
+        digest = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()
+        names.setdefault(digest, []).append(name)
+    groups = sorted((group for group in names.values() if len(group) > 1), key=len, reverse=True)
+    repeats = sum(len(group) - 1 for group in groups)
+    if not repeats:
+        return []
+    share = repeats / len(images)
+    return [
+        Finding(
+            "Images repeat",
+            severity_of(share),
+            f"{repeats} of {len(images)} images are pixel for pixel one of the others, as "
+            f"{groups[0][0]} and {groups[0][1]}.",
+            "Draw a new image for every request, and never serve one twice: a repeated image needs "
+            "no reader, only a list of those that were solved.",
+            effect=share,
+        )
+    ]
+
+
+def pixel_findings(encoded: Sequence[bytes]) -> list[Finding]:
+    """What pixels have in common: a shared background, and ink that one threshold takes off.
+
+    Args:
+        encoded: Images that `check_image` accepts.
+    """
+    if len(encoded) < _FEWEST_COMPARED:
+        return []
+    at = np.linspace(0, len(encoded) - 1, min(len(encoded), _MOST_COMPARED))
+    rgb: list[GreyImages] = []
+    pixels = 0
+    for i in at:
+        image = decode_rgb(encoded[int(i)])
+        pixels += image.shape[0] * image.shape[1]
+        if pixels > _MOST_PIXELS and rgb:
+            break
+        rgb.append(image)
+    return [*_shared_background(rgb), *_separable_ink(rgb)]
+
+
+def _shared_background(rgb: Sequence[GreyImages]) -> list[Finding]:
+    size, images = Counter(image.shape for image in rgb).most_common(1)[0]
+    if images < _FEWEST_COMPARED:
+        return []
+    grey = np.stack([image.mean(-1) for image in rgb if image.shape == size])
+    middle = np.median(grey, 0)
+    # Half of the images may hold ink at the same place; four fifths do not.
+    same = (np.abs(grey - middle) <= _SAME).mean(0) >= _IN_MOST
+    picture = same & (np.abs(middle - np.median(middle)) > _APART)
+    if picture.mean() < _PICTURE:
+        return []
+    return [
+        Finding(
+            "All images share one background",
+            Severity.medium,
+            f"{same.mean():.0%} of the pixels have the same grey level in at least {_IN_MOST:.0%} "
+            f"of {images} images, and {picture.mean():.0%} show a picture there rather than one "
+            "colour. The median of some images is that picture; subtracting it leaves the text.",
+            "Draw another background for every image, in the colours and shapes of the text.",
+        )
+    ]
+
+
+def _separable_ink(rgb: Sequence[GreyImages]) -> list[Finding]:
+    separated = [_two_classes(image) for image in rgb]
+    apart = [ink for ink in separated if ink is not None]
+    if len(apart) < _IN_MOST * len(rgb):
+        return []
+    colours = np.stack(apart)
+    one = bool((colours.std(0) < _ONE_INK).all())
+    colour = "#{:02x}{:02x}{:02x}".format(*np.rint(np.median(colours, 0)).astype(int))
+    return [
+        Finding(
+            "One colour separates the ink",
+            Severity.medium if one else Severity.low,
+            f"In {len(apart)} of {len(rgb)} images one threshold on the distance from the "
+            "commonest colour splits the pixels into ground and ink, with hardly any between"
+            + (f"; the ink is about {colour} in all of them." if one else "."),
+            "Let colours of text and ground vary within one image and overlap, and draw clutter in "
+            "the colour of the text.",
+        )
+    ]
+
+
+def _two_classes(rgb: GreyImages) -> npt.NDArray[np.float64] | None:
+    """The ink's colour where a threshold on the distance from the ground's colour is clear."""
+    coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
+    ground = rgb[coarse == np.bincount(coarse.ravel()).argmax()].mean(0)
+    distance = np.abs(rgb - ground).max(-1)
+    threshold, share = _otsu(np.rint(distance).astype(np.uint8))
+    ink = distance > threshold
+    if share < _TWO_CLASSES or not ink.any():
+        return None
+    low, high = distance[~ink].mean(), distance[ink].mean()
+    third = (high - low) / 3
+    doubtful = ((distance > low + third) & (distance < high - third)).sum() / ink.sum()
+    return None if doubtful > _IN_DOUBT else np.asarray(np.median(rgb[ink], 0), np.float64)
+
+
+def _otsu(levels: npt.NDArray[np.uint8]) -> tuple[int, float]:
+    """The threshold between two classes, and their share of the variance (Otsu 1979)."""
+    density = np.bincount(levels.ravel(), minlength=256) / levels.size
+    below, moment = density.cumsum(), (density * np.arange(256)).cumsum()
+    variance = float((density * (np.arange(256) - moment[-1]) ** 2).sum())
+    spread = below * (1 - below)
+    between = np.zeros(256)
+    np.divide((moment[-1] * below - moment) ** 2, spread, out=between, where=spread > 1e-12)
+    best = int(between.argmax())
+    return best, float(between[best] / variance) if variance else 0.0

@@ -1,0 +1,110 @@
+"""An audit as Markdown, for an issue or a repository; pictures are on the page alone."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from simgan_captcha.evaluation.audit.words import (
+    effect_in_words,
+    rate_in_words,
+    reader_in_words,
+    verdict_sentences,
+)
+
+
+def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
+    """The whole report.
+
+    Args:
+        name: Of the run.
+        figures: See `figures.audit_figures`.
+    """
+    verdict, cost = figures["verdict"], figures["cost"]
+    images = cost["unlabelled_images"]
+    parts = [
+        f"# How weak is this captcha? {escaped(name)}",
+        f"**Severity: {verdict['severity']}.** "
+        + " ".join(map(escaped, verdict_sentences(figures))),
+        "Severity is high from 30 % of texts that fall, medium from 10 %, else low. It took no "
+        f"label, {f'{images:,} images, ' if images is not None else ''}"
+        f"{cost['training_tflop']:.1f} TFLOP of training and {cost['seconds'] / 60:.0f} minutes.",
+        "## What to do, most effective first",
+        *_findings(figures),
+        "## Readers that cost nothing",
+        "Texts are compared with those that the run read, as nobody has labels here. Readers that "
+        "learned apart from each other rarely make the same mistake in a whole text.",
+        table(
+            ("Reader", "Result", "Texts per hour on one core"),
+            [
+                (row["name"], reader_in_words(row), _rate(row["texts_per_hour"]))
+                for row in figures["readers"]
+            ],
+        ),
+        "## What would cost a reader most",
+        f"One feature changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
+        f"fine-tuning took {figures['steps_of_each']:,} steps. Samples are on the page, audit.html:"
+        " look whether people can still read them.",
+        table(
+            ("Change", "Right at once", "After fine-tuning", "95 % interval"),
+            [
+                (
+                    f"{change['name']}: {change['what']}",
+                    f"{change['as_it_is']['share']:.1%}",
+                    f"{change['learned_on']['share']:.1%}",
+                    f"{change['learned_on']['low']:.1%} to {change['learned_on']['high']:.1%}",
+                )
+                for change in figures["changes"]
+            ],
+        ),
+        "## What no image shows",
+        "Check these by hand. The audit sends nothing to any server.",
+        "\n".join(
+            f"- [ ] **{escaped(check['question'])}** {escaped(check['why'])}"
+            for check in figures["checklist"]
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _findings(figures: Mapping[str, Any]) -> list[str]:
+    looked = figures["looked_at"]
+    about = " ".join(
+        [f"{looked['images']:,} of {looked['of']:,} images were looked at.", *looked["notes"]]
+    )
+    if not figures["findings"]:
+        return [f"Nothing was found that a change of the image would mend. {escaped(about)}"]
+    rows = [
+        (
+            str(number),
+            one["severity"],
+            f"{one['name']}. {one['evidence']}",
+            one["fix"],
+            effect_in_words(one["effect"]),
+        )
+        for number, one in enumerate(figures["findings"], 1)
+    ]
+    heads = ("", "Severity", "Finding", "Fix", "Texts it takes from an attacker")
+    return [escaped(about), table(heads, rows)]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells are escaped."""
+    lines = [heads, ["---"] * len(heads)]
+    body = [[escaped(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, *body])
+
+
+def escaped(text: str) -> str:
+    """Text of others as plain text on one line: no markup, no HTML, no end of a cell.
+
+    Example:
+        >>> escaped("a|b <i>*c*")
+        'a\\\\|b &lt;i>\\\\*c\\\\*'
+    """
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    marked = re.sub(r"([\\`*_{}\[\]|#~])", r"\\\1", plain)
+    return marked.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _rate(per_hour: float | None) -> str:
+    return "" if per_hour is None else rate_in_words(per_hour)

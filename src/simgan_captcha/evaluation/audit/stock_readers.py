@@ -1,0 +1,142 @@
+"""Readers that an attacker has for nothing, on the same images as the run's own."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simgan_captcha.errors import ConfigError, UsageError
+from simgan_captcha.evaluation.intervals import wilson_interval
+from simgan_captcha.inference.reader import NamedImage, Source
+from simgan_captcha.inference.readings import Reading
+from simgan_captcha.scheme import Scheme
+
+READ = 200
+"""Real images that each of them reads, at most."""
+
+ReadOne = Callable[[bytes], str]
+"""The text of one encoded image."""
+
+
+@dataclass(frozen=True)
+class StockRow:
+    """How often a reader that learned nothing of this captcha agrees with the run's."""
+
+    name: str
+    images: int = 0
+    agrees: tuple[float, float, float] | None = None
+    """Share of whole texts that are those of the run, and its 95 % interval."""
+    texts_per_hour: float | None = None
+    """By the processor time of one core."""
+    skipped: str | None = None
+    """Why there are no figures."""
+
+
+class _MissingError(Exception):
+    """The reader is not installed; says what to do."""
+
+
+def check_stock_readers(names: Sequence[str]) -> None:
+    """Refuse names that nobody knows, before anything is measured.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    for name in names:
+        if name not in _STOCK:
+            raise UsageError(f"expected --with {' or '.join(_STOCK)}, got {name!r}")
+
+
+def stock_rows(
+    names: Sequence[str],
+    images: Sequence[tuple[str, bytes]],
+    texts: Mapping[str, str],
+    scheme: Scheme,
+) -> Iterator[StockRow]:
+    """A row for the generalist, and one for each reader that is asked for by name.
+
+    Without labels nobody knows the truth, so texts are compared with those of the run. Readers that
+    have learned apart from each other rarely make the same mistake in a whole text.
+
+    Args:
+        names: Of stock readers, see `check_stock_readers`.
+        images: Real ones, encoded, by name.
+        texts: That the run read, by name.
+        scheme: The run's; its alphabet and length are known to whoever looks at the captcha.
+    """
+    known = [image for image in images if image[0] in texts]
+    at = np.linspace(0, len(known) - 1, min(len(known), READ))
+    some = [known[int(i)] for i in at] if known else []
+    for name, make in {"generalist": _generalist, **{name: _STOCK[name] for name in names}}.items():
+        try:
+            read = make(scheme)
+        except _MissingError as missing:
+            yield StockRow(name, skipped=str(missing))
+            continue
+        began = time.process_time()
+        said = [_read_or_nothing(read, data) for _, data in some]
+        seconds = time.process_time() - began
+        right = sum(
+            _comparable(text, scheme) == _comparable(texts[image], scheme)
+            for text, (image, _) in zip(said, some, strict=True)
+        )
+        yield StockRow(
+            name,
+            len(some),
+            (right / max(1, len(some)), *wilson_interval(right, len(some))),
+            3600 * len(some) / seconds if seconds else None,
+        )
+
+
+def _read_or_nothing(read: ReadOne, data: bytes) -> str:
+    try:
+        return read(data)
+    except Exception:  # whatever a reader of others raises: it has not read this image
+        return ""
+
+
+def _comparable(text: str, scheme: Scheme) -> str:
+    """Within the alphabet; in one case where the alphabet does not hold both."""
+    letters = {c for c in scheme.alphabet if c.isalpha()}
+    if not any(c.swapcase() in letters for c in letters):
+        cased = {c.casefold(): c for c in reversed(scheme.alphabet + "".join(scheme.alike))}
+        text = "".join(cased.get(c.casefold(), c) for c in text)
+    return "".join(c for c in scheme.fold(text) if c in scheme.alphabet)
+
+
+def _generalist(scheme: Scheme) -> ReadOne:
+    from simgan_captcha.generalist.reader import GeneralistReader
+
+    try:
+        lengths = (scheme.shortest or scheme.length, scheme.length)
+        reader = GeneralistReader(scheme.alphabet, lengths, threads=1)
+    except FileNotFoundError:
+        raise _MissingError("this version of the package comes without its weights") from None
+    except ConfigError as error:
+        raise _MissingError(f"it cannot read this scheme: {error}") from None
+
+    def read(data: bytes) -> str:
+        images: list[Source] = [NamedImage("image", data)]
+        (reading,) = reader.read(images)
+        return reading.text if isinstance(reading, Reading) else ""
+
+    return read
+
+
+def _ddddocr(scheme: Scheme) -> ReadOne:
+    try:
+        import ddddocr
+    except ImportError as error:
+        raise _MissingError(
+            f"it is not installed ({error}); run pip install ddddocr, then audit again"
+        ) from None
+    reader = ddddocr.DdddOcr(show_ad=False)
+
+    def read(data: bytes) -> str:
+        return str(reader.classification(data))
+
+    return read
+
+
+_STOCK: dict[str, Callable[[Scheme], ReadOne]] = {"ddddocr": _ddddocr}

@@ -1,0 +1,155 @@
+"""What texts that were read show: repeats, the size of their space, and uneven characters."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from simgan_captcha.evaluation.audit.verdict import Finding, Severity
+from simgan_captcha.scheme import Scheme
+
+_GUESSED = 100
+"""Texts, of which a blind guess gets one percent: enough to count as broken."""
+_SMALL = 10_000
+"""Texts that a program tries in hours where nothing limits it."""
+_LARGE = 1_000_000
+"""From here on the size is no finding."""
+_FEWEST = 100
+"""Texts, below which frequencies say nothing."""
+_SURPRISE = 8.0
+"""Standard deviations of the sum of squares, from which on characters are not evenly drawn."""
+_UNEVEN = 1.5
+"""Times as often as expected, or as seldom; errors of a reader alone reach less."""
+
+
+def text_findings(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
+    """Weaknesses of how texts are drawn, as far as readings show them.
+
+    Args:
+        texts: That were read, most of them rightly.
+        scheme: Of alphabet and length.
+    """
+    repeated = _repeated_texts(texts, scheme)
+    return [*repeated, *_small_space(texts, scheme), *_uneven_characters(texts, scheme)]
+
+
+def text_space(scheme: Scheme) -> int:
+    """How many texts alphabet and length allow.
+
+    Example:
+        >>> text_space(Scheme(alphabet="0123456789", length=4, width=70, height=30))
+        10000
+    """
+    shortest = scheme.shortest or scheme.length
+    return sum(len(scheme.alphabet) ** length for length in range(shortest, scheme.length + 1))
+
+
+def space_from_repeats(texts: Sequence[str]) -> tuple[float, float, float] | None:
+    """Size of the space from which texts are drawn, with a 95 % interval, by how often they repeat.
+
+    Of N texts drawn evenly from S, N (N - 1) / 2S pairs are equal on average (the birthday
+    problem). None where fewer than five pairs are equal.
+    """
+    pairs = equal_pairs(texts)
+    if pairs < 5:
+        return None
+    all_pairs = len(texts) * (len(texts) - 1) / 2
+    spread = 1.96 * math.sqrt(pairs)
+    return all_pairs / pairs, all_pairs / (pairs + spread), all_pairs / max(1, pairs - spread)
+
+
+def equal_pairs(texts: Sequence[str]) -> int:
+    """Pairs of texts that are equal."""
+    return sum(count * (count - 1) // 2 for count in Counter(texts).values())
+
+
+def _repeated_texts(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
+    pairs = equal_pairs(texts)
+    expected = len(texts) * (len(texts) - 1) / 2 / text_space(scheme)
+    if len(texts) < 2 or pairs <= 2 * expected + 4 * math.sqrt(expected) + 2:
+        return []
+    (text, times), *_ = Counter(texts).most_common(1)
+    return [
+        Finding(
+            "Texts repeat more often than chance",
+            Severity.medium,
+            f"{pairs} pairs of {len(texts)} texts are equal; alphabet and length would give about "
+            f"{expected:.1f}. The commonest text, {text!r}, was read {times} times.",
+            "Draw every character of every text from a secure random source, not from a list of "
+            "words or a store of ready images.",
+            effect=times / len(texts),
+        )
+    ]
+
+
+def _small_space(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
+    allowed, seen = text_space(scheme), space_from_repeats(texts)
+    size = min(allowed, round(seen[2])) if seen else allowed
+    if size >= _LARGE:
+        return []
+    severity = Severity.low
+    if size <= _SMALL:
+        severity = Severity.high if size <= _GUESSED else Severity.medium
+    lengths = f"{scheme.shortest} to {scheme.length}" if scheme.shortest else f"{scheme.length}"
+    evidence = (
+        f"{lengths} of {len(scheme.alphabet)} characters make {allowed:,} texts: a blind guess is "
+        f"right once in {allowed:,} tries."
+    )
+    if seen:
+        evidence += (
+            f" The repeats among {len(texts):,} texts that were read are those of about "
+            f"{seen[0]:,.0f} texts ({seen[1]:,.0f} to {seen[2]:,.0f})."
+        )
+    return [
+        Finding(
+            "There are few texts",
+            severity,
+            evidence,
+            f"Use longer texts or more characters: six of 32 characters make {32**6:,} texts.",
+            effect=1 / size,
+        )
+    ]
+
+
+def _uneven_characters(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
+    counts = Counter(character for text in texts for character in text)
+    total, classes = counts.total(), len(scheme.alphabet)
+    if len(texts) < _FEWEST or total < 10 * classes:
+        return []
+    expected = total / classes
+    squares = sum((counts[c] - expected) ** 2 / expected for c in scheme.alphabet)
+    often = max(scheme.alphabet, key=lambda c: counts[c])
+    seldom = min(scheme.alphabet, key=lambda c: counts[c])
+    far = counts[often] > _UNEVEN * expected or counts[seldom] * _UNEVEN < expected
+    if not far or (squares - classes + 1) / math.sqrt(2 * (classes - 1)) < _SURPRISE:
+        return []
+    guess, share = best_guess(texts)
+    return [
+        Finding(
+            "Characters are unevenly frequent",
+            Severity.medium if share * text_space(scheme) >= 10 else Severity.low,
+            f"{often!r} makes up {counts[often] / total:.1%} of the characters that were read and "
+            f"{seldom!r} {counts[seldom] / total:.1%}; evenly drawn, each would make up "
+            f"{1 / classes:.1%}. The best guess, {guess!r}, is right "
+            f"about once in {1 / share:,.0f} tries.",
+            "Draw every character with the same probability. If the reader confuses some "
+            "characters, part of this is its error: look at the report.",
+            effect=share,
+        )
+    ]
+
+
+def best_guess(texts: Sequence[str]) -> tuple[str, float]:
+    """The guess that is most often right, and how often, as a share.
+
+    It is the commonest text, if that was read five times, or the commonest character at each place
+    of texts of the commonest length, whichever is likelier.
+    """
+    length, times = Counter(map(len, texts)).most_common(1)[0]
+    guess, share = "", times / len(texts)
+    for place in zip(*(text for text in texts if len(text) == length), strict=True):
+        character, count = Counter(place).most_common(1)[0]
+        guess, share = guess + character, share * count / times
+    text, count = Counter(texts).most_common(1)[0]
+    if count >= 5 and count / len(texts) > share:
+        return text, count / len(texts)
+    return guess, share

@@ -1,0 +1,92 @@
+"""The verdict of an audit in sentences, for page, Markdown and terminal alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_MEANING = {
+    "high": "The image keeps no program out. Do not rely on it alone: limit tries, and change it "
+    "as the findings say.",
+    "medium": "A program gets in after a few tries. Limit tries, and change the image as the "
+    "findings say.",
+    "low": "This reader gets few texts. That does not show that none gets more: more images, more "
+    "training or some labels read more.",
+}
+_BUT_BROKEN = (
+    "It still counts as broken, as a program may try as often as it likes and one text in "
+    "a hundred is enough: limit tries."
+)
+_BY = {
+    "judged": "as judged by labels",
+    "estimated": "as estimated without labels",
+    "names or metadata": "as names or metadata say it",
+}
+
+
+def verdict_sentences(figures: Mapping[str, Any]) -> list[str]:
+    """How much falls and how fast, then what that means."""
+    verdict, speed = figures["verdict"], figures["speed"]
+    sentences = [
+        f"{verdict['share']:.1%} of texts fall, {_BY[verdict['by']]}.",
+        f"One core of the machine that audited ({speed['machine']}) reads "
+        f"{rate_in_words(speed['texts_per_hour'])} texts per hour, so about "
+        f"{rate_in_words(verdict['falling_per_hour'])} of them fall in an hour.",
+        _MEANING[verdict["severity"]],
+    ]
+    if verdict["severity"] == "low" and figures["broken"]:
+        sentences.append(_BUT_BROKEN)
+    return sentences
+
+
+def rate_in_words(per_hour: float) -> str:
+    """Rounded to two digits, as a measurement on one machine tells no more.
+
+    Example:
+        >>> rate_in_words(2_791_417), rate_in_words(4.2)
+        ('2,800,000', '4')
+    """
+    digits = max(0, len(f"{per_hour:.0f}") - 2)
+    return f"{round(per_hour / 10**digits) * 10**digits:,}"
+
+
+def effect_in_words(effect: float | None) -> str:
+    """Share of texts that a fix takes from an attacker, for a table."""
+    if effect is None:
+        return "not measured"
+    return f"{effect:.1%}" if effect >= 0.0005 else f"1 in {1 / effect:,.0f}"
+
+
+def reader_in_words(row: Mapping[str, Any]) -> str:
+    """What one stock reader got, or why there is nothing to say."""
+    if row["skipped"] is not None:
+        return f"left out: {row['skipped']}"
+    agrees = row["agrees"]
+    return (
+        f"agrees with the run on {agrees['share']:.1%} of {row['images']} real images "
+        f"({agrees['low']:.1%} to {agrees['high']:.1%})"
+    )
+
+
+def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
+    """Lines for a terminal."""
+    estimate, verdict = figures["estimate"], figures["verdict"]
+    lines = [
+        f"{estimate['accuracy']:.1%} of captchas fall, as estimated ({estimate['low']:.1%} to "
+        f"{estimate['high']:.1%}), with no label; drawn ones, one feature changed at a time:"
+    ]
+    lines += [
+        f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
+        f"{change['learned_on']['share']:>6.1%} after {figures['steps_of_each']} steps"
+        for change in figures["changes"]
+    ]
+    lines += [f"reader {row['name']}: {reader_in_words(row)}" for row in figures["readers"]]
+    lines += [
+        f"finding ({one['severity']}): {_terminal(one['name'])}. {one['fix']}"
+        for one in figures["findings"]
+    ]
+    speed = f"{rate_in_words(figures['speed']['texts_per_hour'])} texts per hour on one core"
+    return [*lines, f"severity: {verdict['severity']}; {speed}"]
+
+
+def _terminal(text: str) -> str:
+    """Names of metadata come from files: nothing in them may steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

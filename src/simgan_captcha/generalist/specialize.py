@@ -1,0 +1,224 @@
+"""Specializes the generalist on the unlabelled images of one family, by self-training.
+
+A teacher, the running average of the student, reads all images within alphabet and length. The
+student learns these texts on augmented images, the surest first, with a loss that forgives wrong
+ones. The teacher reads again every few dozen steps.
+
+Sources: mean teacher (arXiv:1703.01780); easy-to-hard self-training for text (StrDA,
+arXiv:2410.09913); generalized cross-entropy (arXiv:1805.07836), here of a character's mean
+probability under CTC.
+
+Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns, K classes.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from simgan_captcha.generalist.characters import encode
+from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
+from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
+from simgan_captcha.generalist.network import Generalist
+
+Floats = npt.NDArray[np.float32]
+OnStep = Callable[[int, int], None]
+"""``on_step(done, steps)``"""
+
+_READ_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class SpecializationSettings:
+    """What decides a specialization."""
+
+    steps: int = 300
+    batch_size: int = 48
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    average: float = 0.98
+    """Decay of the teacher's weights a step."""
+    relabel_every: int = 75
+    """Steps between two readings of all images by the teacher."""
+    first_share: float = 0.5
+    """Share of the images, the surest, that the first steps learn from; it is 1 after 60 % of the
+    steps."""
+    forgiveness: float = 0.7
+    """q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
+    error."""
+    seed: int = 1
+
+
+def common_width(sizes: Sequence[tuple[int, int]]) -> int:
+    """Input columns for images of several (height, width): their median, a multiple of 8."""
+    usual = float(np.median([input_width(height, width) for height, width in sizes]))
+    return int(8 * math.ceil(usual / 8))
+
+
+def prepare(images: Sequence[npt.NDArray[np.uint8]], width: int | None = None) -> Floats:
+    """(N, 4, 40, W) of RGB images (H, W, 3) of any size; W: `common_width`, or as given."""
+    chosen = width or common_width([(image.shape[0], image.shape[1]) for image in images])
+    return np.stack([features(image, chosen) for image in images])
+
+
+@torch.no_grad()
+def read_columns(network: Generalist, images: Tensor, *, bf16: bool = False) -> Floats:
+    """Logits (N, T, K) of prepared images, in evaluation mode."""
+    network.eval()
+    parts = []
+    for start in range(0, len(images), _READ_AT_ONCE):
+        batch = images[start : start + _READ_AT_ONCE].contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            parts.append(network(batch).logits.float().numpy())
+    return np.concatenate(parts)
+
+
+def specialize(
+    network: Generalist,
+    images: Floats,
+    alphabet: Alphabet,
+    lengths: tuple[int, int] | None,
+    settings: SpecializationSettings,
+    *,
+    bf16: bool = False,
+    on_step: OnStep = lambda done, steps: None,
+) -> Generalist:
+    """The teacher after self-training; the network given is left as it is.
+
+    Args:
+        network: The generalist, or what an earlier specialization gave.
+        images: (N, 4, 40, W) float32 from `prepare`, at least two.
+        alphabet: Characters that texts may hold.
+        lengths: Fewest and most characters; None: any.
+        settings: See there.
+        bf16: Whether convolutions compute in bfloat16.
+        on_step: Called after each step.
+    """
+    s = settings
+    generator = torch.Generator().manual_seed(s.seed)
+    pixels = torch.from_numpy(images)
+    student, teacher = copy.deepcopy(network), copy.deepcopy(network)
+    for module in (student, teacher):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True
+    )
+    labels = _Labels([], torch.zeros(0, dtype=torch.long))
+    for step in range(s.steps):
+        if step % s.relabel_every == 0:
+            labels = _label(teacher, pixels, alphabet, lengths, bf16=bf16)
+        for group in optimizer.param_groups:
+            group["lr"] = s.learning_rate * _schedule(step, s.steps)
+        share = min(1.0, s.first_share + (1 - s.first_share) * step / max(1, 0.6 * s.steps))
+        surest = labels.by_confidence[: max(2, round(share * len(labels.by_confidence)))]
+        if not len(surest):  # nothing was read at all
+            break
+        chosen = surest[torch.randint(len(surest), (s.batch_size,), generator=generator)]
+        batch = augment(pixels[chosen], generator).contiguous(memory_format=torch.channels_last)
+        student.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = student(batch).logits
+        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], s.forgiveness)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
+        optimizer.step()
+        _follow(teacher, student, s.average)
+        on_step(step + 1, s.steps)
+    return teacher.eval()
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The teacher's texts as class ids, and the images with a text, the surest first."""
+
+    ids: list[Tensor]
+    by_confidence: Tensor
+
+
+def _label(
+    teacher: Generalist,
+    images: Tensor,
+    alphabet: Alphabet,
+    lengths: tuple[int, int] | None,
+    *,
+    bf16: bool,
+) -> _Labels:
+    decoded = decode_all(read_columns(teacher, images, bf16=bf16), alphabet, lengths)
+    confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
+    order = confidence.argsort(descending=True)
+    kept = order[confidence[order] >= 0]
+    return _Labels([torch.tensor(encode(d.text), dtype=torch.long) for d in decoded], kept)
+
+
+def decode_all(
+    logits: Floats, alphabet: Alphabet, lengths: tuple[int, int] | None
+) -> list[Decoded]:
+    """Texts of logits (N, T, K)."""
+    return [decode_columns(of_image, alphabet, lengths) for of_image in logits]
+
+
+def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float) -> Tensor:
+    """Mean of (1 - p^q) / q, where p is the geometric mean probability of a text's characters.
+
+    p = exp(-CTC / L) of logits (B, T, K) and texts of L class ids each; q in (0, 1].
+    """
+    B, T, _ = logits.shape
+    lengths = torch.tensor([len(text) for text in ids])
+    ctc = F.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),
+        torch.cat(list(ids)),
+        torch.full((B,), T),
+        lengths,
+        reduction="none",
+        zero_infinity=True,
+    )
+    p = torch.exp(-ctc / lengths).clamp_min(1e-6)
+    return ((1 - p**forgiveness) / forgiveness).mean()
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Twenty steps of warm-up, then half a cosine to 2 %."""
+    return min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+
+
+@torch.no_grad()
+def _follow(teacher: Generalist, student: Generalist, decay: float) -> None:
+    for mine, theirs in zip(
+        teacher.state_dict().values(), student.state_dict().values(), strict=True
+    ):
+        if mine.is_floating_point():
+            mine.mul_(decay).add_(theirs, alpha=1 - decay)
+        else:
+            mine.copy_(theirs)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 4, 40, W) a little moved, scaled, turned and noisier.
+
+    Moves by up to 1 column of the output and 2.4 rows, scales by up to 8 % (and 6 % across), turns
+    by up to 3 degrees about, adds Gaussian noise of a standard deviation of up to 0.08.
+    """
+    B, _, _, W = images.shape
+
+    def uniform(most: float) -> Tensor:
+        return most * (2 * torch.rand(B, generator=generator) - 1)
+
+    scale, turn = 1 + uniform(0.08), uniform(0.06)
+    matrices = torch.zeros(B, 2, 3)
+    matrices[:, 0, 0] = (1 + uniform(0.06)) / scale
+    matrices[:, 1, 1] = 1 / scale
+    matrices[:, 0, 1] = turn * HEIGHT / W
+    matrices[:, 1, 0] = -turn * W / HEIGHT * 0.3
+    matrices[:, 0, 2] = uniform(2 * STRIDE / W)
+    matrices[:, 1, 2] = uniform(0.12)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
+    strength = 0.08 * torch.rand(B, 1, 1, 1, generator=generator)
+    return moved + strength * torch.randn(moved.shape, generator=generator)

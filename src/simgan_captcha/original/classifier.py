@@ -1,0 +1,115 @@
+"""The 2017 project's last step: a classifier trained until it reads its own synthetic images.
+
+Shapes: B batch, H and W pixels, L characters, K classes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simgan_captcha.errors import RunError
+from simgan_captcha.training.checkpoint import load_training_state, save_training_state
+
+LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+"""``stream(n)``: endless (images (B, 2, H, W), class ids (B, L)) from batch number n on."""
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class ClassifierSettings(BaseModel):
+    """Schedule of the classifier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    """Adam's step size."""
+    target: float = Field(default=0.97, gt=0, le=1)
+    """Share of fresh synthetic images that must be read whole before training ends."""
+    examine_every: int = Field(default=250, ge=1)
+    """Steps between examinations, each followed by a checkpoint."""
+    examined: int = Field(default=16, ge=1)
+    """Fresh batches of an examination."""
+    most_steps: int = Field(default=20_000, ge=1)
+    """Steps after which training ends in any case."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Outcome of a training."""
+
+    steps: int
+    """Steps made."""
+    synthetic_accuracy: float
+    """Share of fresh synthetic images read whole at the last examination."""
+    flops: int
+    """Floating-point operations of training; a multiply-add is two."""
+
+
+def train_classifier(
+    network: nn.Module,
+    stream: LabelledStream,
+    fresh: LabelledStream,
+    settings: ClassifierSettings,
+    folder: Path,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Train a classifier in place, by Adam, until it reads its own synthetic images.
+
+    A training that was stopped goes on from the checkpoint in ``folder``.
+
+    Args:
+        network: Images (B, 2, H, W) -> logits (B, L, K); left in evaluation mode.
+        stream: Batches to learn from, raw or refined.
+        fresh: Batches of the same kind to be examined on, which ``stream`` never gives.
+        settings: Schedule.
+        folder: For the checkpoint; made if missing.
+        on_step: Called after every step with its number.
+
+    Raises:
+        RunError: The checkpoint is damaged or of other settings.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
+    path, step, accuracy, each = folder / CHECKPOINT, 0, 0.0, 0
+    modules, optimizers = {"classifier": network}, {"classifier": optimizer}
+    made_with = settings.model_dump(mode="json")
+    if path.exists():
+        _, numbers = load_training_state(path, modules=modules, optimizers=optimizers)
+        if numbers["made_with"] != made_with:
+            raise RunError(f"expected the checkpoint {path} to be of these settings; delete it")
+        step, accuracy, each = numbers["step"], numbers["accuracy"], numbers["flops"]
+    batches, device = stream(step), next(network.parameters()).device
+    while step < settings.most_steps and accuracy < settings.target:
+        images, ids = (each.to(device) for each in next(batches))
+        network.train()
+        with FlopCounterMode(display=False) as counter:
+            loss = nn.functional.cross_entropy(network(images).flatten(0, 1), ids.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        step, each = step + 1, int(counter.get_total_flops())
+        on_step(step)
+        if step % settings.examine_every == 0 or step == settings.most_steps:
+            accuracy = examine(network, fresh, settings.examined)
+            numbers = {"made_with": made_with, "step": step, "accuracy": accuracy, "flops": each}
+            save_training_state(
+                path, modules=modules, optimizers=optimizers, tensors={}, numbers=numbers
+            )
+    network.eval()
+    return Trained(step, accuracy, each * step)
+
+
+@torch.no_grad()
+def examine(network: nn.Module, fresh: LabelledStream, batches: int) -> float:
+    """Share of images of so many batches that are read whole."""
+    network.eval()
+    stream, device = fresh(0), next(network.parameters()).device
+    right = []
+    for _ in range(batches):
+        images, ids = (each.to(device) for each in next(stream))
+        right.append((network(images).argmax(-1) == ids).all(-1).float().mean())
+    return float(torch.stack(right).mean())

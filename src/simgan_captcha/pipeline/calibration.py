@@ -1,0 +1,210 @@
+"""The stage that fits the simulator to the real images, round by round.
+
+In each round the bootstrap recognizer trains on the simulator, calibrated by the round before, and
+predicts texts and poses of real images. Glyphs and poses are fitted to these predictions. The first
+successful round and the last one also fit the rendering.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from simgan_captcha.atomic import write_bytes
+from simgan_captcha.calibration.calibrate import calibrate as make_calibration
+from simgan_captcha.calibration.calibrate import glyph_sheet
+from simgan_captcha.calibration.glyph_fit import GlyphFit
+from simgan_captcha.calibration.look import find_shapes
+from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
+from simgan_captcha.calibration.scout import PosedSimulator, scout_images, scout_objective
+from simgan_captcha.calibration.summary import summarise
+from simgan_captcha.data.images import encode_png
+from simgan_captcha.errors import TooLittleReadError
+from simgan_captcha.pipeline.cost import reader_architecture, scouting_flops
+from simgan_captcha.pipeline.graph import Advance
+from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.run_data import RunData
+from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
+from simgan_captcha.recognizer.decode import save_reader
+from simgan_captcha.recognizer.train import ReaderResult, train_reader
+from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
+from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.types import Floats
+
+_STREAM = 100  # random stream of synthetic images, plus the number of the round
+
+
+def calibrate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Train the bootstrap recognizer and fit the simulator in each round.
+
+    Of several processes all train, and the first one fits.
+    """
+    rounds = _Rounds(data, folder, advance)
+    for number in range(1, data.config.calibration.rounds + 1):
+        rounds.train(number)
+        if data.fabric.is_global_zero:
+            rounds.fit(number)
+        rounds.calibration = data.fabric.broadcast(rounds.calibration)
+    return rounds.outcome() if data.fabric.is_global_zero else StageOutcome(())
+
+
+class _Rounds:
+    """The state of calibration from round to round."""
+
+    def __init__(self, data: RunData, folder: Path, advance: Advance) -> None:
+        self.data, self.folder, self.advance = data, folder, advance
+        self.settings, self.background = data.config.calibration, data.background()
+        self.scout: nn.Module | None = None
+        self.trained: ReaderResult | None = None
+        self.found: GlyphFit | None = None
+        self.rendered: RenderingFit | None = None
+        self.calibration: Calibration | None = None
+        self.glyphs: Floats | None = None
+        self.formed = False  # whether calibrated letters have forms
+        self.warnings: list[str] = []
+        self.flops = self.seen = 0
+
+    def steps(self, rounds: int) -> tuple[int, int]:
+        """Training steps of the first rounds, and of all."""
+        numbers = range(1, self.settings.rounds + 1)
+        steps = [self.settings.steps_of(number) for number in numbers]
+        return sum(steps[:rounds]), sum(steps)
+
+    def train(self, number: int) -> None:
+        """Train the bootstrap recognizer on the simulator as the last round calibrated it."""
+        data, config = self.data, self.data.config
+        done, total = self.steps(number - 1)
+        settings = config.brief_training(self.settings.steps_of(number))
+        ranges = config.simulator.model_copy(update={"free": self.settings.free})
+        simulator = PosedSimulator(
+            Simulator(config.scheme, ranges, self.background, self.calibration)
+        )
+        self.trained = train_reader(
+            lambda first: data.batches(simulator, _STREAM + number, settings.batch_size, first),
+            reader_architecture(config, pose=True),
+            settings,
+            folder=self.folder / f"round-{number}",
+            fabric=data.fabric,
+            seed=data.seed,
+            on_step=lambda step, _, figures: self.advance(done + step, total, figures),
+            initial=self.scout,
+            objective=scout_objective,
+        )
+        self.scout = self.trained.reader
+        self.flops += self.trained.flops
+        self.seen += self.trained.images
+
+    def fit(self, number: int) -> None:
+        """Fit glyphs, poses and rendering to the predictions, and save them."""
+        of_round = self.fit_glyphs(number)
+        found = self.found
+        assert found is not None
+        if self.rendered is None:
+            rendering, clutter = start_rendering(self.background), UNKNOWN_CLUTTER
+        else:
+            rendering, clutter = self.rendered.values, self.rendered.clutter
+        try:
+            self.calibration = make_calibration(
+                found.glyphs, found.poses, found.kept, found.settled, rendering, clutter
+            )
+        except TooLittleReadError:
+            if number == self.settings.rounds:
+                raise
+            # The next round trains with the ranges, or with what an earlier one found.
+            early = f"round {number} of {self.settings.rounds} found too little read surely"
+            self.warnings.append(
+                f"{early} to calibrate with; the scout learned on and looked again"
+            )
+            self.data.warn(self.warnings[-1])
+            return
+        self.glyphs, self.formed = found.glyphs, bool(self.calibration.formed.any())
+        self.warnings += of_round
+        if self.rendered is None or number == self.settings.rounds:
+            self.fit_rendering(number)
+        self.save()
+
+    def fit_glyphs(self, number: int) -> list[str]:
+        """Fit glyphs and poses; describe recovered and renamed glyphs in words."""
+        config, settings = self.data.config, self.settings
+        images = self.data.images[: settings.images]
+        normalised = self.background.normalise(images)
+        assert self.scout is not None
+
+        def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
+            left = float(epochs - epoch)
+            self.advance(*self.steps(number), {"glyph_epochs_left": left, "misfit": misfit})
+
+        self.found, warnings = find_shapes(
+            normalised,
+            scout_images(self.scout, normalised, config.scheme),
+            config.scheme.alphabet,
+            config.simulator,
+            self.data.seed,
+            glyphs=self.glyphs,
+            waves=config.scheme.waves,
+            formed=self.formed,
+            epochs=settings.epochs,
+            on_epoch=on_epoch,
+        )
+        self.flops += scouting_flops(config, len(images))
+        self.seen += len(images)
+        return warnings
+
+    def fit_rendering(self, number: int) -> None:
+        """Fit ink, blur, codec and clutter to the statistics of real images."""
+        config, settings = self.data.config, self.settings
+        assert self.calibration is not None
+
+        def on_evaluation(done: int, total: int) -> None:
+            left = float(total - done)
+            self.advance(*self.steps(number), {"rendering_candidates_left": left})
+
+        self.rendered = fit_rendering(
+            self.data.images[: min(settings.images, settings.rendering_images)],
+            self.background,
+            config.scheme,
+            self.calibration,
+            self.data.seed,
+            clutter=config.simulator.clutter,
+            evaluations=settings.rendering_evaluations,
+            on_evaluation=on_evaluation,
+        )
+        self.calibration = replace(
+            self.calibration, rendering=self.rendered.values, clutter=self.rendered.clutter
+        )
+
+    def save(self) -> None:
+        """Save the calibration so far; later rounds replace it."""
+        assert self.calibration is not None
+        assert self.scout is not None
+        self.calibration.save(self.folder / CALIBRATION)
+        sheet = glyph_sheet(self.calibration.glyphs)
+        write_bytes(self.folder / "glyphs.png", encode_png(sheet))
+        architecture = reader_architecture(self.data.config, pose=True)
+        save_reader(self.folder / READER, self.scout, architecture)
+
+    def outcome(self) -> StageOutcome:
+        """The result after the last round."""
+        config = self.data.config
+        assert self.trained is not None
+        assert self.found is not None
+        assert self.calibration is not None
+        assert self.rendered is not None
+        summary = summarise(
+            self.found,
+            self.calibration,
+            self.rendered,
+            config.scheme.alphabet,
+            config.simulator,
+            self.data.seed,
+        )
+        # Rounds may give the same warnings.
+        summary["warnings"] = list(dict.fromkeys([*self.warnings, *summary["warnings"]]))
+        for warning in summary["warnings"]:
+            self.data.warn(warning)
+        return StageOutcome(
+            (CALIBRATION, READER),
+            {**self.trained.figures, **summary},
+            images=self.seen,
+            training_flops=self.flops,
+        )

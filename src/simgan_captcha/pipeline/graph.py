@@ -1,0 +1,273 @@
+"""The stages of a run in one table, for the pipeline, the report, the web page and the cost.
+
+To add a stage, write its work and add a row to `STAGES`. The table needs no torch: work is imported
+when it begins.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from simgan_captcha.config.settings import RunConfig, load_config
+from simgan_captcha.errors import ConfigError
+
+if TYPE_CHECKING:
+    from simgan_captcha.pipeline.manifest import StageOutcome
+    from simgan_captcha.pipeline.run_data import RunData
+
+Advance = Callable[[int, int, dict[str, float]], None]
+"""``advance(step, steps, figures)`` reports how far a stage is."""
+
+
+class Work(NamedTuple):
+    """What a stage does, and what that will cost."""
+
+    run: "Callable[[RunData, Path, Advance], StageOutcome]"
+    """Works in the stage's folder, and continues what an interrupted process left there. Several
+    processes call it together if the stage trains."""
+    planned_flops: Callable[[RunConfig, float], int] = lambda config, unsure: 0
+    """Floating-point operations of training; the second argument is the share of real characters
+    that the recognizer will be unsure of before it adapts."""
+
+
+class Training(NamedTuple):
+    """One training of a stage."""
+
+    folder: str
+    """Folder of its metrics, in the stage's folder."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table."""
+
+    name: str
+    """Also the name of its folder."""
+    title: str
+    """Name for people."""
+    work: Callable[[], Work]
+    """Import the work."""
+    inputs: Callable[[RunConfig], tuple[str, ...]] = lambda config: ()
+    """Names of the stages that it builds on."""
+    settings: Callable[[RunConfig], dict[str, Any]] | None = None
+    """The values of the configuration that decide its output. None for a stage that runs at every
+    start, and is identified by the images that it leaves."""
+    seeded: bool = True
+    """Whether seed and precision decide its output, too."""
+    included: Callable[[RunConfig], bool] = lambda config: True
+    """Whether a run of this configuration has it."""
+    trainings: Callable[[RunConfig], tuple[Training, ...]] = lambda config: ()
+    """Its trainings, in order. Stages with any run on all processes together."""
+    curves: bool = False
+    """Whether its metrics are shown as learning curves."""
+    recognizer: bool = False
+    """Whether it leaves a recognizer that may read the run's images."""
+
+
+def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
+    return lambda config: names
+
+
+def _of(*keys: str) -> Callable[[RunConfig], dict[str, Any]]:
+    return lambda config: config.dump(*keys)
+
+
+def _store() -> Work:
+    from simgan_captcha.pipeline.preparation import store
+
+    return Work(store)
+
+
+def _background() -> Work:
+    from simgan_captcha.pipeline.preparation import background
+
+    return Work(background)
+
+
+def _background_settings(config: RunConfig) -> dict[str, Any]:
+    scheme = config.scheme
+    found = config.dump("encoding", "lines", "removed_lines")
+    if scheme.shares_picture:  # grey levels are derived from RGB, which was not always so
+        found["luma"] = "of RGB"
+    else:  # then the scheme decides how images are decoded
+        found[scheme.background] = {"width": scheme.width, "height": scheme.height}
+    return found
+
+
+def _simulate() -> Work:
+    from simgan_captcha.pipeline.preparation import simulate
+
+    return Work(simulate)
+
+
+def _calibrate() -> Work:
+    from simgan_captcha.pipeline import calibration, cost
+
+    return Work(calibration.calibrate, cost.calibration_flops)
+
+
+def _calibrate_settings(config: RunConfig) -> dict[str, Any]:
+    scout = config.brief_training(config.calibration.steps)
+    return {**config.dump("calibration"), "scout": scout.model_dump(mode="json")}
+
+
+def _calibrate_trainings(config: RunConfig) -> tuple[Training, ...]:
+    settings = config.calibration
+    rounds = range(1, settings.rounds + 1)
+    return tuple(Training(f"round-{number}", settings.steps_of(number)) for number in rounds)
+
+
+def _simulated(config: RunConfig) -> tuple[str, ...]:
+    return ("calibrate",) if config.calibrates else ("simulate",)
+
+
+def _refine() -> Work:
+    from simgan_captcha.pipeline import cost, training
+
+    return Work(training.refine, cost.refining_flops)
+
+
+def _refine_settings(config: RunConfig) -> dict[str, Any]:
+    if config.calibrates:
+        return config.dump("simgan")
+    witness = config.brief_training(config.witness_steps)
+    return {**config.dump("simgan"), "witness": witness.model_dump(mode="json")}
+
+
+def _refine_trainings(config: RunConfig) -> tuple[Training, ...]:
+    refiner = Training("", config.simgan.total_steps)
+    if config.calibrates:
+        return (refiner,)
+    return Training("witness", config.witness_steps), refiner
+
+
+def _read() -> Work:
+    from simgan_captcha.pipeline import cost, training
+
+    return Work(training.read, cost.reading_flops)
+
+
+def _read_inputs(config: RunConfig) -> tuple[str, ...]:
+    # Without calibration, the recognizer starts with the weights of the refiner's witness.
+    needs_refiner = config.reader.images == "refined" or not config.calibrates
+    return (*_simulated(config), *(("refine",) if config.refine and needs_refiner else ()))
+
+
+def _adapt() -> Work:
+    from simgan_captcha.pipeline import cost, training
+
+    return Work(training.adapt, cost.adaptation_flops)
+
+
+def _readings() -> Work:
+    from simgan_captcha.pipeline import cost, final_readings
+
+    return Work(final_readings.read_captchas, cost.estimate_flops)
+
+
+def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
+    return (*(("calibrate",) if config.rescores else ()), *recognizers(config))
+
+
+STAGES = (
+    Stage("store", "Download and store", _store),
+    Stage(
+        "background",
+        "Background",
+        _background,
+        inputs=_after("store"),
+        settings=_background_settings,
+        seeded=False,
+    ),
+    Stage(
+        "simulate",
+        "Simulator",
+        _simulate,
+        inputs=_after("background"),
+        settings=_of("scheme", "generator", "simulator", "original_simulator"),
+    ),
+    Stage(
+        "calibrate",
+        "Calibration",
+        _calibrate,
+        inputs=_after("simulate"),
+        settings=_calibrate_settings,
+        included=lambda config: config.calibrates,
+        trainings=_calibrate_trainings,
+    ),
+    Stage(
+        "refine",
+        "SimGAN refiner",
+        _refine,
+        inputs=_simulated,
+        settings=_refine_settings,
+        included=lambda config: config.refine,
+        trainings=_refine_trainings,
+        curves=True,
+    ),
+    Stage(
+        "read",
+        "Reader",
+        _read,
+        inputs=_read_inputs,
+        settings=_of("reader"),
+        trainings=lambda config: (Training("", config.reader.steps),),
+        curves=True,
+        recognizer=True,
+    ),
+    Stage(
+        "adapt",
+        "Adaptation",
+        _adapt,
+        inputs=_after("read"),
+        settings=_of("adaptation"),
+        included=lambda config: config.adaptation.steps > 0,
+        trainings=lambda config: (Training("", config.adaptation.steps),),
+        curves=True,
+        recognizer=True,
+    ),
+    Stage(
+        "readings",
+        "Readings",
+        _readings,
+        inputs=_readings_inputs,
+        settings=_of("verification"),
+    ),
+)
+"""All stages in the order in which they run."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name.
+
+    Raises:
+        KeyError: No stage has it.
+    """
+    return {stage.name: stage for stage in STAGES}[name]
+
+
+def stages_of(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages of a run, in order."""
+    return tuple(stage for stage in STAGES if stage.included(config))
+
+
+def recognizers(config: RunConfig) -> tuple[str, ...]:
+    """Names of the stages whose recognizers may read the run's images, in order."""
+    return tuple(stage.name for stage in stages_of(config) if stage.recognizer)
+
+
+def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
+    """The configuration in a ``run.json``; None if it is damaged or of another version."""
+    config = recorded.get("config")
+    try:
+        return load_config(config) if isinstance(config, dict) else None
+    except ConfigError:
+        return None
+
+
+def recorded_stages(recorded: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages of a ``run.json``; all stages if its configuration cannot be used."""
+    config = recorded_config(recorded)
+    return STAGES if config is None else stages_of(config)

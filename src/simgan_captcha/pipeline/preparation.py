@@ -1,0 +1,84 @@
+"""The stages before training: store the images, find the background, draw a sample."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.data.background import estimate_background, plain_background
+from simgan_captcha.data.foreground import INK
+from simgan_captcha.data.images import encode_png
+from simgan_captcha.data.ingest import ingest, ingest_warnings
+from simgan_captcha.pipeline.graph import Advance
+from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.run_data import RunData
+from simgan_captcha.pipeline.run_folder import BACKGROUND
+from simgan_captcha.types import GreyImages
+
+_STREAM = 5  # random stream of the sample
+_DRAWN = 500
+"""Images that are drawn to measure the simulator's rate."""
+
+
+def store(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Download or copy images that the store does not have; nothing is removed from it."""
+    report = ingest(
+        data.challenges,
+        folder,
+        scheme=data.config.scheme,
+        user=data.user,
+        batches=data.config.batches,
+        settings=data.config.download,
+        on_progress=lambda done, total, images: advance(done, total, {"images": images}),
+    )
+    write_json(folder / "ingest.json", dataclasses.asdict(report))
+    warnings = ingest_warnings(report)
+    for warning in warnings:
+        data.warn(warning)
+    result = {**dataclasses.asdict(report), "warnings": warnings}
+    return StageOutcome((), result, images=report.images_stored)
+
+
+def background(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Estimate the background that all images share, or make a plain one."""
+    config, scheme = data.config, data.config.scheme
+    if scheme.shares_picture:
+        found = estimate_background(
+            data.images, config.encoding, config.lines, config.removed_lines
+        )
+    else:
+        found = plain_background(
+            scheme.height, scheme.width, INK, config.encoding, config.removed_lines
+        )
+    found.save(folder / BACKGROUND.name)
+    write_bytes(folder / "background.png", encode_png(found.grey))
+    return StageOutcome(
+        (BACKGROUND.name,),
+        {
+            "ink_level": found.ink_level,
+            "line_share": round(float(found.line_mask.mean()), 4),
+        },
+        images=len(data.images),
+    )
+
+
+def simulate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Draw a sample without calibration, as a picture for people."""
+    simulator = data.simulator()
+    started = time.perf_counter()
+    images, _ = simulator.batch(np.random.default_rng([_STREAM, data.seed]), _DRAWN)
+    seconds = time.perf_counter() - started
+    write_bytes(folder / "sheet.png", encode_png(_sheet(images, rows=8, columns=6)))
+    return StageOutcome(
+        ("sheet.png",), {"images_per_second": round(_DRAWN / seconds)}, images=_DRAWN
+    )
+
+
+def _sheet(images: GreyImages, *, rows: int, columns: int) -> GreyImages:
+    """A picture of the first images, two pixels apart."""
+    framed = np.pad(images[: rows * columns], ((0, 0), (1, 1), (1, 1)), constant_values=0)
+    lines = [np.hstack(list(framed[row * columns : (row + 1) * columns])) for row in range(rows)]
+    return np.asarray(cv2.resize(np.vstack(lines), None, fx=2, fy=2), np.uint8)

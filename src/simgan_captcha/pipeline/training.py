@@ -1,0 +1,190 @@
+"""The stages that train the refiner and the recognizer."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from simgan_captcha.calibration.scout import scout_objective, without_pose
+from simgan_captcha.pipeline.cost import (
+    label_check_flops,
+    reader_architecture,
+)
+from simgan_captcha.pipeline.graph import Advance
+from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.run_data import RunData
+from simgan_captcha.pipeline.run_folder import READER
+from simgan_captcha.recognizer.adapt import adapt_reader
+from simgan_captcha.recognizer.decode import load_reader, save_reader
+from simgan_captcha.recognizer.network import logits_of
+from simgan_captcha.recognizer.train import (
+    ReaderResult,
+    character_objective,
+    count_flops,
+    train_reader,
+)
+from simgan_captcha.simgan import (
+    Recogniser,
+    Refiner,
+    count_forward_flops,
+    load_refiner,
+    train_refiner,
+)
+
+REFINER = "refiner.safetensors"
+
+_WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
+"""Random streams of synthetic images: no two trainings of a run see the same images."""
+
+
+@torch.no_grad()
+def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) -> float:
+    """The share of images, (B, C, H, W) each, of which all characters are read as before."""
+    before, after = (recogniser(images).argmax(-1) for images in (synthetic, refined))
+    return float((before == after).all(-1).float().mean())
+
+
+def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Train the refiner. A witness measures whether refining keeps the text."""
+    settings, flops, images = data.config.simgan, 0, 0
+    files: tuple[str, ...] = (REFINER,)
+    if not data.config.calibrates:
+        witness = _train_witness(data, folder / "witness", advance)
+        flops, images = witness.flops, witness.images
+        files += (f"witness/{READER}",)  # the training of the recognizer starts with it
+    size = settings.batch_size
+
+    def synthetic(first: int) -> Iterator[Tensor]:
+        return (images[:, :1] for images, _ in data.synthetic(_REFINE, size, first))
+
+    def real(first: int) -> Iterator[Tensor]:
+        return (images[:, :1] for images in data.real(size, first))
+
+    recogniser = _ink_recogniser(data)
+    result = train_refiner(
+        synthetic=synthetic,
+        real=real,
+        folder=folder,
+        fabric=data.fabric,
+        seed=data.seed,
+        settings=settings,
+        on_step=advance,
+        warn=data.warn,
+        label_agreement=partial(label_agreement, recogniser),
+        recogniser=recogniser,
+    )
+    if settings.consistency:
+        flops += label_check_flops(data.config)
+    return StageOutcome(
+        files,
+        {**result.figures, "warnings": list(result.alarms)},
+        images=result.images + images,
+        training_flops=result.flops + flops,
+    )
+
+
+def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Train the recognizer on synthetic images, raw or refined."""
+    config, settings = data.config, data.config.reader
+    refiner: Refiner | None = None
+    if settings.images == "refined":
+        refiner = load_refiner(data.run / "refine" / REFINER)
+        refiner.to(data.fabric.device)
+    starts_trained = settings.kind == "attention" and (config.calibrates or config.refine)
+    # Positions of letters are known in synthetic images; predicting them, too, trains faster.
+    posed = config.reads_poses
+    result = train_reader(
+        lambda first: _refined(
+            data, refiner, data.synthetic(_READ, settings.batch_size, first, posed=posed)
+        ),
+        reader_architecture(config, pose=posed),
+        settings,
+        folder=folder,
+        fabric=data.fabric,
+        seed=data.seed,
+        on_step=advance,
+        initial=data.witness() if starts_trained else None,
+        objective=scout_objective if posed else character_objective,
+    )
+    refining = (
+        0 if refiner is None else result.images * count_forward_flops(refiner.settings, *data.size)
+    )
+    return _save_recognizer(data, folder, result, refining)
+
+
+def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Self-train the recognizer on the real images and raw synthetic ones."""
+    settings = data.config.adaptation
+    reader, architecture = load_reader(data.run / "read" / READER)
+    result = adapt_reader(
+        reader,
+        architecture,
+        lambda first: data.real(settings.batch_size, first),
+        lambda first: data.synthetic(_ADAPT, settings.synthetic_batch_size, first),
+        settings,
+        folder=folder,
+        fabric=data.fabric,
+        seed=data.seed,
+        on_step=advance,
+        absent=data.config.scheme.absent,
+    )
+    return _save_recognizer(data, folder, result, 0)
+
+
+def _refined(
+    data: RunData, refiner: Refiner | None, batches: Iterator[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches with refined ink, or as they are."""
+    for normalised, ids in batches:
+        if refiner is not None:
+            with torch.no_grad(), data.fabric.autocast():
+                refined = refiner(normalised[:, :1].to(data.fabric.device)).float()
+            normalised[:, :1] = refined.cpu()
+        yield normalised, ids
+
+
+def _train_witness(data: RunData, folder: Path, advance: Advance) -> ReaderResult:
+    settings = data.config.brief_training(data.config.witness_steps)
+    architecture = reader_architecture(data.config)
+    result = train_reader(
+        lambda first: data.synthetic(_WITNESS, settings.batch_size, first),
+        architecture,
+        settings,
+        folder=folder,
+        fabric=data.fabric,
+        seed=data.seed,
+        on_step=advance,
+    )
+    if data.fabric.is_global_zero:
+        save_reader(folder / READER, result.reader, architecture)
+    data.fabric.barrier()  # all processes read the file that the first one wrote
+    return result
+
+
+def _ink_recogniser(data: RunData) -> Recogniser:
+    """The witness as a function of ink (B, 1, H, W) to logits (B, L, K)."""
+    device = data.fabric.device
+    witness = data.witness().requires_grad_(False).to(device)
+    mask = torch.from_numpy(data.background().normalise(data.images[:1]))[:, 1:].to(device)
+
+    def recognise(ink: Tensor) -> Tensor:
+        return logits_of(witness(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1)))
+
+    return recognise
+
+
+def _save_recognizer(
+    data: RunData, folder: Path, result: ReaderResult, extra_flops: int
+) -> StageOutcome:
+    architecture = reader_architecture(data.config)
+    if data.fabric.is_global_zero:
+        save_reader(folder / READER, without_pose(result.reader, architecture), architecture)
+    multiply_adds = count_flops(architecture, 1, backward=False) / 2
+    return StageOutcome(
+        (READER,),
+        {**result.figures, "reading_mmac": round(multiply_adds / 1e6, 1)},
+        images=result.images,
+        training_flops=result.flops + extra_flops,
+    )

@@ -1,0 +1,90 @@
+"""Settings of the recognizer, its training and its adaptation. This module needs no torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+ATTENTION_HEADS = 4
+"""Number of heads; the last width of the attention recognizer must be divisible by it."""
+
+
+class ReaderSettings(BaseModel):
+    """The reader and its supervised training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["attention", "original"] = "attention"
+    """Architecture, see `network.ReaderArchitecture`."""
+    channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
+    """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
+    images: Literal["raw", "refined"] = "raw"
+    """Whether synthetic images pass through the refiner before the reader sees them."""
+    batch_size: int = Field(default=32, ge=2, le=65536)
+    """Synthetic images a step."""
+    steps: int = Field(default=1500, ge=1)
+    """Optimiser steps."""
+    learning_rate: float = Field(default=3e-3, gt=0, le=1)
+    """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
+    weight_decay: float = Field(default=0.02, ge=0)
+    """AdamW's decoupled decay."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay a step of the averaged weights that are kept; less in the beginning."""
+    checkpoint_every: int = Field(default=250, ge=1)
+    """Steps between checkpoints."""
+
+    @field_validator("channels")
+    @classmethod
+    def _buildable(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if not 1 <= min(channels) <= max(channels) <= 4096 or channels[-1] % ATTENTION_HEADS:
+            raise ValueError(
+                f"expected widths from 1 to 4096, the last divisible by {ATTENTION_HEADS}"
+            )
+        return channels
+
+
+class AugmentationSettings(BaseModel):
+    """How far an image may be moved; every image draws its own, uniformly up to these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rotation: float = Field(default=8.0, ge=0, le=45)
+    """Degrees either way."""
+    scale: float = Field(default=0.1, ge=0, lt=1)
+    """Relative, each axis on its own."""
+    shear: float = Field(default=0.1, ge=0, lt=1)
+    """Horizontal shift per vertical pixel."""
+    shift: float = Field(default=0.04, ge=0, lt=1)
+    """Of the image height, either way."""
+    noise: float = Field(default=0.15, ge=0)
+    """Standard deviation of Gaussian noise, of the range [-1, 1]."""
+    hole: float = Field(default=0.24, ge=0, le=1)
+    """Longest side of a rectangle that is hidden (ink gone, mask set), of the image height."""
+
+
+class AdaptationSettings(BaseModel):
+    """Settings of self-training on unlabelled images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    steps: int = Field(default=2000, ge=0)
+    """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
+    longest: float = Field(default=3.0, ge=1, le=100)
+    """Factor on ``steps`` if the recognizer is unsure; proportional between."""
+    batch_size: int = Field(default=32, ge=2, le=65536)
+    """Real images per step."""
+    synthetic_batch_size: int = Field(default=16, ge=2, le=65536)
+    """Synthetic images per step."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    """Peak learning rate of AdamW; the schedule is that of training."""
+    weight_decay: float = Field(default=0.02, ge=0)
+    """Weight decay of AdamW."""
+    confidence: float = Field(default=0.9, gt=0, le=1)
+    """Least probability of the teacher for a character to become a pseudo-label."""
+    alignment: float = Field(default=1.0, ge=0, le=1)
+    """Strength of distribution alignment to a uniform alphabet, 0 to 1."""
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)
+    """Decay of the teacher's weights per step."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """Augmentation of the student's images."""
+    checkpoint_every: int = Field(default=250, ge=1)
+    """Steps between checkpoints."""

@@ -1,0 +1,75 @@
+"""Specialization: its loss, its augmentation, and a family that it learns at tiny size."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from simgan_captcha.generalist.characters import CLASSES, encode
+from simgan_captcha.generalist.decoding import Alphabet
+from simgan_captcha.generalist.features import HEIGHT
+from simgan_captcha.generalist.network import Generalist
+from simgan_captcha.generalist.specialize import (
+    SpecializationSettings,
+    augment,
+    common_width,
+    forgiving_loss,
+    prepare,
+    specialize,
+)
+
+TINY = SpecializationSettings(steps=4, batch_size=4, relabel_every=2)
+
+
+def test_the_loss_is_cross_entropy_when_it_forgives_nothing_and_bounded_when_it_does() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 12, CLASSES, generator=generator)
+    ids = [torch.tensor(encode(t)) for t in ("ab1", "7", "zz")]
+    logits[:, :, 0] += 7
+    for image, text in enumerate(ids):
+        logits[image, 2 : 2 + 3 * len(text) : 3, text] += 9
+    lengths = torch.tensor([3, 1, 2])
+    ctc = F.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),
+        torch.cat(ids),
+        torch.full((3,), 12),
+        lengths,
+        reduction="none",
+    )
+    nearly = forgiving_loss(logits, ids, 1e-4)
+    assert float(nearly) == pytest.approx(float((ctc / lengths).mean()), rel=1e-2)
+    assert float(forgiving_loss(1000 * logits, ids, 0.7)) <= 1 / 0.7
+
+
+def test_images_of_many_sizes_are_prepared_to_one_width() -> None:
+    images = [np.zeros((h, w, 3), np.uint8) for h, w in ((50, 120), (44, 102), (55, 152))]
+    width = common_width([image.shape[:2] for image in images])
+    assert width == 96
+    assert prepare(images).shape == (3, 4, HEIGHT, width)
+    assert prepare(images, 64).shape == (3, 4, HEIGHT, 64)
+
+
+def test_augmentation_moves_images_a_little() -> None:
+    images = torch.zeros(16, 4, HEIGHT, 80)
+    images[:, :, 15:25, 30:50] = 1
+    moved = augment(images, torch.Generator().manual_seed(1))
+    assert moved.shape == images.shape
+    columns = torch.arange(80.0)
+    middles = (moved[:, 0].clamp(0.5, 1).sub(0.5).sum(1) * columns).sum(1) / moved[:, 0].clamp(
+        0.5, 1
+    ).sub(0.5).sum((1, 2))
+    assert (middles - 39.5).abs().max() < 8
+    assert middles.std() > 0.5
+
+
+def test_a_seed_decides_and_the_given_network_stays() -> None:
+    torch.manual_seed(1)
+    network = Generalist().eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = np.random.default_rng(1).standard_normal((8, 4, HEIGHT, 48)).astype(np.float32)
+    first, second = (
+        specialize(network, images, Alphabet("01"), (2, 2), TINY).state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not torch.equal(first["logits.weight"], before["logits.weight"])
