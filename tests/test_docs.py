@@ -71,3 +71,14 @@ def test_the_hosts_script_of_the_puzzle_page_serves(tmp_path: Path) -> None:
             assert httpx.get(f"{url}/u/biff/", timeout=300).status_code == 404
         finally:
             host.terminate()
+
+
+def test_every_promise_of_reliability_has_its_test() -> None:
+    rows = re.findall(
+        r"^\| .* \| `(tests/[\w/]+\.py)::(\w+)` \|$",
+        (ROOT / "docs" / "reliability.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 20
+    for file, name in rows:
+        assert f"def {name}(" in (ROOT / file).read_text(), (file, name)

@@ -1,16 +1,21 @@
+import unicodedata
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from simgan_captcha import HACKMIT_2017
-from simgan_captcha.errors import SchemeError
-from simgan_captcha.scheme import Scheme
+from simgan_captcha.errors import ConfigError, SchemeError
+from simgan_captcha.scheme import Scheme, check_scheme, load_scheme
 
 
 @st.composite
 def schemes_and_texts(draw: st.DrawFn) -> tuple[Scheme, str]:
-    characters = st.characters(codec="utf-8")
+    characters = st.characters(
+        codec="utf-8", exclude_categories=["M", "Cc", "Cf", "Zl", "Zp"]
+    ).filter(lambda character: unicodedata.bidirectional(character) not in ("R", "AL"))
     alphabet = "".join(draw(st.lists(characters, min_size=2, max_size=60, unique=True)))
     length = draw(st.integers(1, 12))
     text = draw(st.text(st.sampled_from(alphabet), min_size=length, max_size=length))
@@ -90,3 +95,64 @@ def test_characters_that_are_alike_count_as_one() -> None:
 def test_what_cannot_be_alike_is_refused(alike: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError, match="alike: expected"):
         Scheme(alphabet="abo1", alike=alike, length=4, width=60, height=20)
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "message"),
+    [
+        ("ae\u0301", r"U\+0301 \(combining acute accent\) cannot be read: it is a mark on"),
+        ("a\u093f", "it is a mark on"),
+        ("אב", "this script is written from right to left"),
+        ("اب", "this script is written from right to left"),
+        ("a\u200d", "nothing of it is seen"),
+        ("a\n", "nothing of it is seen"),
+    ],
+)
+def test_characters_that_do_not_stand_alone_are_refused_in_words(
+    alphabet: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_scheme({"alphabet": alphabet, "length": 4, "width": 100, "height": 50})
+
+
+@pytest.mark.parametrize("alphabet", ["éü", "漢字", "०१", "٠١", "한글", "🙂🙃", "= "])
+def test_characters_that_stand_alone_are_taken(alphabet: str) -> None:
+    values = {"alphabet": alphabet, "length": 4, "width": 100, "height": 50}
+    assert check_scheme(values).alphabet == alphabet
+
+
+TOML = 'alphabet = "ab"\nlength = 4\nwidth = 100\nheight = 50\n'
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(mark + TOML, encoding="utf-8")
+    assert load_scheme(path).alphabet == "ab"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("length = 4", "length = true", "length: expected a number, got true"),
+        ("width = 100", "width = false", "width: expected a number, got false"),
+        ('"ab"', "1234", "alphabet: expected a text, got 1234; write it in quotes"),
+        ('"ab"', '["a", "b"]', "alphabet: expected a text"),
+        ('"ab"', f'"{"ab" * 1000}"', "repeats 'ab'"),
+    ],
+)
+def test_values_of_another_type_are_refused(
+    tmp_path: Path, right: str, wrong: str, message: str
+) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(TOML.replace(right, wrong))
+    with pytest.raises(ConfigError, match=message):
+        load_scheme(path)
+
+
+def test_long_lists_of_characters_are_shortened() -> None:
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 4000)))
+    scheme = Scheme(alphabet=alphabet, length=1, width=100, height=50)
+    with pytest.raises(SchemeError, match=r"4000 characters") as refused:
+        scheme.encode("a")
+    assert len(str(refused.value)) < 300

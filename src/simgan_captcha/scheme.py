@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import ascii_lowercase, digits
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simgan_captcha.errors import ConfigError, SchemeError
+from simgan_captcha.shown import shortened
 
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
@@ -70,9 +72,28 @@ class Scheme(BaseModel):
         repeated = sorted({c for c in alphabet if alphabet.count(c) > 1})
         if repeated:
             raise ValueError(
-                f"the alphabet repeats {''.join(repeated)!r}; name each character once"
+                f"the alphabet repeats {shortened(''.join(repeated))!r}; name each character once"
             )
         return alphabet
+
+    @field_validator("alphabet", "alike")
+    @classmethod
+    def _letters_that_stand_alone(cls, characters: str | tuple[str, ...]) -> Any:
+        for character in "".join(characters):
+            if reason := _why_unreadable(character):
+                raise ValueError(
+                    f"{_named(character)} cannot be read: {reason}; leave it out of the alphabet"
+                )
+        return characters
+
+    @field_validator(
+        "length", "shortest", "width", "height", "text_height", "text_width", mode="before"
+    )
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
 
     @model_validator(mode="after")
     def _alike_apart(self) -> "Scheme":
@@ -147,8 +168,8 @@ class Scheme(BaseModel):
         missing = sorted(set(text) - set(self.alphabet))
         if missing:
             raise SchemeError(
-                f"the alphabet {self.alphabet!r} lacks {''.join(missing)!r} of {text!r}; "
-                "add it to the scheme's alphabet"
+                f"the alphabet {shortened(self.alphabet)!r} lacks "
+                f"{''.join(missing)!r} of {text!r}; add it to the scheme's alphabet"
             )
         ids = [self.alphabet.index(character) for character in text]
         return ids + [len(self.alphabet)] * (self.length - len(text))
@@ -156,6 +177,25 @@ class Scheme(BaseModel):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of class ids, each in [0, classes)."""
         return "".join(self.alphabet[i] for i in ids if i != self.absent)
+
+
+def _why_unreadable(character: str) -> str | None:
+    """Why no text may hold a character, in words; None where one may."""
+    category = unicodedata.category(character)
+    if category.startswith("M"):
+        return (
+            "it is a mark on the letter before it, and texts are read letter by letter; write the "
+            "letter and its mark as one character, as é, where there is such"
+        )
+    if category in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return "nothing of it is seen in an image"
+    if unicodedata.bidirectional(character) in ("R", "AL"):
+        return "texts are read from left to right, this script is written from right to left"
+    return None
+
+
+def _named(character: str) -> str:
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'without a name').lower()})"
 
 
 HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)
@@ -171,7 +211,8 @@ def load_scheme(path: Path) -> Scheme:
     """
     try:
         with path.open("rb") as file:
-            values = tomllib.loads(file.read(_MAX_BYTES).decode())
+            # Some editors begin a file with a byte order mark.
+            values = tomllib.loads(file.read(_MAX_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"expected a scheme at {path}, found none; write one with simgan-captcha init "
@@ -179,6 +220,11 @@ def load_scheme(path: Path) -> Scheme:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected TOML at {path}, got {error}") from None
+    if not isinstance(values.get("alphabet", ""), str):
+        raise ConfigError(
+            f"{path}: alphabet: expected a text, got {shortened(str(values['alphabet']))}; "
+            "write it in quotes"
+        )
     try:
         return check_scheme(values)
     except ConfigError as error:

@@ -180,9 +180,7 @@ def test_inspecting_proposes_a_scheme(folder: Path) -> None:
 
 
 def test_a_scheme_survives_toml(tmp_path: Path) -> None:
-    scheme = sc.Scheme(
-        alphabet='ab"\\é\x7f', alike=("aA",), length=5, shortest=4, width=80, height=30
-    )
+    scheme = sc.Scheme(alphabet='ab"\\é', alike=("aA",), length=5, shortest=4, width=80, height=30)
     path = tmp_path / "my.toml"
     path.write_text(scheme.to_toml(), encoding="utf-8")
     assert sc.Scheme.from_toml(path) == scheme

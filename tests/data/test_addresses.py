@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simgan_captcha.data.addresses import server_and_user, without_password
+from simgan_captcha.data.fetch import batch_urls
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,27 @@ def test_a_password_is_never_shown(password: str) -> None:
     shown = without_password(f"http://me:{password}@host/u/marty/")
     assert shown == "http://host/u/marty/"
     assert without_password(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://h/{n}?token=S", "http://h/{n}?token=***"),
+        ("http://h/?page=2&api_key=S&x=1", "http://h/?page=2&api_key=***&x=1"),
+        ("http://h/?X-Amz-Signature=S;sid=S", "http://h/?X-Amz-Signature=***;sid=***"),
+        ("http://h/?q=0a1b2c3d4e5f6a7b8c9d0e", "http://h/?q=***"),
+        ("http://h/?0a1b2c3d4e5f6a7b8c9d0e", "http://h/?***"),
+        ("http://h/?key=a{n}#access_token=S", "http://h/?key=***{n}"),
+        ("http://me:S@h/?n={n}&user=marty", "http://h/?n={n}&user=marty"),
+        ("folder?token=S", "folder?token=S"),
+    ],
+)
+def test_tokens_are_never_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+    assert without_password(shown) == shown
+
+
+def test_hidden_tokens_leave_a_source_for_each_batch() -> None:
+    urls = batch_urls("http://me:pw@h/c?token=S{n}&n={n}", "marty", 3)
+    assert list(urls) == [f"http://h/c?token=***{n}&n={n}" for n in range(3)]
+    assert [str(url.params["token"]) for url in urls.values()] == ["S0", "S1", "S2"]

@@ -18,7 +18,8 @@ import simgan_captcha
 from simgan_captcha import Reader
 from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.inference.reader import METADATA, ImageReader, NamedImage, Source, Unreadable
+from simgan_captcha.inference.exported import METADATA
+from simgan_captcha.inference.reader import ImageReader, NamedImage, Source, Unreadable
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.recognizer.decode import read_images
 from simgan_captcha.recognizer.export import export_reader

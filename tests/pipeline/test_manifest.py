@@ -15,14 +15,18 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.pipeline import manifest as stages
 from simgan_captcha.pipeline.manifest import (
     ELAPSED,
+    FINISHED,
     IDENTITY,
     MANIFEST,
     StageOutcome,
     Stopwatch,
     locked,
     machine,
+    require_whole,
     run_stage,
     versions,
+    why_outdated,
+    write_finished,
 )
 
 ENTRY: dict[str, Any] = {"inputs": {"store": "ab12"}, "config": {"steps": 3, "widths": [1, 2]}}
@@ -252,3 +256,51 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_bytes(b"x" * 100_000)
     assert file_hash(path) == hashlib.sha256(b"x" * 100_000).hexdigest()
+
+
+ODD: list[Any] = [
+    None, 5, "x", [], {}, {"files": []}, {"output": 5}, {"result": 3}, {"stage": "other"},
+    {"result": {"warnings": 5}}, {"seconds": "x"}, {"files": {"../identity.json": "x"}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*ODD, "deep", "lacks"])
+@pytest.mark.parametrize("name", [MANIFEST, IDENTITY, ELAPSED])
+def test_a_stage_whose_json_is_odd_is_done_again(tmp_path: Path, change: Any, name: str) -> None:
+    folder = tmp_path / "read"
+    work = Work(folder)
+    first = run_stage(folder, ENTRY, work)
+    path = folder / name
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if change == "deep":
+        path.write_text('{"files": ' + "[" * 100_000)
+    elif change == "lacks":
+        path.write_text(json.dumps({k: v for k, v in kept.items() if k != "output"}))
+    else:
+        path.write_text(
+            json.dumps(kept | change if change and isinstance(change, dict) else change)
+        )
+    again = run_stage(folder, ENTRY, work)
+    assert again.keys() == first.keys()
+    assert set(again["files"]) <= {"made-1", "made-2"}
+    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it has not come to its end"
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_an_odd_end_of_a_run_is_none(tmp_path: Path, change: Any) -> None:
+    write_finished(tmp_path, {"seed": 1, "config": {}}, {"read": "x"})
+    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "its stage read is not finished"
+    (tmp_path / FINISHED).write_text(json.dumps(change))
+    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it has not come to its end"
+
+
+def test_a_file_that_changed_since_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "read"
+    run_stage(folder, ENTRY, Work(folder))
+    require_whole(folder, "made-1")
+    (folder / "made-1").write_text("changed")
+    with pytest.raises(RunError, match=r"its made-1 is not as the stage left it; run simgan"):
+        require_whole(folder, "made-1")
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(RunError, match=r"missing or damaged; run simgan"):
+        require_whole(folder, "made-1")

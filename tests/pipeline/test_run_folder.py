@@ -1,5 +1,6 @@
 """What a run says of itself, read back (`record_run` and `read_run` are tried by the pipeline)."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate, diagnose
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, read_diagnosis
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN, read_diagnosis, read_run
 
 WHOLE = diagnose(
     [Reading("x", "ab", 0.9, (0.9, 1.0))],
@@ -89,3 +90,53 @@ def test_any_other_json_is_damage(
     run = written(tmp_path_factory.mktemp("run"), json.dumps(WHOLE | {key: value}))
     with pytest.raises(RunError, match="damaged"):
         read_diagnosis(run)
+
+
+RECORDED: dict[str, Any] = {
+    "challenges": "~/captchas",
+    "user": "marty",
+    "seed": 1,
+    "preset": "quick",
+    "settings": ["reader.steps=1"],
+    "scheme": {"alphabet": "ab", "length": 2, "width": 48, "height": 24},
+    "config": {},
+}
+
+
+def test_a_run_is_read_as_it_was_recorded(tmp_path: Path) -> None:
+    (tmp_path / RUN).write_text(json.dumps(RECORDED))
+    assert read_run(tmp_path) == RECORDED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[" * 100_000,
+        '{"a": ' * 900 + "1" + "}" * 900,
+        json.dumps(RECORDED | {"settings": [1]}),
+        json.dumps(RECORDED | {"challenges": 5}),
+        json.dumps(RECORDED | {"scheme": []}),
+        json.dumps(RECORDED | {"scheme": {}}),
+        json.dumps(RECORDED | {"scheme": RECORDED["scheme"] | {"length": True}}),
+        json.dumps(RECORDED | {"seed": True}),
+        json.dumps(RECORDED | {"config": None}),
+    ],
+)
+def test_a_damaged_record_says_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / RUN).write_text(content)
+    with pytest.raises(RunError, match=r"its run\.json is damaged .*; delete that file"):
+        read_run(tmp_path)
+
+
+@given(st.sampled_from(sorted(RECORDED)), JSON)
+def test_any_other_json_is_a_damaged_record_or_a_record(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    (run / RUN).write_text(json.dumps(RECORDED | {key: value}))
+    with contextlib.suppress(RunError):
+        kept = read_run(run)[key]
+        # A folder's run needs no user.
+        assert type(kept) is type(RECORDED[key]) or (key, kept) == ("user", None)

@@ -1,3 +1,5 @@
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.recognizer.decode import (
     BATCH,
+    decode,
     load_reader,
     read_images,
     read_probabilities,
@@ -159,3 +162,50 @@ def test_a_truncated_reader_is_said_in_words(
     path.write_bytes(path.read_bytes()[: min(cut, path.stat().st_size - 1)])
     with pytest.raises(RunError, match=r"reader\.safetensors"):
         load_reader(path)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"width": 100_000_000},
+        {"width": 4096, "height": 4096},
+        {"length": 64, "classes": 4000},
+        {"channels": [4096] * 5},
+        {"height": 2**70},
+    ],
+)
+def test_sizes_that_weights_do_not_have_take_no_memory(
+    tmp_path: Path, sizes: dict[str, object]
+) -> None:
+    path = tmp_path / "reader.safetensors"
+    described = {**ARCHITECTURE.describe(), **sizes}
+    save_weights(path, build_reader(ARCHITECTURE).state_dict(), {"architecture": described})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RunError, match="do not fit"):
+        load_reader(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_another_architecture_than_expected_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "reader.safetensors"
+    save_reader(path, build_reader(ARCHITECTURE), ARCHITECTURE)
+    assert load_reader(path, ARCHITECTURE)[1] == ARCHITECTURE
+    with pytest.raises(RunError, match="it is of others"):
+        load_reader(path, replace(ARCHITECTURE, width=ARCHITECTURE.width + 4))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    reader = build_reader(ARCHITECTURE)
+    next(reader.parameters()).data.view(-1)[0] = value
+    save_reader(tmp_path / "reader.safetensors", reader, ARCHITECTURE)
+    with pytest.raises(RunError, match="no numbers"):
+        load_reader(tmp_path / "reader.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.1, 2401.0])
+def test_no_confidence_that_is_none_is_handed_out(wrong: float) -> None:
+    probabilities = np.full((1, SCHEME.length, SCHEME.classes), 0.1, np.float32)
+    probabilities[0, 0] = wrong
+    with pytest.raises(RunError, match="confidences from 0 to 1"):
+        list(decode(SCHEME, ["x"], probabilities))

@@ -13,6 +13,7 @@ from simgan_captcha.training.checkpoint import (
     load_weights,
     save_training_state,
     save_weights,
+    set_aside_if_damaged,
 )
 
 
@@ -140,3 +141,58 @@ def test_state_of_other_networks_is_refused(tmp_path: Path) -> None:
     save_weights(path, network.state_dict(), {"network": "Conv2d"})
     with pytest.raises(RunError, match="does not fit"):
         load_training_state(path, modules={"network": network}, optimizers={"optimizer": optimizer})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_changed_bit_is_seen(tmp_path: Path, at: float, bit: int) -> None:
+    """Anywhere but in the word that says that there is a checksum."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"w": torch.arange(64.0), "b": torch.ones(2, 3)}, {"network": "Refiner"})
+    data = bytearray(path.read_bytes())
+    place, word = int(at * len(data)), data.index(b"sha256")
+    if place in range(word, word + 6):
+        return
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+    with pytest.raises(RunError, match="expected"):
+        load_weights(path)
+
+
+def test_weights_of_earlier_versions_have_no_checksum(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.ones(2)}, path, metadata={"description": json.dumps({"x": 1})})
+    assert load_weights(path)[1] == {"x": 1}
+
+
+@pytest.mark.parametrize("damage", ["flip", "halve", "empty", "rubbish", None])
+def test_a_damaged_state_is_set_aside(tmp_path: Path, damage: str | None) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_weights(path, {"w": torch.arange(64.0)}, {"numbers": {}})
+    data = path.read_bytes()
+    changed = {
+        "flip": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "halve": data[: len(data) // 2],
+        "empty": b"",
+        "rubbish": b"\xff" * 100,
+        None: data,
+    }[damage]
+    path.write_bytes(changed)
+    assert set_aside_if_damaged(path) == (damage is not None)
+    left = path.with_name("checkpoint.safetensors.damaged") if damage else path
+    assert left.read_bytes() == changed
+    assert not set_aside_if_damaged(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "description", ["[" * 100_000, '{"a": ' * 900 + "1" + "}" * 900, "[1]", "1", "null", ""]
+)
+def test_a_description_of_any_shape_is_refused(tmp_path: Path, description: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.ones(2)}, path, metadata={"description": description})
+    with pytest.raises(RunError, match="expected"):
+        load_weights(path)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.data.addresses import is_url
+from simgan_captcha.data.addresses import is_url, without_password
 from simgan_captcha.data.store import read_stored
 from simgan_captcha.errors import UsageError
 
@@ -58,8 +58,9 @@ def image_folder(images: "Images") -> Iterator[Path]:
     if isinstance(images, (str, os.PathLike)):
         if is_url(os.fspath(images)):
             raise UsageError(
-                f"expected a scheme to learn from the address {os.fspath(images)}, got none; give "
-                "one, such as scheme=simgan_captcha.HACKMIT_2017"
+                "expected a scheme to learn from the address "
+                f"{without_password(os.fspath(images))}, got none; give one, "
+                "such as scheme=simgan_captcha.HACKMIT_2017"
             )
         if not any(Path(images).glob("part-*.parquet")):
             yield Path(images)

@@ -9,7 +9,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from simgan_captcha._version import __version__
+from simgan_captcha.cli.endings import ending_well, reader_has_left
 from simgan_captcha.errors import SimganCaptchaError, UsageError
+from simgan_captcha.shown import printable
 
 DEBUG = "--debug"
 
@@ -44,7 +46,8 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            return super().invoke(ctx)
+            with ending_well():
+                return super().invoke(ctx)
         except (SimganCaptchaError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
             message = _message(error)
             if message is None or Commands.debug:
@@ -53,9 +56,11 @@ class Commands(typer.core.TyperGroup):
 
 
 def _message(error: BaseException) -> str | None:
-    """The message for an error; None for one that is a mistake of this package."""
+    """The message for an error; None for a mistake of this package, and where nobody reads on."""
     if isinstance(error, SimganCaptchaError):
         return str(error)
+    if isinstance(error, BrokenPipeError) and reader_has_left():
+        return None  # typer ends quietly, with 1
     if isinstance(error, OSError):
         return (
             f"the system refused: {error}; free space or correct the path, then run the same "
@@ -71,7 +76,7 @@ def _message(error: BaseException) -> str | None:
 
 
 def _give_up(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {' '.join(message.split())}", fg="red", err=True)
+    typer.secho(f"error: {printable(' '.join(message.split()))}", fg="red", err=True)
     raise typer.Exit(code)
 
 
@@ -119,7 +124,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and warnings
 
 def warn(message: str) -> None:
     """Print a warning."""
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
+    typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
 
 
 def warn_if_outdated(run: Path, recorded: dict[str, Any]) -> None:

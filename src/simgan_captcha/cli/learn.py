@@ -99,7 +99,8 @@ def _place(
         raise UsageError(
             f"expected --challenges FOLDER-or-URL, or --images FOLDER, for the new run {run}"
         )
-    return place if is_url(place) else str(Path(place).resolve())
+    # A run records the home folder as ~.
+    return place if is_url(place) else str(Path(place).expanduser().resolve())
 
 
 def _user(place: str, user: str | None, earlier: "Request | None") -> str | None:

@@ -58,28 +58,31 @@ def batch_urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
     Raises:
         UsageError: No such address, or one that needs a user where none is given.
     """
+    shown = without_password(location)
     if "{user}" in location and not user:
-        raise UsageError(f"expected a user for {location}, got none; name one with --user")
+        raise UsageError(f"expected a user for {shown}, got none; name one with --user")
     address = location.replace("{user}", quote(user, safe=""))
     try:
         urls = [httpx.URL(address.replace("{n}", str(n))) for n in range(batches)]
     except httpx.InvalidURL as error:
-        raise UsageError(f"expected an http(s) URL, got {location} ({error})") from None
+        raise UsageError(f"expected an http(s) URL, got {shown} ({error})") from None
     url = urls[0].copy_with(fragment=None)
     if url.scheme not in ("http", "https") or not url.host:
-        raise UsageError(f"expected http(s)://host, got {location}; correct the URL")
+        raise UsageError(f"expected http(s)://host, got {shown}; correct the URL")
     if "{n}" in address:
-        return {without_password(str(one)): one for one in urls}
+        # Numbered after secrets are hidden, so that no two have one source.
+        template = without_password(address)
+        return {template.replace("{n}", str(n)): one for n, one in enumerate(urls)}
     server, named = server_and_user(str(url))
     if url.path == "/":
         if not user:
-            raise UsageError(f"expected a user to ask {location} for, got none; name one")
+            raise UsageError(f"expected a user to ask {shown} for, got none; name one")
         url = url.copy_with(path=f"/u/{quote(user, safe='')}/challenge")
     elif named is not None and not url.path.endswith("/challenge"):
         url = httpx.URL(f"{server}/u/{quote(named, safe='')}/challenge")
     elif not url.path.endswith("/challenge"):
         raise UsageError(
-            f"expected http(s)://host, .../challenge or a template with {{n}}, got {location}; "
+            f"expected http(s)://host, .../challenge or a template with {{n}}, got {shown}; "
             "a numbered batch is written .../challenge-{n}"
         )
     return {f"{without_password(str(url))}#{k}": url for k in range(batches)}

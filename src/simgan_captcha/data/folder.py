@@ -18,6 +18,7 @@ from simgan_captcha.data.batch import ENCODED, batch_images, parse_batch, parse_
 from simgan_captcha.data.kinds import IMAGES, kind_of, left_out_in_words
 from simgan_captcha.data.pictures import MAX_BYTES, read_bytes
 from simgan_captcha.errors import BatchError, ImageError, UsageError
+from simgan_captcha.shown import without_home
 
 GROUP = 1000
 """Images that are stored together."""
@@ -318,5 +319,5 @@ def image_groups(folder: Path, files: Sequence[ImageFile]) -> dict[str, tuple[Im
         for file in group:
             digest.update(os.fsencode(file.name))  # which need not be Unicode
             digest.update(f"\0{file.size}\0{file.version}\0".encode())
-        groups[f"{folder.resolve().as_uri()}#{digest.hexdigest()[:16]}"] = group
+        groups[f"{without_home(folder.resolve().as_uri())}#{digest.hexdigest()[:16]}"] = group
     return groups

@@ -32,6 +32,7 @@ from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import BatchError, DownloadError, StoreError, UsageError
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.shown import without_home
 
 DEFAULT_BATCHES = 20
 """Batches asked of a URL that can give any number."""
@@ -126,10 +127,10 @@ def ingest(
         for source, group in run.missing(groups):
             run.add(source, unpack(read_files(group), scheme))
     else:
-        files = {path.resolve().as_uri(): path for path in found.batches[:batches]}
+        files = {without_home(path.resolve().as_uri()): path for path in found.batches[:batches]}
         run = _Ingestion(store_folder, scheme, list(files), on_progress)
         _read_all(run.missing(files), run, settings.max_batch_bytes)
-    return run.report(text, found.left_out)
+    return run.report(without_home(text), found.left_out)
 
 
 def ingest_warnings(report: IngestReport) -> list[str]:
@@ -187,7 +188,7 @@ class _Ingestion:
         stored = sum(counts.stored for counts in self.counts.values())
         duplicates = sum(counts.duplicates for counts in self.counts.values())
         failures = [
-            f"{source}: {self.failures[source]}"
+            without_home(f"{source}: {self.failures[source]}")
             for source in self.sources
             if source in self.failures
         ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from simgan_captcha.errors import RunError, UsageError
+from simgan_captcha.shown import from_spreadsheet_cell
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -54,7 +55,7 @@ def read_labels_csv(path: Path) -> dict[str, str]:
                     f"{path}, line {rows.line_num}: expected a name and a label, got "
                     f"{separator.join(row)[:80]!r}; correct the line"
                 )
-            name, label = row
+            name, label = map(from_spreadsheet_cell, row)
             if labels.setdefault(name, label) != label:
                 raise UsageError(
                     f"{path}, line {rows.line_num}: {name[:80]!r} already has the label "

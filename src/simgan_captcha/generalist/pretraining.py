@@ -31,6 +31,7 @@ from simgan_captcha.generalist.examples import (
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
 from simgan_captcha.generalist.network import Generalist
 from simgan_captcha.generalist.objective import WEIGHTS, accuracy, as_tensors, loss_of
+from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
 from simgan_captcha.training.checkpoint import (
     load_training_state,
@@ -113,6 +114,7 @@ _SHELF: list[FontShelf] = []
 
 
 def _prepare(catalogue: str) -> None:
+    end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     _SHELF.append(FontShelf(Path(catalogue), "train"))

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from simgan_captcha.atomic import replacing
 from simgan_captcha.inference.reader import Unreadable
 from simgan_captcha.inference.readings import COLUMNS, Reading, readings_schema
+from simgan_captcha.shown import in_utf8, one_line, spreadsheet_cell
 
 Rows = Iterable[Reading | Unreadable]
 
@@ -23,13 +24,13 @@ def write_lines(rows: Rows, out: TextIO, errors: TextIO) -> int:
     for row in rows:
         if isinstance(row, Unreadable):
             unreadable += 1
-            print(f"{row.name}: {row.error}", file=errors)
+            print(one_line(f"{row.name}: {row.error}"), file=errors)
             continue
         each = " ".join(
             f"{character}:{confidence:.2f}"
             for character, confidence in zip(row.text, row.character_confidence, strict=True)
         )
-        print(f"{row.name}  {row.text}  {row.confidence:.3f}  {each}", file=out)
+        print(f"{one_line(row.name)}  {row.text}  {row.confidence:.3f}  {each}", file=out)
     return unreadable
 
 
@@ -39,23 +40,26 @@ def write_json(rows: Rows, out: TextIO) -> int:
     out.write('{"readings": [')
     for number, row in enumerate(rows):
         unreadable += isinstance(row, Unreadable)
-        out.write((", " if number else "") + json.dumps(asdict(row)))
+        out.write((", " if number else "") + json.dumps(_as_row(row)))
     out.write("]}\n")
     return unreadable
 
 
 def write_csv(rows: Rows, out: TextIO) -> int:
-    """Under a header; probabilities of characters stand in one field, parted by spaces."""
+    """Under a header; probabilities of characters stand in one field, parted by spaces.
+
+    An apostrophe stands before names and texts that a spreadsheet would take for a formula.
+    """
     unreadable = 0
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*COLUMNS, "error"])
     for row in rows:
         if isinstance(row, Unreadable):
             unreadable += 1
-            writer.writerow([row.name, "", "", "", row.error])
+            writer.writerow([_cell(row.name), "", "", "", _cell(row.error)])
         else:
             each = " ".join(f"{confidence:.6g}" for confidence in row.character_confidence)
-            writer.writerow([row.name, row.text, f"{row.confidence:.6g}", each, ""])
+            writer.writerow([_cell(row.name), _cell(row.text), f"{row.confidence:.6g}", each, ""])
     return unreadable
 
 
@@ -72,7 +76,16 @@ def write_parquet(rows: Rows, path: Path) -> int:
     return unreadable
 
 
+def _cell(text: str) -> str:
+    return spreadsheet_cell(in_utf8(text))
+
+
+def _as_row(row: Reading | Unreadable) -> dict[str, Any]:
+    values = asdict(row)
+    return {k: in_utf8(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
 def _groups(rows: Rows) -> Iterator[list[dict[str, Any]]]:
     each = iter(rows)
-    while group := [asdict(row) for row in islice(each, _ROW_GROUP)]:
+    while group := [_as_row(row) for row in islice(each, _ROW_GROUP)]:
         yield group

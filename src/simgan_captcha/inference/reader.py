@@ -3,38 +3,26 @@
 Shapes: N images, H and W pixels, L characters.
 """
 
-import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import overload
 
 import numpy as np
-from pydantic import ValidationError
 
 from simgan_captcha.atomic import core_count
 from simgan_captcha.data.foreground import open_scheme_image, pixels_of_scheme
 from simgan_captcha.data.pictures import PictureSource
-from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.errors import ImageError
+from simgan_captcha.inference.exported import Recognise, load_exported
 from simgan_captcha.inference.readings import Reading, to_readings
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.types import Floats, GreyImages, Ids
+from simgan_captcha.types import GreyImages
 
-Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
-"""``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
-
-METADATA = "simgan_captcha"
-"""Key of an exported reader's metadata: JSON with its ``scheme`` and its ``version``."""
-
-IMAGES, IDS, CONFIDENCE = "images", "ids", "confidence"
-"""Names of an exported reader's input and outputs."""
-
-_MAX_MODEL_BYTES = 512_000_000
 _BATCH_PER_THREAD = 32
 
 
@@ -174,59 +162,9 @@ class Reader(ImageReader):
                 by default.
 
         Raises:
-            RunError: Missing, too large, damaged, or not an exported reader.
+            RunError: Missing, too large, damaged, or not an exported reader, see `load_exported`.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or core_count()
-        options.log_severity_level = 3  # errors alone: they are raised, too
-        try:
-            # From bytes, so that it cannot name other files to be read.
-            session = onnxruntime.InferenceSession(
-                file if isinstance(file, bytes) else _model_bytes(Path(file)),
-                options,
-                providers=["CPUExecutionProvider"],
-                # It makes of one product over all images a smaller one for each.
-                disabled_optimizers=["MatmulTransposeFusion"],
-            )
-            described = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-            scheme = Scheme(**described["scheme"])
-            shape = session.get_inputs()[0].shape[1:]
-            if shape != [scheme.height, scheme.width]:
-                raise ValueError(f"it reads images of {shape}, its scheme has others")
-        except FileNotFoundError:
-            raise RunError(
-                f"expected an exported reader at {file!s}, found none; write one with "
-                "simgan-captcha export RUN reader.onnx"
-            ) from None
-        except ValidationError:
-            raise RunError(_not_a_reader(file, "its metadata holds no scheme")) from None
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise RunError(_not_a_reader(file, error)) from None
-        except Exception as error:  # onnxruntime's own have no other base
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            raise RunError(_not_a_reader(file, error)) from None
-
-        def recognise(images: GreyImages) -> tuple[Ids, Floats]:
-            ids, confidence = session.run([IDS, CONFIDENCE], {IMAGES: images})
-            return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
-
-        super().__init__(scheme, recognise, threads=threads)
-        self.version: str = str(described["version"])
+        exported = load_exported(file, threads)
+        super().__init__(exported.scheme, exported.recognise, threads=threads)
+        self.version: str = exported.version
         """Of the package that wrote the file."""
-
-
-def _model_bytes(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_MODEL_BYTES:
-        raise ValueError(f"larger than {_MAX_MODEL_BYTES} bytes")
-    return path.read_bytes()
-
-
-def _not_a_reader(file: str | os.PathLike[str] | bytes, why: Exception | str) -> str:
-    where = "in these bytes" if isinstance(file, bytes) else f"at {file!s}"
-    return (
-        f"expected an exported reader {where}, could not load it ({why}); export it again with "
-        "simgan-captcha export RUN reader.onnx"
-    )

@@ -37,12 +37,45 @@ def to_readings(
     ids: npt.NDArray[np.int64],
     confidence: npt.NDArray[np.float32],
 ) -> Iterator[Reading]:
-    """Readings of N images from class ids (N, L) and their probabilities (N, L)."""
+    """Readings of N images from class ids (N, L) and their probabilities (N, L).
+
+    Raises:
+        RunError: A class that the scheme does not have, or a probability that is none.
+    """
+    require_readings(scheme, ids, confidence)
+    confidence = np.minimum(confidence, np.float32(1))  # a rounding error above
     for name, of_image, each in zip(names, ids.tolist(), confidence, strict=True):
         of_characters = tuple(
             sure for k, sure in zip(of_image, each.tolist(), strict=True) if k != scheme.absent
         )
         yield Reading(name, scheme.decode(of_image), float(each.prod()), of_characters)
+
+
+_ROUNDING = 1e-4
+"""By which a probability may exceed 1."""
+
+
+def require_readings(
+    scheme: Scheme, ids: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+) -> None:
+    """See that class ids and probabilities, (N, L) each, are such.
+
+    Raises:
+        RunError: A class that the scheme does not have, or a probability that is none.
+    """
+    if not ids.size:
+        return
+    if not 0 <= ids.min() <= ids.max() < scheme.classes:
+        raise RunError(
+            f"expected class ids from 0 to {scheme.classes - 1}, the reader gave {ids.min()} to "
+            f"{ids.max()}: it is damaged or of another scheme; export it, or run the run, again"
+        )
+    # Written so that NaN fails, too.
+    if not (confidence.min() >= 0 and confidence.max() <= 1 + _ROUNDING):
+        raise RunError(
+            f"expected confidences from 0 to 1, the reader gave {confidence.min():g} to "
+            f"{confidence.max():g}: its weights are damaged; export it, or run the run, again"
+        )
 
 
 COLUMNS = ("name", "text", "confidence", "character_confidence")

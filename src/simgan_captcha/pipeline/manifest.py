@@ -7,6 +7,7 @@ identity is emptied first, as its checkpoints belong to something else.
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import sys
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.atomic import core_count, file_hash, write_json
+from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import RunError, UsageError
 
 MANIFEST = "manifest.json"
@@ -39,6 +42,36 @@ _VERSIONED = (
     "opencv-python-headless",
     "pillow",
 )
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    warnings: list[str] = []
+
+
+class _Manifest(BaseModel):
+    """What is relied on of a manifest."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    stage: str
+    output: str
+    seconds: float
+    images: int
+    training_flops: int
+    files: dict[str, str]
+    result: _Result
+
+
+class _Finished(BaseModel):
+    """What is relied on of what `write_finished` wrote."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    seed: int
+    config: dict[str, Any]
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -87,9 +120,10 @@ class Stopwatch:
     def __init__(self, folder: Path) -> None:
         self._path = folder / ELAPSED
         try:
-            self._before = float(json.loads(self._path.read_text())["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self._before = 0.0
+            seconds = float(read_object(self._path)["seconds"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            seconds = 0.0
+        self._before = seconds if math.isfinite(seconds) else 0.0
         self._started = self._saved = time.monotonic()
 
     def seconds(self) -> float:
@@ -124,8 +158,8 @@ def run_stage(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / IDENTITY, identity)
-    manifest = _read(folder / MANIFEST)
-    if manifest is not None and _whole(folder, manifest):
+    manifest = _read_manifest(folder)
+    if manifest is not None and not _damaged(folder, manifest):
         return manifest
     stopwatch = Stopwatch(folder)
     return write_manifest(folder, identity, stopwatch, work(stopwatch))
@@ -146,17 +180,17 @@ def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
         run: Its folder.
         recorded: What `run_folder.read_run` says of it.
     """
-    finished = _read(run / FINISHED) or {}
-    outputs, config = finished.get("outputs"), finished.get("config")
-    if not isinstance(outputs, dict) or not isinstance(config, dict):
+    finished = _read(run / FINISHED, _Finished)
+    if finished is None:
         return "it has not come to its end"
-    for stage, output in outputs.items():
-        manifest = _read(run / stage / MANIFEST)
+    config = finished["config"]
+    for stage, output in finished["outputs"].items():
+        manifest = _read_manifest(run / Path(stage).name)
         if manifest is None:
             return f"its stage {stage} is not finished"
-        if manifest.get("output") != output:
+        if manifest["output"] != output:
             return f"its stage {stage} has been begun anew since"
-    if finished.get("seed") != recorded["seed"]:
+    if finished["seed"] != recorded["seed"]:
         return "its seed has been changed since"
     for key, value in recorded["config"].items():
         if key not in _DECIDE_NOTHING and config.get(key) != value:
@@ -164,13 +198,39 @@ def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a finished stage's files are still there as it left them."""
-    files = manifest.get("files", {})
-    return all(
-        (folder / name).is_file() and file_hash(folder / name) == digest
-        for name, digest in files.items()
+def require_whole(folder: Path, name: str) -> None:
+    """See that a file of a finished stage is as the stage left it.
+
+    Args:
+        folder: The stage's.
+        name: The file's; nothing is said of one that the manifest does not know.
+
+    Raises:
+        RunError: The file has changed since, or the stage is not finished.
+    """
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        why = f"its {MANIFEST} is missing or damaged"
+    elif name in _damaged(folder, manifest):
+        why = f"its {name} is not as the stage left it"
+    else:
+        return
+    raise RunError(
+        f"expected the finished stage {folder}, {why}; run simgan-captcha run {folder.parent}, "
+        "which makes again what is missing"
     )
+
+
+def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Files of a finished stage that are no longer there as it left them."""
+    return [
+        name
+        for name, digest in manifest["files"].items()
+        if ".." in Path(name).parts
+        or Path(name).is_absolute()
+        or not (folder / name).is_file()
+        or file_hash(folder / name) != digest
+    ]
 
 
 def write_manifest(
@@ -212,9 +272,16 @@ def machine() -> str:
     return f"{name}, {core_count()} cores, {sys.platform}"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """A stage's manifest; None where there is none, or one that is damaged or of another stage."""
+    manifest = _read(folder / MANIFEST, _Manifest)
+    return None if manifest is None or manifest["stage"] != folder.name else manifest
+
+
+def _read(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any] | None:
+    """A JSON object; None where there is none of that shape, whatever is there."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_object(path)
+        return value if shape is None else require_shape(value, shape)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None

@@ -14,6 +14,8 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from simgan_captcha.shown import printable
+
 
 @dataclass(frozen=True)
 class Event:
@@ -68,7 +70,7 @@ def print_events(event: Event) -> None:
     """Print one line for each finished stage, and warnings, as a notebook can show them."""
     if event.kind in ("message", "warning"):
         prefix = "warning: " if event.kind == "warning" else ""
-        print(prefix + event.text, flush=True)
+        print(prefix + printable(event.text), flush=True)
 
 
 PLAIN_LINE_SECONDS = 10.0
@@ -158,8 +160,10 @@ class StageProgress:
     def say(self, line: str) -> None:
         """One line for the user, above any live bars."""
         if not self.quiet:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(printable(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """One line the user should see even with --quiet."""
-        self.console.print(f"warning: {line}", markup=False, soft_wrap=True, style="yellow")
+        self.console.print(
+            f"warning: {printable(line)}", markup=False, soft_wrap=True, style="yellow"
+        )

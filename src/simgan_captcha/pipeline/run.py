@@ -4,7 +4,7 @@ No label of a real image exists here. An interrupted run continues where it was,
 same readings. A finished stage is skipped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from simgan_captcha.pipeline.manifest import (
     StageOutcome,
     Stopwatch,
     locked,
+    require_whole,
     run_stage,
     why_outdated,
     write_finished,
@@ -40,6 +41,8 @@ from simgan_captcha.pipeline.run_folder import (
     read_run,
 )
 from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.recognizer.train import CHECKPOINT
+from simgan_captcha.training.checkpoint import set_aside_if_damaged
 from simgan_captcha.training.parallel import make_fabric, part, share
 
 
@@ -147,12 +150,8 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
             "begin it again in another folder"
         ) from None
     folder = run / read_diagnosis(run)["kept"]
-    reader, architecture = load_reader(folder / READER)
-    if architecture != reader_architecture(config):
-        raise RunError(
-            f"expected the reader in {folder} to be of the run's scheme and "
-            "settings, it is of others; run the run to its end"
-        )
+    require_whole(folder, READER)
+    reader, _ = load_reader(folder / READER, reader_architecture(config))
     return reader, Background.load(run / BACKGROUND), config
 
 
@@ -207,6 +206,7 @@ class _Stages:
 
     def _work(self, stage: Stage, stopwatch: Stopwatch) -> StageOutcome:
         if stage.trainings(self.data.config):
+            _set_aside_damaged(self.data.run / stage.name, self.reporter.warn)
             self.data.fabric.broadcast(stage.name)  # to `assist`
         return stage.work().run(self.data, self.data.run / stage.name, self._advance(stopwatch))
 
@@ -229,6 +229,16 @@ class _Stages:
         if not worked:
             for warning in manifest["result"].get("warnings", []):
                 self.reporter.warn(warning)
+
+
+def _set_aside_damaged(stage: Path, warn: Callable[[str], None]) -> None:
+    """Set damaged checkpoints of a stage's folder aside, so that their trainings begin anew."""
+    for path in sorted(stage.rglob(CHECKPOINT)):
+        if set_aside_if_damaged(path):
+            warn(
+                f"{path} was damaged and is set aside as {path.name}.damaged: this training begins "
+                "again from its start, to the same result; if it happens again, check the disk"
+            )
 
 
 def _precision(config: RunConfig) -> Any:

@@ -1,18 +1,21 @@
 """What is recorded of a run, and where its results lie. Needs no torch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig, resolve_config
 from simgan_captcha.data.addresses import without_password
-from simgan_captcha.errors import RunError, UsageError
+from simgan_captcha.documents import read_object, require_shape
+from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.scheme import Scheme, check_scheme
+from simgan_captcha.shown import without_home
 
 RUN = "run.json"
 STORE = "store"
@@ -20,8 +23,6 @@ BACKGROUND = Path("background") / "background.npz"
 READINGS = Path("readings") / "readings.parquet"
 DIAGNOSIS = Path("readings") / "diagnosis.json"
 JUDGEMENT = Path("judge") / "judgement.json"
-_RECORDED = ("challenges", "user", "seed", "preset", "settings", "scheme", "config")
-
 VERDICT = Path("submission") / "verdict.json"
 READER = "reader.safetensors"
 """Name of a recognizer in the folder of the stage that trained it."""
@@ -77,7 +78,7 @@ class Request:
         scheme = self.scheme
         record_run(
             run,
-            challenges=without_password(self.challenges),
+            challenges=without_home(without_password(self.challenges)),
             user=self.user,
             seed=self.seed,
             preset=self.preset,
@@ -86,6 +87,30 @@ class Request:
             scheme=config["scheme"],
             config=config,
         )
+
+
+class _Recorded(BaseModel):
+    """What `record_run` writes."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    challenges: str
+    user: str | None
+    seed: int
+    preset: str
+    settings: list[str]
+    given_scheme: dict[str, Any] | None = None
+    scheme: dict[str, Any]
+    config: dict[str, Any]
+
+
+class _Diagnosis(BaseModel):
+    """What is relied on of a diagnosis."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    kept: str
+    estimates: dict[str, dict[str, Any]]
 
 
 def record_run(run: Path, **about: Any) -> None:
@@ -118,18 +143,16 @@ def read_run(run: Path) -> dict[str, Any]:
         RunError: No run there, or its file is damaged.
     """
     try:
-        recorded = json.loads((run / RUN).read_text(encoding="utf-8"))
-        missing = [key for key in _RECORDED if key not in recorded]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return dict(recorded)
+        recorded = require_shape(read_object(run / RUN), _Recorded)
+        check_scheme(recorded["scheme"])
+        return recorded
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"expected a run in {run}, found no {RUN}; start one with simgan-captcha run"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise RunError(
-            f"expected a run in {run}, its {RUN} is damaged ({error!r}); delete that file and "
+            f"expected a run in {run}, its {RUN} is damaged ({error}); delete that file and "
             "give simgan-captcha run its options again: finished stages are kept"
         ) from None
 
@@ -141,19 +164,19 @@ def read_diagnosis(run: Path) -> dict[str, Any]:
         RunError: The run is not finished, or its diagnosis is damaged.
     """
     try:
-        diagnosis = json.loads((run / DIAGNOSIS).read_text(encoding="utf-8"))
+        diagnosis = require_shape(read_object(run / DIAGNOSIS), _Diagnosis)
         if diagnosis["kept"] not in {stage.name for stage in STAGES if stage.recognizer}:
             raise ValueError(f"it keeps {diagnosis['kept']!r}")
-        estimates = {stage: Estimate(**of) for stage, of in dict(diagnosis["estimates"]).items()}
+        estimates = {stage: Estimate(**of) for stage, of in diagnosis["estimates"].items()}
         if diagnosis["kept"] not in estimates:
             raise ValueError(f"it has no estimate of {diagnosis['kept']}")
-        return dict(diagnosis)
+        return diagnosis
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"expected a finished run in {run}, found no {DIAGNOSIS}; run the run to its end"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(
-            f"expected a finished run in {run}, its {DIAGNOSIS} is damaged ({error!r}); delete the "
+            f"expected a finished run in {run}, its {DIAGNOSIS} is damaged ({error}); delete the "
             "folder readings in it and run the run again"
         ) from None

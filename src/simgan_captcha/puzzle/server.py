@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
-import os
 import secrets
 import signal
 import subprocess
@@ -20,7 +18,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from simgan_captcha.errors import SimganCaptchaError, UsageError
-from simgan_captcha.interrupts import kept_from_children
+from simgan_captcha.interrupts import end_with_parent, kept_from_children
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.replay import Recording, SharedTurns
@@ -133,7 +131,7 @@ class _Puzzle:
 
     def worker_app(self) -> FastAPI:
         """In a worker, which would outlive a parent that was killed, and keep the port."""
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        end_with_parent(by=signal.SIGTERM)
         return self.app()
 
 
@@ -148,13 +146,6 @@ def _interrupts_kept_from_workers(stop: Callable[[], None]) -> Iterator[None]:
     with kept_from_children():
         threading.Thread(target=wait_for_interrupt, daemon=True).start()
         yield
-
-
-def _stop_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError, RunError
-from simgan_captcha.inference.reader import Recognise
+from simgan_captcha.inference.exported import Recognise
 from simgan_captcha.inference.readings import Reading, to_readings
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
 from simgan_captcha.scheme import Scheme
@@ -81,20 +81,61 @@ def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture)
     save_weights(path, reader.state_dict(), {"architecture": architecture.describe()})
 
 
-def load_reader(path: Path) -> tuple[nn.Module, ReaderArchitecture]:
+def load_reader(
+    path: Path, expected: ReaderArchitecture | None = None
+) -> tuple[nn.Module, ReaderArchitecture]:
     """What `save_reader` wrote, in evaluation mode on the CPU.
 
+    Nothing larger than the file is allocated, whatever the file says of its sizes.
+
+    Args:
+        path: The file.
+        expected: The only architecture to take; None for any.
+
     Raises:
-        RunError: Missing, damaged, or not a reader.
+        RunError: Missing, damaged, not a reader, or one of another architecture.
     """
     tensors, description = load_weights(path)
     try:
         architecture = ReaderArchitecture.from_description(description["architecture"])
+        if expected is not None and architecture != expected:
+            raise RunError(
+                f"expected the reader in {path.parent} to be of the run's scheme and settings, it "
+                "is of others; run the run to its end"
+            )
+        _require_fitting(tensors, architecture)
         reader = build_reader(architecture)
         reader.load_state_dict(tensors)
-    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        AttributeError,
+        ConfigError,
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise RunError(
             f"expected a reader's weights at {path}, they do not fit ({error}); "
             "delete its folder and run again"
         ) from None
     return reader.eval(), architecture
+
+
+def _require_fitting(tensors: dict[str, torch.Tensor], architecture: ReaderArchitecture) -> None:
+    """See that weights are those of an architecture, before it is built, and are numbers.
+
+    Raises:
+        ValueError: They are not.
+    """
+    with torch.device("meta"):  # sizes without memory
+        wanted = {name: t.shape for name, t in build_reader(architecture).state_dict().items()}
+    if missing := sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"{missing[0]} and {len(missing) - 1} others are missing or too many")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name]:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)}, by the header it is {tuple(wanted[name])}"
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} holds values that are no numbers")

@@ -25,7 +25,8 @@ from simgan_captcha._version import __version__
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.data.background import ORIGINAL_THRESHOLD, Background, line_disc
 from simgan_captcha.errors import RunError
-from simgan_captcha.inference.reader import CONFIDENCE, IDS, IMAGES, METADATA, Reader, Recognise
+from simgan_captcha.inference.exported import CONFIDENCE, IDS, IMAGES, METADATA, Recognise
+from simgan_captcha.inference.reader import Reader
 from simgan_captcha.recognizer.decode import recogniser
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages

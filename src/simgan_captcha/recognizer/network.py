@@ -16,6 +16,9 @@ from simgan_captcha.recognizer.counting import Counting
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS
 from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
 
+_LARGEST = 4200
+"""Of any size of a recognizer: a scheme has at most 4,096 pixels, characters and one class more."""
+
 _CODE_SCALE = 0.3
 """Amplitude of the slowest wave of the position code."""
 
@@ -66,8 +69,24 @@ class ReaderArchitecture:
 
     @staticmethod
     def from_description(description: dict[str, Any]) -> "ReaderArchitecture":
-        """The architecture from the values of `describe`."""
-        return ReaderArchitecture(**{**description, "channels": tuple(description["channels"])})
+        """The architecture from the values of `describe`.
+
+        Raises:
+            KeyError, TypeError, ValueError: Values that `describe` does not give.
+        """
+        described = ReaderArchitecture(
+            **{**description, "channels": tuple(description["channels"])}
+        )
+        sizes = (described.height, described.width, described.length, described.classes)
+        for size in (*sizes, *described.channels):
+            if type(size) is not int or not 1 <= size <= _LARGEST:
+                raise ValueError(f"expected sizes from 1 to {_LARGEST}, got {size!r}")
+        if len(described.channels) != 5 or described.channels[-1] % ATTENTION_HEADS:
+            raise ValueError(
+                f"expected five channels, the last divisible by {ATTENTION_HEADS}, got "
+                f"{described.channels}"
+            )
+        return described
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.graph import Stage
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import Json, read_metrics
+from simgan_captcha.report.inputs import read_metrics
 
 _SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
 

@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import Json, as_mapping, as_texts, first_text, read_json
+from simgan_captcha.report.inputs import as_mapping, as_texts, first_text, read_json
 
 _PRIOR_CHARACTERS = 80
 """Larger alphabets show the characters that are furthest from the prior."""

@@ -5,21 +5,17 @@ use. A file that is not there is not damage.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from simgan_captcha.atomic import file_hash
+from simgan_captcha.documents import Json, parse_object, read_object
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 
-Json = dict[str, Any]
-
-_MAX_JSON_BYTES = 16_000_000
 _MAX_METRICS_BYTES = 64_000_000
 _UNPLOTTED = {"step", "steps", "epoch", "images", "seconds", "flops", "eta"}
 """A figure with one of these words in its name is a count or a cost, not a curve."""
@@ -67,24 +63,18 @@ def read_metrics(path: Path, damage: list[str]) -> dict[str, list[tuple[float, f
 
 def _entry(line: str) -> Json | None:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_object(line)
+    except ValueError:
         return None
-    return entry if isinstance(entry, dict) else None
 
 
 def read_json(path: Path, damage: list[str]) -> Json | None:
     """A JSON object; None when the file is missing or, which is noted, damaged."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"got a {type(value).__name__}")
-        return value
+        return read_object(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         damage.append(f"{path}: expected a JSON object, could not use it ({error})")
         return None
 

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.run_folder import JUDGEMENT
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import Json, as_number, of_these_readings
+from simgan_captcha.report.inputs import as_number, of_these_readings
 
 _SHOWN = 24
 """Wrong readings shown."""

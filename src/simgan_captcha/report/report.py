@@ -16,6 +16,7 @@ from simgan_captcha.atomic import write_bytes
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.documents import Json
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.graph import STAGES, recorded_stages
@@ -25,7 +26,6 @@ from simgan_captcha.report import charts
 from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
-    Json,
     as_mapping,
     as_number,
     as_texts,
@@ -39,6 +39,7 @@ from simgan_captcha.report.judged import judged_section
 from simgan_captcha.report.pictures import picture_uri
 from simgan_captcha.report.provenance import Manifests, provenance
 from simgan_captcha.report.templates import page_template
+from simgan_captcha.shown import without_home
 
 REPORT = "report.html"
 """Its name in the run's folder."""
@@ -109,7 +110,7 @@ def write_report(run_folder: Path) -> Path:
     )
     path = run_folder / REPORT
     # A server's message may hold a lone surrogate, which UTF-8 cannot.
-    write_bytes(path, page.encode("utf-8", "replace"))
+    write_bytes(path, without_home(page).encode("utf-8", "replace"))
     return path
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.shown import shortened
 from simgan_captcha.simulator.settings import BOLD_FONTS, LIGHTER_FONTS
 
 _FONT_FILES = BOLD_FONTS | LIGHTER_FONTS
@@ -87,8 +88,8 @@ def fonts_with(alphabet: str) -> tuple[str, ...]:
         found.append(name)
     if not found:
         raise ConfigError(
-            f"expected a font with all of {alphabet!r}, no known one has them; name font files "
-            'with --set simulator.fonts=["/path/to/font.ttf"]'
+            f"expected a font with all of {shortened(alphabet)!r}, no known one has them; name "
+            'font files with --set simulator.fonts=["/path/to/font.ttf"]'
         )
     return tuple(found)
 

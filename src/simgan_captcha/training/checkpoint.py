@@ -2,10 +2,14 @@
 
 One safetensors file holds the tensors and, as one JSON string in its header, everything that is no
 tensor. It is written whole or not at all, so tensors and description cannot mismatch, and the same
-content gives the same bytes. The ``.json`` beside weights is a copy for people; nothing reads it.
+content gives the same bytes. The description holds a SHA-256 of all bytes of the file; a file of
+which one bit has changed is refused. The ``.json`` beside weights is a copy for people; nothing
+reads it.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +21,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.documents import parse_object
 from simgan_captcha.errors import RunError
 
 # One key only: the header's order of several would change from one process to the next.
 _DESCRIPTION = "description"
+_CHECKSUM = "sha256"
+_BLANK = "0" * 64
+"""In the place of the checksum while it is computed."""
+_IN_FILE = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"\}"')
+"""The end of the description, a JSON text within JSON."""
+_MAX_BYTES = 1 << 32
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -45,27 +56,74 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: The file is missing, damaged, or not written by this package.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[_DESCRIPTION])
-            # Copies: the tensors of safe_open are a view of the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return _parsed(_file_bytes(path))
     except FileNotFoundError:
         raise RunError(
             f"expected weights at {path}, found no file; run the stage that writes it"
+        ) from None
+    except KeyError:
+        raise RunError(
+            f"expected {path} to describe itself in its header, it does not; "
+            "give a file that simgan-captcha wrote"
         ) from None
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise RunError(
             f"expected a whole safetensors file at {path}, got a damaged one ({error}); "
             "delete it and run the stage that writes it again"
-        ) from error
-    except KeyError:
-        description = None
-    if not isinstance(description, dict):
-        raise RunError(
-            f"expected {path} to describe itself in its header, it does not; "
-            "give a file that simgan-captcha wrote"
-        )
-    return tensors, description
+        ) from None
+
+
+def set_aside_if_damaged(path: Path) -> bool:
+    """Whether a training state was damaged; if so, it is renamed, and training begins anew.
+
+    The damaged file stays beside, named ``*.damaged``, in place of an earlier one.
+    """
+    try:
+        _parsed(_file_bytes(path))
+    except FileNotFoundError:
+        return False
+    except (KeyError, safetensors.SafetensorError, ValueError):
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        return True
+    return False
+
+
+def _file_bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"larger than {_MAX_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _parsed(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a file.
+
+    Raises:
+        KeyError: It does not describe itself.
+        ValueError, SafetensorError: It is damaged.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < 8 or start > len(data):
+        raise ValueError("it ends within its header")
+    metadata = parse_object(data[8:start]).get("__metadata__", {})
+    if not isinstance(metadata, dict) or not isinstance(metadata.get(_DESCRIPTION), str):
+        raise KeyError(_DESCRIPTION)
+    described = parse_object(metadata[_DESCRIPTION])
+    # Files of earlier versions have none.
+    if (said := described.pop(_CHECKSUM, None)) is not None and said != _checksum(data, start):
+        raise ValueError("its checksum does not fit: some of it has changed")
+    # Copies, whose memory is aligned as a new tensor's is.
+    return {name: t.clone() for name, t in safetensors.torch.load(data).items()}, described
+
+
+def _checksum(data: bytes, start: int) -> str:
+    """SHA-256 of a whole file, the checksum in its header taken as zeros."""
+    header = data[:start]
+    if found := list(_IN_FILE.finditer(header)):
+        first, last = found[-1].span(1)
+        header = header[:first] + _BLANK.encode() + header[last:]
+    digest = hashlib.sha256(header)
+    digest.update(memoryview(data)[start:])
+    return digest.hexdigest()
 
 
 def save_training_state(
@@ -143,7 +201,7 @@ def load_training_state(
             optimizer.load_state_dict(_optimizer_state(described[name], tensors, optimizer))
             _align_memory(optimizer)
         return _below(flat, "tensor/"), description["numbers"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(
             f"expected the training state of {sorted(modules)} at {path}, it does not fit "
             f"({error}); delete it to start anew, or go back to its configuration"
@@ -153,8 +211,12 @@ def load_training_state(
 def _write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    header = {_DESCRIPTION: json.dumps(description)}
-    write_bytes(path, safetensors.torch.save(stored, metadata=header))
+    header = {_DESCRIPTION: json.dumps({**description, _CHECKSUM: _BLANK})}
+    data = safetensors.torch.save(stored, metadata=header)
+    start = 8 + int.from_bytes(data[:8], "little")
+    *_, found = _IN_FILE.finditer(data[:start])
+    first, last = found.span(1)
+    write_bytes(path, data[:first] + _checksum(data, start).encode() + data[last:])
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 A training that was killed opens its streams at the batch it had come to, and meets the same images.
 """
 
+import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simgan_captcha.errors import StoreError
-from simgan_captcha.interrupts import held_back, kept_from_children
+from simgan_captcha.interrupts import end_with_parent, held_back, kept_from_children
 from simgan_captcha.types import GreyImages
 
 _REAL = 0
@@ -101,12 +102,12 @@ def synthetic_batches(
         num_workers=workers,
         # A fork of a process that runs torch's threads can hang.
         multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
     # Workers that are interrupted while they start leave noise, or are waited for in vain: the
     # first batch shows that they run, and from then on this process alone stops them.
-    with kept_from_children() if workers else nullcontext():
+    with kept_from_children(signal.SIGTERM) if workers else nullcontext():
         batches = iter(loader)
         images, ids = next(batches)
     try:
@@ -118,7 +119,9 @@ def synthetic_batches(
         del batches  # stops the workers even where a traceback holds this frame
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    # Torch's own watch looks at the fork server, which lives as long as its workers do.
+    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

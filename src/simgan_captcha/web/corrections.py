@@ -17,6 +17,7 @@ from simgan_captcha.atomic import write_json
 from simgan_captcha.errors import RunError
 from simgan_captcha.report.inputs import read_json
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.shown import spreadsheet_cell
 
 FILE = Path("review") / "corrections.json"
 _LOCK_SECONDS = 10.0
@@ -80,9 +81,9 @@ class Corrections:
 
 
 def labels_csv(texts: Mapping[str, str]) -> str:
-    """The CSV of labels that ``simgan-captcha judge --labels`` reads."""
+    """The CSV of labels that ``simgan-captcha judge --labels`` reads, harmless in a spreadsheet."""
     table = io.StringIO(newline="")
     rows = csv.writer(table)
     rows.writerow(["name", "label"])
-    rows.writerows(texts.items())
+    rows.writerows(map(spreadsheet_cell, row) for row in texts.items())
     return table.getvalue()

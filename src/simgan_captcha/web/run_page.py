@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.graph import Stage, recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
-    Json,
     as_mapping,
     as_texts,
     file_states,

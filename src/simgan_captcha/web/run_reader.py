@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
-from simgan_captcha.errors import ImageError
+from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import FINISHED
 from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
+from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import FloatImages, GreyImages
+from simgan_captcha.web.pixels import claimed_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,12 +64,15 @@ class ImageRefusal(BaseModel):
 class RunReader:
     """Reads with what `pipeline.run.load_run_reader` finds, loaded at the first image.
 
-    A run that was made anew since then is loaded anew. Images are read by one caller at a time.
+    A run that was made anew since then is loaded anew. Images are read by one caller at a time,
+    and decoded by two.
     """
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._lock = threading.Lock()
+        # The pixels of two requests are in memory at most.
+        self._decoding = threading.Semaphore(2)
         self._loaded: tuple[nn.Module, Background, RunConfig] | None = None
         self._state: Any = None
 
@@ -86,22 +91,16 @@ class RunReader:
         from simgan_captcha.recognizer.decode import decode, read_probabilities
 
         with self._lock:
+            scheme = self._current()[2].scheme
+        names = [name[:_MAX_NAME] for name, _ in files]
+        found, refused = self._decoded([data for _, data in files], scheme)
+        answers: dict[int, ImageReading | ImageRefusal] = {
+            number: ImageRefusal(name=names[number], error=why) for number, why in refused.items()
+        }
+        with self._lock:
             reader, background, config = self._current()
-            scheme = config.scheme
-            pixels = scheme.width * scheme.height
-            names = [name[:_MAX_NAME] for name, _ in files]
-            found: dict[int, GreyImages] = {}
-            answers: dict[int, ImageReading | ImageRefusal] = {}
-            for number, (_, data) in enumerate(files):
-                try:
-                    if (len(found) + 1) * pixels > MAX_PIXELS and found:
-                        raise ImageError(
-                            f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
-                            "in another"
-                        )
-                    found[number] = decode_scheme_image(data, scheme)
-                except ImageError as error:
-                    answers[number] = ImageRefusal(name=names[number], error=str(error))
+            if config.scheme != scheme:
+                raise RunError("the run has been made anew meanwhile; send the images again")
             if found:
                 images = np.stack(list(found.values()))
                 named = [names[number] for number in found]
@@ -119,6 +118,38 @@ class RunReader:
                         heat=[*compress(pictures[row][1:], slots[row])] if pictures else None,
                     )
         return [answers[number] for number in range(len(files))]
+
+    def _decoded(
+        self, files: Sequence[bytes], scheme: Scheme
+    ) -> tuple[dict[int, GreyImages], dict[int, str]]:
+        """Images by their number, and why others are none.
+
+        The pixels that were sent count, whether they can be decoded or not, and so do those that
+        the net has to look at.
+        """
+        found: dict[int, GreyImages] = {}
+        refused: dict[int, str] = {}
+        sent = 0
+        with self._decoding:
+            for number, data in enumerate(files):
+                width, height = claimed_size(data)
+                try:
+                    if width * height > MAX_PIXELS:
+                        raise ImageError(
+                            f"expected at most {MAX_PIXELS} pixels, the image claims "
+                            f"{width}x{height}"
+                        )
+                    sent += width * height
+                    looked_at = (len(found) + 1) * scheme.width * scheme.height
+                    if sent > MAX_PIXELS or (found and looked_at > MAX_PIXELS):
+                        raise ImageError(
+                            f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
+                            "in another"
+                        )
+                    found[number] = decode_scheme_image(data, scheme)
+                except ImageError as error:
+                    refused[number] = str(error)
+        return found, refused
 
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader

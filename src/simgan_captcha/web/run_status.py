@@ -3,7 +3,6 @@
 Nothing is locked: only the run's own process may hold its lock.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Literal
@@ -11,12 +10,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.documents import Json, parse_object
 from simgan_captcha.pipeline.graph import Stage, recorded_config, recorded_stages
 from simgan_captcha.pipeline.manifest import ELAPSED, IDENTITY, MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.inputs import (
-    Json,
-    as_mapping,
     as_number,
     file_states,
     read_json,
@@ -136,8 +134,8 @@ def _last_figures(path: Path) -> Json:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
-        return as_mapping(json.loads(lines[-1])) if lines else {}
-    except (OSError, ValueError, RecursionError):
+        return parse_object(lines[-1]) if lines else {}
+    except (OSError, ValueError):
         return {}
 
 
