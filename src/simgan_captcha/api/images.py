@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.data.addresses import is_url, without_password
 from simgan_captcha.data.store import read_stored
 from simgan_captcha.errors import UsageError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simgan_captcha.addresses import is_url, server_and_user, without_password
 from simgan_captcha.cli.app import (
     Quiet,
     Recursive,
@@ -17,7 +18,6 @@ from simgan_captcha.cli.app import (
     parse_length,
     warn,
 )
-from simgan_captcha.data.addresses import is_url, server_and_user, without_password
 from simgan_captcha.errors import UsageError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from simgan_captcha.data.addresses import is_url, without_password
+from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.data.batch import Unpacked, unpack, unpack_batch
 from simgan_captcha.data.fetch import batch_urls, fetch_batches
 from simgan_captcha.data.folder import (

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig, resolve_config
-from simgan_captcha.data.addresses import without_password
 from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.pipeline.estimate import Estimate

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from simgan_captcha._version import __version__
-from simgan_captcha.data.addresses import LOOPBACK_DIRECT, server_and_user, without_password
+from simgan_captcha.addresses import LOOPBACK_DIRECT, server_and_user, without_password
 from simgan_captcha.errors import SubmissionError, UsageError
 
 MOST_SOLUTIONS = 15_000

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simgan_captcha.data.addresses import server_and_user, without_password
+from simgan_captcha.addresses import server_and_user, without_password
 from simgan_captcha.data.fetch import batch_urls
 
 
