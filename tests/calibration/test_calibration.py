@@ -188,7 +188,9 @@ def test_a_scout_that_knows_too_little_is_told_what_to_do(
     if told is None:
         assert len(calibrate(GLYPHS, poses, kept, settled, RENDERED).poses) == FEWEST_CHARACTERS
         return
-    with pytest.raises(RunError, match=rf"at least 20 .* got {told} train the .* calibrate=false"):
+    with pytest.raises(
+        RunError, match=rf"at least 20 .* got {told} train longer .* calibrate=false"
+    ):
         calibrate(GLYPHS, poses, kept, settled, RENDERED)
 
 

@@ -247,8 +247,8 @@ def test_images_that_are_none_are_counted(tmp_path: Path) -> None:
     assert [name for name, _ in images] == ["a.png", "b.png"]
     result = find_weaknesses(images)
     assert (result.images, result.of) == (1, 2)
-    assert result.notes == ["1 of 2 images are no whole JPEG or PNG: left out."]
-    with pytest.raises(UsageError, match="expected images in"):
+    assert result.notes == ["1 of 2 images cannot be read: left out."]
+    with pytest.raises(UsageError, match="expected a folder or a zip file of images"):
         list(folder_images(tmp_path / "none"))
 
 

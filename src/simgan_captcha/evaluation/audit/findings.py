@@ -85,7 +85,7 @@ def find_weaknesses(
         except ImageError:
             continue
     if unreadable := len(some) - len(decoded):
-        notes.append(f"{unreadable} of {len(some)} images are no whole JPEG or PNG: left out.")
+        notes.append(f"{unreadable} of {len(some)} images cannot be read: left out.")
     readable = [(name, data) for name, data, _ in decoded]
     findings = leak_findings(readable, texts or {})
     given_away = max((finding.effect or 0.0 for finding in findings), default=0.0)
