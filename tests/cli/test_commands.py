@@ -365,9 +365,7 @@ def test_read_from_standard_input(run: Path, tmp_path: Path) -> None:
 
 def test_read_and_export_say_what_is_wrong(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    command("read", run, tmp_path / "empty").error(
-        2, "expected .jpg.*or a captcha store in .*empty"
-    )
+    command("read", run, tmp_path / "empty").error(2, "expected images .* got none of 0 entries")
     command("read", run, "x.jpg", "--json", "--csv").error(2, "one of --json, --csv and --parquet")
     (tmp_path / "no.onnx").write_text("hello")
     command("read", tmp_path / "no.onnx", "x.jpg").error(1, "expected an exported reader at .*no")
