@@ -75,7 +75,8 @@ def review(tmp_path: Path, large: Path) -> Iterator[tuple[Path, str]]:
 
 def is_drawn(picture: Locator) -> bool:
     """Whether the browser has the picture's pixels; the policy may have kept them out."""
-    picture.scroll_into_view_if_needed()
+    # At once: a page that is kept up to date may replace the picture before it lies still.
+    picture.evaluate("image => image.scrollIntoView()")
     expect(picture).to_have_js_property("complete", True)
     return bool(picture.evaluate("image => image.naturalWidth") > 0)
 
