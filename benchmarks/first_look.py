@@ -1,0 +1,122 @@
+"""What `init` proposes for families that it knows nothing of, beside what a person would write.
+
+    python benchmarks/first_look.py WORK --families ../shared/data/families
+
+Eight real families and the images of the six generators that zero_shot.py drew into WORK. Nothing
+is given: alphabet, length, background and clutter are proposed. An alphabet is compared by its
+characters, case ignored. Writes benchmarks/results/first_look.{json,md}.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
+from typing import Any, NamedTuple
+
+from record import RESULTS, provenance, write_result
+from zero_shot import REAL_FAMILIES
+
+import simgan_captcha as sc
+
+
+class Person(NamedTuple):
+    """What a person writes after a look at ten images."""
+
+    alphabet: str
+    length: str
+    background: str
+    clutter: tuple[str, ...]
+
+
+_NO_O = "".join(c for c in digits + ascii_lowercase + ascii_uppercase if c not in "0o1iIlO")
+SEEN = {
+    "lzu5": ("plain", ("dots",)),
+    "henan4": ("plain", ("lines",)),
+    "cryptowin_math": ("plain", ("lines",)),
+    "swust_2019a": ("plain", ("lines",)),
+    "swust_2020": ("plain", ("lines",)),
+    "nsysu4": ("plain", ("lines", "dots")),
+    "thsr4": ("plain", ("lines", "dots")),
+    "spas4": ("varying", ("lines",)),
+}
+PERSONS = {
+    **{name: Person(*REAL_FAMILIES[name], *seen) for name, seen in SEEN.items()},
+    "pypi_digits4": Person(digits, "4", "plain", ("lines", "dots")),
+    "pypi_serif4to6": Person(digits + ascii_lowercase, "4-6", "plain", ("lines", "dots")),
+    "svg_captcha4": Person(_NO_O, "4", "plain", ("lines",)),
+    "gd_securityimage5": Person(digits + ascii_uppercase, "5", "plain", ("lines", "dots")),
+    "gregwar5": Person(digits + ascii_lowercase, "5", "plain", ("lines",)),
+    "puzzle4": Person(digits + ascii_lowercase, "4", "shared", ()),
+}
+
+
+def main() -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="where zero_shot.py drew the generators' images")
+    parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows = []
+    for name, person in PERSONS.items():
+        place = options.families if name in SEEN else options.work / "generated"
+        if not (place / name / "images").is_dir():
+            print(f"left out: {name}: no images in {place / name}")
+            continue
+        rows.append({"family": name, **looked(place / name / "images", person)})
+        print(rows[-1], flush=True)
+    write_result(
+        options.out,
+        "first_look",
+        "What `init` proposes with nothing given, and what a person would write",
+        {**began, "seed": None, "precision": "float32", "rows": rows},
+        (
+            "family",
+            "length",
+            "alphabet: too many",
+            "missing",
+            "background",
+            "clutter",
+            "CPU seconds",
+        ),
+        [
+            (
+                row["family"],
+                agreement(row["length"], row["person"]["length"]),
+                row["too_many"] or "none",
+                row["missing"] or "none",
+                agreement(row["background"], row["person"]["background"]),
+                agreement(" ".join(row["clutter"]), " ".join(row["person"]["clutter"])),
+                f"{row['cpu_seconds']:.0f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def looked(folder: Path, person: Person) -> dict[str, Any]:
+    """What is proposed for one folder."""
+    start = time.process_time()
+    seen = sc.inspect(folder)
+    scheme = seen.scheme
+    proposed, true = set(scheme.alphabet.casefold()), set(person.alphabet.casefold())
+    return {
+        "length": f"{scheme.shortest}-{scheme.length}" if scheme.shortest else f"{scheme.length}",
+        "alphabet": scheme.alphabet,
+        "too_many": "".join(sorted(proposed - true)),
+        "missing": "".join(sorted(true - proposed)),
+        "background": scheme.background,
+        "clutter": list(scheme.clutter),
+        "doubts": list(seen.doubts),
+        "person": {**person._asdict(), "clutter": list(person.clutter)},
+        "cpu_seconds": time.process_time() - start,
+    }
+
+
+def agreement(proposed: str, person: str) -> str:
+    proposed, person = proposed or "none", person or "none"
+    return f"**{proposed}**" if proposed == person else f"{proposed} (a person: {person})"
+
+
+if __name__ == "__main__":
+    main()
