@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import BLANK, CHARACTERS
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from simgan_captcha.types import Floats, Ids
 
 _NEVER = np.float32(-1e9)
 _LEAST = 1e-4
@@ -93,11 +90,11 @@ def decode_columns(
     probabilities = alphabet.probabilities(logits)
     log = np.log(np.maximum(probabilities, 1e-9)).astype(np.float32)
     path = log.argmax(1)
-    ids = _collapsed(path)
+    ids = collapsed(path)
     if lengths is not None and not lengths[0] <= len(ids) <= lengths[1]:
         fewest, most = lengths[0], min(lengths[1], MOST_CHARACTERS)
         path = _best_path(log, fewest, most)
-        ids = _collapsed(path)
+        ids = collapsed(path)
     columns = _peaks(path, log)
     inside = np.array([1 - probabilities[t, 0] for t in columns])
     each = np.array([probabilities[t, i] for t, i in zip(columns, ids, strict=True)])
@@ -109,7 +106,7 @@ def decode_columns(
     )
 
 
-def _collapsed(path: Ids) -> list[int]:
+def collapsed(path: Ids) -> list[int]:
     """CTC's map from a path to ids: repeats are merged, then blanks are left out."""
     changed = np.concatenate([[True], path[1:] != path[:-1]])
     return [int(i) for i in path[changed] if i != 0]

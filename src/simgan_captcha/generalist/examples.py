@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from simgan_captcha.generalist.characters import BLANK, encode
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
@@ -16,9 +15,7 @@ from simgan_captcha.simulator.wide.drawing import DrawnImage, render
 from simgan_captcha.simulator.wide.fonts import FontShelf
 from simgan_captcha.simulator.wide.plans import draw_plan
 from simgan_captcha.simulator.wide.styles import draw_style
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from simgan_captcha.types import Floats, Ids
 
 MOST_TRAINING_COLUMNS = 320
 IGNORED = -1

@@ -3,12 +3,12 @@
 Shapes: B images, T output columns, K classes.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from simgan_captcha.generalist.characters import BLANK, decode
+from simgan_captcha.generalist.decoding import collapsed
 from simgan_captcha.generalist.examples import IGNORED, Examples
 from simgan_captcha.generalist.network import GeneralistOutput
 
@@ -67,8 +67,7 @@ def accuracy(network: torch.nn.Module, known: list[Examples]) -> dict[str, float
         tensors = as_tensors(examples)
         best = network(tensors["images"]).logits.argmax(-1).numpy()
         for row, text, length in zip(best, examples.texts, examples.lengths, strict=True):
-            kept = row[np.concatenate([[True], row[1:] != row[:-1]])]
-            read, truth = decode(kept), decode(text[:length])
+            read, truth = decode(collapsed(row)), decode(text[:length])
             right += read == truth
             folded += read.casefold() == truth.casefold()
             count += 1

@@ -185,8 +185,8 @@ def lay_clutter(canvas: Floats, clutter: Clutter, image: int) -> None:
     layer = np.zeros(canvas.shape, np.uint8)
     for points, width in zip(clutter.lines[image], clutter.line_width[image].tolist(), strict=True):
         if width:
-            curve = np.rint(_curve(points) * (1 << _FINE)).astype(np.int32)
-            cv2.polylines(layer, [curve], False, 255, round(width), cv2.LINE_AA, _FINE)
+            bent = np.rint(curve(points) * (1 << _FINE)).astype(np.int32)
+            cv2.polylines(layer, [bent], False, 255, round(width), cv2.LINE_AA, _FINE)
     _lay(canvas, layer, clutter.line_ink[image])
     layer[:] = 0
     places = np.rint(clutter.dots[image] * (1 << _FINE)).astype(np.int64).tolist()
@@ -211,8 +211,8 @@ def _lay(canvas: Floats, layer: npt.NDArray[np.uint8], ink: np.float32) -> None:
     canvas += (ink - canvas) * (layer.astype(np.float32) / 255)
 
 
-def _curve(points: Floats) -> Floats:
+def curve(points: Floats, number: int = _BEND) -> Floats:
     """Points (n, 2) of the quadratic Bezier curve with the control points (3, 2)."""
-    t = np.linspace(0, 1, _BEND, dtype=np.float32)[:, None]
+    t = np.linspace(0, 1, number, dtype=np.float32)[:, None]
     weights = np.concatenate([(1 - t) ** 2, 2 * t * (1 - t), t**2], 1)
     return np.asarray(weights @ points)

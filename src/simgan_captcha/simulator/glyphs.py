@@ -60,14 +60,12 @@ def open_font(name: str, size: int, alphabet: str) -> ImageFont.FreeTypeFont:
     path = font_path(name)
     try:
         font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-        # A noncharacter, which no font maps: what the font draws for a character it lacks.
-        unknown = _coverage(font, "\uffff")
-        missing = [c for c in alphabet if _coverage(font, c) in (unknown, None)]
+        missing = lacking(font, alphabet)
     except (OSError, ValueError) as error:
         raise ConfigError(f"expected a TrueType or OpenType font at {path}, got {error}") from None
     if missing:
         raise ConfigError(
-            f"expected a font with all of {alphabet!r}, {name} lacks {''.join(missing)!r}; "
+            f"expected a font with all of {alphabet!r}, {name} lacks {missing!r}; "
             "choose another font"
         )
     return font
@@ -92,6 +90,13 @@ def fonts_with(alphabet: str) -> tuple[str, ...]:
             'font files with --set simulator.fonts=["/path/to/font.ttf"]'
         )
     return tuple(found)
+
+
+def lacking(font: ImageFont.FreeTypeFont, alphabet: str) -> str:
+    """Characters of an alphabet that a font does not draw."""
+    # A noncharacter, which no font maps, shows what the font draws for a character it lacks.
+    unknown = _coverage(font, "\uffff")
+    return "".join(c for c in alphabet if _coverage(font, c) in (unknown, None))
 
 
 def _coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes] | None:

@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from simgan_captcha.data.pictures import Pixels
+from simgan_captcha.simulator.clutter import curve
 from simgan_captcha.simulator.wide.fonts import FontShelf, outlined, thinned
 from simgan_captcha.simulator.wide.plans import Colour, ImagePlan, PlannedLetter, PlannedMark
-
-RgbImage = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+from simgan_captcha.types import Floats
 
 
 class DrawnImage(NamedTuple):
     """One image and where its letters stand."""
 
-    image: RgbImage
+    image: Pixels
     """(H, W, 3)."""
     text: str
     places: Floats
@@ -57,9 +57,7 @@ class _Warp(NamedTuple):
     across: Floats
     down: Floats
 
-    def moved(
-        self, picture: npt.NDArray[np.uint8], interpolation: int = cv2.INTER_LINEAR
-    ) -> npt.NDArray[np.uint8]:
+    def moved(self, picture: Pixels, interpolation: int = cv2.INTER_LINEAR) -> Pixels:
         H, W = self.across.shape
         x, y = np.meshgrid(np.arange(W, dtype=np.float32), np.arange(H, dtype=np.float32))
         moved = cv2.remap(
@@ -103,7 +101,7 @@ def _warp(plan: ImagePlan, noise: np.random.Generator) -> _Warp | None:
     return _Warp(across.astype(np.float32), down.astype(np.float32))
 
 
-def _letters(plan: ImagePlan, shelf: FontShelf) -> tuple[npt.NDArray[np.uint8], RgbImage]:
+def _letters(plan: ImagePlan, shelf: FontShelf) -> tuple[Pixels, Pixels]:
     """Coverage (H, W) of the letters and their colours (H, W, 3)."""
     coverage = np.zeros((plan.height, plan.width), np.uint8)
     inks = np.empty((plan.height, plan.width, 3), np.uint8)
@@ -131,9 +129,7 @@ def _overlap(
     return rows, columns
 
 
-def _patch(
-    plan: ImagePlan, letter: PlannedLetter, shelf: FontShelf
-) -> tuple[npt.NDArray[np.uint8], int, int]:
+def _patch(plan: ImagePlan, letter: PlannedLetter, shelf: FontShelf) -> tuple[Pixels, int, int]:
     """A letter as it stands in the image, and the pixel its patch begins at (left, top).
 
     A glyph's point p goes to A (p - c) + (x, y), where c is the glyph's middle and
@@ -178,9 +174,7 @@ def _patch(
 _SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 
 
-def _inverted(
-    letters: npt.NDArray[np.uint8], plan: ImagePlan, noise: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def _inverted(letters: Pixels, plan: ImagePlan, noise: np.random.Generator) -> Pixels:
     """Ink and background change places under a shape: |coverage - shape|."""
     shape = np.zeros_like(letters)
     H, W = letters.shape
@@ -188,9 +182,9 @@ def _inverted(
     if kind == "arc":
         ends = noise.uniform(0, H, 2)
         middle = noise.uniform(-0.5, 1.5) * H
-        points = np.array([[-2, ends[0]], [W / 2, middle], [W + 2, ends[1]]])
+        points = [[-2, ends[0]], [W / 2, middle], [W + 2, ends[1]]]
         width = max(2, round(plan.unit * noise.uniform(0.12, 0.4)))
-        cv2.polylines(shape, [_curve(points)], False, 255, width, cv2.LINE_AA, 3)
+        cv2.polylines(shape, [_bent(points)], False, 255, width, cv2.LINE_AA, 3)
     elif kind == "ellipse":
         centre = (int(noise.uniform(0, W)), int(noise.uniform(0, H)))
         axes = (int(noise.uniform(0.3, 1.2) * H), int(noise.uniform(0.2, 0.7) * H))
@@ -200,25 +194,23 @@ def _inverted(
     return np.asarray(cv2.absdiff(letters, shape), np.uint8)
 
 
-def _lay(canvas: RgbImage, coverage: npt.NDArray[np.uint8], inks: RgbImage) -> None:
+def _lay(canvas: Pixels, coverage: Pixels, inks: Pixels) -> None:
     """canvas += (ink - canvas) coverage / 255."""
     share = coverage[..., None].astype(np.float32) * np.float32(1 / 255)
     mixed = canvas + (inks.astype(np.float32) - canvas) * share
     np.copyto(canvas, mixed.astype(np.uint8))
 
 
-def _curve(points: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
-    """The quadratic Bezier curve of (3, 2) control points, in eighths of a pixel."""
-    t = np.linspace(0, 1, 14)[:, None]
-    curve = (1 - t) ** 2 * points[0] + 2 * t * (1 - t) * points[1] + t**2 * points[2]
-    return np.asarray(np.rint(curve * 8), np.int32)
+def _bent(points: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    """The curve of three control points, in eighths of a pixel."""
+    return np.asarray(np.rint(curve(np.asarray(points, np.float32), 14) * 8), np.int32)
 
 
-def _lay_marks(canvas: RgbImage, marks: list[PlannedMark]) -> None:
+def _lay_marks(canvas: Pixels, marks: list[PlannedMark]) -> None:
     for mark in marks:
         if mark.kind == "curve":
-            curve, width = _curve(np.array(mark.points)), max(1, round(mark.width))
-            cv2.polylines(canvas, [curve], False, mark.colour, width, cv2.LINE_AA, 3)
+            width = max(1, round(mark.width))
+            cv2.polylines(canvas, [_bent(mark.points)], False, mark.colour, width, cv2.LINE_AA, 3)
             continue
         (x, y), *rest = [(round(u * 8), round(v * 8)) for u, v in mark.points]
         if mark.kind == "dot":
@@ -231,7 +223,7 @@ def _lay_marks(canvas: RgbImage, marks: list[PlannedMark]) -> None:
             cv2.line(canvas, (x, y), rest[0], mark.colour, 1, cv2.LINE_AA, 3)
 
 
-def _finish(canvas: RgbImage, plan: ImagePlan, noise: np.random.Generator) -> RgbImage:
+def _finish(canvas: Pixels, plan: ImagePlan, noise: np.random.Generator) -> Pixels:
     """What a program does to an image before it sends it."""
     f = plan.style.finish
     H, W = canvas.shape[:2]
@@ -278,7 +270,7 @@ def _smooth(H: int, W: int, cell: float, noise: np.random.Generator) -> Floats:
     return np.asarray(cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _backdrop(plan: ImagePlan, noise: np.random.Generator) -> RgbImage:
+def _backdrop(plan: ImagePlan, noise: np.random.Generator) -> Pixels:
     """(H, W, 3): two colours mixed by a gradient, clouds, stripes or a texture."""
     H, W, colours = plan.height, plan.width, plan.style.colours
     canvas = np.empty((H, W, 3), np.uint8)
@@ -308,7 +300,7 @@ def _backdrop(plan: ImagePlan, noise: np.random.Generator) -> RgbImage:
     return np.asarray(canvas + share * difference).astype(np.uint8)
 
 
-def _hatched(canvas: RgbImage, shade: Colour, source: np.random.Generator) -> RgbImage:
+def _hatched(canvas: Pixels, shade: Colour, source: np.random.Generator) -> Pixels:
     H, W = canvas.shape[:2]
     distance, slant = int(source.integers(3, 10)), int(source.uniform(-1.5, 1.5) * H)
     for x in range(-2 * H, W + 2 * H, distance):
@@ -316,7 +308,7 @@ def _hatched(canvas: RgbImage, shade: Colour, source: np.random.Generator) -> Rg
     return canvas
 
 
-def _lettered(canvas: RgbImage, shade: Colour, source: np.random.Generator) -> RgbImage:
+def _lettered(canvas: Pixels, shade: Colour, source: np.random.Generator) -> Pixels:
     """Small pale letters that belong to no text."""
     H, W = canvas.shape[:2]
     for _ in range(int(source.integers(5, 40))):
@@ -328,7 +320,7 @@ def _lettered(canvas: RgbImage, shade: Colour, source: np.random.Generator) -> R
     return canvas
 
 
-def _grid(canvas: RgbImage, plan: ImagePlan) -> None:
+def _grid(canvas: Pixels, plan: ImagePlan) -> None:
     if distance := plan.style.clutter.grid:
         H, W = canvas.shape[:2]
         for x in range(distance // 2, W, distance):

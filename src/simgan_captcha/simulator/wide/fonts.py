@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFont
 
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.simulator.glyphs import lacking
 from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
 
 CATALOGUE = Path(__file__).parent / "fonts.tsv"
@@ -90,9 +91,7 @@ def _open(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=20_000)
 def _has(path: str, character: str) -> bool:
-    # A noncharacter, which no font maps, shows what a font draws for what it lacks.
-    known, unknown = (bytes(_open(path, 24).getmask(c)) for c in (character, "\uffff"))
-    return any(known) and known != unknown
+    return not lacking(_open(path, 24), character)
 
 
 @lru_cache(maxsize=20_000)

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from simgan_captcha.simulator.wide.fonts import FontShelf
 from simgan_captcha.simulator.wide.styles import Scope, Span, Style
 from simgan_captcha.simulator.wide.texts import draw_text
+from simgan_captcha.types import Doubles, Floats
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 MarkKind = Literal["curve", "stroke", "dot", "ellipse"]
