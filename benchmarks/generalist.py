@@ -22,9 +22,8 @@ from record import RESULTS, provenance, write_result
 
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.generalist.decoding import Alphabet, decode_columns
-from simgan_captcha.generalist.examples import batches
+from simgan_captcha.generalist.examples import batches, draw_pool
 from simgan_captcha.generalist.features import HEIGHT
-from simgan_captcha.generalist.objective import WEIGHTS, as_tensors, loss_of
 from simgan_captcha.generalist.pretraining import Pretraining, PretrainingSettings
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.simulator.wide.drawing import DrawnImage, render
@@ -168,23 +167,15 @@ def training_step(steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     settings = PretrainingSettings()
     shelf = FontShelf(CATALOGUE, "held-out")
-    from simgan_captcha.generalist.examples import draw_pool
-
     pool = draw_pool(shelf, 1, 0, families=8, images=8, difficulty=1.0)
-    tensors = as_tensors(next(batches(pool, settings.batch_size, np.random.default_rng(0))))
+    batch = next(batches(pool, settings.batch_size, np.random.default_rng(0)))
     seconds = {}
     for name, bf16 in (("bfloat16", True), ("float32", False)):
         training = Pretraining(Path("nowhere"), settings, bf16=bf16)
         taken = []
         for _ in range(steps):
             start = time.process_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                output = training.network(tensors["images"])
-            parts = loss_of(output, tensors)
-            total = sum((WEIGHTS[n] * part for n, part in parts.items()), torch.zeros(()))
-            training.optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            training.optimizer.step()
+            training.step(batch)
             taken.append(time.process_time() - start)
         seconds[name] = float(np.median(taken))
     return {**seconds, "ratio": seconds["float32"] / seconds["bfloat16"]}

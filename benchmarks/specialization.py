@@ -25,7 +25,7 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.generalist.decoding import Alphabet
-from simgan_captcha.generalist.export import load_generalist
+from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.specialize import (
     SpecializationSettings,
     decode_all,

@@ -12,10 +12,10 @@ from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import CHARACTERS, CLASSES, decode, encode
 from simgan_captcha.generalist.decoding import (
     Alphabet,
-    Floats,
     ctc_log_probability,
     decode_columns,
 )
+from simgan_captcha.types import Floats
 
 
 def logits_of(seed: int, columns: int, spread: float = 3.0) -> Floats:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from simgan_captcha.generalist.export import export_generalist, load_generalist
+from simgan_captcha.generalist.export import export_generalist
+from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.pretraining import (
     PretrainingSettings,
     difficulty,

@@ -46,7 +46,6 @@ def test_images_of_many_sizes_are_prepared_to_one_width() -> None:
     width = common_width([image.shape[:2] for image in images])
     assert width == 96
     assert prepare(images).shape == (3, 4, HEIGHT, width)
-    assert prepare(images, 64).shape == (3, 4, HEIGHT, 64)
 
 
 def test_augmentation_moves_images_a_little() -> None:

@@ -16,7 +16,7 @@ def found(texts: list[str], confidence: float = 0.95) -> list[list[FoundCharacte
 
 
 def surveyed(texts: list[str]) -> Survey:
-    return survey(found(texts), [(50, 120)] * len(texts))
+    return survey(found(texts))
 
 
 def drawn(alphabet: str, lengths: list[int], images: int = 300) -> list[str]:
@@ -33,8 +33,6 @@ def test_digits_of_one_length() -> None:
     assert seen.groups == ("digits",)
     assert seen.alphabet == digits
     assert seen.unseen == ""
-    assert seen.text_height == 0.4
-    assert np.allclose(seen.text_rows, (0.3, 0.7))
 
 
 def test_characters_that_a_site_leaves_out_are_left_out() -> None:
@@ -68,6 +66,6 @@ def test_a_few_misread_lengths_do_not_make_a_range() -> None:
     assert surveyed(texts).lengths == (6, 6)
 
 
-def test_images_without_text_are_counted() -> None:
-    assert survey([[], []], [(10, 10)] * 2).empty == 2
-    assert survey([*found(["12"]), []], [(50, 120)] * 2).empty == 1
+def test_images_without_text_give_no_alphabet() -> None:
+    assert survey([[], []]).alphabet == ""
+    assert survey([*found(["12", "34"]), []]).lengths == (2, 2)

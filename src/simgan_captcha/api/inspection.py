@@ -74,9 +74,9 @@ def inspect(
     if survey is not None and survey.alphabet:
         found += _doubts(survey, lengths)
         if alphabet is None and len(survey.alphabet) > 1:
-            alphabet, remarks["alphabet"] = survey.alphabet, alphabet_in_words(survey)
+            alphabet, remarks["alphabet"] = survey.alphabet, _alphabet_in_words(survey)
         if lengths is None:
-            lengths, remarks["length"] = survey.lengths, length_in_words(survey)
+            lengths, remarks["length"] = survey.lengths, _length_in_words(survey)
     scheme = scheme_of(look, alphabet, lengths)
     return Inspection(scheme, tuple(found), look, survey, texts, remarks)
 
@@ -93,18 +93,17 @@ def _survey(
     except SimganCaptchaError:  # no weights, or characters that it does not know
         return None, ()
     found = [reader.find(picture) for picture in look.pictures]
-    sizes = [picture.shape[:2] for picture in look.pictures]
     texts = tuple("".join(one.character for one in characters) for characters in found)
-    return survey(found, sizes), texts
+    return survey(found), texts
 
 
-def alphabet_in_words(survey: "Survey") -> str:
+def _alphabet_in_words(survey: "Survey") -> str:
     """What speaks for the proposed alphabet."""
     words = f"Found in {survey.images} images by the generalist: {', '.join(survey.groups)}"
     return words + (f"; never seen: {survey.unseen}" if survey.unseen else "") + ". Compare."
 
 
-def length_in_words(survey: "Survey") -> str:
+def _length_in_words(survey: "Survey") -> str:
     """What speaks for the proposed length."""
     return f"Found by the generalist in {survey.length_share:.0%} of the images it is surest of."
 

@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,21 +20,11 @@ from torch import Tensor, nn
 
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE
-from simgan_captcha.generalist.network import Generalist
-from simgan_captcha.training.checkpoint import load_weights, save_weights
+from simgan_captcha.generalist.network import Generalist, in_halves, load_generalist
+from simgan_captcha.training.checkpoint import save_weights
 
 _TOLERANCE = 2e-2
 """By how much logits of the two runtimes may differ; weights are rounded to half precision."""
-
-
-def load_generalist(path: Path) -> tuple[Generalist, dict[str, Any]]:
-    """The network of a file of weights, in evaluation mode, and the file's description."""
-    tensors, description = load_weights(path)
-    network = Generalist()
-    network.load_state_dict(
-        {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-    )
-    return network.eval(), description
 
 
 class _Columns(nn.Module):
@@ -54,7 +43,7 @@ def export_generalist(weights: Path, out: Path, made_by: str = "") -> float:
     """Write both files; returns the largest difference of a logit between the two runtimes.
 
     Args:
-        weights: A file that `pretraining` wrote.
+        weights: A file that `pretraining` wrote, in half precision.
         out: Folder of the files.
         made_by: Command and commits that made the weights, for their description.
 
@@ -63,14 +52,7 @@ def export_generalist(weights: Path, out: Path, made_by: str = "") -> float:
     """
     network, description = load_generalist(weights)
     description = {**description, **({"made_by": made_by} if made_by else {})}
-    halves = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
-    }
-    save_weights(out / "generalist.safetensors", halves, description)
-    network.load_state_dict(
-        {n: t.float() if t.is_floating_point() else t for n, t in halves.items()}
-    )
+    save_weights(out / "generalist.safetensors", in_halves(network), description)
     model = _to_onnx(_Columns(network).eval())
     _store_half(model)
     helper.set_model_props(model, {"simgan_captcha": json.dumps({"generalist": description})})

@@ -3,13 +3,15 @@
 Shapes: B images, 40 rows, W columns, T = W / 4 output columns, K classes (`characters.CLASSES`).
 """
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simgan_captcha.generalist.characters import CLASSES
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
+from simgan_captcha.training.checkpoint import load_weights
 
 GEOMETRY = 4
 """Values that every column tells of the character whose middle it holds."""
@@ -108,3 +110,23 @@ class Generalist(nn.Module):
         x = self.columns(x).squeeze(2).transpose(1, 2)  # (B, T, columns)
         x = self.norm(self.mixers(x))
         return GeneralistOutput(self.logits(x), self.geometry(x))
+
+
+def in_halves(network: nn.Module) -> dict[str, Tensor]:
+    """The network's state with all fractions in half precision, as its files hold it."""
+    state: dict[str, Tensor] = network.state_dict()
+    return {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
+
+
+def load_generalist(path: Path) -> tuple[Generalist, dict[str, Any]]:
+    """The network of a file of weights, in evaluation mode, and the file's description.
+
+    Raises:
+        RunError: The file is missing, damaged, or not written by this package.
+    """
+    tensors, description = load_weights(path)
+    network = Generalist()
+    network.load_state_dict(
+        {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
+    )
+    return network.eval(), description

@@ -23,13 +23,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simgan_captcha.generalist.examples import (
-    Examples,
-    batches,
-    draw_pool,
-)
+from simgan_captcha.generalist.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
-from simgan_captcha.generalist.network import Generalist
+from simgan_captcha.generalist.network import Generalist, in_halves
 from simgan_captcha.generalist.objective import WEIGHTS, accuracy, as_tensors, loss_of
 from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
@@ -212,10 +208,11 @@ class Pretraining:
     def learn(self, pool: list[Examples]) -> None:
         """One step for each batch of a pool."""
         for examples in pool:
-            self._step(examples)
+            self.step(examples)
         self.numbers["pool"] += 1
 
-    def _step(self, examples: Examples) -> None:
+    def step(self, examples: Examples) -> None:
+        """One step on a batch."""
         numbers = self.numbers
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, int(numbers["step"]))
@@ -250,11 +247,8 @@ class Pretraining:
         _log(self.folder, line)
         if measured["texts"] > self.numbers["best"]:
             self.numbers["best"] = measured["texts"]
-            weights = {
-                name: value.half() if value.is_floating_point() else value
-                for name, value in self.average.module.state_dict().items()
-            }
             description = {"settings": asdict(self.settings), **line}
+            weights = in_halves(self.average.module)
             save_weights(self.folder / "best.safetensors", weights, description)
         save_training_state(
             self._state,

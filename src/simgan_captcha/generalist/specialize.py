@@ -13,23 +13,20 @@ Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns,
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
 from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
 from simgan_captcha.generalist.network import Generalist
-
-Floats = npt.NDArray[np.float32]
-OnStep = Callable[[int, int], None]
-"""``on_step(done, steps)``"""
+from simgan_captcha.types import Floats
 
 _READ_AT_ONCE = 128
 
@@ -61,10 +58,10 @@ def common_width(sizes: Sequence[tuple[int, int]]) -> int:
     return int(8 * math.ceil(usual / 8))
 
 
-def prepare(images: Sequence[npt.NDArray[np.uint8]], width: int | None = None) -> Floats:
-    """(N, 4, 40, W) of RGB images (H, W, 3) of any size; W: `common_width`, or as given."""
-    chosen = width or common_width([(image.shape[0], image.shape[1]) for image in images])
-    return np.stack([features(image, chosen) for image in images])
+def prepare(images: Sequence[Pixels]) -> Floats:
+    """(N, 4, 40, W) of RGB images (H, W, 3) of any size; W is their `common_width`."""
+    width = common_width([(image.shape[0], image.shape[1]) for image in images])
+    return np.stack([features(image, width) for image in images])
 
 
 @torch.no_grad()
@@ -87,7 +84,6 @@ def specialize(
     settings: SpecializationSettings,
     *,
     bf16: bool = False,
-    on_step: OnStep = lambda done, steps: None,
 ) -> Generalist:
     """The teacher after self-training; the network given is left as it is.
 
@@ -98,7 +94,6 @@ def specialize(
         lengths: Fewest and most characters; None: any.
         settings: See there.
         bf16: Whether convolutions compute in bfloat16.
-        on_step: Called after each step.
     """
     s = settings
     generator = torch.Generator().manual_seed(s.seed)
@@ -130,7 +125,6 @@ def specialize(
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         optimizer.step()
         _follow(teacher, student, s.average)
-        on_step(step + 1, s.steps)
     return teacher.eval()
 
 

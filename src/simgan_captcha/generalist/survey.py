@@ -1,4 +1,4 @@
-"""What the generalist finds in a sample of a family's images: lengths, characters, size and place.
+"""What the generalist finds in a sample of images of one family: lengths and characters.
 
 Nothing is known of the family and nothing is learned. Each conclusion comes with the share of the
 images that support it, so that a person can be asked where it is doubtful.
@@ -37,8 +37,6 @@ class Survey:
     """Conclusions from N images."""
 
     images: int
-    empty: int
-    """Images in which nothing was found."""
     lengths: tuple[int, int]
     """Fewest and most characters of a text."""
     length_share: float
@@ -49,49 +47,26 @@ class Survey:
     """Characters of these groups, without those that should have been seen and were not."""
     unseen: str
     """The characters left out."""
-    text_height: float
-    """Median height of a capital as a fraction of the image's height."""
-    text_rows: tuple[float, float]
-    """Where texts begin and end, as fractions of the image's height: 5th and 95th percentile."""
-    text_width: float
-    """Median extent of a text as a fraction of the image's width."""
     confidence: float
     """Mean probability of a character, of all that were found."""
 
 
-def survey(found: Sequence[Sequence[FoundCharacter]], sizes: Sequence[tuple[int, int]]) -> Survey:
-    """Conclusions from the characters found in N images of (height, width) pixels each."""
+def survey(found: Sequence[Sequence[FoundCharacter]]) -> Survey:
+    """Conclusions from the characters found in N images."""
     texts = [characters for characters in found if characters]
     every = [c for characters in texts for c in characters]
     if not every:
-        return Survey(len(found), len(found), (1, 1), 0.0, (), "", "", 0.5, (0.0, 1.0), 1.0, 0.0)
+        return Survey(len(found), (1, 1), 0.0, (), "", "", 0.0)
     lengths, length_share = _lengths(texts)
     groups = _groups(every)
     alphabet, unseen = _alphabet(every, groups)
-    with_sizes = [(c, size) for c, size in zip(found, sizes, strict=True) if c]
-    tops, bottoms, heights, widths = [], [], [], []
-    for characters, (height, width) in with_sizes:
-        half = np.array([c.height for c in characters]) / 2
-        middles = np.array([(c.x, c.y) for c in characters])
-        tops.append((middles[:, 1] - half).min() / height)
-        bottoms.append((middles[:, 1] + half).max() / height)
-        heights.append(2 * float(np.median(half)) / height)
-        extent = np.ptp(middles[:, 0]) + 2 * half.mean()
-        widths.append(min(1.0, float(extent) / width))
     return Survey(
         images=len(found),
-        empty=len(found) - len(texts),
         lengths=lengths,
         length_share=length_share,
         groups=groups,
         alphabet=alphabet,
         unseen=unseen,
-        text_height=float(np.median(heights)),
-        text_rows=(
-            float(np.clip(np.percentile(tops, 5), 0, 1)),
-            float(np.clip(np.percentile(bottoms, 95), 0, 1)),
-        ),
-        text_width=float(np.median(widths)),
         confidence=float(np.mean([c.confidence for c in every])),
     )
 
