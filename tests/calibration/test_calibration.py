@@ -58,7 +58,7 @@ def moved(poses: Poses, off: npt.NDArray[Any]) -> Poses:
     return poses.at(places(poses) + unformed(np.broadcast_to(off, (*poses.x.shape, PLACED))))
 
 
-def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> None:
+def test_poses_come_from_settled_images_without_class_offsets() -> None:
     poses, kept, settled = known(300)
     settled[np.random.default_rng(6).random(300) < 0.3] = False
     found = calibrate(GLYPHS, poses, kept, settled, RENDERED)
@@ -71,7 +71,7 @@ def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> 
     assert found.found.all()
 
 
-def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() -> None:
+def test_poses_include_unsure_characters_but_not_strayed_ones() -> None:
     """Letters that overlap are seldom sure."""
     poses, kept, settled = known(100)
     close, astray = np.arange(100) < 20, np.arange(100) >= 90
@@ -87,7 +87,7 @@ def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() 
     assert y.max() < 100
 
 
-def test_only_sure_characters_tell_how_a_class_lies() -> None:
+def test_only_confident_characters_determine_class_offsets() -> None:
     """What is read for another would make a class lie like that."""
     poses, kept, settled = known(400)
     kept[np.random.default_rng(6).random(kept.shape) < 0.6] = False
@@ -98,7 +98,7 @@ def test_only_sure_characters_tell_how_a_class_lies() -> None:
     np.testing.assert_allclose(apart, 90, atol=1e-3)
 
 
-def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
+def test_class_offsets_are_separated_from_slot_positions() -> None:
     poses, kept, settled = known(600)
     ids = poses.probabilities.argmax(-1)
     off = np.array([[0, 0, 0], [4, 0, 0], [0, -3, 0], [0, 0, 9], [-2, 2, 0], [0, 0, -9]])
@@ -116,7 +116,7 @@ def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
     np.testing.assert_allclose(widths[1][:, 2], 54, atol=4)
 
 
-def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> None:
+def test_one_sided_misreadings_give_no_class_offset() -> None:
     """What is left of it leans the other way, but reaches no further there than others."""
     poses, kept, settled = known(600)
     leaning = (poses.probabilities.argmax(-1) == 3) & (poses.rotation > 0)
@@ -131,7 +131,7 @@ def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> No
 
 
 @pytest.mark.parametrize("aligned", [0.0, 0.5])
-def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: float) -> None:
+def test_gaps_between_letters_do_not_depend_on_their_widths(aligned: float) -> None:
     """Texts from the left, or about the middle: what is the same is the gap, not the distance."""
     generator, side, gap = np.random.default_rng(0), 40, 3
     widths = np.array([4, 8, 10, 10, 12, 16])  # pixels
@@ -160,7 +160,7 @@ def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: 
     assert begin.std() < 1
 
 
-def test_classes_without_a_glyph_lie_as_usual() -> None:
+def test_classes_without_a_glyph_have_no_offset() -> None:
     poses, kept, settled = known(300)
     glyphs = GLYPHS.copy()
     glyphs[2] = 0
@@ -179,7 +179,7 @@ def test_classes_without_a_glyph_lie_as_usual() -> None:
         (100, FEWEST_CHARACTERS - 1, r"\[100, 100, 100, 100\].* got 19;"),
     ],
 )
-def test_a_scout_that_knows_too_little_is_told_what_to_do(
+def test_too_few_confident_characters_are_an_error_with_advice(
     sure: int, settling: int, told: str | None
 ) -> None:
     poses, kept, settled = known(100)
@@ -222,7 +222,7 @@ def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
     return np.asarray(near.argmin(1))
 
 
-def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> None:
+def test_drawn_poses_are_those_of_one_real_image_plus_jitter() -> None:
     calibration, count = skewed(LETTERS), 4000
     calibration.offset[:, :PLACED] = np.arange(18).reshape(6, 3) - 8
     ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.length))
@@ -239,7 +239,7 @@ def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> Non
     assert np.abs(between).max() < 0.1
 
 
-def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
+def test_all_real_images_are_drawn_equally_often() -> None:
     far = 20 * np.arange(DONORS, dtype=np.float32)[:, None, None]
     calibration = dataclasses.replace(skewed(LETTERS), poses=unformed(np.tile(far, (1, 4, 3))))
     x, _, _ = np.moveaxis(draw(calibration, np.zeros((100 * DONORS, 4), np.int64)), -1, 0)
@@ -251,7 +251,7 @@ def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
     assert counts.max() < 150
 
 
-def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> None:
+def test_rare_lengths_are_equally_frequent_except_very_rare_ones() -> None:
     poses = unformed(np.zeros((100, 4, 3)))
     poses[:40, 3:] = np.nan  # 40 of three letters, 58 of four...
     poses[98:, 2:] = np.nan  # ...and 2 of two: perhaps an error
@@ -261,7 +261,7 @@ def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> N
     np.testing.assert_allclose(lengths, [0, 0, 6 / 122, 58 / 122, 58 / 122], atol=0.03)
 
 
-def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
+def test_forms_of_misread_letters_are_clipped_to_confident_ones() -> None:
     poses, kept, settled = known(100)
     form = np.random.default_rng(0).uniform(-0.3, 0.3, (*kept.shape, 6))
     kept[:20, 1] = False
@@ -272,7 +272,7 @@ def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
     assert found[20:, 1, 0].std() == pytest.approx(form[20:, 1, 0].std(), rel=0.05)
 
 
-def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
+def test_drawn_poses_have_the_correlations_of_real_ones() -> None:
     calibration = skewed(LETTERS)
     found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
     real, drawn = (
@@ -291,7 +291,7 @@ def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
     assert abs(correlation[0, 1]) < 0.2
 
 
-def test_places_are_drawn_again_by_their_generator() -> None:
+def test_the_same_generator_draws_the_same_poses() -> None:
     calibration, ids = skewed(LETTERS), np.zeros((50, 4), np.int64)
     one, again, other = (draw(calibration, ids, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
@@ -328,7 +328,7 @@ def test_contrast_makes_edges_steeper_about_half_coverage(contrast: float) -> No
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, right: int) -> None:
+def test_a_raster_has_the_drawn_pixels_on_any_grid(down: int, right: int) -> None:
     pixels = np.random.default_rng(0).integers(2, size=(5, 7), dtype=np.uint8) * np.uint8(255)
     fine = np.zeros((16, 16), np.uint8)
     fine[2 + down : 12 + down, right : 14 + right] = pixels.repeat(2, 0).repeat(2, 1)
@@ -347,7 +347,7 @@ def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, ri
         assert not rasters[empty].any()
 
 
-def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
+def test_without_interpolation_a_gap_of_one_pixel_stays() -> None:
     """As of an i: sampled from finer glyphs it would come and go with where the letter lies."""
     scheme = Scheme(alphabet="ab", length=1, width=40, height=40)
     glyphs = np.zeros((2, 32, 32), np.uint8)
@@ -377,7 +377,7 @@ def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
     assert set(gaps[1].tolist()) != {1}
 
 
-def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
+def test_a_simulator_draws_with_the_calibrated_contrast() -> None:
     soft = skewed(LETTERS, *range(6))
     soft.glyphs[:] = cv2.GaussianBlur(np.moveaxis(soft.glyphs, 0, -1), (0, 0), 3).transpose(2, 0, 1)
     steep = dataclasses.replace(soft, rendering=soft.rendering.copy())
@@ -393,7 +393,7 @@ def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
 # Files.
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_calibration_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     saved = skewed(LETTERS, 1, 3)
     saved.save(path)
@@ -469,7 +469,7 @@ def test_missing_arrays_and_files_are_a_run_error(tmp_path: Path) -> None:
 # Drawing with a calibration.
 
 
-def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> None:
+def test_appended_glyphs_follow_all_others_for_any_size_and_stroke() -> None:
     bank = GlyphBank("abc", ("stix-bold", "roboto-black"), (12, 20, 30), (0.0, 0.5))
     before, shape = list(bank.glyphs), bank.shape
     bank.append([np.full((8, 6), k + 1, np.uint8) for k in range(3)], 2)
@@ -508,7 +508,7 @@ def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> Non
     ],
 )
 @pytest.mark.parametrize("nearest", [0, 1])
-def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
+def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
     rotation: int, box: tuple[int, int, int, int], nearest: int
 ) -> None:
     assert GLYPH_SCALE == 2  # as the block is drawn
@@ -559,7 +559,7 @@ def test_classes_without_a_glyph_are_drawn_by_fonts(share: float) -> None:
     np.testing.assert_array_equal(parameters.stretch == 1, by_glyph)
 
 
-def test_places_turns_and_rendering_are_the_calibration_s() -> None:
+def test_poses_and_rendering_come_from_the_calibration() -> None:
     simulator = calibrated(0.8, 0)
     calibration = simulator.calibration
     assert calibration is not None
@@ -585,7 +585,7 @@ def test_places_turns_and_rendering_are_the_calibration_s() -> None:
         assert np.abs(drawn_values - middle).max() <= widest + 1e-3
 
 
-def test_without_a_calibration_nothing_of_it_is_drawn() -> None:
+def test_without_a_calibration_nothing_is_calibrated() -> None:
     plain_ones = [
         Simulator(LETTERS, drawing(fitted=share), STRIPED).draw_parameters(
             np.random.default_rng(0), 2000
@@ -617,7 +617,7 @@ def test_a_worker_draws_the_same_with_a_calibration() -> None:
     assert len({images for images, _ in batches[0]}) == 4
 
 
-def test_only_possible_texts_are_drawn_from() -> None:
+def test_only_possible_texts_give_poses() -> None:
     """A scout that takes a letter for nothing leaves gaps, or too short a text."""
     probabilities = np.zeros((4, 3, 3), np.float32)
     for n, row in enumerate([(0, 1, 2), (0, 2, 1), (2, 2, 2), (0, 1, 0)]):

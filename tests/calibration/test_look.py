@@ -34,7 +34,7 @@ def look(
 
 
 @pytest.mark.parametrize("waves", [False, True])
-def test_classes_are_shared_out_and_forms_found(waves: bool) -> None:
+def test_classes_are_balanced_and_forms_are_found(waves: bool) -> None:
     normalised, poses, sizes = many_sizes()
     told = poses.probabilities + 1e-7
     # Every 'a' is surely read as 'g', and a little like an 'a'.
@@ -52,7 +52,7 @@ def test_classes_are_shared_out_and_forms_found(waves: bool) -> None:
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
 
 
-def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> None:
+def test_a_misnamed_glyph_is_renamed_and_a_hidden_one_is_found() -> None:
     """Every 'a' is read as 'g', every 'g' as 'm': 'a' has no shape, 'g' another's, 'm' two."""
     normalised, poses = scene()
     read_as = np.array([LETTERS.alphabet.index(c) for c in "gmel1m"])
@@ -69,7 +69,7 @@ def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> No
     assert fit.glyphs.any(axis=(1, 2)).all()
 
 
-def test_a_scout_that_is_right_is_left_alone() -> None:
+def test_correct_predictions_are_unchanged() -> None:
     normalised, poses = scene()
     fit, doubts = look(normalised[:100], disturbed(first_of(poses, 100), 1, 4))
     assert not doubts

@@ -63,7 +63,7 @@ def fitted() -> PoseFit:
 # Poses.
 
 
-def test_disturbed_places_and_turns_are_found_again() -> None:
+def test_disturbed_positions_and_rotations_are_corrected() -> None:
     true, fit = known()[2], fitted()
     assert fit.poses.shape == true.shape
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
@@ -76,7 +76,7 @@ def test_disturbed_places_and_turns_are_found_again() -> None:
     assert not fit.poses[..., PLACED:].any()
 
 
-def test_without_steps_they_stay_where_they_begin() -> None:
+def test_without_steps_poses_are_unchanged() -> None:
     normalised, ids, true = known()
     first = true.copy()
     fit = fit_poses(normalised, ids, first, font_glyphs(STRANGER, SIZE), 0)
@@ -85,7 +85,7 @@ def test_without_steps_they_stay_where_they_begin() -> None:
     np.testing.assert_array_equal(first, true)  # what was given is not touched
 
 
-def test_a_class_without_a_glyph_leaves_its_pose() -> None:
+def test_the_pose_of_a_class_without_a_glyph_is_unchanged() -> None:
     normalised, ids, _ = known()
     glyphs = font_glyphs(STRANGER, SIZE).copy()
     glyphs[2] = 0
@@ -101,7 +101,7 @@ def test_a_class_without_a_glyph_leaves_its_pose() -> None:
     assert (fit.missed > 2 * fitted().missed)[~alone].all()
 
 
-def test_every_image_is_fitted_on_its_own() -> None:
+def test_images_are_fitted_independently() -> None:
     """Whatever else is fitted, in the same batch or another."""
     normalised, ids, _ = known()
     last = slice(COUNT - 8, COUNT)
@@ -111,7 +111,7 @@ def test_every_image_is_fitted_on_its_own() -> None:
         np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-2)
 
 
-def test_of_no_images_there_are_no_poses() -> None:
+def test_no_images_give_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)
     assert fit.poses.shape == (0, LETTERS.length, len(POSE))
@@ -122,7 +122,7 @@ def test_of_no_images_there_are_no_poses() -> None:
 # What drawings miss.
 
 
-def test_the_true_class_misses_less_than_another() -> None:
+def test_the_true_class_has_a_smaller_error() -> None:
     normalised, ids, _ = known()
     generator, rows = np.random.default_rng(0), np.arange(COUNT)
     slots = generator.integers(LETTERS.length, size=COUNT)
@@ -133,7 +133,7 @@ def test_the_true_class_misses_less_than_another() -> None:
     assert np.median(fit.missed / fitted().missed) > 2
 
 
-def test_better_poses_miss_less() -> None:
+def test_better_poses_have_a_smaller_error() -> None:
     normalised, ids, _ = known()
     missed = [
         fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), steps).missed
@@ -145,7 +145,7 @@ def test_better_poses_miss_less() -> None:
     assert missed[2].mean() < 0.3 * missed[0].mean()
 
 
-def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
+def test_the_error_is_squared_ink_outside_lines() -> None:
     normalised, ids, true = known()
     glyphs = np.zeros_like(font_glyphs(STRANGER, SIZE))
     ink, visible = (normalised[:, 0] + 1) / 2, normalised[:, 1] < 0
@@ -162,7 +162,7 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
         np.testing.assert_array_equal(getattr(changed, name), getattr(same, name))
 
 
-def test_letters_that_overlap_cover_together_but_not_twice() -> None:
+def test_overlapping_letters_do_not_add_their_coverage() -> None:
     glyph = np.zeros((1, 80, 80), np.float32)
     glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
     ids, centre = np.zeros((1, 2), np.int64), [50, 25, *[0] * 7]
@@ -177,7 +177,7 @@ def test_letters_that_overlap_cover_together_but_not_twice() -> None:
 # The drawing.
 
 
-def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
+def test_the_drawing_is_that_of_the_simulator() -> None:
     settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
     glyphs = font_glyphs(STRANGER, SIZE)
     free = plain()
@@ -254,7 +254,7 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     return free.normalise(images), drawn.ids, poses
 
 
-def test_forms_are_drawn_as_the_simulator_draws_them() -> None:
+def test_the_drawing_of_forms_is_that_of_the_simulator() -> None:
     normalised, ids, poses = formed_scene()
     glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
     characters = draw_characters(glyphs, torch.from_numpy(ids), torch.from_numpy(poses), 50, 100)
@@ -264,7 +264,7 @@ def test_forms_are_drawn_as_the_simulator_draws_them() -> None:
     assert np.quantile(apart, 0.999) < 0.15
 
 
-def test_forms_are_found_where_none_is_known() -> None:
+def test_unknown_forms_are_found() -> None:
     normalised, ids, true = formed_scene()
     glyphs = font_glyphs(STRANGER, SIZE)
     begin = true.copy()
@@ -317,7 +317,7 @@ def test_a_letter_that_is_read_twice_is_superfluous() -> None:
     assert found[:, :-2].mean() < 0.02
 
 
-def test_what_is_read_once_is_not_though_letters_overlap() -> None:
+def test_overlapping_letters_are_not_superfluous() -> None:
     normalised, ids, places = known()
     present = np.ones(ids.shape, np.bool_)
     glyphs = font_glyphs(STRANGER, SIZE)
@@ -328,7 +328,7 @@ def test_what_is_read_once_is_not_though_letters_overlap() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.4, 1])
-def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) -> None:
+def test_pale_overlapping_letters_are_not_superfluous(strength: float) -> None:
     generator = np.random.default_rng(2)
     ids = generator.integers(CLASSES, size=(COUNT, 2))
     places = unformed(np.zeros((COUNT, 2, PLACED)))
@@ -352,7 +352,7 @@ def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) 
     assert found[:, -2:].any(1).mean() > 0.95
 
 
-def test_a_double_is_found_though_other_letters_lie_wrong() -> None:
+def test_a_double_is_found_among_misplaced_letters() -> None:
     normalised, ids, present, places = told_twice()
     places[:, :2, 1] += np.where(places[:, :2, 1] < LETTERS.height / 2, 14, -14)
     glyphs = np.stack([cv2.GaussianBlur(g, (0, 0), 2.5) for g in font_glyphs(STRANGER, SIZE)])
@@ -360,7 +360,7 @@ def test_a_double_is_found_though_other_letters_lie_wrong() -> None:
     assert found[:, -2:].any(1).mean() > 0.9
 
 
-def test_a_double_that_is_not_there_covers_nothing() -> None:
+def test_an_absent_double_covers_nothing() -> None:
     normalised, ids, present, places = told_twice()
     present[:, -1] = False
     glyphs = font_glyphs(STRANGER, SIZE)

@@ -16,7 +16,7 @@ def told(*rows: tuple[float, ...]) -> Poses:
 READ = ((0.7, 0.2, 0.1, 0), (0.1, 0.6, 0.2, 0.1), (0.1, 0.1, 0.7, 0.1), (0.3, 0.3, 0, 0.4))
 
 
-def test_only_what_is_read_as_a_class_changes_its_name() -> None:
+def test_only_characters_of_a_renamed_class_change() -> None:
     renamed = told(*READ).renamed({0: 1})
     np.testing.assert_allclose(renamed.probabilities[0, 0], (0, 0.9, 0.1, 0))
     np.testing.assert_array_equal(renamed.probabilities[0, 1:], told(*READ).probabilities[0, 1:])
@@ -24,7 +24,7 @@ def test_only_what_is_read_as_a_class_changes_its_name() -> None:
     assert not renamed.present[0, 3]
 
 
-def test_names_change_all_at_once() -> None:
+def test_classes_are_renamed_in_one_step() -> None:
     swapped = told(*READ).renamed({0: 1, 1: 0})
     assert swapped.ids.tolist() == [[1, 0, 2, 3]]
     assert told(*READ).renamed({0: 1, 1: 2, 2: 0}).ids.tolist() == [[1, 2, 0, 3]]
@@ -32,7 +32,7 @@ def test_names_change_all_at_once() -> None:
     np.testing.assert_array_equal(told(*READ).renamed({}).probabilities, told(*READ).probabilities)
 
 
-def test_glyphs_change_their_names_with_them() -> None:
+def test_glyphs_are_renamed_too() -> None:
     glyphs = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((4, 2, 2), np.float32)
 
     def renamed(names: dict[int, int]) -> list[float]:
@@ -45,7 +45,7 @@ def test_glyphs_change_their_names_with_them() -> None:
     assert renamed({}) == [0, 1, 2, 3]
 
 
-def test_only_those_of_a_pose_move_that_are_needed() -> None:
+def test_only_values_that_vary_are_fitted() -> None:
     places = np.zeros((2, 3, len(POSE)), np.float32)
     assert moving(places) == moving(places[:0]) == PLACED
     places[0, 0, 0] = 20

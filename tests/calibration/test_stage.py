@@ -65,7 +65,7 @@ def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_learns_glyphs_and_places_of_its_images(
+def test_a_run_learns_glyphs_and_poses(
     tmp_path: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, drawn, draw = tmp_path / "run", list[DrawParameters](), Simulator.draw_parameters
@@ -154,7 +154,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
-def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
+def test_too_little_training_stops_a_run_that_continues_uncalibrated(
     tmp_path: Path, challenges: Path
 ) -> None:
     run = tmp_path / "run"
@@ -168,7 +168,7 @@ def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
     assert (run / "simulate" / MANIFEST).stat().st_mtime_ns == done
 
 
-def test_a_round_that_looks_too_early_learns_on(
+def test_a_round_with_too_few_readings_trains_longer(
     tmp_path: Path, challenges: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -95,13 +95,13 @@ def test_font_and_size_are_found() -> None:
     assert all(abs(size - SIZE) <= 2 and likeness > 0.9 for _, size, likeness in fonts.values())
 
 
-def test_turns_are_found() -> None:
+def test_rotations_are_found() -> None:
     """Though no glyph has an upright of its own."""
     for estimate, end in zip(summary()["rotation"], middle(*TURNS), strict=True):
         assert_found(estimate, end, 3)
 
 
-def test_places_and_pitch_are_found() -> None:
+def test_positions_and_pitch_are_found() -> None:
     assert_found(summary()["pitch"], PITCH, 1)
     for slot, across in enumerate(summary()["x"]):
         centre = PITCH * (slot + 0.5)
@@ -123,7 +123,7 @@ def test_rendering_is_found() -> None:
     assert all(error > 0 for _, error in rendering.values())
 
 
-def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
+def test_the_misfit_is_reported() -> None:
     said = exactly_found(100).summary()
     assert said["rendering_misfit"] == 1.23
     assert said["clutter"] == {
@@ -135,11 +135,11 @@ def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
     assert summary()["rendering_misfit"] == pytest.approx(found().rendered.misfit, abs=0.01)
 
 
-def test_nothing_is_doubted_that_is_right() -> None:
+def test_correct_glyphs_give_no_warnings() -> None:
     assert summary()["warnings"] == []
 
 
-def test_the_same_seed_says_the_same_as_json() -> None:
+def test_the_same_seed_gives_the_same_json() -> None:
     again, other = found().summary(), found().summary(seed=1)
     assert summary() == again
     assert json.loads(json.dumps(summary(), allow_nan=False)) == summary()
@@ -176,7 +176,7 @@ def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
     return Found(GlyphFit(glyphs, poses, kept, settled, misfit), calibration, NO_RENDERING)
 
 
-def test_errors_are_those_that_other_images_show() -> None:
+def test_standard_errors_match_the_scatter_over_images() -> None:
     """The bootstrap's standard error against the scatter over six sets of images."""
     many = [exactly_found(120, seed=seed).summary() for seed in range(6)]
     for key in ("y", "rotation"):
@@ -187,7 +187,7 @@ def test_errors_are_those_that_other_images_show() -> None:
     assert pitch[:, 0].std(ddof=1) == pytest.approx(pitch[:, 1].mean(), rel=0.8)
 
 
-def test_more_images_leave_smaller_errors() -> None:
+def test_more_images_give_smaller_errors() -> None:
     few, many = (exactly_found(count).summary() for count in (100, 1600))
     assert many["pitch"][1] < 0.5 * few["pitch"][1]
     assert many["y"][0][1] < 0.6 * few["y"][0][1]
@@ -205,7 +205,7 @@ def test_one_slot_has_no_pitch() -> None:
 # Doubts.
 
 
-def test_a_shape_that_no_font_draws_is_warned_of() -> None:
+def test_a_glyph_unlike_all_fonts_gives_a_warning() -> None:
     right = exactly_found(100)
     glyphs = right.calibration.glyphs.copy()
     glyphs[1] = glyphs[3]  # an l, read for g
@@ -216,7 +216,7 @@ def test_a_shape_that_no_font_draws_is_warned_of() -> None:
     assert "calibrate/glyphs.png" in warning
 
 
-def test_a_letter_hardly_ever_read_is_warned_of() -> None:
+def test_a_rarely_read_letter_gives_a_warning() -> None:
     right = exactly_found(300)
     ids = right.fit.poses.probabilities.argmax(-1)
     ls = ids == SCHEME.alphabet.index("l")
@@ -234,7 +234,7 @@ def test_a_letter_hardly_ever_read_is_warned_of() -> None:
     assert "l" not in starved["fonts"]
 
 
-def test_without_any_glyph_there_is_no_size_and_every_letter_is_warned_of() -> None:
+def test_without_glyphs_there_is_no_size_and_a_warning_per_letter() -> None:
     right = exactly_found(100)
     nothing = replace(
         right,
@@ -248,7 +248,7 @@ def test_without_any_glyph_there_is_no_size_and_every_letter_is_warned_of() -> N
     assert json.loads(json.dumps(nothing, allow_nan=False)) == nothing
 
 
-def test_what_does_not_count_is_not_summarised() -> None:
+def test_unsure_characters_are_not_summarised() -> None:
     right = exactly_found(200)
     kept = np.random.default_rng(0).random(right.fit.kept.shape) < 0.7
     poses = right.fit.poses
@@ -258,7 +258,7 @@ def test_what_does_not_count_is_not_summarised() -> None:
     assert max(end for end, _ in [*found["rotation"], *found["y"], *found["x"][1]]) < 60
 
 
-def test_forms_are_told_of_where_letters_differ() -> None:
+def test_forms_are_reported_if_letters_differ() -> None:
     assert summary()["forms"] == {}
     right = found()
     generator = np.random.default_rng(0)

@@ -120,7 +120,7 @@ def test_letters_spell_the_answer_and_keep_to_the_ranges() -> None:
         assert {letter.y for letter in letters} == set(range(20))
 
 
-def test_a_letter_is_drawn_where_the_plan_says_turned_and_near_white() -> None:
+def test_a_letter_is_drawn_at_its_planned_pose_and_near_white() -> None:
     for name in map(str, range(200)):
         plan = letter_plan("marty", name)
         image = pixels(lato().draw("marty", name))
@@ -132,7 +132,7 @@ def test_a_letter_is_drawn_where_the_plan_says_turned_and_near_white() -> None:
         assert Counter(map(tuple, ink.tolist())).most_common(1)[0][0] == (250, 250, 250)
 
 
-def test_a_turned_letter_is_the_upright_one_turned_the_same_way() -> None:
+def test_a_rotated_letter_is_the_upright_one_rotated() -> None:
     """An "l" turned by +25 degrees, counter-clockwise, leans to the left."""
     for angle, lean in ((25, -1), (-25, 1)):
         _, mask = lato()._glyphs["l", angle]
@@ -249,7 +249,7 @@ def test_drawn_captchas_have_the_ink_of_the_real_ones(real: list[bytes]) -> None
 
 
 @pytest.mark.parametrize("axis", [1, 2], ids=["columns", "rows"])
-def test_drawn_letters_stand_where_the_real_ones_do(real: list[bytes], axis: int) -> None:
+def test_drawn_letters_are_at_the_positions_of_real_ones(real: list[bytes], axis: int) -> None:
     """The share of all ink in every strip of five pixels."""
 
     def strips(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
@@ -275,7 +275,7 @@ def test_drawn_edges_and_files_are_like_the_real_ones(real: list[bytes]) -> None
     assert np.mean(sizes[1:]) == pytest.approx(sizes[0], rel=0.15)
 
 
-def test_real_captchas_bear_out_what_is_drawn(real: list[bytes]) -> None:
+def test_real_captchas_confirm_the_drawn_background(real: list[bytes]) -> None:
     """Stripes and lines of the real background, as facts to which the drawn one is held above."""
     for jpegs in (real, *map(drawn, USERS)):
         background = np.median(decoded(jpegs, "RGB"), axis=0)

@@ -58,7 +58,7 @@ def test_a_recording(tmp_path: Path) -> None:
         ("--replay", "nowhere", "cannot list nowhere .*; give another --replay"),
     ],
 )
-def test_what_is_unfit_is_one_line(option: str, value: str, said: str) -> None:
+def test_invalid_options_give_one_line(option: str, value: str, said: str) -> None:
     command("puzzle", option, value).error(2, said)
 
 

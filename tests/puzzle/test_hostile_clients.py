@@ -66,7 +66,7 @@ def narrow() -> Iterator[ServedPuzzle]:
         yield puzzle
 
 
-def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+def test_a_slow_head_is_answered_408(hasty: ServedPuzzle) -> None:
     started = time.monotonic()
     with hasty.connect() as connection:
         dripping = threading.Event()
@@ -86,7 +86,7 @@ def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         assert time.monotonic() - started > 1.9
 
 
-def test_a_head_that_drips_after_a_whole_request_is_not_waited_for(hasty: ServedPuzzle) -> None:
+def test_a_slow_head_after_a_whole_request_is_dropped(hasty: ServedPuzzle) -> None:
     with hasty.connect() as connection:
         connection.sendall(b"GET /u/marty/random_image HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
         reader = connection.makefile("rb")
@@ -100,7 +100,7 @@ def test_silence_ends_the_connection(hasty: ServedPuzzle) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+def test_a_slow_body_is_answered_408(hasty: ServedPuzzle) -> None:
     with hasty.connect() as connection:
         connection.sendall(HEAD % 100 + b'{"solutions"')
         status, problem = answer_of(connection)
@@ -108,7 +108,7 @@ def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         assert problem == {"error": "Too slow", "message": "expected the body within 2 s"}
 
 
-def test_answers_that_nobody_reads_are_given_up() -> None:
+def test_unread_answers_are_aborted() -> None:
     """Each of 50 MB, more than the system's own buffers take: what is drawn waits to be read."""
     limits = ("connection.UNREAD_SECONDS = 5", "app.MOST_REQUESTS = 3")
     with (
@@ -121,7 +121,7 @@ def test_answers_that_nobody_reads_are_given_up() -> None:
         wait_for(puzzle, 200)
 
 
-def test_bodies_beyond_the_memory_for_them_are_answered_503(narrow: ServedPuzzle) -> None:
+def test_bodies_beyond_the_memory_limit_are_answered_503(narrow: ServedPuzzle) -> None:
     with narrow.connect() as first, narrow.connect() as second:
         first.sendall(HEAD % 900_000 + b" " * 800_000)
         wait_until_taken_in(narrow)
@@ -161,7 +161,7 @@ def test_more_requests_than_are_served_at_once_are_answered_503(narrow: ServedPu
     ],
     ids=["text", "TLS", "not ASCII", "no host", "long target", "long header", "then nonsense"],
 )
-def test_what_is_no_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes) -> None:
+def test_invalid_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes) -> None:
     with hasty.connect() as connection:
         connection.sendall(request_bytes)
         status, problem = answer_of(connection)
@@ -248,7 +248,7 @@ def test_a_stop_finishes_what_is_in_progress() -> None:
             puzzle.get()
 
 
-def test_a_stop_tells_who_is_too_slow_for_it() -> None:
+def test_a_stop_answers_clients_that_are_too_slow() -> None:
     with (
         served_puzzle(*PATIENT, "server.STOP_SECONDS = 1") as puzzle,
         puzzle.connect() as connection,
@@ -263,7 +263,7 @@ def test_a_stop_tells_who_is_too_slow_for_it() -> None:
         assert "Traceback" not in messages
 
 
-def test_a_stop_does_not_wait_for_an_answer_that_nobody_reads() -> None:
+def test_a_stop_does_not_wait_for_unread_answers() -> None:
     with (
         served_puzzle(*PATIENT, "server.STOP_SECONDS = 1", options="batch_size=20_000") as puzzle,
         puzzle.connect() as connection,

@@ -35,7 +35,7 @@ def test_the_server_gives_its_description(url: str) -> None:
     }
 
 
-def test_the_description_tells_the_submissions_limits() -> None:
+def test_the_description_has_the_limits_of_submissions() -> None:
     body = DESCRIPTION["paths"]["/u/{user}/solution"]["post"]["requestBody"]
     described = body["content"]["application/json"]["schema"]
     assert described["description"] == "At most 15000 solutions, in at most 4194304 bytes of JSON."

@@ -49,7 +49,7 @@ def replayed(tmp_path: Path) -> Iterator[ServedPuzzle]:
         yield puzzle
 
 
-def test_recorded_batches_are_dealt_once_by_all_workers_together(replayed: ServedPuzzle) -> None:
+def test_all_workers_together_serve_each_recorded_batch_once(replayed: ServedPuzzle) -> None:
     def one(_: int) -> str:
         name: str = replayed.get("/u/marty/challenge").json()["images"][0]["name"]
         return name
@@ -136,6 +136,6 @@ def test_fewer_than_one_worker_is_a_usage_error() -> None:
         serve(workers=0)
 
 
-def test_what_is_unfit_is_said_before_any_worker_starts(tmp_path: Path) -> None:
+def test_invalid_options_are_refused_before_workers_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give another --font"):
         serve(workers=2, font=tmp_path / "missing.ttf")

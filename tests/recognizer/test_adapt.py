@@ -59,7 +59,7 @@ class Stop(Exception):
     pass
 
 
-def test_real_images_are_read_better_without_a_label(
+def test_accuracy_on_real_images_rises_without_labels(
     trained: nn.Module, whole: tuple[ReaderResult, Path]
 ) -> None:
     images, ids = real_test()
@@ -70,7 +70,7 @@ def test_real_images_are_read_better_without_a_label(
     assert accuracy(whole[0].reader, images, ids) > 0.8
 
 
-def test_what_an_adaptation_gives(
+def test_the_result_of_an_adaptation(
     whole: tuple[ReaderResult, Path], trained: nn.Module, tmp_path: Path
 ) -> None:
     result, folder = whole
@@ -102,13 +102,13 @@ def test_what_an_adaptation_gives(
     assert result.flops == 150 * (reading + learning) + 2 * STATISTICS_BATCHES * reading
 
 
-def test_the_given_reader_stays_as_it_was(trained: nn.Module, tmp_path: Path) -> None:
+def test_the_given_recognizer_is_unchanged(trained: nn.Module, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     adapt(trained, tmp_path, changed(steps=2))
     assert all(torch.equal(t, before[n]) for n, t in trained.state_dict().items())
 
 
-def test_only_what_the_teacher_is_sure_of_is_learned(trained: nn.Module, tmp_path: Path) -> None:
+def test_only_confident_pseudo_labels_are_learned(trained: nn.Module, tmp_path: Path) -> None:
     sure, unsure = (
         adapt(trained, tmp_path / str(confidence), changed(steps=3, confidence=confidence))
         for confidence in (0.01, 1.0)
@@ -141,7 +141,7 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
 @given(
     unsure=st.floats(0, 1), more=st.floats(0, 1), steps=st.integers(0, 500), longest=st.floats(1, 9)
 )
-def test_the_less_is_sure_the_longer_it_takes(
+def test_more_unsure_characters_take_more_steps(
     unsure: float, more: float, steps: int, longest: float
 ) -> None:
     settings = changed(steps=steps, longest=longest)
@@ -152,7 +152,7 @@ def test_the_less_is_sure_the_longer_it_takes(
 
 
 @pytest.mark.parametrize(("confidence", "steps"), [(0.01, 6), (1.0, 15)])
-def test_a_reader_that_is_unsure_adapts_longer(
+def test_an_unsure_recognizer_adapts_longer(
     trained: nn.Module, tmp_path: Path, confidence: float, steps: int
 ) -> None:
     """At 0.01 all is sure, at 1 nothing."""
@@ -197,7 +197,7 @@ def statistics(reader: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def test_running_statistics_are_those_of_real_images_alone(
+def test_running_statistics_are_those_of_real_images_only(
     trained: nn.Module, tmp_path: Path
 ) -> None:
     """With weights that hardly move, synthetic images of another scale must leave no trace."""
@@ -234,7 +234,7 @@ def test_statistics_are_estimated_before_the_first_pseudo_label(tmp_path: Path) 
     assert asked == [*range(STATISTICS_BATCHES), *range(STATISTICS_BATCHES), 0, 1]
 
 
-def test_divergence_is_said_in_words(trained: nn.Module, tmp_path: Path) -> None:
+def test_divergence_is_an_error_in_words(trained: nn.Module, tmp_path: Path) -> None:
     def broken(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (images, ids) in enumerate(synthetic(2, 16)(first), start=first):
             yield images * (float("nan") if number == 2 else 1), ids
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_adaptation_is_refused(
         adapt(untrained(), tmp_path, **{"settings": changed(steps=20), **other})  # type: ignore[arg-type]
 
 
-def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_random_state_is_unchanged(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     adapt(untrained(), tmp_path, changed(steps=2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -291,7 +291,7 @@ def test_aligned_rows_are_distributions(read: Tensor, strength: float, updates: 
 
 
 @given(read=distributions(), updates=st.integers(0, 50))
-def test_no_strength_leaves_readings_as_they_are(read: Tensor, updates: int) -> None:
+def test_without_strength_readings_are_unchanged(read: Tensor, updates: int) -> None:
     prior = Prior(read.shape[-1])
     for _ in range(updates):
         prior.update(read.mean((0, 1)))
@@ -315,7 +315,7 @@ def test_alignment_moves_a_skewed_alphabet_to_a_uniform_one(skewed: list[float])
     assert 1 / 3 < halfway[0] < skewed[0]
 
 
-def test_a_swollen_class_loses_a_close_call() -> None:
+def test_an_over_predicted_class_loses_close_decisions() -> None:
     prior = Prior(2)
     for _ in range(100):
         prior.update(torch.tensor([0.9, 0.1]))
@@ -342,7 +342,7 @@ def test_old_readings_fade() -> None:
         assert prior.frequencies[wanted] > 0.99
 
 
-def test_no_character_is_as_frequent_as_it_is() -> None:
+def test_empty_slots_are_not_aligned() -> None:
     """Only the alphabet's own classes are drawn to one another."""
     prior, read = Prior(4, absent=3), torch.tensor([[[0.12, 0.06, 0.12, 0.7]]])
     for _ in range(2000):

@@ -20,7 +20,7 @@ class LooksAt(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_heat_is_where_the_character_hangs_on_the_ink(scale: float) -> None:
+def test_maps_show_the_ink_that_matters(scale: float) -> None:
     """Also where the reader is so sure that its probability has no gradient left."""
     spots = [(5, 8), (20, 30)]
     maps = saliency(LooksAt(spots, scale), np.ones((3, 2, 30, 40), np.float32))
@@ -35,7 +35,7 @@ def test_heat_is_where_the_character_hangs_on_the_ink(scale: float) -> None:
             assert heat.sum() < 20  # a spot, smoothed
 
 
-def test_a_reading_that_hangs_on_nothing_has_an_empty_map() -> None:
+def test_a_reading_that_depends_on_nothing_has_an_empty_map() -> None:
     maps = saliency(LooksAt([(0, 0)], 0.0), np.zeros((1, 2, 10, 10), np.float32))
     assert (maps == 0).all()
 

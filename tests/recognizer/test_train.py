@@ -68,7 +68,7 @@ def stop_at(stop: int) -> Callable[[int, int, dict[str, float]], None]:
     return on_step
 
 
-def test_it_learns(whole: tuple[ReaderResult, Path]) -> None:
+def test_accuracy_rises(whole: tuple[ReaderResult, Path]) -> None:
     result, folder = whole
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, SETTINGS.steps + 1))
@@ -80,7 +80,7 @@ def test_it_learns(whole: tuple[ReaderResult, Path]) -> None:
     assert accuracy(result.reader, *draw(9, 0, 500)) > 0.95
 
 
-def test_what_a_training_gives(whole: tuple[ReaderResult, Path]) -> None:
+def test_the_result_of_a_training(whole: tuple[ReaderResult, Path]) -> None:
     result, folder = whole
     assert not result.reader.training
     assert not any(parameter.requires_grad for parameter in result.reader.parameters())
@@ -90,7 +90,7 @@ def test_what_a_training_gives(whole: tuple[ReaderResult, Path]) -> None:
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
 
 
-def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
+def test_progress_is_reported_after_every_step(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     def on_step(step: int, total: int, figures: dict[str, float]) -> None:
@@ -132,7 +132,7 @@ def test_killed_training_ends_with_the_same_weights(
     assert same_weights(train(killed).reader, whole[0].reader)
 
 
-def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:
+def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
     architecture = ReaderArchitecture(48, 48, 2, 4, "original")
     settings = ReaderSettings(kind="original", batch_size=2, steps=4, checkpoint_every=2)
 
@@ -159,7 +159,7 @@ def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:
     assert same_weights(*readers)
 
 
-def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_random_state_is_unchanged(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     train(tmp_path, changed(steps=2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -186,7 +186,9 @@ def test_seed_decides_the_first_weights(tmp_path: Path) -> None:
     assert not same_weights(one, other)
 
 
-def test_it_goes_on_from_initial_weights(tmp_path: Path, whole: tuple[ReaderResult, Path]) -> None:
+def test_training_starts_from_initial_weights(
+    tmp_path: Path, whole: tuple[ReaderResult, Path]
+) -> None:
     settings = changed(steps=1, learning_rate=1e-6)
     result = train(tmp_path, settings, initial=whole[0].reader)
     assert result.figures["accuracy"] > 0.9
@@ -200,7 +202,7 @@ def test_bf16_training_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_divergence_is_said_in_words(tmp_path: Path, broken: float) -> None:
+def test_divergence_is_an_error_in_words(tmp_path: Path, broken: float) -> None:
     def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (images, ids) in enumerate(synthetic(1, 32)(first), start=first):
             yield images * (broken if number == 4 else 1.0), ids
@@ -235,7 +237,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_a_damaged_checkpoint_is_said_in_words(
+def test_a_damaged_checkpoint_is_an_error_in_words(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -268,13 +270,13 @@ def test_learning_rate_rises_then_falls_within_its_bounds(
 
 
 @given(total=st.integers(20, 5000), highest=RATES)
-def test_learning_rate_reaches_its_height_and_ends_near_nothing(total: int, highest: float) -> None:
+def test_learning_rate_reaches_its_peak_and_ends_near_zero(total: int, highest: float) -> None:
     rates = [learning_rate_at(step, total, highest) for step in range(total)]
     assert max(rates) > 0.95 * highest
     assert rates[-1] < 0.03 * highest
 
 
-def test_average_by_the_formula() -> None:
+def test_the_average_follows_the_formula() -> None:
     average, model = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
     with torch.no_grad():
         for tensor in average.state_dict().values():
@@ -292,7 +294,7 @@ def test_average_by_the_formula() -> None:
     assert model.weight.item() == 1
 
 
-def test_no_decay_copies() -> None:
+def test_a_decay_of_zero_copies_the_weights() -> None:
     average, model = untrained(), build_reader(ARCHITECTURE)
     update_average(average, model, 0.0, step=100)
     assert same_weights(average, model)
@@ -335,7 +337,7 @@ def test_flops_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     "channels", [(8, 8, 8, 8, 6), (0, 8, 8, 8, 8), (8, 8, 8, -8, 8), (8, 8, 8, 8, 8192), (8, 8)]
 )
-def test_widths_that_no_network_has_are_refused(channels: tuple[int, ...]) -> None:
+def test_invalid_widths_are_refused(channels: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError):
         changed(channels=channels)
 

@@ -25,7 +25,9 @@ def saved_and_opened(images: GreyImages, qualities: npt.NDArray[np.int64]) -> Gr
     st.sampled_from(["noise", "smooth", "steep", "two levels"]),
     st.integers(1, 100),
 )
-def test_every_bit_is_libjpegs(seed: int, height: int, width: int, kind: str, first: int) -> None:
+def test_every_bit_is_that_of_libjpeg(
+    seed: int, height: int, width: int, kind: str, first: int
+) -> None:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (3, height, width)).astype(np.uint8)
     if kind == "two levels":
@@ -43,7 +45,7 @@ def test_every_bit_is_libjpegs(seed: int, height: int, width: int, kind: str, fi
 
 
 @pytest.mark.parametrize("quality", range(1, 101))
-def test_every_quality_has_libjpegs_steps(quality: int) -> None:
+def test_every_quality_has_the_steps_of_libjpeg(quality: int) -> None:
     coded = encode_jpeg(np.zeros((8, 8), np.uint8), quality)
     # The table stands behind its marker, two bytes of length and one of number, in zigzag order.
     stored = np.frombuffer(coded, np.uint8, 64, coded.index(b"\xff\xdb") + 5)
@@ -54,7 +56,7 @@ def test_every_quality_has_libjpegs_steps(quality: int) -> None:
     np.testing.assert_array_equal(stored, zigzag)
 
 
-def test_images_may_be_a_view_of_others() -> None:
+def test_images_may_be_a_view() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 40, 60)).astype(np.uint8)
     view, qualities = images[::2, 3:33, ::2], np.array([50, 70, 90])
     np.testing.assert_array_equal(through_jpeg(view, qualities), saved_and_opened(view, qualities))

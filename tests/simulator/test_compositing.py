@@ -65,7 +65,7 @@ def drawn_slowly(
     st.booleans(),
     st.floats(0, 1 / 3),
 )
-def test_a_letter_is_what_slow_loops_draw(
+def test_a_letter_is_the_same_as_in_slow_loops(
     glyph: int,
     turn: float,
     warp: tuple[float, float],
@@ -113,7 +113,7 @@ def test_nothing_is_drawn_outside_a_letters_box() -> None:
     np.testing.assert_allclose(whole[0, 6:11, 12:16], inside, atol=1e-3)
 
 
-def test_noise_begins_where_it_is_told_and_levels_stay_levels() -> None:
+def test_noise_starts_at_its_offset_and_levels_are_clipped() -> None:
     field = np.arange(40, dtype=np.float32)
     canvases = np.full((2, 2, 3), 100.2, np.float32)
     canvases[1, 0, 0] = -3
@@ -124,7 +124,7 @@ def test_noise_begins_where_it_is_told_and_levels_stay_levels() -> None:
 
 
 @pytest.mark.parametrize("cache", ["/proc/none", ""])
-def test_loops_are_compiled_where_nothing_can_be_kept(tmp_path: Path, cache: str) -> None:
+def test_loops_are_compiled_without_a_cache_folder(tmp_path: Path, cache: str) -> None:
     code = """
 import numpy as np
 from simgan_captcha.simulator.codec import through_jpeg

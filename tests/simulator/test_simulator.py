@@ -135,22 +135,20 @@ def test_characters_fonts_and_slots_are_drawn_uniformly(simulator: Simulator) ->
 @pytest.mark.parametrize("nearest", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 @pytest.mark.parametrize(("x", "y"), [(32, 32), (20, 41), (40.5, 25.5)])
-def test_a_letter_lands_where_its_parameters_say(
-    x: float, y: float, rotation: float, nearest: bool
-) -> None:
+def test_a_letter_is_at_its_position(x: float, y: float, rotation: float, nearest: bool) -> None:
     left, top, right, bottom = extent(draw("o", x=x, y=y, rotation=rotation, nearest=nearest))
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((x, y), abs=1)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_letters_turn_counter_clockwise_about_their_centre(turns: int) -> None:
+def test_letters_rotate_counter_clockwise_about_their_centre(turns: int) -> None:
     turned = draw("g", rotation=90 * turns)
     assert np.abs(turned - np.rot90(draw("g"), turns)).mean() < 0.002
     for other in {0, 1, 2, 3} - {turns}:
         assert np.abs(turned - np.rot90(draw("g"), other)).mean() > 0.02
 
 
-def test_turned_by_30_degrees_the_top_of_an_l_leans_left() -> None:
+def test_an_l_rotated_by_30_degrees_leans_left() -> None:
     rows, columns = np.nonzero(draw("l", rotation=30) > 0.5)
     slope = np.polyfit(rows, columns, 1)[0]
     assert slope == pytest.approx(np.tan(np.deg2rad(30)), abs=0.07)
@@ -200,7 +198,7 @@ def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None
 
 
 @pytest.mark.parametrize(("x", "y"), [(-40, 32), (110, 32), (32, -40), (32, 110), (1e6, -1e6)])
-def test_a_letter_outside_leaves_the_background(x: float, y: float) -> None:
+def test_a_letter_outside_the_image_leaves_no_ink(x: float, y: float) -> None:
     assert np.abs(draw("g", x=x, y=y)).max() < 0.01
 
 
@@ -225,7 +223,7 @@ def codec_change(image: GreyImages, quality: int) -> float:
     return float(np.abs(again.astype(int) - image).mean())
 
 
-def test_images_have_been_through_the_codec() -> None:
+def test_images_are_compressed() -> None:
     background = striped((60, 140, 100, 150), 250)
     images = {
         quality: Simulator(
@@ -242,7 +240,7 @@ def test_images_have_been_through_the_codec() -> None:
     assert fine > 4 * coarse
 
 
-def test_noise_and_blur_do_as_they_say() -> None:
+def test_noise_and_blur_have_their_strength() -> None:
     noisy = draw("o", x=-1000, noise=20.0, noise_seed=5)
     assert noisy.std() * 150 == pytest.approx(20, rel=0.1)
     sharp, blurred = draw("l"), draw("l", blur=1.0)
@@ -291,7 +289,7 @@ VALID: st.SearchStrategy[SimulatorSettings] = st.builds(
 
 @settings(max_examples=60)
 @given(VALID, st.integers(1, 6), st.integers(8, 130), st.integers(8, 70), st.integers(0, 255))
-def test_no_valid_settings_are_too_much(
+def test_all_valid_settings_can_be_drawn(
     wide: SimulatorSettings, length: int, width: int, height: int, grey: int
 ) -> None:
     scheme = Scheme(alphabet="agj", length=length, width=width, height=height)
@@ -332,7 +330,7 @@ def test_a_background_of_another_scheme_is_refused() -> None:
 CALIBRATED = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0})
 
 
-def test_some_images_stay_free_of_what_calibration_found() -> None:
+def test_some_images_are_drawn_without_calibration() -> None:
     settings = CALIBRATED.model_copy(update={"free": 0.3})
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
@@ -349,7 +347,7 @@ def test_some_images_stay_free_of_what_calibration_found() -> None:
     assert fitted(settings.model_copy(update={"layout": None})).all()
 
 
-def test_some_images_are_of_another_font_as_large_as_what_calibration_found() -> None:
+def test_some_images_have_another_font_of_the_calibrated_size() -> None:
     settings = CALIBRATED.model_copy(update={"other_fonts": 0.3, "strokes": (0.0, 1.0)})
     several = HACKMIT_2017.model_copy(update={"several_fonts": True})
     calibration = skewed(several, *range(len(several.alphabet)))
@@ -397,7 +395,7 @@ def variable(**changes: Any) -> Simulator:
     return Simulator(VARIABLE, SimulatorSettings(**settings | changes), plain(80, 30))
 
 
-def test_every_length_is_drawn_as_often() -> None:
+def test_lengths_are_uniform() -> None:
     p = variable().draw_parameters(np.random.default_rng(1), 900)
     present = p.ids != VARIABLE.absent
     lengths = present.sum(1)
@@ -408,7 +406,7 @@ def test_every_length_is_drawn_as_often() -> None:
     assert np.array_equal(inside, present)
 
 
-def test_what_is_absent_leaves_no_ink() -> None:
+def test_empty_slots_leave_no_ink() -> None:
     simulator = variable(ink=(0, 0), jpeg_quality=(100, 100))
     p = simulator.draw_parameters(np.random.default_rng(1), 60)
     images = simulator.render(p).astype(int)

@@ -60,7 +60,7 @@ def test_resumed_training_gives_the_same_bits(tmp_path: Path, kind: str) -> None
         assert torch.equal(again.state_dict()[name], expected), name
 
 
-def test_weights_come_back_with_their_description(tmp_path: Path) -> None:
+def test_weights_are_loaded_with_their_description(tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     shared = torch.arange(6.0).reshape(2, 3)
     tensors = {"a": shared, "tied": shared, "t": shared.T, "half": torch.ones(2).bfloat16()}

@@ -12,7 +12,7 @@ def rows(folder: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_metrics_go_on_after_the_step_resumed_from(tmp_path: Path) -> None:
+def test_metrics_continue_after_the_resumed_step(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in range(1, 6):
             log.log(step, loss=1 / step)
@@ -27,7 +27,7 @@ def test_metrics_go_on_after_the_step_resumed_from(tmp_path: Path) -> None:
         assert len(rows(tmp_path)) == 4
 
 
-def test_metrics_begin_anew(tmp_path: Path) -> None:
+def test_a_new_log_deletes_earlier_metrics(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log(1, loss=1.0)
     with MetricsLog(tmp_path) as log:

@@ -65,7 +65,7 @@ def test_gradients_and_statistics_are_those_of_the_joint_batch(
 
 
 @pytest.mark.parametrize("what", ["read", "adapted", "refined change"])
-def test_trainings_of_two_processes_come_to_what_one_would(
+def test_two_processes_train_the_same_networks_as_one(
     together: Path, alone: dict[str, Tensor], what: str
 ) -> None:
     assert alone[what].abs().max() > 1e-3  # something was learned
@@ -80,7 +80,7 @@ def test_only_the_first_process_writes(together: Path) -> None:
     assert not list((together / "of another process").rglob("*"))
 
 
-def test_a_batch_must_divide() -> None:
+def test_a_batch_must_be_divisible() -> None:
     three = cast(Fabric, SimpleNamespace(world_size=3))
     assert share(three, 30) == 10
     for size in (32, 3):
@@ -103,9 +103,7 @@ def test_the_demo_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     command("demo", tmp_path / "run").error(2, "expected one process")
 
 
-def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
-    tmp_path: Path, challenges: Path
-) -> None:
+def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path: Path, challenges: Path) -> None:
     run = tmp_path / "run"
     arguments = run_arguments(run, challenges, "adaptation.steps=400", "reader.steps=60")
     started = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
@@ -136,7 +134,7 @@ def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
     assert load_readings(run / READINGS) == together
 
 
-def test_calibration_is_led_by_one_and_helped_by_the_others(tmp_path: Path) -> None:
+def test_one_process_leads_calibration_and_the_others_help(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(300))
     run = tmp_path / "run"
     arguments = run_arguments(run, tmp_path / "challenges", *CALIBRATING)
@@ -148,9 +146,7 @@ def test_calibration_is_led_by_one_and_helped_by_the_others(tmp_path: Path) -> N
     assert rounds == ["round-1", "round-2"]
 
 
-def test_batches_that_cannot_be_shared_are_refused_before_anything_is_done(
-    tmp_path: Path, challenges: Path
-) -> None:
+def test_indivisible_batches_are_refused_first(tmp_path: Path, challenges: Path) -> None:
     run = tmp_path / "run"
     arguments = run_arguments(run, challenges, "adaptation.synthetic_batch_size=3")
     command = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]

@@ -147,7 +147,7 @@ def test_pasted_and_dropped_images_are_read(
     expect(page.locator(".refused")).to_have_count(0)
 
 
-def test_a_wrong_file_is_told_and_the_next_is_read(
+def test_a_wrong_file_is_reported_and_the_next_is_read(
     address: str, open_page: OpenPage, tmp_path: Path, pictures: list[Path]
 ) -> None:
     text = tmp_path / "<img src=x onerror=alert(1)>.jpg"
@@ -166,7 +166,7 @@ def test_a_wrong_file_is_told_and_the_next_is_read(
     keep_screenshot(page, "wrong-file")
 
 
-def test_a_server_that_is_gone_is_told(
+def test_an_unreachable_server_is_reported(
     made: Path, open_page: OpenPage, pictures: list[Path]
 ) -> None:
     with serving(made) as address:
@@ -421,9 +421,7 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_pages_are_structured_for_those_who_do_not_see_them(
-    address: str, open_page: OpenPage
-) -> None:
+def test_pages_are_structured_for_screen_readers(address: str, open_page: OpenPage) -> None:
     for path in ("/", "/run", "/review"):
         page = open_page(f"{address}{path}")
         assert page.locator("h1").count() == 1

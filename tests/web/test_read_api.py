@@ -57,7 +57,7 @@ def claiming(width: int, height: int) -> bytes:
     )
 
 
-def test_images_are_read_as_the_reader_reads_them(
+def test_readings_are_those_of_the_recognizer(
     client: httpx.Client, made: Path, captchas: dict[str, bytes]
 ) -> None:
     some = list(captchas.items())[:5]
@@ -105,7 +105,7 @@ def test_explained_readings_come_with_pictures_of_the_images_size(
         assert all((heat != drawn[0]).any() for heat in drawn[1:])
 
 
-def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
+def test_invalid_images_are_reported_in_their_place(
     client: httpx.Client, captchas: dict[str, bytes]
 ) -> None:
     good = next(iter(captchas.values()))
@@ -131,7 +131,7 @@ def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
         assert reason in answer["error"]
 
 
-def test_images_that_are_all_unfit_are_a_problem(client: httpx.Client) -> None:
+def test_only_invalid_images_are_a_problem(client: httpx.Client) -> None:
     said = a_problem(
         client.post("/api/read", files=files(("a.txt", b"a"), ("b.txt", b"b"))),
         422,
@@ -190,7 +190,7 @@ def test_a_body_over_the_limit_is_a_problem_declared_or_not(client: httpx.Client
     a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
 
 
-def test_a_body_that_drips_is_given_up(
+def test_a_slow_body_is_aborted(
     address: str, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.5)
@@ -200,7 +200,7 @@ def test_a_body_that_drips_is_given_up(
     assert b"application/problem+json" in reply
 
 
-def test_more_bodies_at_once_than_the_limit_are_asked_to_come_again(
+def test_too_many_concurrent_bodies_are_asked_to_retry(
     address: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(guard, "MAX_BODIES", 1)
@@ -240,7 +240,7 @@ def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
 
 @settings(max_examples=60)
 @given(name=st.text(max_size=50), data=st.binary(max_size=400))
-def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
+def test_files_never_cause_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
     a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
 
 
@@ -267,7 +267,7 @@ def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes)
         max_size=12,
     ).map(b"".join)
 )
-def test_no_form_is_a_server_error(client: httpx.Client, body: bytes) -> None:
+def test_forms_never_cause_a_server_error(client: httpx.Client, body: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     reply = client.post("/api/read", content=body, headers=headers)
     assert reply.status_code in (400, 422), reply.text
@@ -286,9 +286,7 @@ def test_many_clients_at_once(client: httpx.Client, captchas: dict[str, bytes]) 
         assert list(pool.map(read, some)) == [name for name, _ in some]
 
 
-def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
-    run: Path, captchas: dict[str, bytes]
-) -> None:
+def test_an_unfinished_run_reads_nothing(run: Path, captchas: dict[str, bytes]) -> None:
     image = files(next(iter(captchas.items())))
     shutil.move(run / "readings", run / "later")
     with serving(run) as address, asking(address) as client:
@@ -307,7 +305,7 @@ def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
         a_problem(client.post("/api/read", files=image), 503, "damaged")
 
 
-def test_openapi_describes_what_is_sent_and_what_comes_back(client: httpx.Client) -> None:
+def test_openapi_describes_requests_and_responses(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     assert described["paths"].keys() == {
         "/api/read",

@@ -50,7 +50,7 @@ def test_a_finished_run_is_done_in_every_stage(made: Path) -> None:
     assert "240 images" in stage(made, "store").said
 
 
-def test_a_stage_in_progress_says_its_step_and_figures(run: Path) -> None:
+def test_a_stage_in_progress_reports_its_step_and_figures(run: Path) -> None:
     unfinish(run, "read")
     lines = (run / "read" / "metrics.jsonl").read_text().splitlines()
     # As a writer leaves it, killed or not: the last line is not whole.
@@ -73,7 +73,7 @@ def test_a_stage_that_writes_nothing_for_a_minute_is_quiet(run: Path) -> None:
     assert stage(run, "adapt").state == "working"
 
 
-def test_an_adaptation_says_how_long_it_takes(run: Path) -> None:
+def test_an_adaptation_reports_its_number_of_steps(run: Path) -> None:
     unfinish(run, "adapt")
     rows = (run / "adapt" / "metrics.jsonl").read_text().splitlines()[:3]
     longer = [json.dumps(json.loads(row) | {"steps": 20}) for row in rows]
@@ -129,7 +129,7 @@ def events(reply: httpx.Response) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def test_events_tell_at_once_and_at_every_change(run: Path) -> None:
+def test_events_are_sent_first_and_at_every_change(run: Path) -> None:
     unfinish(run, "adapt")
     with (
         serving(run) as address,
@@ -168,9 +168,7 @@ def test_too_many_followers_are_a_problem(made: Path, monkeypatch: pytest.Monkey
         pytest.fail("nobody can follow any more")
 
 
-def test_followers_who_come_together_are_counted_together(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_followers_are_counted(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_FOLLOWERS", 2)
     all_answered = threading.Barrier(8)
     with serving(made) as address, asking(address) as client:
