@@ -35,7 +35,7 @@ from tests.calibration.scene import (
 )
 from tests.drawing import plain
 
-# What poses say.
+# Calibrated poses.
 
 RENDERED = np.array([240, 0.5, 0.3, 1, 50, 1.5], np.float32)
 GLYPHS: Floats = np.ones((len(LETTERS.alphabet), 8, 8), np.float32)
@@ -44,7 +44,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def known(count: int) -> tuple[Poses, Bools, Bools]:
-    """Poses, all of them sure and settled."""
+    """Poses, all of them confident and settled."""
     poses = drawn(count)[1]
     return poses, np.ones(poses.x.shape, np.bool_), np.ones(count, np.bool_)
 
@@ -54,7 +54,7 @@ def places(poses: Poses) -> Floats:
 
 
 def moved(poses: Poses, off: npt.NDArray[Any]) -> Poses:
-    """So much, of (N, L, 3) or of the same for all."""
+    """Poses moved by offsets (N, L, 3), or by one common offset."""
     return poses.at(places(poses) + unformed(np.broadcast_to(off, (*poses.x.shape, PLACED))))
 
 
@@ -72,7 +72,7 @@ def test_poses_come_from_settled_images_without_class_offsets() -> None:
 
 
 def test_poses_include_unsure_characters_but_not_strayed_ones() -> None:
-    """Letters that overlap are seldom sure."""
+    """Overlapping letters are rarely confident."""
     poses, kept, settled = known(100)
     close, astray = np.arange(100) < 20, np.arange(100) >= 90
     kept[close, 1], settled[astray] = False, False
@@ -88,7 +88,7 @@ def test_poses_include_unsure_characters_but_not_strayed_ones() -> None:
 
 
 def test_only_confident_characters_determine_class_offsets() -> None:
-    """What is read for another would make a class lie like that."""
+    """Misread characters would give a class the offset of another class."""
     poses, kept, settled = known(400)
     kept[np.random.default_rng(6).random(kept.shape) < 0.6] = False
     wild = moved(poses, np.where(kept, 0, 90)[..., None])
@@ -106,7 +106,7 @@ def test_class_offsets_are_separated_from_slot_positions() -> None:
         calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, moved(poses, off[ids]))
     )
     apart = (found.offset - straight.offset)[:, :PLACED] - off
-    # All classes together may lie elsewhere: slots then lie the other way.
+    # An offset of all classes moves the slots.
     apart -= np.median(apart, 0)
     assert (np.abs(apart).max(0) < (1.5, 1.5, 3)).all()
     middles = [np.median(c.poses, 0) for c in (straight, found)]
@@ -117,7 +117,7 @@ def test_class_offsets_are_separated_from_slot_positions() -> None:
 
 
 def test_one_sided_misreadings_give_no_class_offset() -> None:
-    """What is left of it leans the other way, but reaches no further there than others."""
+    """The remaining letters lean to the other side, but no further than those of other classes."""
     poses, kept, settled = known(600)
     leaning = (poses.probabilities.argmax(-1) == 3) & (poses.rotation > 0)
     probabilities = poses.probabilities.copy()
@@ -132,7 +132,7 @@ def test_one_sided_misreadings_give_no_class_offset() -> None:
 
 @pytest.mark.parametrize("aligned", [0.0, 0.5])
 def test_gaps_between_letters_do_not_depend_on_their_widths(aligned: float) -> None:
-    """Texts from the left, or about the middle: what is the same is the gap, not the distance."""
+    """Texts are aligned left or centred. The gaps are equal, not the distances."""
     generator, side, gap = np.random.default_rng(0), 40, 3
     widths = np.array([4, 8, 10, 10, 12, 16])  # pixels
     glyphs = np.zeros((6, side, side), np.float32)
@@ -147,14 +147,14 @@ def test_gaps_between_letters_do_not_depend_on_their_widths(aligned: float) -> N
     poses = Poses(told, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
     sure = np.ones(ids.shape, np.bool_)
     found = calibrate(glyphs, poses, sure, np.ones(600, np.bool_), RENDERED)
-    # What is told of real places is what is drawn from.
+    # The calibration is drawn from as estimated.
     np.testing.assert_allclose(found.as_usual(poses.places, ids, sure), found.poses, atol=1e-3)
     assert found.poses[..., 0].std(0).max() < 0.5
     drawn_ids = generator.integers(6, size=(2000, 4))
     drawn_x, wide = draw(found, drawn_ids)[..., 0], widths[drawn_ids]
     gaps = np.diff(drawn_x, axis=1) - (wide[:, 1:] + wide[:, :-1]) / 2
     assert gaps.mean() == pytest.approx(gap, abs=0.2)
-    assert gaps.std() < 1  # no more than places are moved about
+    assert gaps.std() < 1  # no more than the jitter
     begin = drawn_x[:, 0] - wide[:, 0] / 2 + aligned * (wide.sum(1) + 3 * gap)
     assert begin.mean() == pytest.approx(50, abs=0.3)
     assert begin.std() < 1
@@ -202,20 +202,20 @@ def test_a_sheet_shows_every_glyph() -> None:
     np.testing.assert_array_equal(sheet[::6, ::6].reshape(-1), [*levels, 0])
 
 
-# Places that are drawn.
+# Drawn poses.
 
 JITTER = np.array([0.5, 0.5, 1.5])
 
 
 def draw(calibration: Calibration, ids: npt.NDArray[np.int64], seed: int = 0) -> Floats:
-    """(B, L, 3) of characters whose form is their glyphs'."""
+    """Poses (B, L, 3) of characters with the form of their glyphs."""
     _, poses = calibration.draw_places(np.random.default_rng(seed), ids)
     assert not poses[..., PLACED:].any()
     return poses[..., :PLACED]
 
 
 def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
-    """(B,) the real image that each drawn one is nearest to."""
+    """The real image (B,) that is nearest to each drawn one."""
     near = np.array(
         [np.abs((calibration.poses[..., :PLACED] - each) / JITTER).max((1, 2)) for each in usual]
     )
@@ -234,7 +234,7 @@ def test_drawn_poses_are_those_of_one_real_image_plus_jitter() -> None:
     assert np.abs(off).max() < 6
     np.testing.assert_allclose(off.std((0, 1)), 1, atol=0.05)
     np.testing.assert_allclose(off.mean((0, 1)), 0, atol=0.05)
-    # Each character is moved on its own.
+    # Each character has its own jitter.
     between = np.corrcoef(off.reshape(count, -1).T) - np.eye(3 * LETTERS.length)
     assert np.abs(between).max() < 0.1
 
@@ -283,10 +283,10 @@ def test_drawn_poses_have_the_correlations_of_real_ones() -> None:
     deviations = np.sqrt(np.diagonal(expected))
     scale = np.outer(deviations, deviations)
     np.testing.assert_allclose(drawn / scale, expected / scale, atol=0.04)
-    # And there is something that hangs together: x, y and turn of the first letter and the next.
+    # The real poses are correlated: x, y and rotation of the first letter and the next.
     correlation = drawn / scale
-    assert correlation[0, 2] > 0.8  # turned where it stands further right
-    assert correlation[0, 3] > 0.3  # close to its neighbour, or far from it
+    assert correlation[0, 2] > 0.8  # rotation and position
+    assert correlation[0, 3] > 0.3  # positions of neighbours
     assert correlation[1, 4] > 0.8  # on one line
     assert abs(correlation[0, 1]) < 0.2
 
@@ -298,7 +298,7 @@ def test_the_same_generator_draws_the_same_poses() -> None:
     assert (one != other).mean() > 0.9
 
 
-# Glyphs that are drawn.
+# Drawn glyphs.
 
 
 @pytest.mark.parametrize("contrast", [1.0, 1.5, 2.0, 4.0])
@@ -315,14 +315,14 @@ def test_contrast_makes_edges_steeper_about_half_coverage(contrast: float) -> No
     steeper = drawn[0].reshape(-1).astype(np.int64)
     if contrast == 1:
         np.testing.assert_array_equal(steeper, levels)
-    assert (steeper + steeper[::-1] == 255).mean() > 0.4  # as much is taken as is given
-    assert np.abs(steeper + steeper[::-1] - 255).max() <= 1  # where it is rounded
+    assert (steeper + steeper[::-1] == 255).mean() > 0.4  # symmetric
+    assert np.abs(steeper + steeper[::-1] - 255).max() <= 1  # rounding
     assert (np.diff(steeper) >= 0).all()
     inner = np.flatnonzero((steeper > 0) & (steeper < 255))
     slope = np.polyfit(inner, steeper[inner], 1)[0]
     assert slope == pytest.approx(contrast, rel=0.01)
     assert len(inner) == pytest.approx(255 / contrast, abs=2)
-    # No ink comes of none, and what was found stays as it was found.
+    # Empty pixels stay empty, and the given glyphs are unchanged.
     assert not drawn[5].any()
     np.testing.assert_array_equal(calibration.glyphs[0].reshape(-1), levels)
 
@@ -337,7 +337,7 @@ def test_a_raster_has_the_drawn_pixels_on_any_grid(down: int, right: int) -> Non
     calibration.rendering[RENDERING.index("contrast")] = 2
     rasters = calibration.drawn_rasters()
     raster = rasters[0]
-    # A raster's middle is the glyph's.
+    # The middle of a raster is that of the glyph.
     assert raster.shape == (8 + down, 8 + right)
     assert raster.dtype == np.uint8
     expected = np.zeros_like(raster)
@@ -348,7 +348,7 @@ def test_a_raster_has_the_drawn_pixels_on_any_grid(down: int, right: int) -> Non
 
 
 def test_without_interpolation_a_gap_of_one_pixel_stays() -> None:
-    """As of an i: sampled from finer glyphs it would come and go with where the letter lies."""
+    """A gap as in an i, sampled from finer glyphs, would depend on the position of the letter."""
     scheme = Scheme(alphabet="ab", length=1, width=40, height=40)
     glyphs = np.zeros((2, 32, 32), np.uint8)
     glyphs[:, 4:28, 12:20] = 255
@@ -413,7 +413,7 @@ def test_a_truncated_file_is_a_run_error(tmp_path: Path, keep: int) -> None:
 
 @settings(max_examples=100)
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=6))
-@example(0.06094199333726481, b"\x0e")  # numpy alone sees nothing
+@example(0.06094199333726481, b"\x0e")  # numpy alone does not detect it
 def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     tmp_path_factory: pytest.TempPathFactory, place: float, damage: bytes
 ) -> None:
@@ -554,7 +554,7 @@ def test_classes_without_a_glyph_are_drawn_by_fonts(share: float) -> None:
     assert by_glyph[found].mean() == pytest.approx(share, abs=0.03)
     for font in (0, 1):
         assert (parameters.font[~found] == font).mean() == pytest.approx(0.5, abs=0.03)
-    # Found glyphs are neither sheared nor stretched, fonts are.
+    # Calibrated glyphs are neither sheared nor stretched, fonts are.
     np.testing.assert_array_equal(parameters.shear == 0, by_glyph)
     np.testing.assert_array_equal(parameters.stretch == 1, by_glyph)
 
@@ -618,7 +618,7 @@ def test_a_worker_draws_the_same_with_a_calibration() -> None:
 
 
 def test_only_possible_texts_give_poses() -> None:
-    """A scout that takes a letter for nothing leaves gaps, or too short a text."""
+    """A recognizer that misses a letter leaves a gap, or a text that is too short."""
     probabilities = np.zeros((4, 3, 3), np.float32)
     for n, row in enumerate([(0, 1, 2), (0, 2, 1), (2, 2, 2), (0, 1, 0)]):
         probabilities[n, np.arange(3), row] = 1

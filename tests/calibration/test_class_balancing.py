@@ -12,7 +12,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def read_as(classes: int, seen: Ids, second: Ids, doubt: float, spread: float = 0.5) -> Doubles:
-    """(M, K) of readers who see a class, and whose next thought is another, less likely by far."""
+    """Probabilities (M, K) with a likeliest class and a much less likely second class."""
     generator = np.random.default_rng(0)
     logits = generator.normal(-25, spread, (len(seen), classes))
     rows = np.arange(len(seen))
@@ -30,7 +30,7 @@ def poses(probabilities: Doubles, length: int, absent: int | None = None) -> Pos
 
 def test_an_over_predicted_class_loses_characters_to_two_others() -> None:
     true = np.random.default_rng(1).integers(12, size=4000)
-    # 0 and 1 are surely read as 2, yet what they are is thought of next.
+    # 0 and 1 are confidently read as 2, but their true class is the second likeliest.
     seen = np.where(true < 2, 2, true)
     second = np.where(true < 2, true, (true + 1) % 12)
     likely = read_as(12, seen, second, 1e-5)
@@ -42,7 +42,7 @@ def test_an_over_predicted_class_loses_characters_to_two_others() -> None:
 
 def test_a_class_that_never_occurs_gets_no_characters() -> None:
     true = np.random.default_rng(2).integers(1, 12, size=4000)
-    # All are a little like 0, and 1 much so.
+    # All classes are slightly similar to 0, and 1 is very similar.
     likely = read_as(12, true, np.zeros_like(true), 1e-3)
     likely[true == 1, 0] = 0.3
     found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)

@@ -26,7 +26,7 @@ def seen(
     right: float = 0.0,
     noise: float = 0.03,
 ) -> GreyImages:
-    """A font's letters as a fit finds them: turned, shifted, blurred, with traces of others."""
+    """Letters of a font like fitted glyphs: rotated, shifted, blurred, with traces of others."""
     pictures = font_glyphs(font, size, alphabet)
     generator = np.random.default_rng(0)
     found = []
@@ -92,18 +92,18 @@ def test_letters_of_an_unknown_font_are_similar_to_known_fonts() -> None:
 def test_a_glyph_unlike_all_fonts_is_reported() -> None:
     glyphs = seen("roboto-black", 24, WORD)
     g = WORD.index("g")
-    glyphs[g] = glyphs[WORD.index("4")]  # read for it, mostly
+    glyphs[g] = glyphs[WORD.index("4")]  # mostly misread as it
     matches = match(glyphs, WORD)
     assert matches.unlike == (g,)
     odd = matches.classes[g]
     assert odd is not None
     assert odd.likeness < 0.9
-    # Other shapes do not change what is said of the size.
+    # Other glyphs do not change the estimate of the size.
     assert matches.size.value == pytest.approx(24, abs=1)
 
 
 def test_equally_unlike_glyphs_are_not_reported() -> None:
-    """Then it is the fonts that do not fit, or all of the calibration."""
+    """Then the fonts do not fit, or the whole calibration."""
     shuffled = np.roll(seen("roboto-black", 24, LETTERS.alphabet), 1, axis=0)
     matches = match(shuffled, LETTERS.alphabet)
     assert np.median([m.likeness for m in matches.classes if m]) < 0.9
@@ -137,7 +137,7 @@ def misnamed(glyphs: GreyImages, alphabet: str) -> dict[str, str]:
 
 
 def mixed_up(shapes: str) -> GreyImages:
-    """Letters of a font that the simulator lacks, where those of ``WORD`` belong; "." none."""
+    """Letters of an unknown font in the places of the letters of ``WORD``; "." means none."""
     glyphs = seen(STRANGER, 24, WORD)
     return np.stack([glyphs[WORD.index(c)] if c != "." else 0 * glyphs[0] for c in shapes])
 
@@ -157,7 +157,7 @@ def test_letters_of_an_unknown_font_are_not_misnamed() -> None:
         ("abe.kmrw2745", {"4": "7", "5": "4", "7": "5"}),
         ("abeg.wrk2457", {"m": "w", "w": "k"}),  # one after the other
         ("abeg.wwk2457", {"m": "w", "r": "w", "w": "k"}),
-        ("abegwmrw2457", {}),  # the owner has its own: as a bar that is a '1' beside an 'l'
+        ("abegwmrw2457", {}),  # the owner has a glyph, like a bar that is a '1' next to an 'l'
         ("abegkkrw2457", {}),
     ],
 )

@@ -51,14 +51,14 @@ EPOCHS = 12
 
 @cache
 def told_and_found(pixels: float, degrees: float, share: float) -> tuple[Poses, GlyphFit]:
-    """What a scout that errs so much says, and what is made of it."""
+    """Predictions with these errors, and the fit that starts from them."""
     normalised, poses = scene()
     told = mistaken(disturbed(poses, pixels, degrees), share)
     return told, fit_glyphs(normalised, told, seed=0, epochs=EPOCHS)
 
 
 def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
-    """(K,): of each glyph with its true one, having seen that it is more like that than any."""
+    """Correlation (K,) of each glyph with its true one, after a check that it is the largest."""
     found = likeness(glyphs, font_glyphs(STRANGER, SIZE))
     np.testing.assert_array_equal(found.argmax(1), np.arange(len(found)))
     np.testing.assert_array_equal(found.argmax(0), np.arange(len(found)))
@@ -81,7 +81,7 @@ def test_glyphs_of_an_unknown_font_are_found(pixels: float, degrees: float, shar
     assert fit.glyphs.max() <= 1
     found = own_likeness(fit.glyphs)
     assert found.min() > 0.9
-    # The mean of what lies where the scout says is hazier.
+    # The mean of the images at the predictions is hazier.
     before = likeness(mean_glyphs(scene()[0], told), font_glyphs(STRANGER, SIZE)).diagonal()
     assert (found > before).all()
     if degrees:
@@ -89,7 +89,7 @@ def test_glyphs_of_an_unknown_font_are_found(pixels: float, degrees: float, shar
 
 
 def found_under_a_line(told: bool) -> float:
-    """How much of the ink in the way of the line is missing from the glyphs, 0 to 1."""
+    """Share of the ink under the line that is missing from the glyphs, 0 to 1."""
     background = plain()
     background.line_mask[24:26] = True
     background.grey[background.line_mask] = 250
@@ -113,7 +113,7 @@ def test_ink_under_a_line_is_taken_from_other_characters() -> None:
 
 
 def test_fitted_glyphs_are_the_drawn_ones() -> None:
-    """Simulator and fit mean the same by a glyph, a place and a turn, to a part of a pixel."""
+    """Simulator and fit agree on glyphs, positions and rotations to a fraction of a pixel."""
     first = told_and_found(0, 0, 0)[1]
     rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
     calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
@@ -132,7 +132,7 @@ def test_fitted_glyphs_are_the_drawn_ones() -> None:
 
 
 def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
-    """(K, 2) centres of mass."""
+    """Centres of mass (K, 2)."""
     places = np.indices(glyphs.shape[1:]).reshape(2, -1)
     ink = (glyphs > 0.5).reshape(len(glyphs), -1).astype(np.float64)
     return np.asarray(ink @ places.T / ink.sum(1, keepdims=True))
@@ -142,7 +142,7 @@ def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
 
 
 def errors(told: Poses, true: Poses) -> Doubles:
-    """(N, L, 3) pixels and degrees, about what is common to a class: no glyph has an upright."""
+    """Errors (N, L, 3) in pixels and degrees, without the common offset of each class."""
     off = np.stack([getattr(told, n) - getattr(true, n) for n in ("x", "y", "rotation")], -1)
     off = off.astype(np.float64)
     ids = true.probabilities.argmax(-1)
@@ -173,7 +173,7 @@ def test_unsure_characters_do_not_count() -> None:
     normalised, poses = scene()
     normalised, poses = normalised[:60], first_of(poses, 60)
     doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
-    # Told to be where they are not, they would spoil every glyph.
+    # With their wrong positions, they would spoil every glyph.
     told = unsure(replace(poses, rotation=poses.rotation + 180 * doubted), doubted)
     fit = fit_glyphs(normalised, told, seed=0, epochs=4)
     assert not fit.kept[doubted].any()
@@ -182,7 +182,7 @@ def test_unsure_characters_do_not_count() -> None:
 
 
 def test_unsure_characters_converge_too() -> None:
-    """In images that are drawn from, they too must lie where they do."""
+    """Their poses must also be right in images that are drawn from."""
     normalised, poses = scene()
     normalised, poses = normalised[:100], first_of(poses, 100)
     doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
@@ -211,7 +211,7 @@ SHORT = Scheme(alphabet="agel1m", length=2, width=48, height=24)
 
 @cache
 def short_scene() -> tuple[FloatImages, Poses]:
-    """Images so low that a few pixels are far."""
+    """Images of so small a height that a few pixels are far."""
     settings = drawing(
         size=(13, 13), rotation=(-10, 10), horizontal=(-0.1, 0.1), vertical=(0.4, 0.6)
     )
@@ -234,7 +234,7 @@ def test_images_with_a_letter_far_from_its_prediction_are_not_settled(
     assert fit.settled.shape == (len(images),)
     assert fit.settled.dtype == np.bool_
     assert fit.settled[30:].mean() > 0.97
-    # Most letters are found where they are, not where they were told to be.
+    # Most letters are found at their true positions, not at the predicted ones.
     assert np.median(np.abs(fit.poses.x - poses.x)[off]) < 0.5
     strayed = (np.abs(fit.poses.x - told.x) > 0.12 * SHORT.height).any(1)
     np.testing.assert_array_equal(fit.settled[:30], ~strayed[:30])
@@ -255,7 +255,7 @@ def test_images_with_a_letter_rotated_far_from_its_prediction_are_not_settled() 
 
 
 def test_half_of_the_images_are_settled_with_rough_predictions() -> None:
-    """As one does that has hardly learned: the half that strayed least is better than nothing."""
+    """Such as those of an untrained recognizer. The better half is better than nothing."""
     images, poses = short_scene()
     fit = fit_glyphs(images, disturbed(poses, 5, 30), seed=0, epochs=4)
     assert 0.5 <= fit.settled.mean() < 0.7
@@ -285,7 +285,7 @@ def test_epochs_are_reported() -> None:
 
 
 def test_an_under_predicted_class_gets_no_glyph() -> None:
-    """What is read much less often than anything else may well be something else."""
+    """A class that is read much less often than the others may be misread."""
     normalised, poses = scene()
     ones = poses.probabilities.argmax(-1) == LETTERS.alphabet.index("1")
     few = ones & (np.cumsum(ones).reshape(ones.shape) > FEWEST_EXAMPLES + 10)
@@ -319,7 +319,7 @@ def test_classes_with_enough_characters_are_found(read: list[int], found: list[b
 def test_the_most_confident_of_a_class_count_but_not_guesses() -> None:
     probabilities = np.full((300, 1, 3), 0.02, np.float32)
     probabilities[:100, 0, 0] = 0.95
-    # Of class 1 none is sure; the first hundred are likelier than the next hundred.
+    # No character of class 1 is confident; the first hundred are likelier than the next hundred.
     probabilities[100:200, 0, 1], probabilities[200:, 0, 1] = 0.7, 0.6
     sure = sure_characters(probabilities)[:, 0]
     np.testing.assert_array_equal(sure, np.arange(300) < 200)
@@ -339,7 +339,7 @@ def test_empty_slots_do_not_disturb_the_fit() -> None:
     parameters = simulator.draw_parameters(np.random.default_rng(1), 250)
     images, poses = simulator.render(parameters), exact_poses(parameters, scheme)
     poses = disturbed(poses, 1.0, 2.0)
-    # A scout says something of an empty slot, too.
+    # The recognizer also predicts poses of empty slots.
     everywhere = np.random.default_rng(2).random(poses.x.shape).astype(np.float32)
     poses = replace(poses, x=np.where(poses.present, poses.x, 100 * everywhere))
     fit = fit_glyphs(STRIPED.normalise(images), poses, 1, epochs=10)
@@ -366,7 +366,7 @@ def test_empty_slots_do_not_disturb_the_fit() -> None:
 
 @cache
 def first_fit() -> GlyphFit:
-    """Of letters of many sizes."""
+    """The first fit, of letters of many sizes."""
     normalised, poses, _ = many_sizes()
     return fit_glyphs(normalised, poses, seed=0, epochs=EPOCHS)
 
@@ -390,7 +390,7 @@ def test_sizes_are_found_and_drawn_again() -> None:
     assert np.median(fit.misfit[kept] / first.misfit[kept]) < 0.6
     found, ids = fit.poses.places[..., POSE.index("size")], poses.ids
     for k in range(len(LETTERS.alphabet)):
-        # How large a glyph itself is is its own affair.
+        # The size of the glyph itself is arbitrary.
         of_class = fit.kept & (ids == k)
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
     calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(plain()))
@@ -421,14 +421,14 @@ def test_small_differences_of_form_are_ignored() -> None:
 
 
 def test_convergence_is_measured_from_the_predictions() -> None:
-    """Not by where another fit had found it."""
+    """It is not measured from the poses of another fit."""
     normalised, poses = scene()
     first = told_and_found(0, 0, 0)[1]
     elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 7], np.float32))
     fit = fit_glyphs(
         normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
     )
-    # All of them are as far, so half of them count.
+    # All of them are equally far, so half of them count.
     assert np.median(np.abs(fit.poses.y - poses.y)) < 1
     assert fit.settled.mean() < 0.8
     again = fit_glyphs(

@@ -1,4 +1,4 @@
-"""A class whose shape the scout never saw, found among what it takes for others."""
+"""Recovery of a glyph that the bootstrap recognizer misreads as other classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ EPOCHS = 8
 
 
 def blind(poses: Poses, taken: Mapping[int, Sequence[int]], thought_of: float = 0) -> Poses:
-    """Characters of some classes are surely taken for others by turns, and thought of a little."""
+    """Predictions that misread some classes as others; the true class is a little likely."""
     true = poses.probabilities.argmax(-1)
     probabilities = poses.probabilities.copy()
     for k, others in taken.items():
@@ -48,7 +48,7 @@ def blind(poses: Poses, taken: Mapping[int, Sequence[int]], thought_of: float = 
 
 
 def seen() -> tuple[FloatImages, Ids, Poses]:
-    """Images, who stands there, and what a scout says that errs by a pixel and 4 degrees."""
+    """Images, their ids, and predictions with errors of a pixel and 4 degrees."""
     normalised, poses = scene()
     poses = first_of(poses, COUNT)
     return normalised[:COUNT], poses.probabilities.argmax(-1), disturbed(poses, 1, 4)
@@ -60,7 +60,7 @@ def recover(normalised: FloatImages, told: Poses) -> Recovered | None:
 
 @cache
 def lost_g() -> tuple[Ids, Recovered]:
-    """Who stands where, and what is found if 'g' is read as 'a' and as 'e'."""
+    """True poses, and the fit and recovery if 'g' is read as 'a' and as 'e'."""
     normalised, true, poses = seen()
     recovered = recover(normalised, blind(poses, {G: (A, E)}))
     assert recovered is not None
@@ -82,7 +82,7 @@ def test_the_poses_of_the_glyph_are_found() -> None:
     true, recovered = lost_g()
     _, exact = scene()
     named = (recovered.poses.probabilities.argmax(-1) == G) & (true == G)
-    # By how much a glyph's middle lies off is in its shape; places differ by as much everywhere.
+    # The offset of the middle of a glyph is arbitrary; all its positions have the same offset.
     for name in ("x", "y", "rotation"):
         off = (getattr(recovered.poses, name) - getattr(exact, name)[:COUNT])[named]
         assert np.median(np.abs(off - np.median(off))) < 1, name
@@ -135,7 +135,7 @@ def test_a_character_that_never_occurs_is_not_found() -> None:
     parameters = simulator.draw_parameters(np.random.default_rng(1), COUNT)
     parameters = replace(parameters, ids=np.where(parameters.ids == M, A, parameters.ids))
     normalised = STRIPED.normalise(simulator.render(parameters))
-    # Others are misread, and are nowhere near where they are said to be; never as that one.
+    # Other characters are misread, at wrong positions, but never as that one.
     read = blind(mistaken(exact_poses(parameters), 0.15), {M: (A, G, E, L, ONE)})
     assert recover(normalised, disturbed(read, 2, 8)) is None
 

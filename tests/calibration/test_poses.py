@@ -1,4 +1,4 @@
-"""Names of classes that change, and what of a pose does."""
+"""Renamed classes, and the values of a pose that vary."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def test_only_characters_of_a_renamed_class_change() -> None:
     renamed = told(*READ).renamed({0: 1})
     np.testing.assert_allclose(renamed.probabilities[0, 0], (0, 0.9, 0.1, 0))
     np.testing.assert_array_equal(renamed.probabilities[0, 1:], told(*READ).probabilities[0, 1:])
-    # Most likely it is nobody; it would be somebody if that class were likelier everywhere.
+    # The slot is likely empty. It would not be if renaming raised that class everywhere.
     assert not renamed.present[0, 3]
 
 
@@ -40,7 +40,7 @@ def test_glyphs_are_renamed_too() -> None:
 
     assert renamed({1: 0}) == [1, 0, 2, 3]
     assert renamed({1: 2, 2: 1}) == [0, 2, 1, 3]
-    assert renamed({1: 2}) == [0, 0, 2, 3]  # who has one keeps it
+    assert renamed({1: 2}) == [0, 0, 2, 3]  # a class with a glyph keeps it
     assert renamed({1: 0, 2: 0}) == [1, 0, 0, 3]
     assert renamed({}) == [0, 1, 2, 3]
 
@@ -51,7 +51,7 @@ def test_only_values_that_vary_are_fitted() -> None:
     places[0, 0, 0] = 20
     assert moving(places) == PLACED
     places[1, 2, PLACED] = -0.1
-    places[0] = np.nan  # where no character stands
+    places[0] = np.nan  # an empty slot
     assert moving(places) == UNBENT
     places[1, 1, -1] = 0.1
     assert moving(places) == len(POSE)

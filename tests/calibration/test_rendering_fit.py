@@ -38,9 +38,9 @@ _CONTRAST = RENDERING.index("contrast")
 
 
 def calibration(soft: bool = False) -> Calibration:
-    """Exact glyphs, or such as an average would be, and exact places.
+    """A calibration with exact poses, and with exact glyphs or soft ones like an average.
 
-    Of the rendering no more than the background tells.
+    Its rendering is only the initial estimate from the background.
     """
     glyphs = font_glyphs(STRANGER, SIZE)
     if soft:
@@ -68,7 +68,7 @@ def rendered(
 
 @cache
 def fitted(truth: tuple[float, ...], evaluations: int = 160) -> RenderingFit:
-    """Of glyphs that are soft where a contrast is to be found: sharp ones hardly show it."""
+    """A fit, with soft glyphs if the contrast is to be found: sharp glyphs do not determine it."""
     soft = truth[_CONTRAST] > 1
     images = rendered(truth, seed=9, soft=soft)
     return fit_rendering(images, BACKGROUND, SMALL, calibration(soft), 0, evaluations=evaluations)
@@ -84,7 +84,7 @@ def test_known_values_are_found(truth: tuple[float, ...]) -> None:
     assert off["noise"] < 1
     assert off["jpeg_quality"] < 4
     assert off["contrast"] < 0.2
-    assert 0.2 < fit.misfit < 2  # nothing is left but chance
+    assert 0.2 < fit.misfit < 2  # only sampling error remains
     assert fit.values.dtype == fit.errors.dtype == np.float32
 
 
@@ -93,7 +93,7 @@ def test_the_truth_is_within_the_standard_errors(truth: tuple[float, ...]) -> No
     fit = fitted(truth)
     assert (fit.errors > 0).all()
     assert (np.abs(fit.values - truth) < 3.5 * fit.errors).all()
-    # And it is said so closely that it is worth saying.
+    # The errors are also small enough to be useful.
     assert (fit.errors < (1, 0.31, 0.2, 1, 2, 0.15)).all()
 
 
@@ -105,7 +105,7 @@ def test_a_value_without_effect_has_a_large_error() -> None:
 
 
 def test_no_candidate_draws_ink_without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less than no contrast would show the canvas that a glyph lies on."""
+    """A contrast below 1 would show the canvas of a glyph."""
     tried: list[float] = []
 
     def recorded(*arguments: Any) -> GreyImages:
@@ -159,7 +159,7 @@ def test_a_wrong_model_of_letters_gives_a_misfit_and_larger_errors() -> None:
     assert fit.errors[0] > 2 * fitted(TRUTHS[0]).errors[0]  # of ink
 
 
-# What is drawn, and counted.
+# Drawn images and their moments.
 
 
 def test_images_are_rendered_with_exactly_these_values() -> None:
@@ -208,7 +208,7 @@ def test_other_calibrated_rendering_has_no_effect() -> None:
 
 @pytest.mark.parametrize("cluttered", [False, True])
 def test_moments_are_the_mean_over_images(cluttered: bool) -> None:
-    """By which the spread of single images tells the chance of their mean."""
+    """The spread of single images therefore gives the sampling error of the mean."""
     images = rendered(TRUTHS[0], 1, 8)
 
     def moments(of: GreyImages) -> npt.NDArray[np.float64]:
@@ -227,7 +227,7 @@ TEXTURE_TRUTH = (0.16, 0.025)
 
 
 def cluttered(count: int) -> GreyImages:
-    """Images whose clutter lies about the truth, as that of real ones does."""
+    """Images with clutter in a range around the true values, as in real images."""
     no_texture = (np.nan, np.nan)
     rendering, clutter = (
         np.array(v, np.float32) for v in (TRUTHS[0], (*CLUTTER_TRUTH, *no_texture))
@@ -251,9 +251,9 @@ def test_clutter_is_found() -> None:
     assert off["dot_strength"] < 0.15
     assert fit.misfit < 4
     assert (fit.clutter_errors[: len(found)] > 0).all()
-    assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # and the letters' ink is still theirs
+    assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # the ink of the letters
     assert off["bend"] < 0.2
-    # It began further off.
+    # The start was further away.
     begun = np.abs(middle_of(ClutterSettings())[: len(found)] - CLUTTER_TRUTH)
     assert (begun > 2 * np.array(list(off.values()))).all()
 
@@ -284,7 +284,7 @@ def test_only_clutter_of_the_scheme_is_fitted() -> None:
 
 
 def test_only_calibrated_images_are_compared() -> None:
-    """Of a scheme of several fonts, too, even where texts of several lengths are laid out."""
+    """This also holds for schemes with several fonts and text lengths."""
     scheme = SMALL.model_copy(update={"shortest": 1})
     several = scheme.model_copy(update={"several_fonts": True})
     one, other = (

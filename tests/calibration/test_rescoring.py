@@ -38,7 +38,7 @@ SETTINGS = VerificationSettings(doubt=0.1)
 
 
 class Telling(nn.Module):
-    """A scout that knows these images again, and says the poses that it was given."""
+    """A bootstrap recognizer that recalls the poses of known images."""
 
     def __init__(self, images: GreyImages, poses: Poses) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Telling(nn.Module):
 
 
 def calibration() -> Calibration:
-    """As if calibration had found the very glyphs that were drawn, wherever they may lie."""
+    """A calibration with exactly the drawn glyphs."""
     glyphs = np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
     return replace(skewed(LETTERS), glyphs=glyphs)
 
@@ -69,9 +69,9 @@ def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
 def often_wrong(
     images: GreyImages, exact: Poses
 ) -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
-    """Images, a scout's poses, true ids, and the probabilities of a reader that is often wrong.
+    """Images, predicted poses, true ids, and probabilities of a recognizer that is often wrong.
 
-    Of every image one character is doubted; of half of those the wrong class is the likelier.
+    One character per image is uncertain. In half of them, the wrong class is likelier.
     """
     ids = exact.probabilities.argmax(-1)
     generator = np.random.default_rng(4)
@@ -167,7 +167,7 @@ def test_borderline_characters_are_not_uncertain_ones(
     both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, calibration(), SETTINGS)
     assert not both.any()
     np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
-    # Nothing to say of a second that is impossible.
+    # Characters with an impossible second class are left out.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
     assert not hardly_doubted(sure, calibration(), SETTINGS).any()
 
@@ -185,7 +185,7 @@ def test_drawings_confirm_confident_characters_if_glyphs_fit(
 ) -> None:
     assert len(hardly.images) > COUNT
     assert not contradicts(hardly)
-    # Every letter drawn as its neighbour in the alphabet.
+    # Every letter is drawn as its neighbour in the alphabet.
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
     assert contradicts(

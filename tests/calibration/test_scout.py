@@ -66,11 +66,11 @@ def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[Simulator, DrawPar
     return simulator, simulator.draw_parameters(np.random.default_rng(seed), count)
 
 
-# Targets and what they mean.
+# Targets and their meaning.
 
 
 class Knowing(nn.Module):
-    """Says of the image that is marked n what stands at n in a list."""
+    """A bootstrap recognizer that returns entry n of a list for the image with mark n."""
 
     def __init__(self, outputs: ScoutOutput) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_a_centre_has_its_position_on_the_map() -> None:
 
 
 def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
-    """What a scout that knows everything says of drawn images."""
+    """The outputs of a perfect bootstrap recognizer for drawn images."""
     told = torch.from_numpy(targets)
     ids, positions = told[..., 0].long(), told[..., 4].long()
     logits = 20 * nn.functional.one_hot(ids, CLASSES).float()
@@ -161,7 +161,7 @@ def test_perfect_predictions_have_no_loss() -> None:
 @pytest.mark.parametrize("number", range(3))
 def test_a_wrong_pose_has_a_loss_and_an_error_in_degrees(number: int) -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
-    outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot each way
+    outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot in each direction
     loss, figures = scout_objective(outputs, targets)
     assert loss.item() == pytest.approx(0.1, abs=1e-5)
     assert figures["loss"].item() < 1e-6
@@ -180,7 +180,7 @@ def test_a_wrong_class_has_a_loss_and_lowers_accuracy() -> None:
 
 
 def test_missed_centres_weigh_as_much_as_empty_positions() -> None:
-    """Though there are many more empty positions than letters."""
+    """There are many more empty positions than letters."""
     targets = pose_targets(drawn(50)[1], SCHEME)
     outputs, told = perfect_outputs(targets)
     blind = outputs.middles.clone()
@@ -229,7 +229,7 @@ def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
     assert reader.pose is None
 
 
-# A scout that has learned.
+# A trained bootstrap recognizer.
 
 
 @dataclass(frozen=True)

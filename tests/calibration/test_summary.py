@@ -50,8 +50,8 @@ class Found:
 
 @cache
 def found() -> Found:
-    """Everything that calibration makes of 400 images and a scout that errs."""
-    # Two greys, so that the codec has something of the background to spoil.
+    """The calibration from 400 images and predictions with errors."""
+    # Two grey levels, so that compression changes the background.
     background = replace(plain(SCHEME.width, SCHEME.height), ink_level=float(INK))
     background.grey[:, :26] = 60
     simulator = Simulator(SCHEME, REAL, background)
@@ -72,11 +72,11 @@ def summary() -> dict[str, Any]:
 
 
 def middle(low: float, high: float) -> list[float]:
-    """The middle 98 % of what is uniform between."""
+    """The middle 98 % of a uniform distribution."""
     return [low + 0.01 * (high - low), high - 0.01 * (high - low)]
 
 
-# Known parameters, found again.
+# Known parameters are found.
 
 
 def assert_found(estimate: list[float], truth: float, tolerance: float) -> None:
@@ -96,7 +96,7 @@ def test_font_and_size_are_found() -> None:
 
 
 def test_rotations_are_found() -> None:
-    """Though no glyph has an upright of its own."""
+    """Glyphs themselves have no upright orientation."""
     for estimate, end in zip(summary()["rotation"], middle(*TURNS), strict=True):
         assert_found(estimate, end, 3)
 
@@ -118,7 +118,7 @@ def test_rendering_is_found() -> None:
     assert tuple(rendering) == RENDERING
     assert rendering["ink"][0] == pytest.approx(INK, abs=3)
     assert rendering["jpeg_quality"][0] == pytest.approx(QUALITY, abs=4)
-    # What blurs the images is in the glyphs that were learned from them; `nearest` makes up for it.
+    # The blur of the images is in the fitted glyphs; `nearest` compensates for it.
     assert rendering["blur"][0] < BLUR + 0.1
     assert all(error > 0 for _, error in rendering.values())
 
@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_json() -> None:
     again, other = found().summary(), found().summary(seed=1)
     assert summary() == again
     assert json.loads(json.dumps(summary(), allow_nan=False)) == summary()
-    # Another bootstrap changes errors, not what was found.
+    # Other resamples change the errors, not the values.
     assert summary() != other
     assert [e[0] for e in other["rotation"]] == [e[0] for e in summary()["rotation"]]
     assert other["rotation"][0][1] == pytest.approx(summary()["rotation"][0][1], rel=0.4)
@@ -161,7 +161,7 @@ NO_RENDERING = RenderingFit(
 
 
 def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
-    """As if shapes and poses of so many images had been found without any error."""
+    """The fit of this number of images without any error in glyphs and poses."""
     scheme = SCHEME.model_copy(update={"length": length, "width": PITCH * length})
     simulator = Simulator(scheme, REAL, plain(scheme.width, scheme.height))
     parameters = simulator.draw_parameters(np.random.default_rng(seed), count)
@@ -171,13 +171,13 @@ def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
     misfit = np.zeros(poses.x.shape, np.float32)
     settled = np.ones(count, np.bool_)
     calibration = calibrate(glyphs, poses, kept, settled, NO_RENDERING.values)
-    # Classes that lie off only by chance, so that the truth is known.
+    # Classes have only random offsets, so the truth is known.
     calibration.offset[:] = 0
     return Found(GlyphFit(glyphs, poses, kept, settled, misfit), calibration, NO_RENDERING)
 
 
 def test_standard_errors_match_the_scatter_over_images() -> None:
-    """The bootstrap's standard error against the scatter over six sets of images."""
+    """Compares the standard error of the bootstrap with the scatter over six sets of images."""
     many = [exactly_found(120, seed=seed).summary() for seed in range(6)]
     for key in ("y", "rotation"):
         found = np.array([s[key] for s in many])[..., 0]
@@ -191,7 +191,7 @@ def test_more_images_give_smaller_errors() -> None:
     few, many = (exactly_found(count).summary() for count in (100, 1600))
     assert many["pitch"][1] < 0.5 * few["pitch"][1]
     assert many["y"][0][1] < 0.6 * few["y"][0][1]
-    # But how the glyphs are turned is no better known.
+    # The rotation of the glyphs has the same error.
     assert many["rotation"][0][1] > 0.5
 
 
@@ -202,13 +202,13 @@ def test_one_slot_has_no_pitch() -> None:
     assert json.loads(json.dumps(alone, allow_nan=False)) == alone
 
 
-# Doubts.
+# Warnings.
 
 
 def test_a_glyph_unlike_all_fonts_gives_a_warning() -> None:
     right = exactly_found(100)
     glyphs = right.calibration.glyphs.copy()
-    glyphs[1] = glyphs[3]  # an l, read for g
+    glyphs[1] = glyphs[3]  # an l that is read as g
     (warning,) = replace(right, calibration=replace(right.calibration, glyphs=glyphs)).summary()[
         "warnings"
     ]
