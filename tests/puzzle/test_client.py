@@ -100,7 +100,7 @@ def test_no_readings_are_a_usage_error() -> None:
 def misbehaving_server(
     reply: Callable[[socket.socket], None], requests: list[bytes] | None = None
 ) -> Iterator[str]:
-    """Reads one request's head and the little body with it, then does as it likes."""
+    """A server that reads one request and its small body, then answers with ``reply``."""
 
     def run() -> None:
         connection, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""The command that serves the puzzle: what is told to it reaches the server."""
+"""The command that serves the puzzle passes its options to the server."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tests.puzzle.served_puzzle import ServedPuzzle
 
 @contextlib.contextmanager
 def served(*options: str | Path) -> Iterator[ServedPuzzle]:
-    """The command in a process of its own, until the block ends; it must then stop in peace."""
+    """Run the command in its own process until the block ends; it must then stop quietly."""
     with subprocess.Popen(
         [*COMMAND, "puzzle", "--port", "0", *map(str, options)],
         stdout=subprocess.PIPE,

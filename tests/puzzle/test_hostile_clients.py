@@ -1,4 +1,4 @@
-"""Clients that are slow, many, endless or no HTTP at all: clear answers, bounded memory."""
+"""Slow, many and endless clients, and invalid HTTP: clear answers and bounded memory."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def wait_for(puzzle: ServedPuzzle, status: int) -> httpx.Response:
 
 
 def wait_until_taken_in(puzzle: ServedPuzzle) -> None:
-    """Answers to ten later requests are turns enough for a server to read all that was sent."""
+    """Wait for ten later requests, after which the server has read everything before."""
     for _ in range(10):
         puzzle.get()
 
@@ -53,14 +53,14 @@ def hasty_server() -> Iterator[ServedPuzzle]:
 
 @pytest.fixture
 def hasty(hasty_server: ServedPuzzle) -> Iterator[ServedPuzzle]:
-    """A server without patience, which serves others after each test as before."""
+    """A server with short timeouts; after each test, it must still serve others."""
     yield hasty_server
     assert hasty_server.get("/u/marty/random_image").status_code == 200
 
 
 @pytest.fixture
 def narrow() -> Iterator[ServedPuzzle]:
-    """A server with room for one large body, and for three requests at once."""
+    """A server with memory for one large body, and for three concurrent requests."""
     limits = ("submission.MAX_BODIES_BYTES = 1_000_000", "app.MOST_REQUESTS = 3")
     with served_puzzle(*PATIENT, *limits) as puzzle:
         yield puzzle
@@ -109,7 +109,7 @@ def test_a_slow_body_is_answered_408(hasty: ServedPuzzle) -> None:
 
 
 def test_unread_answers_are_aborted() -> None:
-    """Each of 50 MB, more than the system's own buffers take: what is drawn waits to be read."""
+    """Each answer has 50 MB, more than the buffers of the system, so the server has to wait."""
     limits = ("connection.UNREAD_SECONDS = 5", "app.MOST_REQUESTS = 3")
     with (
         served_puzzle(*limits, options="batch_size=20_000") as puzzle,
@@ -131,7 +131,7 @@ def test_bodies_beyond_the_memory_limit_are_answered_503(narrow: ServedPuzzle) -
         assert "send yours again" in problem["message"]
         first.sendall(b" " * 100_000)
         assert answer_of(first)[0] == 400
-    # What they held is free again.
+    # Their memory is free again.
     with narrow.connect() as third:
         third.sendall(HEAD % 900_000 + b" " * 900_000)
         assert answer_of(third)[0] == 400
@@ -170,7 +170,7 @@ def test_invalid_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes)
 
 
 def test_memory_stays_bounded() -> None:
-    """Bodies whose values take forty times their bytes, endless bodies, challenges unread."""
+    """Bodies that expand forty times in memory, endless bodies, and unread challenges."""
     unit = b'{"a":0},'
     worst = b'{"solutions": [' + unit * ((MAX_BODY_BYTES - 100) // len(unit)) + b"1]}"
 
@@ -193,12 +193,12 @@ def test_memory_stays_bounded() -> None:
             ask_for_challenge(stack.enter_context(puzzle.connect()))
         with ThreadPoolExecutor(14) as pool:
             flood = pool.map(post, [worst] * 12)
-            # The server hangs up on a client that sends on and on, before that can read why.
+            # The server closes the connection of an endless client before it can read the reason.
             for _ in range(2):
                 with contextlib.suppress(httpx.TransportError):
                     assert pool.submit(post, endless()).result() == 413
             assert set(flood) == {400}
-        # 12 bodies alone, checked at once, would take 2 GB; 20 challenges 1 GB.
+        # Checked concurrently, 12 bodies would take 2 GB, and 20 challenges 1 GB.
         assert puzzle.peak_memory() - before < 600
         assert puzzle.get().status_code == 200
 
@@ -209,7 +209,7 @@ def test_fifty_clients_at_once_meet_no_error() -> None:
         {"solutions": [{"name": name, "solution": answer("marty", name)} for name in names]}
     ).encode()
 
-    # An idle connection may end just when its client sends, which is nobody's error.
+    # An idle connection may end while its client sends; this is no error.
     one_by_one = httpx.Limits(max_keepalive_connections=0)
 
     def play(number: int) -> bool:

@@ -93,7 +93,7 @@ def test_ten_thousand_right_answers_earn_the_passcode(client: httpx.Client) -> N
     given = solutions("marty", names(10_000))
     reply = submit(client, "marty", given)
     assert reply.keys() == {"message", "passcode"}
-    assert submit(client, "marty", given) == reply  # No state: the same again.
+    assert submit(client, "marty", given) == reply  # The server has no state.
     assert submit(client, "doc", given)["error"] == "Too few correct solutions"
     other = submit(client, "doc", solutions("doc", names(10_000)))
     assert other["passcode"] != reply["passcode"]

@@ -22,12 +22,12 @@ WORKERS = 3
 
 
 def children(pid: int) -> set[int]:
-    """Processes that another one has started and that serve; skips where none can be told."""
+    """Serving child processes of a process; skips the test without /proc."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     if not listing.exists():
         pytest.skip("no /proc that tells the children of a process; run on Linux")
     found = {int(child) for child in listing.read_text().split()}
-    # Python's own tracker of resources is a child, too.
+    # The resource tracker of Python is also a child.
     return {c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()}
 
 
@@ -44,7 +44,7 @@ def replayed(tmp_path: Path) -> Iterator[ServedPuzzle]:
         images = [{"name": str(number), "jpg_base64": ""}]
         (tmp_path / f"challenge-{number}").write_text(json.dumps({"images": images}))
     options = f"workers={WORKERS}, replay=__import__('pathlib').Path({str(tmp_path)!r})"
-    # Workers on a busy machine may need longer to start than they are given for a sign of life.
+    # On a busy machine, workers may start more slowly than the timeout for a sign of life.
     with served_puzzle("server.HEALTH_SECONDS = 120", options=options) as puzzle:
         yield puzzle
 

@@ -28,14 +28,14 @@ def generator(seed: int = 1) -> torch.Generator:
 
 
 def bar(count: int, height: int = 50, width: int = 100) -> Tensor:
-    """A lying bar through the middle, 4 pixels high; no lines."""
+    """A horizontal bar through the middle, 4 pixels high, without lines."""
     images = -torch.ones(count, 2, height, width)
     images[:, 0, height // 2 - 2 : height // 2 + 2, width // 4 : -width // 4] = 1
     return images
 
 
 def weight(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ink of one channel (H, W) above background, and the coordinates of every pixel's middle."""
+    """Ink of one channel (H, W) above background, and the coordinates of the pixel centres."""
     H, W = image.shape
     return image + 1, torch.arange(H).view(-1, 1) + 0.5, torch.arange(W).view(1, -1) + 0.5
 
@@ -47,7 +47,7 @@ def middle(image: Tensor) -> tuple[float, float]:
 
 
 def tilt(image: Tensor) -> float:
-    """Degrees of the principal axis against the horizontal, in [-90, 90]."""
+    """Angle of the principal axis to the horizontal, in degrees, in [-90, 90]."""
     ink, y, x = weight(image)
     cx, cy = middle(image)
     xx, yy = (ink * (x - cx) ** 2).sum(), (ink * (y - cy) ** 2).sum()
@@ -60,7 +60,7 @@ def test_limits_of_zero_change_nothing(height: int, width: int) -> None:
     images = random_images(height=height, width=width)
     kept = images.clone()
     torch.testing.assert_close(augment(images, NOTHING, generator()), images, rtol=0, atol=3e-5)
-    assert torch.equal(images, kept)  # in place of nothing
+    assert torch.equal(images, kept)  # not in place
 
 
 @given(
@@ -107,10 +107,10 @@ def test_rotation_is_in_degrees_for_any_aspect_ratio(limit: float) -> None:
     assert max(map(abs, tilts)) <= limit * 1.02 + 0.1
     assert max(tilts) > 0.9 * limit
     assert min(tilts) < -0.9 * limit
-    # A turn, not a shear: the bar reaches as far from the middle as it did.
+    # A rotation, not a shear: the ends of the bar have the same distance from the middle.
     centre = torch.tensor([24.5, 49.5])
     reach = [float(((i[0] > 0).nonzero() - centre).norm(dim=1).max()) for i in moved]
-    if limit < 45:  # further on, the bar leaves the image
+    if limit < 45:  # beyond, the bar leaves the image
         assert min(reach) > 23.5
     assert max(reach) < 26
     torch.testing.assert_close(

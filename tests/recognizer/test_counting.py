@@ -24,7 +24,7 @@ def test_slots_prefer_their_own_count() -> None:
     leaning = counting.leaning(counting(torch.randn(1, ROWS * COLUMNS, CHANNELS)))
     assert leaning.shape == (1, HEADS, LENGTH, COLUMNS)
     assert (leaning <= 0).all()
-    # Eight columns, four slots: the two columns in the middle of a slot's share lie nearest.
+    # Eight columns, four slots: the two columns in the share of a slot are the nearest.
     nearest = leaning[0, 0].topk(2).indices.sort().values
     assert nearest.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
@@ -34,7 +34,7 @@ def test_a_feature_changes_the_count_only_to_its_right() -> None:
     with torch.no_grad():
         counting.density.weight.fill_(1)
     features = torch.zeros(1, ROWS, COLUMNS, CHANNELS)
-    features[0, 1, 3] = 1  # something at row 1, column 3
+    features[0, 1, 3] = 1  # a feature at row 1, column 3
     before = counting(torch.zeros(1, ROWS * COLUMNS, CHANNELS))
     more = counting(features.flatten(1, 2)) - before
     assert (more[0, :3].abs() < 1e-6).all()
@@ -51,7 +51,7 @@ def test_codes_of_different_counts_differ() -> None:
 
 
 def test_the_loss_uses_the_columns_of_centres() -> None:
-    # Middles in columns 1 and 6 (of rows 0 and 2), one outside the image.
+    # Centres in columns 1 and 6 (of rows 0 and 2), one outside the image.
     places = torch.tensor([[1, 2 * COLUMNS + 6, -1]])
     truth = torch.tensor([[0, 0.5, 1, 1, 1, 1, 1.5, 2]])
     assert counting_loss(truth, places).item() == 0

@@ -1,4 +1,4 @@
-"""A reader as one file: the same readings, or none."""
+"""Export of a recognizer: the file gives the same readings, or is not written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_int8_readings_are_nearly_the_same_or_refused(
     path = tmp_path / "int8.onnx"
     monkeypatch.setattr(exporting, "MOST_CHANGED", 1)
     parity = export_reader(path, NETWORK, shaded(), SCHEME, GREY, int8=True)
-    assert parity.images == len(GREY) // 2  # the other half told the ranges
+    assert parity.images == len(GREY) // 2  # the other half gave the ranges
     assert b"QuantizeLinear" in path.read_bytes()
     assert parity.confidence_error > 0
     monkeypatch.setattr(exporting, "MOST_CHANGED", -1)

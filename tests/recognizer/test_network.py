@@ -117,9 +117,9 @@ def test_slots_use_the_predictions_at_attended_positions() -> None:
     rows, columns = 6, 12
     left = torch.zeros(1, rows * columns, 5)
     left.view(rows, columns, 5)[:, : columns // 2, 2] = 20  # class 2 in the left half
-    left.view(rows, columns, 5)[:, columns // 2 :, 4] = 20  # nobody in the right one
+    left.view(rows, columns, 5)[:, columns // 2 :, 4] = 20  # no character in the right half
     with torch.no_grad():
-        reader.counting.narrowness.fill_(5)  # the first slot looks left, the second right
+        reader.counting.narrowness.fill_(5)  # the first slot attends left, the second right
         reader.middles.register_forward_hook(lambda *_: left.expand(3, -1, -1))
         told = reader(images)
         assert (told[:, 0].argmax(-1) == 2).all()

@@ -8,7 +8,7 @@ from simgan_captcha.recognizer.saliency import saliency
 
 
 class LooksAt(nn.Module):
-    """Slot k's odds are the ink of the k-th spot, many times over."""
+    """A recognizer in which the odds of slot k are a multiple of the ink of spot k."""
 
     def __init__(self, spots: list[tuple[int, int]], scale: float = 1.0) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class LooksAt(nn.Module):
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_maps_show_the_ink_that_matters(scale: float) -> None:
-    """Also where the reader is so sure that its probability has no gradient left."""
+    """This also holds if the probability is so near 1 that it has no gradient."""
     spots = [(5, 8), (20, 30)]
     maps = saliency(LooksAt(spots, scale), np.ones((3, 2, 30, 40), np.float32))
     assert maps.shape == (3, 2, 30, 40)

@@ -51,7 +51,7 @@ def changed(**settings: object) -> ReaderSettings:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReaderResult, Path]:
-    """A training that nothing interrupted."""
+    """An uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole")
     return train(folder), folder
 
@@ -76,7 +76,7 @@ def test_accuracy_rises(whole: tuple[ReaderResult, Path]) -> None:
     assert sum(r["loss"] for r in first) / 10 > 0.8 * math.log(CLASSES)
     assert sum(r["loss"] for r in last) / 10 < 0.1 * math.log(CLASSES)
     assert sum(r["accuracy"] for r in last) / 10 > 0.95
-    # New images, by the averaged weights, which are what is kept.
+    # New images, read with the averaged weights.
     assert accuracy(result.reader, *draw(9, 0, 500)) > 0.95
 
 
@@ -151,7 +151,7 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             stream=stream,
             on_step=stop_at(3),
         )
-    torch.rand(7)  # the global generator has moved on, as it would have in another process
+    torch.rand(7)  # the state of the global generator differs, as in another process
     readers = [
         train(tmp_path / name, settings, architecture=architecture, stream=stream).reader
         for name in "ab"
@@ -209,7 +209,7 @@ def test_divergence_is_an_error_in_words(tmp_path: Path, broken: float) -> None:
 
     with pytest.raises(RunError, match=r"finite loss, at step 5 got nan: .*learning rate"):
         train(tmp_path, stream=stream)
-    assert not (tmp_path / CHECKPOINT).exists()  # a broken state is never kept
+    assert not (tmp_path / CHECKPOINT).exists()  # a broken state is never saved
 
 
 @pytest.mark.parametrize("other", [{"settings": changed(steps=40, batch_size=16)}, {"seed": 2}])
@@ -283,7 +283,7 @@ def test_the_average_follows_the_formula() -> None:
             tensor.zero_()
         for tensor in model.state_dict().values():
             tensor.fill_(1)
-    update_average(average, model, 0.99, step=1)  # the short memory of the beginning: 2/11
+    update_average(average, model, 0.99, step=1)  # the small decay of early steps: 2/11
     assert average.weight.item() == pytest.approx(9 / 11)
     assert average.running_var is not None
     assert average.running_var.item() == pytest.approx(9 / 11)
@@ -302,7 +302,7 @@ def test_a_decay_of_zero_copies_the_weights() -> None:
 
 def test_flops_are_linear_in_the_batch() -> None:
     *_, e = ARCHITECTURE.channels
-    # What queries ask is worked out once for all images.
+    # The product of queries and keys is computed once for all images.
     once = 2 * ARCHITECTURE.length * e * e
     for backward, times in ((False, 1), (True, 3)):
         each = count_flops(ARCHITECTURE, 1, backward=backward) - times * once
@@ -310,12 +310,12 @@ def test_flops_are_linear_in_the_batch() -> None:
             n * each + times * once for n in (2, 7, 96)
         ]
     forward = count_flops(ARCHITECTURE, 1, backward=False)
-    # Twice the forward pass for the backward one, but for the first layer's input.
+    # The backward pass costs twice the forward pass, except at the input of the first layer.
     assert 2 < count_flops(ARCHITECTURE, 1, backward=True) / forward <= 3
 
 
 def test_flops_counted_by_hand() -> None:
-    """Multiply-adds of every layer, from shapes alone."""
+    """Multiply-adds of every layer, from shapes only."""
     a, b, c, d, e = ARCHITECTURE.channels
     columns, slots = 12, 2
     positions = 6 * columns
@@ -324,10 +324,10 @@ def test_flops_counted_by_hand() -> None:
         + positions * (b * c + c * d + d * e) * 9
         + positions * e
         + columns * 2 * slots * e  # counting: densities, codes
-        + slots * e * e  # what queries ask
-        + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # where slots look, and gather
+        + slots * e * e  # queries and keys
+        + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # attention and its sums
         + slots * e * e  # values
-        + positions * e * (CLASSES + 1)  # whose middle lies where
+        + positions * e * (CLASSES + 1)  # the centres
         + slots * positions * (CLASSES + 1)
         + slots * (e * e + e * CLASSES)
     )

@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH + 3, 24, 48), dtype=np
 
 
 class Counted(nn.Module):
-    """A reader of which is known how many images it was given, and which."""
+    """A recognizer that records its input images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ def test_unsure_images_are_averaged_over_views_and_others_stay() -> None:
     assert again == len(IMAGES) // 2
     assert sum(map(len, reader.seen)) == VIEWS * again
     np.testing.assert_allclose(viewed.sum(-1), 1, rtol=1e-5)
-    # The mean of what was read at first and of every view.
+    # The mean over the original image and all views.
     with torch.no_grad():
         read = torch.stack([reader.reader(images).softmax(-1) for images in reader.seen])
     expected = (read.sum(0).numpy() + before[1::2]) / (VIEWS + 1)
     np.testing.assert_allclose(viewed[1::2], expected, rtol=1e-4)
-    # Every view is another one.
+    # All views differ.
     original = torch.from_numpy(ground.normalise(IMAGES[1::2]))
     distances = [float((view - original).abs().mean()) for view in reader.seen]
     assert min(distances) > 0.01

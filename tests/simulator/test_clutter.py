@@ -139,7 +139,7 @@ def test_texture_has_its_strength_and_grain() -> None:
         return canvas - 100
 
     def alike(texture: np.ndarray) -> float:
-        """Of neighbours."""
+        """Correlation of neighbours."""
         return float(np.corrcoef(texture[:, 1:].ravel(), texture[:, :-1].ravel())[0, 1])
 
     for deviation, grain in ((12, 0.2), (12, 1.5), (4, 3)):
@@ -148,7 +148,7 @@ def test_texture_has_its_strength_and_grain() -> None:
         # Two Gaussians a pixel apart; a grain below a third of a pixel has none.
         expected = np.exp(-1 / (4 * grain**2)) if grain > 0.3 else 0
         assert alike(texture) == pytest.approx(expected, abs=0.05)
-    # On black grey levels tell how far a colour is from the background's, either way.
+    # On black, grey levels are distances from the colour of the background.
     black = np.zeros((200, 300), np.float32)
     lay_clutter(black, drawn(TEXTURED), 0)
     assert black.min() >= 0

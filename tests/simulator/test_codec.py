@@ -12,7 +12,7 @@ from tests.drawing import encode_jpeg
 
 
 def saved_and_opened(images: GreyImages, qualities: npt.NDArray[np.int64]) -> GreyImages:
-    """By libjpeg, with bytes in between."""
+    """Images that libjpeg saved and opened again."""
     pairs = zip(images, qualities.tolist(), strict=True)
     return np.stack([decode_grey(encode_jpeg(image, quality)) for image, quality in pairs])
 
@@ -47,11 +47,11 @@ def test_every_bit_is_that_of_libjpeg(
 @pytest.mark.parametrize("quality", range(1, 101))
 def test_every_quality_has_the_steps_of_libjpeg(quality: int) -> None:
     coded = encode_jpeg(np.zeros((8, 8), np.uint8), quality)
-    # The table stands behind its marker, two bytes of length and one of number, in zigzag order.
+    # The table is in zigzag order, after its marker, two bytes of length and one of number.
     stored = np.frombuffer(coded, np.uint8, 64, coded.index(b"\xff\xdb") + 5)
     diagonals = sorted(
         np.ndindex(8, 8), key=lambda cell: (sum(cell), cell[1 - sum(cell) % 2])
-    )  # up and down in turn
+    )  # up and down alternately
     zigzag = quantisation_table(quality)[tuple(np.array(diagonals).T)]
     np.testing.assert_array_equal(stored, zigzag)
 

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_font_is_a_config_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("font", ["roboto-black", "caladea-bold"])
 def test_missing_characters_of_a_font_are_named(font: str) -> None:
-    """Whether the font draws a box in their place, or nothing."""
+    """The font may draw a box in their place, or nothing."""
     with pytest.raises(ConfigError, match="lacks ' 漢'; choose another font"):
         GlyphBank("a 漢b", (font,), (24,), (0.0,))
 

@@ -1,4 +1,4 @@
-"""How letters stand where nothing is known: what an image shares, what a letter has for itself."""
+"""Text layouts of unknown families: values per image, and values per letter."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -72,19 +72,19 @@ def test_letters_on_a_wave_are_tilted_and_bent() -> None:
     found = letters(scheme=WAVED, **one_wave, baseline=(0, 0))
     height = SCHEME.height
     frequency = 2 * np.pi / (1.5 * height)
-    risen = (found.y - height / 2) * frequency / 0.25  # the sine of where on the wave it is
+    risen = (found.y - height / 2) * frequency / 0.25  # the sine of the phase
     assert np.abs(risen).max() == pytest.approx(1, abs=0.01)
     slope = -np.tan(np.deg2rad(found.rotation))
     assert np.abs(slope).max() == pytest.approx(0.25, abs=0.01)
     np.testing.assert_allclose(np.square(risen) + np.square(slope / 0.25), 1, atol=1e-3)
-    np.testing.assert_allclose(found.shear, slope, atol=1e-5)  # what was upright stays so
-    # A curve's second derivative is what turns its square into how far its ends are bent.
+    np.testing.assert_allclose(found.shear, slope, atol=1e-5)  # vertical strokes stay vertical
+    # The bend is half of the second derivative of the wave.
     np.testing.assert_allclose(found.bend, -0.25 * frequency * risen * height / 2, atol=1e-3)
-    # Between two letters the wave goes on.
+    # The wave continues between two letters.
     phase = np.arctan2(risen, slope / 0.25)
     apart = np.exp(1j * (np.diff(phase, axis=1) - np.diff(found.x, axis=1) * frequency))
     np.testing.assert_allclose(apart, 1, atol=1e-3)
-    # And every image has its own.
+    # Every image has its own wave.
     assert np.ptp(phase[:, 0]) > 6
 
 
@@ -127,7 +127,7 @@ def test_distances_are_equal_or_follow_the_widths() -> None:
     narrow = found.ids == SCHEME.alphabet.index("i")
     apart = np.diff(found.x, axis=1)
     apart /= apart.mean(1, keepdims=True)
-    # Two of one kind beside two of the other: those of an image are compared.
+    # Two letters of one kind next to two of the other, compared within an image.
     both_wide, both_narrow = wide[:, 1:] & wide[:, :-1], narrow[:, 1:] & narrow[:, :-1]
     mixed = both_wide.any(1, keepdims=True) & both_narrow.any(1, keepdims=True)
     both_wide, both_narrow = both_wide & mixed, both_narrow & mixed
@@ -137,7 +137,7 @@ def test_distances_are_equal_or_follow_the_widths() -> None:
 def test_a_text_has_its_extent_and_is_inside_the_image() -> None:
     fixed = SCHEME.model_copy(update={"shortest": None})
     found = letters(scheme=fixed, even=1, extent=(0.5, 0.5), **STILL)
-    # From the first middle to the last are three of four distances.
+    # Three of four distances lie between the first and the last centre.
     assert np.allclose(np.ptp(found.x, axis=1), 0.75 * 0.5 * SCHEME.width, atol=0.01)
     assert found.x.min() >= 0
     assert found.x.max() <= SCHEME.width

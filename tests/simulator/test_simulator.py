@@ -38,7 +38,7 @@ CLEAR = SimulatorSettings(
     noise=(0, 0),
     jpeg_quality=(100, 100),
 )
-"""Letters as they are, and hardly any codec."""
+"""Letters without variation, and weak compression."""
 
 
 def draw(character: str, *, side: int = 64, **values: float | bool) -> npt.NDArray[np.float64]:
@@ -53,7 +53,7 @@ def draw(character: str, *, side: int = 64, **values: float | bool) -> npt.NDArr
 
 
 def extent(coverage: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the ink in pixels from the image's corner."""
+    """Left, top, right and bottom of the ink in pixels from the corner of the image."""
     rows, columns = np.nonzero(coverage > 0.5)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -63,7 +63,7 @@ def simulator() -> Simulator:
     return Simulator(HACKMIT_2017, SMALL, striped((60, 140, 100, 150), 250))
 
 
-# The same again
+# Reproducibility
 
 
 def test_the_same_generator_gives_the_same_images(simulator: Simulator) -> None:
@@ -129,7 +129,7 @@ def test_characters_fonts_and_slots_are_drawn_uniformly(simulator: Simulator) ->
     np.testing.assert_allclose(parameters.x.mean(axis=0), [13.5, 38.5, 63.5, 88.5], atol=0.2)
 
 
-# Where letters go
+# Poses of letters
 
 
 @pytest.mark.parametrize("nearest", [False, True])
@@ -170,7 +170,7 @@ def test_stretch_widens_and_shear_shifts_lower_pixels_right() -> None:
 def test_a_letter_is_cut_at_the_edge_as_if_drawn_on_a_larger_canvas(
     x: float, y: float, rotation: float
 ) -> None:
-    # 32 pixels on each side are four of the codec's blocks, so that it sees the same blocks.
+    # 32 pixels on each side are four blocks of the codec, so the blocks stay the same.
     larger = draw("g", side=128, x=x + 32, y=y + 32, rotation=rotation)
     cut = draw("g", x=x, y=y, rotation=rotation)
     assert np.abs(cut - larger[32:96, 32:96]).max() < 0.05
@@ -192,7 +192,7 @@ def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None
         rest = (p.ink, p.nearest, np.zeros(200, np.float32))
         lay_letters(canvas, simulator._glyphs, index, maps, box, *rest)
     assert canvases[0].max() > 100
-    # Far away, where the map folds over, a pixel may be a letter's again.
+    # Far away, beyond the fold of the map, a pixel may be part of the letter again.
     cut = np.abs(canvases[0] - canvases[1]) > 0.1
     assert cut.sum() < 1e-5 * (canvases[0] > 0).sum()
 
@@ -215,7 +215,7 @@ def test_later_letters_cover_earlier_ones() -> None:
     assert image.max() < 140
 
 
-# What is between letters and image
+# Rendering
 
 
 def codec_change(image: GreyImages, quality: int) -> float:
@@ -235,7 +235,7 @@ def test_images_are_compressed() -> None:
     }
     coarse = np.mean([codec_change(image, 10) for image in images[10]])
     fine = np.mean([codec_change(image, 10) for image in images[95]])
-    # What quality 10 leaves, quality 10 leaves alone.
+    # A second compression at quality 10 changes nothing.
     assert coarse < 1
     assert fine > 4 * coarse
 
@@ -360,7 +360,7 @@ def test_some_images_have_another_font_of_the_calibrated_size() -> None:
         others = getattr(drawn, name)[of_image.any(1)]
         assert (others == others[:, :1]).all(), name
         assert len(np.unique(others)) > 1, name
-    # The found glyphs are blocks: the median letter is as high as they are, whatever its font.
+    # Calibrated glyphs are blocks. The median letter of any font has the same height.
     boxes = simulator.bank.boxes[
         simulator.bank.index(drawn.font, drawn.size, drawn.stroke, drawn.ids), 1
     ]
@@ -378,7 +378,7 @@ def test_some_images_have_another_font_of_the_calibrated_size() -> None:
         Simulator(HACKMIT_2017, settings, plain(), calibration),
     ):
         assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
-    # A run judges itself by images as real ones are.
+    # A run judges itself on calibrated images only.
     known = Simulator(several, as_found(settings), plain(), calibration)
     drawn = known.draw_parameters(np.random.default_rng(1), 600)
     assert (drawn.font < fonts).any(1).mean() == pytest.approx(0.3, abs=0.06)
@@ -418,4 +418,4 @@ def test_empty_slots_leave_no_ink() -> None:
         assert columns.min() > reach.min() - 12
         assert columns.max() < reach.max() + 12
         near = np.abs(columns[:, None] - reach) < 12
-        assert near.any(0).all()  # each of those that are present has left some
+        assert near.any(0).all()  # each present letter left some

@@ -18,9 +18,9 @@ def test_a_letter_is_as_wide_and_as_high_as_its_ink() -> None:
     glyphs = np.zeros((3, 20, 20), np.uint8)
     glyphs[0, 5:9, 2:12] = 255
     glyphs[1, 3, 7] = 255
-    glyphs[1, 9, 10] = 255  # apart, but of the same letter
-    glyphs[1, 12, 0] = 90  # hardly there
-    assert letter_widths(glyphs).tolist() == [10, 4, 7]  # the last as most
+    glyphs[1, 9, 10] = 255  # a separate part of the same letter
+    glyphs[1, 12, 0] = 90  # very pale
+    assert letter_widths(glyphs).tolist() == [10, 4, 7]  # the mean for the last one
     assert letter_heights(glyphs).tolist() == [4, 7, 5.5]
 
 

@@ -18,7 +18,7 @@ def test_metrics_continue_after_the_resumed_step(tmp_path: Path) -> None:
             log.log(step, loss=1 / step)
             assert rows(tmp_path)[-1] == {"step": step, "loss": 1 / step}  # seen at once
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "lo')  # what a kill leaves
+        file.write('{"step": 6, "lo')  # an incomplete line after a kill
     with MetricsLog(tmp_path, resume_step=3) as log:
         log.log(4, loss=9.0)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Several processes that train as one: real ones, started by torchrun on loopback."""
+"""Training with several real processes, started by torchrun on loopback."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made."""
+    """The results of two processes."""
     folder = tmp_path_factory.mktemp("together")
     done = subprocess.run(
         [*TORCHRUN, str(PROCESSES), "-m", "tests.training.parallel_case", str(folder)],
@@ -44,7 +44,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What one process makes of the joint batches."""
+    """The results of one process with the joint batches."""
     return measure(cpu(), tmp_path_factory.mktemp("alone"))
 
 
@@ -68,7 +68,7 @@ def test_gradients_and_statistics_are_those_of_the_joint_batch(
 def test_two_processes_train_the_same_networks_as_one(
     together: Path, alone: dict[str, Tensor], what: str
 ) -> None:
-    assert alone[what].abs().max() > 1e-3  # something was learned
+    assert alone[what].abs().max() > 1e-3  # training changed the output
     for rank in range(PROCESSES):
         largest = alone[what].abs().max().item()
         assert_close(made(together, rank)[what], alone[what], rtol=0, atol=0.02 * largest)
@@ -117,10 +117,10 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path: Path, challe
         os.kill(other_process(torchrun.pid), signal.SIGKILL)
         _, said = torchrun.communicate(timeout=120)
     assert torchrun.returncode != 0
-    assert "[rank" not in said  # no traceback but torchrun's own
+    assert "[rank" not in said  # only torchrun prints a traceback
     assert not (run / READINGS).exists()
 
-    # Gone on with by as many, or by one alone.
+    # Two processes continue, or only one.
     finished = subprocess.run(
         [*started, "--set", "adaptation.steps=8"], capture_output=True, text=True, timeout=300
     )
@@ -157,7 +157,7 @@ def test_indivisible_batches_are_refused_first(tmp_path: Path, challenges: Path)
 
 
 def other_process(torchrun: int) -> int:
-    """A process id: that of torchrun's child of rank 1."""
+    """The process id of the child of torchrun with rank 1."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
             variables = environment.read_bytes().split(b"\0")

@@ -48,7 +48,7 @@ def test_full_batches_of_distinct_images_epoch_by_epoch(count: int, size: int, s
     for start in range(0, 3 * each_epoch, each_epoch):
         epoch = [n for batch in batches[start : start + each_epoch] for n in batch]
         assert len(set(epoch)) == each_epoch * size <= count
-        # What is left over is less than a batch.
+        # Less than a batch is dropped.
         assert count - len(epoch) < size
 
 

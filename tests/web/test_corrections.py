@@ -85,7 +85,7 @@ def test_a_folder_without_write_access_is_reported(tmp_path: Path) -> None:
         Corrections(tmp_path).put("one", "ab", SCHEME)
 
 
-# What a Parquet column of texts can hold.
+# Texts that a Parquet column can hold.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
@@ -117,7 +117,7 @@ def test_correct_confirm_forget_and_export_over_http(run: Path) -> None:
     rows = list(csv.reader(io.StringIO(export.text, newline="")))
     assert rows == [["name", "label"], [first.name, "1a"], [second.name, second.text]]
 
-    # Beside the readings and everything else, not in it.
+    # The file is separate from the readings.
     after = {path: file_hash(path) for path in run.rglob("*") if path.is_file()}
     assert {path.relative_to(run) for path in after.keys() - before.keys()} == {
         FILE,
@@ -157,7 +157,7 @@ def test_an_invalid_correction_is_a_problem(run: Path) -> None:
 
 
 def test_corrections_in_the_folder_do_not_change_a_run(tmp_path: Path, made: Path) -> None:
-    """They are labels of real images: made anew beside them, the run is the run it was."""
+    """Corrections are labels of real images, so a new run in the same folder must not use them."""
     run = shutil.copytree(made, tmp_path / "run")
     challenges = made.parent / "challenges"
     kept = Corrections(run)

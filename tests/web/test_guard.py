@@ -32,10 +32,10 @@ def proxied(made: Path) -> Iterator[str]:
     ],
 )
 def test_on_loopback_other_hosts_are_not_answered(client: httpx.Client, host: str) -> None:
-    """A name of another site may be made to point here: DNS rebinding."""
+    """Another site can make its name point here (DNS rebinding)."""
     for path in PATHS:
         reply = client.get(path, headers={"Host": host})
-        # An address that is none at all may be refused before it comes to us.
+        # Uvicorn may refuse an invalid address before the application sees it.
         assert reply.status_code in (400, 421)
         if reply.status_code == 421:
             a_problem(reply, 421, "--allow-host")
@@ -86,7 +86,7 @@ def test_other_sites_cannot_change_anything(run: Path, headers: dict[str, str]) 
 def test_a_form_of_another_site_is_not_accepted_as_json(
     run: Path, captchas: dict[str, bytes]
 ) -> None:
-    """A browser lets any site send text/plain and forms; only these without asking first."""
+    """Browsers let any site send text/plain and forms, and only these without a preflight."""
     address_of = f"/api/corrections/{captcha_key(next(iter(captchas)))}"
     with serving(run) as address, asking(address) as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
@@ -103,7 +103,7 @@ def test_a_form_of_another_site_is_not_accepted_as_json(
         {},
         {"Origin": "http://{host}"},
         {"Origin": "https://{host}", "Sec-Fetch-Site": "same-origin"},
-        # A proxy that ends TLS and asks by another name: the browser's word counts.
+        # Behind a proxy with TLS and another name, the headers of the browser count.
         {"Origin": "https://captchas.example", "Sec-Fetch-Site": "same-origin"},
     ],
 )

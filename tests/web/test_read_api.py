@@ -35,7 +35,7 @@ def files(*named: tuple[str, bytes]) -> Files:
 
 
 def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, Any]:
-    """The answer is this problem, told in words that hold these parts."""
+    """Check that the answer is a problem with this status and these words."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     said: dict[str, Any] = response.json()
@@ -48,7 +48,7 @@ def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, A
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that it has not."""
+    """A PNG with a false size in its header."""
     about = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = (b"IHDR" + about, b"IDAT" + zlib.compress(bytes(100)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -99,7 +99,7 @@ def test_explained_readings_come_with_pictures_of_the_images_size(
             with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as picture:
                 assert (picture.mode, picture.size) == ("RGB", (SCHEME.width, SCHEME.height))
                 drawn.append(np.asarray(picture, np.int64))
-        # The lines that hide ink are blue, and only orange is laid over.
+        # Lines that hide ink are blue, and the overlay is orange.
         blue = drawn[0][..., 2] > drawn[0][..., 0]
         assert 0 < blue.sum() < 200
         assert all((heat != drawn[0]).any() for heat in drawn[1:])
@@ -206,8 +206,8 @@ def test_too_many_concurrent_bodies_are_asked_to_retry(
     monkeypatch.setattr(guard, "MAX_BODIES", 1)
     image = files(next(iter(captchas.items())))
     with dripping(address):
-        # Answers to later requests: turns enough for the server to take in the first. Were an
-        # image sent at once, that one could be first, and the other be asked to come again.
+        # After answers to later requests, the server has read the first one. Without this wait,
+        # the image could be first, and the slow request would have to retry.
         for _ in range(10):
             assert client.get("/api/run").status_code == 200
         busy = client.post("/api/read", files=image)
@@ -218,7 +218,7 @@ def test_too_many_concurrent_bodies_are_asked_to_retry(
 
 
 def dripping(address: str) -> socket.socket:
-    """A connection that has begun a body and does not go on."""
+    """A connection with an incomplete body that does not continue."""
     url = httpx.URL(address)
     connection = socket.create_connection((url.host, url.port), PATIENCE_SECONDS)
     connection.sendall(
@@ -229,7 +229,7 @@ def dripping(address: str) -> socket.socket:
 
 
 def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
-    """The server learns of other connections when it gets round to it."""
+    """Wait for this status, because the server notices closed connections with a delay."""
     for _ in range(200):
         reply = client.post("/api/read", files=image)
         if reply.status_code == status:
@@ -244,7 +244,7 @@ def test_files_never_cause_a_server_error(client: httpx.Client, name: str, data:
     a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
 
 
-# Starlette leaves it to Python to close the file of a form that ends in its middle.
+# Starlette lets Python close the file of an incomplete form.
 @pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile:ResourceWarning")
 @settings(max_examples=100)
 @example(b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n\xff\xd8\xff')
@@ -296,7 +296,7 @@ def test_an_unfinished_run_reads_nothing(run: Path, captchas: dict[str, bytes]) 
         assert client.post("/api/read", files=image).status_code == 200
         assert "not finished" not in client.get("/").text
         recorded = (run / "run.json").read_text()
-        changed = {**json.loads(recorded), "seed": 99}  # somebody began to make it anew
+        changed = {**json.loads(recorded), "seed": 99}  # another run of the stage has started
         (run / "run.json").write_text(json.dumps(changed))
         a_problem(client.post("/api/read", files=image), 503, "its seed has been changed since")
         (run / "run.json").write_text(recorded)

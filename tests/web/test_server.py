@@ -1,4 +1,4 @@
-"""``simgan-captcha serve`` as a person starts and stops it."""
+"""``simgan-captcha serve``, started and stopped like a person would."""
 
 import json
 import re
@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "simgan_captcha", "serve"]
 
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, and the address that it says it listens on."""
+    """The command, and the address that it prints."""
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -45,15 +45,15 @@ def test_it_serves_on_loopback_and_stops_with_followers(made: Path) -> None:
             asking(address) as client,
             client.stream("GET", "/api/run/events") as reply,
         ):
-            told = events(reply)  # kept, for a stream ends with who reads it
+            told = events(reply)  # kept, because the stream ends with its reader
             assert next(told)["finished"] is True
-            # Nothing that only reading needs is loaded for looking on.
+            # Following a run does not load what only reading needs.
             loaded = Path(f"/proc/{server.pid}/maps")
             assert not loaded.exists() or "libtorch" not in loaded.read_text()
             server.send_signal(signal.SIGINT)
             _, messages = server.communicate(timeout=PATIENCE_SECONDS)
     assert server.returncode == 0
-    # uvicorn would tell of an answer that it had to cut off.
+    # uvicorn would report an interrupted answer.
     assert messages == ""
 
 
@@ -112,7 +112,7 @@ def test_invalid_arguments_give_one_line(tmp_path: Path, made: Path) -> None:
 
 
 def test_addresses_in_the_pages_are_relative(client: httpx.Client) -> None:
-    """So a proxy may serve them under a path of its own."""
+    """A proxy can therefore serve them under another path."""
     scripts = [f"/static/{name}.js" for name in ("ask", "read", "review", "run")]
     for path in ("/", "/run", "/review", "/report.css", "/static/page.css", *scripts):
         reply = client.get(path)
