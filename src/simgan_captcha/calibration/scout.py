@@ -74,9 +74,9 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     """Cross-entropy of characters and of centres, and absolute errors of poses and counts.
 
     Each position of the map must predict the class that is centred there. This teaches the
-    convolutions the shapes of letters early, and slots use these predictions. Through the attention
-    of the slots alone, they learn the shapes later. Dense heads in detection work in the same way
-    (FCOS, arXiv:1904.01355).
+    convolutions the shapes of letters early, and slots use these predictions. With only the
+    attention of the slots, the shapes are learned later. Dense heads in detection work in the same
+    way (FCOS, arXiv:1904.01355).
 
     Args:
         outputs: Output of an `AttentionReader` with ``pose``.

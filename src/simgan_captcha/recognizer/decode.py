@@ -86,7 +86,7 @@ def load_reader(
 ) -> tuple[nn.Module, ReaderArchitecture]:
     """Load a recognizer that `save_reader` wrote, in evaluation mode on the CPU.
 
-    False sizes in the file cannot allocate more memory than the size of the file.
+    Sizes are checked first, so a false size never allocates more memory than the file takes.
 
     Args:
         path: The file.

@@ -1,6 +1,6 @@
 """Export of a run's recognizer as one ONNX file, from grey levels to class ids.
 
-The file holds everything that reading needs, so a program gives only its images.
+The file holds everything that reading needs, so a program only passes images.
 
 Shapes: N images, H and W pixels, L characters.
 """

@@ -57,7 +57,7 @@ class ReaderArchitecture:
     length: int
     classes: int
     kind: Literal["attention", "original"] = "attention"
-    """``attention``: one learned query per slot over a map. ``original``: the 2017 network."""
+    """``attention`` has one learned query per slot over a map; ``original`` is the 2017 network."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
@@ -73,7 +73,7 @@ class ReaderArchitecture:
         """The architecture from the values of `describe`.
 
         Raises:
-            KeyError, TypeError, ValueError: Values that `describe` does not give.
+            KeyError, TypeError, ValueError: The values are not from `describe`.
         """
         described = ReaderArchitecture(
             **{**description, "channels": tuple(description["channels"])}

@@ -143,8 +143,7 @@ def train_reader(
         seed: Random seed of the first weights and of dropout.
         on_step: Called after each step with figures that include ``images_per_second``. They cover
             the images of this process.
-        initial: Module that gives the weights that it shares with the architecture. The other
-            weights are random.
+        initial: Module with initial weights. Weights that it does not have are random.
         objective: Loss; other outputs than characters need another one.
 
     Raises:
