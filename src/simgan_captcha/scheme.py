@@ -1,4 +1,4 @@
-"""What a person knows of a captcha family by looking at it, and text <-> class ids."""
+"""The scheme: what a person sees of a captcha family, and texts as class ids."""
 
 import difflib
 import json
@@ -33,38 +33,39 @@ class Scheme(BaseModel):
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
-        # An alphabet of digits alone reads as a number on a command line.
+        # On a command line, an alphabet of digits is parsed as a number.
         coerce_numbers_to_str=True,
     )
 
     alphabet: str = Field(min_length=2, max_length=4096)
-    """Every character a text may hold, in the order of the class ids; no repeats."""
+    """All characters that texts may contain, in the order of the class ids, without repeats."""
     alike: tuple[str, ...] = ()
-    """Characters that look the same and count as one, as ``o0``: the first of each stands in the
-    alphabet and is read for all of them, the others do not stand there."""
+    """Groups of characters that look the same and count as one, for example ``o0``. Only the first
+    character of a group is in the alphabet. It is read for all characters of the group."""
     length: int = Field(ge=1, le=64)
-    """Characters in a text; where their number varies, in the longest."""
+    """Number of characters in a text, or in the longest text if the number varies."""
     shortest: int | None = Field(default=None, ge=1, le=64)
-    """Characters in the shortest text; None where all are of one length."""
+    """Number of characters in the shortest text; None if all texts have the same length."""
     width: int = Field(ge=8, le=4096)
     """Image width in pixels."""
     height: int = Field(ge=8, le=4096)
     """Image height in pixels."""
     background: BackgroundKind = "shared"
-    """``shared``: all images have the same picture and size. ``plain``: each is of one colour, its
-    own or that of all, and any size is scaled to fit width and height. ``varying``: likewise, but
-    its colours change slowly within the image (gradients, clouds) or in large steps (panels)."""
+    """Kind of the background. With ``shared``, all images have the same picture and size. With
+    ``plain``, each image has one colour, its own or a common one. With ``varying``, colours change
+    slowly within the image (gradients, clouds) or in large steps (panels). Images of the last two
+    kinds may have any size, and are scaled to width and height."""
     text_height: int | None = Field(default=None, ge=4, le=4096)
-    """Pixels from the top of a text to its foot, about; None where nobody said."""
+    """Approximate height of a text in pixels; None if unknown."""
     text_width: int | None = Field(default=None, ge=4, le=4096)
-    """Pixels from a text's left end to its right one, about; None where nobody said."""
+    """Approximate width of a text in pixels; None if unknown."""
     waves: bool = False
-    """Whether texts stand on waves that bend their letters; a ``simulator.layout`` draws such."""
+    """Whether texts lie on waves that bend their letters. A ``simulator.layout`` draws them."""
     several_fonts: bool = False
-    """Whether texts are of different fonts; likewise."""
+    """Whether texts have different fonts. A ``simulator.layout`` draws them."""
     clutter: tuple[ClutterKind, ...] = ()
-    """What lies among the letters, elsewhere in every image: lines (straight or curved), dots, and
-    texture, a grain about as fine as strokes."""
+    """Kinds of clutter among the letters, different in each image: lines (straight or curved),
+    dots, and texture. Texture is a grain about as fine as the strokes."""
 
     @field_validator("alphabet")
     @classmethod
@@ -121,11 +122,11 @@ class Scheme(BaseModel):
 
     @staticmethod
     def from_toml(path: str | os.PathLike[str]) -> "Scheme":
-        """The scheme of a file, see `load_scheme`."""
+        """Read the scheme of a file, see `load_scheme`."""
         return load_scheme(Path(path))
 
     def to_toml(self) -> str:
-        """The scheme as the text of a file that `from_toml` reads."""
+        """The scheme as the text of a TOML file that `from_toml` reads."""
         # A JSON value is a TOML value, except for one control character.
         values = self.model_dump(mode="json", exclude_none=True)
         lines = [f"{key} = {json.dumps(of, ensure_ascii=False)}" for key, of in values.items()]
@@ -133,27 +134,27 @@ class Scheme(BaseModel):
 
     @property
     def shares_picture(self) -> bool:
-        """Whether what lies behind the text is the same in all images."""
+        """Whether all images have the same background picture."""
         return self.background == "shared"
 
     @property
     def absent(self) -> int | None:
-        """Class id of a slot that no character stands in; None where all texts fill all slots."""
+        """Class id of an empty slot; None if all texts have the same length."""
         varies = self.shortest is not None and self.shortest < self.length
         return len(self.alphabet) if varies else None
 
     @property
     def classes(self) -> int:
-        """How many there are, with that of an empty slot."""
+        """Number of classes, with that of an empty slot."""
         return len(self.alphabet) + (self.absent is not None)
 
     def fold(self, text: str) -> str:
-        """The text with the first of those that are `alike` for all of them."""
+        """Replace each character of a group in `alike` by the first character of the group."""
         firsts = {other: group[0] for group in self.alike for other in group[1:]}
         return "".join(firsts.get(character, character) for character in text)
 
     def encode(self, text: str) -> list[int]:
-        """Class ids of a text, one for each slot; those after its end are `absent`.
+        """Class ids of a text, one per slot; slots after its end are `absent`.
 
         Raises:
             SchemeError: The text has another length, or a character outside the alphabet.
@@ -180,7 +181,7 @@ class Scheme(BaseModel):
 
 
 def _why_unreadable(character: str) -> str | None:
-    """Why no text may hold a character, in words; None where one may."""
+    """The reason why a character cannot be read, in words; None if it can."""
     category = unicodedata.category(character)
     if category.startswith("M"):
         return (
@@ -203,11 +204,11 @@ HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, he
 
 
 def load_scheme(path: Path) -> Scheme:
-    """The scheme of a file.
+    """Read the scheme of a file.
 
     Raises:
-        ConfigError: No such file, no TOML, an unknown key (the nearest right one is named), or a
-            value that is missing or out of its range.
+        ConfigError: The file is missing or not TOML. Or a key is unknown, or a value is missing or
+            out of range.
     """
     try:
         with path.open("rb") as file:
@@ -232,11 +233,11 @@ def load_scheme(path: Path) -> Scheme:
 
 
 def check_scheme(values: Mapping[str, Any]) -> Scheme:
-    """A scheme of plain values.
+    """Build a scheme from plain values.
 
     Raises:
-        ConfigError: An unknown key (the nearest right one is named), or a value that is missing or
-            out of its range.
+        ConfigError: A key is unknown (the message names the nearest one), or a value is missing or
+            out of range.
     """
     known = list(Scheme.model_fields)
     for key in values.keys() - known:

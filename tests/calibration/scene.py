@@ -1,4 +1,4 @@
-"""Drawn images of which everything is known, and what scouts of several qualities say of them."""
+"""Drawn images with known poses, and predictions of bootstrap recognizers of several qualities."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from simgan_captcha.types import FloatImages, Floats, GreyImages
 from tests.drawing import plain, striped
 
 STRANGER = font_files["LatoBlack"]
-"""A font that the simulator does not hold: what glyphs are to be learned of."""
+"""A font that the simulator does not have; calibration must learn its glyphs."""
 
 LETTERS = Scheme(alphabet="agel1m", length=4, width=100, height=50)
 STRIPED = striped((60, 140, 100, 150), 250)
@@ -28,7 +28,7 @@ SIZE = 24
 
 
 def drawing(**changes: Any) -> SimulatorSettings:
-    """One font of one size, hardly any codec."""
+    """Settings of one font of one size, with weak compression."""
     values = {
         "fonts": (STRANGER,),
         "size": (SIZE, SIZE),
@@ -48,7 +48,7 @@ def drawing(**changes: Any) -> SimulatorSettings:
 
 
 def exact_poses(parameters: DrawParameters, scheme: Scheme = LETTERS) -> Poses:
-    """What a perfect scout would say."""
+    """The predictions of a perfect bootstrap recognizer."""
     probabilities = np.eye(scheme.classes, dtype=np.float32)[parameters.ids]
     return Poses(
         probabilities, parameters.x, parameters.y, parameters.rotation, absent=scheme.absent
@@ -56,7 +56,7 @@ def exact_poses(parameters: DrawParameters, scheme: Scheme = LETTERS) -> Poses:
 
 
 def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[GreyImages, Poses]:
-    """Images of overlapping turned letters under lines, and their poses."""
+    """Images of overlapping rotated letters under lines, and their poses."""
     simulator = Simulator(LETTERS, drawing(**changes), STRIPED)
     parameters = simulator.draw_parameters(np.random.default_rng(seed), count)
     return simulator.render(parameters), exact_poses(parameters)
@@ -71,7 +71,7 @@ def scene() -> tuple[FloatImages, Poses]:
 
 @cache
 def many_sizes() -> tuple[FloatImages, Poses, npt.NDArray[np.float64]]:
-    """Normalised letters that seldom overlap, their poses and the logarithms of their sizes."""
+    """Normalised letters that rarely overlap, their poses and the logarithms of their sizes."""
     sizes = (14, 32)
     settings = drawing(
         size=sizes, nearest=0, rotation=(-12, 12), horizontal=(-0.1, 0.1), vertical=(0.45, 0.55)
@@ -84,7 +84,7 @@ def many_sizes() -> tuple[FloatImages, Poses, npt.NDArray[np.float64]]:
 
 
 def first_of(poses: Poses, count: int) -> Poses:
-    """Of the first images."""
+    """The poses of the first images."""
     return replace(
         poses,
         probabilities=poses.probabilities[:count],
@@ -95,7 +95,7 @@ def first_of(poses: Poses, count: int) -> Poses:
 
 
 def disturbed(poses: Poses, pixels: float, degrees: float) -> Poses:
-    """Every pose is off by so much, as standard deviation."""
+    """Poses with random errors of these standard deviations."""
     generator = np.random.default_rng(2)
 
     def off(values: Floats, by: float) -> Floats:
@@ -110,7 +110,7 @@ def disturbed(poses: Poses, pixels: float, degrees: float) -> Poses:
 
 
 def mistaken(poses: Poses, share: float) -> Poses:
-    """So many characters are surely taken for others."""
+    """Predictions in which a share of characters is confidently misread."""
     generator = np.random.default_rng(3)
     classes = poses.probabilities.shape[-1]
     ids = poses.probabilities.argmax(-1)
@@ -120,7 +120,7 @@ def mistaken(poses: Poses, share: float) -> Poses:
 
 
 def unsure(poses: Poses, characters: npt.NDArray[np.bool_], probability: float = 0.45) -> Poses:
-    """These (N, L) characters are read with less confidence."""
+    """Predictions with less confidence in these (N, L) characters."""
     classes = poses.probabilities.shape[-1]
     hazy = poses.probabilities * probability
     hazy += (1 - probability) / (classes - 1) * (1 - poses.probabilities)
@@ -130,7 +130,7 @@ def unsure(poses: Poses, characters: npt.NDArray[np.bool_], probability: float =
 
 @cache
 def font_glyphs(font: str, size: int, alphabet: str = LETTERS.alphabet) -> Floats:
-    """(K, SIDE, SIDE) coverage of a font's letters, upright, about the points that are placed."""
+    """Coverage (K, SIDE, SIDE) of the upright letters of a font, around their reference points."""
     scheme = Scheme(alphabet=alphabet, length=1, width=SIDE, height=SIDE)
     simulator = Simulator(
         scheme,
@@ -153,7 +153,7 @@ def font_glyphs(font: str, size: int, alphabet: str = LETTERS.alphabet) -> Float
 
 
 def likeness(glyphs: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(K, K): correlation of each glyph with each true one."""
+    """Correlation (K, K) of each glyph with each true one."""
     count = len(glyphs)
     both = np.concatenate([glyphs.reshape(count, -1), truth.reshape(count, -1)])
     return np.asarray(np.corrcoef(both)[:count, count:])
@@ -163,10 +163,10 @@ DONORS = 200
 
 
 def skewed(scheme: Scheme, *found: int) -> Calibration:
-    """Places of which some are likelier than others; a block for the classes that are found.
+    """A calibration with non-uniform, correlated poses, and a block as glyph of the found classes.
 
-    And they hang together: letters of an image lie on one line, those that stand further right are
-    turned, and those of half of the images stand all alike in their slots.
+    The letters of an image lie on one line. Letters further to the right are rotated. In half of
+    the images, all letters have the same position in their slots.
     """
     generator = np.random.default_rng(11)
     shape = (DONORS, scheme.length)
@@ -192,25 +192,25 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
 
 
 def regardless(length: int) -> Floats:
-    """(L, L, L) of letters that stand where they stand however wide they are."""
+    """A spacing model (L, L, L) of letters at positions that do not depend on widths."""
     return np.zeros((length, length, length), np.float32)
 
 
 def unformed(places: npt.NDArray[Any]) -> Floats:
-    """Poses (..., 9) at places (..., 3) x, y and rotation, in the form of their glyphs."""
+    """Poses (..., 9) from x, y and rotation (..., 3), with the form of the glyphs."""
     form = np.zeros((*places.shape[:-1], len(POSE) - PLACED))
     return np.concatenate([places, form], -1, dtype=np.float32)
 
 
 def block() -> GreyImages:
-    """One glyph: an upright block of 8x10 pixels of an image, right above the middle."""
+    """One glyph: an upright block of 8x10 image pixels, above and to the right of the middle."""
     glyph = np.zeros((1, SIDE, SIDE), np.uint8)
     glyph[0, SIDE // 2 - 30 : SIDE // 2 - 10, SIDE // 2 : SIDE // 2 + 16] = 255
     return glyph
 
 
 def same(one: Calibration, other: Calibration) -> bool:
-    """To the bit."""
+    """Whether two calibrations are identical."""
     return all(
         a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         for a, b in zip(vars(one).values(), vars(other).values(), strict=True)

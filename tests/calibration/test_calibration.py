@@ -35,7 +35,7 @@ from tests.calibration.scene import (
 )
 from tests.drawing import plain
 
-# What poses say.
+# Calibrated poses.
 
 RENDERED = np.array([240, 0.5, 0.3, 1, 50, 1.5], np.float32)
 GLYPHS: Floats = np.ones((len(LETTERS.alphabet), 8, 8), np.float32)
@@ -44,7 +44,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def known(count: int) -> tuple[Poses, Bools, Bools]:
-    """Poses, all of them sure and settled."""
+    """Poses, all of them confident and settled."""
     poses = drawn(count)[1]
     return poses, np.ones(poses.x.shape, np.bool_), np.ones(count, np.bool_)
 
@@ -54,11 +54,11 @@ def places(poses: Poses) -> Floats:
 
 
 def moved(poses: Poses, off: npt.NDArray[Any]) -> Poses:
-    """So much, of (N, L, 3) or of the same for all."""
+    """Poses moved by offsets (N, L, 3), or by one common offset."""
     return poses.at(places(poses) + unformed(np.broadcast_to(off, (*poses.x.shape, PLACED))))
 
 
-def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> None:
+def test_poses_come_from_settled_images_without_class_offsets() -> None:
     poses, kept, settled = known(300)
     settled[np.random.default_rng(6).random(300) < 0.3] = False
     found = calibrate(GLYPHS, poses, kept, settled, RENDERED)
@@ -71,8 +71,8 @@ def test_places_are_those_of_the_settled_images_as_a_usual_class_would_lie() -> 
     assert found.found.all()
 
 
-def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() -> None:
-    """Letters that overlap are seldom sure."""
+def test_poses_include_unsure_characters_but_not_strayed_ones() -> None:
+    """Overlapping letters are rarely confident."""
     poses, kept, settled = known(100)
     close, astray = np.arange(100) < 20, np.arange(100) >= 90
     kept[close, 1], settled[astray] = False, False
@@ -87,8 +87,8 @@ def test_places_of_unsure_characters_are_drawn_but_not_those_that_went_astray() 
     assert y.max() < 100
 
 
-def test_only_sure_characters_tell_how_a_class_lies() -> None:
-    """What is read for another would make a class lie like that."""
+def test_only_confident_characters_determine_class_offsets() -> None:
+    """Misread characters would give a class the offset of another class."""
     poses, kept, settled = known(400)
     kept[np.random.default_rng(6).random(kept.shape) < 0.6] = False
     wild = moved(poses, np.where(kept, 0, 90)[..., None])
@@ -98,7 +98,7 @@ def test_only_sure_characters_tell_how_a_class_lies() -> None:
     np.testing.assert_allclose(apart, 90, atol=1e-3)
 
 
-def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
+def test_class_offsets_are_separated_from_slot_positions() -> None:
     poses, kept, settled = known(600)
     ids = poses.probabilities.argmax(-1)
     off = np.array([[0, 0, 0], [4, 0, 0], [0, -3, 0], [0, 0, 9], [-2, 2, 0], [0, 0, -9]])
@@ -106,7 +106,7 @@ def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
         calibrate(GLYPHS, p, kept, settled, RENDERED) for p in (poses, moved(poses, off[ids]))
     )
     apart = (found.offset - straight.offset)[:, :PLACED] - off
-    # All classes together may lie elsewhere: slots then lie the other way.
+    # An offset of all classes moves the slots.
     apart -= np.median(apart, 0)
     assert (np.abs(apart).max(0) < (1.5, 1.5, 3)).all()
     middles = [np.median(c.poses, 0) for c in (straight, found)]
@@ -116,8 +116,8 @@ def test_what_a_class_lies_off_is_told_apart_from_where_slots_lie() -> None:
     np.testing.assert_allclose(widths[1][:, 2], 54, atol=4)
 
 
-def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> None:
-    """What is left of it leans the other way, but reaches no further there than others."""
+def test_one_sided_misreadings_give_no_class_offset() -> None:
+    """The remaining letters lean to the other side, but no further than those of other classes."""
     poses, kept, settled = known(600)
     leaning = (poses.probabilities.argmax(-1) == 3) & (poses.rotation > 0)
     probabilities = poses.probabilities.copy()
@@ -131,8 +131,8 @@ def test_a_class_that_is_misread_where_it_leans_one_way_does_not_lie_off() -> No
 
 
 @pytest.mark.parametrize("aligned", [0.0, 0.5])
-def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: float) -> None:
-    """Texts from the left, or about the middle: what is the same is the gap, not the distance."""
+def test_gaps_between_letters_do_not_depend_on_their_widths(aligned: float) -> None:
+    """Texts are aligned left or centred. The gaps are equal, not the distances."""
     generator, side, gap = np.random.default_rng(0), 40, 3
     widths = np.array([4, 8, 10, 10, 12, 16])  # pixels
     glyphs = np.zeros((6, side, side), np.float32)
@@ -147,20 +147,20 @@ def test_letters_stand_as_far_apart_as_real_ones_however_wide_both_are(aligned: 
     poses = Poses(told, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
     sure = np.ones(ids.shape, np.bool_)
     found = calibrate(glyphs, poses, sure, np.ones(600, np.bool_), RENDERED)
-    # What is told of real places is what is drawn from.
+    # The calibration is drawn from as estimated.
     np.testing.assert_allclose(found.as_usual(poses.places, ids, sure), found.poses, atol=1e-3)
     assert found.poses[..., 0].std(0).max() < 0.5
     drawn_ids = generator.integers(6, size=(2000, 4))
     drawn_x, wide = draw(found, drawn_ids)[..., 0], widths[drawn_ids]
     gaps = np.diff(drawn_x, axis=1) - (wide[:, 1:] + wide[:, :-1]) / 2
     assert gaps.mean() == pytest.approx(gap, abs=0.2)
-    assert gaps.std() < 1  # no more than places are moved about
+    assert gaps.std() < 1  # no more than the jitter
     begin = drawn_x[:, 0] - wide[:, 0] / 2 + aligned * (wide.sum(1) + 3 * gap)
     assert begin.mean() == pytest.approx(50, abs=0.3)
     assert begin.std() < 1
 
 
-def test_classes_without_a_glyph_lie_as_usual() -> None:
+def test_classes_without_a_glyph_have_no_offset() -> None:
     poses, kept, settled = known(300)
     glyphs = GLYPHS.copy()
     glyphs[2] = 0
@@ -179,7 +179,7 @@ def test_classes_without_a_glyph_lie_as_usual() -> None:
         (100, FEWEST_CHARACTERS - 1, r"\[100, 100, 100, 100\].* got 19;"),
     ],
 )
-def test_a_scout_that_knows_too_little_is_told_what_to_do(
+def test_too_few_confident_characters_are_an_error_with_advice(
     sure: int, settling: int, told: str | None
 ) -> None:
     poses, kept, settled = known(100)
@@ -202,27 +202,27 @@ def test_a_sheet_shows_every_glyph() -> None:
     np.testing.assert_array_equal(sheet[::6, ::6].reshape(-1), [*levels, 0])
 
 
-# Places that are drawn.
+# Drawn poses.
 
 JITTER = np.array([0.5, 0.5, 1.5])
 
 
 def draw(calibration: Calibration, ids: npt.NDArray[np.int64], seed: int = 0) -> Floats:
-    """(B, L, 3) of characters whose form is their glyphs'."""
+    """Poses (B, L, 3) of characters with the form of their glyphs."""
     _, poses = calibration.draw_places(np.random.default_rng(seed), ids)
     assert not poses[..., PLACED:].any()
     return poses[..., :PLACED]
 
 
 def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
-    """(B,) the real image that each drawn one is nearest to."""
+    """The real image (B,) that is nearest to each drawn one."""
     near = np.array(
         [np.abs((calibration.poses[..., :PLACED] - each) / JITTER).max((1, 2)) for each in usual]
     )
     return np.asarray(near.argmin(1))
 
 
-def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> None:
+def test_drawn_poses_are_those_of_one_real_image_plus_jitter() -> None:
     calibration, count = skewed(LETTERS), 4000
     calibration.offset[:, :PLACED] = np.arange(18).reshape(6, 3) - 8
     ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.length))
@@ -234,12 +234,12 @@ def test_drawn_places_are_those_of_one_real_image_each_but_for_a_jitter() -> Non
     assert np.abs(off).max() < 6
     np.testing.assert_allclose(off.std((0, 1)), 1, atol=0.05)
     np.testing.assert_allclose(off.mean((0, 1)), 0, atol=0.05)
-    # Each character is moved on its own.
+    # Each character has its own jitter.
     between = np.corrcoef(off.reshape(count, -1).T) - np.eye(3 * LETTERS.length)
     assert np.abs(between).max() < 0.1
 
 
-def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
+def test_all_real_images_are_drawn_equally_often() -> None:
     far = 20 * np.arange(DONORS, dtype=np.float32)[:, None, None]
     calibration = dataclasses.replace(skewed(LETTERS), poses=unformed(np.tile(far, (1, 4, 3))))
     x, _, _ = np.moveaxis(draw(calibration, np.zeros((100 * DONORS, 4), np.int64)), -1, 0)
@@ -251,7 +251,7 @@ def test_every_real_image_is_drawn_from_and_none_more_than_others() -> None:
     assert counts.max() < 150
 
 
-def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> None:
+def test_rare_lengths_are_equally_frequent_except_very_rare_ones() -> None:
     poses = unformed(np.zeros((100, 4, 3)))
     poses[:40, 3:] = np.nan  # 40 of three letters, 58 of four...
     poses[98:, 2:] = np.nan  # ...and 2 of two: perhaps an error
@@ -261,7 +261,7 @@ def test_rare_lengths_are_drawn_as_often_unless_hardly_any_image_has_them() -> N
     np.testing.assert_allclose(lengths, [0, 0, 6 / 122, 58 / 122, 58 / 122], atol=0.03)
 
 
-def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
+def test_forms_of_misread_letters_are_clipped_to_confident_ones() -> None:
     poses, kept, settled = known(100)
     form = np.random.default_rng(0).uniform(-0.3, 0.3, (*kept.shape, 6))
     kept[:20, 1] = False
@@ -272,7 +272,7 @@ def test_forms_of_misread_letters_are_cut_to_those_of_sure_ones() -> None:
     assert found[20:, 1, 0].std() == pytest.approx(form[20:, 1, 0].std(), rel=0.05)
 
 
-def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
+def test_drawn_poses_have_the_correlations_of_real_ones() -> None:
     calibration = skewed(LETTERS)
     found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
     real, drawn = (
@@ -283,22 +283,22 @@ def test_what_hangs_together_in_real_images_does_so_in_drawn_ones() -> None:
     deviations = np.sqrt(np.diagonal(expected))
     scale = np.outer(deviations, deviations)
     np.testing.assert_allclose(drawn / scale, expected / scale, atol=0.04)
-    # And there is something that hangs together: x, y and turn of the first letter and the next.
+    # The real poses are correlated: x, y and rotation of the first letter and the next.
     correlation = drawn / scale
-    assert correlation[0, 2] > 0.8  # turned where it stands further right
-    assert correlation[0, 3] > 0.3  # close to its neighbour, or far from it
+    assert correlation[0, 2] > 0.8  # rotation and position
+    assert correlation[0, 3] > 0.3  # positions of neighbours
     assert correlation[1, 4] > 0.8  # on one line
     assert abs(correlation[0, 1]) < 0.2
 
 
-def test_places_are_drawn_again_by_their_generator() -> None:
+def test_the_same_generator_draws_the_same_poses() -> None:
     calibration, ids = skewed(LETTERS), np.zeros((50, 4), np.int64)
     one, again, other = (draw(calibration, ids, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert (one != other).mean() > 0.9
 
 
-# Glyphs that are drawn.
+# Drawn glyphs.
 
 
 @pytest.mark.parametrize("contrast", [1.0, 1.5, 2.0, 4.0])
@@ -315,20 +315,20 @@ def test_contrast_makes_edges_steeper_about_half_coverage(contrast: float) -> No
     steeper = drawn[0].reshape(-1).astype(np.int64)
     if contrast == 1:
         np.testing.assert_array_equal(steeper, levels)
-    assert (steeper + steeper[::-1] == 255).mean() > 0.4  # as much is taken as is given
-    assert np.abs(steeper + steeper[::-1] - 255).max() <= 1  # where it is rounded
+    assert (steeper + steeper[::-1] == 255).mean() > 0.4  # symmetric
+    assert np.abs(steeper + steeper[::-1] - 255).max() <= 1  # rounding
     assert (np.diff(steeper) >= 0).all()
     inner = np.flatnonzero((steeper > 0) & (steeper < 255))
     slope = np.polyfit(inner, steeper[inner], 1)[0]
     assert slope == pytest.approx(contrast, rel=0.01)
     assert len(inner) == pytest.approx(255 / contrast, abs=2)
-    # No ink comes of none, and what was found stays as it was found.
+    # Empty pixels stay empty, and the given glyphs are unchanged.
     assert not drawn[5].any()
     np.testing.assert_array_equal(calibration.glyphs[0].reshape(-1), levels)
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, right: int) -> None:
+def test_a_raster_has_the_drawn_pixels_on_any_grid(down: int, right: int) -> None:
     pixels = np.random.default_rng(0).integers(2, size=(5, 7), dtype=np.uint8) * np.uint8(255)
     fine = np.zeros((16, 16), np.uint8)
     fine[2 + down : 12 + down, right : 14 + right] = pixels.repeat(2, 0).repeat(2, 1)
@@ -337,7 +337,7 @@ def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, ri
     calibration.rendering[RENDERING.index("contrast")] = 2
     rasters = calibration.drawn_rasters()
     raster = rasters[0]
-    # A raster's middle is the glyph's.
+    # The middle of a raster is that of the glyph.
     assert raster.shape == (8 + down, 8 + right)
     assert raster.dtype == np.uint8
     expected = np.zeros_like(raster)
@@ -347,8 +347,8 @@ def test_a_raster_has_the_pixels_that_were_drawn_wherever_they_lie(down: int, ri
         assert not rasters[empty].any()
 
 
-def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
-    """As of an i: sampled from finer glyphs it would come and go with where the letter lies."""
+def test_without_interpolation_a_gap_of_one_pixel_stays() -> None:
+    """A gap as in an i, sampled from finer glyphs, would depend on the position of the letter."""
     scheme = Scheme(alphabet="ab", length=1, width=40, height=40)
     glyphs = np.zeros((2, 32, 32), np.uint8)
     glyphs[:, 4:28, 12:20] = 255
@@ -377,7 +377,7 @@ def test_without_interpolation_a_gap_of_a_pixel_stays_one() -> None:
     assert set(gaps[1].tolist()) != {1}
 
 
-def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
+def test_a_simulator_draws_with_the_calibrated_contrast() -> None:
     soft = skewed(LETTERS, *range(6))
     soft.glyphs[:] = cv2.GaussianBlur(np.moveaxis(soft.glyphs, 0, -1), (0, 0), 3).transpose(2, 0, 1)
     steep = dataclasses.replace(soft, rendering=soft.rendering.copy())
@@ -393,7 +393,7 @@ def test_a_simulator_draws_with_the_contrast_that_was_found() -> None:
 # Files.
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_calibration_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "calibration.npz"
     saved = skewed(LETTERS, 1, 3)
     saved.save(path)
@@ -413,7 +413,7 @@ def test_a_truncated_file_is_a_run_error(tmp_path: Path, keep: int) -> None:
 
 @settings(max_examples=100)
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=6))
-@example(0.06094199333726481, b"\x0e")  # numpy alone sees nothing
+@example(0.06094199333726481, b"\x0e")  # numpy alone does not detect it
 def test_a_damaged_file_is_a_run_error_or_the_same_calibration(
     tmp_path_factory: pytest.TempPathFactory, place: float, damage: bytes
 ) -> None:
@@ -469,7 +469,7 @@ def test_missing_arrays_and_files_are_a_run_error(tmp_path: Path) -> None:
 # Drawing with a calibration.
 
 
-def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> None:
+def test_appended_glyphs_follow_all_others_for_any_size_and_stroke() -> None:
     bank = GlyphBank("abc", ("stix-bold", "roboto-black"), (12, 20, 30), (0.0, 0.5))
     before, shape = list(bank.glyphs), bank.shape
     bank.append([np.full((8, 6), k + 1, np.uint8) for k in range(3)], 2)
@@ -508,7 +508,7 @@ def test_appended_glyphs_follow_all_others_whatever_size_and_stroke_say() -> Non
     ],
 )
 @pytest.mark.parametrize("nearest", [0, 1])
-def test_a_found_glyph_is_drawn_where_and_as_the_calibration_says(
+def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
     rotation: int, box: tuple[int, int, int, int], nearest: int
 ) -> None:
     assert GLYPH_SCALE == 2  # as the block is drawn
@@ -554,12 +554,12 @@ def test_classes_without_a_glyph_are_drawn_by_fonts(share: float) -> None:
     assert by_glyph[found].mean() == pytest.approx(share, abs=0.03)
     for font in (0, 1):
         assert (parameters.font[~found] == font).mean() == pytest.approx(0.5, abs=0.03)
-    # Found glyphs are neither sheared nor stretched, fonts are.
+    # Calibrated glyphs are neither sheared nor stretched, fonts are.
     np.testing.assert_array_equal(parameters.shear == 0, by_glyph)
     np.testing.assert_array_equal(parameters.stretch == 1, by_glyph)
 
 
-def test_places_turns_and_rendering_are_the_calibration_s() -> None:
+def test_poses_and_rendering_come_from_the_calibration() -> None:
     simulator = calibrated(0.8, 0)
     calibration = simulator.calibration
     assert calibration is not None
@@ -585,7 +585,7 @@ def test_places_turns_and_rendering_are_the_calibration_s() -> None:
         assert np.abs(drawn_values - middle).max() <= widest + 1e-3
 
 
-def test_without_a_calibration_nothing_of_it_is_drawn() -> None:
+def test_without_a_calibration_nothing_is_calibrated() -> None:
     plain_ones = [
         Simulator(LETTERS, drawing(fitted=share), STRIPED).draw_parameters(
             np.random.default_rng(0), 2000
@@ -617,8 +617,8 @@ def test_a_worker_draws_the_same_with_a_calibration() -> None:
     assert len({images for images, _ in batches[0]}) == 4
 
 
-def test_only_possible_texts_are_drawn_from() -> None:
-    """A scout that takes a letter for nothing leaves gaps, or too short a text."""
+def test_only_possible_texts_give_poses() -> None:
+    """A recognizer that misses a letter leaves a gap, or a text that is too short."""
     probabilities = np.zeros((4, 3, 3), np.float32)
     for n, row in enumerate([(0, 1, 2), (0, 2, 1), (2, 2, 2), (0, 1, 0)]):
         probabilities[n, np.arange(3), row] = 1

@@ -12,7 +12,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def read_as(classes: int, seen: Ids, second: Ids, doubt: float, spread: float = 0.5) -> Doubles:
-    """(M, K) of readers who see a class, and whose next thought is another, less likely by far."""
+    """Probabilities (M, K) with a likeliest class and a much less likely second class."""
     generator = np.random.default_rng(0)
     logits = generator.normal(-25, spread, (len(seen), classes))
     rows = np.arange(len(seen))
@@ -28,9 +28,9 @@ def poses(probabilities: Doubles, length: int, absent: int | None = None) -> Pos
     return Poses(shaped, nowhere, nowhere, nowhere, absent=absent)
 
 
-def test_a_class_gives_up_what_it_takes_from_two_others() -> None:
+def test_an_over_predicted_class_loses_characters_to_two_others() -> None:
     true = np.random.default_rng(1).integers(12, size=4000)
-    # 0 and 1 are surely read as 2, yet what they are is thought of next.
+    # 0 and 1 are confidently read as 2, but their true class is the second likeliest.
     seen = np.where(true < 2, 2, true)
     second = np.where(true < 2, true, (true + 1) % 12)
     likely = read_as(12, seen, second, 1e-5)
@@ -40,16 +40,16 @@ def test_a_class_gives_up_what_it_takes_from_two_others() -> None:
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
 
 
-def test_a_class_that_never_occurs_takes_nothing_from_others() -> None:
+def test_a_class_that_never_occurs_gets_no_characters() -> None:
     true = np.random.default_rng(2).integers(1, 12, size=4000)
-    # All are a little like 0, and 1 much so.
+    # All classes are slightly similar to 0, and 1 is very similar.
     likely = read_as(12, true, np.zeros_like(true), 1e-3)
     likely[true == 1, 0] = 0.3
     found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)
     np.testing.assert_array_equal(found.argmax(1), true)
 
 
-def test_classes_with_their_share_stay_as_they_are() -> None:
+def test_balanced_classes_are_unchanged() -> None:
     true = np.tile(np.arange(10), 300)
     likely = read_as(10, true, (true + 3) % 10, 0.2)
     np.testing.assert_array_equal(class_weights(likely), 1)
@@ -57,7 +57,7 @@ def test_classes_with_their_share_stay_as_they_are() -> None:
     np.testing.assert_allclose(share_out(before).probabilities, before.probabilities, atol=1e-6)
 
 
-def test_that_nobody_stands_there_is_as_likely_as_before() -> None:
+def test_the_probability_of_an_empty_slot_is_unchanged() -> None:
     true = np.random.default_rng(3).integers(6, size=3000)
     seen = np.where(true == 0, 1, true)
     likely = read_as(6, seen, true, 1e-4)
@@ -72,7 +72,7 @@ def test_that_nobody_stands_there_is_as_likely_as_before() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.integers(1, 400), st.floats(0.1, 30))
-def test_no_class_that_occurs_has_much_more_than_its_share(
+def test_no_class_has_much_more_than_its_share(
     seed: int, classes: int, count: int, steepness: float
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_no_class_that_occurs_has_much_more_than_its_share(
 
 
 @pytest.mark.parametrize("absent", [None, 2])
-def test_no_characters_are_shared_out_as_they_are(absent: int | None) -> None:
+def test_predictions_without_characters_are_unchanged(absent: int | None) -> None:
     empty = poses(np.zeros((0, 3)), 2, absent)
     assert share_out(empty).probabilities.shape == (0, 2, 3)
     nobody = poses(np.tile([0.1, 0.1, 0.8], (4, 1)), 2, absent=2)

@@ -26,7 +26,7 @@ def seen(
     right: float = 0.0,
     noise: float = 0.03,
 ) -> GreyImages:
-    """A font's letters as a fit finds them: turned, shifted, blurred, with traces of others."""
+    """Letters of a font like fitted glyphs: rotated, shifted, blurred, with traces of others."""
     pictures = font_glyphs(font, size, alphabet)
     generator = np.random.default_rng(0)
     found = []
@@ -59,14 +59,14 @@ def test_a_font_and_its_size_are_recognised(font: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("turn", [-6, 0, 5])
-def test_what_all_glyphs_are_turned_by_is_found(turn: int) -> None:
+def test_a_common_rotation_of_all_glyphs_is_found(turn: int) -> None:
     matches = match(seen("roboto-black", 24, WORD, turns=turn), WORD)
     assert matches.turn.value == pytest.approx(turn, abs=2)
     assert abs(matches.turn.value - turn) <= 3 * matches.turn.error
     assert matches.turn.error < 2
 
 
-def test_a_heavier_face_weighs_more() -> None:
+def test_a_bolder_font_has_a_larger_weight() -> None:
     weights = []
     for outline in (1, 3):
         bold = seen("roboto-black", 22, WORD, noise=0)
@@ -78,7 +78,7 @@ def test_a_heavier_face_weighs_more() -> None:
     assert weights[1].error < 0.1
 
 
-def test_a_stranger_s_letters_look_like_letters() -> None:
+def test_letters_of_an_unknown_font_are_similar_to_known_fonts() -> None:
     alphabet = HACKMIT_2017.alphabet
     glyphs = seen(STRANGER, 24, alphabet)
     begun = time.process_time()
@@ -89,21 +89,21 @@ def test_a_stranger_s_letters_look_like_letters() -> None:
     assert len({m.font for m in matches.classes if m}) > 2
 
 
-def test_a_shape_that_no_font_draws_is_named() -> None:
+def test_a_glyph_unlike_all_fonts_is_reported() -> None:
     glyphs = seen("roboto-black", 24, WORD)
     g = WORD.index("g")
-    glyphs[g] = glyphs[WORD.index("4")]  # read for it, mostly
+    glyphs[g] = glyphs[WORD.index("4")]  # mostly misread as it
     matches = match(glyphs, WORD)
     assert matches.unlike == (g,)
     odd = matches.classes[g]
     assert odd is not None
     assert odd.likeness < 0.9
-    # Other shapes do not change what is said of the size.
+    # Other glyphs do not change the estimate of the size.
     assert matches.size.value == pytest.approx(24, abs=1)
 
 
-def test_when_all_are_equally_unlike_none_is_named() -> None:
-    """Then it is the fonts that do not fit, or all of the calibration."""
+def test_equally_unlike_glyphs_are_not_reported() -> None:
+    """Then the fonts do not fit, or the whole calibration."""
     shuffled = np.roll(seen("roboto-black", 24, LETTERS.alphabet), 1, axis=0)
     matches = match(shuffled, LETTERS.alphabet)
     assert np.median([m.likeness for m in matches.classes if m]) < 0.9
@@ -123,7 +123,7 @@ def test_classes_without_a_glyph_have_no_font() -> None:
 
 
 @pytest.mark.parametrize("level", [1, 60, 255])
-def test_a_glyph_that_is_no_letter_at_all_is_like_none(level: int) -> None:
+def test_a_glyph_that_is_no_letter_is_unlike_all_fonts(level: int) -> None:
     blank = np.full((1, SIDE, SIDE), level, np.uint8)
     (found,) = match(blank, "a").classes
     assert found is not None
@@ -137,12 +137,12 @@ def misnamed(glyphs: GreyImages, alphabet: str) -> dict[str, str]:
 
 
 def mixed_up(shapes: str) -> GreyImages:
-    """Letters of a font that the simulator lacks, where those of ``WORD`` belong; "." none."""
+    """Letters of an unknown font in the places of the letters of ``WORD``; "." means none."""
     glyphs = seen(STRANGER, 24, WORD)
     return np.stack([glyphs[WORD.index(c)] if c != "." else 0 * glyphs[0] for c in shapes])
 
 
-def test_letters_of_an_unknown_font_are_by_their_own_names() -> None:
+def test_letters_of_an_unknown_font_are_not_misnamed() -> None:
     glyphs = seen(STRANGER, 24, HACKMIT_2017.alphabet)
     begun = time.process_time()
     assert misnamed(glyphs, HACKMIT_2017.alphabet) == {}
@@ -157,13 +157,13 @@ def test_letters_of_an_unknown_font_are_by_their_own_names() -> None:
         ("abe.kmrw2745", {"4": "7", "5": "4", "7": "5"}),
         ("abeg.wrk2457", {"m": "w", "w": "k"}),  # one after the other
         ("abeg.wwk2457", {"m": "w", "r": "w", "w": "k"}),
-        ("abegwmrw2457", {}),  # the owner has its own: as a bar that is a '1' beside an 'l'
+        ("abegwmrw2457", {}),  # the owner has a glyph, like a bar that is a '1' next to an 'l'
         ("abegkkrw2457", {}),
     ],
 )
-def test_shapes_of_other_characters_are_named(shapes: str, found: dict[str, str]) -> None:
+def test_glyphs_of_other_characters_are_misnamed(shapes: str, found: dict[str, str]) -> None:
     assert misnamed(mixed_up(shapes), WORD) == found
 
 
-def test_without_a_shape_none_is_misnamed() -> None:
+def test_without_glyphs_none_is_misnamed() -> None:
     assert misnamed(mixed_up("." * len(WORD)), WORD) == {}

@@ -51,14 +51,14 @@ EPOCHS = 12
 
 @cache
 def told_and_found(pixels: float, degrees: float, share: float) -> tuple[Poses, GlyphFit]:
-    """What a scout that errs so much says, and what is made of it."""
+    """Predictions with these errors, and the fit that starts from them."""
     normalised, poses = scene()
     told = mistaken(disturbed(poses, pixels, degrees), share)
     return told, fit_glyphs(normalised, told, seed=0, epochs=EPOCHS)
 
 
 def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
-    """(K,): of each glyph with its true one, having seen that it is more like that than any."""
+    """Correlation (K,) of each glyph with its true one, after a check that it is the largest."""
     found = likeness(glyphs, font_glyphs(STRANGER, SIZE))
     np.testing.assert_array_equal(found.argmax(1), np.arange(len(found)))
     np.testing.assert_array_equal(found.argmax(0), np.arange(len(found)))
@@ -73,9 +73,7 @@ def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
     [(0, 0, 0), (2, 6, 0.1)],
     ids=["exact", "disturbed and mistaken"],
 )
-def test_glyphs_of_a_font_that_nobody_holds_are_found(
-    pixels: float, degrees: float, share: float
-) -> None:
+def test_glyphs_of_an_unknown_font_are_found(pixels: float, degrees: float, share: float) -> None:
     told, fit = told_and_found(pixels, degrees, share)
     assert fit.glyphs.shape == (len(LETTERS.alphabet), SIDE, SIDE)
     assert fit.glyphs.dtype == np.float32
@@ -83,7 +81,7 @@ def test_glyphs_of_a_font_that_nobody_holds_are_found(
     assert fit.glyphs.max() <= 1
     found = own_likeness(fit.glyphs)
     assert found.min() > 0.9
-    # The mean of what lies where the scout says is hazier.
+    # The mean of the images at the predictions is hazier.
     before = likeness(mean_glyphs(scene()[0], told), font_glyphs(STRANGER, SIZE)).diagonal()
     assert (found > before).all()
     if degrees:
@@ -91,7 +89,7 @@ def test_glyphs_of_a_font_that_nobody_holds_are_found(
 
 
 def found_under_a_line(told: bool) -> float:
-    """How much of the ink in the way of the line is missing from the glyphs, 0 to 1."""
+    """Share of the ink under the line that is missing from the glyphs, 0 to 1."""
     background = plain()
     background.line_mask[24:26] = True
     background.grey[background.line_mask] = 250
@@ -108,14 +106,14 @@ def found_under_a_line(told: bool) -> float:
     return float((1 - glyphs[:, near][full]).mean())
 
 
-def test_what_a_line_hides_is_taken_from_other_characters() -> None:
+def test_ink_under_a_line_is_taken_from_other_characters() -> None:
     hidden = found_under_a_line(told=False)
     assert hidden > 0.1  # there is something to complete
     assert found_under_a_line(told=True) < 0.5 * hidden
 
 
-def test_drawn_and_found_again_glyphs_are_the_same() -> None:
-    """Simulator and fit mean the same by a glyph, a place and a turn, to a part of a pixel."""
+def test_fitted_glyphs_are_the_drawn_ones() -> None:
+    """Simulator and fit agree on glyphs, positions and rotations to a fraction of a pixel."""
     first = told_and_found(0, 0, 0)[1]
     rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
     calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
@@ -134,7 +132,7 @@ def test_drawn_and_found_again_glyphs_are_the_same() -> None:
 
 
 def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
-    """(K, 2) centres of mass."""
+    """Centres of mass (K, 2)."""
     places = np.indices(glyphs.shape[1:]).reshape(2, -1)
     ink = (glyphs > 0.5).reshape(len(glyphs), -1).astype(np.float64)
     return np.asarray(ink @ places.T / ink.sum(1, keepdims=True))
@@ -144,7 +142,7 @@ def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
 
 
 def errors(told: Poses, true: Poses) -> Doubles:
-    """(N, L, 3) pixels and degrees, about what is common to a class: no glyph has an upright."""
+    """Errors (N, L, 3) in pixels and degrees, without the common offset of each class."""
     off = np.stack([getattr(told, n) - getattr(true, n) for n in ("x", "y", "rotation")], -1)
     off = off.astype(np.float64)
     ids = true.probabilities.argmax(-1)
@@ -162,7 +160,7 @@ def test_poses_are_improved() -> None:
     assert after[:2].max() < 0.3
 
 
-def test_characters_that_are_explained_worst_are_dropped_and_mostly_misread() -> None:
+def test_dropped_characters_are_mostly_misread() -> None:
     told, fit = told_and_found(2, 6, 0.1)
     wrong = told.probabilities.argmax(-1) != scene()[1].probabilities.argmax(-1)
     assert fit.kept.mean() == pytest.approx(0.85, abs=0.01)
@@ -171,11 +169,11 @@ def test_characters_that_are_explained_worst_are_dropped_and_mostly_misread() ->
     assert np.isfinite(fit.misfit[fit.kept]).all()
 
 
-def test_characters_that_are_not_sure_do_not_count() -> None:
+def test_unsure_characters_do_not_count() -> None:
     normalised, poses = scene()
     normalised, poses = normalised[:60], first_of(poses, 60)
     doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
-    # Told to be where they are not, they would spoil every glyph.
+    # With their wrong positions, they would spoil every glyph.
     told = unsure(replace(poses, rotation=poses.rotation + 180 * doubted), doubted)
     fit = fit_glyphs(normalised, told, seed=0, epochs=4)
     assert not fit.kept[doubted].any()
@@ -183,8 +181,8 @@ def test_characters_that_are_not_sure_do_not_count() -> None:
     assert own_likeness(fit.glyphs).min() > 0.8
 
 
-def test_characters_that_are_not_sure_settle_all_the_same() -> None:
-    """In images that are drawn from, they too must lie where they do."""
+def test_unsure_characters_converge_too() -> None:
+    """Their poses must also be right in images that are drawn from."""
     normalised, poses = scene()
     normalised, poses = normalised[:100], first_of(poses, 100)
     doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
@@ -213,7 +211,7 @@ SHORT = Scheme(alphabet="agel1m", length=2, width=48, height=24)
 
 @cache
 def short_scene() -> tuple[FloatImages, Poses]:
-    """Images so low that a few pixels are far."""
+    """Images of so small a height that a few pixels are far."""
     settings = drawing(
         size=(13, 13), rotation=(-10, 10), horizontal=(-0.1, 0.1), vertical=(0.4, 0.6)
     )
@@ -225,7 +223,7 @@ def short_scene() -> tuple[FloatImages, Poses]:
 
 @pytest.mark.parametrize("sure", [True, False])
 @pytest.mark.parametrize("pixels", [1.0, 3.7])
-def test_images_with_a_letter_far_from_where_it_was_seen_are_not_settled(
+def test_images_with_a_letter_far_from_its_prediction_are_not_settled(
     pixels: float, sure: bool
 ) -> None:
     images, poses = short_scene()
@@ -236,7 +234,7 @@ def test_images_with_a_letter_far_from_where_it_was_seen_are_not_settled(
     assert fit.settled.shape == (len(images),)
     assert fit.settled.dtype == np.bool_
     assert fit.settled[30:].mean() > 0.97
-    # Most letters are found where they are, not where they were told to be.
+    # Most letters are found at their true positions, not at the predicted ones.
     assert np.median(np.abs(fit.poses.x - poses.x)[off]) < 0.5
     strayed = (np.abs(fit.poses.x - told.x) > 0.12 * SHORT.height).any(1)
     np.testing.assert_array_equal(fit.settled[:30], ~strayed[:30])
@@ -244,7 +242,7 @@ def test_images_with_a_letter_far_from_where_it_was_seen_are_not_settled(
     assert strayed[:30].any() == (pixels > 3)
 
 
-def test_images_with_a_letter_turned_far_from_how_it_was_seen_are_not_settled() -> None:
+def test_images_with_a_letter_rotated_far_from_its_prediction_are_not_settled() -> None:
     images, poses = short_scene()
     off = np.zeros(poses.x.shape, np.bool_)
     off[:30, 0] = True
@@ -256,14 +254,14 @@ def test_images_with_a_letter_turned_far_from_how_it_was_seen_are_not_settled() 
     assert fit.settled[30:].mean() > 0.97
 
 
-def test_half_of_the_images_are_settled_however_roughly_the_scout_sees() -> None:
-    """As one does that has hardly learned: the half that strayed least is better than nothing."""
+def test_half_of_the_images_are_settled_with_rough_predictions() -> None:
+    """Such as those of an untrained recognizer. The better half is better than nothing."""
     images, poses = short_scene()
     fit = fit_glyphs(images, disturbed(poses, 5, 30), seed=0, epochs=4)
     assert 0.5 <= fit.settled.mean() < 0.7
 
 
-def test_the_same_seed_finds_the_same() -> None:
+def test_the_same_seed_gives_the_same_fit() -> None:
     normalised, poses = scene()
     few = disturbed(first_of(poses, 100), 1, 4)
     one, again, other = (fit_glyphs(normalised[:100], few, s, epochs=3) for s in (1, 1, 2))
@@ -274,7 +272,7 @@ def test_the_same_seed_finds_the_same() -> None:
     assert (one.glyphs != other.glyphs).any(axis=(1, 2)).all()  # in another order
 
 
-def test_epochs_are_told() -> None:
+def test_epochs_are_reported() -> None:
     normalised, poses = scene()
     told: list[tuple[int, int, float]] = []
     few = disturbed(first_of(poses, 64), 1, 4)
@@ -286,8 +284,8 @@ def test_epochs_are_told() -> None:
 # Too few.
 
 
-def test_a_starved_class_gets_no_glyph() -> None:
-    """What is read much less often than anything else may well be something else."""
+def test_an_under_predicted_class_gets_no_glyph() -> None:
+    """A class that is read much less often than the others may be misread."""
     normalised, poses = scene()
     ones = poses.probabilities.argmax(-1) == LETTERS.alphabet.index("1")
     few = ones & (np.cumsum(ones).reshape(ones.shape) > FEWEST_EXAMPLES + 10)
@@ -295,7 +293,7 @@ def test_a_starved_class_gets_no_glyph() -> None:
     np.testing.assert_array_equal(fit.glyphs.any(axis=(1, 2)), [True] * 4 + [False, True])
 
 
-def test_where_nothing_is_sure_nothing_is_found() -> None:
+def test_without_confident_characters_no_glyph_is_found() -> None:
     normalised, poses = scene()
     poses = first_of(poses, 30)
     told = unsure(poses, np.ones(poses.x.shape, np.bool_))
@@ -314,14 +312,14 @@ def test_where_nothing_is_sure_nothing_is_found() -> None:
         ([0, 0, 0, 0], [False] * 4),
     ],
 )
-def test_classes_are_found_that_are_read_often_enough(read: list[int], found: list[bool]) -> None:
+def test_classes_with_enough_characters_are_found(read: list[int], found: list[bool]) -> None:
     assert found_classes(np.array(read)).tolist() == found
 
 
-def test_the_surest_of_a_class_are_sure_enough_but_not_guesses() -> None:
+def test_the_most_confident_of_a_class_count_but_not_guesses() -> None:
     probabilities = np.full((300, 1, 3), 0.02, np.float32)
     probabilities[:100, 0, 0] = 0.95
-    # Of class 1 none is sure; the first hundred are likelier than the next hundred.
+    # No character of class 1 is confident; the first hundred are likelier than the next hundred.
     probabilities[100:200, 0, 1], probabilities[200:, 0, 1] = 0.7, 0.6
     sure = sure_characters(probabilities)[:, 0]
     np.testing.assert_array_equal(sure, np.arange(300) < 200)
@@ -335,13 +333,13 @@ def test_a_glyph_s_canvas_is_four_fifths_of_the_image() -> None:
     assert glyph_side(24) == 18 * GLYPH_SCALE
 
 
-def test_slots_without_a_character_are_no_hindrance() -> None:
+def test_empty_slots_do_not_disturb_the_fit() -> None:
     scheme = LETTERS.model_copy(update={"shortest": 2})
     simulator = Simulator(scheme, drawing(), STRIPED)
     parameters = simulator.draw_parameters(np.random.default_rng(1), 250)
     images, poses = simulator.render(parameters), exact_poses(parameters, scheme)
     poses = disturbed(poses, 1.0, 2.0)
-    # A scout says something of an empty slot, too.
+    # The recognizer also predicts poses of empty slots.
     everywhere = np.random.default_rng(2).random(poses.x.shape).astype(np.float32)
     poses = replace(poses, x=np.where(poses.present, poses.x, 100 * everywhere))
     fit = fit_glyphs(STRIPED.normalise(images), poses, 1, epochs=10)
@@ -368,12 +366,12 @@ def test_slots_without_a_character_are_no_hindrance() -> None:
 
 @cache
 def first_fit() -> GlyphFit:
-    """Of letters of many sizes."""
+    """The first fit, of letters of many sizes."""
     normalised, poses, _ = many_sizes()
     return fit_glyphs(normalised, poses, seed=0, epochs=EPOCHS)
 
 
-def test_only_where_letters_are_of_many_sizes_forms_differ() -> None:
+def test_forms_differ_only_with_letters_of_many_sizes() -> None:
     normalised, fit = many_sizes()[0], first_fit()
     assert forms_differ(normalised, fit, UNBENT)
     assert not fit.poses.places[..., PLACED:].any()  # the first fit had none
@@ -392,7 +390,7 @@ def test_sizes_are_found_and_drawn_again() -> None:
     assert np.median(fit.misfit[kept] / first.misfit[kept]) < 0.6
     found, ids = fit.poses.places[..., POSE.index("size")], poses.ids
     for k in range(len(LETTERS.alphabet)):
-        # How large a glyph itself is is its own affair.
+        # The size of the glyph itself is arbitrary.
         of_class = fit.kept & (ids == k)
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
     calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(plain()))
@@ -405,7 +403,7 @@ def test_sizes_are_found_and_drawn_again() -> None:
     assert deviation == pytest.approx(found[fit.settled].std(), rel=0.1)
 
 
-def test_forms_that_hardly_differ_are_taken_for_none() -> None:
+def test_small_differences_of_form_are_ignored() -> None:
     fit = told_and_found(0, 0, 0)[1]
     spread = FORMS_ALIKE * (0.5, 3, 0.5, 2, 0.5, 2)
     form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 6)) * spread
@@ -422,15 +420,15 @@ def test_forms_that_hardly_differ_are_taken_for_none() -> None:
     assert drawn.bend.std() == pytest.approx(spread[5], rel=0.2)
 
 
-def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
-    """Not by where another fit had found it."""
+def test_convergence_is_measured_from_the_predictions() -> None:
+    """It is not measured from the poses of another fit."""
     normalised, poses = scene()
     first = told_and_found(0, 0, 0)[1]
     elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 7], np.float32))
     fit = fit_glyphs(
         normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2
     )
-    # All of them are as far, so half of them count.
+    # All of them are equally far, so half of them count.
     assert np.median(np.abs(fit.poses.y - poses.y)) < 1
     assert fit.settled.mean() < 0.8
     again = fit_glyphs(
@@ -439,7 +437,7 @@ def test_what_strays_is_told_by_where_the_scout_saw_it() -> None:
     assert again.settled.mean() > 0.9
 
 
-def test_what_lies_about_a_letter_on_average_is_no_part_of_it() -> None:
+def test_haze_around_a_letter_is_removed() -> None:
     glyph = np.full((40, 40), 0.05, np.float32)
     glyph[10:30, 18:24] = 1
     glyph[8:10, 18:24] = glyph[30:32, 18:24] = 0.2  # soft ends

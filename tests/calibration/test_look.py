@@ -1,4 +1,4 @@
-"""What one look at real images makes of a scout's errors."""
+"""One calibration round corrects errors of the bootstrap recognizer."""
 
 from dataclasses import replace
 
@@ -34,17 +34,17 @@ def look(
 
 
 @pytest.mark.parametrize("waves", [False, True])
-def test_classes_are_shared_out_and_forms_found(waves: bool) -> None:
+def test_classes_are_balanced_and_forms_are_found(waves: bool) -> None:
     normalised, poses, sizes = many_sizes()
     told = poses.probabilities + 1e-7
-    # Every 'a' is surely read as 'g', and a little like an 'a'.
+    # Every 'a' is confidently read as 'g', with some probability of an 'a'.
     told[poses.ids == 0] = [1e-4, 1, *[1e-9] * 4]
     seen = replace(poses, probabilities=(told / told.sum(-1, keepdims=True)).astype(np.float32))
     fit, doubts = look(normalised, seen, waves=waves)
     assert (seen.ids == poses.ids).mean() < 0.9
     assert (fit.poses.ids == poses.ids).mean() > 0.97
     assert not doubts
-    # Bent letters are looked for only where there may be some.
+    # Bends are only fitted if the scheme has waves.
     assert fit.poses.places[..., POSE.index("bend")].any() == waves
     found = fit.poses.places[..., POSE.index("size")]
     for k in range(len(LETTERS.alphabet)):
@@ -52,8 +52,8 @@ def test_classes_are_shared_out_and_forms_found(waves: bool) -> None:
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
 
 
-def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> None:
-    """Every 'a' is read as 'g', every 'g' as 'm': 'a' has no shape, 'g' another's, 'm' two."""
+def test_a_misnamed_glyph_is_renamed_and_a_hidden_one_is_found() -> None:
+    """Every 'a' is read as 'g', every 'g' as 'm'. 'a' has no glyph, 'g' a wrong one, 'm' two."""
     normalised, poses = scene()
     read_as = np.array([LETTERS.alphabet.index(c) for c in "gmel1m"])
     told = np.eye(LETTERS.classes, dtype=np.float32)[read_as[poses.ids]]
@@ -61,7 +61,7 @@ def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> No
     fit, doubts = look(normalised, seen)
     said = " ".join(doubts)
     assert "taken for 'g' looks like the fonts' 'a'" in said
-    # Of two shapes in one class a scout cannot say which is whose; fonts do.
+    # Two shapes share one class. Fonts decide which one belongs to it, the recognizer cannot.
     assert "'g' was hardly ever read" in said
     assert "taken for 'm' looks like the fonts' 'g'" in said
     settled = fit.settled[:, None] & np.ones_like(poses.ids, np.bool_)
@@ -69,7 +69,7 @@ def test_a_shape_by_another_s_name_gets_its_own_and_what_it_hid_is_found() -> No
     assert fit.glyphs.any(axis=(1, 2)).all()
 
 
-def test_a_scout_that_is_right_is_left_alone() -> None:
+def test_correct_predictions_are_unchanged() -> None:
     normalised, poses = scene()
     fit, doubts = look(normalised[:100], disturbed(first_of(poses, 100), 1, 4))
     assert not doubts

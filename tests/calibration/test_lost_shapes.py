@@ -1,4 +1,4 @@
-"""A class whose shape the scout never saw, found among what it takes for others."""
+"""Recovery of a glyph that the bootstrap recognizer misreads as other classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ EPOCHS = 8
 
 
 def blind(poses: Poses, taken: Mapping[int, Sequence[int]], thought_of: float = 0) -> Poses:
-    """Characters of some classes are surely taken for others by turns, and thought of a little."""
+    """Predictions that misread some classes as others; the true class is a little likely."""
     true = poses.probabilities.argmax(-1)
     probabilities = poses.probabilities.copy()
     for k, others in taken.items():
@@ -48,7 +48,7 @@ def blind(poses: Poses, taken: Mapping[int, Sequence[int]], thought_of: float = 
 
 
 def seen() -> tuple[FloatImages, Ids, Poses]:
-    """Images, who stands there, and what a scout says that errs by a pixel and 4 degrees."""
+    """Images, their ids, and predictions with errors of a pixel and 4 degrees."""
     normalised, poses = scene()
     poses = first_of(poses, COUNT)
     return normalised[:COUNT], poses.probabilities.argmax(-1), disturbed(poses, 1, 4)
@@ -60,14 +60,14 @@ def recover(normalised: FloatImages, told: Poses) -> Recovered | None:
 
 @cache
 def lost_g() -> tuple[Ids, Recovered]:
-    """Who stands where, and what is found if 'g' is read as 'a' and as 'e'."""
+    """True poses, and the fit and recovery if 'g' is read as 'a' and as 'e'."""
     normalised, true, poses = seen()
     recovered = recover(normalised, blind(poses, {G: (A, E)}))
     assert recovered is not None
     return true, recovered
 
 
-def test_a_shape_that_is_always_misread_is_found() -> None:
+def test_a_glyph_that_is_always_misread_is_found() -> None:
     true, recovered = lost_g()
     named = recovered.poses.probabilities.argmax(-1) == G
     assert (true[named] == G).mean() > 0.95
@@ -78,17 +78,17 @@ def test_a_shape_that_is_always_misread_is_found() -> None:
     assert found[G, G] > 0.85
 
 
-def test_it_lies_where_it_was_found() -> None:
+def test_the_poses_of_the_glyph_are_found() -> None:
     true, recovered = lost_g()
     _, exact = scene()
     named = (recovered.poses.probabilities.argmax(-1) == G) & (true == G)
-    # By how much a glyph's middle lies off is in its shape; places differ by as much everywhere.
+    # The offset of the middle of a glyph is arbitrary; all its positions have the same offset.
     for name in ("x", "y", "rotation"):
         off = (getattr(recovered.poses, name) - getattr(exact, name)[:COUNT])[named]
         assert np.median(np.abs(off - np.median(off))) < 1, name
 
 
-def test_it_is_said_what_it_was_taken_for() -> None:
+def test_the_report_names_the_classes_it_was_read_as() -> None:
     _, recovered = lost_g()
     named = recovered.poses.probabilities.argmax(-1) == G
     (shape,) = recovered.shapes
@@ -100,7 +100,7 @@ def test_it_is_said_what_it_was_taken_for() -> None:
     assert "(40 as 'e', 12 as 'a')" in words
 
 
-def test_the_glyphs_fitted_anew_have_it() -> None:
+def test_a_second_fit_has_the_glyph() -> None:
     _, recovered = lost_g()
     normalised, _, _ = seen()
     fit = fit_glyphs(normalised, recovered.poses, seed=0, glyphs=recovered.glyphs, epochs=EPOCHS)
@@ -109,7 +109,7 @@ def test_the_glyphs_fitted_anew_have_it() -> None:
     assert found.diagonal().min() > 0.9
 
 
-def test_two_lost_shapes_are_named_as_the_scout_thought() -> None:
+def test_two_missing_glyphs_are_named_by_probability() -> None:
     normalised, true, poses = seen()
     recovered = recover(normalised, blind(poses, {G: (A, L), M: (E, ONE)}, thought_of=0.08))
     assert recovered is not None
@@ -120,33 +120,33 @@ def test_two_lost_shapes_are_named_as_the_scout_thought() -> None:
         assert (named[true == k] == k).mean() > 0.5
 
 
-def test_what_all_classes_lend_a_little_of_is_no_lost_shape() -> None:
+def test_a_shape_from_many_classes_is_no_missing_glyph() -> None:
     normalised, _, poses = seen()
     assert recover(normalised, blind(poses, {G: (A, E, L, ONE, M)})) is None
 
 
-def test_nothing_is_looked_for_where_every_class_has_a_glyph() -> None:
+def test_without_missing_glyphs_nothing_is_searched() -> None:
     normalised, _, poses = seen()
     assert recover(normalised, poses) is None
 
 
-def test_a_character_that_these_captchas_never_hold_is_not_found_in_others() -> None:
+def test_a_character_that_never_occurs_is_not_found() -> None:
     simulator = Simulator(LETTERS, drawing(), STRIPED)
     parameters = simulator.draw_parameters(np.random.default_rng(1), COUNT)
     parameters = replace(parameters, ids=np.where(parameters.ids == M, A, parameters.ids))
     normalised = STRIPED.normalise(simulator.render(parameters))
-    # Others are misread, and are nowhere near where they are said to be; never as that one.
+    # Other characters are misread, at wrong positions, but never as that one.
     read = blind(mistaken(exact_poses(parameters), 0.15), {M: (A, G, E, L, ONE)})
     assert recover(normalised, disturbed(read, 2, 8)) is None
 
 
-def test_a_scout_that_knows_nothing_finds_nothing() -> None:
+def test_an_untrained_recognizer_finds_nothing() -> None:
     normalised, _, poses = seen()
     nothing = replace(poses, probabilities=np.full_like(poses.probabilities, 1 / 6))
     assert recover(normalised, nothing) is None
 
 
-def test_where_many_classes_lack_a_glyph_none_is_looked_for() -> None:
+def test_with_many_missing_glyphs_nothing_is_searched() -> None:
     normalised, _, poses = seen()
     fit = fit_glyphs(normalised, blind(poses, {G: (A, E)}), seed=0, epochs=EPOCHS)
     fit.glyphs[[L, ONE, M]] = 0

@@ -44,13 +44,13 @@ def places(poses: Poses) -> Floats:
 
 
 def known() -> tuple[FloatImages, Ids, Floats]:
-    """Images under lines, who stands there and where."""
+    """Images under lines, their ids and poses."""
     normalised, poses = scene()
     return normalised[:COUNT], poses.probabilities.argmax(-1)[:COUNT], places(poses)
 
 
 def begin() -> Floats:
-    """Where a scout would say that they stand."""
+    """The poses that a recognizer would predict."""
     return places(disturbed(scene()[1], 1, 4))
 
 
@@ -63,7 +63,7 @@ def fitted() -> PoseFit:
 # Poses.
 
 
-def test_disturbed_places_and_turns_are_found_again() -> None:
+def test_disturbed_positions_and_rotations_are_corrected() -> None:
     true, fit = known()[2], fitted()
     assert fit.poses.shape == true.shape
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
@@ -71,21 +71,21 @@ def test_disturbed_places_and_turns_are_found_again() -> None:
     before, after = (np.abs(each).mean((0, 1)) for each in off)
     assert (before > (0.7, 0.7, 3)).all()
     assert (after < (0.25, 0.25, 1.6)).all()
-    # To neither side: glyphs are drawn about the point that is meant, turned as it is meant.
+    # Errors have no bias: reference points and rotations agree.
     assert (np.abs(np.median(off[1], (0, 1))) < (0.15, 0.15, 0.5)).all()
     assert not fit.poses[..., PLACED:].any()
 
 
-def test_without_steps_they_stay_where_they_begin() -> None:
+def test_without_steps_poses_are_unchanged() -> None:
     normalised, ids, true = known()
     first = true.copy()
     fit = fit_poses(normalised, ids, first, font_glyphs(STRANGER, SIZE), 0)
     np.testing.assert_array_equal(fit.poses, true)
     fit_poses(normalised, ids, first, font_glyphs(STRANGER, SIZE), 3)
-    np.testing.assert_array_equal(first, true)  # what was given is not touched
+    np.testing.assert_array_equal(first, true)  # the given array is unchanged
 
 
-def test_a_class_without_a_glyph_leaves_its_pose() -> None:
+def test_the_pose_of_a_class_without_a_glyph_is_unchanged() -> None:
     normalised, ids, _ = known()
     glyphs = font_glyphs(STRANGER, SIZE).copy()
     glyphs[2] = 0
@@ -93,16 +93,16 @@ def test_a_class_without_a_glyph_leaves_its_pose() -> None:
     np.testing.assert_array_equal(fit.poses[ids == 2], begin()[ids == 2])
     moved = (fit.poses != begin())[..., :PLACED].all(-1)
     assert moved[ids != 2].mean() > 0.99
-    # Those that stand beside no such letter are found as if nothing were missing.
+    # Characters that have no such neighbour are found as usual.
     alone = (ids != 2).all(1)
     assert alone.sum() > 20
     np.testing.assert_allclose(fit.poses[alone], fitted().poses[alone], atol=1e-3)
-    # And what it does not draw is missed.
+    # The ink of the missing glyph is an error.
     assert (fit.missed > 2 * fitted().missed)[~alone].all()
 
 
-def test_every_image_is_fitted_on_its_own() -> None:
-    """Whatever else is fitted, in the same batch or another."""
+def test_images_are_fitted_independently() -> None:
+    """The other images of the batch have no effect."""
     normalised, ids, _ = known()
     last = slice(COUNT - 8, COUNT)
     fit = fit_poses(normalised[last], ids[last], begin()[last], font_glyphs(STRANGER, SIZE), STEPS)
@@ -111,7 +111,7 @@ def test_every_image_is_fitted_on_its_own() -> None:
         np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-2)
 
 
-def test_of_no_images_there_are_no_poses() -> None:
+def test_no_images_give_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)
     assert fit.poses.shape == (0, LETTERS.length, len(POSE))
@@ -119,10 +119,10 @@ def test_of_no_images_there_are_no_poses() -> None:
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
 
 
-# What drawings miss.
+# Errors of drawings.
 
 
-def test_the_true_class_misses_less_than_another() -> None:
+def test_the_true_class_has_a_smaller_error() -> None:
     normalised, ids, _ = known()
     generator, rows = np.random.default_rng(0), np.arange(COUNT)
     slots = generator.integers(LETTERS.length, size=COUNT)
@@ -133,7 +133,7 @@ def test_the_true_class_misses_less_than_another() -> None:
     assert np.median(fit.missed / fitted().missed) > 2
 
 
-def test_better_poses_miss_less() -> None:
+def test_better_poses_have_a_smaller_error() -> None:
     normalised, ids, _ = known()
     missed = [
         fit_poses(normalised, ids, begin(), font_glyphs(STRANGER, SIZE), steps).missed
@@ -145,7 +145,7 @@ def test_better_poses_miss_less() -> None:
     assert missed[2].mean() < 0.3 * missed[0].mean()
 
 
-def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
+def test_the_error_is_squared_ink_outside_lines() -> None:
     normalised, ids, true = known()
     glyphs = np.zeros_like(font_glyphs(STRANGER, SIZE))
     ink, visible = (normalised[:, 0] + 1) / 2, normalised[:, 1] < 0
@@ -153,7 +153,7 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
     fit = fit_poses(normalised, ids, true, glyphs, 0)
     np.testing.assert_allclose(fit.missed, (ink**2 * visible).sum((1, 2)), rtol=1e-4)
     np.testing.assert_array_equal(fit.inked, ((ink > 0.1) & visible).sum((1, 2)))
-    # So it does not matter what lies under lines.
+    # Pixels under lines have no effect.
     under = normalised.copy()
     under[:, 0][~visible] = 1
     changed = fit_poses(under, ids, begin(), font_glyphs(STRANGER, SIZE), 5)
@@ -162,9 +162,9 @@ def test_what_is_missed_is_squared_ink_where_no_line_hides_it() -> None:
         np.testing.assert_array_equal(getattr(changed, name), getattr(same, name))
 
 
-def test_letters_that_overlap_cover_together_but_not_twice() -> None:
+def test_overlapping_letters_do_not_add_their_coverage() -> None:
     glyph = np.zeros((1, 80, 80), np.float32)
-    glyph[0, 20:60, 20:60] = 0.5  # 20 pixels of an image each way
+    glyph[0, 20:60, 20:60] = 0.5  # 20x20 image pixels
     ids, centre = np.zeros((1, 2), np.int64), [50, 25, *[0] * 7]
     ink = np.zeros((1, 50, 100), np.float32)
     ink[0, 15:35, 40:60] = 0.75
@@ -177,7 +177,7 @@ def test_letters_that_overlap_cover_together_but_not_twice() -> None:
 # The drawing.
 
 
-def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
+def test_the_drawing_is_that_of_the_simulator() -> None:
     settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
     glyphs = font_glyphs(STRANGER, SIZE)
     free = plain()
@@ -189,7 +189,7 @@ def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
     calibration = calibrate(glyphs, poses, every, every[:, 0], rendering)
     simulator = Simulator(LETTERS, settings, free, calibration)
     parameters = simulator.draw_parameters(np.random.default_rng(2), 20)
-    # Of one place for all, so that nothing overlaps.
+    # One letter per position, so that nothing overlaps.
     calm = replace(
         parameters,
         x=np.tile(np.array([12, 37, 62, 87], np.float32), (20, 1)) + 0.3,
@@ -216,7 +216,7 @@ def test_characters_are_drawn_as_the_simulator_draws_them() -> None:
 
 @cache
 def formed_scene() -> tuple[FloatImages, Ids, Floats]:
-    """Letters of many forms, who they are and their poses; no two overlap."""
+    """Letters of many forms that do not overlap, their ids and poses."""
     free, settings = plain(), drawing(nearest=0, noise=(0, 0), fitted=1.0)
     parameters = Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(5), 60)
     generator, shape = np.random.default_rng(6), parameters.x.shape
@@ -254,7 +254,7 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     return free.normalise(images), drawn.ids, poses
 
 
-def test_forms_are_drawn_as_the_simulator_draws_them() -> None:
+def test_the_drawing_of_forms_is_that_of_the_simulator() -> None:
     normalised, ids, poses = formed_scene()
     glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
     characters = draw_characters(glyphs, torch.from_numpy(ids), torch.from_numpy(poses), 50, 100)
@@ -264,7 +264,7 @@ def test_forms_are_drawn_as_the_simulator_draws_them() -> None:
     assert np.quantile(apart, 0.999) < 0.15
 
 
-def test_forms_are_found_where_none_is_known() -> None:
+def test_unknown_forms_are_found() -> None:
     normalised, ids, true = formed_scene()
     glyphs = font_glyphs(STRANGER, SIZE)
     begin = true.copy()
@@ -274,16 +274,16 @@ def test_forms_are_found_where_none_is_known() -> None:
     fit = fit_poses(normalised, ids, begin, glyphs, 60, moving=len(POSE))
     assert np.median(fit.missed / stiff.missed) < 0.3
     np.testing.assert_array_equal(stiff.poses[..., PLACED:], 0)
-    # A round letter has no shear that its turn could not be; its size all letters have.
+    # The shear of a round letter could be a rotation; all letters show their size.
     off = np.abs(fit.poses - true)[..., PLACED:]
     assert np.median(off[..., 0]) < 0.04
-    # Bends look a little like perspective, and in narrow letters hardly show.
+    # Bends are similar to perspective, and nearly invisible in narrow letters.
     share = np.median(off, (0, 1)) / np.median(np.abs(true[..., PLACED:]), (0, 1))
     assert (share < [0.1, 0.1, 0.1, 0.5, 0.5, 0.55]).all()
 
 
 def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
-    """A map that tapers and swells as far as it may sees the letter again, in a mirror."""
+    """With the largest taper and swell, the map would show a mirrored letter."""
     glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
     pose = torch.zeros(1, 1, len(POSE))
     pose[..., :2] = torch.tensor([60.0, 10.0])
@@ -297,11 +297,11 @@ def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
     assert not drawn[beyond].any()
 
 
-# What explains nothing.
+# Superfluous characters.
 
 
 def told_twice() -> tuple[FloatImages, Ids, npt.NDArray[np.bool_], Floats]:
-    """Four letters, of which the last is read twice: its double stands in a fifth slot."""
+    """Four letters, the last of which is read twice: its double is in a fifth slot."""
     normalised, ids, poses = known()
     generator = np.random.default_rng(9)
     double = poses[:, -1:] + generator.normal(0, 1, (COUNT, 1, len(POSE))) * (1, 1, 4, *[0] * 6)
@@ -317,18 +317,18 @@ def test_a_letter_that_is_read_twice_is_superfluous() -> None:
     assert found[:, :-2].mean() < 0.02
 
 
-def test_what_is_read_once_is_not_though_letters_overlap() -> None:
+def test_overlapping_letters_are_not_superfluous() -> None:
     normalised, ids, places = known()
     present = np.ones(ids.shape, np.bool_)
     glyphs = font_glyphs(STRANGER, SIZE)
     assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.01
-    # Nor is one that is misread and stands by itself: something is there.
+    # A misread character without neighbours is not superfluous: it explains ink.
     wrong = (ids + 1) % CLASSES
     assert superfluous_characters(normalised, wrong, present, places, glyphs).mean() < 0.02
 
 
 @pytest.mark.parametrize("strength", [0.4, 1])
-def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) -> None:
+def test_pale_overlapping_letters_are_not_superfluous(strength: float) -> None:
     generator = np.random.default_rng(2)
     ids = generator.integers(CLASSES, size=(COUNT, 2))
     places = unformed(np.zeros((COUNT, 2, PLACED)))
@@ -346,13 +346,13 @@ def test_however_pale_letters_that_overlap_are_not_superfluous(strength: float) 
     normalised = np.stack([2 * ink - 1, np.full_like(ink, -1)], 1)
     present = np.ones(ids.shape, np.bool_)
     assert superfluous_characters(normalised, ids, present, places, glyphs).mean() < 0.02
-    # And who is read twice in such images is found.
+    # A letter that is read twice in such images is found.
     ids, places = np.hstack([ids, ids[:, -1:]]), np.hstack([places, places[:, -1:]])
     found = superfluous_characters(normalised, ids, np.ones((COUNT, 3), np.bool_), places, glyphs)
     assert found[:, -2:].any(1).mean() > 0.95
 
 
-def test_a_double_is_found_though_other_letters_lie_wrong() -> None:
+def test_a_double_is_found_among_misplaced_letters() -> None:
     normalised, ids, present, places = told_twice()
     places[:, :2, 1] += np.where(places[:, :2, 1] < LETTERS.height / 2, 14, -14)
     glyphs = np.stack([cv2.GaussianBlur(g, (0, 0), 2.5) for g in font_glyphs(STRANGER, SIZE)])
@@ -360,7 +360,7 @@ def test_a_double_is_found_though_other_letters_lie_wrong() -> None:
     assert found[:, -2:].any(1).mean() > 0.9
 
 
-def test_a_double_that_is_not_there_covers_nothing() -> None:
+def test_an_absent_double_covers_nothing() -> None:
     normalised, ids, present, places = told_twice()
     present[:, -1] = False
     glyphs = font_glyphs(STRANGER, SIZE)

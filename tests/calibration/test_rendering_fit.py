@@ -38,9 +38,9 @@ _CONTRAST = RENDERING.index("contrast")
 
 
 def calibration(soft: bool = False) -> Calibration:
-    """Exact glyphs, or such as an average would be, and exact places.
+    """A calibration with exact poses, and with exact glyphs or soft ones like an average.
 
-    Of the rendering no more than the background tells.
+    Its rendering is only the initial estimate from the background.
     """
     glyphs = font_glyphs(STRANGER, SIZE)
     if soft:
@@ -68,14 +68,14 @@ def rendered(
 
 @cache
 def fitted(truth: tuple[float, ...], evaluations: int = 160) -> RenderingFit:
-    """Of glyphs that are soft where a contrast is to be found: sharp ones hardly show it."""
+    """A fit, with soft glyphs if the contrast is to be found: sharp glyphs do not determine it."""
     soft = truth[_CONTRAST] > 1
     images = rendered(truth, seed=9, soft=soft)
     return fit_rendering(images, BACKGROUND, SMALL, calibration(soft), 0, evaluations=evaluations)
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
-def test_known_values_are_found_again(truth: tuple[float, ...]) -> None:
+def test_known_values_are_found(truth: tuple[float, ...]) -> None:
     fit = fitted(truth)
     off = dict(zip(RENDERING, np.abs(fit.values - truth), strict=True))
     assert off["ink"] < 3
@@ -84,28 +84,28 @@ def test_known_values_are_found_again(truth: tuple[float, ...]) -> None:
     assert off["noise"] < 1
     assert off["jpeg_quality"] < 4
     assert off["contrast"] < 0.2
-    assert 0.2 < fit.misfit < 2  # nothing is left but chance
+    assert 0.2 < fit.misfit < 2  # only sampling error remains
     assert fit.values.dtype == fit.errors.dtype == np.float32
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
-def test_the_truth_lies_within_what_is_said_of_it(truth: tuple[float, ...]) -> None:
+def test_the_truth_is_within_the_standard_errors(truth: tuple[float, ...]) -> None:
     fit = fitted(truth)
     assert (fit.errors > 0).all()
     assert (np.abs(fit.values - truth) < 3.5 * fit.errors).all()
-    # And it is said so closely that it is worth saying.
+    # The errors are also small enough to be useful.
     assert (fit.errors < (1, 0.31, 0.2, 1, 2, 0.15)).all()
 
 
-def test_what_cannot_be_told_is_not_said_to_be_known() -> None:
+def test_a_value_without_effect_has_a_large_error() -> None:
     """Blur so weak that the simulator draws none."""
     fit = fitted(TRUTHS[1])
     assert fit.values[1] == 0
     assert fit.errors[1] == pytest.approx(0.3)
 
 
-def test_no_candidate_makes_ink_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less than no contrast would show the canvas that a glyph lies on."""
+def test_no_candidate_draws_ink_without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contrast below 1 would show the canvas of a glyph."""
     tried: list[float] = []
 
     def recorded(*arguments: Any) -> GreyImages:
@@ -124,7 +124,7 @@ def test_no_candidate_makes_ink_of_none(monkeypatch: pytest.MonkeyPatch) -> None
     assert not lowest.drawn_glyphs()[empty].any()
 
 
-def test_the_same_seed_finds_the_same_and_counts_its_candidates() -> None:
+def test_the_same_seed_gives_the_same_fit_and_counts_candidates() -> None:
     images, told = rendered(TRUTHS[0], 3, 30), list[tuple[int, int]]()
 
     def fit() -> RenderingFit:
@@ -148,7 +148,7 @@ def test_the_same_seed_finds_the_same_and_counts_its_candidates() -> None:
     assert told[-1] == (12, 12)
 
 
-def test_another_model_of_the_letters_leaves_a_misfit_and_widens_errors() -> None:
+def test_a_wrong_model_of_letters_gives_a_misfit_and_larger_errors() -> None:
     other = replace(
         calibration(),
         glyphs=np.rint(font_glyphs("stix-bold", SIZE) * 255).astype(np.uint8),
@@ -159,7 +159,7 @@ def test_another_model_of_the_letters_leaves_a_misfit_and_widens_errors() -> Non
     assert fit.errors[0] > 2 * fitted(TRUTHS[0]).errors[0]  # of ink
 
 
-# What is drawn, and counted.
+# Drawn images and their moments.
 
 
 def test_images_are_rendered_with_exactly_these_values() -> None:
@@ -187,7 +187,7 @@ def test_images_are_rendered_with_exactly_these_values() -> None:
     assert between[1] < 0.7 * between[0]
 
 
-def test_qualities_between_whole_ones_are_drawn_by_some_images_each() -> None:
+def test_fractional_qualities_are_mixed_over_images() -> None:
     low, between, high = (rendered((250, 0, 0, 0, q, 1), 0, 60) for q in (50, 50.5, 51))
     as_low = (between == low).all(axis=(1, 2))
     as_high = (between == high).all(axis=(1, 2))
@@ -195,7 +195,7 @@ def test_qualities_between_whole_ones_are_drawn_by_some_images_each() -> None:
     assert 15 < as_low.sum() < 45
 
 
-def test_what_else_the_calibration_says_of_the_rendering_does_not_matter() -> None:
+def test_other_calibrated_rendering_has_no_effect() -> None:
     found = calibration(soft=True)
     values = np.array(TRUTHS[1])
     one, other = (
@@ -207,8 +207,8 @@ def test_what_else_the_calibration_says_of_the_rendering_does_not_matter() -> No
 
 
 @pytest.mark.parametrize("cluttered", [False, True])
-def test_moments_of_all_images_are_the_mean_of_each_one_s(cluttered: bool) -> None:
-    """By which the spread of single images tells the chance of their mean."""
+def test_moments_are_the_mean_over_images(cluttered: bool) -> None:
+    """The spread of single images therefore gives the sampling error of the mean."""
     images = rendered(TRUTHS[0], 1, 8)
 
     def moments(of: GreyImages) -> npt.NDArray[np.float64]:
@@ -227,7 +227,7 @@ TEXTURE_TRUTH = (0.16, 0.025)
 
 
 def cluttered(count: int) -> GreyImages:
-    """Images whose clutter lies about the truth, as that of real ones does."""
+    """Images with clutter in a range around the true values, as in real images."""
     no_texture = (np.nan, np.nan)
     rendering, clutter = (
         np.array(v, np.float32) for v in (TRUTHS[0], (*CLUTTER_TRUTH, *no_texture))
@@ -238,7 +238,7 @@ def cluttered(count: int) -> GreyImages:
     return simulator.batch(np.random.default_rng(9), count)[0]
 
 
-def test_clutter_is_found_again() -> None:
+def test_clutter_is_found() -> None:
     images = cluttered(800)
     fit = fit_rendering(images, BACKGROUND, CLUTTERED, calibration(), 0, evaluations=160)
     found = fit.clutter[: len(CLUTTER_TRUTH)]
@@ -251,14 +251,14 @@ def test_clutter_is_found_again() -> None:
     assert off["dot_strength"] < 0.15
     assert fit.misfit < 4
     assert (fit.clutter_errors[: len(found)] > 0).all()
-    assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # and the letters' ink is still theirs
+    assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # the ink of the letters
     assert off["bend"] < 0.2
-    # It began further off.
+    # The start was further away.
     begun = np.abs(middle_of(ClutterSettings())[: len(found)] - CLUTTER_TRUTH)
     assert (begun > 2 * np.array(list(off.values()))).all()
 
 
-def test_texture_is_found_again() -> None:
+def test_texture_is_found() -> None:
     truth = np.array([*TRUTHS[0], *TEXTURE_TRUTH])
     images = draw_rendered(TEXTURED, BACKGROUND, calibration(), truth, 600, 9)
     fit = fit_rendering(images, BACKGROUND, TEXTURED, calibration(), 0, evaluations=100)
@@ -270,7 +270,7 @@ def test_texture_is_found_again() -> None:
     assert abs(fit.values[0] - TRUTHS[0][0]) < 5
 
 
-def test_only_clutter_that_the_scheme_has_is_looked_for() -> None:
+def test_only_clutter_of_the_scheme_is_fitted() -> None:
     dotted = SMALL.model_copy(update={"clutter": ("dots",)})
     images = draw_rendered(
         dotted, BACKGROUND, calibration(), np.array([*TRUTHS[0], 8, 0.03, 1]), 40, 9
@@ -283,8 +283,8 @@ def test_only_clutter_that_the_scheme_has_is_looked_for() -> None:
     assert np.isnan(none.clutter).all()
 
 
-def test_nothing_but_what_was_found_is_drawn_to_compare() -> None:
-    """Of a scheme of several fonts, too, even where texts of several lengths are laid out."""
+def test_only_calibrated_images_are_compared() -> None:
+    """This also holds for schemes with several fonts and text lengths."""
     scheme = SMALL.model_copy(update={"shortest": 1})
     several = scheme.model_copy(update={"several_fonts": True})
     one, other = (

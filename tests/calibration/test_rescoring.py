@@ -38,7 +38,7 @@ SETTINGS = VerificationSettings(doubt=0.1)
 
 
 class Telling(nn.Module):
-    """A scout that knows these images again, and says the poses that it was given."""
+    """A bootstrap recognizer that recalls the poses of known images."""
 
     def __init__(self, images: GreyImages, poses: Poses) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Telling(nn.Module):
 
 
 def calibration() -> Calibration:
-    """As if calibration had found the very glyphs that were drawn, wherever they may lie."""
+    """A calibration with exactly the drawn glyphs."""
     glyphs = np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
     return replace(skewed(LETTERS), glyphs=glyphs)
 
@@ -69,9 +69,9 @@ def doubtful() -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
 def often_wrong(
     images: GreyImages, exact: Poses
 ) -> tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]:
-    """Images, a scout's poses, true ids, and the probabilities of a reader that is often wrong.
+    """Images, predicted poses, true ids, and probabilities of a recognizer that is often wrong.
 
-    Of every image one character is doubted; of half of those the wrong class is the likelier.
+    One character per image is uncertain. In half of them, the wrong class is likelier.
     """
     ids = exact.probabilities.argmax(-1)
     generator = np.random.default_rng(4)
@@ -112,7 +112,7 @@ def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) ->
     return comparison(doubtful, calibration(), hardly_doubted(doubtful[3], calibration(), SETTINGS))
 
 
-def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
+def test_uncertain_characters_are_decided_by_drawings(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     _, _, ids, probabilities = doubtful
@@ -126,7 +126,7 @@ def test_what_the_reader_doubts_is_decided_by_what_the_image_shows(
     assert not does_harm(doubts, ids)
 
 
-def test_only_the_two_classes_in_doubt_share_anew(
+def test_only_the_two_likeliest_classes_change(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     probabilities = doubtful[3]
@@ -149,7 +149,7 @@ def test_a_class_without_a_glyph_is_not_drawn(
     np.testing.assert_array_equal(fewer.images, doubts.images[~concerned])
 
 
-def test_without_doubts_everything_stays(
+def test_without_uncertain_characters_nothing_changes(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
 ) -> None:
     images, poses, ids, _ = doubtful
@@ -160,14 +160,14 @@ def test_without_doubts_everything_stays(
     np.testing.assert_array_equal(decide(sure, none), sure)
 
 
-def test_what_is_hardly_doubted_is_told_from_doubts(
+def test_borderline_characters_are_not_uncertain_ones(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
 ) -> None:
     probabilities = doubtful[3]
     both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, calibration(), SETTINGS)
     assert not both.any()
     np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
-    # Nothing to say of a second that is impossible.
+    # Characters with an impossible second class are left out.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
     assert not hardly_doubted(sure, calibration(), SETTINGS).any()
 
@@ -180,12 +180,12 @@ def test_noisier_drawings_count_less(
     np.testing.assert_allclose(hazy, probabilities, atol=1e-3)
 
 
-def test_drawings_bear_out_what_is_sure_if_glyphs_fit(
+def test_drawings_confirm_confident_characters_if_glyphs_fit(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
 ) -> None:
     assert len(hardly.images) > COUNT
     assert not contradicts(hardly)
-    # Every letter drawn as its neighbour in the alphabet.
+    # Every letter is drawn as its neighbour in the alphabet.
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
     assert contradicts(
@@ -193,7 +193,7 @@ def test_drawings_bear_out_what_is_sure_if_glyphs_fit(
     )
 
 
-def test_a_reader_that_is_rightly_unsure_is_rightly_contradicted(hardly: Comparisons) -> None:
+def test_contradictions_that_the_probabilities_predict_are_allowed(hardly: Comparisons) -> None:
     count = len(hardly.images)
     generator = np.random.default_rng(6)
     for second, against, refused in (
@@ -207,12 +207,12 @@ def test_a_reader_that_is_rightly_unsure_is_rightly_contradicted(hardly: Compari
         assert contradicts(replace(hardly, odds=odds, evidence=evidence)) is refused
 
 
-def test_one_drawing_of_a_few_decides_nothing(hardly: Comparisons) -> None:
+def test_a_single_drawing_decides_nothing(hardly: Comparisons) -> None:
     few = replace(hardly, images=hardly.images[:3], odds=hardly.odds[:3])
     assert not contradicts(replace(few, evidence=np.array([3, -3, -3], np.float32)))
 
 
-def test_what_cannot_be_drawn_is_not_compared(
+def test_characters_without_glyphs_are_not_compared(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats],
 ) -> None:
     found = calibration()
@@ -222,7 +222,7 @@ def test_what_cannot_be_drawn_is_not_compared(
     assert not chosen[doubtful[2] == 2].any()
 
 
-def test_drawings_that_mislead_are_noticed(
+def test_harmful_drawings_are_noticed(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], doubts: Comparisons
 ) -> None:
     contrary = replace(doubts, evidence=-np.abs(doubts.evidence))
@@ -232,7 +232,7 @@ def test_drawings_that_mislead_are_noticed(
     assert does_harm(contrary, doubtful[2])
 
 
-def test_letters_of_many_sizes_are_drawn_in_theirs() -> None:
+def test_letters_are_drawn_in_their_own_sizes() -> None:
     doubtful = often_wrong(*drawn(COUNT, size=(16, 32)))
     stiff = calibration()
     poses = stiff.poses.copy()

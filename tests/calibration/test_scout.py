@@ -66,11 +66,11 @@ def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[Simulator, DrawPar
     return simulator, simulator.draw_parameters(np.random.default_rng(seed), count)
 
 
-# Targets and what they mean.
+# Targets and their meaning.
 
 
 class Knowing(nn.Module):
-    """Says of the image that is marked n what stands at n in a list."""
+    """A bootstrap recognizer that returns entry n of a list for the image with mark n."""
 
     def __init__(self, outputs: ScoutOutput) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Knowing(nn.Module):
         return ScoutOutput(*(output[marks] for output in self.outputs))
 
 
-def test_what_a_perfect_scout_says_is_what_was_drawn() -> None:
+def test_perfect_predictions_are_the_drawn_poses() -> None:
     simulator = Simulator(HACKMIT_2017, SimulatorSettings(), plain())
     parameters = simulator.draw_parameters(np.random.default_rng(0), BATCH + 50)
     targets = pose_targets(parameters, HACKMIT_2017)
@@ -108,7 +108,7 @@ def test_what_a_perfect_scout_says_is_what_was_drawn() -> None:
         assert said.dtype == np.float32
 
 
-def test_a_posed_simulator_draws_what_its_simulator_draws() -> None:
+def test_a_posed_simulator_draws_the_same_images() -> None:
     simulator, parameters = drawn(20)
     images, targets = PosedSimulator(simulator).batch(np.random.default_rng(1), 20)
     np.testing.assert_array_equal(images, simulator.render(parameters))
@@ -116,7 +116,7 @@ def test_a_posed_simulator_draws_what_its_simulator_draws() -> None:
     np.testing.assert_array_equal(targets[..., 0], parameters.ids)
 
 
-def test_a_pixel_down_counts_as_much_as_a_pixel_right() -> None:
+def test_both_coordinates_have_the_same_unit() -> None:
     _, parameters = drawn(3)
     wide = HACKMIT_2017.model_copy(update={"alphabet": SCHEME.alphabet, "length": 2, "height": 30})
     moved = replace(parameters, x=parameters.x + 5, y=parameters.y + 5)
@@ -124,7 +124,7 @@ def test_a_pixel_down_counts_as_much_as_a_pixel_right() -> None:
     np.testing.assert_allclose(apart[..., 1:3], 5 / (wide.width / 2), atol=1e-6)
 
 
-def test_the_position_of_a_middle_is_where_it_lies_on_the_map() -> None:
+def test_a_centre_has_its_position_on_the_map() -> None:
     _, parameters = drawn(3)
     x = np.array([[0, 47.9], [3.9, 4], [24, -1]], np.float32)
     y = np.array([[0, 23.9], [3.9, 4], [12, 12]], np.float32)
@@ -135,7 +135,7 @@ def test_the_position_of_a_middle_is_where_it_lies_on_the_map() -> None:
 
 
 def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
-    """What a scout that knows everything says of drawn images."""
+    """The outputs of a perfect bootstrap recognizer for drawn images."""
     told = torch.from_numpy(targets)
     ids, positions = told[..., 0].long(), told[..., 4].long()
     logits = 20 * nn.functional.one_hot(ids, CLASSES).float()
@@ -150,7 +150,7 @@ def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
     return ScoutOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
 
 
-def test_perfection_costs_nothing() -> None:
+def test_perfect_predictions_have_no_loss() -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
     loss, figures = scout_objective(outputs, targets)
     assert 0 <= loss.item() < 1e-6
@@ -159,16 +159,16 @@ def test_perfection_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_wrong_pose_costs_and_is_told_in_degrees(number: int) -> None:
+def test_a_wrong_pose_has_a_loss_and_an_error_in_degrees(number: int) -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
-    outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot each way
+    outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot in each direction
     loss, figures = scout_objective(outputs, targets)
     assert loss.item() == pytest.approx(0.1, abs=1e-5)
     assert figures["loss"].item() < 1e-6
     assert figures["turn_error_degrees"].item() == pytest.approx(9 * (number == 2), abs=1e-4)
 
 
-def test_a_wrong_class_costs_and_counts() -> None:
+def test_a_wrong_class_has_a_loss_and_lowers_accuracy() -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
     outputs.logits[:, 0] = outputs.logits[:, 0].roll(1, -1)
     loss, figures = scout_objective(
@@ -179,8 +179,8 @@ def test_a_wrong_class_costs_and_counts() -> None:
     assert all(torch.isfinite(figure) for figure in figures.values())
 
 
-def test_a_middle_that_is_missed_costs_as_much_as_all_that_is_empty() -> None:
-    """Though there are many more empty positions than letters."""
+def test_missed_centres_weigh_as_much_as_empty_positions() -> None:
+    """There are many more empty positions than letters."""
     targets = pose_targets(drawn(50)[1], SCHEME)
     outputs, told = perfect_outputs(targets)
     blind = outputs.middles.clone()
@@ -191,13 +191,13 @@ def test_a_middle_that_is_missed_costs_as_much_as_all_that_is_empty() -> None:
     assert figures["accuracy"].item() == 1
 
 
-def test_a_count_that_is_one_too_high_costs_one() -> None:
+def test_a_count_that_is_one_too_high_has_a_loss_of_one() -> None:
     outputs, told = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
     loss, _ = scout_objective(outputs._replace(counts=outputs.counts + 1), told)
     assert loss.item() == pytest.approx(1, abs=1e-4)
 
 
-def test_letters_outside_the_image_have_no_middle_to_be_found() -> None:
+def test_letters_outside_the_image_have_no_centre() -> None:
     _, parameters = drawn(20)
     away = pose_targets(replace(parameters, x=parameters.x + 100), SCHEME)
     assert (away[..., 4] == -1).all()
@@ -213,7 +213,7 @@ def test_letters_outside_the_image_have_no_middle_to_be_found() -> None:
 # The network.
 
 
-def test_a_scout_is_a_reader_that_says_more() -> None:
+def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
     scout = build_reader(ARCHITECTURE).eval()
     reader = without_pose(scout.train(), replace(ARCHITECTURE, pose=False))
     assert not reader.training
@@ -229,7 +229,7 @@ def test_a_scout_is_a_reader_that_says_more() -> None:
     assert reader.pose is None
 
 
-# A scout that has learned.
+# A trained bootstrap recognizer.
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def error(said: npt.NDArray[Any], meant: npt.NDArray[Any]) -> float:
     return float(np.abs(said - meant).mean())
 
 
-def test_a_scout_learns_classes_places_and_turns(learned: Learned) -> None:
+def test_a_bootstrap_recognizer_learns_classes_and_poses(learned: Learned) -> None:
     simulator, parameters = drawn(500, seed=2)
     poses = look(learned.scout, simulator, parameters)
     assert (poses.probabilities.argmax(-1) == parameters.ids).mean() > 0.9
@@ -291,7 +291,7 @@ def test_a_scout_learns_classes_places_and_turns(learned: Learned) -> None:
     assert all(np.isfinite(value) for value in learned.figures.values())
 
 
-def test_what_it_says_of_narrower_images_calibrates(learned: Learned) -> None:
+def test_predictions_for_narrower_images_calibrate(learned: Learned) -> None:
     turns = []
     for rotation in ((-30.0, -10.0), (10.0, 30.0)):
         simulator, parameters = drawn(
@@ -311,7 +311,7 @@ def test_what_it_says_of_narrower_images_calibrates(learned: Learned) -> None:
     assert turns[0] + 4 < turns[1]
 
 
-def test_a_reader_begins_with_what_the_scout_learned(learned: Learned, tmp_path: Path) -> None:
+def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_path: Path) -> None:
     save_reader(tmp_path / "scout.safetensors", learned.scout, ARCHITECTURE)
     scout, architecture = load_reader(tmp_path / "scout.safetensors")
     assert architecture == ARCHITECTURE
@@ -340,7 +340,7 @@ def test_a_reader_begins_with_what_the_scout_learned(learned: Learned, tmp_path:
     assert (logits.argmax(-1).numpy() == parameters.ids).mean() > 0.9
 
 
-def test_what_is_absent_has_no_pose_to_learn() -> None:
+def test_empty_slots_have_no_pose_to_learn() -> None:
     scheme = Scheme(alphabet="abc1", length=3, shortest=1, width=60, height=24)
     simulator = Simulator(
         scheme, SimulatorSettings(fonts=("roboto-black",), size=(12, 12)), plain(60, 24)

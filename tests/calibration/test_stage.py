@@ -54,7 +54,7 @@ CALIBRATING = (
 
 @pytest.fixture(scope="module")
 def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Captchas of a font, places and turns of their own."""
+    """Captchas with their own font, positions and rotations."""
     images, ids = Simulator(SCHEME, REAL, shaded()).batch(np.random.default_rng(8), IMAGES)
     captchas = [
         (encode_jpeg(image, 90), SCHEME.decode(row))
@@ -65,7 +65,7 @@ def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_learns_glyphs_and_places_of_its_images(
+def test_a_run_learns_glyphs_and_poses(
     tmp_path: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, drawn, draw = tmp_path / "run", list[DrawParameters](), Simulator.draw_parameters
@@ -114,8 +114,8 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
         rows = (folder / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(row)["loss"] for row in rows])
         assert len(rows) == steps
-    assert losses[1][0] < 0.5 * losses[0][0]  # it goes on with what it has learned
-    # A run judges itself by what is drawn as it was found; scout and reader learn a little more.
+    assert losses[1][0] < 0.5 * losses[0][0]  # training continues from the previous weights
+    # A run judges itself on calibrated images only; training also draws uncalibrated ones.
     (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
     assert (known.font == FONTS).all()
     of_batches = [share for share, each in zip(free, drawn, strict=True) if len(each.ids) == 32]
@@ -128,7 +128,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert manifest["images"] == (FIRST + STEPS) * 32 + 2 * IMAGES
     assert manifest["training_flops"] > 0
 
-    # Drawings decide what the reader doubts; with each other's glyphs they are not believed.
+    # Drawings decide uncertain characters; with wrong glyphs they are rejected.
     assert "undecided" not in read_diagnosis(run)
     replace(found, glyphs=np.roll(found.glyphs, 1, axis=0)).save(folder / "calibration.npz")
     told: list[str] = []
@@ -144,7 +144,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert told == diagnosis["warnings"]
     assert len(load_readings(run / READINGS)) == IMAGES
 
-    # Who drew up a scheme can say more of it.
+    # A scheme may contain more information.
     assert "several_fonts" not in diagnosis["undecided"]
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
@@ -154,7 +154,7 @@ def test_a_run_learns_glyphs_and_places_of_its_images(
     assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
-def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
+def test_too_little_training_stops_a_run_that_continues_uncalibrated(
     tmp_path: Path, challenges: Path
 ) -> None:
     run = tmp_path / "run"
@@ -168,7 +168,7 @@ def test_a_scout_too_little_trained_stops_a_run_that_goes_on_without(
     assert (run / "simulate" / MANIFEST).stat().st_mtime_ns == done
 
 
-def test_a_round_that_looks_too_early_learns_on(
+def test_a_round_with_too_few_readings_trains_longer(
     tmp_path: Path, challenges: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

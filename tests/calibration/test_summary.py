@@ -50,8 +50,8 @@ class Found:
 
 @cache
 def found() -> Found:
-    """Everything that calibration makes of 400 images and a scout that errs."""
-    # Two greys, so that the codec has something of the background to spoil.
+    """The calibration from 400 images and predictions with errors."""
+    # Two grey levels, so that compression changes the background.
     background = replace(plain(SCHEME.width, SCHEME.height), ink_level=float(INK))
     background.grey[:, :26] = 60
     simulator = Simulator(SCHEME, REAL, background)
@@ -72,11 +72,11 @@ def summary() -> dict[str, Any]:
 
 
 def middle(low: float, high: float) -> list[float]:
-    """The middle 98 % of what is uniform between."""
+    """The middle 98 % of a uniform distribution."""
     return [low + 0.01 * (high - low), high - 0.01 * (high - low)]
 
 
-# Known parameters, found again.
+# Known parameters are found.
 
 
 def assert_found(estimate: list[float], truth: float, tolerance: float) -> None:
@@ -95,13 +95,13 @@ def test_font_and_size_are_found() -> None:
     assert all(abs(size - SIZE) <= 2 and likeness > 0.9 for _, size, likeness in fonts.values())
 
 
-def test_turns_are_found() -> None:
-    """Though no glyph has an upright of its own."""
+def test_rotations_are_found() -> None:
+    """Glyphs themselves have no upright orientation."""
     for estimate, end in zip(summary()["rotation"], middle(*TURNS), strict=True):
         assert_found(estimate, end, 3)
 
 
-def test_places_and_pitch_are_found() -> None:
+def test_positions_and_pitch_are_found() -> None:
     assert_found(summary()["pitch"], PITCH, 1)
     for slot, across in enumerate(summary()["x"]):
         centre = PITCH * (slot + 0.5)
@@ -118,12 +118,12 @@ def test_rendering_is_found() -> None:
     assert tuple(rendering) == RENDERING
     assert rendering["ink"][0] == pytest.approx(INK, abs=3)
     assert rendering["jpeg_quality"][0] == pytest.approx(QUALITY, abs=4)
-    # What blurs the images is in the glyphs that were learned from them; `nearest` makes up for it.
+    # The blur of the images is in the fitted glyphs; `nearest` compensates for it.
     assert rendering["blur"][0] < BLUR + 0.1
     assert all(error > 0 for _, error in rendering.values())
 
 
-def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
+def test_the_misfit_is_reported() -> None:
     said = exactly_found(100).summary()
     assert said["rendering_misfit"] == 1.23
     assert said["clutter"] == {
@@ -135,15 +135,15 @@ def test_how_well_drawn_images_agree_with_real_ones_is_told() -> None:
     assert summary()["rendering_misfit"] == pytest.approx(found().rendered.misfit, abs=0.01)
 
 
-def test_nothing_is_doubted_that_is_right() -> None:
+def test_correct_glyphs_give_no_warnings() -> None:
     assert summary()["warnings"] == []
 
 
-def test_the_same_seed_says_the_same_as_json() -> None:
+def test_the_same_seed_gives_the_same_json() -> None:
     again, other = found().summary(), found().summary(seed=1)
     assert summary() == again
     assert json.loads(json.dumps(summary(), allow_nan=False)) == summary()
-    # Another bootstrap changes errors, not what was found.
+    # Other resamples change the errors, not the values.
     assert summary() != other
     assert [e[0] for e in other["rotation"]] == [e[0] for e in summary()["rotation"]]
     assert other["rotation"][0][1] == pytest.approx(summary()["rotation"][0][1], rel=0.4)
@@ -161,7 +161,7 @@ NO_RENDERING = RenderingFit(
 
 
 def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
-    """As if shapes and poses of so many images had been found without any error."""
+    """The fit of this number of images without any error in glyphs and poses."""
     scheme = SCHEME.model_copy(update={"length": length, "width": PITCH * length})
     simulator = Simulator(scheme, REAL, plain(scheme.width, scheme.height))
     parameters = simulator.draw_parameters(np.random.default_rng(seed), count)
@@ -171,13 +171,13 @@ def exactly_found(count: int, length: int = 2, seed: int = 1) -> Found:
     misfit = np.zeros(poses.x.shape, np.float32)
     settled = np.ones(count, np.bool_)
     calibration = calibrate(glyphs, poses, kept, settled, NO_RENDERING.values)
-    # Classes that lie off only by chance, so that the truth is known.
+    # Classes have only random offsets, so the truth is known.
     calibration.offset[:] = 0
     return Found(GlyphFit(glyphs, poses, kept, settled, misfit), calibration, NO_RENDERING)
 
 
-def test_errors_are_those_that_other_images_show() -> None:
-    """The bootstrap's standard error against the scatter over six sets of images."""
+def test_standard_errors_match_the_scatter_over_images() -> None:
+    """Compares the standard error of the bootstrap with the scatter over six sets of images."""
     many = [exactly_found(120, seed=seed).summary() for seed in range(6)]
     for key in ("y", "rotation"):
         found = np.array([s[key] for s in many])[..., 0]
@@ -187,11 +187,11 @@ def test_errors_are_those_that_other_images_show() -> None:
     assert pitch[:, 0].std(ddof=1) == pytest.approx(pitch[:, 1].mean(), rel=0.8)
 
 
-def test_more_images_leave_smaller_errors() -> None:
+def test_more_images_give_smaller_errors() -> None:
     few, many = (exactly_found(count).summary() for count in (100, 1600))
     assert many["pitch"][1] < 0.5 * few["pitch"][1]
     assert many["y"][0][1] < 0.6 * few["y"][0][1]
-    # But how the glyphs are turned is no better known.
+    # The rotation of the glyphs has the same error.
     assert many["rotation"][0][1] > 0.5
 
 
@@ -202,13 +202,13 @@ def test_one_slot_has_no_pitch() -> None:
     assert json.loads(json.dumps(alone, allow_nan=False)) == alone
 
 
-# Doubts.
+# Warnings.
 
 
-def test_a_shape_that_no_font_draws_is_warned_of() -> None:
+def test_a_glyph_unlike_all_fonts_gives_a_warning() -> None:
     right = exactly_found(100)
     glyphs = right.calibration.glyphs.copy()
-    glyphs[1] = glyphs[3]  # an l, read for g
+    glyphs[1] = glyphs[3]  # an l that is read as g
     (warning,) = replace(right, calibration=replace(right.calibration, glyphs=glyphs)).summary()[
         "warnings"
     ]
@@ -216,7 +216,7 @@ def test_a_shape_that_no_font_draws_is_warned_of() -> None:
     assert "calibrate/glyphs.png" in warning
 
 
-def test_a_letter_hardly_ever_read_is_warned_of() -> None:
+def test_a_rarely_read_letter_gives_a_warning() -> None:
     right = exactly_found(300)
     ids = right.fit.poses.probabilities.argmax(-1)
     ls = ids == SCHEME.alphabet.index("l")
@@ -234,7 +234,7 @@ def test_a_letter_hardly_ever_read_is_warned_of() -> None:
     assert "l" not in starved["fonts"]
 
 
-def test_without_any_glyph_there_is_no_size_and_every_letter_is_warned_of() -> None:
+def test_without_glyphs_there_is_no_size_and_a_warning_per_letter() -> None:
     right = exactly_found(100)
     nothing = replace(
         right,
@@ -248,7 +248,7 @@ def test_without_any_glyph_there_is_no_size_and_every_letter_is_warned_of() -> N
     assert json.loads(json.dumps(nothing, allow_nan=False)) == nothing
 
 
-def test_what_does_not_count_is_not_summarised() -> None:
+def test_unsure_characters_are_not_summarised() -> None:
     right = exactly_found(200)
     kept = np.random.default_rng(0).random(right.fit.kept.shape) < 0.7
     poses = right.fit.poses
@@ -258,7 +258,7 @@ def test_what_does_not_count_is_not_summarised() -> None:
     assert max(end for end, _ in [*found["rotation"], *found["y"], *found["x"][1]]) < 60
 
 
-def test_forms_are_told_of_where_letters_differ() -> None:
+def test_forms_are_reported_if_letters_differ() -> None:
     assert summary()["forms"] == {}
     right = found()
     generator = np.random.default_rng(0)

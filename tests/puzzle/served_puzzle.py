@@ -1,4 +1,4 @@
-"""The puzzle server in a process of its own, with limits small enough for a test to meet them."""
+"""The puzzle server in its own process, with small limits for tests."""
 
 import contextlib
 import json
@@ -29,8 +29,8 @@ class ServedPuzzle:
     """A running server.
 
     Attributes:
-        url: Where it listens.
-        process: Its (parent) process; stderr is a pipe.
+        url: Address of the server.
+        process: The parent process; stderr is a pipe.
     """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -40,16 +40,16 @@ class ServedPuzzle:
         assert self.url, process.communicate()[1]
 
     def get(self, path: str = "/") -> httpx.Response:
-        """The answer to one request, over a connection of its own."""
+        """The answer to one request on its own connection."""
         return httpx.get(self.url + path, timeout=PATIENCE, trust_env=False)
 
     def connect(self) -> socket.socket:
-        """A raw connection, for requests that no HTTP client would send."""
+        """Open a raw connection, for requests that no HTTP client sends."""
         address = httpx.URL(self.url)
         return socket.create_connection((address.host, address.port or 80), timeout=PATIENCE)
 
     def peak_memory(self) -> int:
-        """MiB that the process held at most so far."""
+        """Peak memory of the process in MiB."""
         status = Path(f"/proc/{self.process.pid}/status")
         if not status.exists():
             pytest.skip("no /proc that tells the memory of a process; run on Linux")
@@ -58,11 +58,11 @@ class ServedPuzzle:
         return int(found[1]) // 1024
 
     def stop(self, how: int, *, whole_group: bool = False) -> str:
-        """Send a signal; everything it said on stderr until it ended.
+        """Send a signal, and return stderr until the end.
 
         Args:
             how: The signal.
-            whole_group: To all of its processes at once, as a terminal's Ctrl-C does.
+            whole_group: Whether all processes of the server get it, as with Ctrl-C in a terminal.
         """
         if whole_group:
             os.killpg(self.process.pid, how)

@@ -18,9 +18,7 @@ from simgan_captcha.puzzle.answers import answer
         ("žofie", "🙂", "1jsq"),
     ],
 )
-def test_the_rule_agrees_with_hashes_worked_out_by_hand(
-    user: str, name: str, expected: str
-) -> None:
+def test_the_rule_agrees_with_hashes_computed_by_hand(user: str, name: str, expected: str) -> None:
     assert answer(user, name) == expected
 
 

@@ -19,7 +19,7 @@ from simgan_captcha.errors import UsageError
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.artwork import Artist, background_plan, letter_plan
 
-# What the real captchas of the puzzle carry: tables of libjpeg at quality 50, 2x2 chroma.
+# The real captchas of the puzzle have the tables of libjpeg at quality 50, and 2x2 chroma.
 LUMA_TABLE_START = [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55]
 CHROMA_TABLE_START = [17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99]
 
@@ -34,7 +34,7 @@ def pixels(image: Image.Image) -> npt.NDArray[np.int64]:
 
 
 def median_captcha(user: str) -> npt.NDArray[np.int64]:
-    """The background as an onlooker finds it: what most captchas of the user show."""
+    """An estimate of the background: the median over captchas of the user."""
     drawn = [pixels(lato().draw(user, str(i))) for i in range(60)]
     background: npt.NDArray[np.int64] = np.median(drawn, axis=0).astype(np.int64)
     return background
@@ -120,7 +120,7 @@ def test_letters_spell_the_answer_and_keep_to_the_ranges() -> None:
         assert {letter.y for letter in letters} == set(range(20))
 
 
-def test_a_letter_is_drawn_where_the_plan_says_turned_and_near_white() -> None:
+def test_a_letter_is_drawn_at_its_planned_pose_and_near_white() -> None:
     for name in map(str, range(200)):
         plan = letter_plan("marty", name)
         image = pixels(lato().draw("marty", name))
@@ -132,8 +132,8 @@ def test_a_letter_is_drawn_where_the_plan_says_turned_and_near_white() -> None:
         assert Counter(map(tuple, ink.tolist())).most_common(1)[0][0] == (250, 250, 250)
 
 
-def test_a_turned_letter_is_the_upright_one_turned_the_same_way() -> None:
-    """An "l" turned by +25 degrees, counter-clockwise, leans to the left."""
+def test_a_rotated_letter_is_the_upright_one_rotated() -> None:
+    """An "l" rotated by +25 degrees, counter-clockwise, leans to the left."""
     for angle, lean in ((25, -1), (-25, 1)):
         _, mask = lato()._glyphs["l", angle]
         rows, columns = np.nonzero(np.asarray(mask) > 128)
@@ -183,7 +183,7 @@ def test_another_font_draws_other_shapes_with_the_same_texts() -> None:
 
 
 def test_a_webfont_draws(tmp_path: Path) -> None:
-    """WOFF2, as the original's font is to be had; TensorBoard's pages bring some."""
+    """The original font is available as WOFF2; TensorBoard contains such files."""
     # Latin letters and digits of Roboto.
     webfont = "font-roboto/Hgo13k-tfSpn0qi1SFdUfZBw1xU1rKptJj_0jans920.woff2"
     font = tmp_path / "font.woff2"
@@ -230,7 +230,7 @@ def shares(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def total_variation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Of two distributions: 0 the same, 1 nothing in common."""
+    """Total variation distance of two distributions, 0 (equal) to 1 (disjoint)."""
     return float(np.abs(one - other).sum() / 2)
 
 
@@ -249,7 +249,7 @@ def test_drawn_captchas_have_the_ink_of_the_real_ones(real: list[bytes]) -> None
 
 
 @pytest.mark.parametrize("axis", [1, 2], ids=["columns", "rows"])
-def test_drawn_letters_stand_where_the_real_ones_do(real: list[bytes], axis: int) -> None:
+def test_drawn_letters_are_at_the_positions_of_real_ones(real: list[bytes], axis: int) -> None:
     """The share of all ink in every strip of five pixels."""
 
     def strips(jpegs: list[bytes]) -> npt.NDArray[np.float64]:
@@ -259,12 +259,12 @@ def test_drawn_letters_stand_where_the_real_ones_do(real: list[bytes], axis: int
     ours = np.mean([strips(drawn(user)) for user in USERS], axis=0)
     theirs = strips(real)
     assert total_variation(ours, theirs) < 0.07
-    # What it would be if all stood one strip farther on.
+    # The distance if all letters were one strip further right.
     assert total_variation(np.roll(ours, 1), theirs) > 0.14
 
 
 def test_drawn_edges_and_files_are_like_the_real_ones(real: list[bytes]) -> None:
-    """How steep ink rises and falls, and the bytes of a JPEG, which tell of all its detail."""
+    """The steepness of edges, and the bytes of a JPEG, which depend on all details."""
     for axis in (1, 2):
         steepness = [
             np.nanmean(np.abs(np.diff(np.clip(ink(jpegs), 0, 1), axis=axis)))
@@ -275,8 +275,8 @@ def test_drawn_edges_and_files_are_like_the_real_ones(real: list[bytes]) -> None
     assert np.mean(sizes[1:]) == pytest.approx(sizes[0], rel=0.15)
 
 
-def test_real_captchas_bear_out_what_is_drawn(real: list[bytes]) -> None:
-    """Stripes and lines of the real background, as facts to which the drawn one is held above."""
+def test_real_captchas_confirm_the_drawn_background(real: list[bytes]) -> None:
+    """Facts about stripes and lines of the real background, which the tests above require."""
     for jpegs in (real, *map(drawn, USERS)):
         background = np.median(decoded(jpegs, "RGB"), axis=0)
         for stripe in range(4):
@@ -284,7 +284,7 @@ def test_real_captchas_bear_out_what_is_drawn(real: list[bytes]) -> None:
             _, saturation, value = colorsys.rgb_to_hsv(*(np.median(inside, axis=0) / 255))
             assert saturation > 0.85
             assert value == pytest.approx(0.7, abs=0.03)
-        # JPEG blurs the colours of 16 pixels together, so a line is what is bright in grey.
+        # JPEG blurs colours over 16 pixels, so lines are detected as bright grey levels.
         bright = np.median(decoded(jpegs, "L"), axis=0) > 200
         assert 0.04 < bright.mean() < 0.12
         outside = bright[:, :1].mean() + bright[:, -1:].mean()

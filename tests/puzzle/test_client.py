@@ -61,7 +61,7 @@ def test_too_few_right_readings_are_a_verdict_too(puzzle_url: str) -> None:
     )
 
 
-def test_the_surest_15000_are_sent(puzzle_url: str) -> None:
+def test_the_15000_most_confident_are_sent(puzzle_url: str) -> None:
     readings = wrong(9_000, 0.2) + right("marty", 10_000, 0.9) + wrong(1, 0.1)
     verdict = submit(puzzle_url, "marty", readings)
     assert (verdict.passed, verdict.submitted) == (True, 15_000)
@@ -74,7 +74,7 @@ def test_an_unknown_user_is_a_clear_error(puzzle_url: str) -> None:
         submit(puzzle_url, "biff", wrong(1, 0.5))
 
 
-def test_nobody_listening_is_a_clear_error() -> None:
+def test_a_refused_connection_is_a_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed_soon:
         port = closed_soon.getsockname()[1]
     with pytest.raises(SubmissionError, match="is the puzzle server running there"):
@@ -84,12 +84,12 @@ def test_nobody_listening_is_a_clear_error() -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://localhost", "localhost:80", "http://", "http://a:b:c", "\x00"]
 )
-def test_something_that_is_no_url_is_a_usage_error(url: str) -> None:
+def test_an_invalid_url_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="expected the URL of a puzzle server"):
         submit(url, "marty", wrong(1, 0.5))
 
 
-def test_nothing_to_send_is_a_usage_error() -> None:
+def test_no_readings_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="got 0 readings"):
         submit("http://127.0.0.1:1", "marty", [])
     with pytest.raises(UsageError, match="user ''"):
@@ -100,7 +100,7 @@ def test_nothing_to_send_is_a_usage_error() -> None:
 def misbehaving_server(
     reply: Callable[[socket.socket], None], requests: list[bytes] | None = None
 ) -> Iterator[str]:
-    """Reads one request's head and the little body with it, then does as it likes."""
+    """A server that reads one request and its small body, then answers with ``reply``."""
 
     def run() -> None:
         connection, _ = listener.accept()
@@ -182,7 +182,7 @@ def dripping_head(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("reply", [dripping_body, dripping_head])
-def test_a_reply_that_drips_is_given_up(
+def test_a_slow_reply_is_aborted(
     reply: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "REPLY_SECONDS", 2.0)
@@ -191,14 +191,14 @@ def test_a_reply_that_drips_is_given_up(
         submit(url, "marty", wrong(1, 0.5))
 
 
-def test_the_client_says_what_it_is() -> None:
+def test_the_client_identifies_itself() -> None:
     requests: list[bytes] = []
     with misbehaving_server(whole("200 OK", b'{"error": "no"}'), requests) as url:
         assert not submit(url, "marty", wrong(1, 0.5)).passed
     assert f"user-agent: simgan-captcha/{__version__}\r\n".encode() in requests[0].lower()
 
 
-def test_loopback_is_reached_past_a_proxy_of_the_environment(
+def test_loopback_ignores_the_proxy_of_the_environment(
     puzzle_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -1,4 +1,4 @@
-"""The command that serves the puzzle: what is told to it reaches the server."""
+"""The command that serves the puzzle passes its options to the server."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tests.puzzle.served_puzzle import ServedPuzzle
 
 @contextlib.contextmanager
 def served(*options: str | Path) -> Iterator[ServedPuzzle]:
-    """The command in a process of its own, until the block ends; it must then stop in peace."""
+    """Run the command in its own process until the block ends; it must then stop quietly."""
     with subprocess.Popen(
         [*COMMAND, "puzzle", "--port", "0", *map(str, options)],
         stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ def test_a_recording(tmp_path: Path) -> None:
         ("--replay", "nowhere", "cannot list nowhere .*; give another --replay"),
     ],
 )
-def test_what_is_unfit_is_one_line(option: str, value: str, said: str) -> None:
+def test_invalid_options_give_one_line(option: str, value: str, said: str) -> None:
     command("puzzle", option, value).error(2, said)
 
 

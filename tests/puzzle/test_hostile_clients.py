@@ -1,4 +1,4 @@
-"""Clients that are slow, many, endless or no HTTP at all: clear answers, bounded memory."""
+"""Slow, many and endless clients, and invalid HTTP: clear answers and bounded memory."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def wait_for(puzzle: ServedPuzzle, status: int) -> httpx.Response:
 
 
 def wait_until_taken_in(puzzle: ServedPuzzle) -> None:
-    """Answers to ten later requests are turns enough for a server to read all that was sent."""
+    """Wait for ten later requests, after which the server has read everything before."""
     for _ in range(10):
         puzzle.get()
 
@@ -53,20 +53,20 @@ def hasty_server() -> Iterator[ServedPuzzle]:
 
 @pytest.fixture
 def hasty(hasty_server: ServedPuzzle) -> Iterator[ServedPuzzle]:
-    """A server without patience, which serves others after each test as before."""
+    """A server with short timeouts; after each test, it must still serve others."""
     yield hasty_server
     assert hasty_server.get("/u/marty/random_image").status_code == 200
 
 
 @pytest.fixture
 def narrow() -> Iterator[ServedPuzzle]:
-    """A server with room for one large body, and for three requests at once."""
+    """A server with memory for one large body, and for three concurrent requests."""
     limits = ("submission.MAX_BODIES_BYTES = 1_000_000", "app.MOST_REQUESTS = 3")
     with served_puzzle(*PATIENT, *limits) as puzzle:
         yield puzzle
 
 
-def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+def test_a_slow_head_is_answered_408(hasty: ServedPuzzle) -> None:
     started = time.monotonic()
     with hasty.connect() as connection:
         dripping = threading.Event()
@@ -86,7 +86,7 @@ def test_a_head_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         assert time.monotonic() - started > 1.9
 
 
-def test_a_head_that_drips_after_a_whole_request_is_not_waited_for(hasty: ServedPuzzle) -> None:
+def test_a_slow_head_after_a_whole_request_is_dropped(hasty: ServedPuzzle) -> None:
     with hasty.connect() as connection:
         connection.sendall(b"GET /u/marty/random_image HTTP/1.1\r\nHost: x\r\n\r\nGET / HT")
         reader = connection.makefile("rb")
@@ -100,7 +100,7 @@ def test_silence_ends_the_connection(hasty: ServedPuzzle) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
+def test_a_slow_body_is_answered_408(hasty: ServedPuzzle) -> None:
     with hasty.connect() as connection:
         connection.sendall(HEAD % 100 + b'{"solutions"')
         status, problem = answer_of(connection)
@@ -108,8 +108,8 @@ def test_a_body_that_drips_is_answered_408(hasty: ServedPuzzle) -> None:
         assert problem == {"error": "Too slow", "message": "expected the body within 2 s"}
 
 
-def test_answers_that_nobody_reads_are_given_up() -> None:
-    """Each of 50 MB, more than the system's own buffers take: what is drawn waits to be read."""
+def test_unread_answers_are_aborted() -> None:
+    """Each answer has 50 MB, more than the buffers of the system, so the server has to wait."""
     limits = ("connection.UNREAD_SECONDS = 5", "app.MOST_REQUESTS = 3")
     with (
         served_puzzle(*limits, options="batch_size=20_000") as puzzle,
@@ -121,7 +121,7 @@ def test_answers_that_nobody_reads_are_given_up() -> None:
         wait_for(puzzle, 200)
 
 
-def test_bodies_beyond_the_memory_for_them_are_answered_503(narrow: ServedPuzzle) -> None:
+def test_bodies_beyond_the_memory_limit_are_answered_503(narrow: ServedPuzzle) -> None:
     with narrow.connect() as first, narrow.connect() as second:
         first.sendall(HEAD % 900_000 + b" " * 800_000)
         wait_until_taken_in(narrow)
@@ -131,7 +131,7 @@ def test_bodies_beyond_the_memory_for_them_are_answered_503(narrow: ServedPuzzle
         assert "send yours again" in problem["message"]
         first.sendall(b" " * 100_000)
         assert answer_of(first)[0] == 400
-    # What they held is free again.
+    # Their memory is free again.
     with narrow.connect() as third:
         third.sendall(HEAD % 900_000 + b" " * 900_000)
         assert answer_of(third)[0] == 400
@@ -161,7 +161,7 @@ def test_more_requests_than_are_served_at_once_are_answered_503(narrow: ServedPu
     ],
     ids=["text", "TLS", "not ASCII", "no host", "long target", "long header", "then nonsense"],
 )
-def test_what_is_no_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes) -> None:
+def test_invalid_http_is_answered_400(hasty: ServedPuzzle, request_bytes: bytes) -> None:
     with hasty.connect() as connection:
         connection.sendall(request_bytes)
         status, problem = answer_of(connection)
@@ -170,7 +170,7 @@ def test_what_is_no_http_is_answered_400(hasty: ServedPuzzle, request_bytes: byt
 
 
 def test_memory_stays_bounded() -> None:
-    """Bodies whose values take forty times their bytes, endless bodies, challenges unread."""
+    """Bodies that expand forty times in memory, endless bodies, and unread challenges."""
     unit = b'{"a":0},'
     worst = b'{"solutions": [' + unit * ((MAX_BODY_BYTES - 100) // len(unit)) + b"1]}"
 
@@ -193,12 +193,12 @@ def test_memory_stays_bounded() -> None:
             ask_for_challenge(stack.enter_context(puzzle.connect()))
         with ThreadPoolExecutor(14) as pool:
             flood = pool.map(post, [worst] * 12)
-            # The server hangs up on a client that sends on and on, before that can read why.
+            # The server closes the connection of an endless client before it can read the reason.
             for _ in range(2):
                 with contextlib.suppress(httpx.TransportError):
                     assert pool.submit(post, endless()).result() == 413
             assert set(flood) == {400}
-        # 12 bodies alone, checked at once, would take 2 GB; 20 challenges 1 GB.
+        # Checked concurrently, 12 bodies would take 2 GB, and 20 challenges 1 GB.
         assert puzzle.peak_memory() - before < 600
         assert puzzle.get().status_code == 200
 
@@ -209,7 +209,7 @@ def test_fifty_clients_at_once_meet_no_error() -> None:
         {"solutions": [{"name": name, "solution": answer("marty", name)} for name in names]}
     ).encode()
 
-    # An idle connection may end just when its client sends, which is nobody's error.
+    # An idle connection may end while its client sends; this is no error.
     one_by_one = httpx.Limits(max_keepalive_connections=0)
 
     def play(number: int) -> bool:
@@ -248,7 +248,7 @@ def test_a_stop_finishes_what_is_in_progress() -> None:
             puzzle.get()
 
 
-def test_a_stop_tells_who_is_too_slow_for_it() -> None:
+def test_a_stop_answers_clients_that_are_too_slow() -> None:
     with (
         served_puzzle(*PATIENT, "server.STOP_SECONDS = 1") as puzzle,
         puzzle.connect() as connection,
@@ -263,7 +263,7 @@ def test_a_stop_tells_who_is_too_slow_for_it() -> None:
         assert "Traceback" not in messages
 
 
-def test_a_stop_does_not_wait_for_an_answer_that_nobody_reads() -> None:
+def test_a_stop_does_not_wait_for_unread_answers() -> None:
     with (
         served_puzzle(*PATIENT, "server.STOP_SECONDS = 1", options="batch_size=20_000") as puzzle,
         puzzle.connect() as connection,

@@ -35,7 +35,7 @@ def test_the_server_gives_its_description(url: str) -> None:
     }
 
 
-def test_the_description_tells_the_submissions_limits() -> None:
+def test_the_description_has_the_limits_of_submissions() -> None:
     body = DESCRIPTION["paths"]["/u/{user}/solution"]["post"]["requestBody"]
     described = body["content"]["application/json"]["schema"]
     assert described["description"] == "At most 15000 solutions, in at most 4194304 bytes of JSON."
@@ -45,5 +45,5 @@ def test_the_description_tells_the_submissions_limits() -> None:
 @schema.parametrize()
 @settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: Case[Any], url: str) -> None:
-    """Statuses, content types, bodies; wrong requests refused, right ones taken; never a 500."""
+    """Statuses, content types and bodies match, and no request gives a 500."""
     case.call_and_validate(base_url=url)

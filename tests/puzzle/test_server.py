@@ -93,7 +93,7 @@ def test_ten_thousand_right_answers_earn_the_passcode(client: httpx.Client) -> N
     given = solutions("marty", names(10_000))
     reply = submit(client, "marty", given)
     assert reply.keys() == {"message", "passcode"}
-    assert submit(client, "marty", given) == reply  # No state: the same again.
+    assert submit(client, "marty", given) == reply  # The server has no state.
     assert submit(client, "doc", given)["error"] == "Too few correct solutions"
     other = submit(client, "doc", solutions("doc", names(10_000)))
     assert other["passcode"] != reply["passcode"]
@@ -170,7 +170,7 @@ def test_a_body_that_is_no_submission_is_answered_400_in_json(
         ('{"solutions": [{"name": "a", "solution": 1}]}', "solutions.0.solution: Input should be"),
     ],
 )
-def test_the_message_says_what_is_wrong_and_where(
+def test_the_message_names_the_error_and_its_place(
     client: httpx.Client, body: str, where: str
 ) -> None:
     message = client.post("/u/marty/solution", content=body).json()["message"]
@@ -194,7 +194,7 @@ hostile_bodies = (
 
 @settings(max_examples=300)
 @given(body=hostile_bodies)
-def test_no_body_is_a_server_error(client: httpx.Client, body: bytes) -> None:
+def test_bodies_never_cause_a_server_error(client: httpx.Client, body: bytes) -> None:
     response = client.post("/u/marty/solution", content=body)
     assert response.status_code in (200, 400)
     assert "error" in response.json()
@@ -202,7 +202,9 @@ def test_no_body_is_a_server_error(client: httpx.Client, body: bytes) -> None:
 
 @settings(max_examples=100)
 @given(user=st.text(min_size=1, max_size=300), name=st.text(min_size=1, max_size=300))
-def test_no_user_or_name_is_a_server_error(client: httpx.Client, user: str, name: str) -> None:
+def test_users_and_names_never_cause_a_server_error(
+    client: httpx.Client, user: str, name: str
+) -> None:
     response = client.get(f"/u/{quote(user, safe='')}/image/{quote(name, safe='')}")
     assert response.status_code in (200, 307, 404)
 
@@ -283,7 +285,7 @@ def test_replay_of_the_real_captchas_takes_their_answers(real_batches: Path) -> 
         assert image.content == base64.b64decode(first["jpg_base64"])
 
 
-def test_a_recording_that_is_gone_is_said_and_its_other_batches_are_served(
+def test_a_missing_recording_is_reported_and_other_batches_are_served(
     tmp_path: Path,
 ) -> None:
     for number in range(2):
@@ -304,7 +306,7 @@ def test_a_recording_that_is_gone_is_said_and_its_other_batches_are_served(
         assert client.get("/u/marty/image/1").status_code == 200
 
 
-def test_a_failure_of_our_own_tells_the_client_nothing_of_the_inside() -> None:
+def test_an_internal_failure_reveals_nothing_to_the_client() -> None:
     class Broken(Artist):
         def jpeg(self, user: str, name: str) -> bytes:
             raise ZeroDivisionError("a secret of the inside")
@@ -320,7 +322,7 @@ def test_a_failure_of_our_own_tells_the_client_nothing_of_the_inside() -> None:
     assert response.json() == {"error": "Error", "message": "the server failed; ask the host"}
 
 
-def test_a_host_who_keeps_the_key_can_tell_every_passcode() -> None:
+def test_the_key_of_the_host_gives_every_passcode() -> None:
     options = "passcode_key=b'a lasting secret'"
     with (
         served_puzzle(options=options) as puzzle,

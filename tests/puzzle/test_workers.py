@@ -22,12 +22,12 @@ WORKERS = 3
 
 
 def children(pid: int) -> set[int]:
-    """Processes that another one has started and that serve; skips where none can be told."""
+    """Serving child processes of a process; skips the test without /proc."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     if not listing.exists():
         pytest.skip("no /proc that tells the children of a process; run on Linux")
     found = {int(child) for child in listing.read_text().split()}
-    # Python's own tracker of resources is a child, too.
+    # The resource tracker of Python is also a child.
     return {c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()}
 
 
@@ -44,12 +44,12 @@ def replayed(tmp_path: Path) -> Iterator[ServedPuzzle]:
         images = [{"name": str(number), "jpg_base64": ""}]
         (tmp_path / f"challenge-{number}").write_text(json.dumps({"images": images}))
     options = f"workers={WORKERS}, replay=__import__('pathlib').Path({str(tmp_path)!r})"
-    # Workers on a busy machine may need longer to start than they are given for a sign of life.
+    # On a busy machine, workers may start more slowly than the timeout for a sign of life.
     with served_puzzle("server.HEALTH_SECONDS = 120", options=options) as puzzle:
         yield puzzle
 
 
-def test_recorded_batches_are_dealt_once_by_all_workers_together(replayed: ServedPuzzle) -> None:
+def test_all_workers_together_serve_each_recorded_batch_once(replayed: ServedPuzzle) -> None:
     def one(_: int) -> str:
         name: str = replayed.get("/u/marty/challenge").json()["images"][0]["name"]
         return name
@@ -136,6 +136,6 @@ def test_fewer_than_one_worker_is_a_usage_error() -> None:
         serve(workers=0)
 
 
-def test_what_is_unfit_is_said_before_any_worker_starts(tmp_path: Path) -> None:
+def test_invalid_options_are_refused_before_workers_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give another --font"):
         serve(workers=2, font=tmp_path / "missing.ttf")

@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
-    """As in the processes that tests kill: other thread counts sum in another order."""
+    """One thread, as in the processes that tests kill, because thread counts change sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -42,7 +42,7 @@ def changed(**settings: object) -> AdaptationSettings:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    """A reader of synthetic images."""
+    """A recognizer that was trained on synthetic images."""
     return train(tmp_path_factory.mktemp("trained")).reader
 
 
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 def whole(
     trained: nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ReaderResult, Path]:
-    """An adaptation that nothing interrupted."""
+    """An uninterrupted adaptation."""
     folder = tmp_path_factory.mktemp("whole")
     return adapt(trained, folder), folder
 
@@ -59,18 +59,18 @@ class Stop(Exception):
     pass
 
 
-def test_real_images_are_read_better_without_a_label(
+def test_accuracy_on_real_images_rises_without_labels(
     trained: nn.Module, whole: tuple[ReaderResult, Path]
 ) -> None:
     images, ids = real_test()
     assert accuracy(trained, *draw(9, 0, 500)) > 0.95
     assert accuracy(trained, images, ids) < 0.8
-    # So small a net begins near chance; in eight trials with other first weights adapting came to
-    # 0.55 to 1.0, five times to more than 0.99.
+    # So small a network starts near chance. Eight trials with other initial weights reached 0.55 to
+    # 1.0, five of them more than 0.99.
     assert accuracy(whole[0].reader, images, ids) > 0.8
 
 
-def test_what_an_adaptation_gives(
+def test_the_result_of_an_adaptation(
     whole: tuple[ReaderResult, Path], trained: nn.Module, tmp_path: Path
 ) -> None:
     result, folder = whole
@@ -87,7 +87,7 @@ def test_what_an_adaptation_gives(
         "steps",
     }
     assert all(0 <= row["pseudo_label_rate"] <= 1 for row in rows)
-    # It reads through what is done to the images better than a reader that does not learn.
+    # It reads augmented images better than a recognizer that does not learn.
     adapt(trained, tmp_path, changed(learning_rate=1e-12))
     still = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     with_learning, without = (
@@ -98,17 +98,17 @@ def test_what_an_adaptation_gives(
     assert result.images == 150 * (32 + 16)
     reading = count_flops(ARCHITECTURE, 32, backward=False)
     learning = count_flops(ARCHITECTURE, 32 + 16, backward=True)
-    # A reading teacher; a learning student; batch-norm statistics and a first reading beforehand.
+    # The teacher, the student, and before these, batch-norm statistics and a first reading.
     assert result.flops == 150 * (reading + learning) + 2 * STATISTICS_BATCHES * reading
 
 
-def test_the_given_reader_stays_as_it_was(trained: nn.Module, tmp_path: Path) -> None:
+def test_the_given_recognizer_is_unchanged(trained: nn.Module, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     adapt(trained, tmp_path, changed(steps=2))
     assert all(torch.equal(t, before[n]) for n, t in trained.state_dict().items())
 
 
-def test_only_what_the_teacher_is_sure_of_is_learned(trained: nn.Module, tmp_path: Path) -> None:
+def test_only_confident_pseudo_labels_are_learned(trained: nn.Module, tmp_path: Path) -> None:
     sure, unsure = (
         adapt(trained, tmp_path / str(confidence), changed(steps=3, confidence=confidence))
         for confidence in (0.01, 1.0)
@@ -141,7 +141,7 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
 @given(
     unsure=st.floats(0, 1), more=st.floats(0, 1), steps=st.integers(0, 500), longest=st.floats(1, 9)
 )
-def test_the_less_is_sure_the_longer_it_takes(
+def test_more_unsure_characters_take_more_steps(
     unsure: float, more: float, steps: int, longest: float
 ) -> None:
     settings = changed(steps=steps, longest=longest)
@@ -152,10 +152,10 @@ def test_the_less_is_sure_the_longer_it_takes(
 
 
 @pytest.mark.parametrize(("confidence", "steps"), [(0.01, 6), (1.0, 15)])
-def test_a_reader_that_is_unsure_adapts_longer(
+def test_an_unsure_recognizer_adapts_longer(
     trained: nn.Module, tmp_path: Path, confidence: float, steps: int
 ) -> None:
-    """At 0.01 all is sure, at 1 nothing."""
+    """With a threshold of 0.01 all characters are confident, with 1 none."""
     settings = changed(steps=6, longest=2.5, confidence=confidence, checkpoint_every=4)
 
     def stop(step: int, total: int, figures: dict[str, float]) -> None:
@@ -183,7 +183,7 @@ def test_a_reader_that_is_unsure_adapts_longer(
         on_step=lambda step, total, figures: seen.append((step, total)),
     )
     assert seen == [(step, steps) for step in range(5, steps + 1)]
-    assert asked_from == [4]  # how sure it is is not asked anew, of a reader that has learned
+    assert asked_from == [4]  # the share of unsure characters is not measured again
     assert same_weights(again.reader, whole.reader)
 
 
@@ -197,10 +197,10 @@ def statistics(reader: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def test_running_statistics_are_those_of_real_images_alone(
+def test_running_statistics_are_those_of_real_images_only(
     trained: nn.Module, tmp_path: Path
 ) -> None:
-    """With weights that hardly move, synthetic images of another scale must leave no trace."""
+    """With nearly constant weights, synthetic images of another scale must have no effect."""
     still = changed(steps=5, learning_rate=1e-12, weight_decay=0.0)
 
     def wild(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -217,7 +217,7 @@ def test_running_statistics_are_those_of_real_images_alone(
     ):
         torch.testing.assert_close(mean, other_mean, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(variance, other_variance, rtol=1e-3, atol=1e-5)
-    # And they did move, from synthetic images' to real ones'.
+    # The statistics changed from those of synthetic images to those of real ones.
     before = statistics(trained)[0][1]
     assert (statistics(tame)[0][1] / before - 1).abs().max() > 0.1
 
@@ -234,7 +234,7 @@ def test_statistics_are_estimated_before_the_first_pseudo_label(tmp_path: Path) 
     assert asked == [*range(STATISTICS_BATCHES), *range(STATISTICS_BATCHES), 0, 1]
 
 
-def test_divergence_is_said_in_words(trained: nn.Module, tmp_path: Path) -> None:
+def test_divergence_is_an_error_in_words(trained: nn.Module, tmp_path: Path) -> None:
     def broken(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (images, ids) in enumerate(synthetic(2, 16)(first), start=first):
             yield images * (float("nan") if number == 2 else 1), ids
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_adaptation_is_refused(
         adapt(untrained(), tmp_path, **{"settings": changed(steps=20), **other})  # type: ignore[arg-type]
 
 
-def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_random_state_is_unchanged(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     adapt(untrained(), tmp_path, changed(steps=2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -270,7 +270,7 @@ def test_bf16_adaptation_learns(trained: nn.Module, tmp_path: Path) -> None:
 
 @st.composite
 def distributions(draw: st.DrawFn) -> Tensor:
-    """(B, L, K) rows of probabilities, some of them nearly or wholly nil."""
+    """Probabilities (B, L, K), some of them zero or nearly zero."""
     B, L, K = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(2, 6))
     logits = np.random.default_rng(draw(st.integers(0, 10**6))).normal(
         0, draw(st.sampled_from([0.1, 1, 10, 100])), (B, L, K)
@@ -291,7 +291,7 @@ def test_aligned_rows_are_distributions(read: Tensor, strength: float, updates: 
 
 
 @given(read=distributions(), updates=st.integers(0, 50))
-def test_no_strength_leaves_readings_as_they_are(read: Tensor, updates: int) -> None:
+def test_without_strength_readings_are_unchanged(read: Tensor, updates: int) -> None:
     prior = Prior(read.shape[-1])
     for _ in range(updates):
         prior.update(read.mean((0, 1)))
@@ -315,7 +315,7 @@ def test_alignment_moves_a_skewed_alphabet_to_a_uniform_one(skewed: list[float])
     assert 1 / 3 < halfway[0] < skewed[0]
 
 
-def test_a_swollen_class_loses_a_close_call() -> None:
+def test_an_over_predicted_class_loses_close_decisions() -> None:
     prior = Prior(2)
     for _ in range(100):
         prior.update(torch.tensor([0.9, 0.1]))
@@ -342,8 +342,8 @@ def test_old_readings_fade() -> None:
         assert prior.frequencies[wanted] > 0.99
 
 
-def test_no_character_is_as_frequent_as_it_is() -> None:
-    """Only the alphabet's own classes are drawn to one another."""
+def test_empty_slots_are_not_aligned() -> None:
+    """Only the classes of the alphabet are aligned."""
     prior, read = Prior(4, absent=3), torch.tensor([[[0.12, 0.06, 0.12, 0.7]]])
     for _ in range(2000):
         prior.update(prior.align(read, 1.0).mean((0, 1)))
@@ -363,7 +363,7 @@ def test_frozen_statistics() -> None:
     before = [(m.clone(), v.clone()) for m, v in statistics(layer)]
     with frozen_statistics(layer):
         normalised = layer(images)
-    assert abs(normalised.mean().item()) < 1e-3  # by the batch's own statistics
+    assert abs(normalised.mean().item()) < 1e-3  # with the statistics of the batch
     assert abs(normalised.std().item() - 1) < 0.05
     for old, new in zip(before, statistics(layer), strict=True):
         assert torch.equal(old[0], new[0])

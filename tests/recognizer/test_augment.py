@@ -28,14 +28,14 @@ def generator(seed: int = 1) -> torch.Generator:
 
 
 def bar(count: int, height: int = 50, width: int = 100) -> Tensor:
-    """A lying bar through the middle, 4 pixels high; no lines."""
+    """A horizontal bar through the middle, 4 pixels high, without lines."""
     images = -torch.ones(count, 2, height, width)
     images[:, 0, height // 2 - 2 : height // 2 + 2, width // 4 : -width // 4] = 1
     return images
 
 
 def weight(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ink of one channel (H, W) above background, and the coordinates of every pixel's middle."""
+    """Ink of one channel (H, W) above background, and the coordinates of the pixel centres."""
     H, W = image.shape
     return image + 1, torch.arange(H).view(-1, 1) + 0.5, torch.arange(W).view(1, -1) + 0.5
 
@@ -47,7 +47,7 @@ def middle(image: Tensor) -> tuple[float, float]:
 
 
 def tilt(image: Tensor) -> float:
-    """Degrees of the principal axis against the horizontal, in [-90, 90]."""
+    """Angle of the principal axis to the horizontal, in degrees, in [-90, 90]."""
     ink, y, x = weight(image)
     cx, cy = middle(image)
     xx, yy = (ink * (x - cx) ** 2).sum(), (ink * (y - cy) ** 2).sum()
@@ -56,11 +56,11 @@ def tilt(image: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 40), (50, 100), (40, 20), (31, 47)])
-def test_nothing_asked_nothing_done(height: int, width: int) -> None:
+def test_limits_of_zero_change_nothing(height: int, width: int) -> None:
     images = random_images(height=height, width=width)
     kept = images.clone()
     torch.testing.assert_close(augment(images, NOTHING, generator()), images, rtol=0, atol=3e-5)
-    assert torch.equal(images, kept)  # in place of nothing
+    assert torch.equal(images, kept)  # not in place
 
 
 @given(
@@ -75,7 +75,7 @@ def test_nothing_asked_nothing_done(height: int, width: int) -> None:
         hole=st.floats(0, 1),
     ),
 )
-def test_any_settings_give_images_in_range_that_the_generator_decides(
+def test_any_settings_give_reproducible_images_in_range(
     seed: int, settings: AugmentationSettings
 ) -> None:
     images = random_images(4)
@@ -87,30 +87,30 @@ def test_any_settings_give_images_in_range_that_the_generator_decides(
     assert torch.equal(moved, augment(images, settings, generator(seed)))
 
 
-def test_every_image_draws_its_own() -> None:
+def test_every_image_draws_its_own_values() -> None:
     same = random_images(1).expand(8, -1, -1, -1)
     moved = augment(same, AugmentationSettings(), generator())
     assert all(not torch.equal(moved[0], other) for other in moved[1:])
     assert not torch.equal(moved, augment(same, AugmentationSettings(), generator(2)))
 
 
-def test_global_random_state_is_left_alone() -> None:
+def test_the_global_random_state_is_unchanged() -> None:
     before = torch.get_rng_state()
     augment(random_images(), AugmentationSettings(), generator())
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("limit", [5.0, 20.0, 45.0])
-def test_rotation_in_degrees_either_way_whatever_the_aspect(limit: float) -> None:
+def test_rotation_is_in_degrees_for_any_aspect_ratio(limit: float) -> None:
     moved = augment(bar(200), only(rotation=limit), generator())
     tilts = [tilt(image[0]) for image in moved]
     assert max(map(abs, tilts)) <= limit * 1.02 + 0.1
     assert max(tilts) > 0.9 * limit
     assert min(tilts) < -0.9 * limit
-    # A turn, not a shear: the bar reaches as far from the middle as it did.
+    # A rotation, not a shear: the ends of the bar have the same distance from the middle.
     centre = torch.tensor([24.5, 49.5])
     reach = [float(((i[0] > 0).nonzero() - centre).norm(dim=1).max()) for i in moved]
-    if limit < 45:  # further on, the bar leaves the image
+    if limit < 45:  # beyond, the bar leaves the image
         assert min(reach) > 23.5
     assert max(reach) < 26
     torch.testing.assert_close(
@@ -156,7 +156,7 @@ def test_shear_leans_letters_and_keeps_rows() -> None:
     )
 
 
-def test_what_comes_in_from_outside_is_free_background() -> None:
+def test_outside_the_image_is_background_without_lines() -> None:
     images = torch.ones(16, 2, 20, 40)
     moved = augment(images, only(shift=0.9), generator())
     assert (moved == -1).any()
@@ -171,7 +171,7 @@ def test_ink_and_mask_move_together() -> None:
     assert torch.equal(moved[:, 0], moved[:, 1])
 
 
-def test_noise_falls_on_ink_alone_and_up_to_its_strength() -> None:
+def test_noise_changes_only_ink_up_to_its_strength() -> None:
     images = torch.zeros(300, 2, 20, 40)
     moved = augment(images, only(noise=0.2), generator())
     torch.testing.assert_close(moved[:, 1], images[:, 1], rtol=0, atol=1e-5)
@@ -181,7 +181,7 @@ def test_noise_falls_on_ink_alone_and_up_to_its_strength() -> None:
     assert strengths.median() == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_hole_is_drawn_as_a_line_is() -> None:
+def test_a_hole_looks_like_a_line() -> None:
     images = torch.zeros(400, 2, 50, 100)
     images[:, 1] = -1
     moved = augment(images, only(hole=0.2), generator())

@@ -42,7 +42,7 @@ def names(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["attention", "original"])
-def test_a_reader_is_loaded_as_it_was_saved(tmp_path: Path, kind: str) -> None:
+def test_a_saved_recognizer_is_loaded(tmp_path: Path, kind: str) -> None:
     described = {**ReaderArchitecture(50, 100, 4, 36).describe(), "kind": kind}
     architecture = ReaderArchitecture.from_description(described)
     reader, images = build_reader(architecture).eval(), torch.rand(3, 2, 50, 100) * 2 - 1
@@ -53,7 +53,7 @@ def test_a_reader_is_loaded_as_it_was_saved(tmp_path: Path, kind: str) -> None:
     assert torch.equal(loaded(images), reader(images))
 
 
-def test_the_same_reader_is_the_same_file(tmp_path: Path) -> None:
+def test_the_same_recognizer_gives_the_same_file(tmp_path: Path) -> None:
     reader = build_reader(ARCHITECTURE)
     for name in "ab":
         save_reader(tmp_path / f"{name}.safetensors", reader, ARCHITECTURE)
@@ -88,7 +88,7 @@ def test_neither_order_nor_names_nor_neighbours_change_a_reading() -> None:
     )
 
 
-def test_probabilities_are_told_of_as_they_are_read() -> None:
+def test_progress_of_reading_is_reported() -> None:
     count, told = 2 * BATCH + 3, list[tuple[int, int]]()
     probabilities = read_probabilities(
         build_reader(ARCHITECTURE),
@@ -100,7 +100,7 @@ def test_probabilities_are_told_of_as_they_are_read() -> None:
     assert probabilities.shape == (count, SCHEME.length, len(SCHEME.alphabet))
 
 
-def test_no_images_no_readings() -> None:
+def test_no_images_give_no_readings() -> None:
     reader = build_reader(ARCHITECTURE)
     assert not list(read_images(reader, background(), SCHEME, [], some_images(0)))
 
@@ -118,7 +118,7 @@ def test_images_of_another_size_are_refused() -> None:
         )
 
 
-def test_a_missing_reader_is_said_in_words(tmp_path: Path) -> None:
+def test_a_missing_recognizer_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"expected weights at .*reader\.safetensors"):
         load_reader(tmp_path / "reader.safetensors")
 
@@ -138,7 +138,7 @@ def test_a_missing_reader_is_said_in_words(tmp_path: Path) -> None:
         {"architecture": {**ARCHITECTURE.describe(), "extra": 1}},
     ],
 )
-def test_weights_that_are_no_reader_are_said_in_words(
+def test_weights_of_no_recognizer_are_an_error_in_words(
     tmp_path: Path, description: dict[str, object]
 ) -> None:
     path = tmp_path / "reader.safetensors"
@@ -147,14 +147,14 @@ def test_weights_that_are_no_reader_are_said_in_words(
         load_reader(path)
 
 
-def test_a_file_of_others_is_said_in_words(tmp_path: Path) -> None:
+def test_a_foreign_file_is_an_error_in_words(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "reader.safetensors")
     with pytest.raises(RunError, match="simgan-captcha wrote"):
         load_reader(tmp_path / "reader.safetensors")
 
 
 @given(cut=st.integers(0, 20_000))
-def test_a_truncated_reader_is_said_in_words(
+def test_a_truncated_recognizer_is_an_error_in_words(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "reader.safetensors"
@@ -174,9 +174,7 @@ def test_a_truncated_reader_is_said_in_words(
         {"height": 2**70},
     ],
 )
-def test_sizes_that_weights_do_not_have_take_no_memory(
-    tmp_path: Path, sizes: dict[str, object]
-) -> None:
+def test_false_sizes_take_no_memory(tmp_path: Path, sizes: dict[str, object]) -> None:
     path = tmp_path / "reader.safetensors"
     described = {**ARCHITECTURE.describe(), **sizes}
     save_weights(path, build_reader(ARCHITECTURE).state_dict(), {"architecture": described})
@@ -195,7 +193,7 @@ def test_another_architecture_than_expected_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     reader = build_reader(ARCHITECTURE)
     next(reader.parameters()).data.view(-1)[0] = value
     save_reader(tmp_path / "reader.safetensors", reader, ARCHITECTURE)
@@ -204,7 +202,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.1, 2401.0])
-def test_no_confidence_that_is_none_is_handed_out(wrong: float) -> None:
+def test_invalid_confidences_are_refused(wrong: float) -> None:
     probabilities = np.full((1, SCHEME.length, SCHEME.classes), 0.1, np.float32)
     probabilities[0, 0] = wrong
     with pytest.raises(RunError, match="confidences from 0 to 1"):

@@ -1,4 +1,4 @@
-"""A reader as one file: the same readings, or none."""
+"""Export of a recognizer: the file gives the same readings, or is not written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_images_are_normalised_as_by_the_background(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["relative", "bright lines"])
-def test_the_file_reads_as_torch_does(tmp_path: Path, kind: str) -> None:
+def test_the_file_reads_like_torch(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "reader.onnx"
     parity = export_reader(path, NETWORK, BACKGROUNDS[kind], SCHEME, GREY)
     assert (parity.images, parity.changed) == (len(GREY), 0)
@@ -49,7 +49,7 @@ def test_the_file_reads_as_torch_does(tmp_path: Path, kind: str) -> None:
         assert compare(own, Reader(path).recognise, GREY[:count]).changed == 0
 
 
-def test_the_original_s_reader_is_exported_too(tmp_path: Path) -> None:
+def test_the_original_network_is_exported_too(tmp_path: Path) -> None:
     scheme = SCHEME.model_copy(update={"width": 48, "height": 48})
     network = build_reader(ReaderArchitecture(48, 48, 2, 4, "original")).eval()
     background = Background(np.zeros((48, 48), np.uint8), np.zeros((48, 48), bool), 250.0)
@@ -58,13 +58,13 @@ def test_the_original_s_reader_is_exported_too(tmp_path: Path) -> None:
     assert parity == Parity(6, 0, parity.confidence_error)
 
 
-def test_8_bits_read_nearly_the_same_or_are_refused(
+def test_int8_readings_are_nearly_the_same_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "int8.onnx"
     monkeypatch.setattr(exporting, "MOST_CHANGED", 1)
     parity = export_reader(path, NETWORK, shaded(), SCHEME, GREY, int8=True)
-    assert parity.images == len(GREY) // 2  # the other half told the ranges
+    assert parity.images == len(GREY) // 2  # the other half gave the ranges
     assert b"QuantizeLinear" in path.read_bytes()
     assert parity.confidence_error > 0
     monkeypatch.setattr(exporting, "MOST_CHANGED", -1)
@@ -74,7 +74,7 @@ def test_8_bits_read_nearly_the_same_or_are_refused(
     assert not path.exists()
 
 
-def test_a_file_that_would_read_otherwise_is_not_written(
+def test_a_file_with_different_readings_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "compare", lambda own, exported, images: Parity(40, 1, 0.0))

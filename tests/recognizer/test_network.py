@@ -16,7 +16,7 @@ SEED = replace(HACKMIT, kind="original")
     ("height", "width", "length", "classes"),
     [(50, 100, 4, 36), (24, 48, 2, 4), (8, 8, 1, 2), (31, 257, 9, 62), (64, 48, 6, 10)],
 )
-def test_one_distribution_a_slot_for_any_size(
+def test_any_size_gives_one_distribution_per_slot(
     height: int, width: int, length: int, classes: int
 ) -> None:
     architecture = ReaderArchitecture(height, width, length, classes, channels=(4, 4, 4, 4, 8))
@@ -25,13 +25,15 @@ def test_one_distribution_a_slot_for_any_size(
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (50, 100), (60, 160)])
-def test_seed_reader_reads_what_is_large_enough(height: int, width: int) -> None:
+def test_the_original_network_reads_large_enough_images(height: int, width: int) -> None:
     reader = build_reader(ReaderArchitecture(height, width, 4, 36, "original")).eval()
     assert reader(torch.zeros(2, 2, height, width)).shape == (2, 4, 36)
 
 
 @pytest.mark.parametrize(("height", "width"), [(47, 100), (100, 47), (24, 48), (8, 8)])
-def test_seed_reader_refuses_small_images_that_attention_reads(height: int, width: int) -> None:
+def test_the_original_network_refuses_small_images_that_attention_reads(
+    height: int, width: int
+) -> None:
     with pytest.raises(ConfigError, match=rf"at least 48x48.*got {width}x{height}.*attention"):
         build_reader(ReaderArchitecture(height, width, 4, 36, "original"))
     reader = build_reader(ReaderArchitecture(height, width, 4, 36)).eval()
@@ -59,7 +61,7 @@ def test_description_survives_json() -> None:
     assert ReaderArchitecture.from_description(described) == architecture
 
 
-def test_seed_reader_ignores_the_line_mask_and_attention_heeds_it() -> None:
+def test_only_attention_uses_the_line_mask() -> None:
     images = torch.rand(2, 2, 50, 100) * 2 - 1
     other = images.clone()
     other[:, 1] *= -1
@@ -77,7 +79,7 @@ def test_every_weight_is_learned() -> None:
         assert gradient.abs().max() > 0, name
 
 
-def test_attention_without_keys_is_attention() -> None:
+def test_attention_without_keys_equals_attention() -> None:
     torch.manual_seed(1)
     reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
     assert isinstance(reader, AttentionReader)
@@ -108,16 +110,16 @@ def test_a_slot_attends_anywhere_on_the_map() -> None:
         assert (gradient.abs().sum((0, 1, 2)).reshape(4, 24).amax(1) > 0).all()
 
 
-def test_slots_read_what_positions_tell_where_they_look() -> None:
+def test_slots_use_the_predictions_at_attended_positions() -> None:
     reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))).eval()
     assert isinstance(reader, AttentionReader)
     images = torch.rand(3, 2, 24, 48) * 2 - 1
     rows, columns = 6, 12
     left = torch.zeros(1, rows * columns, 5)
     left.view(rows, columns, 5)[:, : columns // 2, 2] = 20  # class 2 in the left half
-    left.view(rows, columns, 5)[:, columns // 2 :, 4] = 20  # nobody in the right one
+    left.view(rows, columns, 5)[:, columns // 2 :, 4] = 20  # no character in the right half
     with torch.no_grad():
-        reader.counting.narrowness.fill_(5)  # the first slot looks left, the second right
+        reader.counting.narrowness.fill_(5)  # the first slot attends left, the second right
         reader.middles.register_forward_hook(lambda *_: left.expand(3, -1, -1))
         told = reader(images)
         assert (told[:, 0].argmax(-1) == 2).all()

@@ -8,7 +8,7 @@ from simgan_captcha.recognizer.saliency import saliency
 
 
 class LooksAt(nn.Module):
-    """Slot k's odds are the ink of the k-th spot, many times over."""
+    """A recognizer in which the odds of slot k are a multiple of the ink of spot k."""
 
     def __init__(self, spots: list[tuple[int, int]], scale: float = 1.0) -> None:
         super().__init__()
@@ -20,8 +20,8 @@ class LooksAt(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_heat_is_where_the_character_hangs_on_the_ink(scale: float) -> None:
-    """Also where the reader is so sure that its probability has no gradient left."""
+def test_maps_show_the_ink_that_matters(scale: float) -> None:
+    """This also holds if the probability is so near 1 that it has no gradient."""
     spots = [(5, 8), (20, 30)]
     maps = saliency(LooksAt(spots, scale), np.ones((3, 2, 30, 40), np.float32))
     assert maps.shape == (3, 2, 30, 40)
@@ -35,7 +35,7 @@ def test_heat_is_where_the_character_hangs_on_the_ink(scale: float) -> None:
             assert heat.sum() < 20  # a spot, smoothed
 
 
-def test_a_reading_that_hangs_on_nothing_has_an_empty_map() -> None:
+def test_a_reading_that_depends_on_nothing_has_an_empty_map() -> None:
     maps = saliency(LooksAt([(0, 0)], 0.0), np.zeros((1, 2, 10, 10), np.float32))
     assert (maps == 0).all()
 

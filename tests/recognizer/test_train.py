@@ -51,7 +51,7 @@ def changed(**settings: object) -> ReaderSettings:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReaderResult, Path]:
-    """A training that nothing interrupted."""
+    """An uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole")
     return train(folder), folder
 
@@ -68,7 +68,7 @@ def stop_at(stop: int) -> Callable[[int, int, dict[str, float]], None]:
     return on_step
 
 
-def test_it_learns(whole: tuple[ReaderResult, Path]) -> None:
+def test_accuracy_rises(whole: tuple[ReaderResult, Path]) -> None:
     result, folder = whole
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, SETTINGS.steps + 1))
@@ -76,11 +76,11 @@ def test_it_learns(whole: tuple[ReaderResult, Path]) -> None:
     assert sum(r["loss"] for r in first) / 10 > 0.8 * math.log(CLASSES)
     assert sum(r["loss"] for r in last) / 10 < 0.1 * math.log(CLASSES)
     assert sum(r["accuracy"] for r in last) / 10 > 0.95
-    # New images, by the averaged weights, which are what is kept.
+    # New images, read with the averaged weights.
     assert accuracy(result.reader, *draw(9, 0, 500)) > 0.95
 
 
-def test_what_a_training_gives(whole: tuple[ReaderResult, Path]) -> None:
+def test_the_result_of_a_training(whole: tuple[ReaderResult, Path]) -> None:
     result, folder = whole
     assert not result.reader.training
     assert not any(parameter.requires_grad for parameter in result.reader.parameters())
@@ -90,7 +90,7 @@ def test_what_a_training_gives(whole: tuple[ReaderResult, Path]) -> None:
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
 
 
-def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
+def test_progress_is_reported_after_every_step(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
     def on_step(step: int, total: int, figures: dict[str, float]) -> None:
@@ -132,7 +132,7 @@ def test_killed_training_ends_with_the_same_weights(
     assert same_weights(train(killed).reader, whole[0].reader)
 
 
-def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:
+def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
     architecture = ReaderArchitecture(48, 48, 2, 4, "original")
     settings = ReaderSettings(kind="original", batch_size=2, steps=4, checkpoint_every=2)
 
@@ -151,7 +151,7 @@ def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:
             stream=stream,
             on_step=stop_at(3),
         )
-    torch.rand(7)  # the global generator has moved on, as it would have in another process
+    torch.rand(7)  # the state of the global generator differs, as in another process
     readers = [
         train(tmp_path / name, settings, architecture=architecture, stream=stream).reader
         for name in "ab"
@@ -159,7 +159,7 @@ def test_dropout_too_is_the_same_after_a_resume(tmp_path: Path) -> None:
     assert same_weights(*readers)
 
 
-def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_random_state_is_unchanged(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     train(tmp_path, changed(steps=2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -186,7 +186,9 @@ def test_seed_decides_the_first_weights(tmp_path: Path) -> None:
     assert not same_weights(one, other)
 
 
-def test_it_goes_on_from_initial_weights(tmp_path: Path, whole: tuple[ReaderResult, Path]) -> None:
+def test_training_starts_from_initial_weights(
+    tmp_path: Path, whole: tuple[ReaderResult, Path]
+) -> None:
     settings = changed(steps=1, learning_rate=1e-6)
     result = train(tmp_path, settings, initial=whole[0].reader)
     assert result.figures["accuracy"] > 0.9
@@ -200,14 +202,14 @@ def test_bf16_training_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_divergence_is_said_in_words(tmp_path: Path, broken: float) -> None:
+def test_divergence_is_an_error_in_words(tmp_path: Path, broken: float) -> None:
     def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number, (images, ids) in enumerate(synthetic(1, 32)(first), start=first):
             yield images * (broken if number == 4 else 1.0), ids
 
     with pytest.raises(RunError, match=r"finite loss, at step 5 got nan: .*learning rate"):
         train(tmp_path, stream=stream)
-    assert not (tmp_path / CHECKPOINT).exists()  # a broken state is never kept
+    assert not (tmp_path / CHECKPOINT).exists()  # a broken state is never saved
 
 
 @pytest.mark.parametrize("other", [{"settings": changed(steps=40, batch_size=16)}, {"seed": 2}])
@@ -235,7 +237,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_a_damaged_checkpoint_is_said_in_words(
+def test_a_damaged_checkpoint_is_an_error_in_words(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
@@ -268,20 +270,20 @@ def test_learning_rate_rises_then_falls_within_its_bounds(
 
 
 @given(total=st.integers(20, 5000), highest=RATES)
-def test_learning_rate_reaches_its_height_and_ends_near_nothing(total: int, highest: float) -> None:
+def test_learning_rate_reaches_its_peak_and_ends_near_zero(total: int, highest: float) -> None:
     rates = [learning_rate_at(step, total, highest) for step in range(total)]
     assert max(rates) > 0.95 * highest
     assert rates[-1] < 0.03 * highest
 
 
-def test_average_by_the_formula() -> None:
+def test_the_average_follows_the_formula() -> None:
     average, model = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
     with torch.no_grad():
         for tensor in average.state_dict().values():
             tensor.zero_()
         for tensor in model.state_dict().values():
             tensor.fill_(1)
-    update_average(average, model, 0.99, step=1)  # the short memory of the beginning: 2/11
+    update_average(average, model, 0.99, step=1)  # the small decay of early steps: 2/11
     assert average.weight.item() == pytest.approx(9 / 11)
     assert average.running_var is not None
     assert average.running_var.item() == pytest.approx(9 / 11)
@@ -292,7 +294,7 @@ def test_average_by_the_formula() -> None:
     assert model.weight.item() == 1
 
 
-def test_no_decay_copies() -> None:
+def test_a_decay_of_zero_copies_the_weights() -> None:
     average, model = untrained(), build_reader(ARCHITECTURE)
     update_average(average, model, 0.0, step=100)
     assert same_weights(average, model)
@@ -300,7 +302,7 @@ def test_no_decay_copies() -> None:
 
 def test_flops_are_linear_in_the_batch() -> None:
     *_, e = ARCHITECTURE.channels
-    # What queries ask is worked out once for all images.
+    # The product of queries and keys is computed once for all images.
     once = 2 * ARCHITECTURE.length * e * e
     for backward, times in ((False, 1), (True, 3)):
         each = count_flops(ARCHITECTURE, 1, backward=backward) - times * once
@@ -308,12 +310,12 @@ def test_flops_are_linear_in_the_batch() -> None:
             n * each + times * once for n in (2, 7, 96)
         ]
     forward = count_flops(ARCHITECTURE, 1, backward=False)
-    # Twice the forward pass for the backward one, but for the first layer's input.
+    # The backward pass costs twice the forward pass, except at the input of the first layer.
     assert 2 < count_flops(ARCHITECTURE, 1, backward=True) / forward <= 3
 
 
 def test_flops_counted_by_hand() -> None:
-    """Multiply-adds of every layer, from shapes alone."""
+    """Multiply-adds of every layer, from shapes only."""
     a, b, c, d, e = ARCHITECTURE.channels
     columns, slots = 12, 2
     positions = 6 * columns
@@ -322,10 +324,10 @@ def test_flops_counted_by_hand() -> None:
         + positions * (b * c + c * d + d * e) * 9
         + positions * e
         + columns * 2 * slots * e  # counting: densities, codes
-        + slots * e * e  # what queries ask
-        + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # where slots look, and gather
+        + slots * e * e  # queries and keys
+        + ATTENTION_HEADS * slots * e * (2 * positions + columns)  # attention and its sums
         + slots * e * e  # values
-        + positions * e * (CLASSES + 1)  # whose middle lies where
+        + positions * e * (CLASSES + 1)  # the centres
         + slots * positions * (CLASSES + 1)
         + slots * (e * e + e * CLASSES)
     )
@@ -335,7 +337,7 @@ def test_flops_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     "channels", [(8, 8, 8, 8, 6), (0, 8, 8, 8, 8), (8, 8, 8, -8, 8), (8, 8, 8, 8, 8192), (8, 8)]
 )
-def test_widths_that_no_network_has_are_refused(channels: tuple[int, ...]) -> None:
+def test_invalid_widths_are_refused(channels: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError):
         changed(channels=channels)
 

@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH + 3, 24, 48), dtype=np
 
 
 class Counted(nn.Module):
-    """A reader of which is known how many images it was given, and which."""
+    """A recognizer that records its input images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Counted(nn.Module):
         return logits
 
 
-def test_doubtful_images_are_read_from_all_views_and_sure_ones_stay() -> None:
+def test_unsure_images_are_averaged_over_views_and_others_stay() -> None:
     reader, ground = Counted().eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     probabilities[::2] = (0.97, 0.01, 0.01, 0.01)
@@ -39,19 +39,19 @@ def test_doubtful_images_are_read_from_all_views_and_sure_ones_stay() -> None:
     assert again == len(IMAGES) // 2
     assert sum(map(len, reader.seen)) == VIEWS * again
     np.testing.assert_allclose(viewed.sum(-1), 1, rtol=1e-5)
-    # The mean of what was read at first and of every view.
+    # The mean over the original image and all views.
     with torch.no_grad():
         read = torch.stack([reader.reader(images).softmax(-1) for images in reader.seen])
     expected = (read.sum(0).numpy() + before[1::2]) / (VIEWS + 1)
     np.testing.assert_allclose(viewed[1::2], expected, rtol=1e-4)
-    # Every view is another one.
+    # All views differ.
     original = torch.from_numpy(ground.normalise(IMAGES[1::2]))
     distances = [float((view - original).abs().mean()) for view in reader.seen]
     assert min(distances) > 0.01
     assert len(set(distances)) == VIEWS
 
 
-def test_views_are_moved_less_than_what_was_learned_from_and_otherwise_as_it_was() -> None:
+def test_views_are_moved_less_than_images_in_training() -> None:
     learned = AugmentationSettings(rotation=0, scale=0.2, shear=0.1, shift=0.05)
     moves = view_settings(learned)
     assert (moves.rotation, moves.noise, moves.hole) == (0, 0, 0)
@@ -60,7 +60,7 @@ def test_views_are_moved_less_than_what_was_learned_from_and_otherwise_as_it_was
     assert 0 < moves.shift < learned.shift
 
 
-def test_a_view_that_is_not_moved_is_the_image() -> None:
+def test_a_view_without_moves_is_the_image() -> None:
     reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     still = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
@@ -69,7 +69,7 @@ def test_a_view_that_is_not_moved_is_the_image() -> None:
     np.testing.assert_allclose(viewed, probabilities, atol=1e-3)
 
 
-def test_views_are_decided_by_their_seed() -> None:
+def test_the_seed_determines_the_views() -> None:
     reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     one, again, other = (
@@ -79,7 +79,7 @@ def test_views_are_decided_by_their_seed() -> None:
     assert (one != other).any()
 
 
-def test_where_nothing_is_doubtful_nothing_is_read() -> None:
+def test_without_unsure_images_nothing_is_read() -> None:
     sure = np.tile(np.array([1, 0, 0, 0], np.float32), (3, 2, 1))
     reader = Counted().eval()
     viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, MOVES, seed=1)

@@ -1,7 +1,7 @@
-"""A small reading task that several tests share, and a training to kill: run it with its folder.
+"""A small reading task of several tests, and a training to kill: run it with its folder.
 
-Images hold two shapes of four (upright bar, lying bar, frame, cross), bright on black. Real ones
-are other such images: turned, dim and noisy.
+Images have two of four shapes (upright bar, lying bar, frame, cross), bright on black. Real images
+are rotated, dim and noisy.
 """
 
 import sys
@@ -45,7 +45,7 @@ ADAPTATION = AdaptationSettings(
 
 
 def _shapes() -> Tensor:
-    """(K, 9, 9), 0 or 1."""
+    """The shapes (K, 9, 9), 0 or 1."""
     shapes = torch.zeros(CLASSES, 9, 9)
     shapes[0, :, 3:6] = 1
     shapes[1, 3:6, :] = 1
@@ -56,7 +56,7 @@ def _shapes() -> Tensor:
 
 
 def draw(seed: int, number: int, count: int) -> tuple[Tensor, Tensor]:
-    """Batch ``number``: images (B, 2, H, W) and class ids (B, L)."""
+    """Draw batch ``number``: images (B, 2, H, W) and class ids (B, L)."""
     draws, shapes = torch.Generator().manual_seed(seed * 1_000_000 + number), _shapes()
     ids = torch.randint(CLASSES, (count, LENGTH), generator=draws)
     places = torch.randint(1, 14, (count, LENGTH, 2), generator=draws).tolist()
@@ -70,9 +70,9 @@ def draw(seed: int, number: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def make_real(images: Tensor, number: int) -> Tensor:
-    """Every shape turned by 15 degrees; dimmer and noisy."""
+    """Make images real: each shape is rotated by 15 degrees, dim and noisy."""
     draws = torch.Generator().manual_seed(number)
-    halves = torch.cat(images[:, :1].chunk(LENGTH, dim=3))  # squares, so that a turn stays one
+    halves = torch.cat(images[:, :1].chunk(LENGTH, dim=3))  # squares: rotations have no shear
     turn = torch.tensor([[0.966, -0.259, 0.0], [0.259, 0.966, 0.0]]).expand(len(halves), 2, 3)
     grid = F.affine_grid(turn, list(halves.shape), align_corners=False)
     turned = F.grid_sample(halves + 1, grid, align_corners=False) - 1
@@ -91,21 +91,21 @@ def synthetic(seed: int, count: int) -> LabelledStream:
 
 
 def real(first: int) -> Iterator[Tensor]:
-    """Without ids."""
+    """Real images without ids."""
     while True:
         yield make_real(draw(3, first, ADAPTATION.batch_size)[0], first)
         first += 1
 
 
 def real_test() -> tuple[Tensor, Tensor]:
-    """500 other real images, with the ids that no training sees."""
+    """500 other real images, with ids that no training sees."""
     images, ids = draw(4, 0, 500)
     return make_real(images, 10**6), ids
 
 
 @torch.no_grad()
 def accuracy(reader: nn.Module, images: Tensor, ids: Tensor) -> float:
-    """Share of characters read right."""
+    """Share of correct characters."""
     return float((reader(images).argmax(-1) == ids).float().mean())
 
 
@@ -171,7 +171,7 @@ def untrained() -> nn.Module:
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """To the bit."""
+    """Whether two networks have identical weights."""
     first, second = one.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 

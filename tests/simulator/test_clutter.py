@@ -33,7 +33,7 @@ def laid(clutter: Clutter, image: int) -> np.ndarray:
     return canvas
 
 
-def test_of_a_fraction_some_images_have_one_more() -> None:
+def test_a_fraction_gives_some_images_one_more() -> None:
     clutter = drawn(BOTH, ClutterSettings(lines=(1.3, 1.3), dots=(4, 4), line_width=(0.05, 0.05)))
     lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
     assert set(lines.tolist()) == {1, 2}
@@ -44,13 +44,13 @@ def test_of_a_fraction_some_images_have_one_more() -> None:
     assert clutter.line_width[:, 0].mean() == pytest.approx(1.5, abs=0.1)
 
 
-def test_more_of_a_kind_change_nothing_of_those_that_were_there() -> None:
+def test_a_larger_maximum_keeps_the_first_entries() -> None:
     few, many = (drawn(BOTH, ClutterSettings(lines=(2, 2), dots=(d, d))) for d in (3, 9))
     assert np.array_equal(few.dots, many.dots[:, :3])
     assert np.array_equal(few.lines, many.lines)
 
 
-def test_images_take_another_clutter_where_chosen() -> None:
+def test_chosen_images_take_the_other_clutter() -> None:
     few = drawn(BOTH, ClutterSettings(lines=(1, 1), dots=(2, 2)))
     many = drawn(BOTH, ClutterSettings(lines=(4, 4), dots=(0, 0)), seed=2)
     chosen = np.arange(COUNT) % 3 == 0
@@ -61,7 +61,7 @@ def test_images_take_another_clutter_where_chosen() -> None:
         assert np.array_equal(laid(merged, n), laid((few, many)[bool(chosen[n])], n))
 
 
-def test_what_was_found_is_drawn_and_some_images_by_the_ranges() -> None:
+def test_calibrated_clutter_is_drawn_except_in_a_share_of_images() -> None:
     found = replace(
         skewed(BOTH, 0, 1, 2, 3),
         clutter=np.array([8, 0.05, 0.3, 1, 20, 0.03, 0.7, np.nan, np.nan], np.float32),
@@ -80,7 +80,7 @@ def test_what_was_found_is_drawn_and_some_images_by_the_ranges() -> None:
         assert dots[~by_range].max() == 25
 
 
-def test_images_have_from_none_to_the_most() -> None:
+def test_numbers_cover_the_whole_range() -> None:
     clutter = drawn(BOTH, ClutterSettings(lines=(0, 3), dots=(0, 5)))
     lines, dots = (clutter.line_width > 0).sum(1), (clutter.dot_radius > 0).sum(1)
     assert set(lines.tolist()) == {0, 1, 2, 3}
@@ -90,14 +90,14 @@ def test_images_have_from_none_to_the_most() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lines", "dots", "texture"])
-def test_a_kind_is_drawn_where_the_scheme_has_it(kind: str) -> None:
+def test_only_kinds_of_the_scheme_are_drawn(kind: str) -> None:
     clutter = drawn(SCHEME.model_copy(update={"clutter": (kind,)}))
     assert (clutter.line_width > 0).any() == (kind == "lines")
     assert (clutter.dot_radius > 0).any() == (kind == "dots")
     assert (clutter.texture > 0).any() == (kind == "texture")
 
 
-def test_ink_goes_where_a_line_and_a_dot_are() -> None:
+def test_ink_is_on_lines_and_dots() -> None:
     nothing = drawn(BOTH, ClutterSettings(lines=(0, 0), dots=(0, 0)))
     assert not laid(nothing, 0).any()
     line = Clutter(
@@ -130,7 +130,7 @@ def test_each_image_has_a_texture_of_its_own_strength_and_grain() -> None:
     assert abs(np.corrcoef(one.ravel(), laid(clutter, 1).ravel())[0, 1]) < 0.3
 
 
-def test_texture_is_as_strong_and_as_coarse_as_it_says() -> None:
+def test_texture_has_its_strength_and_grain() -> None:
     def on_grey(deviation: float, grain: float) -> np.ndarray:
         clutter = drawn(TEXTURED)
         clutter.texture[0], clutter.grain[0] = deviation, grain
@@ -139,7 +139,7 @@ def test_texture_is_as_strong_and_as_coarse_as_it_says() -> None:
         return canvas - 100
 
     def alike(texture: np.ndarray) -> float:
-        """Of neighbours."""
+        """Correlation of neighbours."""
         return float(np.corrcoef(texture[:, 1:].ravel(), texture[:, :-1].ravel())[0, 1])
 
     for deviation, grain in ((12, 0.2), (12, 1.5), (4, 3)):
@@ -148,14 +148,14 @@ def test_texture_is_as_strong_and_as_coarse_as_it_says() -> None:
         # Two Gaussians a pixel apart; a grain below a third of a pixel has none.
         expected = np.exp(-1 / (4 * grain**2)) if grain > 0.3 else 0
         assert alike(texture) == pytest.approx(expected, abs=0.05)
-    # On black grey levels tell how far a colour is from the background's, either way.
+    # On black, grey levels are distances from the colour of the background.
     black = np.zeros((200, 300), np.float32)
     lay_clutter(black, drawn(TEXTURED), 0)
     assert black.min() >= 0
     assert (black > 0).mean() > 0.99
 
 
-def test_texture_changes_nothing_of_lines_and_dots() -> None:
+def test_texture_does_not_change_lines_and_dots() -> None:
     kinds = ("lines", "dots", "texture")
     all_of_them = drawn(SCHEME.model_copy(update={"clutter": kinds}))
     both = drawn(BOTH)
@@ -164,7 +164,7 @@ def test_texture_changes_nothing_of_lines_and_dots() -> None:
     assert np.array_equal(both.dot_radius, all_of_them.dot_radius)
 
 
-def test_strength_is_beside_the_letters() -> None:
+def test_strength_is_relative_to_the_ink_of_letters() -> None:
     clutter = drawn(BOTH, ClutterSettings(line_strength=(0.5, 0.5)))
     assert np.allclose(clutter.line_ink, 100)
     dark = draw_clutter(
@@ -179,7 +179,7 @@ def test_strength_is_beside_the_letters() -> None:
     assert dark.dot_ink.max() <= 125
 
 
-def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
+def test_schemes_without_clutter_draw_the_same_images() -> None:
     settings = SimulatorSettings(fonts=("roboto-black",), size=(12, 14), noise=(0, 0))
     clean = Simulator(SCHEME, settings, plain(60, 30))
     cluttered = Simulator(BOTH, settings, plain(60, 30))
@@ -206,6 +206,6 @@ def test_a_simulator_without_clutter_draws_what_it_drew() -> None:
         {"grain": (0, 2)},
     ],
 )
-def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, tuple[float, float]]) -> None:
+def test_invalid_ranges_are_refused(wrong: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ValidationError, match="0 <= low <= high"):
         ClutterSettings(**wrong)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from tests.drawing import encode_jpeg
 
 
 def saved_and_opened(images: GreyImages, qualities: npt.NDArray[np.int64]) -> GreyImages:
-    """By libjpeg, with bytes in between."""
+    """Images that libjpeg saved and opened again."""
     pairs = zip(images, qualities.tolist(), strict=True)
     return np.stack([decode_grey(encode_jpeg(image, quality)) for image, quality in pairs])
 
@@ -25,7 +25,9 @@ def saved_and_opened(images: GreyImages, qualities: npt.NDArray[np.int64]) -> Gr
     st.sampled_from(["noise", "smooth", "steep", "two levels"]),
     st.integers(1, 100),
 )
-def test_every_bit_is_libjpegs(seed: int, height: int, width: int, kind: str, first: int) -> None:
+def test_every_bit_is_that_of_libjpeg(
+    seed: int, height: int, width: int, kind: str, first: int
+) -> None:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (3, height, width)).astype(np.uint8)
     if kind == "two levels":
@@ -43,18 +45,18 @@ def test_every_bit_is_libjpegs(seed: int, height: int, width: int, kind: str, fi
 
 
 @pytest.mark.parametrize("quality", range(1, 101))
-def test_every_quality_has_libjpegs_steps(quality: int) -> None:
+def test_every_quality_has_the_steps_of_libjpeg(quality: int) -> None:
     coded = encode_jpeg(np.zeros((8, 8), np.uint8), quality)
-    # The table stands behind its marker, two bytes of length and one of number, in zigzag order.
+    # The table is in zigzag order, after its marker, two bytes of length and one of number.
     stored = np.frombuffer(coded, np.uint8, 64, coded.index(b"\xff\xdb") + 5)
     diagonals = sorted(
         np.ndindex(8, 8), key=lambda cell: (sum(cell), cell[1 - sum(cell) % 2])
-    )  # up and down in turn
+    )  # up and down alternately
     zigzag = quantisation_table(quality)[tuple(np.array(diagonals).T)]
     np.testing.assert_array_equal(stored, zigzag)
 
 
-def test_images_may_be_a_view_of_others() -> None:
+def test_images_may_be_a_view() -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 40, 60)).astype(np.uint8)
     view, qualities = images[::2, 3:33, ::2], np.array([50, 70, 90])
     np.testing.assert_array_equal(through_jpeg(view, qualities), saved_and_opened(view, qualities))

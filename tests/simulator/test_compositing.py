@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def sampled(alpha: npt.NDArray[np.uint8], u: float, v: float, *, nearest: bool) -> float:
-    """Coverage at a point of a glyph, in pixels from the middle of its first one; 0 outside."""
+    """Coverage at a point of a glyph, in pixels from the centre of the first pixel; 0 outside."""
     if nearest:
         column, row = int(np.floor(u + 0.5)), int(np.floor(v + 0.5))
         inside = 0 <= column < alpha.shape[1] and 0 <= row < alpha.shape[0]
@@ -36,7 +36,7 @@ def sampled(alpha: npt.NDArray[np.uint8], u: float, v: float, *, nearest: bool) 
 def drawn_slowly(
     glyph: int, to_glyph: Doubles, ink: float, *, nearest: bool, beside: float
 ) -> Doubles:
-    """One letter on black, pixel by pixel, in doubles, as far as the eye can see."""
+    """One letter on black, pixel by pixel, in float64."""
     alpha = BANK.glyphs[glyph].alpha
     coverage = np.array(
         [
@@ -65,7 +65,7 @@ def drawn_slowly(
     st.booleans(),
     st.floats(0, 1 / 3),
 )
-def test_a_letter_is_what_slow_loops_draw(
+def test_a_letter_is_the_same_as_in_slow_loops(
     glyph: int,
     turn: float,
     warp: tuple[float, float],
@@ -93,7 +93,7 @@ def test_a_letter_is_what_slow_loops_draw(
     )
     expected = drawn_slowly(glyph, to_glyph, 200, nearest=nearest, beside=beside)
     differs = np.abs(canvases[0] - expected) > 0.1
-    # Of points half way between two pixels either may be taken for the nearest.
+    # Either pixel may be the nearest one to a point half way between two.
     assert differs.sum() <= (10 if nearest else 0)
 
 
@@ -113,7 +113,7 @@ def test_nothing_is_drawn_outside_a_letters_box() -> None:
     np.testing.assert_allclose(whole[0, 6:11, 12:16], inside, atol=1e-3)
 
 
-def test_noise_begins_where_it_is_told_and_levels_stay_levels() -> None:
+def test_noise_starts_at_its_offset_and_levels_are_clipped() -> None:
     field = np.arange(40, dtype=np.float32)
     canvases = np.full((2, 2, 3), 100.2, np.float32)
     canvases[1, 0, 0] = -3
@@ -124,13 +124,13 @@ def test_noise_begins_where_it_is_told_and_levels_stay_levels() -> None:
 
 
 @pytest.mark.parametrize("cache", ["/proc/none", ""])
-def test_loops_are_compiled_where_nothing_can_be_kept(tmp_path: Path, cache: str) -> None:
+def test_loops_are_compiled_without_a_cache_folder(tmp_path: Path, cache: str) -> None:
     code = """
 import numpy as np
 from simgan_captcha.simulator.codec import through_jpeg
 print(through_jpeg(np.full((1, 8, 8), 7, np.uint8), np.array([90])).mean())
 """
-    # Nowhere else either.
+    # The other cache folder is not writable either.
     environment = os.environ | {
         "NUMBA_CACHE_DIR": cache or str(tmp_path),
         "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",

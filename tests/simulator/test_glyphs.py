@@ -50,7 +50,7 @@ def test_centre_is_the_middle_of_an_o() -> None:
     assert glyph.centre == pytest.approx(middle, abs=1)
 
 
-def test_a_g_hangs_below_the_centre_and_a_d_stands_above() -> None:
+def test_a_g_extends_below_the_centre_and_a_d_above() -> None:
     g, d = glyphs("g", "d")
     for glyph, hangs in ((g, True), (d, False)):
         rows = np.flatnonzero((glyph.alpha > 128).any(axis=1))
@@ -82,7 +82,7 @@ def test_a_font_may_be_a_file() -> None:
 
 
 @pytest.mark.parametrize("name", ["comic-sans", "/no/such/font.ttf", ""])
-def test_a_font_that_is_not_there_is_a_config_error(name: str) -> None:
+def test_a_missing_font_is_a_config_error(name: str) -> None:
     with pytest.raises(ConfigError, match="expected a font file or one of dejavu-sans-bold, "):
         GlyphBank("ab", (name,), (24,), (0.0,))
 
@@ -94,8 +94,8 @@ def test_a_file_that_is_no_font_is_a_config_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("font", ["roboto-black", "caladea-bold"])
-def test_the_characters_a_font_lacks_are_named(font: str) -> None:
-    """Whether the font draws a box in their place, or nothing."""
+def test_missing_characters_of_a_font_are_named(font: str) -> None:
+    """The font may draw a box in their place, or nothing."""
     with pytest.raises(ConfigError, match="lacks ' 漢'; choose another font"):
         GlyphBank("a 漢b", (font,), (24,), (0.0,))
 

@@ -1,4 +1,4 @@
-"""How letters stand where nothing is known: what an image shares, what a letter has for itself."""
+"""Text layouts of unknown families: values per image, and values per letter."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -28,7 +28,7 @@ def letters(count: int = 600, scheme: Scheme = SCHEME, **settings: Any) -> Lette
     return lay_out(scheme, layout, (-20, 10), BANK, np.random.default_rng(1), count)
 
 
-def test_every_length_and_character_is_drawn_as_often() -> None:
+def test_lengths_and_characters_are_uniform() -> None:
     found = letters(1800)
     present = found.ids != SCHEME.absent
     assert np.bincount(present.sum(1), minlength=5).tolist()[:2] == [0, 0]
@@ -38,7 +38,7 @@ def test_every_length_and_character_is_drawn_as_often() -> None:
     assert counts.min() > 0.9 * counts.max()
 
 
-def test_an_orderly_image_has_all_letters_alike() -> None:
+def test_without_variation_all_letters_of_an_image_are_alike() -> None:
     found = letters(one_font=1, **STILL)
     assert not found.taper.any()
     assert not found.swell.any()
@@ -52,13 +52,13 @@ def test_an_orderly_image_has_all_letters_alike() -> None:
     assert found.ink.max() <= 10
 
 
-def test_letters_are_skewed_off_the_slant_of_their_image() -> None:
+def test_letters_deviate_from_the_slant_of_their_image() -> None:
     shear = letters(**{**STILL, "skew": (0.3, 0.3)}, slant=(0.1, 0.1)).shear
     assert np.ptp(shear, axis=1).min() > 0
     assert np.abs(shear - 0.1).max() == pytest.approx(0.3, abs=0.02)
 
 
-def test_letters_taper_and_swell_each_in_its_way() -> None:
+def test_letters_have_their_own_perspective() -> None:
     found = letters(**{**STILL, "warp": (0.4, 0.4)})
     for perspective in (found.taper, found.swell):
         assert perspective.dtype == np.float32
@@ -67,28 +67,28 @@ def test_letters_taper_and_swell_each_in_its_way() -> None:
     assert abs(np.corrcoef(found.taper.ravel(), found.swell.ravel())[0, 1]) < 0.1
 
 
-def test_letters_ride_on_a_wave_each_tilted_and_bent_as_it_is_there() -> None:
+def test_letters_on_a_wave_are_tilted_and_bent() -> None:
     one_wave = {**STILL, "wave": (0.25, 0.25), "wavelength": (1.5, 1.5), "slant": (0, 0)}
     found = letters(scheme=WAVED, **one_wave, baseline=(0, 0))
     height = SCHEME.height
     frequency = 2 * np.pi / (1.5 * height)
-    risen = (found.y - height / 2) * frequency / 0.25  # the sine of where on the wave it is
+    risen = (found.y - height / 2) * frequency / 0.25  # the sine of the phase
     assert np.abs(risen).max() == pytest.approx(1, abs=0.01)
     slope = -np.tan(np.deg2rad(found.rotation))
     assert np.abs(slope).max() == pytest.approx(0.25, abs=0.01)
     np.testing.assert_allclose(np.square(risen) + np.square(slope / 0.25), 1, atol=1e-3)
-    np.testing.assert_allclose(found.shear, slope, atol=1e-5)  # what was upright stays so
-    # A curve's second derivative is what turns its square into how far its ends are bent.
+    np.testing.assert_allclose(found.shear, slope, atol=1e-5)  # vertical strokes stay vertical
+    # The bend is half of the second derivative of the wave.
     np.testing.assert_allclose(found.bend, -0.25 * frequency * risen * height / 2, atol=1e-3)
-    # Between two letters the wave goes on.
+    # The wave continues between two letters.
     phase = np.arctan2(risen, slope / 0.25)
     apart = np.exp(1j * (np.diff(phase, axis=1) - np.diff(found.x, axis=1) * frequency))
     np.testing.assert_allclose(apart, 1, atol=1e-3)
-    # And every image has its own.
+    # Every image has its own wave.
     assert np.ptp(phase[:, 0]) > 6
 
 
-def test_only_a_scheme_that_has_waves_rides_on_them() -> None:
+def test_only_schemes_with_waves_have_them() -> None:
     calm, waved = letters(), letters(scheme=WAVED)
     changed = {
         field.name
@@ -99,7 +99,7 @@ def test_only_a_scheme_that_has_waves_rides_on_them() -> None:
     assert not calm.bend.any()
 
 
-def test_each_image_draws_how_disorderly_it_is() -> None:
+def test_each_image_draws_its_amount_of_variation() -> None:
     spreads = np.ptp(letters(turn=(0, 40)).rotation, axis=1)
     assert spreads.max() > 50
     assert np.quantile(spreads, 0.1) < 10
@@ -108,7 +108,7 @@ def test_each_image_draws_how_disorderly_it_is() -> None:
     assert np.quantile(np.ptp(wild, axis=1), 0.1) > 20
 
 
-def test_letters_of_one_font_or_each_of_its_own() -> None:
+def test_images_have_one_font_or_one_per_letter() -> None:
     def alike(share: float) -> float:
         font = letters(one_font=share).font
         return float((font == font[:, :1]).all(1).mean())
@@ -118,7 +118,7 @@ def test_letters_of_one_font_or_each_of_its_own() -> None:
     assert alike(0.5) == pytest.approx(0.52, abs=0.08)
 
 
-def test_even_letters_stand_at_equal_distances_others_after_their_width() -> None:
+def test_distances_are_equal_or_follow_the_widths() -> None:
     fixed = SCHEME.model_copy(update={"shortest": None})
     even = np.diff(letters(scheme=fixed, even=1, **STILL).x, axis=1)
     assert np.allclose(even, even[:, :1], atol=1e-3)
@@ -127,17 +127,17 @@ def test_even_letters_stand_at_equal_distances_others_after_their_width() -> Non
     narrow = found.ids == SCHEME.alphabet.index("i")
     apart = np.diff(found.x, axis=1)
     apart /= apart.mean(1, keepdims=True)
-    # Two of one kind beside two of the other: those of an image are compared.
+    # Two letters of one kind next to two of the other, compared within an image.
     both_wide, both_narrow = wide[:, 1:] & wide[:, :-1], narrow[:, 1:] & narrow[:, :-1]
     mixed = both_wide.any(1, keepdims=True) & both_narrow.any(1, keepdims=True)
     both_wide, both_narrow = both_wide & mixed, both_narrow & mixed
     assert np.median(apart[both_wide]) > 2 * np.median(apart[both_narrow])
 
 
-def test_a_text_is_as_wide_as_was_said_and_inside_the_image() -> None:
+def test_a_text_has_its_extent_and_is_inside_the_image() -> None:
     fixed = SCHEME.model_copy(update={"shortest": None})
     found = letters(scheme=fixed, even=1, extent=(0.5, 0.5), **STILL)
-    # From the first middle to the last are three of four distances.
+    # Three of four distances lie between the first and the last centre.
     assert np.allclose(np.ptp(found.x, axis=1), 0.75 * 0.5 * SCHEME.width, atol=0.01)
     assert found.x.min() >= 0
     assert found.x.max() <= SCHEME.width
@@ -146,7 +146,7 @@ def test_a_text_is_as_wide_as_was_said_and_inside_the_image() -> None:
     assert np.abs(middles).max() > 0.2 * SCHEME.width  # others anywhere
 
 
-def test_short_texts_are_spread_or_take_less() -> None:
+def test_short_texts_are_spread_or_narrower() -> None:
     found = letters(even=1, extent=(0.6, 0.6), **STILL)
     short = (found.ids != SCHEME.absent).sum(1) == 2
     apart = (found.x[short, 1] - found.x[short, 0]).round(2)
@@ -164,12 +164,12 @@ def test_short_texts_are_spread_or_take_less() -> None:
         {"jitter": (0, np.nan)},
     ],
 )
-def test_ranges_that_cannot_be_drawn_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_ranges_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=f"{next(iter(wrong))}: expected"):
         LayoutSettings(**wrong)
 
 
-def test_a_simulator_draws_what_was_laid_out() -> None:
+def test_a_simulator_draws_the_layout() -> None:
     fixed = SCHEME.model_copy(update={"shortest": None})
     settings = SimulatorSettings(
         fonts=("roboto-black",),

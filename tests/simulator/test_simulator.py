@@ -38,7 +38,7 @@ CLEAR = SimulatorSettings(
     noise=(0, 0),
     jpeg_quality=(100, 100),
 )
-"""Letters as they are, and hardly any codec."""
+"""Letters without variation, and weak compression."""
 
 
 def draw(character: str, *, side: int = 64, **values: float | bool) -> npt.NDArray[np.float64]:
@@ -53,7 +53,7 @@ def draw(character: str, *, side: int = 64, **values: float | bool) -> npt.NDArr
 
 
 def extent(coverage: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the ink in pixels from the image's corner."""
+    """Left, top, right and bottom of the ink in pixels from the corner of the image."""
     rows, columns = np.nonzero(coverage > 0.5)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -63,7 +63,7 @@ def simulator() -> Simulator:
     return Simulator(HACKMIT_2017, SMALL, striped((60, 140, 100, 150), 250))
 
 
-# The same again
+# Reproducibility
 
 
 def test_the_same_generator_gives_the_same_images(simulator: Simulator) -> None:
@@ -129,28 +129,26 @@ def test_characters_fonts_and_slots_are_drawn_uniformly(simulator: Simulator) ->
     np.testing.assert_allclose(parameters.x.mean(axis=0), [13.5, 38.5, 63.5, 88.5], atol=0.2)
 
 
-# Where letters go
+# Poses of letters
 
 
 @pytest.mark.parametrize("nearest", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])
 @pytest.mark.parametrize(("x", "y"), [(32, 32), (20, 41), (40.5, 25.5)])
-def test_a_letter_lands_where_its_parameters_say(
-    x: float, y: float, rotation: float, nearest: bool
-) -> None:
+def test_a_letter_is_at_its_position(x: float, y: float, rotation: float, nearest: bool) -> None:
     left, top, right, bottom = extent(draw("o", x=x, y=y, rotation=rotation, nearest=nearest))
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((x, y), abs=1)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_letters_turn_counter_clockwise_about_their_centre(turns: int) -> None:
+def test_letters_rotate_counter_clockwise_about_their_centre(turns: int) -> None:
     turned = draw("g", rotation=90 * turns)
     assert np.abs(turned - np.rot90(draw("g"), turns)).mean() < 0.002
     for other in {0, 1, 2, 3} - {turns}:
         assert np.abs(turned - np.rot90(draw("g"), other)).mean() > 0.02
 
 
-def test_turned_by_30_degrees_the_top_of_an_l_leans_left() -> None:
+def test_an_l_rotated_by_30_degrees_leans_left() -> None:
     rows, columns = np.nonzero(draw("l", rotation=30) > 0.5)
     slope = np.polyfit(rows, columns, 1)[0]
     assert slope == pytest.approx(np.tan(np.deg2rad(30)), abs=0.07)
@@ -172,7 +170,7 @@ def test_stretch_widens_and_shear_shifts_lower_pixels_right() -> None:
 def test_a_letter_is_cut_at_the_edge_as_if_drawn_on_a_larger_canvas(
     x: float, y: float, rotation: float
 ) -> None:
-    # 32 pixels on each side are four of the codec's blocks, so that it sees the same blocks.
+    # 32 pixels on each side are four blocks of the codec, so the blocks stay the same.
     larger = draw("g", side=128, x=x + 32, y=y + 32, rotation=rotation)
     cut = draw("g", x=x, y=y, rotation=rotation)
     assert np.abs(cut - larger[32:96, 32:96]).max() < 0.05
@@ -194,13 +192,13 @@ def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None
         rest = (p.ink, p.nearest, np.zeros(200, np.float32))
         lay_letters(canvas, simulator._glyphs, index, maps, box, *rest)
     assert canvases[0].max() > 100
-    # Far away, where the map folds over, a pixel may be a letter's again.
+    # Far away, beyond the fold of the map, a pixel may be part of the letter again.
     cut = np.abs(canvases[0] - canvases[1]) > 0.1
     assert cut.sum() < 1e-5 * (canvases[0] > 0).sum()
 
 
 @pytest.mark.parametrize(("x", "y"), [(-40, 32), (110, 32), (32, -40), (32, 110), (1e6, -1e6)])
-def test_a_letter_outside_leaves_the_background(x: float, y: float) -> None:
+def test_a_letter_outside_the_image_leaves_no_ink(x: float, y: float) -> None:
     assert np.abs(draw("g", x=x, y=y)).max() < 0.01
 
 
@@ -217,7 +215,7 @@ def test_later_letters_cover_earlier_ones() -> None:
     assert image.max() < 140
 
 
-# What is between letters and image
+# Rendering
 
 
 def codec_change(image: GreyImages, quality: int) -> float:
@@ -225,7 +223,7 @@ def codec_change(image: GreyImages, quality: int) -> float:
     return float(np.abs(again.astype(int) - image).mean())
 
 
-def test_images_have_been_through_the_codec() -> None:
+def test_images_are_compressed() -> None:
     background = striped((60, 140, 100, 150), 250)
     images = {
         quality: Simulator(
@@ -237,12 +235,12 @@ def test_images_have_been_through_the_codec() -> None:
     }
     coarse = np.mean([codec_change(image, 10) for image in images[10]])
     fine = np.mean([codec_change(image, 10) for image in images[95]])
-    # What quality 10 leaves, quality 10 leaves alone.
+    # A second compression at quality 10 changes nothing.
     assert coarse < 1
     assert fine > 4 * coarse
 
 
-def test_noise_and_blur_do_as_they_say() -> None:
+def test_noise_and_blur_have_their_strength() -> None:
     noisy = draw("o", x=-1000, noise=20.0, noise_seed=5)
     assert noisy.std() * 150 == pytest.approx(20, rel=0.1)
     sharp, blurred = draw("l"), draw("l", blur=1.0)
@@ -291,7 +289,7 @@ VALID: st.SearchStrategy[SimulatorSettings] = st.builds(
 
 @settings(max_examples=60)
 @given(VALID, st.integers(1, 6), st.integers(8, 130), st.integers(8, 70), st.integers(0, 255))
-def test_no_valid_settings_are_too_much(
+def test_all_valid_settings_can_be_drawn(
     wide: SimulatorSettings, length: int, width: int, height: int, grey: int
 ) -> None:
     scheme = Scheme(alphabet="agj", length=length, width=width, height=height)
@@ -332,7 +330,7 @@ def test_a_background_of_another_scheme_is_refused() -> None:
 CALIBRATED = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0})
 
 
-def test_some_images_stay_free_of_what_calibration_found() -> None:
+def test_some_images_are_drawn_without_calibration() -> None:
     settings = CALIBRATED.model_copy(update={"free": 0.3})
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
@@ -349,7 +347,7 @@ def test_some_images_stay_free_of_what_calibration_found() -> None:
     assert fitted(settings.model_copy(update={"layout": None})).all()
 
 
-def test_some_images_are_of_another_font_as_large_as_what_calibration_found() -> None:
+def test_some_images_have_another_font_of_the_calibrated_size() -> None:
     settings = CALIBRATED.model_copy(update={"other_fonts": 0.3, "strokes": (0.0, 1.0)})
     several = HACKMIT_2017.model_copy(update={"several_fonts": True})
     calibration = skewed(several, *range(len(several.alphabet)))
@@ -362,7 +360,7 @@ def test_some_images_are_of_another_font_as_large_as_what_calibration_found() ->
         others = getattr(drawn, name)[of_image.any(1)]
         assert (others == others[:, :1]).all(), name
         assert len(np.unique(others)) > 1, name
-    # The found glyphs are blocks: the median letter is as high as they are, whatever its font.
+    # Calibrated glyphs are blocks. The median letter of any font has the same height.
     boxes = simulator.bank.boxes[
         simulator.bank.index(drawn.font, drawn.size, drawn.stroke, drawn.ids), 1
     ]
@@ -380,7 +378,7 @@ def test_some_images_are_of_another_font_as_large_as_what_calibration_found() ->
         Simulator(HACKMIT_2017, settings, plain(), calibration),
     ):
         assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
-    # A run judges itself by images as real ones are.
+    # A run judges itself on calibrated images only.
     known = Simulator(several, as_found(settings), plain(), calibration)
     drawn = known.draw_parameters(np.random.default_rng(1), 600)
     assert (drawn.font < fonts).any(1).mean() == pytest.approx(0.3, abs=0.06)
@@ -397,7 +395,7 @@ def variable(**changes: Any) -> Simulator:
     return Simulator(VARIABLE, SimulatorSettings(**settings | changes), plain(80, 30))
 
 
-def test_every_length_is_drawn_as_often() -> None:
+def test_lengths_are_uniform() -> None:
     p = variable().draw_parameters(np.random.default_rng(1), 900)
     present = p.ids != VARIABLE.absent
     lengths = present.sum(1)
@@ -408,7 +406,7 @@ def test_every_length_is_drawn_as_often() -> None:
     assert np.array_equal(inside, present)
 
 
-def test_what_is_absent_leaves_no_ink() -> None:
+def test_empty_slots_leave_no_ink() -> None:
     simulator = variable(ink=(0, 0), jpeg_quality=(100, 100))
     p = simulator.draw_parameters(np.random.default_rng(1), 60)
     images = simulator.render(p).astype(int)
@@ -420,4 +418,4 @@ def test_what_is_absent_leaves_no_ink() -> None:
         assert columns.min() > reach.min() - 12
         assert columns.max() < reach.max() + 12
         near = np.abs(columns[:, None] - reach) < 12
-        assert near.any(0).all()  # each of those that are present has left some
+        assert near.any(0).all()  # each present letter left some

@@ -18,9 +18,9 @@ def test_a_letter_is_as_wide_and_as_high_as_its_ink() -> None:
     glyphs = np.zeros((3, 20, 20), np.uint8)
     glyphs[0, 5:9, 2:12] = 255
     glyphs[1, 3, 7] = 255
-    glyphs[1, 9, 10] = 255  # apart, but of the same letter
-    glyphs[1, 12, 0] = 90  # hardly there
-    assert letter_widths(glyphs).tolist() == [10, 4, 7]  # the last as most
+    glyphs[1, 9, 10] = 255  # a separate part of the same letter
+    glyphs[1, 12, 0] = 90  # very pale
+    assert letter_widths(glyphs).tolist() == [10, 4, 7]  # the mean for the last one
     assert letter_heights(glyphs).tolist() == [4, 7, 5.5]
 
 
@@ -31,7 +31,7 @@ def test_forms_make_letters_wider() -> None:
     np.testing.assert_allclose(widening(poses), [1, 3], rtol=1e-6)
 
 
-def test_without_any_glyph_no_letter_is_wider_than_another() -> None:
+def test_without_glyphs_all_widths_are_equal() -> None:
     assert letter_widths(np.zeros((3, 8, 8), np.uint8)).tolist() == [0, 0, 0]
 
 
@@ -47,7 +47,7 @@ LENGTHS = np.arange(4)
         ("right", np.tril(np.ones((4, 4)), -1) - 1 + 0.5 * np.eye(4)),
     ],
 )
-def test_how_letters_stand_is_told_from_where_they_do(
+def test_the_spacing_model_is_found_from_positions(
     kind: str, expected: npt.NDArray[np.float64]
 ) -> None:
     generator = np.random.default_rng(0)
@@ -68,12 +68,12 @@ def test_how_letters_stand_is_told_from_where_they_do(
         np.testing.assert_allclose(found[2, :3, :3], expected[:3, :3], atol=0.1)
 
 
-def test_too_few_texts_tell_nothing() -> None:
+def test_too_few_texts_give_no_spacing_model() -> None:
     widths = np.random.default_rng(0).uniform(4, 20, (119, 4)).astype(np.float32)
     assert not fit_following(np.cumsum(widths, 1), widths).any()
 
 
-def test_letters_move_by_the_widths_of_those_that_are_there() -> None:
+def test_letters_move_by_the_widths_of_present_letters() -> None:
     following = np.zeros((2, 2, 2), np.float32)
     following[0, 0, 0] = 0.5
     following[1] = [[0.5, 0], [1, 0.5]]

@@ -1,7 +1,7 @@
-"""Three small trainings, of one process or of several that torchrun starts: run it with a folder.
+"""Three small trainings, in one process or in several from torchrun: run it with a folder.
 
-Batches are cut in halves by number. Two processes have one half each; one process has both, image
-by image in turn. What the trainings make is the same, up to the order of sums.
+Batches are cut into halves by number. Two processes have one half each. One process has both, with
+alternating images. The results are the same, up to the order of sums.
 """
 
 import sys
@@ -29,11 +29,11 @@ ADAPTATION = reading.ADAPTATION.model_copy(
         "steps": 6,
         "batch_size": 16,
         "synthetic_batch_size": 8,
-        # Other images are moved otherwise when they are shared out otherwise.
+        # With other shares, augmentation would move images in other ways.
         "augmentation": reading.ADAPTATION.augmentation.model_copy(
             update={"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "hole": 0, "noise": 0}
         ),
-        # Every character is learned from, so that no rounding decides which.
+        # Every character is a pseudo-label, so rounding does not matter.
         "confidence": 1e-6,
     }
 )
@@ -51,7 +51,7 @@ Halves = Callable[[int], Any]
 
 
 def joined(fabric: Fabric, half: Halves) -> Callable[[int], Iterator[Any]]:
-    """A stream of this process's halves, or of both."""
+    """A stream of the halves of this process, or of both."""
 
     def stream(first: int) -> Iterator[Any]:
         number = first
@@ -73,7 +73,7 @@ def in_turn(halves: list[Any]) -> Any:
 
 
 def gradients(fabric: Fabric) -> dict[str, Tensor]:
-    """Of one batch, for every parameter of a reader."""
+    """Gradients of one batch, for all parameters of a recognizer."""
     torch.manual_seed(0)
     model = build_reader(reading.ARCHITECTURE)
     reader, _ = fabric.setup(model, torch.optim.SGD(model.parameters()))
@@ -90,7 +90,7 @@ def real_half(number: int) -> Tensor:
 
 
 def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
-    """What the trained networks make of images that none of them saw."""
+    """Outputs of the trained networks for unseen images."""
     known = reading.draw(8, 0, 40)[0]
     read = train_reader(
         joined(fabric, lambda number: reading.draw(1, number, READER.batch_size // 2)),
@@ -132,7 +132,7 @@ def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
 
 
 def measure(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
-    """All of it."""
+    """Gradients and outputs."""
     torch.set_num_threads(1)
     return gradients(fabric) | train_all(fabric, folder)
 
@@ -142,5 +142,5 @@ if __name__ == "__main__":
     fabric = make_fabric("32-true")
     folder = out / ("trained" if fabric.is_global_zero else "of another process")
     measured = measure(fabric, folder)
-    # Each says what it has: those that did not lead must have come to the same.
+    # Each process saves its results, because all must be the same.
     safetensors.torch.save_file(measured, out / f"process-{fabric.global_rank}.safetensors")

@@ -60,7 +60,7 @@ def test_resumed_training_gives_the_same_bits(tmp_path: Path, kind: str) -> None
         assert torch.equal(again.state_dict()[name], expected), name
 
 
-def test_weights_come_back_with_their_description(tmp_path: Path) -> None:
+def test_weights_are_loaded_with_their_description(tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     shared = torch.arange(6.0).reshape(2, 3)
     tensors = {"a": shared, "tied": shared, "t": shared.T, "half": torch.ones(2).bfloat16()}
@@ -146,7 +146,7 @@ def test_state_of_other_networks_is_refused(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_changed_bit_is_seen(tmp_path: Path, at: float, bit: int) -> None:
-    """Anywhere but in the word that says that there is a checksum."""
+    """The bit is anywhere except in the key of the checksum."""
     path = tmp_path / "w.safetensors"
     save_weights(path, {"w": torch.arange(64.0), "b": torch.ones(2, 3)}, {"network": "Refiner"})
     data = bytearray(path.read_bytes())

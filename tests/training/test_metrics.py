@@ -12,13 +12,13 @@ def rows(folder: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_metrics_go_on_after_the_step_resumed_from(tmp_path: Path) -> None:
+def test_metrics_continue_after_the_resumed_step(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in range(1, 6):
             log.log(step, loss=1 / step)
             assert rows(tmp_path)[-1] == {"step": step, "loss": 1 / step}  # seen at once
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "lo')  # what a kill leaves
+        file.write('{"step": 6, "lo')  # an incomplete line after a kill
     with MetricsLog(tmp_path, resume_step=3) as log:
         log.log(4, loss=9.0)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
@@ -27,7 +27,7 @@ def test_metrics_go_on_after_the_step_resumed_from(tmp_path: Path) -> None:
         assert len(rows(tmp_path)) == 4
 
 
-def test_metrics_begin_anew(tmp_path: Path) -> None:
+def test_a_new_log_deletes_earlier_metrics(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.log(1, loss=1.0)
     with MetricsLog(tmp_path) as log:

@@ -1,4 +1,4 @@
-"""Several processes that train as one: real ones, started by torchrun on loopback."""
+"""Training with several real processes, started by torchrun on loopback."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made."""
+    """The results of two processes."""
     folder = tmp_path_factory.mktemp("together")
     done = subprocess.run(
         [*TORCHRUN, str(PROCESSES), "-m", "tests.training.parallel_case", str(folder)],
@@ -44,7 +44,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What one process makes of the joint batches."""
+    """The results of one process with the joint batches."""
     return measure(cpu(), tmp_path_factory.mktemp("alone"))
 
 
@@ -65,10 +65,10 @@ def test_gradients_and_statistics_are_those_of_the_joint_batch(
 
 
 @pytest.mark.parametrize("what", ["read", "adapted", "refined change"])
-def test_trainings_of_two_processes_come_to_what_one_would(
+def test_two_processes_train_the_same_networks_as_one(
     together: Path, alone: dict[str, Tensor], what: str
 ) -> None:
-    assert alone[what].abs().max() > 1e-3  # something was learned
+    assert alone[what].abs().max() > 1e-3  # training changed the output
     for rank in range(PROCESSES):
         largest = alone[what].abs().max().item()
         assert_close(made(together, rank)[what], alone[what], rtol=0, atol=0.02 * largest)
@@ -80,7 +80,7 @@ def test_only_the_first_process_writes(together: Path) -> None:
     assert not list((together / "of another process").rglob("*"))
 
 
-def test_a_batch_must_divide() -> None:
+def test_a_batch_must_be_divisible() -> None:
     three = cast(Fabric, SimpleNamespace(world_size=3))
     assert share(three, 30) == 10
     for size in (32, 3):
@@ -103,9 +103,7 @@ def test_the_demo_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     command("demo", tmp_path / "run").error(2, "expected one process")
 
 
-def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
-    tmp_path: Path, challenges: Path
-) -> None:
+def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path: Path, challenges: Path) -> None:
     run = tmp_path / "run"
     arguments = run_arguments(run, challenges, "adaptation.steps=400", "reader.steps=60")
     started = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
@@ -119,10 +117,10 @@ def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
         os.kill(other_process(torchrun.pid), signal.SIGKILL)
         _, said = torchrun.communicate(timeout=120)
     assert torchrun.returncode != 0
-    assert "[rank" not in said  # no traceback but torchrun's own
+    assert "[rank" not in said  # only torchrun prints a traceback
     assert not (run / READINGS).exists()
 
-    # Gone on with by as many, or by one alone.
+    # Two processes continue, or only one.
     finished = subprocess.run(
         [*started, "--set", "adaptation.steps=8"], capture_output=True, text=True, timeout=300
     )
@@ -136,7 +134,7 @@ def test_a_process_that_is_lost_ends_the_run_which_goes_on_later(
     assert load_readings(run / READINGS) == together
 
 
-def test_calibration_is_led_by_one_and_helped_by_the_others(tmp_path: Path) -> None:
+def test_one_process_leads_calibration_and_the_others_help(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(300))
     run = tmp_path / "run"
     arguments = run_arguments(run, tmp_path / "challenges", *CALIBRATING)
@@ -148,9 +146,7 @@ def test_calibration_is_led_by_one_and_helped_by_the_others(tmp_path: Path) -> N
     assert rounds == ["round-1", "round-2"]
 
 
-def test_batches_that_cannot_be_shared_are_refused_before_anything_is_done(
-    tmp_path: Path, challenges: Path
-) -> None:
+def test_indivisible_batches_are_refused_first(tmp_path: Path, challenges: Path) -> None:
     run = tmp_path / "run"
     arguments = run_arguments(run, challenges, "adaptation.synthetic_batch_size=3")
     command = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
@@ -161,7 +157,7 @@ def test_batches_that_cannot_be_shared_are_refused_before_anything_is_done(
 
 
 def other_process(torchrun: int) -> int:
-    """A process id: that of torchrun's child of rank 1."""
+    """The process id of the child of torchrun with rank 1."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
             variables = environment.read_bytes().split(b"\0")

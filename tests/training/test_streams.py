@@ -48,14 +48,16 @@ def test_full_batches_of_distinct_images_epoch_by_epoch(count: int, size: int, s
     for start in range(0, 3 * each_epoch, each_epoch):
         epoch = [n for batch in batches[start : start + each_epoch] for n in batch]
         assert len(set(epoch)) == each_epoch * size <= count
-        # What is left over is less than a batch.
+        # Less than a batch is dropped.
         assert count - len(epoch) < size
 
 
 @given(
     count=st.integers(1, 60), size=st.integers(1, 60), seed=st.integers(0, 9), n=st.integers(0, 70)
 )
-def test_resuming_at_a_batch_is_skipping_to_it(count: int, size: int, seed: int, n: int) -> None:
+def test_resuming_at_a_batch_equals_skipping_to_it(
+    count: int, size: int, seed: int, n: int
+) -> None:
     size = min(size, count)
     whole = take(real_batches(numbered(count), size, seed), n + 4)
     resumed = take(real_batches(numbered(count), size, seed, first=n), 4)
@@ -69,7 +71,7 @@ def test_epochs_and_seeds_are_shuffled_differently() -> None:
     assert len({tuple(order) for order in (one, two, other, range(50))}) == 4
 
 
-def test_batches_are_of_the_images_that_were_given() -> None:
+def test_batches_contain_the_given_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 5, 7), dtype=np.uint8)
     (batch,) = take(real_batches(images, 20, 3), 1)
     assert batch.dtype == np.uint8
@@ -109,7 +111,7 @@ def test_workers_change_nothing(workers: int) -> None:
 
 
 @pytest.mark.parametrize("first", [1, 2, 7])
-def test_a_batch_is_the_same_from_whichever_start(first: int) -> None:
+def test_a_batch_is_the_same_from_any_start(first: int) -> None:
     assert draw(3, first=first) == draw(first + 3)[first:]
 
 
@@ -118,7 +120,7 @@ def test_batches_streams_and_seeds_all_differ() -> None:
     assert len({images for images, _ in batches}) == 10
 
 
-def test_the_original_s_generator_streams_too() -> None:
+def test_the_original_simulator_streams_too() -> None:
     wide = Scheme(alphabet="abc1", length=2, width=80, height=48)
     drawing = OriginalSimulator(wide, OriginalSimulatorSettings(), plain(80, 48))
     streams = [synthetic_batches(drawing, 2, 1, stream=1, first=n) for n in (0, 1)]

@@ -1,4 +1,4 @@
-"""A Chromium for the tests of the pages: found, or installed. ``python tests/web/browser.py``."""
+"""Finds or installs a Chromium for the tests of the pages: ``python tests/web/browser.py``."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ _INSTALL_SECONDS = 600
 
 
 def find_browser() -> Path | None:
-    """Playwright's own Chromium, else the system's; None where there is neither."""
+    """The Chromium of Playwright, or that of the system; None if there is neither."""
     with sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
     if own.exists():
@@ -23,7 +23,7 @@ def find_browser() -> Path | None:
 
 
 def browser() -> Path:
-    """A Chromium, installed if there is none.
+    """A Chromium, which is installed if there is none.
 
     Raises:
         RuntimeError: There is none and it could not be installed; says what to do.
@@ -55,7 +55,7 @@ def browser() -> Path:
 def _ways_to_install() -> list[list[str]]:
     playwright = [sys.executable, "-m", "playwright", "install"]
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        # Only root may install the libraries that a browser needs.
+        # Only root can install the libraries that a browser needs.
         packages = ["chromium", "fonts-dejavu-core"]
         install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
         return [["apt-get", "update"], install, [*playwright, "--with-deps", "chromium"]]

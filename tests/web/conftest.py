@@ -22,7 +22,7 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; not to be changed."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("made")
     write_challenges(folder / "challenges", draw_captchas())
     pipeline(folder / "run", folder / "challenges")
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, made: Path) -> Path:
-    """A finished run of the test's own."""
+    """A copy of a finished run, which the test may change."""
     return shutil.copytree(made, tmp_path / "run")
 
 
@@ -44,14 +44,14 @@ def captchas(made: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def address(made: Path) -> Iterator[str]:
-    """Of the application that serves ``made``."""
+    """The address of the application that serves ``made``."""
     with serving(made) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[httpx.Client]:
-    """Asks the application that serves ``made``."""
+    """A client of the application that serves ``made``."""
     with asking(address) as client:
         yield client
 
@@ -73,11 +73,11 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[OpenPage]:
-    """Opens pages that may ask no other server for anything, and may not fail in silence."""
+    """Opens pages; the test fails if a page asks another server, or logs an error."""
     complaints: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        # A refusal is what some tests are about; the page tells it in its own words.
+        # Some tests provoke a refusal, which the page reports in its own words.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
@@ -109,6 +109,6 @@ def open_page(chromium: Browser) -> Iterator[OpenPage]:
 
 
 def keep_screenshot(page: Page, name: str) -> None:
-    """For people to look at, in ``build/screenshots``."""
+    """Save a screenshot for people in ``build/screenshots``."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

@@ -12,12 +12,12 @@ from simgan_captcha.web.guard import LOOPBACK_HOSTS
 from simgan_captcha.web.server import build_server
 
 PATIENCE_SECONDS = 120
-"""The machine may be slow and busy."""
+"""Generous, because the machine may be slow and busy."""
 
 
 @contextmanager
 def serving(run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS) -> Iterator[str]:
-    """Serve a run; its address."""
+    """Serve a run, and give the address."""
     with listen("127.0.0.1", 0) as listener:
         server = build_server(run, hosts)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -31,5 +31,5 @@ def serving(run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS) -> Iterat
 
 
 def asking(address: str) -> httpx.Client:
-    """Asks a server on this machine."""
+    """A client for a server on this machine."""
     return httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, trust_env=False)

@@ -25,7 +25,7 @@ from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem
 
 
-def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+def test_saved_corrections_are_loaded(tmp_path: Path) -> None:
     assert Corrections(tmp_path).texts() == {}
     assert Corrections(tmp_path).put("one", "ab", SCHEME) == 1
     assert Corrections(tmp_path).put("../two\n", "1c", SCHEME) == 2
@@ -38,7 +38,7 @@ def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "abc", "aZ", "a\0", "a\ud800"])
-def test_a_text_that_no_image_of_the_scheme_says_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_text_outside_the_scheme_is_refused(tmp_path: Path, text: str) -> None:
     Corrections(tmp_path).put("one", "ab", SCHEME)
     with pytest.raises(SchemeError):
         Corrections(tmp_path).put("one", text, SCHEME)
@@ -48,7 +48,7 @@ def test_a_text_that_no_image_of_the_scheme_says_is_refused(tmp_path: Path, text
 @pytest.mark.parametrize(
     "damage", ["{", "[]", "{}", '{"texts": ["a"]}', '{"texts": {"a": 1}}', "\xff"]
 )
-def test_a_damaged_file_is_told_and_never_written_over(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path: Path, damage: str) -> None:
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_bytes(damage.encode("latin-1"))
     for act in (
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_told_and_never_written_over(tmp_path: Path, damage: s
     assert (tmp_path / FILE).read_bytes() == damage.encode("latin-1")
 
 
-def test_many_at_once_are_all_kept(tmp_path: Path) -> None:
+def test_concurrent_corrections_are_all_saved(tmp_path: Path) -> None:
     def keep(number: int) -> None:
         Corrections(tmp_path).put(str(number), "ab", SCHEME)
 
@@ -69,9 +69,7 @@ def test_many_at_once_are_all_kept(tmp_path: Path) -> None:
     assert Corrections(tmp_path).texts().keys() == {str(number) for number in range(40)}
 
 
-def test_a_file_that_another_process_holds_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corrections, "_LOCK_SECONDS", 0.1)
     (tmp_path / FILE).parent.mkdir()
     with (
@@ -81,18 +79,18 @@ def test_a_file_that_another_process_holds_is_told(
         Corrections(tmp_path).put("one", "ab", SCHEME)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_write_access_is_reported(tmp_path: Path) -> None:
     (tmp_path / FILE).parent.write_text("a file where the folder should be")
     with pytest.raises(RunError, match="expected to write"):
         Corrections(tmp_path).put("one", "ab", SCHEME)
 
 
-# What a Parquet column of texts can hold.
+# Texts that a Parquet column can hold.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 @given(texts=st.dictionaries(names, st.text("abc1", min_size=2, max_size=2), min_size=1))
-def test_the_csv_is_what_judging_reads(
+def test_judging_reads_the_csv(
     tmp_path_factory: pytest.TempPathFactory, texts: dict[str, str]
 ) -> None:
     path = tmp_path_factory.mktemp("labels") / "labels.csv"
@@ -119,7 +117,7 @@ def test_correct_confirm_forget_and_export_over_http(run: Path) -> None:
     rows = list(csv.reader(io.StringIO(export.text, newline="")))
     assert rows == [["name", "label"], [first.name, "1a"], [second.name, second.text]]
 
-    # Beside the readings and everything else, not in it.
+    # The file is separate from the readings.
     after = {path: file_hash(path) for path in run.rglob("*") if path.is_file()}
     assert {path.relative_to(run) for path in after.keys() - before.keys()} == {
         FILE,
@@ -134,7 +132,7 @@ def test_correct_confirm_forget_and_export_over_http(run: Path) -> None:
     assert (judgement.images, judgement.unread) == (2, 0)
 
 
-def test_what_is_no_correction_is_a_problem(run: Path) -> None:
+def test_an_invalid_correction_is_a_problem(run: Path) -> None:
     key = captcha_key(load_readings(run / READINGS)[0].name)
     with serving(run) as address, asking(address) as client:
         for body, part in (
@@ -158,10 +156,8 @@ def test_what_is_no_correction_is_a_problem(run: Path) -> None:
     assert not (run / FILE).exists()
 
 
-def test_a_run_learns_and_says_the_same_with_corrections_in_its_folder(
-    tmp_path: Path, made: Path
-) -> None:
-    """They are labels of real images: made anew beside them, the run is the run it was."""
+def test_corrections_in_the_folder_do_not_change_a_run(tmp_path: Path, made: Path) -> None:
+    """Corrections are labels of real images, so a new run in the same folder must not use them."""
     run = shutil.copytree(made, tmp_path / "run")
     challenges = made.parent / "challenges"
     kept = Corrections(run)

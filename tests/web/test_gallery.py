@@ -40,7 +40,7 @@ def test_all_readings_are_on_exactly_one_page_in_each_order(tmp_path: Path) -> N
             assert sure == sorted(sure, reverse=order == "most")
 
 
-def test_a_character_chooses_and_pages_end(tmp_path: Path) -> None:
+def test_a_character_filters_and_pages_end(tmp_path: Path) -> None:
     gallery = write(tmp_path, [reading("1", "ab", 0.5), reading("2", "bb", 0.4)])
     assert [each.name for each in gallery.page(1, "least", "a").readings] == ["1"]
     assert [each.name for each in gallery.page(1, "least", "b").readings] == ["2", "1"]
@@ -49,7 +49,7 @@ def test_a_character_chooses_and_pages_end(tmp_path: Path) -> None:
     assert gallery.page(99, "least", None).number == 1
 
 
-def test_readings_made_anew_are_shown(tmp_path: Path) -> None:
+def test_new_readings_are_shown(tmp_path: Path) -> None:
     gallery = write(tmp_path, [reading("1", "ab", 0.5)])
     assert gallery.reading(captcha_key("1")) == reading("1", "ab", 0.5)
     write(tmp_path, [reading("2", "bb", 0.4)])
@@ -98,7 +98,7 @@ def test_queries_out_of_range_are_problems(client: httpx.Client) -> None:
     assert client.get("/review?page=999999&character=%22").status_code == 200
 
 
-def test_a_damaged_store_or_correction_file_is_told_beside_the_rest(run: Path) -> None:
+def test_a_damaged_store_or_correction_file_is_reported_with_the_rest(run: Path) -> None:
     (run / "review").mkdir()
     (run / "review" / "corrections.json").write_text("{")
     part = next((run / "store").glob("part-*.parquet"))

@@ -32,10 +32,10 @@ def proxied(made: Path) -> Iterator[str]:
     ],
 )
 def test_on_loopback_other_hosts_are_not_answered(client: httpx.Client, host: str) -> None:
-    """A name of another site may be made to point here: DNS rebinding."""
+    """Another site can make its name point here (DNS rebinding)."""
     for path in PATHS:
         reply = client.get(path, headers={"Host": host})
-        # An address that is none at all may be refused before it comes to us.
+        # Uvicorn may refuse an invalid address before the application sees it.
         assert reply.status_code in (400, 421)
         if reply.status_code == 421:
             a_problem(reply, 421, "--allow-host")
@@ -48,13 +48,13 @@ def test_on_loopback_this_machine_s_names_are_answered(client: httpx.Client, hos
     assert client.get("/api/run", headers={"Host": host}).status_code == 200
 
 
-def test_a_name_that_was_allowed_is_answered(proxied: str) -> None:
+def test_an_allowed_name_is_answered(proxied: str) -> None:
     for host, status in (("captchas.example", 200), ("other.example", 421)):
         with asking(proxied) as client:
             assert client.get("/api/run", headers={"Host": host}).status_code == status
 
 
-def test_any_name_is_answered_where_none_is_stated(made: Path) -> None:
+def test_any_name_is_answered_if_none_is_configured(made: Path) -> None:
     with serving(made, hosts=None) as address, asking(address) as client:
         assert client.get("/api/run", headers={"Host": "anything.example"}).status_code == 200
 
@@ -69,7 +69,7 @@ CROSS_SITE = [
 
 
 @pytest.mark.parametrize("headers", CROSS_SITE)
-def test_no_other_site_changes_anything(run: Path, headers: dict[str, str]) -> None:
+def test_other_sites_cannot_change_anything(run: Path, headers: dict[str, str]) -> None:
     name = "0f"
     key = captcha_key(name)
     with serving(run) as address, asking(address) as client:
@@ -83,10 +83,10 @@ def test_no_other_site_changes_anything(run: Path, headers: dict[str, str]) -> N
     assert not (run / FILE).exists()
 
 
-def test_a_form_of_another_site_cannot_be_taken_for_json(
+def test_a_form_of_another_site_is_not_accepted_as_json(
     run: Path, captchas: dict[str, bytes]
 ) -> None:
-    """A browser lets any site send text/plain and forms; only these without asking first."""
+    """Browsers let any site send text/plain and forms, and only these without a preflight."""
     address_of = f"/api/corrections/{captcha_key(next(iter(captchas)))}"
     with serving(run) as address, asking(address) as client:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
@@ -103,11 +103,11 @@ def test_a_form_of_another_site_cannot_be_taken_for_json(
         {},
         {"Origin": "http://{host}"},
         {"Origin": "https://{host}", "Sec-Fetch-Site": "same-origin"},
-        # A proxy that ends TLS and asks by another name: the browser's word counts.
+        # Behind a proxy with TLS and another name, the headers of the browser count.
         {"Origin": "https://captchas.example", "Sec-Fetch-Site": "same-origin"},
     ],
 )
-def test_our_own_pages_and_programs_may(
+def test_our_own_pages_and_programs_can_change_things(
     run: Path, captchas: dict[str, bytes], headers: dict[str, str]
 ) -> None:
     with serving(run) as address, asking(address) as client:
@@ -133,6 +133,6 @@ def test_every_answer_has_the_safe_headers(client: httpx.Client) -> None:
         assert "server" not in reply.headers
 
 
-def test_static_files_are_ours_alone(client: httpx.Client) -> None:
+def test_only_our_static_files_are_served(client: httpx.Client) -> None:
     for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/"):
         assert client.get(path).status_code == 404

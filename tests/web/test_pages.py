@@ -1,4 +1,4 @@
-"""The pages in a real headless Chromium, as somebody uses them.
+"""The pages in a real headless Chromium, used like a person would.
 
 Screenshots are kept in ``build/screenshots`` for people to look at.
 """
@@ -32,7 +32,7 @@ from tests.web.serving import serving
 
 MANY = 20_000
 WHOLE_RUN = 600_000
-"""Milliseconds: a tiny run takes as many on the slowest machine."""
+"""Time of a tiny run on the slowest machine, in milliseconds."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def pictures(tmp_path: Path, captchas: dict[str, bytes]) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
-    """The run with 20,000 captchas and readings; nothing of it was learned."""
+    """The run with 20,000 artificial captchas and readings."""
     run = shutil.copytree(made, tmp_path_factory.mktemp("large") / "run")
     images = [image for image, _ in draw_captchas(20)]
     for part in (run / "store").glob("part-*.parquet"):
@@ -67,22 +67,22 @@ def large(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
 
 @pytest.fixture
 def review(tmp_path: Path, large: Path) -> Iterator[tuple[Path, str]]:
-    """A run of 20,000 readings of the test's own, and its address."""
+    """A run of 20,000 readings that the test may change, and its address."""
     run = shutil.copytree(large, tmp_path / "run")
     with serving(run) as address:
         yield run, address
 
 
 def is_drawn(picture: Locator) -> bool:
-    """Whether the browser has the picture's pixels; the policy may have kept them out."""
-    # At once: a page that is kept up to date may replace the picture before it lies still.
+    """Whether the browser has the pixels of a picture; the security policy may block them."""
+    # Without waiting: a live page may replace the picture before it is stable.
     picture.evaluate("image => image.scrollIntoView()")
     expect(picture).to_have_js_property("complete", True)
     return bool(picture.evaluate("image => image.naturalWidth") > 0)
 
 
 def active(page: Page) -> str:
-    """What has the keyboard's focus, in a few words."""
+    """A short description of the element with the keyboard focus."""
     said: str = page.evaluate(
         "(e => e.id || e.getAttribute('href') || e.getAttribute('aria-label') || e.tagName)"
         "(document.activeElement)"
@@ -147,7 +147,7 @@ def test_pasted_and_dropped_images_are_read(
     expect(page.locator(".refused")).to_have_count(0)
 
 
-def test_a_wrong_file_is_told_and_the_next_is_read(
+def test_a_wrong_file_is_reported_and_the_next_is_read(
     address: str, open_page: OpenPage, tmp_path: Path, pictures: list[Path]
 ) -> None:
     text = tmp_path / "<img src=x onerror=alert(1)>.jpg"
@@ -160,13 +160,13 @@ def test_a_wrong_file_is_told_and_the_next_is_read(
     reasons = page.locator(".refused .reason")
     expect(reasons.nth(1)).to_contain_text("expected an image")
     expect(reasons.nth(0)).to_contain_text("expected an image of 48x24 pixels, got 100x50")
-    # A name is a text, whatever it holds.
+    # Any name is shown as text.
     expect(page.locator(".refused .file").nth(1)).to_have_text(text.name)
     expect(page.get_by_role("status")).to_contain_text("2 could not be read.")
     keep_screenshot(page, "wrong-file")
 
 
-def test_a_server_that_is_gone_is_told(
+def test_an_unreachable_server_is_reported(
     made: Path, open_page: OpenPage, pictures: list[Path]
 ) -> None:
     with serving(made) as address:
@@ -175,7 +175,7 @@ def test_a_server_that_is_gone_is_told(
     page.set_input_files("#files", pictures[0])
     expect(page.locator(".refused .reason")).to_contain_text("the server does not answer")
     expect(other.locator("#announced")).to_contain_text("The server does not answer")
-    # A proxy before it still answers, with a page.
+    # A proxy in front of the server still answers with a page.
     page.route("**/api/read*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway"))
     page.set_input_files("#files", pictures[0])
     expect(page.locator(".refused .reason").first).to_contain_text("got a page of status 502")
@@ -213,7 +213,7 @@ def test_live_progress_of_a_run_that_another_process_makes(
                     arg=max(seen, 1),
                 )
                 keep_screenshot(page, "run-in-progress")
-                # Without a reload: the end, the curves, and what the run says of itself.
+                # Without a reload, the page shows the end, the curves and the diagnosis.
                 expect(page.locator("#announced")).to_have_text(
                     "The run is finished.", timeout=WHOLE_RUN
                 )
@@ -255,7 +255,7 @@ def test_the_run_page_shows_curves_sheets_diagnosis_and_then_the_judge_s_figures
         expect(page.locator("#results")).to_contain_text("as judged")
         expect(page.locator("#diagnosis")).to_contain_text("Hardest characters")
         assert is_drawn(page.locator("#diagnosis .gallery img").first)
-        # Whoever looks at an earlier step still does.
+        # A viewer of an earlier step still sees it.
         expect(sheet).to_have_attribute("src", "api/run/sheets/6")
         keep_screenshot(page, "run")
 
@@ -291,7 +291,7 @@ def test_gallery_review(review: tuple[Path, str], open_page: OpenPage) -> None:
     expect(page.locator("#total")).to_have_text("3")
     cards.nth(2).get_by_role("button", name="forget").click()
     expect(page.locator("#total")).to_have_text("2")
-    # A text that cannot be is told, and what was kept stays.
+    # An impossible text is reported, and the saved text stays.
     cards.nth(0).get_by_role("textbox").fill("zz")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("Not kept: the alphabet 'abc1' lacks 'z'")
@@ -319,7 +319,7 @@ def test_gallery_review(review: tuple[Path, str], open_page: OpenPage) -> None:
     expect(page.get_by_label("Holding")).to_have_value("c")
 
 
-# Everybody.
+# Accessibility.
 
 
 def test_keyboard_only(review: tuple[Path, str], open_page: OpenPage, pictures: list[Path]) -> None:
@@ -330,14 +330,14 @@ def test_keyboard_only(review: tuple[Path, str], open_page: OpenPage, pictures: 
         for each in expected:
             page.keyboard.press("Tab")
             assert active(page) == each
-            # Whoever cannot point must see where they are.
+            # Keyboard users must see the focus.
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
     tab("#content", "./", "run", "review", "files")
     chosen: list[FileChooser] = []
     page.on("filechooser", lambda chooser: chosen.append(chooser))
     for _ in range(60):
-        page.keyboard.press("Enter")  # a browser just started may not hear the first
+        page.keyboard.press("Enter")  # a new browser may lose the first key press
         page.wait_for_timeout(1000)
         if chosen:
             break
@@ -365,7 +365,7 @@ def test_keyboard_only(review: tuple[Path, str], open_page: OpenPage, pictures: 
     page.keyboard.press("Enter")
     page.keyboard.press("ArrowDown")
     expect(cards.nth(1).get_by_role("textbox")).to_be_focused()
-    # Past the last captcha lies the next page.
+    # After the last captcha comes the next page.
     cards.nth(PAGE_SIZE - 1).get_by_role("textbox").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".pager [rel=next]")).to_be_focused()
@@ -386,7 +386,7 @@ def test_400_pixels_wide_in_light_and_dark(
         if name != "read":
             page.goto(f"{address}/{name}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        # What can be operated is on the screen, and no smaller than a finger needs (WCAG 2.5.8).
+        # Controls are on the screen and large enough for a finger (WCAG 2.5.8).
         for one in page.locator("button:visible, select, input, nav a").all()[:20]:
             box = one.bounding_box()
             assert box is not None
@@ -421,9 +421,7 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_pages_are_structured_for_those_who_do_not_see_them(
-    address: str, open_page: OpenPage
-) -> None:
+def test_pages_are_structured_for_screen_readers(address: str, open_page: OpenPage) -> None:
     for path in ("/", "/run", "/review"):
         page = open_page(f"{address}{path}")
         assert page.locator("h1").count() == 1

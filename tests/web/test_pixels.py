@@ -1,4 +1,4 @@
-"""The pixels of what is sent count, and are counted before anything is decoded."""
+"""The limit on pixels of a request, which applies before decoding."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.web.test_read_api import a_problem, files
 def of_plain_captchas(
     tmp_path_factory: pytest.TempPathFactory, made: Path
 ) -> Iterator[httpx.Client]:
-    """The same run as one of a plain scheme, which takes images of any size."""
+    """The run with a plain scheme, which accepts images of any size."""
     run = shutil.copytree(made, tmp_path_factory.mktemp("plain") / "run")
     recorded = json.loads((run / "run.json").read_text())
     for scheme in (recorded["scheme"], recorded["config"]["scheme"]):
@@ -48,7 +48,7 @@ def test_a_request_of_too_many_pixels_is_cut_before_decoding(
     given = files(("small", small), *((f"{n}", large) for n in range(62)), ("last", small))
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(of_plain_captchas.post, "/api/read", files=given)
-        # Others are served meanwhile.
+        # Other clients are served at the same time.
         beside = of_plain_captchas.post("/api/read", files=files(("beside", small)))
         assert beside.status_code == 200
         reply = asked.result()

@@ -35,7 +35,7 @@ def files(*named: tuple[str, bytes]) -> Files:
 
 
 def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, Any]:
-    """The answer is this problem, told in words that hold these parts."""
+    """Check that the answer is a problem with this status and these words."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     said: dict[str, Any] = response.json()
@@ -48,7 +48,7 @@ def a_problem(response: httpx.Response, status: int, *parts: str) -> dict[str, A
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that it has not."""
+    """A PNG with a false size in its header."""
     about = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = (b"IHDR" + about, b"IDAT" + zlib.compress(bytes(100)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -57,7 +57,7 @@ def claiming(width: int, height: int) -> bytes:
     )
 
 
-def test_images_are_read_as_the_reader_reads_them(
+def test_readings_are_those_of_the_recognizer(
     client: httpx.Client, made: Path, captchas: dict[str, bytes]
 ) -> None:
     some = list(captchas.items())[:5]
@@ -99,13 +99,13 @@ def test_explained_readings_come_with_pictures_of_the_images_size(
             with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as picture:
                 assert (picture.mode, picture.size) == ("RGB", (SCHEME.width, SCHEME.height))
                 drawn.append(np.asarray(picture, np.int64))
-        # The lines that hide ink are blue, and only orange is laid over.
+        # Lines that hide ink are blue, and the overlay is orange.
         blue = drawn[0][..., 2] > drawn[0][..., 0]
         assert 0 < blue.sum() < 200
         assert all((heat != drawn[0]).any() for heat in drawn[1:])
 
 
-def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
+def test_invalid_images_are_reported_in_their_place(
     client: httpx.Client, captchas: dict[str, bytes]
 ) -> None:
     good = next(iter(captchas.values()))
@@ -131,7 +131,7 @@ def test_unfit_images_spoil_no_other_and_are_told_in_their_place(
         assert reason in answer["error"]
 
 
-def test_images_that_are_all_unfit_are_a_problem(client: httpx.Client) -> None:
+def test_only_invalid_images_are_a_problem(client: httpx.Client) -> None:
     said = a_problem(
         client.post("/api/read", files=files(("a.txt", b"a"), ("b.txt", b"b"))),
         422,
@@ -190,7 +190,7 @@ def test_a_body_over_the_limit_is_a_problem_declared_or_not(client: httpx.Client
     a_problem(reply, 413, str(guard.MAX_BODY_BYTES))
 
 
-def test_a_body_that_drips_is_given_up(
+def test_a_slow_body_is_aborted(
     address: str, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.5)
@@ -200,14 +200,14 @@ def test_a_body_that_drips_is_given_up(
     assert b"application/problem+json" in reply
 
 
-def test_more_bodies_at_once_than_the_limit_are_asked_to_come_again(
+def test_too_many_concurrent_bodies_are_asked_to_retry(
     address: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, captchas: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(guard, "MAX_BODIES", 1)
     image = files(next(iter(captchas.items())))
     with dripping(address):
-        # Answers to later requests: turns enough for the server to take in the first. Were an
-        # image sent at once, that one could be first, and the other be asked to come again.
+        # After answers to later requests, the server has read the first one. Without this wait,
+        # the image could be first, and the slow request would have to retry.
         for _ in range(10):
             assert client.get("/api/run").status_code == 200
         busy = client.post("/api/read", files=image)
@@ -218,7 +218,7 @@ def test_more_bodies_at_once_than_the_limit_are_asked_to_come_again(
 
 
 def dripping(address: str) -> socket.socket:
-    """A connection that has begun a body and does not go on."""
+    """A connection with an incomplete body that does not continue."""
     url = httpx.URL(address)
     connection = socket.create_connection((url.host, url.port), PATIENCE_SECONDS)
     connection.sendall(
@@ -229,7 +229,7 @@ def dripping(address: str) -> socket.socket:
 
 
 def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
-    """The server learns of other connections when it gets round to it."""
+    """Wait for this status, because the server notices closed connections with a delay."""
     for _ in range(200):
         reply = client.post("/api/read", files=image)
         if reply.status_code == status:
@@ -240,11 +240,11 @@ def wait_for(client: httpx.Client, image: Files, status: int) -> httpx.Response:
 
 @settings(max_examples=60)
 @given(name=st.text(max_size=50), data=st.binary(max_size=400))
-def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
+def test_files_never_cause_a_server_error(client: httpx.Client, name: str, data: bytes) -> None:
     a_problem(client.post("/api/read?explain=1", files=files((name or "x", data))), 422)
 
 
-# Starlette leaves it to Python to close the file of a form that ends in its middle.
+# Starlette lets Python close the file of an incomplete form.
 @pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile:ResourceWarning")
 @settings(max_examples=100)
 @example(b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n\xff\xd8\xff')
@@ -267,7 +267,7 @@ def test_no_file_is_a_server_error(client: httpx.Client, name: str, data: bytes)
         max_size=12,
     ).map(b"".join)
 )
-def test_no_form_is_a_server_error(client: httpx.Client, body: bytes) -> None:
+def test_forms_never_cause_a_server_error(client: httpx.Client, body: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     reply = client.post("/api/read", content=body, headers=headers)
     assert reply.status_code in (400, 422), reply.text
@@ -286,9 +286,7 @@ def test_many_clients_at_once(client: httpx.Client, captchas: dict[str, bytes]) 
         assert list(pool.map(read, some)) == [name for name, _ in some]
 
 
-def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
-    run: Path, captchas: dict[str, bytes]
-) -> None:
+def test_an_unfinished_run_reads_nothing(run: Path, captchas: dict[str, bytes]) -> None:
     image = files(next(iter(captchas.items())))
     shutil.move(run / "readings", run / "later")
     with serving(run) as address, asking(address) as client:
@@ -298,7 +296,7 @@ def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
         assert client.post("/api/read", files=image).status_code == 200
         assert "not finished" not in client.get("/").text
         recorded = (run / "run.json").read_text()
-        changed = {**json.loads(recorded), "seed": 99}  # somebody began to make it anew
+        changed = {**json.loads(recorded), "seed": 99}  # another run of the stage has started
         (run / "run.json").write_text(json.dumps(changed))
         a_problem(client.post("/api/read", files=image), 503, "its seed has been changed since")
         (run / "run.json").write_text(recorded)
@@ -307,7 +305,7 @@ def test_a_run_that_is_not_finished_reads_nothing_until_it_is(
         a_problem(client.post("/api/read", files=image), 503, "damaged")
 
 
-def test_openapi_describes_what_is_sent_and_what_comes_back(client: httpx.Client) -> None:
+def test_openapi_describes_requests_and_responses(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     assert described["paths"].keys() == {
         "/api/read",

@@ -45,15 +45,15 @@ def test_a_finished_run_is_done_in_every_stage(made: Path) -> None:
     ]
     assert {each.state for each in status.stages} == {"done"}
     steps = {each.stage: (each.step, each.steps) for each in status.stages if each.steps}
-    # The refiner's stage trains its witness first.
+    # The stage of the refiner first trains its witness.
     assert steps == {"refine": (12, 12), "read": (12, 12), "adapt": (8, 8)}
     assert "240 images" in stage(made, "store").said
 
 
-def test_a_stage_in_progress_says_its_step_and_figures(run: Path) -> None:
+def test_a_stage_in_progress_reports_its_step_and_figures(run: Path) -> None:
     unfinish(run, "read")
     lines = (run / "read" / "metrics.jsonl").read_text().splitlines()
-    # As a writer leaves it, killed or not: the last line is not whole.
+    # The last line is incomplete, as after a kill.
     (run / "read" / "metrics.jsonl").write_text("\n".join([*lines[:7], '{"step": 8, "lo']))
     (run / "read" / "elapsed.json").write_text('{"seconds": 75}')
     status = stage(run, "read")
@@ -73,7 +73,7 @@ def test_a_stage_that_writes_nothing_for_a_minute_is_quiet(run: Path) -> None:
     assert stage(run, "adapt").state == "working"
 
 
-def test_an_adaptation_says_how_long_it_takes(run: Path) -> None:
+def test_an_adaptation_reports_its_number_of_steps(run: Path) -> None:
     unfinish(run, "adapt")
     rows = (run / "adapt" / "metrics.jsonl").read_text().splitlines()[:3]
     longer = [json.dumps(json.loads(row) | {"steps": 20}) for row in rows]
@@ -100,7 +100,7 @@ def test_stages_to_come_wait_and_rounds_add_up(run: Path) -> None:
     (run / "calibrate" / "identity.json").write_text("{}")
     status = stage(run, "calibrate")
     assert (status.state, status.step) == ("working", 13)
-    # The scout of the calibration is the witness then.
+    # The bootstrap recognizer of calibration is then the witness.
     assert stage(run, "refine").steps == 8
 
 
@@ -123,13 +123,13 @@ def test_damage_waits_rather_than_fails(run: Path) -> None:
 
 
 def events(reply: httpx.Response) -> Iterator[dict[str, Any]]:
-    """What the server sends, as it comes."""
+    """The events of the server, as they arrive."""
     for line in reply.iter_lines():
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
 
 
-def test_events_tell_at_once_and_at_every_change(run: Path) -> None:
+def test_events_are_sent_first_and_at_every_change(run: Path) -> None:
     unfinish(run, "adapt")
     with (
         serving(run) as address,
@@ -137,7 +137,7 @@ def test_events_tell_at_once_and_at_every_change(run: Path) -> None:
         client.stream("GET", "/api/run/events") as reply,
     ):
         assert reply.headers["content-type"].startswith("text/event-stream")
-        assert reply.headers["x-accel-buffering"] == "no"  # nginx would keep them for later
+        assert reply.headers["x-accel-buffering"] == "no"  # nginx would buffer them
         told = events(reply)
         assert next(told) == client.get("/api/run").json()
         with (run / "adapt" / "metrics.jsonl").open("a") as metrics:
@@ -154,12 +154,12 @@ def test_too_many_followers_are_a_problem(made: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(app, "MAX_FOLLOWERS", 1)
     with serving(made) as address, asking(address) as client:
         with client.stream("GET", "/api/run/events") as reply:
-            told = events(reply)  # kept, for a stream ends with who reads it
+            told = events(reply)  # kept, because the stream ends with its reader
             next(told)
             refused = client.get("/api/run/events")
             a_problem(refused, 503, "at most 1")
             assert refused.headers["retry-after"] == "5"
-        # Whoever leaves makes room.
+        # A follower that leaves makes room.
         for _ in range(100):
             with client.stream("GET", "/api/run/events") as reply:
                 if reply.status_code == 200:
@@ -168,9 +168,7 @@ def test_too_many_followers_are_a_problem(made: Path, monkeypatch: pytest.Monkey
         pytest.fail("nobody can follow any more")
 
 
-def test_followers_who_come_together_are_counted_together(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_followers_are_counted(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_FOLLOWERS", 2)
     all_answered = threading.Barrier(8)
     with serving(made) as address, asking(address) as client:

@@ -1,4 +1,4 @@
-"""``simgan-captcha serve`` as a person starts and stops it."""
+"""``simgan-captcha serve``, started and stopped like a person would."""
 
 import json
 import re
@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "simgan_captcha", "serve"]
 
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, and the address that it says it listens on."""
+    """The command, and the address that it prints."""
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -38,22 +38,22 @@ def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str
             server.kill()
 
 
-def test_it_serves_on_loopback_and_stops_though_somebody_follows(made: Path) -> None:
+def test_it_serves_on_loopback_and_stops_with_followers(made: Path) -> None:
     with started(made, "--port", "0") as (server, address):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
         with (
             asking(address) as client,
             client.stream("GET", "/api/run/events") as reply,
         ):
-            told = events(reply)  # kept, for a stream ends with who reads it
+            told = events(reply)  # kept, because the stream ends with its reader
             assert next(told)["finished"] is True
-            # Nothing that only reading needs is loaded for looking on.
+            # Following a run does not load what only reading needs.
             loaded = Path(f"/proc/{server.pid}/maps")
             assert not loaded.exists() or "libtorch" not in loaded.read_text()
             server.send_signal(signal.SIGINT)
             _, messages = server.communicate(timeout=PATIENCE_SECONDS)
     assert server.returncode == 0
-    # uvicorn would tell of an answer that it had to cut off.
+    # uvicorn would report an interrupted answer.
     assert messages == ""
 
 
@@ -102,7 +102,7 @@ def refused(*arguments: str | Path) -> str:
     return done.stderr
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path: Path, made: Path) -> None:
+def test_invalid_arguments_give_one_line(tmp_path: Path, made: Path) -> None:
     assert "start one with simgan-captcha run" in refused(tmp_path / "missing")
     (tmp_path / "run.json").write_text("{")
     assert "damaged" in refused(tmp_path)
@@ -112,7 +112,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, made: Path) -> None:
 
 
 def test_addresses_in_the_pages_are_relative(client: httpx.Client) -> None:
-    """So a proxy may serve them under a path of its own."""
+    """A proxy can therefore serve them under another path."""
     scripts = [f"/static/{name}.js" for name in ("ask", "read", "review", "run")]
     for path in ("/", "/run", "/review", "/report.css", "/static/page.css", *scripts):
         reply = client.get(path)
@@ -120,7 +120,7 @@ def test_addresses_in_the_pages_are_relative(client: httpx.Client) -> None:
         assert re.findall(r"""["'`(=]/\w[^"'`)]*""", reply.text) == []
 
 
-def test_a_failure_of_ours_is_a_problem_without_a_traceback(
+def test_an_internal_failure_is_a_problem_without_a_traceback(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_failure_of_ours_is_a_problem_without_a_traceback(
         (b"GET / HTTP/1.1\r\nX: ", 408, "expected the request's head within 1 s"),
     ],
 )
-def test_what_is_no_request_is_refused_as_a_problem(
+def test_an_invalid_request_is_a_problem(
     made: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int, detail: str
 ) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0 if status == 408 else 600.0)

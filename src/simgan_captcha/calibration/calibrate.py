@@ -46,7 +46,7 @@ def calibrate(
         glyphs: (K, G, G) coverage, 0 to 1, from `glyph_fit.fit_glyphs`.
         poses: Fitted poses of N images.
         kept: (N, L) mask of confident characters, which determine the class offsets.
-        settled: (N,) mask of images whose poses are drawn from. It includes images with unsure
+        settled: (N,) mask of images that give the poses to draw. It includes images with unsure
             characters, because overlapping letters would otherwise be too rare.
         rendering: (6,) values from `rendering_fit.fit_rendering`.
         clutter: (9,) values from the same fit.

@@ -22,9 +22,9 @@ from simgan_captcha.types import Floats, GreyImages
 
 UNLIKE = 0.9
 """Similarity above which a glyph never counts as unlike all fonts."""
-# Tried with each font left out: the median similarity of its letters to the other fonts was 0.98,
-# and two of 252 were below 0.9. Of letters with a wrong name, the median was 0.76, and nine tenths
-# were below 0.9.
+# In a test that left out each font, the median similarity of its letters to the other fonts was
+# 0.98. Two of 252 letters were below 0.9. The median of letters with a wrong name was 0.76, and
+# nine tenths of them were below 0.9.
 
 _DEVIATIONS = 4.0  # median absolute deviations below the median
 _WIDER = 4  # pixels per em beyond the sizes of the simulator
@@ -37,10 +37,10 @@ _BLUR = 0.8  # sigma in glyph pixels, as sharp as calibrated glyphs
 
 _MISNAMED = 0.2
 _OFF = 2.0
-"""A glyph is misnamed if its correlation with another character is higher by `_MISNAMED` than with
-its own, and if its own is `_OFF` times as far from 1. Of 54 glyphs of svg-captcha, the misnamed one
-had 0.3 and 3.7, and all others had at most 0.06. A round 'a' (URW Gothic), which few fonts
-have, has a correlation with 'o' that is higher by 0.15."""
+"""A glyph is misnamed if it correlates much better with another character than with its own. The
+correlation must be higher by `_MISNAMED`, and its distance from 1 smaller by the factor `_OFF`. Of
+54 glyphs of svg-captcha, the misnamed one had 0.3 and 3.7, and all others had at most 0.06. A round
+'a' (URW Gothic), which few fonts have, has a correlation with 'o' that is higher by 0.15."""
 _LEANING = (-6.0, 0.0, 6.0)
 _ALIKE_SIZES = 0.2  # relative to the median; other sizes fit a glyph by chance
 
@@ -85,7 +85,7 @@ class FontMatches:
 
     @property
     def unlike(self) -> tuple[int, ...]:
-        """Classes whose glyphs are unlike all fonts, although other glyphs match."""
+        """Classes with glyphs that are unlike all fonts, although other glyphs match."""
         likeness = {k: match.likeness for k, match in enumerate(self.classes) if match}
         if not likeness:
             return ()
@@ -153,7 +153,7 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
 
     A recognizer that reads each 's' as 'g' finds the glyph of an 's' under the name 'g', and the
     next recognizer learns the same. A glyph is misnamed if it is far more similar to another
-    character than to its own, and if that character has no glyph or a misnamed one. Comparison
+    character than to its own. That character must also have no glyph, or a misnamed one. Comparison
     uses only fonts and sizes that match other glyphs well. With all fonts and sizes, some character
     would resemble any glyph by chance.
 
@@ -234,7 +234,7 @@ def _middle(glyph: GreyImages) -> npt.NDArray[np.float64]:
 
 
 def _area(glyph: GreyImages) -> int:
-    """Number of pixels with more than half coverage, which blur hardly changes."""
+    """Number of pixels with more than half coverage; it is nearly independent of blur."""
     return int((glyph > 127).sum())
 
 

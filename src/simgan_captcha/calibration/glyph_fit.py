@@ -2,9 +2,9 @@
 
 The bootstrap recognizer predicts roughly which letters are where. Each image is drawn again from
 its letters, with one glyph per class and one pose per letter. Gradient descent on the squared error
-of the drawing fits both. The result is the font of the real captchas, finer than their pixels,
-because each glyph is seen in hundreds of poses. Poses are exact to a fraction of a pixel, and the
-error of each character shows how well its reading explains the image.
+of the drawing fits both. The result is the font of the real captchas. It is finer than their
+pixels, because each glyph is seen in hundreds of poses. Poses are exact to a fraction of a pixel.
+The error of each character shows how well its reading explains the image.
 
 Shapes: N images, B of them in a batch, L characters, K classes, G rows and columns of a glyph.
 """
@@ -244,7 +244,7 @@ def renamed_glyphs(glyphs: Floats, names: Mapping[int, int]) -> Floats:
 def forms_differ(normalised: FloatImages, fit: GlyphFit, moving: int) -> bool:
     """Whether characters differ in size, width, slant or perspective, so one glyph does not fit.
 
-    Forms are fitted to some images. If all characters are the same, they hardly change.
+    Forms are fitted to some images. If all characters have the same form, the fit changes little.
 
     Args:
         normalised: (N, 2, H, W) real images.

@@ -1,8 +1,8 @@
 """One calibration round: from predictions of the bootstrap recognizer to glyphs and poses.
 
 A recognizer trained on the simulator makes systematic errors: it confuses the same two characters
-everywhere. Three steps correct its predictions before these calibrate the simulator of the next
-round: class balancing, renaming of misnamed glyphs, and recovery of missing glyphs.
+everywhere. Three steps correct its predictions: class balancing, renaming of misnamed glyphs, and
+recovery of missing glyphs. The corrected predictions calibrate the simulator of the next round.
 
 Class balancing limits over-predicted classes by optimal transport. If the real font draws an 'a' as
 most fonts draw a 'q', the bootstrap recognizer confidently reads both as 'q'. Its other

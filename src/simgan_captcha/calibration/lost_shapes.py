@@ -37,8 +37,8 @@ _DONORS = 3
 """Number of over-predicted source classes, plus one for each missing glyph."""
 
 _BY_FEW = 2 / 3
-"""Least share of the characters of a shape that are read as three classes. It was at least 0.88 in
-true glyphs that were looked up, and 0.45 in a false one."""
+"""Least share of the characters of a shape that are read as three classes. It was at least 0.88
+for true glyphs that were checked, and 0.45 for a false one."""
 
 _MOST_LACKING = 5
 """Greatest number of missing glyphs for a search. If more are missing, the recognizer needs more

@@ -32,8 +32,8 @@ POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3, 0.4)
 def draw_characters(glyphs: Tensor, ids: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
     """Coverage of the image by each character, differentiable in glyphs and poses.
 
-    A pixel at (u, v) = (x - x0, y - y0) from the centre of a pose, with rotation t and image height
-    H, shows the glyph at (p, q) * exp(-size), in image pixels from the centre of the glyph::
+    A pixel lies at (u, v) = (x - x0, y - y0) from the centre of a pose with rotation t. It shows
+    the glyph at (p, q) * exp(-size), in image pixels from the centre of the glyph. With H::
 
         v' = v - bend * u**2 / H
         a  = cos(t) * u - sin(t) * v' - taper * u * v / H

@@ -43,7 +43,7 @@ class Poses:
 
     @property
     def possible(self) -> npt.NDArray[np.bool_]:
-        """Mask (N,) of images whose characters fill the first slots without a gap, and enough."""
+        """Mask (N,) of images with enough characters and no gap between them."""
         present = self.present
         gapless = (present[:, :-1] >= present[:, 1:]).all(1)
         return np.asarray(gapless & present[:, : self.shortest].all(1))

@@ -1,10 +1,11 @@
 """Fit ink, blur, noise, codec and clutter of the simulator to image statistics.
 
 This is the method of simulated moments (McFadden 1989). An optimiser draws images with candidate
-values until their moments agree with those of real images: histograms of grey levels, differences
-of neighbouring pixels, and coefficients of the JPEG transform. All candidates use the same random
-numbers. CMA-ES (Hansen 2016, arXiv:1604.00772) searches globally; least squares (Levenberg 1944,
-Marquardt 1963) refines the result. The derivatives of the moments give the standard errors.
+values until their moments agree with those of real images. The moments are histograms of grey
+levels, differences of neighbouring pixels, and coefficients of the JPEG transform. All candidates
+use the same random numbers. CMA-ES (Hansen 2016, arXiv:1604.00772) searches globally; least squares
+(Levenberg 1944, Marquardt 1963) refines the result. The derivatives of the moments give the
+standard errors.
 
 Shapes: N images, H and W pixels, M moments, V values.
 """

@@ -3,12 +3,12 @@
 If a character may be one of two classes, the image is drawn with either class, using the calibrated
 glyphs. Poses are fitted to minimise the squared error of each drawing. The class with the smaller
 error becomes likelier. The weight of this evidence against the recognizer's log odds depends on the
-error of the better drawings: the noisier the images, the smaller the weight.
+error of the better drawings. Noisier images give a smaller weight.
 
-Two checks come first. Drawings must agree with borderline characters, which the recognizer reads
-with some confidence; poor glyphs, or one glyph for letters of many sizes, would contradict many of
-them. And drawings must not lower accuracy on synthetic images with known texts. If a check fails,
-the readings stay as they are.
+Two checks come first. In the first, drawings must agree with borderline characters, which the
+recognizer reads with some confidence. Poor glyphs, or one glyph for letters of many sizes, would
+contradict many of them. In the second, drawings must not lower the accuracy on synthetic images
+with known texts. If a check fails, the readings stay the same.
 
 Shapes: N images, M uncertain characters, L characters, K classes.
 """
@@ -30,7 +30,7 @@ from simgan_captcha.simulator.pose import moving
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 _NEIGHBOURS = 4
-"""Number of pixels whose errors are correlated, because JPEG spreads each error."""
+"""Number of pixels with correlated errors, because JPEG spreads each error."""
 
 _COMPARED = 600
 """Greatest number of borderline characters in the first check."""
@@ -81,7 +81,7 @@ def hardly_doubted(
 
 
 def drawable_pairs(probabilities: Floats, calibration: Calibration) -> npt.NDArray[np.bool_]:
-    """Mask (N, L) of characters whose two likeliest classes have glyphs."""
+    """Mask (N, L) of characters with glyphs for both of their likeliest classes."""
     order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
     return np.asarray(calibration.found[order].all(-1))
 

@@ -1,6 +1,8 @@
-"""A reader that also tells where each character lies and how it is turned: what calibration needs.
+"""The bootstrap recognizer: it predicts the class and the pose of each character.
 
-Shapes: B batch, L characters, K classes; a pose is x, y, rotation, each about -1 to 1.
+Calibration starts from these predictions.
+
+Shapes: B images, L characters, K classes. A pose is x, y and rotation, each about -1 to 1.
 """
 
 import numpy as np
@@ -24,29 +26,29 @@ from simgan_captcha.types import FloatImages, Floats, GreyImages
 _DEGREES = 45.0
 
 MIDDLES_WEIGHT = 1.5
-"""Of `middles_loss` beside the characters' cross-entropy, which weighs 1."""
+"""Weight of `middles_loss`; the cross-entropy of the characters has weight 1."""
 
 
 class PosedSimulator:
-    """Draws as a simulator does, but its targets are (B, L, 1 + 3 + 1), see `pose_targets`."""
+    """A simulator with poses in its targets (B, L, 1 + 3 + 1), see `pose_targets`."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
 
     def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Floats]:
-        """Images (count, H, W) ``uint8`` and targets (count, L, 5) float32."""
+        """Draw images (count, H, W) ``uint8`` and targets (count, L, 5) float32."""
         parameters = self.simulator.draw_parameters(generator, count)
         return self.simulator.render(parameters), pose_targets(parameters, self.simulator.scheme)
 
 
 def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
-    """(N, L, 5) float32: class id, the pose that was drawn, and the position on the map.
+    """Targets (N, L, 5) float32: class id, the drawn pose, and the position on the feature map.
 
-    Both coordinates are counted in slot pitches: in image heights, y differed so little from letter
-    to letter that some scouts learned its mean and nothing else.
+    The unit of both coordinates is the slot pitch. In image heights, y differed so little between
+    letters that some bootstrap recognizers learned only its mean.
 
-    The position is that of the character's middle, rows one after another; -1 outside the image.
-    Where no character stands the pose is NaN, and the position -1.
+    The position is the index of the map cell at the centre of the character, row by row. It is -1
+    outside the image. Empty slots have a pose of NaN and the position -1.
     """
     pitch = scheme.width / scheme.length
     slots = (np.arange(scheme.length) + 0.5) * pitch
@@ -69,55 +71,56 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
 
 
 def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of characters and of their middles, absolute errors of poses and of counts.
+    """Cross-entropy of characters and of centres, and absolute errors of poses and counts.
 
-    That every position of the map must tell whose middle lies there teaches the convolutions at
-    once what letters look like, and slots read what positions tell; through the slots' attention
-    alone they learn it later. As dense heads do in detection (FCOS, arXiv:1904.01355).
+    Each position of the map must predict the class that is centred there. This teaches the
+    convolutions the shapes of letters early, and slots use these predictions. With only the
+    attention of the slots, the shapes are learned later. Dense heads in detection work in the same
+    way (FCOS, arXiv:1904.01355).
 
     Args:
-        outputs: Of an `AttentionReader` with ``pose``.
+        outputs: Output of an `AttentionReader` with ``pose``.
         targets: (B, L, 5), see `pose_targets`.
     """
     ids, logits = targets[..., 0].long(), outputs.logits.float()
     cross_entropy = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
     posed = targets[..., 1:4].isfinite()
     error = (outputs.pose.float() - targets[..., 1:4]).where(posed, 0).abs().mean((0, 1))
-    # As if of those alone that have a pose; a batch may have none.
+    # The mean over characters with a pose; a batch may have none.
     error = error / posed[..., 0].float().mean().clamp(min=1e-6)
     figures = {
         "loss": cross_entropy,
         "accuracy": (logits.argmax(-1) == ids).float().mean(),
         "turn_error_degrees": error[2] * _DEGREES,
     }
-    # Poses are easier and must not hold up the characters; middles are what characters hang on.
+    # Poses are easier and must not slow the characters down. Characters depend on the centres.
     middles = middles_loss(outputs.middles, targets)
     counts = counting_loss(outputs.counts, targets[..., 4].long())
     return cross_entropy + 0.5 * error.sum() + MIDDLES_WEIGHT * middles + counts, figures
 
 
 def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of whose middle lies at each position of the map.
+    """Cross-entropy of the class that is centred at each position of the map.
 
     Args:
-        middles: (B, positions, K + 1) logits, the last class nobody's.
+        middles: (B, positions, K + 1) logits; the last class means that no character is centred.
         targets: (B, L, 5), see `pose_targets`.
     """
     ids, place = targets[..., 0].long(), targets[..., 4].long()
     B, positions, classes = middles.shape
     none = classes - 1
-    # One more position takes what lies outside the image.
+    # An additional position collects centres outside the image.
     whose = torch.full((B, positions + 1), none, device=ids.device)
     whose.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
     weight = torch.ones(classes, device=ids.device)
-    weight[none] = ids.shape[1] / positions  # as much in all as the characters
+    weight[none] = ids.shape[1] / positions  # the same total as the characters
     return nn.functional.cross_entropy(
         middles.float().flatten(0, 1), whose[:, :positions].flatten(), weight=weight
     )
 
 
 def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Module:
-    """The same reader with the parts that this architecture has, in evaluation mode."""
+    """The recognizer reduced to the parts of this architecture, in evaluation mode."""
     plain = build_reader(architecture)
     weights = reader.state_dict()
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
@@ -126,7 +129,7 @@ def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Modu
 
 @torch.inference_mode()
 def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> Poses:
-    """Classes and poses of normalised images (N, 2, H, W)."""
+    """Predict classes and poses of normalised images (N, 2, H, W)."""
     scout.eval()
     batches = torch.split(torch.from_numpy(normalised), BATCH)
     outputs = [scout(images) for images in batches]

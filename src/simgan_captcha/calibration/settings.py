@@ -4,31 +4,31 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CalibrationSettings(BaseModel):
-    """The scout's training; batch size and step size are the reader's."""
+    """Training of the bootstrap recognizer, with the batch size and learning rate of ``reader``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rounds: int = Field(default=3, ge=1, le=20)
-    """Times that the scout learns from the simulator and looks at the real images; from the second
-    on the simulator is already calibrated by the round before."""
+    """Rounds of training on synthetic images and prediction on real images. From the second round
+    on, the simulator is calibrated by the previous round."""
     first_steps: int = Field(default=700, ge=1)
-    """Optimiser steps of the first round, which begins from nothing."""
+    """Optimiser steps of the first round, which starts from random weights."""
     steps: int = Field(default=400, ge=1)
-    """Optimiser steps of every other round."""
+    """Optimiser steps of each later round."""
     free: float = Field(default=0.3, ge=0, le=1)
-    """``simulator.free`` of the scout's images: calibrations that it has yet to better are less to
-    be trusted than the last one, which readers learn from."""
+    """``simulator.free`` for the images of the bootstrap recognizer. It is larger there, because
+    early calibrations are less reliable than the last one."""
     images: int = Field(default=3000, ge=1)
-    """Real images that are looked at."""
+    """Number of real images to calibrate from."""
     epochs: int = Field(default=14, ge=2)
-    """Passes over them that fit glyphs and poses."""
+    """Passes over these images to fit glyphs and poses."""
     rendering_images: int = Field(default=1000, ge=1)
-    """Real images whose statistics the rendering is fitted to."""
+    """Number of real images to fit the rendering to."""
     rendering_evaluations: int = Field(default=160, ge=20)
-    """Candidates that are drawn for it."""
+    """Number of candidates that this fit draws."""
 
     def steps_of(self, number: int) -> int:
-        """Optimiser steps of a round, from 1."""
+        """Optimiser steps of a round; rounds count from 1."""
         return self.first_steps if number == 1 else self.steps
 
 
@@ -38,7 +38,7 @@ class VerificationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     doubt: float = Field(default=0.02, gt=0, le=1)
-    """Characters are rescored if their second class has more than this probability; 1 turns
-    rescoring off."""
+    """Characters are rescored if their second likeliest class has more than this probability; 1
+    turns rescoring off."""
     steps: int = Field(default=30, ge=1, le=1000)
-    """Optimiser steps that fit the poses of a drawing."""
+    """Optimiser steps to fit the poses of a drawing."""

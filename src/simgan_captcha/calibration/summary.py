@@ -37,19 +37,20 @@ def summarise(
     98 % of characters, without class offsets.
 
     Returns:
-        A mapping with these keys.
+        A mapping with these keys:
 
-        - ``x`` (one range per slot), ``y``: positions in pixels.
-        - ``rotation``: range in degrees, relative to the upright fonts.
-        - ``pitch``: pixels from slot to slot; None for a single slot.
-        - ``forms``: ranges of the form values that differ between letters, in simulator units.
-        - ``font_size``: pixels per em; None without glyphs.
-        - ``stroke_weight``: ink area relative to the best font; None without glyphs.
-        - ``rendering``, ``clutter``: estimates by name.
-        - ``rendering_misfit``: mean squared difference of moments, in units of the sampling
-          variance.
-        - ``fonts``: by character, the best font, its size and the similarity, -1 to 1.
-        - ``warnings``: sentences.
+            x                 range of the position in pixels, for each slot
+            y                 range of the position in pixels
+            rotation          range in degrees, relative to the upright fonts
+            pitch             pixels from slot to slot; None for a single slot
+            forms             ranges of form values that differ between letters, by name
+            font_size         pixels per em; None without glyphs
+            stroke_weight     ink area relative to the best font; None without glyphs
+            rendering         estimates by name
+            clutter           estimates by name
+            rendering_misfit  mean squared difference of moments, in sampling variances
+            fonts             by character: the best font, its size, and the similarity, -1 to 1
+            warnings          sentences
 
     Raises:
         ConfigError: A font cannot be used, see `glyphs.open_font`.

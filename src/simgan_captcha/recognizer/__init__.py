@@ -1,1 +1,1 @@
-"""The recogniser: network, training, adaptation, decoding, export."""
+"""The recognizer: network, training, adaptation, decoding, export."""

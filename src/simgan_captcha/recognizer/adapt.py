@@ -5,11 +5,12 @@ student must predict the same characters for augmented images, where the teacher
 Synthetic images with known texts are part of each step. Batch normalisation uses the statistics of
 real images.
 
-Sources: mean teacher (arXiv:1703.01780), self-ensembling for domain adaptation (arXiv:1706.05208),
-weak and strong augmentation with a threshold (FixMatch, arXiv:2001.07685), here per character, and
-distribution alignment (ReMixMatch, arXiv:1911.09785) to a uniform alphabet, here by biases.
+Sources: mean teacher (arXiv:1703.01780) and self-ensembling for domain adaptation
+(arXiv:1706.05208). Weak and strong augmentation with a threshold come from FixMatch
+(arXiv:2001.07685); the threshold applies per character here. Distribution alignment comes from
+ReMixMatch (arXiv:1911.09785); the target is a uniform alphabet here, and biases align to it.
 
-Shapes: B batch, L characters, K classes.
+Shapes: B images, L characters, K classes.
 """
 
 import copy
@@ -125,7 +126,7 @@ def adapt_reader(
         absent: Class of empty slots, see `Scheme.absent`.
 
     Raises:
-        RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
+        RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
     model = in_memory_format(copy.deepcopy(reader).requires_grad_(True))

@@ -1,6 +1,6 @@
-"""Strong augmentation for the student of self-training: what must not change a reading.
+"""Strong augmentation for the student of self-training: changes that must not change a reading.
 
-Shapes: B batch, 2 channels (ink, line mask), H and W pixels; values in [-1, 1].
+Shapes: B images of 2 channels (ink, line mask) and H x W pixels, with values in [-1, 1].
 """
 
 import math
@@ -12,18 +12,18 @@ from simgan_captcha.recognizer.settings import AugmentationSettings
 
 
 def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
-    """Each image turned, scaled, sheared, shifted, with noise, and half of them with a hole.
+    """Rotate, scale, shear and shift images, add noise, and cut a hole into half of them.
 
-    Ink and line mask move together, so that the mask still tells where lines lie. A hole is drawn
-    as a line is: the ink gone and the mask set, as letters under lines are what readers confuse.
+    Ink and line mask move together, so the mask still marks the lines. A hole looks like a line: it
+    has no ink, and the mask is set. Recognizers confuse letters under lines most often.
 
     Args:
         images: (B, 2, H, W) float32 in [-1, 1].
-        settings: How far.
-        generator: Of the CPU; decides everything.
+        settings: Limits of the changes.
+        generator: CPU generator, the source of all randomness.
 
     Returns:
-        As ``images``, which stay as they are.
+        Augmented images; ``images`` is not changed.
     """
     B, _, H, W = images.shape
     device = images.device
@@ -35,7 +35,7 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
     cosine, sine = torch.cos(turn), torch.sin(turn)
     wide, high = 1 + spread(settings.scale), 1 + spread(settings.scale)
     shear = spread(settings.shear)
-    # affine_grid measures each axis from -1 to 1, so a turn must be undistorted by the aspect.
+    # affine_grid measures each axis from -1 to 1, so the aspect ratio must correct a rotation.
     aspect = W / H
     matrix = torch.stack(
         [
@@ -48,7 +48,7 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
     grid = nn.functional.affine_grid(
         torch.cat([matrix, shift.unsqueeze(2)], 2), [B, 2, H, W], align_corners=False
     )
-    # Outside lies background without lines: -1 in both channels, which is 0 after adding 1.
+    # Background without lines is outside: -1 in both channels, which is 0 after adding 1.
     moved = nn.functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
     strength = torch.rand(B, 1, 1, 1, generator=generator) * settings.noise
@@ -60,7 +60,7 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
 
 
 def _holes(count: int, height: int, width: int, longest: int, generator: torch.Generator) -> Tensor:
-    """(B, H, W) bool: a rectangle of sides up to ``longest`` in about half of the images."""
+    """Masks (B, H, W) of a rectangle with sides up to ``longest``, in about half of the images."""
 
     def draw(limits: int) -> Tensor:
         return (torch.rand(count, 1, 1, generator=generator) * limits).long()

@@ -20,7 +20,7 @@ from simgan_captcha.training.checkpoint import load_weights, save_weights
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 BATCH = 250
-"""Images read at once."""
+"""Number of images per forward pass."""
 
 
 def read_images(
@@ -30,7 +30,7 @@ def read_images(
     names: Sequence[str],
     images: GreyImages,
 ) -> Iterator[Reading]:
-    """Read (N, H, W) ``uint8`` images in order; ``names`` are passed through, never looked at.
+    """Read images (N, H, W) ``uint8`` in order; ``names`` are only passed through.
 
     Raises:
         ImageError: The images have another size than the background.
@@ -47,7 +47,7 @@ def read_probabilities(
     images: GreyImages,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
 ) -> Floats:
-    """(N, L, K) float32 probabilities of what stands in (N, H, W) ``uint8`` images.
+    """Probabilities (N, L, K) float32 of the characters in images (N, H, W) ``uint8``.
 
     Raises:
         ImageError: The images have another size than the background.
@@ -67,7 +67,7 @@ def decode(scheme: Scheme, names: Sequence[str], probabilities: Floats) -> Itera
 
 
 def recogniser(reader: nn.Module, background: Background) -> Recognise:
-    """What an `ImageReader` reads with, in torch."""
+    """The recognition function of an `ImageReader`, in torch."""
 
     def recognise(images: GreyImages) -> tuple[Ids, Floats]:
         probabilities = read_probabilities(reader, background, images)
@@ -77,23 +77,23 @@ def recogniser(reader: nn.Module, background: Background) -> Recognise:
 
 
 def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture) -> None:
-    """Weights and architecture in one safetensors file."""
+    """Write weights and architecture to one safetensors file."""
     save_weights(path, reader.state_dict(), {"architecture": architecture.describe()})
 
 
 def load_reader(
     path: Path, expected: ReaderArchitecture | None = None
 ) -> tuple[nn.Module, ReaderArchitecture]:
-    """What `save_reader` wrote, in evaluation mode on the CPU.
+    """Load a recognizer that `save_reader` wrote, in evaluation mode on the CPU.
 
-    Nothing larger than the file is allocated, whatever the file says of its sizes.
+    Sizes are checked first, so a false size never allocates more memory than the file takes.
 
     Args:
         path: The file.
-        expected: The only architecture to take; None for any.
+        expected: The only accepted architecture; None accepts any.
 
     Raises:
-        RunError: Missing, damaged, not a reader, or one of another architecture.
+        RunError: The file is missing, damaged, no recognizer, or of another architecture.
     """
     tensors, description = load_weights(path)
     try:
@@ -123,10 +123,10 @@ def load_reader(
 
 
 def _require_fitting(tensors: dict[str, torch.Tensor], architecture: ReaderArchitecture) -> None:
-    """See that weights are those of an architecture, before it is built, and are numbers.
+    """Check that weights fit an architecture, before it is built, and are finite.
 
     Raises:
-        ValueError: They are not.
+        ValueError: They do not fit, or are not finite.
     """
     with torch.device("meta"):  # sizes without memory
         wanted = {name: t.shape for name, t in build_reader(architecture).state_dict().items()}

@@ -1,4 +1,6 @@
-"""A run's reader as one ONNX file that holds everything: what is left to a program is its images.
+"""Export of a run's recognizer as one ONNX file, from grey levels to class ids.
+
+The file holds everything that reading needs, so a program only passes images.
 
 Shapes: N images, H and W pixels, L characters.
 """
@@ -32,26 +34,26 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
 
 MOST_CHANGED = 0.002
-"""Of the readings: an int8 reader that changes more is refused."""
+"""Greatest share of readings that an int8 recognizer may change; with more, it is refused."""
 
 COMPARED = 3000
-"""Real images to compare on: so few changes are told from none."""
+"""Number of real images in the comparison, enough to detect so few changes."""
 
 _TOLERANCE = 1e-3
-"""By which confidences of the two runtimes may differ."""
+"""Greatest difference between the confidences of the two runtimes."""
 
 _BATCH = 100
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported reader compares with the run's own, on the same real images."""
+    """Differences between an exported recognizer and the run's own, on the same real images."""
 
     images: int
     changed: int
-    """Images whose text differs."""
+    """Number of images with different texts."""
     confidence_error: float
-    """The largest difference of a character's confidence."""
+    """Largest difference of the confidence of a character."""
 
 
 def export_reader(
@@ -63,19 +65,20 @@ def export_reader(
     *,
     int8: bool = False,
 ) -> Parity:
-    """Write the reader, and compare it with the one in torch on real images.
+    """Export a recognizer, and compare it with the one in torch on real images.
 
     Args:
-        path: Written whole or not at all.
-        reader: (N, 2, H, W) normalised -> logits (N, L, K).
-        background: By which images are normalised.
-        scheme: Of the images; becomes metadata.
-        images: (N, H, W) ``uint8`` unlabelled real ones, to compare on.
-        int8: Weights and activations in 8 bits, their ranges taken from the first half of the
-            images; compared on the other half.
+        path: File to write, whole or not at all.
+        reader: Recognizer, (N, 2, H, W) normalised -> logits (N, L, K).
+        background: Background that normalises images.
+        scheme: Scheme of the images; it becomes metadata.
+        images: (N, H, W) ``uint8`` unlabelled real images for the comparison.
+        int8: Whether weights and activations are quantised to 8 bits. The first half of the images
+            then gives the ranges, and the second half is compared.
 
     Raises:
-        RunError: Readings differ: of float32 at all, of int8 by more than `MOST_CHANGED`.
+        RunError: Readings differ. In float32 no difference is allowed, in int8 the share
+            `MOST_CHANGED`.
     """
     whole = WholeReader(reader, background).eval()
     model = _to_onnx(whole, images[:2])
@@ -108,7 +111,7 @@ def export_reader(
 
 
 def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
-    """Both on the same images (N, H, W)."""
+    """Compare two recognizers on the same images (N, H, W)."""
     changed, error = 0, 0.0
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
@@ -119,7 +122,7 @@ def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
 
 
 class WholeReader(nn.Module):
-    """From grey levels to class ids and their probabilities."""
+    """A recognizer with normalisation, from grey levels to class ids and probabilities."""
 
     def __init__(self, reader: nn.Module, background: Background) -> None:
         super().__init__()
@@ -127,14 +130,14 @@ class WholeReader(nn.Module):
         self.normalise = _Normalise(background)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, H, W) ``uint8`` -> (N, L) int64, (N, L) float32."""
+        """Map images (N, H, W) ``uint8`` to ids (N, L) int64 and probabilities (N, L) float32."""
         probabilities = self.reader(self.normalise(images)).softmax(-1)
         confidence, ids = probabilities.max(-1)
         return ids, confidence
 
 
 class _Normalise(nn.Module):
-    """`Background.normalise` in operators that ONNX has."""
+    """`Background.normalise` in operators of ONNX."""
 
     offset: Tensor
     gain: Tensor
@@ -152,7 +155,7 @@ class _Normalise(nn.Module):
         self.sign = 1 if background.bright_ink else -1
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, H, W) ``uint8`` -> (N, 2, H, W)."""
+        """Map images (N, H, W) ``uint8`` to normalised ones (N, 2, H, W)."""
         grey = images.float()
         if self.disc is not None:
             # A closing is the opening of the negative.
@@ -165,12 +168,12 @@ class _Normalise(nn.Module):
 
 
 def _opened(grey: Tensor, disc: GreyImages) -> Tensor:
-    """(N, H, W) as OpenCV opens it: pixels outside the image do not count."""
+    """Morphological opening of (N, H, W) as in OpenCV: pixels outside the image do not count."""
     return _highest(-_highest(-grey, disc), disc)
 
 
 def _highest(grey: Tensor, disc: GreyImages) -> Tensor:
-    """Of (N, H, W), the highest value within a symmetric disc about each pixel."""
+    """Highest value of (N, H, W) within a symmetric disc around each pixel."""
     margin, (height, width) = len(disc) // 2, grey.shape[1:]
     padded = nn.functional.pad(grey, (margin,) * 4, value=-1000.0)
     found = grey
@@ -180,9 +183,9 @@ def _highest(grey: Tensor, disc: GreyImages) -> Tensor:
 
 
 def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells every step
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs every step
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's own code
+        warnings.simplefilter("ignore", FutureWarning)  # from torch itself
         program = torch.onnx.export(
             whole,
             (torch.from_numpy(example),),
@@ -192,12 +195,12 @@ def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # without a file, it is given back
+    assert program is not None  # returned, because no file is given
     return program.model_proto
 
 
 class _Calibrating(CalibrationDataReader):  # type: ignore[misc]  # untyped
-    """Batches of unlabelled images, to take the ranges of activations from."""
+    """Batches of unlabelled images that give the ranges of activations."""
 
     def __init__(self, images: GreyImages) -> None:
         self.batches = (images[at : at + _BATCH] for at in range(0, len(images), _BATCH))
@@ -207,8 +210,10 @@ class _Calibrating(CalibrationDataReader):  # type: ignore[misc]  # untyped
 
 
 def _quantised(model: onnx.ModelProto, images: GreyImages) -> onnx.ModelProto:
-    """Convolutions in 8 bits, but for the first: it sees the image, where a level more or less
-    tells thin strokes, and more readings changed with it than are allowed.
+    """Quantise all convolutions except the first to 8 bits.
+
+    The first one sees the image, where thin strokes differ by single levels. If it was quantised,
+    more readings changed than allowed.
     """
     first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory() as folder:

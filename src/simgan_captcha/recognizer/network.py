@@ -1,6 +1,6 @@
 """The recognizer: logits over the alphabet for each character slot of a normalised image.
 
-Shapes: B batch, C channels, H and W pixels, L characters, K classes.
+Shapes: B images, C channels, H and W pixels, L characters, K classes.
 """
 
 import math
@@ -17,7 +17,8 @@ from simgan_captcha.recognizer.settings import ATTENTION_HEADS
 from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
 
 _LARGEST = 4200
-"""Of any size of a recognizer: a scheme has at most 4,096 pixels, characters and one class more."""
+"""Upper bound of every size of a recognizer. A scheme has at most 4,096 pixels per side, 4,096
+characters, and one more class."""
 
 _CODE_SCALE = 0.3
 """Amplitude of the slowest wave of the position code."""
@@ -56,7 +57,7 @@ class ReaderArchitecture:
     length: int
     classes: int
     kind: Literal["attention", "original"] = "attention"
-    """``attention``: one learned query per slot over a map. ``original``: the 2017 network."""
+    """``attention`` has one learned query per slot over a map; ``original`` is the 2017 network."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
@@ -72,7 +73,7 @@ class ReaderArchitecture:
         """The architecture from the values of `describe`.
 
         Raises:
-            KeyError, TypeError, ValueError: Values that `describe` does not give.
+            KeyError, TypeError, ValueError: The values are not from `describe`.
         """
         described = ReaderArchitecture(
             **{**description, "channels": tuple(description["channels"])}
@@ -98,7 +99,7 @@ def build_reader(architecture: ReaderArchitecture) -> nn.Module:
     """Build an untrained recognizer: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
 
     Raises:
-        ConfigError: An unknown kind.
+        ConfigError: The kind is unknown.
     """
     if architecture.kind == "attention":
         return AttentionReader(architecture)
@@ -118,10 +119,10 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
 
 
 def _position_code(rows: int, columns: int, width: int) -> Tensor:
-    """Position code (rows * columns, width): sines and cosines of pi * n * position, n = 1, 2, ...
+    """Position code (rows * columns, width): sines and cosines of pi * n * position.
 
-    Deviations from the paper: frequencies are whole numbers, because the map has few positions.
-    The amplitude falls with the square root of n, because new convolutions have small outputs.
+    Deviations from the paper: frequencies n are 1, 2, ..., because the map has few positions. The
+    amplitude falls with the square root of n, because new convolutions have small outputs.
     """
     frequency = torch.arange(1, width // 4 + 1)
     down, across = torch.arange(rows) / rows, torch.arange(columns) / columns
@@ -137,8 +138,8 @@ class AttentionReader(nn.Module):
     About 26 MMAC on 50x100 pixels. The map is fine and narrow, because i and l differ by a gap of
     one or two pixels. Overlapping letters have no order of columns, so slots attend to the whole
     map. A position code gives the location of a feature, and a count gives the index of its
-    character (see `counting`). The position code starts as sines and cosines (Attention Is All You
-    Need, arXiv:1706.03762, section 3.5, along both axes) and is learned.
+    character (see `counting`). The position code is learned. It starts as sines and cosines along
+    both axes (Attention Is All You Need, arXiv:1706.03762, section 3.5).
 
     Each position also predicts the class of the character that is centred there. The logits of a
     slot are its own plus the logarithm of these predictions, averaged by attention. The shapes of
@@ -191,9 +192,9 @@ class AttentionReader(nn.Module):
     def _attend(self, placed: Tensor, count: Tensor) -> Tensor:
         """Attention weights (B, heads, L, positions), which sum to 1 over the positions.
 
-        Queries are the same for all images, so q (W f) = (q W) f: the product of query and key
-        weights is applied to the features, and no keys are computed. A bias of the keys would add
-        the same value everywhere, so there is none.
+        Queries are the same for all images, and q (W f) = (q W) f. The product of query and key
+        weights is therefore applied to the features, and no keys are computed. A bias of the keys
+        would add the same value everywhere, so there is none.
         """
         # Torch's fused attention with an added term cannot be exported to ONNX.
         queries = self.query.view(-1, self.heads, self.query.shape[1] // self.heads)

@@ -1,4 +1,4 @@
-"""Which pixels a reading hangs on.
+"""Saliency maps: the influence of each pixel on a reading.
 
 Shapes: N images, L characters, K classes, H and W in pixels.
 """
@@ -11,26 +11,27 @@ from torch import nn
 from simgan_captcha.types import FloatImages, Floats
 
 _SMOOTHING = 0.03
-"""Of the image's height: single pixels' gradients are noisy, those of a stroke are not."""
+"""Sigma of the smoothing, as a fraction of the image height. The gradients of single pixels are
+noisy, those of a stroke are not."""
 
 
 def saliency(reader: nn.Module, normalised: FloatImages) -> Floats:
-    """How much each pixel's ink moves the odds of each character that was read.
+    """Influence of the ink of each pixel on the odds of each character that was read.
 
-    The size of the gradient of the character's log odds by the ink, smoothed; each map is divided
-    by its greatest value, so maps tell where, not how much.
+    A map is the absolute gradient of the log odds with respect to the ink, smoothed and divided by
+    its maximum. Maps therefore show where the influence is, not how large it is.
 
     Args:
-        reader: In evaluation mode, (N, 2, H, W) -> logits (N, L, K).
-        normalised: (N, 2, H, W), as `Background.normalise` gives them.
+        reader: Recognizer in evaluation mode, (N, 2, H, W) -> logits (N, L, K).
+        normalised: (N, 2, H, W) images, see `Background.normalise`.
 
     Returns:
         (N, L, H, W) float32 in [0, 1].
 
     Source:
         Simonyan et al., Deep Inside Convolutional Networks, arXiv:1312.6034, section 3. Deviations:
-        log odds against all other classes, as a score alone also grows where all of them do, and
-        a probability near 1 has no gradient left; smoothed.
+        maps are smoothed, and use the log odds against all other classes. A single score also grows
+        where all scores grow, and a probability near 1 has no gradient.
     """
     images = torch.from_numpy(normalised).requires_grad_()
     logits = reader(images).float()
@@ -47,6 +48,6 @@ def saliency(reader: nn.Module, normalised: FloatImages) -> Floats:
     sigma = max(1.0, _SMOOTHING * maps.shape[-2])
     flat = np.abs(maps).reshape(-1, *maps.shape[-2:])
     smooth = np.stack([cv2.GaussianBlur(each, (0, 0), sigma) for each in flat])
-    # A reading that hangs on no pixel, as of an untrained net, has an empty map.
+    # A reading that depends on no pixel, as in an untrained network, has an empty map.
     greatest = np.maximum(smooth.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
     return np.asarray((smooth / greatest).reshape(maps.shape), np.float32)

@@ -9,26 +9,27 @@ ATTENTION_HEADS = 4
 
 
 class ReaderSettings(BaseModel):
-    """The reader and its supervised training."""
+    """The recognizer and its supervised training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["attention", "original"] = "attention"
     """Architecture, see `network.ReaderArchitecture`."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
-    """Widths of the attention reader's convolutions, 1 to 4096; the last divides by 4."""
+    """Output channels of the convolutions of ``attention``, 1 to 4096; the last must be divisible
+    by 4."""
     images: Literal["raw", "refined"] = "raw"
-    """Whether synthetic images pass through the refiner before the reader sees them."""
+    """Whether the refiner processes the synthetic images of training."""
     batch_size: int = Field(default=32, ge=2, le=65536)
-    """Synthetic images a step."""
+    """Synthetic images per step."""
     steps: int = Field(default=1500, ge=1)
     """Optimiser steps."""
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
-    """Highest step size of AdamW: reached after a warm-up, then falling along a cosine to 0."""
+    """Peak learning rate of AdamW. It follows a linear warm-up, and falls to 0 along a cosine."""
     weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's decoupled decay."""
+    """Weight decay of AdamW."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay a step of the averaged weights that are kept; less in the beginning."""
+    """Decay per step of the averaged weights, which are the result; less at the beginning."""
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
 
@@ -43,22 +44,22 @@ class ReaderSettings(BaseModel):
 
 
 class AugmentationSettings(BaseModel):
-    """How far an image may be moved; every image draws its own, uniformly up to these."""
+    """Limits of the augmentation; each image draws its own values uniformly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rotation: float = Field(default=8.0, ge=0, le=45)
-    """Degrees either way."""
+    """Rotation in degrees, in both directions."""
     scale: float = Field(default=0.1, ge=0, lt=1)
-    """Relative, each axis on its own."""
+    """Relative change of the scale, drawn for each axis."""
     shear: float = Field(default=0.1, ge=0, lt=1)
     """Horizontal shift per vertical pixel."""
     shift: float = Field(default=0.04, ge=0, lt=1)
-    """Of the image height, either way."""
+    """Shift as a fraction of the image height, in both directions."""
     noise: float = Field(default=0.15, ge=0)
-    """Standard deviation of Gaussian noise, of the range [-1, 1]."""
+    """Standard deviation of Gaussian noise, for values in [-1, 1]."""
     hole: float = Field(default=0.24, ge=0, le=1)
-    """Longest side of a rectangle that is hidden (ink gone, mask set), of the image height."""
+    """Longest side of a hidden rectangle (no ink, mask set), as a fraction of the image height."""
 
 
 class AdaptationSettings(BaseModel):
@@ -69,7 +70,7 @@ class AdaptationSettings(BaseModel):
     steps: int = Field(default=2000, ge=0)
     """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
     longest: float = Field(default=3.0, ge=1, le=100)
-    """Factor on ``steps`` if the recognizer is unsure; proportional between."""
+    """Factor on ``steps`` if the recognizer is unsure; values between are interpolated."""
     batch_size: int = Field(default=32, ge=2, le=65536)
     """Real images per step."""
     synthetic_batch_size: int = Field(default=16, ge=2, le=65536)

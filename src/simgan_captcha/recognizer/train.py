@@ -1,6 +1,6 @@
-"""Supervised training of a reader on an endless labelled stream, resumable to the bit.
+"""Supervised training of a recognizer on an endless labelled stream, with exact resumption.
 
-Shapes: B batch, H and W pixels, L characters, K classes.
+Shapes: B images, H and W pixels, L characters, K classes.
 """
 
 import copy
@@ -25,13 +25,13 @@ from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
 
 LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
-"""``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
-batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
-a stream of its own, of its `parallel.share` of the images."""
+"""``stream(n)``: endless batches from number n on. A batch is a pair of images (B, 2, H, W) float32
+in [-1, 1] and class ids (B, L) int64. Batch k is the same for every n. Each of several processes
+has its own stream, with its `parallel.share` of the images."""
 
 Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""``objective(outputs, targets)``: the loss, and scalar figures for people; outputs are what the
-network gives."""
+"""``objective(outputs, targets)``: the loss, and scalar figures for people. The first argument is
+the output of the network."""
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """``on_step(step, total, figures)``."""
@@ -39,31 +39,34 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 CHECKPOINT = "checkpoint.safetensors"
 
 MEMORY_FORMAT = torch.channels_last
-"""Of images and weights while training: convolutions of so few channels take less time in it."""
+"""Memory format of images and weights in training; convolutions of few channels are fast in it."""
 
 
 @dataclass(frozen=True)
 class ReaderResult:
-    """What a training made."""
+    """The result of a training."""
 
     reader: nn.Module
-    """The averaged reader, on the CPU, in evaluation mode."""
+    """The averaged recognizer, on the CPU, in evaluation mode."""
     flops: int
-    """Of this training, forward and backward."""
+    """Floating-point operations of this training, forward and backward."""
     images: int
-    """Images seen, with repeats."""
+    """Number of images seen, with repeats."""
     figures: dict[str, float]
-    """Of the last step."""
+    """Figures of the last step."""
 
 
 def in_memory_format(module: nn.Module) -> nn.Module:
-    """The same module, its convolutions' weights laid out as images are while training."""
+    """Convert the weights of a module to `MEMORY_FORMAT` in place, and return it."""
     module.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     return module
 
 
 def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.15) -> float:
-    """A line up to ``highest`` over the first ``warm_up`` of the steps, then a cosine down to 0."""
+    """Learning rate of a step: a linear warm-up to ``highest``, then a cosine down to 0.
+
+    The warm-up takes the share ``warm_up`` of all steps.
+    """
     rising = max(1.0, warm_up * total)
     if step < rising:
         return highest * (step + 1) / (rising + 1)
@@ -72,13 +75,14 @@ def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.1
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights and batch-norm statistics towards the model's, in place.
+    """Move averaged weights and batch-norm statistics towards those of the model, in place.
 
     Args:
-        average: Same structure as ``model``.
-        model: Just updated for the ``step``-th time, from 1.
-        decay: In [0, 1); early steps use less, or the average would stay near its random start.
-        step: From 1.
+        average: Module with the structure of ``model``.
+        model: The model after this step.
+        decay: Decay in [0, 1). Early steps use less, or the average would stay near its random
+            start.
+        step: Number of the step, from 1.
     """
     decay = min(decay, (1 + step) / (10 + step))
     source = model.state_dict()
@@ -90,7 +94,10 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: bool) -> int:
-    """Floating-point operations of one batch; a multiply-add is two. The same on any machine."""
+    """Floating-point operations of one batch, the same on any machine.
+
+    A multiply-add counts as two.
+    """
     with torch.device("meta"):
         reader = build_reader(architecture)
         images = torch.empty(batch_size, 2, architecture.height, architecture.width)
@@ -103,7 +110,7 @@ def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: 
 
 
 def character_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of every character: logits (B, L, K), class ids (B, L)."""
+    """Cross-entropy of all characters, from logits (B, L, K) and class ids (B, L)."""
     loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
     accuracy = (logits.argmax(-1) == ids).float().mean()
     return loss, {"loss": loss, "accuracy": accuracy}
@@ -121,26 +128,26 @@ def train_reader(
     initial: nn.Module | None = None,
     objective: Objective = character_objective,
 ) -> ReaderResult:
-    """Cross-entropy on every character, AdamW, an average of the weights kept.
+    """Train a recognizer with AdamW, and return the average of its weights.
 
-    A training that was killed goes on from ``folder/checkpoint.safetensors`` and, on the CPU with
-    as many threads, ends with the very weights of one never interrupted.
+    An interrupted training continues from ``folder/checkpoint.safetensors``. On a CPU with the same
+    number of threads, its final weights are identical to those of an uninterrupted one.
 
     Args:
-        stream: Batches of ``settings.batch_size`` images of the architecture's size.
-        architecture: What is trained.
-        settings: How; its ``kind``, ``channels`` and ``images`` are not looked at here.
-        folder: For checkpoint, ``metrics.jsonl`` and TensorBoard's ``events.*``; made if missing.
-        fabric: Device and precision (32-true or a mixed one). Several processes train as one on the
-            joint batch: all read the checkpoint, the first alone writes.
-        seed: Of the first weights and of dropout.
-        on_step: Called after every step, with ``images_per_second`` among the figures, which are of
-            this process's images.
-        initial: Gives those of its weights that the architecture has; the rest are random.
-        objective: Other outputs than characters need another one.
+        stream: Batches of ``settings.batch_size`` images of the size in the architecture.
+        architecture: Architecture of the recognizer.
+        settings: Settings of training; ``kind``, ``channels`` and ``images`` have no effect here.
+        folder: Folder for checkpoint, ``metrics.jsonl`` and ``events.*``; created if missing.
+        fabric: Device and precision (32-true or mixed). Several processes train together on the
+            joint batch. All read the checkpoint; only the first writes it.
+        seed: Random seed of the first weights and of dropout.
+        on_step: Called after each step with figures that include ``images_per_second``. They cover
+            the images of this process.
+        initial: Module with initial weights. Weights that it does not have are random.
+        objective: Loss; other outputs than characters need another one.
 
     Raises:
-        RunError: Loss or gradient are no longer finite, or the checkpoint is damaged or of other
+        RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
     with torch.random.fork_rng(devices=[]):
@@ -207,14 +214,14 @@ def train_reader(
 def resume_step(
     folder: Path, state: dict[str, Any], made_with: dict[str, Any]
 ) -> tuple[int, dict[str, float], dict[str, Tensor]]:
-    """Restore ``state`` from the folder's checkpoint, if there is one.
+    """Restore ``state`` from the checkpoint in a folder, if there is one.
 
     Returns:
-        The steps already done, the last one's figures, and the tensors that were saved beside the
-        modules.
+        The number of finished steps, the figures of the last step, and the additional tensors of
+        the checkpoint.
 
     Raises:
-        RunError: The checkpoint is damaged, or of other settings or another seed.
+        RunError: The checkpoint is damaged, or belongs to other settings or another seed.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -236,10 +243,10 @@ def take_step(
     rate: float,
     step: int,
 ) -> None:
-    """One optimiser step at this learning rate, with the gradient's norm clipped to 5.
+    """Take one optimiser step, with the norm of the gradient clipped to 5.
 
     Raises:
-        RunError: Loss or gradient are not finite; the weights are as they were.
+        RunError: Loss or gradient are not finite; the weights are unchanged.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -260,14 +267,16 @@ def _require_finite(name: str, value: float, step: int) -> None:
 
 
 def draw_seed(seed: int, step: int, rank: int) -> int:
-    """Of what a process draws in one step."""
+    """Seed of the random draws of a process in one step."""
     return seed * 1_000_003 + step + rank * 2**40
 
 
 @contextmanager
 def seeded_dropout(seed: int, step: int, rank: int = 0) -> Iterator[None]:
-    """Dropout draws by (seed, step, rank) inside: a resumed step drops what it would have, and of
-    several processes each drops something else."""
+    """Context in which dropout depends only on (seed, step, rank).
+
+    A resumed step then drops the same units, and each of several processes drops different ones.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(draw_seed(seed, step, rank))
         yield

@@ -1,8 +1,10 @@
-"""Doubtful images are read again from several views, a little moved; the mean is what they say.
+"""Test-time augmentation: unsure images are read again in several views and averaged.
 
-Test-time augmentation (Krizhevsky, Sutskever and Hinton 2012, section 4.1, there ten crops; here
-moves as the student of self-training met them). A reader errs otherwise on each view, and where it
-is sure hardly at all, so that sure images need no more.
+The views are slightly moved images. A recognizer makes different errors on each view. It makes few
+errors on confident images, so these are not read again.
+
+Source: Krizhevsky, Sutskever and Hinton 2012, section 4.1. Deviation: views are moved like the
+images of the student in self-training, in place of ten crops.
 
 Shapes: N images, L characters, K classes.
 """
@@ -20,17 +22,17 @@ from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.types import Floats, GreyImages
 
 VIEWS = 8
-"""Beside the image as it is."""
+"""Number of views, in addition to the original image."""
 
 _SURE = 0.9
-"""Of a whole text: an image that is read with more confidence is not read again."""
+"""Confidence of a whole text above which an image is not read again."""
 
 _PART = 0.6
-"""Of how far images are moved that the reader learned to read through."""
+"""Limits of the views, as a fraction of those of the augmentation in training."""
 
 
 def view_settings(learned: AugmentationSettings) -> AugmentationSettings:
-    """How far a view is moved at most, of a reader that learned to read what is moved so far."""
+    """Limits of the views, for a recognizer that was trained with this augmentation."""
     moves = {
         name: _PART * getattr(learned, name) for name in ("rotation", "scale", "shear", "shift")
     }
@@ -47,19 +49,19 @@ def read_views(
     seed: int,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
 ) -> tuple[Floats, int]:
-    """Images as they were read, the doubtful ones as all their views are read on average.
+    """Average the probabilities of unsure images over their views; the others stay the same.
 
     Args:
-        reader: In evaluation mode.
-        background: The images'.
+        reader: Recognizer in evaluation mode.
+        background: Background of the images.
         images: (N, H, W) ``uint8``.
-        probabilities: (N, L, K) as the reader read them.
-        moves: Of each view, see `view_settings`.
-        seed: Of the moves.
-        on_step: Called with how many doubtful images are read again, and of how many.
+        probabilities: (N, L, K) of the original images.
+        moves: Limits of the views, see `view_settings`.
+        seed: Random seed of the views.
+        on_step: Called with the number of unsure images that are finished, and the total.
 
     Returns:
-        (N, L, K) probabilities, and how many images were read again, each `VIEWS` times.
+        Probabilities (N, L, K), and the number of images that were read again, each `VIEWS` times.
 
     Raises:
         ImageError: The images have another size than the background.

@@ -1,1 +1,1 @@
-"""Draws labelled captchas, with a `calibrated.Calibration` as real ones are drawn."""
+"""Draws labelled captchas, which a `calibrated.Calibration` makes similar to real ones."""

@@ -49,8 +49,8 @@ class Calibration:
     offset: Floats
     """(K, 9) offset of each class from the mean pose; 0 for forms."""
     following: Floats
-    """(L, L, L) spacing model for texts of 1 to L letters: the shift of each letter in pixels, per
-    pixel of additional width of each letter of the text, see `spacing`."""
+    """(L, L, L) spacing model for texts of 1 to L letters, see `spacing`. It gives the shift of
+    each letter in pixels, per pixel of additional width of each letter of the text."""
     rendering: Floats
     """(6,) values in the order of `RENDERING`."""
     clutter: Floats

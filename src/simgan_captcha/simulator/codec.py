@@ -1,13 +1,15 @@
-"""What a JPEG leaves of grey images, bit for bit as libjpeg's coder and decoder, without the bytes.
+"""The effect of JPEG compression on grey images, bit for bit as libjpeg, without entropy coding.
 
-All that a JPEG loses it loses where coefficients of its transform are rounded; entropy coding keeps
-everything. So nothing has to be coded to see what comes out, which takes a third of the time.
+JPEG loses information only where it rounds the coefficients of its transform. Entropy coding is
+lossless, so it is left out. This takes a third of the time.
 
-Source: ITU-T T.81 (JPEG), annexes A and K; the transform is that of Loeffler, Ligtenberg and
-Moschytz (ICASSP 1989, "Practical fast 1-D DCT algorithms with 11 multiplications"), in integers of
-13 binary digits after the point and 2 kept between its two passes, as libjpeg's "slow" one.
+Sources: ITU-T T.81 (JPEG), annexes A and K. The transform is that of Loeffler, Ligtenberg and
+Moschytz (ICASSP 1989, "Practical fast 1-D DCT algorithms with 11 multiplications"). It uses
+integers with 13 fractional bits and keeps 2 of them between its two passes, as libjpeg's "slow"
+transform does.
 
-Shapes: N images, H and W pixels; a strip is 8 rows of an image, (8, P), P pixels in whole blocks.
+Shapes: N images, H and W pixels. A strip is 8 rows of an image, (8, P), with P pixels in whole
+blocks.
 """
 
 import numpy as np
@@ -30,11 +32,14 @@ _LUMA = np.array(
         [72, 92, 95, 98, 112, 100, 103, 99],
     ]
 )
-"""T.81, table K.1: steps that coefficients are rounded to at quality 50."""
+"""Quantisation steps at quality 50 (T.81, table K.1)."""
 
 
 def quantisation_table(quality: int) -> Strip:
-    """(8, 8) steps, rows for frequencies down, at a quality of 1 to 100, by libjpeg's rule."""
+    """Quantisation steps (8, 8) at a quality of 1 to 100, by the rule of libjpeg.
+
+    Rows are vertical frequencies.
+    """
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.asarray(((_LUMA * scale + 50) // 100).clip(1, 255), np.int32)
 
@@ -43,7 +48,7 @@ _TABLES = np.stack([quantisation_table(max(1, quality)) for quality in range(101
 
 
 def through_jpeg(images: GreyImages, qualities: npt.NDArray[np.int64]) -> GreyImages:
-    """The images (N, H, W) ``uint8``, each saved and opened again at its quality, 1 to 100 (N,)."""
+    """Compress and decompress images (N, H, W) ``uint8`` at qualities (N,) of 1 to 100."""
     out = np.empty_like(images)
     _through(np.ascontiguousarray(images), _TABLES[qualities], out)
     return out
@@ -52,11 +57,11 @@ def through_jpeg(images: GreyImages, qualities: npt.NDArray[np.int64]) -> GreyIm
 _i = np.int32
 _f = np.float32
 _ROUNDED_FIRST, _ROUNDED_LAST = _i(11), _i(15)
-"""Binary digits to drop: 13, less the 2 that are kept from one pass to the next."""
+"""Bits that the first and the last pass drop: 13, minus or plus the 2 that stay between passes."""
 _DECODED_LAST = _i(18)
-"""And 3 for the factor of 8 that two passes of the unscaled transform bring."""
+"""Bits that the last pass of decoding drops: 3 more, for the factor 8 of the unscaled transform."""
 _POINT, _ONE, _MIDDLE, _WHITE = _i(13), _i(1), _i(128), _i(255)
-# Sums of cosines times 2 ** 13, by the paper's figures 1 and 8.
+# Sums of cosines, times 2 ** 13, from figures 1 and 8 of the paper.
 _C6, _C2_LESS, _C2_MORE = _i(4433), _i(6270), _i(15137)
 _C3, _Z1, _Z2, _Z3, _Z4 = _i(9633), _i(-7373), _i(-20995), _i(-16069), _i(-3196)
 _ODD0, _ODD1, _ODD2, _ODD3 = _i(2446), _i(16819), _i(25172), _i(12299)
@@ -72,19 +77,19 @@ def _through(images: GreyImages, tables: npt.NDArray[np.int32], out: GreyImages)
     for n in range(N):
         for frequency in range(8):
             for column in range(P):
-                # The transform's results are 8 times too large until they are decoded.
+                # Coefficients are 8 times too large until the last pass of decoding.
                 step = tables[n, frequency, column & 7]
                 steps[frequency, column] = step
                 per_step[frequency, column] = _f(1) / _f(8 * step)
                 half_step[frequency, column] = _f(4 * step) + _f(0.5)
         for top in range(0, H, 8):
             for y in range(8):
-                # Blocks are filled up with the last row and column.
+                # Incomplete blocks repeat the last row and column.
                 pixels, row = images[n, min(top + y, H - 1)], one[y]
                 for x in range(W):
                     row[x] = _i(pixels[x]) - _MIDDLE
                 row[W:] = row[W - 1]
-            # Passes go down the columns; those along rows go down those of turned blocks.
+            # All passes run down the columns; for passes along rows, blocks are transposed.
             _turned(one, other)
             _forward(other, one, _ROUNDED_FIRST)
             _turned(one, other)
@@ -102,7 +107,7 @@ def _through(images: GreyImages, tables: npt.NDArray[np.int32], out: GreyImages)
 
 @compiled
 def _turned(blocks: Strip, out: Strip) -> None:
-    """Each block with its rows for columns."""
+    """Transpose each block."""
     for left in range(0, blocks.shape[1], 8):
         for y in range(8):
             for x in range(8):
@@ -116,10 +121,10 @@ def _rounded(
     per_step: npt.NDArray[np.float32],
     half_step: npt.NDArray[np.float32],
 ) -> None:
-    """To whole steps, halves away from 0, in place.
+    """Round coefficients to whole steps, halves away from 0, in place.
 
-    Whole numbers below 2 ** 16 by a float32's division, which vectorises: the half that is added
-    besides keeps quotients further from a whole number than the float's error reaches.
+    Integers below 2 ** 16 are divided as float32, which vectorises. The additional 0.5 keeps each
+    quotient further from a whole number than the rounding error of float32.
     """
     for row in range(8):
         for column in range(coefficients.shape[1]):
@@ -131,7 +136,7 @@ def _rounded(
 
 @compiled
 def _forward(s: Strip, out: Strip, dropped: np.int32) -> None:
-    """The cosine transform down each column of blocks, less so many binary digits."""
+    """The cosine transform down each column of blocks, without the ``dropped`` last bits."""
     half = _ONE << (dropped - _ONE)
     for c in range(s.shape[1]):
         a0, a7 = s[0, c] + s[7, c], s[0, c] - s[7, c]
@@ -155,7 +160,7 @@ def _forward(s: Strip, out: Strip, dropped: np.int32) -> None:
 
 @compiled
 def _inverse(s: Strip, out: Strip, dropped: np.int32) -> None:
-    """Back from `_forward`."""
+    """The inverse of `_forward`."""
     half = _ONE << (dropped - _ONE)
     for c in range(s.shape[1]):
         z = (s[2, c] + s[6, c]) * _C6

@@ -1,8 +1,8 @@
-"""Loops over single pixels, compiled when they are first called.
+"""Compilation of loops over single pixels, on their first call.
 
-Compiled code is kept on disk, so that only the first process that ever draws waits for it, some
-seconds; where no folder can be written to, every process compiles anew. No reordering of sums is
-allowed: all machines and numbers of threads compute the same bits.
+Compiled code is cached on disk, so only the first process waits some seconds for the compiler.
+Without a writable cache folder, every process compiles again. The compiler must not reorder sums,
+so all machines and numbers of threads compute the same bits.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A function of numbers and arrays, as machine code; it lets other threads run meanwhile.
+    """Compile a function of numbers and arrays; it releases the GIL while it runs.
 
     Array indices are not checked.
     """
     options = {"nogil": True, "error_model": "numpy"}
     try:
         made = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside this file nor at home is such a folder
+    except RuntimeError:  # no cache folder is writable
         made = numba.njit(**options)(function)
     return cast(Callable[Arguments, Result], made)

@@ -1,6 +1,6 @@
-"""Letters laid on backgrounds, pixel by pixel.
+"""Compositing of letters on backgrounds, pixel by pixel.
 
-Shapes: N images, H and W pixels, L letters in each, G glyphs of P pixels in all.
+Shapes: N images of H x W pixels with L letters each, G glyphs with P pixels in total.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ _NOTHING, _HALF, _ONE, _TWO, _WHITE = _f(0), _f(0.5), _f(1), _f(2), _f(255)
 _PER_WHITE = _ONE / _WHITE
 _NEXT = np.uint32(1)
 _STILL = _f(1e-6)
-"""Pixels of a glyph to one of the image: what moves less stands still along an axis."""
+"""Glyph pixels per image pixel below which a row does not move along an axis of the glyph."""
 
 
 @compiled
@@ -29,24 +29,22 @@ def lay_letters(
     nearest: npt.NDArray[np.bool_],
     beside: Floats,
 ) -> None:
-    """Draw letters one after another, in place: each covers what is under it as far as it is there.
+    """Draw letters one after another, in place; each covers what is below it.
 
     Args:
         canvases: (N, H, W) grey levels.
-        glyphs: All there are, each with a margin of a pixel without ink.
-        index: (N, L) which.
-        maps: (N, L, 2, 5) from a pixel's number in the image (x, y) to that in the glyph: what each
-            of them counts, a constant, what their product counts (perspective), and the square of
-            the first (bent letters).
-        boxes: (N, L, 4) the part of the image that it may reach: left, top, right, bottom.
+        glyphs: All glyphs, each with a margin of one pixel without ink.
+        index: (N, L) glyph indices.
+        maps: (N, L, 2, 5) maps from image pixels (x, y) to glyph pixels. Each axis of the glyph has
+            the coefficients of x, y, 1, x * y (perspective) and x**2 (bent letters).
+        boxes: (N, L, 4) bounding boxes in the image: left, top, right, bottom.
         ink: (N, L) grey levels.
-        nearest: (N,) whether glyphs are turned without interpolation.
-        beside: (N,) by how much a pixel's coverage goes to each of its neighbours along an axis, 0
-            to a third: blur.
+        nearest: (N,) whether glyphs are rotated without interpolation.
+        beside: (N,) strength of the blur: the weight of each neighbour along an axis, 0 to 1/3.
     """
     N, L = index.shape
     H, W = canvases.shape[1:]
-    # A pixel more all round, for the blur.
+    # One more pixel on each side, for the blur.
     coverage = np.empty((H + 2, W + 2), np.float32)
     for n in range(N):
         for letter in range(L):
@@ -75,14 +73,14 @@ def _cover(
     top: int,
     nearest: bool,
 ) -> None:
-    """(h, w), 0 to 255: what a glyph covers of the image from ``left`` and ``top`` on."""
+    """Coverage (h, w) of the image by a glyph, 0 to 255, from ``left`` and ``top`` on."""
     h, w = coverage.shape
     start, columns, rows = glyphs.starts[glyph], glyphs.columns[glyph], glyphs.rows[glyph]
     pixels, stride = glyphs.pixels[start : start + rows * columns], np.uint32(columns)
     last_column, last_row = _f(columns - 1), _f(rows - 1)
     bent = to_glyph[0, 4] != 0 or to_glyph[1, 4] != 0
     for y in range(h):
-        # Along a row the product is a multiple of x, so that rows stay straight.
+        # Within a row, x * y is a multiple of x, so the map of the row is linear.
         across = to_glyph[0, 0] + to_glyph[0, 3] * _f(top + y)
         down = to_glyph[1, 0] + to_glyph[1, 3] * _f(top + y)
         per_across = _ONE / across if abs(across) > _STILL else _NOTHING
@@ -102,7 +100,7 @@ def _cover(
                     else:
                         coverage[y, x] = _between(pixels, stride, u, v)
             continue
-        # Solved for each axis, then stepped inwards, as solutions are not exact.
+        # Solve for each axis, then step inwards, because the solutions are rounded.
         low, high = _within_axis(u0, per_across, last_column, _NOTHING, _f(w))
         low, high = _within_axis(v0, per_down, last_row, low, high)
         first = min(int(np.ceil(low)), w)
@@ -131,8 +129,8 @@ def _cover(
 def _between(
     pixels: npt.NDArray[np.uint8], stride: np.uint32, u: np.float32, v: np.float32
 ) -> np.float32:
-    """What a glyph covers at column ``u`` and row ``v``, of the four pixels about it."""
-    # Numbers without a sign need no look at whether they count from the end.
+    """Coverage by a glyph at column ``u`` and row ``v``, interpolated between four pixels."""
+    # Unsigned indices need no check for negative values.
     column, row = np.uint32(u), np.uint32(v)
     right, lower = u - _f(column), v - _f(row)
     at = row * stride + column
@@ -147,13 +145,14 @@ def _between(
 def _within_axis(
     begin: np.float32, per_pace: np.float32, last: np.float32, low: np.float32, high: np.float32
 ) -> tuple[np.float32, np.float32]:
-    """Between which pixels, and ``low`` and ``high``, a row lies within a glyph along an axis.
+    """Narrow the range of row pixels to those within a glyph along one axis.
 
     Args:
-        begin: Where the row begins in the glyph.
-        per_pace: Pixels of the row to one of the glyph; 0 if the row does not move along the axis.
-        last: Number of the glyph's last pixel.
-        low: Of the axis before; ``high`` likewise.
+        begin: Position of the first row pixel in the glyph.
+        per_pace: Row pixels per glyph pixel; 0 if the row does not move along the axis.
+        last: Index of the last glyph pixel.
+        low: Start of the range before.
+        high: End of the range before.
     """
     if per_pace != 0:
         enters, leaves = -begin * per_pace, (last - begin) * per_pace
@@ -165,7 +164,7 @@ def _within_axis(
 
 @compiled
 def _blur(coverage: Floats, beside: np.float32) -> None:
-    """Three pixels along either axis, in place; the outermost ones are not."""
+    """Blur over three pixels along both axes, in place, except the outermost pixels."""
     h, w = coverage.shape
     here = _ONE - _TWO * beside
     for y in range(h):
@@ -184,13 +183,13 @@ def _blur(coverage: Floats, beside: np.float32) -> None:
 
 @compiled
 def with_noise(canvases: Floats, field: Floats, starts: Ids, deviations: Floats) -> GreyImages:
-    """Canvases (N, H, W) and noise as whole grey levels ``uint8``.
+    """Add noise to canvases (N, H, W) and round them to grey levels ``uint8``.
 
     Args:
         canvases: Grey levels.
-        field: Normal noise of deviation 1, longer by an image than any start.
-        starts: (N,) where in the field an image's noise begins.
-        deviations: (N,) grey levels.
+        field: Standard normal noise, one image longer than the largest start.
+        starts: (N,) offset of each image in the field.
+        deviations: (N,) standard deviations in grey levels.
     """
     N, H, W = canvases.shape
     drawn = np.empty((N, H, W), np.uint8)

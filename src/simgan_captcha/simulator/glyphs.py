@@ -1,8 +1,8 @@
 """The glyph bank: every character in every font, size and stroke, drawn once.
 
-The fonts are open ones from PyPI packages, wide enough to hold the alternate shapes a stranger's
-font may have: single- and double-storey g and a, footed and plain 1, open and closed 4, slashed
-and dotted 0, serif and sans. The puzzle's own font is never among them (see `puzzle.artwork`).
+The fonts are open ones from PyPI packages. They include the common variants of letters: single- and
+double-storey g and a, footed and plain 1, open and closed 4, slashed and dotted 0, serif and sans.
+The font of the puzzle is never among them (see `puzzle.artwork`).
 """
 
 import math
@@ -23,14 +23,14 @@ from simgan_captcha.simulator.settings import BOLD_FONTS, LIGHTER_FONTS
 _FONT_FILES = BOLD_FONTS | LIGHTER_FONTS
 
 WIDE_FONTS = tuple(_FONT_FILES)
-"""All names that `font_path` knows: of a family that nothing is known of."""
+"""All names that `font_path` knows, for families with unknown fonts."""
 
 
 def font_path(name: str) -> Path:
     """The file of a font: one of `WIDE_FONTS`, or a path to a TrueType or OpenType file.
 
     Raises:
-        ConfigError: Neither a known name nor a file.
+        ConfigError: The name is unknown, and there is no such file.
     """
     if name in _FONT_FILES:
         package, file = _FONT_FILES[name]
@@ -47,12 +47,12 @@ def font_path(name: str) -> Path:
 
 
 def open_font(name: str, size: int, alphabet: str) -> ImageFont.FreeTypeFont:
-    """A font that draws every character of an alphabet.
+    """Open a font and check that it has all characters of an alphabet.
 
     Args:
         name: A name or path, see `font_path`.
         size: Pixels per em.
-        alphabet: Characters it must have.
+        alphabet: Required characters.
 
     Raises:
         ConfigError: The font is missing, unreadable, or lacks a character.
@@ -72,10 +72,10 @@ def open_font(name: str, size: int, alphabet: str) -> ImageFont.FreeTypeFont:
 
 
 def fonts_with(alphabet: str) -> tuple[str, ...]:
-    """Those of `WIDE_FONTS` that draw every character of an alphabet.
+    """The names in `WIDE_FONTS` of all fonts with every character of an alphabet.
 
     Raises:
-        ConfigError: None does.
+        ConfigError: No font has every character.
     """
     found = []
     for name in WIDE_FONTS:
@@ -100,7 +100,7 @@ def lacking(font: ImageFont.FreeTypeFont, alphabet: str) -> str:
 
 
 def _coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes] | None:
-    """What a character looks like; None if it leaves no ink."""
+    """Size and pixels of a character; None if it leaves no ink."""
     mask = font.getmask(character)
     pixels = bytes(mask)
     return (mask.size, pixels) if any(pixels) else None
@@ -111,11 +111,11 @@ class Glyph:
     """One drawn character, cropped to its ink and a margin of one pixel."""
 
     alpha: npt.NDArray[np.uint8]
-    """Coverage, (h, w), 0 none to 255 full."""
+    """(h, w) coverage, 0 to 255."""
     centre: tuple[float, float]
-    """(x, y) from the upper left corner of ``alpha`` of the point that is placed and turned about:
-    the middle of the advance width, half an x-height above the baseline, so that a 'g' hangs below
-    and a 'd' stands above."""
+    """(x, y) of the reference point, from the upper left corner of ``alpha``. Letters are placed at
+    this point and rotated about it. It is the middle of the advance width, half an x-height above
+    the baseline. A 'g' therefore extends below it, and a 'd' above it."""
 
 
 class PackedGlyphs(NamedTuple):
@@ -124,17 +124,18 @@ class PackedGlyphs(NamedTuple):
     pixels: npt.NDArray[np.uint8]
     """(P,) coverage, glyph after glyph, row after row."""
     starts: npt.NDArray[np.int64]
-    """(glyphs,) where each begins."""
+    """(glyphs,) index of the first pixel of each glyph."""
     rows: npt.NDArray[np.int64]
-    """(glyphs,) and so ``columns``."""
+    """(glyphs,) height of each glyph."""
     columns: npt.NDArray[np.int64]
+    """(glyphs,) width of each glyph."""
 
 
 Index = TypeVar("Index", int, npt.NDArray[np.int64])
 
 
 class GlyphBank:
-    """Glyphs by (font, size, stroke, character), all as indices."""
+    """Glyphs, indexed by font, size, stroke and character."""
 
     def __init__(
         self,
@@ -143,17 +144,17 @@ class GlyphBank:
         sizes: tuple[int, ...],
         strokes: tuple[float, ...],
     ) -> None:
-        """Draw everything once.
+        """Draw all glyphs.
 
         Args:
             alphabet: Characters, in the order of their class ids.
             fonts: Names or paths, see `font_path`.
             sizes: Font sizes in pixels per em.
-            strokes: Extra outline widths in pixels; 0 draws the font as it is. Negative: hollow
-                letters, of which half so wide an outline is seen, and a shadow as wide.
+            strokes: Extra outline widths in pixels; 0 draws the font unchanged. Negative values
+                draw hollow letters, with an outline of half the width and a shadow of the width.
 
         Raises:
-            ConfigError: A font that is missing, unreadable, or lacks a character of the alphabet.
+            ConfigError: A font is missing, unreadable, or lacks a character of the alphabet.
         """
         self.shape = (len(fonts), len(sizes), len(strokes), len(alphabet))
         self.glyphs = [
@@ -170,14 +171,14 @@ class GlyphBank:
         self.centres = np.array([glyph.centre for glyph in self.glyphs], np.float64)
         """(glyphs, 2): x and y, see `Glyph.centre`."""
         self.scales = np.ones(len(self.glyphs))
-        """(glyphs,): pixels of an image to one of the glyph."""
+        """(glyphs,): image pixels per glyph pixel."""
 
     def append(self, glyphs: Sequence[npt.NDArray[np.uint8]], scale: int) -> None:
-        """One more font of one size: each character's coverage (h, w).
+        """Add a font of one size, given the coverage (h, w) of each character.
 
-        Its glyphs are placed by their middle, have ``scale`` pixels to one of an image, and have
-        the number of fonts as their font index (one more for each font appended before), whatever
-        size and stroke say.
+        The reference point of its glyphs is their middle. They have ``scale`` pixels per image
+        pixel. Their font index is the number of fonts, plus one for each font appended before.
+        Their indices of size and stroke are ignored.
         """
         appended = [_cropped(alpha) for alpha in glyphs]
         boxes = np.array([glyph.alpha.shape[::-1] for glyph in appended], np.float64)
@@ -187,7 +188,7 @@ class GlyphBank:
         self.scales = np.concatenate([self.scales, [1 / scale] * len(glyphs)])
 
     def index(self, font: Index, size: Index, stroke: Index, character: Index) -> Index:
-        """Where the glyphs of these indices are, for one glyph or for arrays of them."""
+        """Positions in `glyphs`, for one glyph or for arrays of glyphs."""
         fonts, sizes, strokes, characters = self.shape
         inside = font < fonts
         drawn = (font * sizes + size) * strokes + stroke
@@ -199,7 +200,7 @@ class GlyphBank:
         return self.glyphs[self.index(font, size, stroke, character)]
 
     def packed(self) -> PackedGlyphs:
-        """All of them, in the order of `index`."""
+        """Pack all glyphs, in the order of `index`."""
         columns, rows = self.boxes.astype(np.int64).T.copy()
         ends = np.cumsum(rows * columns)
         pixels = np.concatenate([glyph.alpha.ravel() for glyph in self.glyphs])
@@ -207,7 +208,7 @@ class GlyphBank:
 
 
 def _cropped(alpha: npt.NDArray[np.uint8]) -> Glyph:
-    """A glyph about its middle with no more around its ink than the margin of a pixel."""
+    """A glyph with its middle as reference point, cropped to its ink and a margin of one pixel."""
     inked = [np.flatnonzero(alpha.any(axis)) for axis in (1, 0)]
     height, width = alpha.shape
     (top, bottom), (left, right) = (
@@ -221,7 +222,7 @@ def _draw(font: ImageFont.FreeTypeFont, character: str, stroke: float) -> Glyph:
     around = abs(stroke)
     left, top, right, bottom = font.getbbox(character, anchor="ls", stroke_width=around)
     x_height = -font.getbbox("x", anchor="ls")[1]
-    # A shadow falls down and to the right, as far as the outline is wide.
+    # A shadow falls down and to the right, by the width of the outline.
     shadow = around if stroke < 0 else 0
     left, top = math.floor(left) - 1, math.floor(top) - 1
     width = math.ceil(right + shadow) + 1 - left

@@ -44,8 +44,8 @@ class Letters:
     swell: Floats
     """Perspective: relative growth in height at the centre, per image height to the right."""
     bend: Floats
-    """Curvature from a wave: a point at horizontal distance d from the centre moves down by
-    bend * d**2, with d and the shift in image heights."""
+    """Curvature from a wave. A point at horizontal distance d from the centre moves down by
+    bend * d**2; d and the shift are in image heights."""
     x: Floats
     """Pixels from the left to the centre of the glyph."""
     y: Floats

@@ -7,16 +7,18 @@ from simgan_captcha.types import Floats
 POSE = ("x", "y", "rotation", "size", "stretch", "shear", "taper", "swell", "bend")
 """Values of a pose, in order. The first three place a character; the others are its form.
 
-- ``x``, ``y``: pixels from the left and from the top to its centre.
-- ``rotation``: degrees, counter-clockwise.
-- ``size``, ``stretch``: logarithms of the scale and of the additional horizontal scale.
-- ``shear``: horizontal shift in pixels per vertical pixel.
-- ``taper``, ``swell``: perspective, as relative growth in width per image height downwards, and
-  relative growth in height per image height to the right.
-- ``bend``: curvature; a point at horizontal distance d moves down by bend * d**2, with d and the
-  shift in image heights.
+    x         pixels from the left edge to the centre
+    y         pixels from the top edge to the centre
+    rotation  degrees, counter-clockwise
+    size      logarithm of the scale
+    stretch   logarithm of the additional horizontal scale
+    shear     horizontal shift in pixels per vertical pixel
+    taper     perspective: relative growth in width per image height downwards
+    swell     perspective: relative growth in height per image height to the right
+    bend      curvature: at horizontal distance d, a point moves down by bend * d**2
 
-A form of zeros is that of the glyph. `layout.Letters` has size and stretch as factors.
+The bend measures d and the shift in image heights. A form of zeros is that of the glyph.
+`layout.Letters` has size and stretch as factors.
 """
 
 PLACED = 3

@@ -37,7 +37,7 @@ LIGHTER_FONTS = {
 """Fonts of regular weight as (package, file)."""
 
 DEFAULT_FONTS = tuple(BOLD_FONTS)
-"""Bold ones, as the puzzle's is."""
+"""The bold fonts, because the font of the puzzle is bold."""
 
 
 class LayoutSettings(BaseModel):
@@ -121,7 +121,7 @@ class ClutterSettings(BaseModel):
     line_strength: Range = (0.3, 1.1)
     """Strength of the lines relative to the ink of letters; one value per image."""
     dots: Range = (0, 60)
-    """Number of dots in an image, as for lines."""
+    """Number of dots in an image, ends included. With a fraction, some images have one more."""
     dot_radius: Range = (0.01, 0.035)
     """Radius of dots as a fraction of the image height; at least half a pixel."""
     dot_strength: Range = (0.3, 1.1)
@@ -195,8 +195,9 @@ class SimulatorSettings(BaseModel):
     """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
     stretch come from real images, not from these ranges."""
     other_fonts: float = Field(default=0.5, ge=0, le=1)
-    """Share of calibrated images drawn in one of the ``fonts``, as large as the calibrated glyphs,
-    for schemes with several fonts and a ``layout``. Calibration finds only their mean."""
+    """Share of calibrated images in one of the ``fonts``, as large as the calibrated glyphs. It
+    applies to schemes with several fonts and a ``layout``. Calibration finds only the mean of the
+    fonts."""
     free: float = Field(default=0.05, ge=0, le=1)
     """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
     clutter. It keeps the recognizer robust to calibration errors. See also ``calibration.free``."""

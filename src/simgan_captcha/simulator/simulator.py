@@ -33,8 +33,8 @@ from simgan_captcha.types import Doubles, Floats, GreyImages, Ids
 class DrawParameters(Letters):
     """All parameters of N images of L characters.
 
-    A ``font`` equal to the number of fonts in the bank selects the calibrated glyph, of which there
-    are two versions (see `Simulator.render`). ``ink`` is a grey level, 0 to 255.
+    A ``font`` equal to the number of fonts in the bank selects the calibrated glyph. This glyph has
+    two versions, see `Simulator.render`. ``ink`` is a grey level, 0 to 255.
     """
 
     nearest: npt.NDArray[np.bool_]
@@ -284,8 +284,8 @@ class Simulator:
     def render(self, parameters: DrawParameters) -> GreyImages:
         """Render images (N, H, W) ``uint8``, after JPEG compression.
 
-        Calibrated glyphs have two versions: the fine one is rotated with interpolation, the one in
-        image resolution without.
+        Calibrated glyphs have two versions. The fine one is rotated with interpolation, the one in
+        image resolution without it.
         """
         p = parameters
         index, maps, boxes = self._place(p)
@@ -308,8 +308,8 @@ class Simulator:
         """Compute the map and the bounding box of each letter.
 
         Returns:
-            (N, L) glyph indices; (N, L, 2, 5) maps from image pixels to glyph pixels, see
-            `compositing.lay_letters`; (N, L, 4) bounding boxes, clipped to the image: left, top,
+            Glyph indices (N, L). Maps (N, L, 2, 5) from image pixels to glyph pixels, see
+            `compositing.lay_letters`. Bounding boxes (N, L, 4), clipped to the image: left, top,
             right, bottom.
         """
         coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]

@@ -3,7 +3,7 @@
 Some generators use fixed positions. Most place each letter after the one before, from an edge or
 such that the text is centred. A text at the positions of another text, with wider or narrower
 letters, would have wrong overlaps and gaps. All these layouts are linear: the shift of letter i is
-sum_j F[i, j] * (width_j - mean width). Least squares estimate F for each text length.
+sum_j F[i, j] * (width_j - mean width). F is estimated by least squares for each text length.
 
 Shapes: N images, L characters, K classes, G side of a glyph.
 """
@@ -81,7 +81,7 @@ def fit_following(x: Floats, widths: Floats) -> Floats:
 
 
 def moved_by_widths(following: Floats, wider: Floats, present: npt.NDArray[np.bool_]) -> Floats:
-    """Shifts (N, L) to the right of letters whose widths exceed the mean by ``wider`` (N, L).
+    """Shifts (N, L) to the right, for letters that are wider than the mean by ``wider`` (N, L).
 
     Args:
         following: (L, L, L) spacing model, see `fit_following`.

@@ -1,1 +1,1 @@
-"""What every training shares: checkpoints, metrics, batch streams, several processes."""
+"""Shared parts of all training: checkpoints, metrics, batch streams, several processes."""

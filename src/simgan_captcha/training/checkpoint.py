@@ -1,10 +1,10 @@
 """Weights and whole training states as safetensors; nothing is ever unpickled.
 
-One safetensors file holds the tensors and, as one JSON string in its header, everything that is no
-tensor. It is written whole or not at all, so tensors and description cannot mismatch, and the same
-content gives the same bytes. The description holds a SHA-256 of all bytes of the file; a file of
-which one bit has changed is refused. The ``.json`` beside weights is a copy for people; nothing
-reads it.
+One safetensors file holds the tensors. The description holds everything else, as one JSON string in
+the header. The file is written whole or not at all, so tensors and description always match. The
+same content gives the same bytes. The description contains a SHA-256 of all bytes of the file. A
+file with one changed bit is refused. Weights also have a ``.json`` file with a copy of the
+description for people; nothing reads it.
 """
 
 import hashlib
@@ -24,33 +24,33 @@ from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.documents import parse_object
 from simgan_captcha.errors import RunError
 
-# One key only: the header's order of several would change from one process to the next.
+# Only one key, because the order of several keys in the header differs between processes.
 _DESCRIPTION = "description"
 _CHECKSUM = "sha256"
 _BLANK = "0" * 64
-"""In the place of the checksum while it is computed."""
+"""Placeholder for the checksum while it is computed."""
 _IN_FILE = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"\}"')
 """The end of the description, a JSON text within JSON."""
 _MAX_BYTES = 1 << 32
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write weights to ``path``, and a copy of the description for people beside it.
+    """Write weights to ``path``, and a copy of the description to ``path.with_suffix(".json")``.
 
     Args:
-        path: The file to write; its folder is made. ``path.with_suffix(".json")`` is for people.
+        path: File to write; its folder is created.
         tensors: A state dict: tensors of any dtype, on any device.
-        description: What is needed to use them: values that JSON can hold.
+        description: JSON values that are needed to use the weights.
 
     Raises:
-        TypeError: The description holds something that JSON cannot.
+        TypeError: The description contains a value that JSON cannot hold.
     """
     _write(path, tensors, description)
     write_json(path.with_suffix(".json"), description)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and description, as `save_weights` got them; tuples come back as lists.
+    """Read tensors (on the CPU) and description of `save_weights`; tuples become lists.
 
     Raises:
         RunError: The file is missing, damaged, or not written by this package.
@@ -74,9 +74,10 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_aside_if_damaged(path: Path) -> bool:
-    """Whether a training state was damaged; if so, it is renamed, and training begins anew.
+    """Rename a damaged training state, and return whether it was damaged.
 
-    The damaged file stays beside, named ``*.damaged``, in place of an earlier one.
+    Training then starts again. The new name is ``*.damaged``; an earlier file of this name is
+    replaced.
     """
     try:
         _parsed(_file_bytes(path))
@@ -98,8 +99,8 @@ def _parsed(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a file.
 
     Raises:
-        KeyError: It does not describe itself.
-        ValueError, SafetensorError: It is damaged.
+        KeyError: The file has no description.
+        ValueError, SafetensorError: The file is damaged.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     if len(data) < 8 or start > len(data):
@@ -108,15 +109,15 @@ def _parsed(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(metadata, dict) or not isinstance(metadata.get(_DESCRIPTION), str):
         raise KeyError(_DESCRIPTION)
     described = parse_object(metadata[_DESCRIPTION])
-    # Files of earlier versions have none.
+    # Files of earlier versions have no checksum.
     if (said := described.pop(_CHECKSUM, None)) is not None and said != _checksum(data, start):
         raise ValueError("its checksum does not fit: some of it has changed")
-    # Copies, whose memory is aligned as a new tensor's is.
+    # Copies have the memory alignment of new tensors.
     return {name: t.clone() for name, t in safetensors.torch.load(data).items()}, described
 
 
 def _checksum(data: bytes, start: int) -> str:
-    """SHA-256 of a whole file, the checksum in its header taken as zeros."""
+    """SHA-256 of a whole file, with zeros in place of the checksum in its header."""
     header = data[:start]
     if found := list(_IN_FILE.finditer(header)):
         first, last = found[-1].span(1)
@@ -134,17 +135,18 @@ def save_training_state(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
 ) -> None:
-    """Write all that is needed to go on exactly where training is now.
+    """Write everything that is needed to continue a training exactly.
 
     Args:
-        path: The file to write; its folder is made.
+        path: File to write; its folder is created.
         modules: Networks by name.
-        optimizers: Optimizers by name; their state may hold tensors and values that JSON can hold.
-        tensors: Anything else, such as generator states and image buffers.
-        numbers: Counters and other values that JSON can hold.
+        optimizers: Optimizers by name; their state may hold tensors and JSON values.
+        tensors: Other tensors, such as generator states and image buffers.
+        numbers: Counters and other JSON values.
 
     Raises:
-        TypeError: ``numbers`` or an optimizer hold something that neither safetensors nor JSON can.
+        TypeError: ``numbers`` or an optimizer contain a value that safetensors and JSON cannot
+            hold.
     """
     flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
     for name, module in modules.items():
@@ -177,16 +179,16 @@ def load_training_state(
     """Restore modules and optimizers in place.
 
     Args:
-        path: What `save_training_state` wrote.
-        modules: Networks of the same names and shapes as were saved.
-        optimizers: Optimizers of the same names, over the same parameters in the same order.
+        path: File that `save_training_state` wrote.
+        modules: Networks with the same names and shapes as the saved ones.
+        optimizers: Optimizers with the same names, over the same parameters in the same order.
 
     Returns:
-        The ``tensors`` (on the CPU) and ``numbers`` that were saved.
+        The saved ``tensors`` (on the CPU) and ``numbers``.
 
     Raises:
         RunError: The file is missing or damaged, or holds the state of other networks. Networks
-            may then be half restored; make new ones.
+            may then be half restored; build new ones.
     """
     flat, description = load_weights(path)
     try:
@@ -209,7 +211,7 @@ def load_training_state(
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    # Copies, because safetensors refuses tensors that share memory, such as tied weights.
     stored = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     header = {_DESCRIPTION: json.dumps({**description, _CHECKSUM: _BLANK})}
     data = safetensors.torch.save(stored, metadata=header)
@@ -240,6 +242,6 @@ def _optimizer_state(
         state[int(index)][key] = tensor
     groups = described["param_groups"]
     for group, current in zip(groups, optimizer.param_groups, strict=True):
-        # JSON made lists of the tuples (betas).
+        # JSON turned tuples (betas) into lists.
         group |= {k: tuple(v) for k, v in group.items() if isinstance(current.get(k), tuple)}
     return {"state": state, "param_groups": groups}

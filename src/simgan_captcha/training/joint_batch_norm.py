@@ -1,4 +1,4 @@
-"""Batch normalisation by the joint batch of all processes that train as one.
+"""Batch normalisation over the joint batch of several processes.
 
 Shapes: B batch, C channels, H and W pixels, N processes.
 """
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, of which several processes have one another's statistics.
+    """`torch.nn.BatchNorm2d` with the joint statistics of all processes.
 
-    Every process must have as many values. `torch.nn.SyncBatchNorm` does the same on GPUs alone.
+    All processes must have the same number of values. `torch.nn.SyncBatchNorm` does the same, but
+    only on GPUs.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), each channel normalised."""
-        if not (self.training and _together()) or input.is_meta:  # FLOPs are counted alone
+        """Normalise each channel of features (B, C, H, W)."""
+        if not (self.training and _together()) or input.is_meta:  # FLOPs are counted in one process
             return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -28,7 +29,7 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
         gathered = _Gather.apply(torch.stack([mean, variance]))  # type: ignore[no-untyped-call]
         means, variances = gathered.unbind(1)  # (N, C) each
-        # Of parts of one size: the mean of their variances, and the variance of their means.
+        # The variance over parts of equal size: mean of the variances plus variance of the means.
         mean = means.mean(0)
         variance = variances.mean(0) + means.var(0, correction=0)
         count = dist.get_world_size() * values.numel() / values.shape[1]
@@ -47,7 +48,7 @@ def _together() -> bool:
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's tensor, (N, ...); a tensor's gradient is the sum of what all have for it."""
+    """Gather the tensors of all processes as (N, ...); the gradient is the sum over processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training figures: one JSON object a line, and the same as TensorBoard scalars."""
+"""Training figures, as one JSON object per line and as TensorBoard scalars."""
 
 import json
 import math
@@ -12,16 +12,16 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and TensorBoard's ``events.*`` in one folder.
+    """A log in ``metrics.jsonl`` and TensorBoard's ``events.*`` of one folder.
 
     Args:
-        folder: Where to write; made if missing.
-        resume_step: None begins anew, deleting the figures of an earlier training. A number goes on
-            after that step: later lines, and one that a kill cut short, are dropped.
-        writes: False, as of processes that train along with another, touches nothing.
+        folder: Folder to write to; created if missing.
+        resume_step: Step after which the log continues. Later and incomplete lines are dropped.
+            None starts a new log and deletes earlier figures.
+        writes: Whether this process writes. It is False in all processes except the first.
 
     Example of a line: ``{"step": 100, "loss": 0.31}``. A figure that is not finite is ``null``,
-    since JSON has no name for it.
+    because JSON has no name for it.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class MetricsLog:
         self._writes = writes
         if not writes:
             return
-        from torch.utils.tensorboard import SummaryWriter  # late: it loads much that few calls need
+        from torch.utils.tensorboard import SummaryWriter  # imported late because it is slow
 
         path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder), purge_step=purge)
 
     def log(self, step: int, **figures: float) -> None:
-        """Write the figures of one step; a reader of the file sees them at once."""
+        """Write and flush the figures of one step."""
         if not self._writes:
             return
         row: dict[str, float | None] = {"step": step}

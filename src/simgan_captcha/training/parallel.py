@@ -1,8 +1,8 @@
-"""Several processes that train as one, as torchrun starts them; alone is the case of one.
+"""Training with one process, or with several that torchrun starts.
 
-Each works on its share of every batch, and Fabric's DDP averages their gradients, so together they
-do what one process would with the joint batch: image i of that is image i // N of process i % N.
-Process 0 leads: it alone writes, and does what is no training.
+Each process works on its share of every batch, and Fabric's DDP averages the gradients. Together
+they do what one process would do with the joint batch. Image i of the joint batch is image i // N
+of process i % N. Process 0 leads: only this process writes, and does everything except training.
 """
 
 import os
@@ -19,12 +19,12 @@ from torch import Tensor
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 
 _PATIENCE = timedelta(hours=24)
-"""How long a process waits for the others: as long as a download or a fit of the leader's may take.
-One that is lost is not waited for: its connections break, and torchrun stops the rest."""
+"""Longest wait for other processes. It covers a download or a fit of the leader. A lost process
+causes no wait: its connections break, and torchrun stops the others."""
 
 
 def started_together() -> bool:
-    """Whether this process is one of several, as torchrun's variables say."""
+    """Whether this process is one of several, according to the variables of torchrun."""
     return _variable("WORLD_SIZE") > 1
 
 
@@ -34,15 +34,15 @@ def leads() -> bool:
 
 
 def local_processes() -> int:
-    """How many of them share this machine."""
+    """Number of processes on this machine."""
     return _variable("LOCAL_WORLD_SIZE") if started_together() else 1
 
 
 def make_fabric(precision: Any) -> Fabric:
-    """Fabric for as many processes as torchrun started, joined; on a GPU each where there are some.
+    """Fabric for all processes that torchrun started, with a GPU each if there are any.
 
     Args:
-        precision: As Fabric takes it: 32-true or a mixed one.
+        precision: Precision of Fabric: 32-true or a mixed one.
     """
     if not started_together():
         return Fabric(accelerator="auto", devices=1, precision=precision)
@@ -62,7 +62,7 @@ def make_fabric(precision: Any) -> Fabric:
         accelerator="cuda" if cards else "cpu",
         devices=on_this_machine,
         num_nodes=in_all // on_this_machine,
-        # Statistics of batches are joint already, see `JointBatchNorm2d`.
+        # Batch statistics are already joint, see `JointBatchNorm2d`.
         strategy=DDPStrategy(forward_sync_buffers=False, timeout=_PATIENCE),
         precision=precision,
     )
@@ -71,20 +71,20 @@ def make_fabric(precision: Any) -> Fabric:
 
 
 def part() -> None:
-    """Leave the others, all being done.
+    """Leave the group of processes after the work is done.
 
-    Threads that still listen to them when the interpreter ends may abort a process whose work is
-    finished, and torchrun then reports a failure.
+    Otherwise its threads may abort a finished process when the interpreter ends, and torchrun
+    reports a failure.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def share(fabric: Fabric, batch_size: int) -> int:
-    """Images of a joint batch that each process handles.
+    """Number of images of a joint batch for each process.
 
     Raises:
-        ConfigError: It does not divide, or less than two are left for each.
+        ConfigError: The batch is not divisible, or leaves less than two images for each process.
     """
     each, left = divmod(batch_size, int(fabric.world_size))
     if left or each < 2:
@@ -96,7 +96,7 @@ def share(fabric: Fabric, batch_size: int) -> int:
 
 
 def gather(fabric: Fabric, images: Tensor) -> Tensor:
-    """The joint batch, (N B, ...), of every process's (B, ...), in its order; without gradient."""
+    """The joint batch (N B, ...) of the batches (B, ...) of all processes, without gradient."""
     if fabric.world_size == 1:
         return images
     own = images.detach().contiguous()
@@ -106,17 +106,17 @@ def gather(fabric: Fabric, images: Tensor) -> Tensor:
 
 
 def mean(fabric: Fabric, values: Tensor) -> Tensor:
-    """The mean over processes of a tensor of one shape."""
+    """The mean of a tensor over all processes."""
     if fabric.world_size == 1:
         return values
     joint = values.clone()
-    dist.all_reduce(joint)  # Fabric's would have all wait for one another first
+    dist.all_reduce(joint)  # the version of Fabric first waits for all processes
     joint /= fabric.world_size
     return joint
 
 
 def require_same_step(fabric: Fabric, step: int, folder: Path) -> None:
-    """See that all processes go on from one checkpoint.
+    """Check that all processes continue from the same step.
 
     Raises:
         RunError: They do not.

@@ -1,6 +1,6 @@
-"""Endless batches by number: batch n is the same whenever, wherever and from whichever start.
+"""Endless numbered batches: batch n is the same in every process and from every start.
 
-A training that was killed opens its streams at the batch it had come to, and meets the same images.
+A resumed training opens its streams at the next batch, and receives the same images.
 """
 
 import signal
@@ -20,16 +20,16 @@ from simgan_captcha.interrupts import end_with_parent, held_back, kept_from_chil
 from simgan_captcha.types import GreyImages
 
 _REAL = 0
-"""First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
+"""First word of the seeds of real batches; the streams of synthetic batches count from 1."""
 
 
 class CaptchaSimulator(Protocol):
-    """What `Simulator`, `OriginalSimulator` and `calibration.scout.PosedSimulator` share."""
+    """Interface of `Simulator`, `OriginalSimulator` and `calibration.scout.PosedSimulator`."""
 
     def batch(
         self, generator: np.random.Generator, count: int
     ) -> tuple[GreyImages, npt.NDArray[Any]]:
-        """(N, H, W) ``uint8`` images and their targets, (N, L) class ids or (N, L, 5) with pose."""
+        """Draw images (N, H, W) ``uint8`` and targets: class ids (N, L), or (N, L, 5) with pose."""
         ...
 
 
@@ -44,18 +44,18 @@ def real_batches(
 ) -> Iterator[GreyImages]:
     """Shuffled full batches of unlabelled images, epoch after epoch, without end.
 
-    What is left of an epoch after the last full batch is dropped; the next epoch is shuffled anew.
+    Images after the last full batch of an epoch are dropped. Each epoch has a new order.
 
     Args:
-        images: (N, H, W), ``uint8``, in the store's content order.
-        batch_size: B, of all processes together.
-        seed: Decides the order.
-        first: Number of the batch to begin with.
-        rank: Of this process, from 0; each has every ``processes``-th image of a batch.
-        processes: That share the images; B divides by it.
+        images: (N, H, W) ``uint8``, in the content order of the store.
+        batch_size: B, over all processes.
+        seed: Random seed of the order.
+        first: Number of the first batch.
+        rank: Number of this process, from 0. It receives every ``processes``-th image of a batch.
+        processes: Number of processes that share the images; B must be divisible by it.
 
     Raises:
-        StoreError: Fewer images than one batch.
+        StoreError: There are fewer images than one batch.
     """
     each_epoch = len(images) // batch_size
     if not each_epoch:
@@ -83,30 +83,31 @@ def synthetic_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> Iterator[tuple[GreyImages, Tensor]]:
-    """Labelled batches without end: images (B, H, W) ``uint8`` and class ids (B, L) ``int64``.
+    """Endless labelled batches: images (B, H, W) ``uint8`` and class ids (B, L) ``int64``.
 
     Args:
-        simulator: Draws them.
-        batch_size: B, of this process.
-        seed: With ``stream`` and its number decides a batch, in any number of workers.
-        stream: From 1; batches of different streams share nothing.
-        first: Number of the batch to begin with.
-        workers: Processes that draw ahead; 0 draws in this one.
-        rank: Of this process, from 0; each has every ``processes``-th batch.
-        processes: That share the stream.
+        simulator: Source of the images.
+        batch_size: B, in this process.
+        seed: Random seed. Seed, ``stream`` and number determine a batch, with any number of
+            workers.
+        stream: Number of the stream, from 1; different streams are independent.
+        first: Number of the first batch.
+        workers: Number of processes that draw ahead; 0 draws in this one.
+        rank: Number of this process, from 0. It receives every ``processes``-th batch.
+        processes: Number of processes that share the stream.
     """
     loader: DataLoader[Any] = DataLoader(
         _SyntheticBatches(simulator, batch_size, (stream, seed)),
         batch_size=None,
         sampler=_Every(processes, first * processes + rank),
         num_workers=workers,
-        # A fork of a process that runs torch's threads can hang.
+        # A fork of a process with torch threads can hang.
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    # Workers that are interrupted while they start leave noise, or are waited for in vain: the
-    # first batch shows that they run, and from then on this process alone stops them.
+    # Workers that are interrupted during their start print tracebacks, or never answer. The first
+    # batch shows that they run. From then on, only this process stops them.
     with kept_from_children(signal.SIGTERM) if workers else nullcontext():
         batches = iter(loader)
         images, ids = next(batches)
@@ -116,11 +117,11 @@ def synthetic_batches(
             with held_back():
                 images, ids = next(batches)
     finally:
-        del batches  # stops the workers even where a traceback holds this frame
+        del batches  # stops the workers even if a traceback holds this frame
 
 
 def _start_worker(_: int) -> None:
-    # Torch's own watch looks at the fork server, which lives as long as its workers do.
+    # Torch only watches the fork server, which lives as long as its workers.
     end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
