@@ -13,6 +13,7 @@ sums, Adam in place of SGD, an average of R's weights is kept, and R learns what
 """
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from simgan_captcha.atomic import write_bytes
@@ -118,7 +120,7 @@ def train(
         torch.Size([5, 3, 8, 8])
     """
     settings = settings or SimGANSettings()
-    fabric = Fabric(devices=_devices(device), accelerator=_accelerator(device))
+    fabric = _fabric(device)
     # Two orders, so that datasets of pairs do not come in pairs.
     streams = [
         to_stream(images, settings.batch_size, 2 * seed + k)
@@ -139,16 +141,15 @@ def train(
     return result.refiner
 
 
-def _accelerator(device: str) -> str:
-    kind = device.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
+def _fabric(device: str) -> Fabric:
+    """One process on a device."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"expected the device auto, cpu, cuda, cuda:N or mps, got {device!r}")
-    return kind
-
-
-def _devices(device: str) -> int | list[int]:
-    _, colon, number = device.partition(":")
-    return [int(number)] if colon and number.isdecimal() else 1
+    kind, _, number = device.partition(":")
+    try:
+        return Fabric(accelerator=kind, devices=[int(number)] if number else 1)
+    except (RuntimeError, MisconfigurationException) as error:
+        raise UsageError(f"expected a device that is there, got {device!r}: {error}") from error
 
 
 def train_refiner(
