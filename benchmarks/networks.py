@@ -48,7 +48,6 @@ from simgan_captcha.recognizer.decode import BATCH
 from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, ScoutOutput
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
-    LabelledStream,
     Objective,
     character_objective,
     learning_rate_at,
@@ -58,7 +57,7 @@ from simgan_captcha.recognizer.train import (
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
-from simgan_captcha.training.streams import CaptchaSimulator, synthetic_batches
+from simgan_captcha.training.streams import CaptchaSimulator, LabelledStream, synthetic_batches
 
 PLACED = "placed"
 _STREAM = 50  # of synthetic batches; a run's own have other numbers
