@@ -6,6 +6,7 @@ Shapes: B batch, H and W pixels, L characters, K classes.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
+from simgan_captcha.pipeline.training import ink_recogniser, label_agreement
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simgan import Refiner, SimGANResult, SimGANSettings, train_refiner
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
@@ -49,42 +51,25 @@ class Lab:
         for images in real_batches(self.images, size, self.seed, first):
             yield torch.from_numpy(self.background.normalise(images))
 
-    def recogniser(self, reader: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What a reader reads of ink alone, (B, 1, H, W) -> (B, L, K)."""
-        device = alone().device
-        frozen = copy.deepcopy(reader).eval().requires_grad_(False).to(device)
-        mask = torch.from_numpy(self.background.normalise(self.images[:1]))[:, 1:].to(device)
-
-        def read(ink: Tensor) -> Tensor:
-            logits: Tensor = frozen(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
-            return logits
-
-        return read
-
     def refine(
         self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
     ) -> tuple[SimGANResult, float]:
         """Train a refiner of ink, or go on with it; what it left, and seconds of all sittings."""
-        size = settings.batch_size
-        recogniser = None if reader is None else self.recogniser(reader)
-
-        def agreement(synthetic: Tensor, refined: Tensor) -> float:
-            assert recogniser is not None
-            with torch.no_grad():
-                before, after = (recogniser(each).argmax(-1) for each in (synthetic, refined))
-            return float((before == after).all(-1).float().mean())
-
-        stopwatch = Stopwatch(folder)
+        size, fabric, stopwatch = settings.batch_size, alone(), Stopwatch(folder)
+        recogniser = None
+        if reader is not None:
+            reader = copy.deepcopy(reader).eval()
+            recogniser = ink_recogniser(reader, self.background, self.images, fabric.device)
         result = train_refiner(
             synthetic=lambda first: (x[:, :1] for x, _ in self.synthetic(REFINE, size, first)),
             real=lambda first: (x[:, :1] for x in self.real(size, first)),
             folder=folder,
-            fabric=alone(),
+            fabric=fabric,
             seed=self.seed,
             settings=settings,
             on_step=ticking(stopwatch, folder.parent.name + " refiner"),
             warn=print,
-            label_agreement=None if recogniser is None else agreement,
+            label_agreement=None if recogniser is None else partial(label_agreement, recogniser),
             recogniser=recogniser,
         )
         return result, stopwatch.seconds()

@@ -22,7 +22,6 @@ from simgan_captcha.types import GreyImages
 _REAL = 0
 """First word of the seeds of real batches; synthetic streams are numbered by their user from 1."""
 
-
 LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
 batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
