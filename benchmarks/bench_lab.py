@@ -3,7 +3,9 @@
 Shapes: B batch, H and W pixels, L characters, K classes.
 """
 
+import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from record import RESULTS
 from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
@@ -73,6 +76,25 @@ class Lab:
             recogniser=recogniser,
         )
         return result, stopwatch.seconds()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of a benchmark whose rows are trainings."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
+    found.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
+    found.add_argument("--user", default="rickyhan")
+    found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    found.add_argument("--test", type=int, default=5_000, help="images to judge on")
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--out", type=Path, default=RESULTS)
+    return found
+
+
+def keep_out_of_results(out: Path) -> None:
+    """End the command if a try-out would write where full runs do."""
+    if out == RESULTS:
+        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
 
 
 @torch.no_grad()
