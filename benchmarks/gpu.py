@@ -2,17 +2,17 @@
 
     python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Runs unattended, in under ten minutes on a card of the last years:
+Runs unattended, by estimate in under ten minutes on a recent card. It measures:
 
-- a matrix product in bfloat16, what the card does at most, beside its maker's figure;
-- preset ``cpu`` on the real captchas, every stage's reader judged: seconds to 95 % and to 99 %;
-- the refiner of preset ``paper`` (64 features, 4 blocks, full resolution, batches of 512, four
-  refiner updates a step): steps a second, TFLOP/s, memory;
-- the run's reader, a training step without the simulator, as it is and through ``torch.compile``
-  with CUDA graphs: whether that would pay.
+- A matrix product in bfloat16: the most that the card does, beside its maker's figure.
+- Preset ``cpu`` on the real captchas, each stage's reader judged: seconds to 95 % and to 99 %.
+- The refiner of preset ``paper``: steps a second, TFLOP/s and memory. It has 64 features and 4
+  blocks at full resolution, batches of 512, and four refiner updates a step.
+- A training step of the run's reader, without the simulator: as it is, and through
+  ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
 
-Writes benchmarks/results/gpu.{json,md}, from a GPU alone: without one it wants another --out and is
-a try-out of the script (``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values).
+Writes benchmarks/results/gpu.{json,md}, from a GPU alone. Without one, give another --out to try
+the script, with ``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values.
 """
 
 import argparse
