@@ -21,7 +21,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.pipeline.training import ink_recogniser, label_agreement
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simgan import Refiner, SimGANResult, SimGANSettings, train_refiner
+from simgan_captcha.simgan import BatchStream, Refiner, SimGANResult, SimGANSettings, train_refiner
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
 
@@ -39,12 +39,16 @@ class Lab:
     images: GreyImages
     """Real ones, (N, H, W)."""
     seed: int
+    workers: int = 0
+    """Processes that draw ahead."""
 
     def synthetic(
         self, stream: int, size: int, first: int = 0, refiner: Refiner | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Labelled batches as readers see them, (B, 2, H, W) and (B, L), refined or raw."""
-        batches = synthetic_batches(self.simulator, size, self.seed, stream=stream, first=first)
+        batches = synthetic_batches(
+            self.simulator, size, self.seed, stream=stream, first=first, workers=self.workers
+        )
         for images, ids in batches:
             normalised = torch.from_numpy(self.background.normalise(images))
             yield (normalised if refiner is None else refined(normalised, refiner)), ids
@@ -53,6 +57,14 @@ class Lab:
         """Unlabelled batches, (B, 2, H, W)."""
         for images in real_batches(self.images, size, self.seed, first):
             yield torch.from_numpy(self.background.normalise(images))
+
+    def synthetic_ink(self, stream: int, size: int) -> BatchStream:
+        """Batches as refiners see them, (B, 1, H, W)."""
+        return lambda first: (images[:, :1] for images, _ in self.synthetic(stream, size, first))
+
+    def real_ink(self, size: int) -> BatchStream:
+        """Unlabelled batches, (B, 1, H, W)."""
+        return lambda first: (images[:, :1] for images in self.real(size, first))
 
     def refine(
         self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
@@ -64,8 +76,8 @@ class Lab:
             reader = copy.deepcopy(reader).eval()
             recogniser = ink_recogniser(reader, self.background, self.images, fabric.device)
         result = train_refiner(
-            synthetic=lambda first: (x[:, :1] for x, _ in self.synthetic(REFINE, size, first)),
-            real=lambda first: (x[:, :1] for x in self.real(size, first)),
+            synthetic=self.synthetic_ink(REFINE, size),
+            real=self.real_ink(size),
             folder=folder,
             fabric=fabric,
             seed=self.seed,
