@@ -190,17 +190,16 @@ def train_refiner(
     if settings.consistency and recogniser is None:
         raise UsageError("expected a recogniser with consistency above 0, got none; give one")
     training = Training(fabric, settings, seed, (synthetic, real), recogniser)
-    resumed = folder is not None and (folder / CHECKPOINT).exists()
-    if folder is not None and resumed:
+    if folder is not None and (folder / CHECKPOINT).exists():
         training.load(folder / CHECKPOINT)
     require_same_step(fabric, training.step, folder or Path())
-    sample, real_sample = training.first_batches()
-    _run(training, (sample, real_sample), folder, watching, resumed=resumed)
+    samples = training.first_batches()
+    _run(training, samples, folder, watching)
     if folder is not None and fabric.is_global_zero:
         save_refiner(folder / REFINER, training.average)
     return SimGANResult(
         refiner=training.average,
-        flops=count_training_flops(settings, *sample.shape[2:]),
+        flops=count_training_flops(settings, *samples[0].shape[2:]),
         images=training.images,
         alarms=tuple(training.alarms.values()),
         figures=training.figures,
@@ -212,16 +211,14 @@ def _run(
     samples: tuple[Tensor, Tensor],
     folder: Path | None,
     watching: Watching,
-    *,
-    resumed: bool,
 ) -> None:
     """Step after step to the end, with all that is written and reported on the way."""
     settings = training.settings
     on_step, warn = watching.get("on_step"), watching.get("warn")
     started, first_image = time.monotonic(), training.images
     writes = folder is not None and training.fabric.is_global_zero
-    where, resume_step = folder or Path(), training.step if resumed else None
-    with MetricsLog(where, resume_step, writes=writes) as log:
+    where, resumed_at = folder or Path(), training.step or None
+    with MetricsLog(where, resumed_at, writes=writes) as log:
         while training.step < settings.total_steps:
             figures = training.advance()
             step, last = training.step, training.step == settings.total_steps
