@@ -86,7 +86,7 @@ class Size:
 
 
 def in_the_papers_form(
-    features: int, blocks: int, widths: tuple[int, int, int, int], **others: int
+    features: int, blocks: int, widths: tuple[int, int, int, int], **others: Any
 ) -> SimGANSettings:
     """A refiner that draws images anew, of another size than the text's."""
     return SimGANSettings(

@@ -14,6 +14,7 @@ import stock_readers
 from stock_readers import DECODED, NOTHING, Job, Read
 
 import simgan_captcha
+from simgan_captcha import Unreadable
 
 KNOWN = (NOTHING, DECODED)
 
@@ -24,7 +25,8 @@ def start(job: Job, known: str) -> Read:
     if known == DECODED:
         told = {"alphabet": job.alphabet, "length": (job.shortest, job.longest)}
     return lambda paths: [
-        reading.text for reading in simgan_captcha.read([*map(Path, paths)], **told)
+        "" if isinstance(reading, Unreadable) else reading.text
+        for reading in simgan_captcha.read([*map(Path, paths)], **told)
     ]
 
 
