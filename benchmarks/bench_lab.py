@@ -3,20 +3,25 @@
 Shapes: B batch, H and W pixels, L characters, K classes.
 """
 
+import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from record import RESULTS
 from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
+from simgan_captcha.pipeline.training import ink_recogniser, label_agreement
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simgan import Refiner, SimGANResult, SimGANSettings, train_refiner
+from simgan_captcha.simgan import BatchStream, Refiner, SimGANResult, SimGANSettings, train_refiner
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
 
@@ -34,12 +39,16 @@ class Lab:
     images: GreyImages
     """Real ones, (N, H, W)."""
     seed: int
+    workers: int = 0
+    """Processes that draw ahead."""
 
     def synthetic(
         self, stream: int, size: int, first: int = 0, refiner: Refiner | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Labelled batches as readers see them, (B, 2, H, W) and (B, L), refined or raw."""
-        batches = synthetic_batches(self.simulator, size, self.seed, stream=stream, first=first)
+        batches = synthetic_batches(
+            self.simulator, size, self.seed, stream=stream, first=first, workers=self.workers
+        )
         for images, ids in batches:
             normalised = torch.from_numpy(self.background.normalise(images))
             yield (normalised if refiner is None else refined(normalised, refiner)), ids
@@ -49,45 +58,55 @@ class Lab:
         for images in real_batches(self.images, size, self.seed, first):
             yield torch.from_numpy(self.background.normalise(images))
 
-    def recogniser(self, reader: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What a reader reads of ink alone, (B, 1, H, W) -> (B, L, K)."""
-        device = alone().device
-        frozen = copy.deepcopy(reader).eval().requires_grad_(False).to(device)
-        mask = torch.from_numpy(self.background.normalise(self.images[:1]))[:, 1:].to(device)
+    def synthetic_ink(self, stream: int, size: int) -> BatchStream:
+        """Batches as refiners see them, (B, 1, H, W)."""
+        return lambda first: (images[:, :1] for images, _ in self.synthetic(stream, size, first))
 
-        def read(ink: Tensor) -> Tensor:
-            logits: Tensor = frozen(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
-            return logits
-
-        return read
+    def real_ink(self, size: int) -> BatchStream:
+        """Unlabelled batches, (B, 1, H, W)."""
+        return lambda first: (images[:, :1] for images in self.real(size, first))
 
     def refine(
         self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
     ) -> tuple[SimGANResult, float]:
         """Train a refiner of ink, or go on with it; what it left, and seconds of all sittings."""
-        size = settings.batch_size
-        recogniser = None if reader is None else self.recogniser(reader)
-
-        def agreement(synthetic: Tensor, refined: Tensor) -> float:
-            assert recogniser is not None
-            with torch.no_grad():
-                before, after = (recogniser(each).argmax(-1) for each in (synthetic, refined))
-            return float((before == after).all(-1).float().mean())
-
-        stopwatch = Stopwatch(folder)
+        size, fabric, stopwatch = settings.batch_size, alone(), Stopwatch(folder)
+        recogniser = None
+        if reader is not None:
+            reader = copy.deepcopy(reader).eval()
+            recogniser = ink_recogniser(reader, self.background, self.images, fabric.device)
         result = train_refiner(
-            synthetic=lambda first: (x[:, :1] for x, _ in self.synthetic(REFINE, size, first)),
-            real=lambda first: (x[:, :1] for x in self.real(size, first)),
+            synthetic=self.synthetic_ink(REFINE, size),
+            real=self.real_ink(size),
             folder=folder,
-            fabric=alone(),
+            fabric=fabric,
             seed=self.seed,
             settings=settings,
             on_step=ticking(stopwatch, folder.parent.name + " refiner"),
             warn=print,
-            label_agreement=None if recogniser is None else agreement,
+            label_agreement=None if recogniser is None else partial(label_agreement, recogniser),
             recogniser=recogniser,
         )
         return result, stopwatch.seconds()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of a benchmark whose rows are trainings."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
+    found.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
+    found.add_argument("--user", default="rickyhan")
+    found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    found.add_argument("--test", type=int, default=5_000, help="images to judge on")
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--out", type=Path, default=RESULTS)
+    return found
+
+
+def keep_out_of_results(out: Path) -> None:
+    """End the command if a try-out would write where full runs do."""
+    if out == RESULTS:
+        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
 
 
 @torch.no_grad()

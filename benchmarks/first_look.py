@@ -9,12 +9,13 @@ characters, case ignored. Writes benchmarks/results/first_look.{json,md}.
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, NamedTuple
 
+from families import FAMILIES
 from record import RESULTS, provenance, write_result
-from zero_shot import REAL_FAMILIES
+from zero_shot import GENERATORS, REAL_FAMILIES
 
 import simgan_captcha as sc
 
@@ -28,7 +29,6 @@ class Person(NamedTuple):
     clutter: tuple[str, ...]
 
 
-_NO_O = "".join(c for c in digits + ascii_lowercase + ascii_uppercase if c not in "0o1iIlO")
 SEEN = {
     "lzu5": ("plain", ("dots",)),
     "henan4": ("plain", ("lines",)),
@@ -38,32 +38,38 @@ SEEN = {
     "nsysu4": ("plain", ("lines", "dots")),
     "thsr4": ("plain", ("lines", "dots")),
     "spas4": ("varying", ("lines",)),
+    "pypi_digits4": ("plain", ("lines", "dots")),
+    "pypi_serif4to6": ("plain", ("lines", "dots")),
+    "svg_captcha4": ("plain", ("lines",)),
+    "gd_securityimage5": ("plain", ("lines", "dots")),
+    "gregwar5": ("plain", ("lines",)),
+    "puzzle4": ("shared", ()),
 }
-PERSONS = {
-    **{name: Person(*REAL_FAMILIES[name], *seen) for name, seen in SEEN.items()},
-    "pypi_digits4": Person(digits, "4", "plain", ("lines", "dots")),
-    "pypi_serif4to6": Person(digits + ascii_lowercase, "4-6", "plain", ("lines", "dots")),
-    "svg_captcha4": Person(_NO_O, "4", "plain", ("lines",)),
-    "gd_securityimage5": Person(digits + ascii_uppercase, "5", "plain", ("lines", "dots")),
-    "gregwar5": Person(digits + ascii_lowercase, "5", "plain", ("lines",)),
-    "puzzle4": Person(digits + ascii_lowercase, "4", "shared", ()),
-}
+"""Background and clutter of each family, as a person sees them."""
 
 
-def main() -> None:
+def person(name: str) -> Person:
+    """What a person writes of a family."""
+    if name in REAL_FAMILIES:
+        return Person(*REAL_FAMILIES[name], *SEEN[name])
+    family = FAMILIES[GENERATORS[name]]
+    return Person(family.alphabet, family.length, *SEEN[name])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="where zero_shot.py drew the generators' images")
     parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows = []
-    for name, person in PERSONS.items():
-        place = options.families if name in SEEN else options.work / "generated"
+    for name in SEEN:
+        place = options.families if name in REAL_FAMILIES else options.work / "generated"
         if not (place / name / "images").is_dir():
             print(f"left out: {name}: no images in {place / name}")
             continue
-        rows.append({"family": name, **looked(place / name / "images", person)})
+        rows.append({"family": name, **looked(place / name / "images", person(name))})
         print(rows[-1], flush=True)
     write_result(
         options.out,

@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, provenance, write_result
+from record import RESULTS, percent, provenance, share_with_interval, write_result
 
-from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.generalist.decoding import Alphabet, decode_columns
 from simgan_captcha.generalist.examples import batches, draw_pool
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.pretraining import Pretraining, PretrainingSettings
 from simgan_captcha.generalist.reader import GeneralistReader
-from simgan_captcha.simulator.wide.drawing import DrawnImage, render
+from simgan_captcha.simulator.wide.drawing import render
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
 from simgan_captcha.simulator.wide.plans import ImagePlan, draw_plan
 from simgan_captcha.simulator.wide.styles import draw_style
@@ -34,13 +33,13 @@ from simgan_captcha.simulator.wide.styles import draw_style
 
 @dataclass(frozen=True)
 class Known:
-    """One image, how it was drawn, and what was read."""
+    """How one image was drawn, and how it was read."""
 
     plan: ImagePlan
-    drawn: DrawnImage
     free: bool
-    """Whether the text was right with nothing known; ``constrained``: with alphabet and length."""
+    """Whether the text was right with nothing known."""
     constrained: bool
+    """Whether it was right with alphabet and length known."""
 
 
 KINDS: dict[str, Callable[[ImagePlan], bool]] = {
@@ -72,7 +71,7 @@ KINDS: dict[str, Callable[[ImagePlan], bool]] = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", type=int, default=500)
@@ -80,10 +79,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--steps", type=int, default=12, help="timed training steps; 0: none")
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="of the fonts")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    shelf = FontShelf(options.catalogue, "held-out")
     cpu = time.process_time()
-    known = read_families(options.families, options.images, options.seed)
+    known = read_families(shelf, options.families, options.images, options.seed)
     rows: list[dict[str, Any]] = [
         {"kind": kind, "images": len(chosen), **shares(chosen)}
         for kind, holds in KINDS.items()
@@ -101,7 +102,7 @@ def main() -> None:
         "cpu_seconds": round(cpu, 1),
         "rows": rows,
         "curve": curve,
-        "training_step": training_step(options.steps) if options.steps else None,
+        "training_step": training_step(shelf, options.steps) if options.steps else None,
     }
     lines = [
         (
@@ -128,45 +129,38 @@ def main() -> None:
     )
 
 
-def read_families(families: int, images: int, seed: int) -> list[Known]:
-    """Draw and read families of held-out fonts."""
-    shelf, reader = FontShelf(CATALOGUE, "held-out"), GeneralistReader(threads=1)
+def read_families(shelf: FontShelf, families: int, images: int, seed: int) -> list[Known]:
+    """Draw and read families in the fonts of a shelf."""
+    reader = GeneralistReader(threads=1)
     known = []
     for family in range(families):
         generator = np.random.default_rng((seed, family))
         style = draw_style(shelf, generator, 1.0)
         plans = [draw_plan(style, shelf, generator) for _ in range(images)]
         drawn = [render(plan, shelf) for plan in plans]
-        text = style.text
-        characters = "".join(sorted(set(text.alphabet) | set("".join(d.text for d in drawn))))
+        characters = "".join(sorted(set(style.text.alphabet).union(*(d.text for d in drawn))))
         lengths = (min(len(d.text) for d in drawn), max(len(d.text) for d in drawn))
         alphabet = Alphabet(characters)
         for plan, of_image in zip(plans, drawn, strict=True):
             logits = reader.columns(of_image.image)
             free = decode_columns(logits, Alphabet()).text
             constrained = decode_columns(logits, alphabet, lengths).text
-            known.append(Known(plan, of_image, free == of_image.text, constrained == of_image.text))
+            known.append(Known(plan, free == of_image.text, constrained == of_image.text))
     return known
 
 
 def shares(known: Sequence[Known]) -> dict[str, list[float]]:
     """Share right and its interval, for either way of reading."""
-    found = {}
-    for way in ("free", "constrained"):
-        right = sum(getattr(k, way) for k in known)
-        found[way] = [right / len(known), *wilson_interval(right, len(known))]
-    return found
+    return {
+        way: share_with_interval(sum(getattr(k, way) for k in known), len(known))
+        for way in ("free", "constrained")
+    }
 
 
-def percent(share: Sequence[float]) -> str:
-    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
-
-
-def training_step(steps: int) -> dict[str, float]:
+def training_step(shelf: FontShelf, steps: int) -> dict[str, float]:
     """Median CPU seconds of a training step on one thread, in bfloat16 and in float32."""
     torch.set_num_threads(1)
     settings = PretrainingSettings()
-    shelf = FontShelf(CATALOGUE, "held-out")
     pool = draw_pool(shelf, 1, 0, families=8, images=8, difficulty=1.0)
     batch = next(batches(pool, settings.batch_size, np.random.default_rng(0)))
     seconds = {}

@@ -2,29 +2,29 @@
 
     python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Runs unattended, in under ten minutes on a card of the last years:
+Runs unattended, by estimate in under ten minutes on a recent card. It measures:
 
-- a matrix product in bfloat16, what the card does at most, beside its maker's figure;
-- preset ``cpu`` on the real captchas, every stage's reader judged: seconds to 95 % and to 99 %;
-- the refiner of preset ``paper`` (64 features, 4 blocks, full resolution, batches of 512, four
-  refiner updates a step): steps a second, TFLOP/s, memory;
-- the run's reader, a training step without the simulator, as it is and through ``torch.compile``
-  with CUDA graphs: whether that would pay.
+- A matrix product in bfloat16: the most that the card does, beside its maker's figure.
+- Preset ``cpu`` on the real captchas, each stage's reader judged: seconds to 95 % and to 99 %.
+- The refiner of preset ``paper``: steps a second, TFLOP/s and memory. It has 64 features and 4
+  blocks at full resolution, batches of 512, and four refiner updates a step.
+- A training step of the run's reader, without the simulator: as it is, and through
+  ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
 
-Writes benchmarks/results/gpu.{json,md}, from a GPU alone: without one it wants another --out and is
-a try-out of the script (``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values).
+Writes benchmarks/results/gpu.{json,md}, from a GPU alone. Without one, give another --out to try
+the script, with ``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from bench_lab import Lab
 from main_table import row
 from real_captchas import finish_run, load_real, rename, run_config, run_fabric
 from record import RESULTS, manifests, provenance, write_result
@@ -39,7 +39,6 @@ from simgan_captcha.recognizer.network import build_reader
 from simgan_captcha.recognizer.train import MEMORY_FORMAT, in_memory_format, take_step
 from simgan_captcha.simgan import SimGANSettings, train_refiner
 from simgan_captcha.simulator.simulator import Simulator
-from simgan_captcha.training.streams import real_batches, synthetic_batches
 
 _STREAM = 80  # of synthetic batches; a run's own have other numbers
 _PEAKS = {
@@ -183,30 +182,15 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
     config, fabric = run_config(run), run_fabric(run)
     background = Background.load(run / "background" / "background.npz")
     simulator = Simulator(config.scheme, config.simulator, background)
-    images = load_real(run).images
-
-    def synthetic(first: int) -> Iterator[Tensor]:
-        for drawn, _ in synthetic_batches(
-            simulator,
-            settings.batch_size,
-            seed,
-            stream=_STREAM,
-            first=first,
-            workers=max(config.workers, 8 if fabric.device.type == "cuda" else 0),
-        ):
-            yield torch.from_numpy(background.normalise(drawn))[:, :1]
-
-    def real(first: int) -> Iterator[Tensor]:
-        for batch in real_batches(images, settings.batch_size, seed, first):
-            yield torch.from_numpy(background.normalise(batch))[:, :1]
-
+    workers = max(config.workers, 8 if fabric.device.type == "cuda" else 0)
+    lab = Lab(config.scheme, background, simulator, load_real(run).images, seed, workers)
     ended: list[float] = []
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         result = train_refiner(
-            synthetic=synthetic,
-            real=real,
+            synthetic=lab.synthetic_ink(_STREAM, settings.batch_size),
+            real=lab.real_ink(settings.batch_size),
             folder=Path(folder),
             fabric=fabric,
             seed=seed,

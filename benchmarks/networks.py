@@ -2,12 +2,16 @@
 
     python benchmarks/networks.py --run RUN --tflop 10
 
-Every network is trained by one recipe (that of the package's reader), each time for TFLOP teraflop:
-on the true texts of 15,000 real captchas (``supervised``); on the simulator as the run calibrated
-it (``label_free``); and on the same, where every position of the feature map must tell, too, whose
-middle lies there (``placed``), as the package's reader does: a simulator knows. All are judged
-on the other 5,000 real ones; nothing is adapted. What tells places costs some 2 %, which is
-counted of our net alone, as it reads by them. Writes benchmarks/results/networks.{json,md}.
+Every network is trained by one recipe, that of the package's reader, for TFLOP teraflop each time:
+
+- ``supervised``: on the true texts of 15,000 real captchas.
+- ``label_free``: on the simulator as the run calibrated it.
+- ``placed``: on the same images. Every position of the feature map must also tell whose middle
+  lies there, as in the package's reader; a simulator knows.
+
+All are judged on the other 5,000 real captchas; nothing is adapted. What tells places costs some
+2 %. That is counted of our net alone, as it reads by them. Writes
+benchmarks/results/networks.{json,md}.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
 """
@@ -48,7 +52,6 @@ from simgan_captcha.recognizer.decode import BATCH
 from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, ScoutOutput
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
-    LabelledStream,
     Objective,
     character_objective,
     learning_rate_at,
@@ -58,7 +61,7 @@ from simgan_captcha.recognizer.train import (
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
-from simgan_captcha.training.streams import CaptchaSimulator, synthetic_batches
+from simgan_captcha.training.streams import CaptchaSimulator, LabelledStream, synthetic_batches
 
 PLACED = "placed"
 _STREAM = 50  # of synthetic batches; a run's own have other numbers

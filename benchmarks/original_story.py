@@ -17,17 +17,17 @@ to benchmarks/results/original_story_SIZE.json as soon as it is there, and rows 
 not made again; a training that was stopped goes on.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import bench_lab
 import torch
-from bench_lab import FRESH, READ, Lab, alone
+from bench_lab import FRESH, READ, Lab, alone, keep_out_of_results
 from real_captchas import RealCaptchas, figures, judge_reader, load_challenges, split
-from record import RESULTS, Rows, over_seeds, provenance, write_table
+from record import Rows, over_seeds, provenance, write_table
 from torch import nn
 
 from simgan_captcha.config.settings import resolve_config
@@ -39,7 +39,12 @@ from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
 from simgan_captcha.scheme import HACKMIT_2017 as SCHEME
-from simgan_captcha.simgan import SimGANSettings, count_forward_flops
+from simgan_captcha.simgan import (
+    DiscriminatorSettings,
+    RefinerSettings,
+    SimGANSettings,
+    count_forward_flops,
+)
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import CaptchaSimulator
@@ -80,34 +85,43 @@ class Size:
     classifier: ClassifierSettings
 
 
+def in_the_papers_form(
+    features: int, blocks: int, widths: tuple[int, int, int, int], **others: Any
+) -> SimGANSettings:
+    """A refiner that draws images anew, of another size than the text's."""
+    return SimGANSettings(
+        refiner=RefinerSettings(features=features, blocks=blocks, global_skip=False),
+        discriminator=DiscriminatorSettings(widths=widths),
+        **others,
+    )
+
+
 SIZES = {
     "full": Size(resolve_config("original").simgan, 128, 128, ClassifierSettings()),
     "cpu": Size(
-        SimGANSettings.model_validate(
-            {
-                "refiner": {"features": 16, "blocks": 2, "global_skip": False},
-                "discriminator": {"widths": [48, 32, 32, 32]},
-                "steps": 750,
-                "pretrain_refiner_steps": 300,
-                "picture_every": 150,
-                "checkpoint_every": 50,
-            }
+        in_the_papers_form(
+            16,
+            2,
+            (48, 32, 32, 32),
+            steps=750,
+            pretrain_refiner_steps=300,
+            picture_every=150,
+            checkpoint_every=50,
         ),
         32,
         32,
         ClassifierSettings(most_steps=12_000),
     ),
     "tiny": Size(
-        SimGANSettings.model_validate(
-            {
-                "refiner": {"features": 2, "blocks": 1, "global_skip": False},
-                "discriminator": {"widths": [2, 2, 2, 2]},
-                "batch_size": 4,
-                "steps": 2,
-                "pretrain_refiner_steps": 1,
-                "pretrain_discriminator_steps": 1,
-                "history_capacity": 8,
-            }
+        in_the_papers_form(
+            2,
+            1,
+            (2, 2, 2, 2),
+            batch_size=4,
+            steps=2,
+            pretrain_refiner_steps=1,
+            pretrain_discriminator_steps=1,
+            history_capacity=8,
         ),
         4,
         4,
@@ -183,21 +197,14 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
-    parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
-    parser.add_argument("--user", default="rickyhan")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = bench_lab.parser(__doc__)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--images", nargs="+", choices=IMAGES, default=list(IMAGES))
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--tiny", dest="size", action="store_const", const="tiny")
-    parser.add_argument("--test", type=int, default=5_000, help="images to judge on")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.size == "tiny" and options.out == RESULTS:
-        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
+    if options.size == "tiny":
+        keep_out_of_results(options.out)
     if options.size == "full" and not torch.cuda.is_available():
         sys.exit("expected a GPU for --size full, found none; use --size cpu")
     torch.set_num_threads(options.threads)

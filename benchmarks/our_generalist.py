@@ -14,33 +14,20 @@ import stock_readers
 from stock_readers import DECODED, NOTHING, Job, Read
 
 import simgan_captcha
+from simgan_captcha import Unreadable
 
 KNOWN = (NOTHING, DECODED)
 
 
-def missing() -> str | None:
-    """Why it cannot be measured here, in words; None where it can."""
-    if not hasattr(simgan_captcha, "read"):
-        return "this simgan_captcha has no read()"
-    return None
-
-
-def told(job: Job) -> dict[str, Any]:
-    """Alphabet and length, as `simgan_captcha.read` takes them."""
-    return {"alphabet": job.alphabet, "length": (job.shortest, job.longest)}
-
-
 def start(job: Job, known: str) -> Read:
     """Ready to read paths, told what is known."""
-    read: Any = simgan_captcha.read
-    knowing = told(job) if known == DECODED else {}
-    return lambda paths: [reading.text for reading in read(paths, **knowing)]
-
-
-def weights() -> int | None:
-    """Bytes of the networks that the package holds; None where it holds none."""
-    package = Path(simgan_captcha.__file__).parent
-    return sum(path.stat().st_size for path in package.rglob("*.onnx")) or None
+    told: dict[str, Any] = {}
+    if known == DECODED:
+        told = {"alphabet": job.alphabet, "length": (job.shortest, job.longest)}
+    return lambda paths: [
+        "" if isinstance(reading, Unreadable) else reading.text
+        for reading in simgan_captcha.read([*map(Path, paths)], **told)
+    ]
 
 
 def main() -> None:
@@ -51,7 +38,6 @@ def main() -> None:
     options = parser.parse_args()
     job = stock_readers.load_job(options.job)
     done = stock_readers.do(job, lambda: start(job, options.known))
-    done["model_bytes"] = done["model_bytes"] or weights()
     done["versions"] = {"simgan-captcha": simgan_captcha.__version__}
     options.result.write_text(json.dumps(done))
 

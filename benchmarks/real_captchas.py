@@ -39,8 +39,8 @@ from simgan_captcha.pipeline.run_folder import READER, Request, read_run
 from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import load_reader, read_images
 from simgan_captcha.recognizer.settings import AugmentationSettings
-from simgan_captcha.recognizer.train import LabelledStream
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.training.streams import LabelledStream
 from simgan_captcha.types import GreyImages
 
 NAMES = "names.json"

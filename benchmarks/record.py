@@ -11,6 +11,7 @@ from typing import Any
 
 import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
+from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 
@@ -75,20 +76,12 @@ def write_result(
         headers: Of the table's columns.
         rows: The table's cells.
     """
-    lines = [
-        f"# {title}",
-        "",
+    made_by = (
         f"`{report['command']}`, commit {report['commit']}, seed {report['seed']}, "
-        f"{report['machine']}, torch {report['versions']['torch']}, {report['precision']}",
-        "",
-        f"| {' | '.join(headers)} |",
-        "|---" * len(headers) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    text = "\n".join([*lines, ""])
+        f"{report['machine']}, torch {report['versions']['torch']}, {report['precision']}"
+    )
     write_json(out / f"{name}.json", report)
-    write_bytes(out / f"{name}.md", text.encode())
-    print(text)
+    write_table(out / f"{name}.md", title, headers, rows, (made_by, ""))
 
 
 class Rows:
@@ -140,12 +133,17 @@ def over_seeds(values: Sequence[float], form: str = "{:.1%}") -> str:
 
 
 def write_table(
-    path: Path, title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]
+    path: Path,
+    title: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    above: Sequence[str] = (),
 ) -> None:
-    """Write a table for people, and print it."""
+    """Write a table for people, and print it; ``above`` are lines between title and table."""
     lines = [
         f"# {title}",
         "",
+        *above,
         f"| {' | '.join(headers)} |",
         "|---" * len(headers) + "|",
         *(f"| {' | '.join(row)} |" for row in rows),
@@ -153,6 +151,16 @@ def write_table(
     text = "\n".join([*lines, ""])
     write_bytes(path, text.encode())
     print(text)
+
+
+def share_with_interval(right: int, count: int) -> list[float]:
+    """The share right, and the ends of its 95 % interval."""
+    return [right / count, *wilson_interval(right, count)]
+
+
+def percent(share: Sequence[float]) -> str:
+    """What `share_with_interval` gives, for people."""
+    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
 
 
 def with_interval(figures: Mapping[str, Any]) -> str:

@@ -13,18 +13,17 @@ that are there are not made again; a training that was stopped goes on. So the t
 several sittings, and the arms in any order: ``--arms raw paper flow --seeds 1``.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bench_lab
 import torch
-from bench_lab import ADAPT, MEASURE, READ, Lab, alone, refined, ticking
+from bench_lab import ADAPT, MEASURE, READ, Lab, alone, keep_out_of_results, refined, ticking
 from real_captchas import RealCaptchas, figures, judge_reader, load_challenges, split
-from record import RESULTS, Rows, over_seeds, provenance, write_table
+from record import Rows, over_seeds, provenance, write_table
 from refiner_measures import STEPS, measure_refiner
 from torch import nn
 
@@ -209,22 +208,15 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
-    parser.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
-    parser.add_argument("--user", default="rickyhan")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = bench_lab.parser(__doc__)
     parser.add_argument("--fonts", choices=FONTS, default="one font")
     parser.add_argument("--arms", nargs="+", choices=[RAW, *ARMS], default=[RAW, *ARMS])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--test", type=int, default=5_000, help="images to judge on")
     parser.add_argument("--measured", type=int, default=2_000, help="images to measure refiners on")
     parser.add_argument("--tiny", action="store_true", help="see that it works, in seconds")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.tiny and options.out == RESULTS:
-        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
+    if options.tiny:
+        keep_out_of_results(options.out)
     torch.set_num_threads(options.threads)
     path = options.out / "simgan_table.json"
     identity = {"test": options.test, "tiny": options.tiny, "settings": options.settings}

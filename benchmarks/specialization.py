@@ -12,20 +12,20 @@ not measured again.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, provenance, write_result
-from zero_shot import REAL_FAMILIES
+from record import RESULTS, percent, provenance, share_with_interval, write_result
+from zero_shot import REAL_FAMILIES, least_and_most
 
 import simgan_captcha.generalist
 from simgan_captcha.data.pictures import open_picture
-from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.generalist.decoding import Alphabet
-from simgan_captcha.generalist.network import load_generalist
+from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.specialize import (
     SpecializationSettings,
     decode_all,
@@ -37,7 +37,7 @@ from simgan_captcha.generalist.specialize import (
 WEIGHTS = Path(simgan_captcha.generalist.__file__).parent / "weights" / "generalist.safetensors"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
@@ -48,7 +48,7 @@ def main() -> None:
         "--only", nargs="+", choices=list(REAL_FAMILIES), default=list(REAL_FAMILIES)
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     file = options.out / "specialization.json"
     rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
@@ -86,11 +86,11 @@ def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[
     files = sorted((folder / "images").iterdir())
     images = prepare([open_picture(file).rgb for file in files])
     characters, length = REAL_FAMILIES[name]
-    fewest, _, most = length.partition("-")
-    alphabet, lengths = Alphabet(characters), (int(fewest), int(most or fewest))
+    alphabet, lengths = Alphabet(characters), least_and_most(length)
     network, _ = load_generalist(WEIGHTS)
 
-    def right(of: Any) -> tuple[list[float], float]:
+    def right(of: Generalist) -> tuple[list[float], float]:
+        """The share that a network reads right, and its mean confidence."""
         decoded = decode_all(
             read_columns(of, torch.from_numpy(images), bf16=True), alphabet, lengths
         )
@@ -98,8 +98,8 @@ def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[
             one.text.casefold() == truth[file.name].casefold()
             for one, file in zip(decoded, files, strict=True)
         )
-        interval = wilson_interval(count, len(files))
-        return [count / len(files), *interval], float(np.mean([d.confidence for d in decoded]))
+        confidence = float(np.mean([one.confidence for one in decoded]))
+        return share_with_interval(count, len(files)), confidence
 
     at_once, _ = right(network)
     start = time.process_time()
@@ -113,10 +113,6 @@ def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[
         "confidence": confidence,
         "cpu_seconds": round(seconds, 1),
     }
-
-
-def percent(share: list[float]) -> str:
-    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
 
 
 if __name__ == "__main__":

@@ -141,6 +141,10 @@ def constrained_text(frames: Frames, job: Job) -> str:
     By dynamic programming over time steps, characters so far, and class; upper and lower case are
     one alphabet. Empty where there are fewer time steps than characters.
 
+    The package's own decoder (generalist/decoding.py) cannot take its place: this file runs where
+    the package is not installed. Nor do they do the same. That one gives what the network says of
+    other characters to the alphabet's; this one strikes other characters out.
+
     Source: A. Graves et al., Connectionist temporal classification, 2006; the best path instead of
     the sum over paths.
     """

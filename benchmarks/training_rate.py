@@ -33,14 +33,13 @@ from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.recognizer.train import (
-    LabelledStream,
     character_objective,
     count_flops,
     train_reader,
 )
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
-from simgan_captcha.training.streams import synthetic_batches
+from simgan_captcha.training.streams import LabelledStream, synthetic_batches
 
 _STREAM = 70  # of synthetic batches; a run's own have other numbers
 _CONVOLUTIONS = ((64, 32, 32), (64, 64, 32), (64, 64, 16), (64, 128, 16), (128, 48, 25))

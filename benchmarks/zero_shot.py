@@ -85,9 +85,14 @@ class CaptchaSet:
 
     def job(self, images: Iterable[str]) -> Job:
         """What a reader is given."""
-        shortest, _, longest = self.length.partition("-")
         paths = [str((self.folder / "images" / name).resolve()) for name in images]
-        return Job(paths, self.alphabet, int(shortest), int(longest or shortest), time.time())
+        return Job(paths, self.alphabet, *least_and_most(self.length), time.time())
+
+
+def least_and_most(length: str) -> tuple[int, int]:
+    """Of "4" or "4-6"."""
+    least, _, most = length.partition("-")
+    return int(least), int(most or least)
 
 
 def main() -> None:
@@ -144,12 +149,8 @@ def found_readers(options: argparse.Namespace) -> list[tuple[str, str]]:
     if stock and not options.rivals:
         print("stock readers are left out: give --rivals PYTHON (`make rivals` makes one)")
         stock = []
-    if OURS not in asked:
-        return stock
-    if why := our_generalist.missing():
-        print(f"{OURS} is left out: {why}")
-        return stock
-    return [*stock, *((OURS, known) for known in our_generalist.KNOWN)]
+    ours = our_generalist.KNOWN if OURS in asked else ()
+    return [*stock, *((OURS, known) for known in ours)]
 
 
 def found_sets(options: argparse.Namespace) -> list[CaptchaSet]:

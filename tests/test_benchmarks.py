@@ -1,5 +1,7 @@
 """Benchmarks that are run seldom, or elsewhere, at a size that shows they work."""
 
+import argparse
+import dataclasses
 import importlib
 import itertools
 import json
@@ -14,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.run_folder import READINGS
 from simgan_captcha.scheme import Scheme
+from simgan_captcha.simulator.glyphs import font_path
+from simgan_captcha.simulator.wide.catalogue import FontEntry
 from simgan_captcha.types import GreyImages
 from tests.drawing import encode_jpeg
 from tests.small_run import draw_captchas, pipeline, small_config, write_challenges
@@ -230,6 +235,20 @@ def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path
     assert "ddddocr" in (tmp_path / "zero_shot_cost.md").read_text()
 
 
+@pytest.mark.usefixtures("benchmarks")
+def test_our_generalist_does_the_same_job(tmp_path: Path) -> None:
+    draw_digits(tmp_path / "set", 3)
+    zero_shot = load("zero_shot")
+    digits = zero_shot.CaptchaSet("set", "generators", tmp_path / "set", "0123456789", "4-6")
+    images = ["2.png", "0.png"]
+    for known in zero_shot.our_generalist.KNOWN:
+        done = zero_shot.read(digits, images, "ours", known, argparse.Namespace(work=tmp_path))
+        truth = read_labels_csv(tmp_path / "set" / "labels.csv")
+        assert done["texts"] == [truth[name] for name in images]
+        assert done["cpu_seconds"] > 0
+        assert 1e6 < done["model_bytes"] < 1e7
+
+
 @pytest.fixture
 def real_captchas(tmp_path: Path) -> Path:
     """A batch of captchas of the puzzle's size; the texts do not matter."""
@@ -308,6 +327,77 @@ def test_the_story_of_2017_is_told_row_by_row(tmp_path: Path, real_captchas: Pat
         assert row["tflop"] > 0
         assert ("change" in row) == (row["learned_from"] == "refined")
     assert "| 2017 | refined | 1 |" in (tmp_path / "original_story_tiny.md").read_text()
+
+
+def draw_digits(folder: Path, count: int) -> None:
+    """A family of four printed digits, plain enough for the generalist."""
+    (folder / "images").mkdir(parents=True)
+    rng, lines = np.random.default_rng(1), ["name,label"]
+    font = ImageFont.truetype(font_path("roboto-black"), 30)
+    for number in range(count):
+        text = "".join(rng.choice(list("0123456789"), 4))
+        image = Image.new("RGB", (120, 40), "white")
+        ImageDraw.Draw(image).text((20, 2), text, "black", font=font)
+        image.save(folder / "images" / f"{number}.png")
+        lines.append(f"{number}.png,{text}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_generalist_is_measured_by_kind_of_difficulty(tmp_path: Path) -> None:
+    """On fonts that every installation has."""
+    fields = [field.name for field in dataclasses.fields(FontEntry)]
+    rows = [
+        f"{font_path(name)}\t{name}\t{name}\t\tOFL\theld-out\tFalse"
+        for name in ("roboto-black", "dejavu-sans-mono")
+    ]
+    (tmp_path / "fonts.tsv").write_text("\n".join(["\t".join(fields), *rows, ""]))
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 512, "tflop": 37.0, "texts": 0.25}))
+    size = ["--families", "5", "--images", "8", "--steps", "1"]
+    where = ["--catalogue", str(tmp_path / "fonts.tsv"), "--out", str(tmp_path)]
+    load("generalist").main([*size, *where, "--log", str(tmp_path / "log.jsonl")])
+    report = json.loads((tmp_path / "generalist.json").read_text())
+    every, *kinds = report["rows"]
+    assert (every["kind"], every["images"]) == ("all", 40)
+    assert 0 < every["free"][0] <= every["constrained"][0] < 1
+    assert every["free"][1] < every["free"][0] < every["free"][2]
+    assert all(30 <= kind["images"] <= 40 for kind in kinds)
+    step = report["training_step"]
+    assert step["ratio"] == step["float32"] / step["bfloat16"] > 0
+    assert "| training | 512 steps, 37 TFLOP |" in (tmp_path / "generalist.md").read_text()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_specialization_is_measured_family_by_family_once(tmp_path: Path) -> None:
+    draw_digits(tmp_path / "henan4", 12)
+    labels = tmp_path / "henan4" / "labels.csv"
+    labels.write_text(labels.read_text().replace("0.png,", "0.png,wrong"))  # also of 10.png
+    arguments = ["--families", str(tmp_path), "--only", "henan4", "--steps", "2"]
+    for _ in range(2):
+        load("specialization").main([*arguments, "--out", str(tmp_path)])
+    [row] = json.loads((tmp_path / "specialization.json").read_text())["rows"]
+    assert (row["images"], row["steps"]) == (12, 2)
+    assert row["at_once"][0] == row["specialized"][0] == pytest.approx(10 / 12)
+    assert 0.5 < row["confidence"] <= 1
+    assert row["cpu_seconds"] > 0
+    assert "| henan4 | 12 | 83.3% " in (tmp_path / "specialization.md").read_text()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_what_init_proposes_is_compared_with_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_digits(tmp_path / "generated" / "pypi_digits4", 60)
+    look = load("first_look")
+    where = [str(tmp_path), "--families", str(tmp_path / "none"), "--out", str(tmp_path)]
+    look.main(where)
+    assert "left out: lzu5: no images" in capsys.readouterr().out
+    [row] = json.loads((tmp_path / "first_look.json").read_text())["rows"]
+    assert (row["family"], row["length"]) == ("pypi_digits4", "4")
+    assert (row["missing"], row["too_many"]) == ("", "")
+    assert row["person"]["clutter"] == ["lines", "dots"]
+    assert "| pypi_digits4 | **4** | none | none |" in (tmp_path / "first_look.md").read_text()
+    assert [look.person(name).background for name in ("spas4", "puzzle4")] == ["varying", "shared"]
 
 
 @pytest.mark.usefixtures("benchmarks")

@@ -31,11 +31,11 @@ from simgan_captcha.recognizer.network import (
     map_size,
 )
 from simgan_captcha.recognizer.settings import ReaderSettings
-from simgan_captcha.recognizer.train import LabelledStream, train_reader
+from simgan_captcha.recognizer.train import train_reader
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import DrawParameters, Simulator
-from simgan_captcha.training.streams import synthetic_batches
+from simgan_captcha.training.streams import LabelledStream, synthetic_batches
 from simgan_captcha.types import Floats
 from tests.drawing import plain
 from tests.recognizer.training_case import cpu, quiet, same_weights

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.errors import RunError
 from simgan_captcha.original.classifier import (
@@ -81,8 +82,6 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_quarter_of_the_features_costs_less_than_a_fifth() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     costs = []
     for features in (128, 32):
         with FlopCounterMode(display=False) as counter:

@@ -20,7 +20,8 @@ from simgan_captcha.recognizer.settings import (
     AugmentationSettings,
     ReaderSettings,
 )
-from simgan_captcha.recognizer.train import LabelledStream, OnStep, ReaderResult, train_reader
+from simgan_captcha.recognizer.train import OnStep, ReaderResult, train_reader
+from simgan_captcha.training.streams import LabelledStream
 
 HEIGHT, WIDTH, LENGTH, CLASSES = 24, 48, 2, 4
 ARCHITECTURE = ReaderArchitecture(HEIGHT, WIDTH, LENGTH, CLASSES, channels=(8, 8, 8, 8, 16))

@@ -183,9 +183,18 @@ def test_what_cannot_be_is_said(real: Any, error: type[Exception], message: str)
         train(noise(5, 1, 8, 8), real)
 
 
-def test_no_such_device() -> None:
-    with pytest.raises(UsageError, match="expected the device"):
-        simgan.train(noise(5, 1, 8, 8), noise(5, 1, 8, 8), SMALL, device="tpu")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("tpu", "expected the device"),
+        ("cpu:3", "expected the device"),
+        ("cuda:first", "expected the device"),
+        ("cuda:99", "expected a device that is there, got 'cuda:99'"),
+    ],
+)
+def test_no_such_device(device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        simgan.train(noise(5, 1, 8, 8), noise(5, 1, 8, 8), SMALL, device=device)
 
 
 def test_alarms_are_warnings() -> None:

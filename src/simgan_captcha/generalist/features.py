@@ -1,6 +1,6 @@
 """Turns any colour image into what the generalist's network sees. Holds no torch.
 
-The network sees an image of 40 rows in four channels relative to the image's commonest colour b, so
+The network sees an image of 40 rows in four channels relative to the image's median colour b, so
 that dark and light inks look alike and a coloured line differs from a letter:
 
     d = rgb - b;  s = max(98th percentile of |d|, 24)

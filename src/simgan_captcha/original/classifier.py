@@ -3,20 +3,18 @@
 Shapes: B batch, H and W pixels, L characters, K classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.errors import RunError
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
-
-LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
-"""``stream(n)``: endless (images (B, 2, H, W), class ids (B, L)) from batch number n on."""
+from simgan_captcha.training.streams import LabelledStream
 
 CHECKPOINT = "checkpoint.safetensors"
 

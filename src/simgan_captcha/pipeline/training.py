@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simgan_captcha.calibration.scout import scout_objective, without_pose
+from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.cost import (
     label_check_flops,
     reader_architecture,
@@ -32,6 +33,7 @@ from simgan_captcha.simgan import (
     load_refiner,
     train_refiner,
 )
+from simgan_captcha.types import GreyImages
 
 REFINER = "refiner.safetensors"
 
@@ -44,6 +46,26 @@ def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) 
     """The share of images, (B, C, H, W) each, of which all characters are read as before."""
     before, after = (recogniser(images).argmax(-1) for images in (synthetic, refined))
     return float((before == after).all(-1).float().mean())
+
+
+def ink_recogniser(
+    reader: nn.Module, background: Background, images: GreyImages, device: torch.device
+) -> Recogniser:
+    """A reader as a function of ink (B, 1, H, W) to logits (B, L, K); its weights are frozen.
+
+    Args:
+        reader: Of ink and line mask; stays in its mode, and is moved.
+        background: Has the mask.
+        images: Any, (N, H, W).
+        device: Where the ink will be.
+    """
+    reader.requires_grad_(False).to(device)
+    mask = torch.from_numpy(background.normalise(images[:1]))[:, 1:].to(device)
+
+    def recognise(ink: Tensor) -> Tensor:
+        return logits_of(reader(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1)))
+
+    return recognise
 
 
 def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
@@ -62,7 +84,7 @@ def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     def real(first: int) -> Iterator[Tensor]:
         return (images[:, :1] for images in data.real(size, first))
 
-    recogniser = _ink_recogniser(data)
+    recogniser = ink_recogniser(data.witness(), data.background(), data.images, data.fabric.device)
     result = train_refiner(
         synthetic=synthetic,
         real=real,
@@ -161,18 +183,6 @@ def _train_witness(data: RunData, folder: Path, advance: Advance) -> ReaderResul
         save_reader(folder / READER, result.reader, architecture)
     data.fabric.barrier()  # all processes read the file that the first one wrote
     return result
-
-
-def _ink_recogniser(data: RunData) -> Recogniser:
-    """The witness as a function of ink (B, 1, H, W) to logits (B, L, K)."""
-    device = data.fabric.device
-    witness = data.witness().requires_grad_(False).to(device)
-    mask = torch.from_numpy(data.background().normalise(data.images[:1]))[:, 1:].to(device)
-
-    def recognise(ink: Tensor) -> Tensor:
-        return logits_of(witness(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1)))
-
-    return recognise
 
 
 def _save_recognizer(

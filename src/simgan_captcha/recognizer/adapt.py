@@ -30,7 +30,6 @@ from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
     MEMORY_FORMAT,
-    LabelledStream,
     OnStep,
     ReaderResult,
     character_objective,
@@ -46,6 +45,7 @@ from simgan_captcha.recognizer.train import (
 from simgan_captcha.training.checkpoint import save_training_state
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import mean, require_same_step
+from simgan_captcha.training.streams import LabelledStream
 
 UnlabelledStream = Callable[[int], Iterator[Tensor]]
 """``stream(n)``: endless real batches (B, 2, H, W) float32 in [-1, 1], from batch n on."""

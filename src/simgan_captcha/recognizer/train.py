@@ -23,11 +23,7 @@ from simgan_captcha.recognizer.settings import ReaderSettings
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
-
-LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
-"""``stream(n)``: endless batches from number n on. A batch is a pair of images (B, 2, H, W) float32
-in [-1, 1] and class ids (B, L) int64. Batch k is the same for every n. Each of several processes
-has its own stream, with its `parallel.share` of the images."""
+from simgan_captcha.training.streams import LabelledStream
 
 Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """``objective(outputs, targets)``: the loss, and scalar figures for people. The first argument is

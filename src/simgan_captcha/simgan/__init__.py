@@ -102,7 +102,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, whose module is imported now."""
+    """A public name, from the first module that has it; all are imported now."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from simgan_captcha.simgan import (
@@ -115,12 +115,8 @@ def __getattr__(name: str) -> Any:
         losses,
         networks,
         sheet,
-        training,
         updates,
     )
 
-    first = (api, networks, losses, training, updates, batches)
-    for module in (*first, alarms, augmentation, contrastive, history, sheet):
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")  # pragma: no cover
+    modules = (alarms, api, augmentation, batches, contrastive, history, losses, networks, sheet)
+    return next(vars(module)[name] for module in (*modules, updates) if name in vars(module))

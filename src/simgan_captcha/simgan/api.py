@@ -13,6 +13,7 @@ sums, Adam in place of SGD, an average of R's weights is kept, and R learns what
 """
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from simgan_captcha.atomic import write_bytes
@@ -118,7 +120,7 @@ def train(
         torch.Size([5, 3, 8, 8])
     """
     settings = settings or SimGANSettings()
-    fabric = Fabric(devices=_devices(device), accelerator=_accelerator(device))
+    fabric = _fabric(device)
     # Two orders, so that datasets of pairs do not come in pairs.
     streams = [
         to_stream(images, settings.batch_size, 2 * seed + k)
@@ -139,16 +141,15 @@ def train(
     return result.refiner
 
 
-def _accelerator(device: str) -> str:
-    kind = device.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
+def _fabric(device: str) -> Fabric:
+    """One process on a device."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"expected the device auto, cpu, cuda, cuda:N or mps, got {device!r}")
-    return kind
-
-
-def _devices(device: str) -> int | list[int]:
-    _, colon, number = device.partition(":")
-    return [int(number)] if colon and number.isdecimal() else 1
+    kind, _, number = device.partition(":")
+    try:
+        return Fabric(accelerator=kind, devices=[int(number)] if number else 1)
+    except (RuntimeError, MisconfigurationException) as error:
+        raise UsageError(f"expected a device that is there, got {device!r}: {error}") from error
 
 
 def train_refiner(
@@ -189,17 +190,16 @@ def train_refiner(
     if settings.consistency and recogniser is None:
         raise UsageError("expected a recogniser with consistency above 0, got none; give one")
     training = Training(fabric, settings, seed, (synthetic, real), recogniser)
-    resumed = folder is not None and (folder / CHECKPOINT).exists()
-    if folder is not None and resumed:
+    if folder is not None and (folder / CHECKPOINT).exists():
         training.load(folder / CHECKPOINT)
     require_same_step(fabric, training.step, folder or Path())
-    sample, real_sample = training.first_batches()
-    _run(training, (sample, real_sample), folder, watching, resumed=resumed)
+    samples = training.first_batches()
+    _run(training, samples, folder, watching)
     if folder is not None and fabric.is_global_zero:
         save_refiner(folder / REFINER, training.average)
     return SimGANResult(
         refiner=training.average,
-        flops=count_training_flops(settings, *sample.shape[2:]),
+        flops=count_training_flops(settings, *samples[0].shape[2:]),
         images=training.images,
         alarms=tuple(training.alarms.values()),
         figures=training.figures,
@@ -211,16 +211,14 @@ def _run(
     samples: tuple[Tensor, Tensor],
     folder: Path | None,
     watching: Watching,
-    *,
-    resumed: bool,
 ) -> None:
     """Step after step to the end, with all that is written and reported on the way."""
     settings = training.settings
     on_step, warn = watching.get("on_step"), watching.get("warn")
     started, first_image = time.monotonic(), training.images
     writes = folder is not None and training.fabric.is_global_zero
-    where, resume_step = folder or Path(), training.step if resumed else None
-    with MetricsLog(where, resume_step, writes=writes) as log:
+    where, resumed_at = folder or Path(), training.step or None
+    with MetricsLog(where, resumed_at, writes=writes) as log:
         while training.step < settings.total_steps:
             figures = training.advance()
             step, last = training.step, training.step == settings.total_steps

@@ -36,18 +36,18 @@ def to_stream(images: Images, batch_size: int, seed: int) -> BatchStream:
     """Endless batches of images.
 
     Args:
-        images: One of
+        images: One of these:
 
-            - a tensor or an array of all images, (N, H, W) or (N, C, H, W);
-            - a map-style dataset or a list of images: shuffled anew in every epoch;
-            - an iterable of images, or of batches of four dimensions as a ``DataLoader`` gives:
-              taken in its order, and begun again at its end. A generator, which cannot be begun
-              again, must not end. A training that is resumed skips what it had taken;
-            - a `BatchStream`: passed through.
+            - A tensor or an array of all images, (N, H, W) or (N, C, H, W).
+            - A map-style dataset or a list of images. It is shuffled anew in every epoch.
+            - An iterable of images, or of batches of four dimensions, as a ``DataLoader`` gives. It
+              is taken in its order and begun again at its end. A generator cannot be begun again,
+              so it must not end. A training that is resumed skips what it had taken.
+            - A `BatchStream`. It is passed through.
 
-            An image is a Pillow image, or a tensor or an array of (H, W) or (C, H, W); in a tuple
-            or a list, as datasets give images with their labels, the first. Either ``uint8``, or
-            float in [-1, 1].
+            An image is a Pillow image, or a tensor or an array of (H, W) or (C, H, W). Its values
+            are ``uint8``, or float in [-1, 1]. Of a tuple or a list, as datasets give images with
+            their labels, the first is the image.
         batch_size: B.
         seed: Decides the order of datasets.
 

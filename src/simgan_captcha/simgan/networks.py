@@ -95,16 +95,19 @@ def displace(images: Tensor, flow: Tensor) -> Tensor:
 class Refiner(nn.Module):
     """Makes synthetic images look real, pixel by pixel: (B, C, H, W) -> (B, C, H, W), in [-1, 1].
 
-    3x3 convolution; ``blocks`` times 3x3, ReLU, 3x3, added to what came in, ReLU; 1x1 convolution.
+    A 3x3 convolution, then ``blocks`` residual blocks, then a 1x1 convolution. A block is 3x3,
+    ReLU, 3x3; its input is added, and a ReLU follows.
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Refiner Network" (tanh at the end).
-        Deviations, all off in the paper's settings. ``global_skip`` adds the network's output to
-        the image and clamps, in place of tanh; the last convolution starts at zero, so an
-        untrained refiner is exactly the identity and the pre-training has nothing left to do.
-        ``downscale`` moves d x d pixels into channels first and back at the end, so any size goes
-        in: what does not divide by d is padded with its own edge and cropped. ``displacement``
-        moves the image by a `FlowHead` first.
+        Deviations, all off in the paper's settings:
+
+        - ``global_skip`` adds the network's output to the image and clamps, in place of tanh. The
+          last convolution starts at zero, so an untrained refiner is exactly the identity and the
+          pre-training has nothing left to do.
+        - ``downscale`` moves d x d pixels into channels first and back at the end. Any size goes
+          in: what does not divide by d is padded with its own edge, and cropped at the end.
+        - ``displacement`` moves the image by a `FlowHead` first.
 
     Example:
         >>> Refiner(RefinerSettings(channels=3, features=8))(torch.zeros(2, 3, 20, 30)).shape

@@ -4,7 +4,7 @@ A resumed training opens its streams at the next batch, and receives the same im
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -21,6 +21,11 @@ from simgan_captcha.types import GreyImages
 
 _REAL = 0
 """First word of the seeds of real batches; the streams of synthetic batches count from 1."""
+
+LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+"""``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
+batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
+a stream of its own, of its `parallel.share` of the images."""
 
 
 class CaptchaSimulator(Protocol):
