@@ -16,8 +16,9 @@ import pytest
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.data.background import estimate_background
+from simgan_captcha.data.batch import Captcha
 from simgan_captcha.data.images import check_image, decode_grey, encode_png
-from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.evaluation.judge import judge
 from simgan_captcha.inference.readings import Reading

@@ -93,11 +93,9 @@ def _reader_and_images(
     sources: list[str], alphabet: str | None, length: str | None
 ) -> "tuple[ImageReader | GeneralistReader, list[str]]":
     """The reader that the sources begin with, or the generalist, and the images to read."""
-    from simgan_captcha.api.learning import Run
-    from simgan_captcha.api.reading import generalist
-    from simgan_captcha.inference.reader import Reader
-
     if not _is_reader(sources[0]):
+        from simgan_captcha.api.reading import generalist
+
         lengths = parse_length(length) if length else None
         return generalist(alphabet, lengths), sources
     if alphabet is not None or length is not None:
@@ -109,19 +107,24 @@ def _reader_and_images(
         raise UsageError(f"expected images to read with {sources[0]}, got none; name some")
     reader, images = Path(sources[0]), sources[1:]
     if reader.is_file() or reader.suffix == ".onnx":
+        from simgan_captcha.inference.reader import Reader
+
         return Reader(reader), images
+    from simgan_captcha.api.learning import Run
+
     return Run(reader).reader, images
 
 
 def _is_reader(source: str) -> bool:
     """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
     from simgan_captcha.data.kinds import HEAD, IMAGES, kind_of
-    from simgan_captcha.pipeline.run_folder import RUN
 
     path = Path(source)
     if source == "-":
         return False
     if path.is_dir():
+        from simgan_captcha.pipeline.run_folder import RUN
+
         return (path / RUN).exists()
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:

@@ -104,6 +104,11 @@ def holds_images(path: Path) -> bool:
     )
 
 
+def holds_store(folder: Path) -> bool:
+    """Whether a folder is a captcha store, see `store.CaptchaStore`."""
+    return any(folder.glob("part-*.parquet"))
+
+
 class _Search:
     """Goes through a place and sorts what it holds."""
 

@@ -7,10 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from simgan_captcha.data.folder import find_images, holds_images, read_found
+from simgan_captcha.data.folder import find_images, holds_images, holds_store, read_found
 from simgan_captcha.data.kinds import HEAD, IMAGES, kind_in_words, kind_of
 from simgan_captcha.data.pictures import MAX_BYTES
-from simgan_captcha.data.store import read_stored
 from simgan_captcha.errors import ImageError, UsageError
 from simgan_captcha.inference.reader import NamedImage, Unreadable
 
@@ -69,7 +68,9 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
 
 def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Given]:
     stored = False
-    if place.is_dir():
+    if holds_store(place):
+        from simgan_captcha.data.store import read_stored  # and pyarrow, which no image needs
+
         for name, data in read_stored(place):
             stored = True
             yield NamedImage(name, data)
