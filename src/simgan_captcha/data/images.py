@@ -15,9 +15,9 @@ from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, op
 from simgan_captcha.types import GreyImages
 
 _ON_SHEET = (5, 8)
+"""Columns and rows of a contact sheet."""
 _CAPTION = 14
 """Pixels for a line of text."""
-"""Columns and rows of a contact sheet."""
 
 __all__ = [
     "MAX_BYTES",

@@ -40,9 +40,9 @@ from simgan_captcha.types import Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
+"""In all, as all are held at a time: of larger images fewer are looked at."""
 _KEPT = 200
 """Images that a reader may look at after the first look."""
-"""In all, as all are held at a time: of larger images fewer are looked at."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
 _LINED = 0.04
