@@ -117,7 +117,7 @@ def _reader_and_images(
 
 def _is_reader(source: str) -> bool:
     """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
-    from simgan_captcha.data.kinds import HEAD, IMAGES, kind_of
+    from simgan_captcha.data.kinds import HEAD, IMAGES, SUFFIXES, kind_of
 
     path = Path(source)
     if source == "-":
@@ -129,11 +129,8 @@ def _is_reader(source: str) -> bool:
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:
             return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
-    return path.suffix.lower() not in _IMAGE_SUFFIXES
-
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".zip")
-"""Names that are meant as images even where there is no such file."""
+    # A missing file that is named like an image is no reader, either.
+    return path.suffix.lower() not in (*SUFFIXES, ".zip")
 
 
 class Engine(enum.StrEnum):

@@ -37,6 +37,11 @@ _ORIENTATION = 0x0112
 IMAGES = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")
 """Kinds that are read."""
 
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+"""Of names that images have, in any case. A file so named that holds none is a damaged one."""
+
 
 def kind_of(data: bytes) -> str:
     """The kind of file that begins so, in a word: ``JPEG``, ``zip``, ``text``, ``unknown``."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from simgan_captcha.data.kinds import SUFFIXES
 from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.shown import from_spreadsheet_cell
 
@@ -25,7 +26,6 @@ TAUGHT = Path("teach") / "taught.json"
 """In a run's folder: names of the images whose labels it was taught with, a JSON list."""
 
 _SEPARATORS = (",", ";", "\t")
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _LABEL = "{label}"
 
 
@@ -177,7 +177,7 @@ def taught_names(run: Path) -> frozenset[str]:
 def _stem(name: str) -> str:
     """Without folders, and without an extension that images have."""
     last = PurePosixPath(name.replace("\\", "/"))
-    return last.stem if last.suffix.lower() in _SUFFIXES else last.name
+    return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
 def _separator(path: Path, text: str) -> str:
