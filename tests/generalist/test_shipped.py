@@ -105,6 +105,6 @@ def test_a_folder_is_described_as_a_person_would(captchas: dict[Path, str]) -> N
     assert set(seen.scheme.alphabet) == set(DIGITS)
     assert seen.survey is not None
     assert len(seen.texts) == len(seen.look.pictures)
-    text = scheme_text(seen.look, folder, "my.toml", seen.scheme.alphabet, (4, 4), seen.remarks)
+    text = scheme_text(seen.look, seen.scheme, folder, "my.toml", remarks=seen.remarks)
     assert "# Found in 80 images by the generalist: digits" in text
     Image.open(io.BytesIO(seen.sheet)).verify()
