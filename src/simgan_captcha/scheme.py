@@ -126,10 +126,10 @@ class Scheme(BaseModel):
 
     def to_toml(self) -> str:
         """The scheme as the text of a file that `from_toml` reads."""
-        # A JSON value is a TOML value, except for one control character.
+        # A JSON value is a TOML value, but for a control character that no alphabet holds.
         values = self.model_dump(mode="json", exclude_none=True)
         lines = [f"{key} = {json.dumps(of, ensure_ascii=False)}" for key, of in values.items()]
-        return "\n".join([*lines, ""]).replace("\x7f", "\\u007f")
+        return "\n".join([*lines, ""])
 
     @property
     def shares_picture(self) -> bool:
