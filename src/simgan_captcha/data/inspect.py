@@ -36,6 +36,7 @@ from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
 from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
+from simgan_captcha.shown import one_line
 from simgan_captcha.types import Mask
 
 _LOOKED_AT = 500
@@ -354,8 +355,7 @@ def scheme_text(
     return template.render(
         looked_at=f"{look.looked_at:,}",
         files=f"{look.files:,}",
-        # Control characters would end a comment, and TOML knows one more of them than JSON.
-        folder="".join(c if c.isprintable() else "?" for c in str(folder)),
+        folder=one_line(str(folder)),  # a comment holds no control characters
         name=name,
         sheet=f"{Path(name).stem}.png",
         scheme=scheme,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from simgan_captcha.data.kinds import SUFFIXES
 from simgan_captcha.errors import RunError, UsageError
-from simgan_captcha.shown import from_spreadsheet_cell
+from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -143,14 +143,13 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 
 def examples(names: Sequence[str]) -> str:
     """The first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
-    shown = [printable(name) for name in names[:EXAMPLES]]
+    shown = [shown_name(name) for name in names[:EXAMPLES]]
     return ", ".join([*shown, *(["…"] if len(names) > EXAMPLES else [])])
 
 
-def printable(name: str, most: int = 60) -> str:
-    """A name of others that is safe in a terminal: control characters escaped, shortened."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return safe if len(safe) <= most else safe[: most - 1] + "…"
+def shown_name(name: str) -> str:
+    """A name of others that is safe in a terminal, and not long."""
+    return shortened(one_line(name))
 
 
 def taught_names(run: Path) -> frozenset[str]:
