@@ -12,8 +12,7 @@ from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, par
 from simgan_captcha.errors import UsageError
 
 if TYPE_CHECKING:
-    from simgan_captcha.generalist.reader import GeneralistReader
-    from simgan_captcha.inference.reader import ImageReader
+    from simgan_captcha.inference.reader import TextReader
 
 
 @app.command()
@@ -91,7 +90,7 @@ def read(
 
 def _reader_and_images(
     sources: list[str], alphabet: str | None, length: str | None
-) -> "tuple[ImageReader | GeneralistReader, list[str]]":
+) -> "tuple[TextReader, list[str]]":
     """The reader that the sources begin with, or the generalist, and the images to read."""
     if not _is_reader(sources[0]):
         from simgan_captcha.api.reading import generalist

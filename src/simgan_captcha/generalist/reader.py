@@ -1,12 +1,11 @@
 """Reads any image of a short text with the generalist; needs no torch and no run."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
-from simgan_captcha.inference.reader import NamedImage, Source, Unreadable, source_name
+from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.types import Floats
 
@@ -62,7 +61,7 @@ def check_length(length: Length | None) -> tuple[int, int] | None:
     return fewest, most
 
 
-class GeneralistReader:
+class GeneralistReader(TextReader):
     """The generalist within an alphabet and a range of lengths.
 
     Example:
@@ -89,37 +88,12 @@ class GeneralistReader:
         Raises:
             ConfigError: An alphabet or a length that cannot be.
         """
+        super().__init__()
         self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
         self._session = _session(threads or 0)
-        self.notes: Counter[str] = Counter()
-        """What a person should know of images that were read, see `pictures.Picture.notes`."""
-
-    @overload
-    def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
-    @overload
-    def read(self, images: Source) -> Reading: ...
-    def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
-        """The text of an image; of a list, a list in its order.
-
-        A reading is named as its file, or as its place in the list. In a list, what cannot be read
-        leaves an `Unreadable` in its place.
-
-        Raises:
-            ImageError: A single image cannot be read.
-            TypeError: Not a `Source`.
-        """
-        if isinstance(images, list):
-            return list(self.read_each(images))
-        opened = self._open(images, "0")
-        if isinstance(opened, Unreadable):
-            raise ImageError(opened.error)
-        return _reading(opened[0], self._decode([opened[1]])[0])
 
     def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
-        """As `read` of a list, image by image, in constant memory.
-
-        An `Unreadable` among the images is passed on in its place.
-        """
+        """See `TextReader.read_each`."""
         numbered = enumerate(images)
         while some := list(islice(numbered, _AT_ONCE)):
             opened = [self._open(image, str(number)) for number, image in some]
