@@ -85,11 +85,11 @@ def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
 ) -> "tuple[Survey | None, tuple[str, ...]]":
     """What the generalist finds in the images, and its texts."""
-    from simgan_captcha.api.reading import generalist
+    from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
 
     try:
-        reader = generalist(alphabet, lengths)
+        reader = GeneralistReader(alphabet, lengths)
     except SimganCaptchaError:  # no weights, or characters that it does not know
         return None, ()
     found = [reader.find(picture) for picture in look.pictures]

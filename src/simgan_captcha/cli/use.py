@@ -93,10 +93,10 @@ def _reader_and_images(
 ) -> "tuple[TextReader, list[str]]":
     """The reader that the sources begin with, or the generalist, and the images to read."""
     if not _is_reader(sources[0]):
-        from simgan_captcha.api.reading import generalist
+        from simgan_captcha.generalist.reader import GeneralistReader
 
         lengths = parse_length(length) if length else None
-        return generalist(alphabet, lengths), sources
+        return GeneralistReader(alphabet, lengths), sources
     if alphabet is not None or length is not None:
         raise UsageError(
             f"expected --alphabet and --length without a reader, got {sources[0]}, which has its "

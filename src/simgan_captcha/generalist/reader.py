@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Picture, Pixels, open_picture
-from simgan_captcha.errors import ConfigError, ImageError
+from simgan_captcha.errors import ConfigError, ImageError, RunError
 from simgan_captcha.generalist.decoding import (
     MOST_CHARACTERS,
     Alphabet,
@@ -87,6 +87,7 @@ class GeneralistReader(TextReader):
 
         Raises:
             ConfigError: An alphabet or a length that cannot be.
+            RunError: This installation has no generalist.
         """
         super().__init__()
         self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
@@ -172,13 +173,20 @@ def open_source(image: Source) -> Picture:
 
 @lru_cache(maxsize=4)
 def _session(threads: int) -> Any:
+    model = files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx"
+    if not model.is_file():
+        raise RunError(
+            f"expected the pretrained generalist in {model}, this installation has none; learn a "
+            "reader from your own images with simgan-captcha run, or simgan_captcha.learn"
+        )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    model = (files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx").read_bytes()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _reading(name: str, decoded: Decoded) -> Reading:
