@@ -87,7 +87,7 @@ def test_reading_loads_nothing_heavy(captchas: dict[Path, str], reads: str) -> N
         "assert not {'torch', 'pyarrow', 'matplotlib', 'fastapi', 'onnx'} & set(sys.modules)\n"
     )
     options = ["--alphabet", DIGITS, "--length", "4"]
-    command = [sys.executable, "-c", code, "read", file, *options]
+    command = [sys.executable, "-c", code, "read", str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert text in done.stdout
 
