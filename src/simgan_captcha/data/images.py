@@ -22,26 +22,11 @@ _CAPTION = 14
 __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
-    "check_image",
     "contact_sheet",
     "decode_grey",
     "decode_rgb",
     "encode_png",
 ]
-
-
-def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> GreyImages:
-    """The luma (H, W) of a whole image of the stated size.
-
-    Args:
-        data: An encoded image.
-        width: Expected width in pixels; None takes any.
-        height: Expected height in pixels; None takes any.
-
-    Raises:
-        ImageError: As `pictures.open_picture`.
-    """
-    return luma(open_picture(data, width=width, height=height).rgb)
 
 
 def decode_grey(data: bytes) -> GreyImages:
