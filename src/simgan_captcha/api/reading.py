@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from simgan_captcha.api.inspection import Length
     from simgan_captcha.inference.reader import Source, Unreadable
     from simgan_captcha.inference.readings import Reading
+    from simgan_captcha.scheme import Length
 
 
 @overload

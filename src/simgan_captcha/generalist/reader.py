@@ -21,9 +21,8 @@ from simgan_captcha.generalist.decoding import (
 from simgan_captcha.generalist.features import STRIDE, features
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.scheme import Length, least_and_greatest
 from simgan_captcha.types import Floats
-
-Length = int | tuple[int, int]
 
 _AT_ONCE = 64
 """Images that are decoded before any is read, so that those of one width are read together."""
@@ -53,7 +52,7 @@ def check_length(length: Length | None) -> tuple[int, int] | None:
     """
     if length is None:
         return None
-    fewest, most = (length, length) if isinstance(length, int) else length
+    fewest, most = least_and_greatest(length)
     if not 1 <= fewest <= most <= MOST_CHARACTERS:
         raise ConfigError(
             f"expected a length of 1 to {MOST_CHARACTERS}, as 4 or (4, 6), got {length!r}"
