@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from simgan_captcha.data.foreground import open_scheme_image
-from simgan_captcha.data.kinds import kind_in_words
+from simgan_captcha.data.kinds import HEAD, kind_in_words, kind_of
 from simgan_captcha.data.pictures import MAX_BYTES, from_base64
 from simgan_captcha.errors import BatchError, ImageError
 from simgan_captcha.scheme import Scheme
@@ -78,8 +78,8 @@ def parse_batch(data: bytes | bytearray) -> list[Any]:
     try:
         batch = json.loads(data)
     except (ValueError, RecursionError):
-        kind = kind_in_words(bytes(data[:512]))
-        what = "damaged JSON" if kind == "JSON" else kind
+        kind = kind_of(bytes(data[:HEAD]))
+        what = "damaged JSON" if kind == "JSON" else kind_in_words(kind)
         raise BatchError(f"{expected}, got {what}") from None
     images = batch.get("images") if isinstance(batch, dict) else None
     if not isinstance(images, list):

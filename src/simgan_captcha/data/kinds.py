@@ -74,9 +74,8 @@ def _kind_of_text(head: bytes) -> str:
     return "JSON" if start.startswith(("{", "[")) else "text"
 
 
-def kind_in_words(data: bytes, kind: str | None = None) -> str:
-    """What bytes are, for a sentence: ``an empty file``, ``a PDF``, ``text``."""
-    kind = kind or kind_of(data)
+def kind_in_words(kind: str) -> str:
+    """A kind from `kind_of`, for a sentence: ``an empty file``, ``a PDF``, ``text``."""
     if kind == "unknown":
         return "bytes of no known kind"
     if kind in ("text", "JSON"):
