@@ -238,6 +238,8 @@ def _from_bytes(data: bytes) -> Picture:
 def _strictly(decode: Callable[[], Picture], kind: str) -> Picture:
     try:
         return decode()
+    except Image.DecompressionBombError:  # of a GIF's frame, which need not fit the picture
+        raise ImageError(f"expected at most {MAX_PIXELS} pixels, the image claims more") from None
     except _RAISED as error:
         raise _damaged(kind) from error
 
