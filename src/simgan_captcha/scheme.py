@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from simgan_captcha.errors import ConfigError, SchemeError
 from simgan_captcha.shown import shortened
 
+Length = int | tuple[int, int]
+"""Number of characters in a text, or the least and the greatest."""
+
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
 
@@ -127,10 +130,10 @@ class Scheme(BaseModel):
 
     def to_toml(self) -> str:
         """The scheme as the text of a TOML file that `from_toml` reads."""
-        # A JSON value is a TOML value, except for one control character.
+        # A JSON value is a TOML value, except for a control character that no alphabet holds.
         values = self.model_dump(mode="json", exclude_none=True)
         lines = [f"{key} = {json.dumps(of, ensure_ascii=False)}" for key, of in values.items()]
-        return "\n".join([*lines, ""]).replace("\x7f", "\\u007f")
+        return "\n".join([*lines, ""])
 
     @property
     def shares_picture(self) -> bool:
@@ -197,6 +200,11 @@ def _why_unreadable(character: str) -> str | None:
 
 def _named(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'without a name').lower()})"
+
+
+def least_and_greatest(length: Length) -> tuple[int, int]:
+    """Least and greatest number of characters."""
+    return (length, length) if isinstance(length, int) else length
 
 
 HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)

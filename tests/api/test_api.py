@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import simgan_captcha as sc
-from simgan_captcha.api.reading import generalist
 from simgan_captcha.errors import ConfigError, RunError, UsageError
+from simgan_captcha.generalist.reader import _session
 from simgan_captcha.pipeline.progress import Event
 from simgan_captcha.pipeline.run_folder import Request, read_run
 from tests.commands import command
@@ -193,8 +193,8 @@ def test_a_scheme_survives_toml(tmp_path: Path) -> None:
 def test_without_the_generalist_reading_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simgan_captcha.api.reading.files", lambda package: tmp_path)
-    generalist.cache_clear()
+    monkeypatch.setattr("simgan_captcha.generalist.reader.files", lambda package: tmp_path)
+    _session.cache_clear()
     with pytest.raises(RunError, match="this installation has none; learn a reader"):
         sc.read(folder / "3.jpg")
     command("read", folder / "3.jpg").error(1, "pretrained generalist", "has none")

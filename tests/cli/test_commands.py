@@ -95,7 +95,11 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "judge", "export", "read", "report", "submit", "puzzle", "demo"]
+    "name",
+    [
+        *("init", "run", "demo", "judge", "audit", "report"),
+        *("export", "read", "label", "serve", "puzzle", "submit"),
+    ],
 )
 def test_every_command_explains_itself(name: str) -> None:
     outcome = command(name, "--help")
@@ -508,7 +512,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip(f"only root may mount a small file system ({mounted.stderr.decode().strip()})")
+        why = mounted.stderr.decode().strip()
+        pytest.skip(f"only root may mount a small file system ({why}); run as root")
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from simgan_captcha.config.of_scheme import OF_THE_SCHEME, scheme_settings
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.ingest import ingest
-from simgan_captcha.data.inspect import FirstLook, doubts, look_at, scheme_text
+from simgan_captcha.data.inspect import FirstLook, doubts, look_at, scheme_of, scheme_text
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.inference.reader import Reader
@@ -160,7 +160,8 @@ def test_the_first_look_sees_backgrounds_that_vary(tmp_path: Path) -> None:
     assert look.kind == "varying"
     assert look.reading_size[0] < 200
     assert 0.3 * look.reading_size[1] < look.text_height < 0.7 * look.reading_size[1]
-    assert 'background = "varying"' in scheme_text(look, tmp_path, "my.toml", "0123456789", (4, 4))
+    scheme = scheme_of(look, "0123456789", (4, 4))
+    assert 'background = "varying"' in scheme_text(look, scheme, tmp_path, "my.toml")
 
 
 def test_the_first_look_takes_images_of_as_many_sizes_as_there_are(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_what_init_writes_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, alphabet: str, folder: str
 ) -> None:
     path = tmp_path_factory.mktemp("scheme") / "my.toml"
-    text = scheme_text(a_look(), Path(folder), path.name, alphabet, (2, 3))
+    text = scheme_text(a_look(), scheme_of(a_look(), alphabet, (2, 3)), Path(folder), path.name)
     path.write_text(text, encoding="utf-8", newline="")
     assert load_scheme(path) == Scheme(
         alphabet=alphabet,
@@ -204,6 +205,36 @@ def test_what_init_writes_can_be_read(
         text_height=a_look().text_height,
         text_width=a_look().text_width,
     )
+
+
+GUESSES = {
+    "alphabet": "# A guess: leave out what never occurs",
+    "length": "# A guess: letters that touch are seen as one.",
+}
+
+
+@pytest.mark.parametrize("given", [[], ["alphabet"], ["length"], ["alphabet", "length"]])
+@pytest.mark.parametrize("found", [[], ["alphabet"], ["length"]])
+def test_what_is_neither_given_nor_found_is_called_a_guess(
+    given: list[str], found: list[str]
+) -> None:
+    remarks = {key: f"Seen: the {key}." for key in found}
+    scheme = scheme_of(a_look(), None, None)
+    text = scheme_text(a_look(), scheme, Path("images"), "my.toml", given, remarks)
+    for key, guess in GUESSES.items():
+        assert (guess in text) == (key not in [*given, *found])
+    assert all(f"# {remark}\n{key} = " in text for key, remark in remarks.items())
+    assert ("# Stretches of ink" in text) == ("length" not in found)
+
+
+def test_init_without_what_the_generalist_knows_says_that_the_length_is_a_guess(
+    folder: Path, tmp_path: Path
+) -> None:
+    scheme = tmp_path / "my.toml"
+    assert command("init", folder, scheme, "--alphabet", "あいう").code == 0
+    text = scheme.read_text("utf-8")
+    assert GUESSES["length"] in text
+    assert GUESSES["alphabet"] not in text
 
 
 def nothing(folder: Path) -> None:

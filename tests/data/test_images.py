@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.data.images import MAX_BYTES, check_image, decode_grey, decode_rgb, encode_png
+from simgan_captcha.data.images import MAX_BYTES, decode_grey, decode_rgb, encode_png
+from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.errors import ImageError
 from tests.drawing import encode_jpeg
 
@@ -70,7 +71,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 def test_whole_images_are_accepted_and_decode(data: bytes) -> None:
-    check_image(data, width=100, height=50)
+    open_picture(data, width=100, height=50)
     grey, colours = decode_grey(data), decode_rgb(data)
     assert (grey.shape, colours.shape) == ((50, 100), (50, 100, 3))
     assert grey.dtype == colours.dtype == np.uint8
@@ -115,13 +116,13 @@ def test_grey_through_the_codec_is_the_luma_of_colour_through_the_codec() -> Non
 )
 def test_other_bytes_are_refused_with_the_reason(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        check_image(data, width=100, height=50)
+        open_picture(data, width=100, height=50)
 
 
 def test_any_size_is_taken_where_none_is_expected() -> None:
-    check_image(encode_png(np.zeros((7, 9), np.uint8)))
+    open_picture(encode_png(np.zeros((7, 9), np.uint8)))
     with pytest.raises(ImageError, match="anyx8 pixels, got 9x7"):
-        check_image(encode_png(np.zeros((7, 9), np.uint8)), height=8)
+        open_picture(encode_png(np.zeros((7, 9), np.uint8)), height=8)
 
 
 @settings(max_examples=400)
@@ -139,7 +140,7 @@ def test_damaged_bytes_are_refused_or_decode(
         at = int(place * place * len(data))
         data = data[:at] + inserted + data[at + removed :]
     try:
-        check_image(data, width=100, height=50)
+        open_picture(data, width=100, height=50)
     except ImageError:
         for decode in (decode_grey, decode_rgb):
             with suppress(ImageError):

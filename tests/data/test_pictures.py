@@ -175,6 +175,16 @@ def test_what_is_cut_is_refused_or_whole(kind: str, mode: str) -> None:
             assert np.array_equal(cut, whole), end
 
 
+def test_a_frame_that_is_larger_than_its_picture_is_refused() -> None:
+    screen, frame = (
+        struct.pack("<HH3B", 48, 24, 0, 0, 0),
+        struct.pack("<4HB", 0, 0, 60000, 60000, 0),
+    )
+    data = b"GIF89a" + screen + b"\x2c" + frame + b"\x02\x01\0\0\x3b"
+    with pytest.raises(ImageError, match="at most 4000000 pixels, the image claims more"):
+        open_picture(data)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     saved_as=st.sampled_from(TABLE),

@@ -13,13 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgan_captcha.data.store import (
-    MAX_QUARANTINED_BYTES,
-    BatchCounts,
-    Captcha,
-    CaptchaStore,
-    RejectedCaptcha,
-)
+from simgan_captcha.data.batch import MAX_QUARANTINED_BYTES, Captcha, RejectedCaptcha
+from simgan_captcha.data.store import BatchCounts, CaptchaStore
 from simgan_captcha.errors import StoreError
 
 A, B, C = (Captcha(name, f"bytes of {name}".encode()) for name in "abc")
@@ -217,7 +212,8 @@ FULL_DISK = """
 import random, resource, sys
 from pathlib import Path
 from simgan_captcha.errors import StoreError
-from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.data.batch import Captcha
+from simgan_captcha.data.store import CaptchaStore
 store = CaptchaStore(Path(sys.argv[1]))
 store.add("fits", [Captcha("small", b"small")])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -16,8 +16,10 @@ import pytest
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.data.background import estimate_background
-from simgan_captcha.data.images import check_image, decode_grey, encode_png
-from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.data.batch import Captcha
+from simgan_captcha.data.images import decode_grey, encode_png
+from simgan_captcha.data.pictures import open_picture
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.evaluation.judge import judge
 from simgan_captcha.inference.readings import Reading
@@ -318,7 +320,7 @@ def test_every_picture_is_whole_and_has_words(page: _Page) -> None:
             # Every colour follows the theme; a forgotten placeholder would be near black.
             assert not re.search(rb"#(0[1-8])\1\1", drawing)
         else:
-            check_image(b64decode(data, validate=True))
+            open_picture(b64decode(data, validate=True))
 
 
 def test_headline_says_how_well_it_read(page: _Page, whole_run: Path) -> None:
@@ -678,7 +680,7 @@ def test_heavy_sheets_are_shrunk(tmp_path: Path) -> None:
     report = write_report(tmp_path)
     assert report.stat().st_size < 3_000_000
     source = _Page(report).alt("A sheet of synthetic captchas")["src"] or ""
-    check_image(b64decode(source.partition(",")[2]), width=750, height=1000)
+    open_picture(b64decode(source.partition(",")[2]), width=750, height=1000)
 
 
 def test_a_large_foreign_alphabet(tmp_path: Path) -> None:

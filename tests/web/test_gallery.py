@@ -3,7 +3,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.data.batch import Captcha
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.run_folder import READINGS

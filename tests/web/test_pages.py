@@ -19,7 +19,8 @@ import pytest
 from playwright.sync_api import FileChooser, Locator, Page, expect
 
 from simgan_captcha.atomic import file_hash
-from simgan_captcha.data.store import Captcha, CaptchaStore
+from simgan_captcha.data.batch import Captcha
+from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.evaluation.judge import judge
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings

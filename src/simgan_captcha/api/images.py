@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.data.store import read_stored
+from simgan_captcha.data.folder import holds_store
 from simgan_captcha.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def location_of(images: "Images", run: Path) -> str:
         place = os.fspath(images)
         if is_url(place):
             return place
-        if not any(Path(place).glob("part-*.parquet")):
+        if not holds_store(Path(place)):
             return str(Path(place).resolve())
     named = list(_named(images))
     digest = hashlib.sha256()
@@ -62,7 +62,7 @@ def image_folder(images: "Images") -> Iterator[Path]:
                 f"{without_password(os.fspath(images))}, got none; give one, "
                 "such as scheme=simgan_captcha.HACKMIT_2017"
             )
-        if not any(Path(images).glob("part-*.parquet")):
+        if not holds_store(Path(images)):
             yield Path(images)
             return
     with TemporaryDirectory() as folder:
@@ -75,6 +75,8 @@ def image_folder(images: "Images") -> Iterator[Path]:
 def _named(images: "Images") -> Iterable[tuple[str, bytes]]:
     """Names and encoded bytes of the images of a store or a list."""
     if isinstance(images, (str, os.PathLike)):
+        from simgan_captcha.data.store import read_stored
+
         return read_stored(Path(images))
     return ((str(number), _encoded(image)) for number, image in enumerate(images))
 

@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING
 
 from simgan_captcha.api.images import image_folder
 from simgan_captcha.errors import SimganCaptchaError
-from simgan_captcha.scheme import Scheme, check_scheme
+from simgan_captcha.scheme import Length, Scheme, check_scheme, least_and_greatest
 
 if TYPE_CHECKING:
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.inspect import FirstLook
     from simgan_captcha.generalist.survey import Survey
-
-Length = int | tuple[int, int]
-"""Number of characters in a text, or the least and the greatest."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
 ) -> "tuple[Survey | None, tuple[str, ...]]":
     """What the generalist finds in the images, and its texts."""
-    from simgan_captcha.api.reading import generalist
+    from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
 
     try:
-        reader = generalist(alphabet, lengths)
+        reader = GeneralistReader(alphabet, lengths)
     except SimganCaptchaError:  # no weights, or characters that it does not know
         return None, ()
     found = [reader.find(picture) for picture in look.pictures]
@@ -126,11 +123,6 @@ def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:
 
 _UNSURE = 0.8
 """Mean probability of a character below which a person is asked to look."""
-
-
-def least_and_greatest(length: Length) -> tuple[int, int]:
-    """Least and greatest number of characters."""
-    return (length, length) if isinstance(length, int) else length
 
 
 def changed_scheme(scheme: Scheme, alphabet: str | None, length: Length | None) -> Scheme:

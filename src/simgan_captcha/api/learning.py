@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, overload
 
 from simgan_captcha.api.images import location_of
-from simgan_captcha.api.inspection import Length, changed_scheme, inspect
+from simgan_captcha.api.inspection import changed_scheme, inspect
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.estimate import Estimate
@@ -26,7 +26,7 @@ from simgan_captcha.pipeline.run_folder import (
     read_diagnosis,
     read_run,
 )
-from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.scheme import HACKMIT_2017, Length, Scheme
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,16 +1,11 @@
 """Read images of any family with the pretrained generalist."""
 
-from functools import lru_cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, overload
 
-from simgan_captcha.errors import RunError
-
 if TYPE_CHECKING:
-    from simgan_captcha.api.inspection import Length
-    from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.inference.reader import Source, Unreadable
     from simgan_captcha.inference.readings import Reading
+    from simgan_captcha.scheme import Length
 
 
 @overload
@@ -37,25 +32,9 @@ def read(
 
     Raises:
         RunError: This installation has no generalist.
+        ConfigError: An alphabet or a length that it cannot read.
         ImageError: A single image cannot be read.
     """
-    return generalist(alphabet, length).read(images)
-
-
-@lru_cache(maxsize=4)
-def generalist(alphabet: str | None = None, length: "Length | None" = None) -> "GeneralistReader":
-    """The pretrained reader for an alphabet and a range of lengths.
-
-    Raises:
-        RunError: This installation has no generalist.
-        ConfigError: An alphabet or a length that it cannot read.
-    """
-    weights = files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx"
-    if not weights.is_file():
-        raise RunError(
-            f"expected the pretrained generalist in {weights}, this installation has none; learn a "
-            "reader from your own images with simgan-captcha run, or simgan_captcha.learn"
-        )
     from simgan_captcha.generalist.reader import GeneralistReader
 
-    return GeneralistReader(alphabet, length)
+    return GeneralistReader(alphabet, length).read(images)

@@ -200,9 +200,8 @@ def init(
                 f"expected a new file, {path} is there already; move it or name another"
             )
     seen = inspect(folder, alphabet=alphabet, length=lengths, recursive=recursive)
-    lengths = (seen.scheme.shortest or seen.scheme.length, seen.scheme.length)
-    known = alphabet or ("alphabet" in seen.remarks and seen.scheme.alphabet) or None
-    text = scheme_text(seen.look, folder, file.name, known, lengths, seen.remarks)
+    given = [key for key, value in (("alphabet", alphabet), ("length", lengths)) if value]
+    text = scheme_text(seen.look, seen.scheme, folder, file.name, given, seen.remarks)
     write_bytes(file, text.encode())
     write_bytes(sheet, seen.sheet)
     for doubt in seen.doubts:

@@ -12,8 +12,7 @@ from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, par
 from simgan_captcha.errors import UsageError
 
 if TYPE_CHECKING:
-    from simgan_captcha.generalist.reader import GeneralistReader
-    from simgan_captcha.inference.reader import ImageReader
+    from simgan_captcha.inference.reader import TextReader
 
 
 @app.command()
@@ -91,15 +90,13 @@ def read(
 
 def _reader_and_images(
     sources: list[str], alphabet: str | None, length: str | None
-) -> "tuple[ImageReader | GeneralistReader, list[str]]":
+) -> "tuple[TextReader, list[str]]":
     """The reader that the sources begin with, or the generalist, and the images to read."""
-    from simgan_captcha.api.learning import Run
-    from simgan_captcha.api.reading import generalist
-    from simgan_captcha.inference.reader import Reader
-
     if not _is_reader(sources[0]):
+        from simgan_captcha.generalist.reader import GeneralistReader
+
         lengths = parse_length(length) if length else None
-        return generalist(alphabet, lengths), sources
+        return GeneralistReader(alphabet, lengths), sources
     if alphabet is not None or length is not None:
         raise UsageError(
             f"expected --alphabet and --length without a reader, got {sources[0]}, which has its "
@@ -109,28 +106,30 @@ def _reader_and_images(
         raise UsageError(f"expected images to read with {sources[0]}, got none; name some")
     reader, images = Path(sources[0]), sources[1:]
     if reader.is_file() or reader.suffix == ".onnx":
+        from simgan_captcha.inference.reader import Reader
+
         return Reader(reader), images
+    from simgan_captcha.api.learning import Run
+
     return Run(reader).reader, images
 
 
 def _is_reader(source: str) -> bool:
     """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
-    from simgan_captcha.data.kinds import HEAD, IMAGES, kind_of
-    from simgan_captcha.pipeline.run_folder import RUN
+    from simgan_captcha.data.kinds import HEAD, IMAGES, SUFFIXES, kind_of
 
     path = Path(source)
     if source == "-":
         return False
     if path.is_dir():
+        from simgan_captcha.pipeline.run_folder import RUN
+
         return (path / RUN).exists()
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:
             return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
-    return path.suffix.lower() not in _IMAGE_SUFFIXES
-
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".zip")
-"""Names that are meant as images even where there is no such file."""
+    # A missing file that is named like an image is no reader, either.
+    return path.suffix.lower() not in (*SUFFIXES, ".zip")
 
 
 class Engine(enum.StrEnum):

@@ -12,18 +12,20 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from simgan_captcha.data.foreground import open_scheme_image
-from simgan_captcha.data.kinds import kind_in_words
+from simgan_captcha.data.kinds import HEAD, kind_in_words, kind_of
 from simgan_captcha.data.pictures import MAX_BYTES, from_base64
-from simgan_captcha.data.store import MAX_QUARANTINED_BYTES, Captcha, RejectedCaptcha
 from simgan_captcha.errors import BatchError, ImageError
 from simgan_captcha.scheme import Scheme
 
 MAX_IMAGES = 100_000
 """In one batch."""
 MAX_NAME_CHARACTERS = 256
+MAX_QUARANTINED_BYTES = 4096
+"""The quarantine keeps this much of the start of what was set aside."""
 
 _MAX_MARKS = 10 * MAX_IMAGES
 """Brackets, commas and colons in the JSON: an image has five, and each value at least one."""
@@ -34,6 +36,23 @@ _IMAGES = ("jpg_base64", "image", "base64", "data")
 """Fields of an image in JSON."""
 ENCODED = re.compile(r"data:image/|\\?/9j\\?/|iVBOR|R0lGOD|UklGR|Qk.{6}AAAA|SUkqA|TU0AK")
 """How images begin in base64, or in JSON or ``data:`` URIs that hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captcha:
+    """One image as it came: a label and the encoded bytes."""
+
+    name: str
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedCaptcha:
+    """One image that cannot be used: its label, why, and the bytes at fault."""
+
+    name: str
+    reason: str
+    data: bytes
 
 
 class Unpacked(NamedTuple):
@@ -59,8 +78,8 @@ def parse_batch(data: bytes | bytearray) -> list[Any]:
     try:
         batch = json.loads(data)
     except (ValueError, RecursionError):
-        kind = kind_in_words(bytes(data[:512]))
-        what = "damaged JSON" if kind == "JSON" else kind
+        kind = kind_of(bytes(data[:HEAD]))
+        what = "damaged JSON" if kind == "JSON" else kind_in_words(kind)
         raise BatchError(f"{expected}, got {what}") from None
     images = batch.get("images") if isinstance(batch, dict) else None
     if not isinstance(images, list):

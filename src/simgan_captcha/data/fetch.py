@@ -20,9 +20,8 @@ from tenacity import (
 
 from simgan_captcha._version import __version__
 from simgan_captcha.addresses import LOOPBACK_DIRECT, server_and_user, without_password
-from simgan_captcha.data.batch import parse_batch
+from simgan_captcha.data.batch import MAX_QUARANTINED_BYTES, parse_batch
 from simgan_captcha.data.settings import DownloadSettings
-from simgan_captcha.data.store import MAX_QUARANTINED_BYTES
 from simgan_captcha.errors import BatchError, UsageError
 
 MAX_REDIRECTS = 5

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from simgan_captcha.data.batch import ENCODED, batch_images, parse_batch, parse_table
-from simgan_captcha.data.kinds import IMAGES, kind_of, left_out_in_words
+from simgan_captcha.data.kinds import IMAGES, SUFFIXES, kind_of, left_out_in_words
 from simgan_captcha.data.pictures import MAX_BYTES, read_bytes
 from simgan_captcha.errors import BatchError, ImageError, UsageError
 from simgan_captcha.shown import without_home
 
 GROUP = 1000
 """Images that are stored together."""
-
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff",
-)  # fmt: skip
-"""A file so named, in any case, that holds no image is a damaged one."""
 
 MAX_BATCH_BYTES = 64 * 2**20
 
@@ -102,6 +97,11 @@ def holds_images(path: Path) -> bool:
         or (kind == "JSON" and (path.suffix.lower() == ".json" or _is_batch(head)))
         or (path.suffix.lower() == ".csv" and _is_table(head))
     )
+
+
+def holds_store(folder: Path) -> bool:
+    """Whether a folder is a captcha store, see `store.CaptchaStore`."""
+    return any(folder.glob("part-*.parquet"))
 
 
 class _Search:

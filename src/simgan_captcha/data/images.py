@@ -15,33 +15,18 @@ from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, op
 from simgan_captcha.types import GreyImages
 
 _ON_SHEET = (5, 8)
+"""Columns and rows of a contact sheet."""
 _CAPTION = 14
 """Pixels for a line of text."""
-"""Columns and rows of a contact sheet."""
 
 __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
-    "check_image",
     "contact_sheet",
     "decode_grey",
     "decode_rgb",
     "encode_png",
 ]
-
-
-def check_image(data: bytes, *, width: int | None = None, height: int | None = None) -> GreyImages:
-    """The luma (H, W) of a whole image of the stated size.
-
-    Args:
-        data: An encoded image.
-        width: Expected width in pixels; None takes any.
-        height: Expected height in pixels; None takes any.
-
-    Raises:
-        ImageError: As `pictures.open_picture`.
-    """
-    return luma(open_picture(data, width=width, height=height).rgb)
 
 
 def decode_grey(data: bytes) -> GreyImages:

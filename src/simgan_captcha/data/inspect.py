@@ -9,7 +9,7 @@ Shapes: N images, H and W pixels.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -36,13 +36,14 @@ from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
 from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
+from simgan_captcha.shown import one_line
 from simgan_captcha.types import Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
+"""In all, as all are held at a time: of larger images fewer are looked at."""
 _KEPT = 200
 """Images that a reader may look at after the first look."""
-"""In all, as all are held at a time: of larger images fewer are looked at."""
 _ALIKE = 16
 """Grey levels by which the middle half of images may differ where the background is one."""
 _LINED = 0.04
@@ -255,103 +256,122 @@ def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | 
     )
 
 
+_SCHEME_FILE = """\
+# A scheme for simgan-captcha, from {{ looked_at }} of the {{ files }} images in
+# {{ folder }}. Look at {{ sheet }}, correct what is wrong here, then:
+#
+#   simgan-captcha run RUN --scheme {{ name }} --images {{ folder }}
+
+# Every character that a text may hold, each once.
+{% if "alphabet" in guessed %}
+# A guess: leave out what never occurs, add what does.
+{% endif %}
+{% if "alphabet" in remarks %}
+# {{ remarks.alphabet }}
+{% endif %}
+alphabet = {{ alphabet }}
+
+# Characters that look the same and count as one, as in ["o0", "1lI"]: the first of each
+# stands in the alphabet and is read for all, the others do not.
+alike = []
+
+# Characters in every text; where their number varies, in the longest and the shortest.
+{% if "length" in guessed %}
+# A guess: letters that touch are seen as one.
+{% endif %}
+{% if "length" in remarks %}
+# {{ remarks.length }}
+{% else %}
+# Stretches of ink side by side: {{ stretches }} of the images.
+{% endif %}
+length = {{ scheme.length }}
+{{ "shortest = %d" % scheme.shortest if scheme.shortest else "# shortest =" }}
+
+# Pixels that an image is read at.{{ other_sizes }}
+width = {{ scheme.width }}
+height = {{ scheme.height }}
+
+# shared: all images have one picture behind the text, and one size. plain: behind it
+# is one colour, each image's own or that of all; any size is scaled to fit. varying:
+# likewise, but colours run into each other (gradients, clouds) or lie side by side.
+background = "{{ scheme.background }}"
+
+# Pixels from the top of a text to its foot, about, at that size.
+text_height = {{ scheme.text_height }}
+
+# And from its left end to its right one; where lengths vary, of one of middle length.
+text_width = {{ scheme.text_width }}
+
+# Nothing here can see these two, and each may cost accuracy where it is not so: look at
+# the images. Whether texts stand on waves that bend their letters; whether they are of
+# different fonts.
+waves = false
+several_fonts = false
+
+# Elsewhere in every image, among the letters: lines (straight or curved), dots, texture
+# (a grain about as fine as strokes). A guess: look at the images, leave out what they do
+# not have, add what they do.
+clutter = {{ clutter }}
+
+# Seen as well; a run finds it by itself:
+# - ink: {{ ink }}
+# - text: rows {{ rows }}
+# - lines that all images share: {{ lined }} of the pixels
+"""
+"""A Jinja template."""
+
+
 def scheme_text(
     look: FirstLook,
+    scheme: Scheme,
     folder: Path,
     name: str,
-    alphabet: str | None,
-    lengths: tuple[int, int] | None,
+    given: Collection[str] = (),
     remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """A scheme file with what was seen and given; what is guessed says so.
 
     Args:
         look: At the folder.
+        scheme: That follows from it, see `scheme_of`.
         folder: To be named.
         name: Of the file.
-        alphabet: As given, or None for lower-case letters and digits.
-        lengths: Of the shortest and the longest text, as given, or None for the commonest number of
-            stretches of ink.
-        remarks: What speaks for ``alphabet`` and ``length``, where they were found in the images.
-
-    Raises:
-        ConfigError: An alphabet that no scheme may have, or images of such a size.
+        given: Which of ``alphabet`` and ``length`` a person gave.
+        remarks: What speaks for these two, where they were found in the images.
     """
-    (width, height), seen = look.reading_size, look.sizes.most_common()
-    usual = ", ".join(
+    from jinja2 import Environment, StrictUndefined
+
+    stretches = ", ".join(
         f"{count} in {images / look.stretches.total():.0%}"
         for count, images in look.stretches.most_common(4)
     )
-    others = look.sizes.total() - seen[0][1]
-    scheme = scheme_of(look, alphabet, lengths)
-    # Control characters would end a comment, and TOML knows one more of them than JSON.
-    where = "".join(c if c.isprintable() else "?" for c in str(folder))
-    quoted = json.dumps(scheme.alphabet, ensure_ascii=False).replace("\x7f", "\\u007f")
+    others = look.sizes.total() - look.sizes[look.size]
+    fate = "set aside" if scheme.shares_picture else "scaled"
     brightness = "brighter" if look.background.bright_ink else "darker"
-    shared = look.kind == "shared"
-    ink = f"{brightness} than the background" if shared else "as far from it"
-    fate = "set aside" if shared else "scaled"
-    lines = [
-        f"# A scheme for simgan-captcha, from {look.looked_at:,} of the {look.files:,} images in",
-        f"# {where}. Look at {Path(name).stem}.png, correct what is wrong here, then:",
-        "#",
-        f"#   simgan-captcha run RUN --scheme {name} --images {where}",
-        "",
-        "# Every character that a text may hold, each once.",
-        *(
-            []
-            if alphabet is not None
-            else ["# A guess: leave out what never occurs, add what does."]
-        ),
-        *([f"# {remarks['alphabet']}"] if "alphabet" in remarks else []),
-        f"alphabet = {quoted}",
-        "",
-        '# Characters that look the same and count as one, as in ["o0", "1lI"]: the first of each',
-        "# stands in the alphabet and is read for all, the others do not.",
-        "alike = []",
-        "",
-        "# Characters in every text; where their number varies, in the longest and the shortest.",
-        *([] if lengths else ["# A guess: letters that touch are seen as one."]),
-        f"# {remarks['length']}"
-        if "length" in remarks
-        else f"# Stretches of ink side by side: {usual} of the images.",
-        f"length = {scheme.length}",
-        f"shortest = {scheme.shortest}" if scheme.shortest else "# shortest =",
-        "",
-        "# Pixels that an image is read at."
-        + (f" {others} of {look.sizes.total()} have another size: {fate}." if others else ""),
-        f"width = {width}",
-        f"height = {height}",
-        "",
-        "# shared: all images have one picture behind the text, and one size. plain: behind it",
-        "# is one colour, each image's own or that of all; any size is scaled to fit. varying:",
-        "# likewise, but colours run into each other (gradients, clouds) or lie side by side.",
-        f'background = "{scheme.background}"',
-        "",
-        "# Pixels from the top of a text to its foot, about, at that size.",
-        f"text_height = {scheme.text_height}",
-        "",
-        "# And from its left end to its right one; where lengths vary, of one of middle length.",
-        f"text_width = {scheme.text_width}",
-        "",
-        "# Nothing here can see these two, and each may cost accuracy where it is not so: look at",
-        "# the images. Whether texts stand on waves that bend their letters; whether they are of",
-        "# different fonts.",
-        "waves = false",
-        "several_fonts = false",
-        "",
-        "# Elsewhere in every image, among the letters: lines (straight or curved), dots, texture",
-        "# (a grain about as fine as strokes). A guess: look at the images, leave out what they do",
-        "# not have, add what they do.",
-        f"clutter = {json.dumps(scheme.clutter)}",
-        "",
-        "# Seen as well; a run finds it by itself:",
-        f"# - ink: {ink}, about {look.background.ink_level:.0f} of 255"
+    ink = f"{brightness} than the background" if scheme.shares_picture else "as far from it"
+    template = Environment(
+        trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    ).from_string(_SCHEME_FILE)
+    return template.render(
+        looked_at=f"{look.looked_at:,}",
+        files=f"{look.files:,}",
+        folder=one_line(str(folder)),  # a comment holds no control characters
+        name=name,
+        sheet=f"{Path(name).stem}.png",
+        scheme=scheme,
+        guessed={"alphabet", "length"} - {*given, *remarks},
+        remarks=remarks,
+        alphabet=json.dumps(scheme.alphabet, ensure_ascii=False),
+        stretches=stretches,
+        other_sizes=f" {others} of {look.sizes.total()} have another size: {fate}."
+        if others
+        else "",
+        clutter=json.dumps(scheme.clutter),
+        ink=f"{ink}, about {look.background.ink_level:.0f} of 255"
         + (", coloured" if look.coloured_ink else ""),
-        f"# - text: rows {look.rows[0]} to {look.rows[1]}",
-        f"# - lines that all images share: {look.background.line_mask.mean():.1%} of the pixels",
-    ]
-    return "\n".join([*lines, ""])
+        rows=f"{look.rows[0]} to {look.rows[1]}",
+        lined=f"{look.background.line_mask.mean():.1%}",
+    )
 
 
 def doubts(look: FirstLook) -> list[str]:

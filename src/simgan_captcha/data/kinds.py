@@ -37,6 +37,11 @@ _ORIENTATION = 0x0112
 IMAGES = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")
 """Kinds that are read."""
 
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+"""Of names that images have, in any case. A file so named that holds none is a damaged one."""
+
 
 def kind_of(data: bytes) -> str:
     """The kind of file that begins so, in a word: ``JPEG``, ``zip``, ``text``, ``unknown``."""
@@ -69,9 +74,8 @@ def _kind_of_text(head: bytes) -> str:
     return "JSON" if start.startswith(("{", "[")) else "text"
 
 
-def kind_in_words(data: bytes, kind: str | None = None) -> str:
-    """What bytes are, for a sentence: ``an empty file``, ``a PDF``, ``text``."""
-    kind = kind or kind_of(data)
+def kind_in_words(kind: str) -> str:
+    """A kind from `kind_of`, for a sentence: ``an empty file``, ``a PDF``, ``text``."""
     if kind == "unknown":
         return "bytes of no known kind"
     if kind in ("text", "JSON"):

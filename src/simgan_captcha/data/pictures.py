@@ -214,9 +214,7 @@ def _from_bytes(data: bytes) -> Picture:
         raise ImageError(f"expected at most {MAX_BYTES} bytes of image, got more")
     kind = kind_of(data)
     if kind not in _OPENERS:
-        raise ImageError(
-            f"expected an image ({', '.join(_OPENERS)}), got {kind_in_words(data, kind)}"
-        )
+        raise ImageError(f"expected an image ({', '.join(_OPENERS)}), got {kind_in_words(kind)}")
 
     def decode() -> Picture:
         if kind == "GIF":  # before Pillow goes through all of them
@@ -240,6 +238,8 @@ def _from_bytes(data: bytes) -> Picture:
 def _strictly(decode: Callable[[], Picture], kind: str) -> Picture:
     try:
         return decode()
+    except Image.DecompressionBombError:  # of a GIF's frame, which need not fit the picture
+        raise ImageError(f"expected at most {MAX_PIXELS} pixels, the image claims more") from None
     except _RAISED as error:
         raise _damaged(kind) from error
 

@@ -21,10 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simgan_captcha import atomic
+from simgan_captcha.data.batch import MAX_QUARANTINED_BYTES, Captcha, RejectedCaptcha
 from simgan_captcha.errors import StoreError
-
-MAX_QUARANTINED_BYTES = 4096
-"""The quarantine keeps this much of the start of what was set aside."""
 
 _PART = pa.schema(
     [
@@ -42,23 +40,6 @@ _QUARANTINE = pa.schema(
         ("data", pa.binary()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Captcha:
-    """One image as it came: a label and the encoded bytes."""
-
-    name: str
-    image: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedCaptcha:
-    """One image that cannot be used: its label, why, and the bytes at fault."""
-
-    name: str
-    reason: str
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from simgan_captcha.data.kinds import SUFFIXES
 from simgan_captcha.errors import RunError, UsageError
-from simgan_captcha.shown import from_spreadsheet_cell
+from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -25,7 +26,6 @@ TAUGHT = Path("teach") / "taught.json"
 """In a run's folder: names of the images whose labels it was taught with, a JSON list."""
 
 _SEPARATORS = (",", ";", "\t")
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _LABEL = "{label}"
 
 
@@ -143,14 +143,13 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 
 def examples(names: Sequence[str]) -> str:
     """The first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
-    shown = [printable(name) for name in names[:EXAMPLES]]
+    shown = [shown_name(name) for name in names[:EXAMPLES]]
     return ", ".join([*shown, *(["…"] if len(names) > EXAMPLES else [])])
 
 
-def printable(name: str, most: int = 60) -> str:
-    """A name of others that is safe in a terminal: control characters escaped, shortened."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return safe if len(safe) <= most else safe[: most - 1] + "…"
+def shown_name(name: str) -> str:
+    """A name of others that is safe in a terminal, and not long."""
+    return shortened(one_line(name))
 
 
 def taught_names(run: Path) -> frozenset[str]:
@@ -177,7 +176,7 @@ def taught_names(run: Path) -> frozenset[str]:
 def _stem(name: str) -> str:
     """Without folders, and without an extension that images have."""
     last = PurePosixPath(name.replace("\\", "/"))
-    return last.stem if last.suffix.lower() in _SUFFIXES else last.name
+    return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
 def _separator(path: Path, text: str) -> str:

@@ -1,18 +1,17 @@
 """Reads any image of a short text with the generalist; needs no torch and no run."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Picture, Pixels, open_picture
-from simgan_captcha.errors import ConfigError, ImageError
+from simgan_captcha.errors import ConfigError, ImageError, RunError
 from simgan_captcha.generalist.decoding import (
     MOST_CHARACTERS,
     Alphabet,
@@ -20,11 +19,10 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
-from simgan_captcha.inference.reader import NamedImage, Source, Unreadable, source_name
+from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.scheme import Length, least_and_greatest
 from simgan_captcha.types import Floats
-
-Length = int | tuple[int, int]
 
 _AT_ONCE = 64
 """Images that are decoded before any is read, so that those of one width are read together."""
@@ -54,7 +52,7 @@ def check_length(length: Length | None) -> tuple[int, int] | None:
     """
     if length is None:
         return None
-    fewest, most = (length, length) if isinstance(length, int) else length
+    fewest, most = least_and_greatest(length)
     if not 1 <= fewest <= most <= MOST_CHARACTERS:
         raise ConfigError(
             f"expected a length of 1 to {MOST_CHARACTERS}, as 4 or (4, 6), got {length!r}"
@@ -62,7 +60,7 @@ def check_length(length: Length | None) -> tuple[int, int] | None:
     return fewest, most
 
 
-class GeneralistReader:
+class GeneralistReader(TextReader):
     """The generalist within an alphabet and a range of lengths.
 
     Example:
@@ -88,38 +86,14 @@ class GeneralistReader:
 
         Raises:
             ConfigError: An alphabet or a length that cannot be.
+            RunError: This installation has no generalist.
         """
+        super().__init__()
         self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
         self._session = _session(threads or 0)
-        self.notes: Counter[str] = Counter()
-        """What a person should know of images that were read, see `pictures.Picture.notes`."""
-
-    @overload
-    def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
-    @overload
-    def read(self, images: Source) -> Reading: ...
-    def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
-        """The text of an image; of a list, a list in its order.
-
-        A reading is named as its file, or as its place in the list. In a list, what cannot be read
-        leaves an `Unreadable` in its place.
-
-        Raises:
-            ImageError: A single image cannot be read.
-            TypeError: Not a `Source`.
-        """
-        if isinstance(images, list):
-            return list(self.read_each(images))
-        opened = self._open(images, "0")
-        if isinstance(opened, Unreadable):
-            raise ImageError(opened.error)
-        return _reading(opened[0], self._decode([opened[1]])[0])
 
     def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
-        """As `read` of a list, image by image, in constant memory.
-
-        An `Unreadable` among the images is passed on in its place.
-        """
+        """See `TextReader.read_each`."""
         numbered = enumerate(images)
         while some := list(islice(numbered, _AT_ONCE)):
             opened = [self._open(image, str(number)) for number, image in some]
@@ -198,13 +172,20 @@ def open_source(image: Source) -> Picture:
 
 @lru_cache(maxsize=4)
 def _session(threads: int) -> Any:
+    model = files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx"
+    if not model.is_file():
+        raise RunError(
+            f"expected the pretrained generalist in {model}, this installation has none; learn a "
+            "reader from your own images with simgan-captcha run, or simgan_captcha.learn"
+        )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    model = (files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx").read_bytes()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _reading(name: str, decoded: Decoded) -> Reading:

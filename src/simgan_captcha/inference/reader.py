@@ -4,6 +4,7 @@ Shapes: N images, H and W pixels, L characters.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,14 +49,10 @@ Source = PictureSource | NamedImage
 (H, W), RGB (H, W, 3) or RGBA (H, W, 4), see `pictures.from_array`."""
 
 
-class ImageReader:
-    """Reads images of one scheme with whatever recognises them."""
+class TextReader(ABC):
+    """Reads the texts of images, in whatever way `read_each` does."""
 
-    def __init__(self, scheme: Scheme, recognise: Recognise, *, threads: int | None = None) -> None:
-        """Take what recognises; images are decoded in as many threads as there are cores."""
-        self.scheme = scheme
-        self.recognise = recognise
-        self.threads = threads or core_count()
+    def __init__(self) -> None:
         self.notes: Counter[str] = Counter()
         """What a person should know of images that were read, see `pictures.Picture.notes`."""
 
@@ -75,16 +72,31 @@ class ImageReader:
         """
         if isinstance(images, list):
             return list(self.read_each(images))
-        decoded = self._decode(0, images)
-        if isinstance(decoded, Unreadable):
-            raise ImageError(decoded.error)
-        return self._read([decoded])[0]
+        (reading,) = self.read_each([images])
+        if isinstance(reading, Unreadable):
+            raise ImageError(reading.error)
+        return reading
 
+    @abstractmethod
     def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
         """As `read` of a list, but image by image: only a few batches are held at any time.
 
         An `Unreadable` among them is passed on in its place.
         """
+
+
+class ImageReader(TextReader):
+    """Reads images of one scheme with whatever recognises them."""
+
+    def __init__(self, scheme: Scheme, recognise: Recognise, *, threads: int | None = None) -> None:
+        """Take what recognises; images are decoded in as many threads as there are cores."""
+        super().__init__()
+        self.scheme = scheme
+        self.recognise = recognise
+        self.threads = threads or core_count()
+
+    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
+        """See `TextReader.read_each`."""
         size = self.threads * _BATCH_PER_THREAD
         with closing(self._decoded(images)) as decoded:
             while batch := list(islice(decoded, size)):

@@ -7,10 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from simgan_captcha.data.folder import find_images, holds_images, read_found
+from simgan_captcha.data.folder import Found, find_images, holds_images, holds_store, read_found
 from simgan_captcha.data.kinds import HEAD, IMAGES, kind_in_words, kind_of
 from simgan_captcha.data.pictures import MAX_BYTES
-from simgan_captcha.data.store import read_stored
 from simgan_captcha.errors import ImageError, UsageError
 from simgan_captcha.inference.reader import NamedImage, Unreadable
 
@@ -59,7 +58,7 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
     if kind == "empty" or b"\0" in first:
         raise UsageError(
             f"expected an image ({', '.join(IMAGES)}), or names of files, one a line, from "
-            f"standard input, got {'nothing' if kind == 'empty' else kind_in_words(first, kind)}"
+            f"standard input, got {'nothing' if kind == 'empty' else kind_in_words(kind)}"
         )
     first += stream.readline(_LONGEST_NAME)
     for line in chain(first.splitlines(), iter(lambda: stream.readline(_LONGEST_NAME), b"")):
@@ -69,7 +68,9 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
 
 def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Given]:
     stored = False
-    if place.is_dir():
+    if holds_store(place):
+        from simgan_captcha.data.store import read_stored  # and pyarrow, which no image needs
+
         for name, data in read_stored(place):
             stored = True
             yield NamedImage(name, data)
@@ -77,10 +78,9 @@ def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Gi
         return
     found = find_images(place, recursive=recursive)
     left_out.update(found.left_out)
-    loose = [file.path for file in found.files if file.member is None]
-    if len(loose) == len(found.files):
-        yield from loose  # for threads to open
-        found.files = []
+    if not any(file.member for file in found.files):
+        yield from (file.path for file in found.files)  # for threads to open
+        found = Found(batches=found.batches)
     for name, image in read_found(found):
         if isinstance(image, ImageError):
             yield Unreadable(name, str(image))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.folder import find_images, read_found
-from simgan_captcha.data.images import check_image, decode_rgb
+from simgan_captcha.data.images import decode_grey, decode_rgb
 from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.audit.leaks import leak_findings
 from simgan_captcha.evaluation.audit.texts import text_findings
@@ -81,7 +81,7 @@ def find_weaknesses(
     decoded: list[tuple[str, bytes, GreyImages]] = []
     for name, data in some:
         try:
-            decoded.append((name, data, check_image(data)))
+            decoded.append((name, data, decode_grey(data)))
         except ImageError:
             continue
     if unreadable := len(some) - len(decoded):
@@ -147,7 +147,7 @@ def pixel_findings(encoded: Sequence[bytes]) -> list[Finding]:
     """What pixels have in common: a shared background, and ink that one threshold takes off.
 
     Args:
-        encoded: Images that `check_image` accepts.
+        encoded: Images that `open_picture` accepts.
     """
     if len(encoded) < _FEWEST_COMPARED:
         return []

@@ -103,7 +103,7 @@ def metadata_of(data: bytes) -> Iterator[tuple[str, str]]:
     """Fields of one JPEG or PNG that hold text: comments, text chunks, EXIF, what follows the end.
 
     Args:
-        data: An image that `check_image` accepts.
+        data: An image that `open_picture` accepts.
     """
     after = data.rpartition(b"IEND" if data.startswith(b"\x89PNG") else b"\xff\xd9")[2]
     trailing = after[4:] if data.startswith(b"\x89PNG") else after

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simgan_captcha.errors import ConfigError, UsageError
+from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.inference.reader import NamedImage, Source
 from simgan_captcha.inference.readings import Reading
@@ -111,7 +111,7 @@ def _generalist(scheme: Scheme) -> ReadOne:
     try:
         lengths = (scheme.shortest or scheme.length, scheme.length)
         reader = GeneralistReader(scheme.alphabet, lengths, threads=1)
-    except FileNotFoundError:
+    except RunError:
         raise _MissingError("this version of the package comes without its weights") from None
     except ConfigError as error:
         raise _MissingError(f"it cannot read this scheme: {error}") from None
