@@ -32,6 +32,7 @@ from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, re
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
 from tests.small_run import (
+    CALIBRATED,
     SCHEME,
     SEED,
     USER,
@@ -381,29 +382,6 @@ def test_an_interrupt_anywhere_loses_nothing(
 
 
 # Calibration.
-
-CALIBRATED = (
-    "calibrate=true",
-    "refine=false",
-    "adaptation.steps=2",
-    "calibration.images=240",
-    "calibration.rounds=2",
-    "calibration.first_steps=180",
-    "calibration.steps=60",
-    "calibration.epochs=6",
-    "calibration.rendering_images=50",
-    "calibration.rendering_evaluations=20",
-    "reader.batch_size=32",
-    "reader.learning_rate=0.01",
-    "reader.channels=[8, 8, 8, 8, 16]",
-    "reader.checkpoint_every=20",
-    "reader.ema_decay=0.9",
-    'simulator.fonts=["caladea-bold"]',
-    "simulator.size=[13, 14]",
-    "simulator.rotation=[-5, 5]",
-    "simulator.horizontal=[0, 0.1]",
-    "simulator.vertical=[0.4, 0.6]",
-)
 
 
 def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
