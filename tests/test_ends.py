@@ -14,7 +14,7 @@ from tests.commands import COMMAND, Outcome
 from tests.small_run import draw_captchas, run_arguments, write_challenges
 
 if not Path("/proc/self/stat").exists():
-    pytest.skip("processes are counted in /proc", allow_module_level=True)
+    pytest.skip("no /proc that tells processes of a session; run on Linux", allow_module_level=True)
 
 PATIENCE = 240.0
 

@@ -508,7 +508,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip(f"only root may mount a small file system ({mounted.stderr.decode().strip()})")
+        pytest.skip(
+            f"no small file system ({mounted.stderr.decode().strip()}); run as root, who may mount"
+        )
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
 
