@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
+from simgan_captcha.evaluation.casing import in_one_case
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.evaluation.judgement import (
     CALIBRATION_BINS,
@@ -174,28 +175,19 @@ def judge_run(
         ambiguous = matched.ambiguous
         left_out = sum(name in matched.labels for name in names if name in taught)
         answers = {name: text for name, text in matched.labels.items() if name not in taught}
-    cased = _without_case(scheme) if ignore_case else {}
+    recased = partial(in_one_case, scheme=scheme) if ignore_case else str
     judgement = judge(
         [reading.name for reading in kept],
         [reading.text for reading in kept],
         answers,
-        "".join(dict.fromkeys(cased.get(c.lower(), c) for c in scheme.alphabet)),
-        fold=lambda text: _recased(scheme.fold(_recased(text, cased)), cased),
+        "".join(dict.fromkeys(recased(scheme.alphabet))),
+        fold=lambda text: recased(scheme.fold(recased(text))),
         confidences=[reading.confidence for reading in kept],
         estimate=estimate,
     )
     return judgement.model_copy(
         update={"ambiguous": ambiguous, "taught": left_out, "ignoring_case": ignore_case}
     )
-
-
-def _without_case(scheme: Scheme) -> dict[str, str]:
-    """By its lower case, the character that stands for both: of the alphabet, else of `alike`."""
-    return {c.lower(): c for c in reversed(scheme.alphabet + "".join(scheme.alike))}
-
-
-def _recased(text: str, cased: Mapping[str, str]) -> str:
-    return "".join(cased.get(character.lower(), character) for character in text)
 
 
 def puzzle_truth(user: str) -> Callable[[str], str]:
