@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from simgan_captcha.errors import RunError, UsageError
-from simgan_captcha.shown import from_spreadsheet_cell
+from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
 
 MAX_LABELS_BYTES = 64_000_000
 """Larger label files are refused before they are read."""
@@ -143,14 +143,14 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 
 def examples(names: Sequence[str]) -> str:
     """The first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
-    shown = [printable(name) for name in names[:EXAMPLES]]
-    return ", ".join([*shown, *(["…"] if len(names) > EXAMPLES else [])])
+    return few_of(names[:EXAMPLES], len(names))
 
 
-def printable(name: str, most: int = 60) -> str:
-    """A name of others that is safe in a terminal: control characters escaped, shortened."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return safe if len(safe) <= most else safe[: most - 1] + "…"
+def few_of(few: Sequence[str], count: int) -> str:
+    """Some of so many names, as `examples` shows them."""
+    return ", ".join(
+        [*(one_line(shortened(name)) for name in few), *(["…"] if count > len(few) else [])]
+    )
 
 
 def taught_names(run: Path) -> frozenset[str]:

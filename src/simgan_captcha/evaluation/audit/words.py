@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from simgan_captcha.shown import one_line
+
 _MEANING = {
     "high": "The image keeps no program out. Do not rely on it alone: limit tries, and change it "
     "as the findings say.",
@@ -80,13 +82,8 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"reader {row['name']}: {reader_in_words(row)}" for row in figures["readers"]]
     lines += [
-        f"finding ({one['severity']}): {_terminal(one['name'])}. {one['fix']}"
+        f"finding ({one['severity']}): {one_line(one['name'])}. {one['fix']}"
         for one in figures["findings"]
     ]
     speed = f"{rate_in_words(figures['speed']['texts_per_hour'])} texts per hour on one core"
     return [*lines, f"severity: {verdict['severity']}; {speed}"]
-
-
-def _terminal(text: str) -> str:
-    """Names of metadata come from files: nothing in them may steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
