@@ -33,7 +33,7 @@ from simgan_captcha.evaluation.labels import (
     taught_names,
 )
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.estimate import Estimate, read_as
 from simgan_captcha.scheme import Scheme
 
 
@@ -85,7 +85,7 @@ def judge(
 
     hits = [_hits(truth_, text) for truth_, text in zip(true, read, strict=True)]
     right = [truth_ == text for truth_, text in zip(true, read, strict=True)]
-    pairs = _pairs(true, read)
+    pairs = read_as(true, read)
     characters = [hit for row in hits for hit in row]
     sure = None if confidences is None else [float(confidences[index]) for index in judged]
     bins = [] if sure is None else _calibration(sure, right)
@@ -228,16 +228,6 @@ def _check_truth(true: Sequence[str], alphabet: str) -> None:
                 "label or the scheme's alphabet"
                 + (", or judge with --ignore-case" if other_case else "")
             )
-
-
-def _pairs(true: Sequence[str], read: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How often each true character was read as which, in texts of the same length."""
-    return Counter(
-        pair
-        for truth, text in zip(true, read, strict=True)
-        if len(truth) == len(text)
-        for pair in zip(truth, text, strict=True)
-    )
 
 
 def _hits(true: str, read: str) -> list[bool]:
