@@ -72,13 +72,7 @@ def judge(
     """
     _check_readings(names, texts, confidences)
     labels = truth if isinstance(truth, Mapping) else {name: truth(name) for name in names}
-    judged = [index for index, name in enumerate(names) if name in labels]
-    if not judged:
-        raise UsageError(
-            f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
-            f"none by the name of a reading (labels: {examples(list(labels)) or 'none'}; readings: "
-            f"{examples(names) or 'none'}); check that labels and run are of the same images"
-        )
+    judged = _with_label(names, labels)
     true = [fold(labels[names[index]]) for index in judged]
     read = [fold(texts[index]) for index in judged]
     _check_truth(true, alphabet)
@@ -213,6 +207,18 @@ def _check_readings(
     outside = next((c for c in confidences or () if not 0 <= c <= 1), None)
     if outside is not None:
         raise UsageError(f"expected confidences in [0, 1], got {outside}; normalise them")
+
+
+def _with_label(names: Sequence[str], labels: Mapping[str, str]) -> list[int]:
+    """Places of the readings that have a label, at least one."""
+    judged = [index for index, name in enumerate(names) if name in labels]
+    if not judged:
+        raise UsageError(
+            f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
+            f"none by the name of a reading (labels: {examples(list(labels)) or 'none'}; readings: "
+            f"{examples(names) or 'none'}); check that labels and run are of the same images"
+        )
+    return judged
 
 
 def _check_truth(true: Sequence[str], alphabet: str) -> None:
