@@ -38,7 +38,7 @@ from simgan_captcha.report.inputs import (
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.report.pictures import picture_uri
 from simgan_captcha.report.provenance import Manifests, provenance
-from simgan_captcha.report.templates import page_template
+from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.shown import without_home
 
 REPORT = "report.html"
@@ -60,8 +60,6 @@ _FORMS = {
     "bend": "ends bent down (image heights, one to either side)",
 }
 """In words, where names alone would not do."""
-_UNSURE = 0.5
-"""Characters read with less confidence are underlined."""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -289,12 +287,7 @@ def _card(reading: Reading, gallery: _Gallery) -> Json:
         "name": reading.name,
         "uri": gallery.uri(reading.name),
         "text": reading.text,
-        "characters": [
-            (character, confidence < _UNSURE)
-            for character, confidence in zip(
-                reading.text, reading.character_confidence, strict=True
-            )
-        ],
+        "characters": marked_characters(reading),
         "confidence": reading.confidence,
     }
 

@@ -14,8 +14,6 @@ from simgan_captcha.pipeline.run_folder import READINGS, STORE
 from simgan_captcha.report.inputs import file_states
 
 PAGE_SIZE = 60
-UNSURE = 0.5
-"""Characters read with less confidence are marked."""
 
 Order = Literal["least", "most", "random"]
 """Which readings come first: the least or the most sure; or always the same, but by chance."""
