@@ -4,8 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, read_run
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from tests.commands import COMMAND, kill_when
 from tests.small_run import (
     CALIBRATED,
     SCHEME,
@@ -316,18 +315,6 @@ def test_renaming_and_reordering_changes_no_reading(tmp_path: Path, finished: Pa
 # Killed runs.
 
 
-def kill_when(process: "subprocess.Popen[bytes]", path: Path, lines: int) -> None:
-    """SIGKILL once a file is there and has so many lines; fails if the process ends before."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None:
-        assert time.monotonic() < deadline
-        if path.exists() and len(path.read_bytes().splitlines()) >= lines:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    process.wait()
-
-
 def test_a_run_killed_again_and_again_ends_with_the_same_readings(
     tmp_path: Path, finished: Path, challenges: Path
 ) -> None:
@@ -339,7 +326,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_readings(
         ("read/metrics.jsonl", int(moments.integers(1, 11))),
         ("adapt/metrics.jsonl", int(moments.integers(1, 7))),
     ):
-        command = [sys.executable, "-m", "simgan_captcha", *run_arguments(run, challenges)]
+        command = [*COMMAND, *run_arguments(run, challenges)]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             kill_when(process, run / file, lines)
             assert process.stderr is not None
