@@ -16,7 +16,8 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, StoreError, UsageError
-from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline import final_readings
 from simgan_captcha.pipeline.cost import (
     COMPARED,
     KNOWN,
@@ -26,7 +27,9 @@ from simgan_captcha.pipeline.cost import (
 from simgan_captcha.pipeline.manifest import FINISHED, MANIFEST, why_outdated
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, read_run
+from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
 from tests.commands import COMMAND, kill_when
@@ -496,20 +499,30 @@ def test_a_damaged_record_is_told_and_can_be_mended(
     assert times(run)["readings"] == before["readings"]
 
 
+def reread(run: Path, *split_at: int) -> list[Reading]:
+    """What the reader that a run kept says of its images, read in parts."""
+    reader, background, config = load_run_reader(run)
+    names, images = load_images(CaptchaStore(run / "store"), SCHEME)
+    parts = [read_probabilities(reader, background, part) for part in np.split(images, split_at)]
+    moves = view_settings(config.adaptation.augmentation)
+    viewed, _ = read_views(reader, background, images, np.concatenate(parts), moves, SEED)
+    return list(decode(SCHEME, names, viewed))
+
+
 def test_readings_are_by_the_last_reader(finished: Path) -> None:
-    reader, background, config = load_run_reader(finished)
-    assert config == small_config()
+    assert load_run_reader(finished)[2] == small_config()
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
     ).read_bytes()
-    from simgan_captcha.pipeline.run_data import load_images
-    from simgan_captcha.recognizer.decode import decode, read_probabilities
+    assert reread(finished) == load_readings(finished / READINGS)
 
-    names, images = load_images(CaptchaStore(finished / "store"), SCHEME)
-    read = read_probabilities(reader, background, images)
-    moves = view_settings(config.adaptation.augmentation)
-    viewed, _ = read_views(reader, background, images, read, moves, SEED)
-    assert list(decode(SCHEME, names, viewed)) == load_readings(finished / READINGS)
+
+def test_images_beyond_those_that_readers_are_compared_by_are_read(
+    run: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_readings, "COMPARED", 100)
+    shutil.rmtree(run / "readings")
+    assert pipeline(run, challenges) == reread(run, 100)
 
 
 def test_a_mistyped_address_may_be_mended_while_nothing_is_stored(
