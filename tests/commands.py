@@ -1,8 +1,10 @@
-"""The command line, in this process or one of its own, and how it ended."""
+"""The command line, in this process or one of its own, and how it ends."""
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,15 @@ def real_command(*arguments: str | Path, **options: Any) -> Outcome:
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def kill_when(process: "subprocess.Popen[Any]", path: Path, lines: int) -> None:
+    """SIGKILL once a file is there and has so many lines, unless the process ends before."""
+    deadline = time.monotonic() + 200
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        if path.exists() and len(path.read_bytes().splitlines()) >= lines:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.0005)
+    process.wait()

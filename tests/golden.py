@@ -18,30 +18,7 @@ import numpy as np
 
 from simgan_captcha.data.images import decode_grey
 from tests.drawing import encode_jpeg
-from tests.small_run import draw_captchas, pipeline, write_challenges
-
-CALIBRATED = (
-    "calibrate=true",
-    "refine=false",
-    "adaptation.steps=2",
-    "calibration.images=240",
-    "calibration.rounds=2",
-    "calibration.first_steps=180",
-    "calibration.steps=60",
-    "calibration.epochs=6",
-    "calibration.rendering_images=50",
-    "calibration.rendering_evaluations=20",
-    "reader.batch_size=32",
-    "reader.learning_rate=0.01",
-    "reader.channels=[8, 8, 8, 8, 16]",
-    "reader.checkpoint_every=20",
-    "reader.ema_decay=0.9",
-    'simulator.fonts=["caladea-bold"]',
-    "simulator.size=[13, 14]",
-    "simulator.rotation=[-5, 5]",
-    "simulator.horizontal=[0, 0.1]",
-    "simulator.vertical=[0.4, 0.6]",
-)
+from tests.small_run import CALIBRATED, draw_captchas, pipeline, write_challenges
 
 CASES: dict[str, tuple[str, ...]] = {
     "refined_and_adapted": (),

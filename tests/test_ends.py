@@ -13,14 +13,16 @@ import pytest
 from tests.commands import COMMAND, Outcome
 from tests.small_run import draw_captchas, run_arguments, write_challenges
 
-if not Path("/proc/self/stat").exists():
-    pytest.skip("processes are counted in /proc; run on Linux", allow_module_level=True)
-
 PATIENCE = 240.0
 
 
 def session_of(leader: int) -> list[int]:
-    """Processes of the session that a process leads, itself and ended ones not counted."""
+    """Processes of the session that a process leads; skips where none can be told.
+
+    Itself and ended ones are not counted.
+    """
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc that tells the processes of a session; run on Linux")
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -14,7 +12,7 @@ import pytest
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS
-from tests.commands import COMMAND, command, real_command
+from tests.commands import COMMAND, command, kill_when, real_command
 from tests.data.misbehaving_server import MisbehavingServer
 from tests.small_run import draw_captchas, pipeline, run_arguments, write_challenges
 
@@ -54,12 +52,8 @@ def killed_in_training(run: Path, challenges: Path) -> Path:
     """The checkpoint of a run that was killed after some steps."""
     checkpoint = run / "read" / "checkpoint.safetensors"
     with subprocess.Popen([*COMMAND, *run_arguments(run, challenges, *TINY)]) as process:
-        deadline = time.monotonic() + 200
-        while not checkpoint.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+        kill_when(process, checkpoint, 0)
+    assert checkpoint.exists()
     (run / "read" / "manifest.json").unlink(missing_ok=True)
     return checkpoint
 

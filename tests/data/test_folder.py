@@ -268,6 +268,11 @@ def test_what_cannot_be_looked_at(
         look_at(folder)
 
 
+def test_a_folder_that_is_not_there_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a folder or a zip file of images"):
+        look_at(tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

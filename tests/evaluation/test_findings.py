@@ -4,14 +4,12 @@ import base64
 import io
 import string
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from simgan_captcha.errors import UsageError
-from simgan_captcha.evaluation.audit.findings import Found, find_weaknesses, folder_images
+from simgan_captcha.evaluation.audit.findings import Found, find_weaknesses
 from simgan_captcha.evaluation.audit.leaks import metadata_of
 from simgan_captcha.evaluation.audit.texts import best_guess, space_from_repeats, text_space
 from simgan_captcha.evaluation.audit.verdict import (
@@ -239,17 +237,10 @@ def test_the_size_of_the_text_space() -> None:
     assert share == pytest.approx(0.75 * 2 / 3)
 
 
-def test_images_that_are_none_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(drawn(1, "ab")))
-    (tmp_path / "b.png").write_bytes(b"GIF89a")
-    (tmp_path / "c.txt").write_text("no image")
-    images = list(folder_images(tmp_path))
-    assert [name for name, _ in images] == ["a.png", "b.png"]
-    result = find_weaknesses(images)
+def test_images_that_are_none_are_counted() -> None:
+    result = find_weaknesses([("a.png", encoded(drawn(1, "ab"))), ("b.png", b"GIF89a")])
     assert (result.images, result.of) == (1, 2)
     assert result.notes == ["1 of 2 images cannot be read: left out."]
-    with pytest.raises(UsageError, match="expected a folder or a zip file of images"):
-        list(folder_images(tmp_path / "none"))
 
 
 def test_severity_and_order() -> None:

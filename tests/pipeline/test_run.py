@@ -4,8 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, StoreError, UsageError
-from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline import final_readings
 from simgan_captcha.pipeline.cost import (
     COMPARED,
     KNOWN,
@@ -28,10 +27,14 @@ from simgan_captcha.pipeline.cost import (
 from simgan_captcha.pipeline.manifest import FINISHED, MANIFEST, why_outdated
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, read_run
+from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from tests.commands import COMMAND, kill_when
 from tests.small_run import (
+    CALIBRATED,
     SCHEME,
     SEED,
     USER,
@@ -315,18 +318,6 @@ def test_renaming_and_reordering_changes_no_reading(tmp_path: Path, finished: Pa
 # Killed runs.
 
 
-def kill_when(process: "subprocess.Popen[bytes]", path: Path, lines: int) -> None:
-    """SIGKILL once a file is there and has so many lines; fails if the process ends before."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None:
-        assert time.monotonic() < deadline
-        if path.exists() and len(path.read_bytes().splitlines()) >= lines:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    process.wait()
-
-
 def test_a_run_killed_again_and_again_ends_with_the_same_readings(
     tmp_path: Path, finished: Path, challenges: Path
 ) -> None:
@@ -338,7 +329,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_readings(
         ("read/metrics.jsonl", int(moments.integers(1, 11))),
         ("adapt/metrics.jsonl", int(moments.integers(1, 7))),
     ):
-        command = [sys.executable, "-m", "simgan_captcha", *run_arguments(run, challenges)]
+        command = [*COMMAND, *run_arguments(run, challenges)]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             kill_when(process, run / file, lines)
             assert process.stderr is not None
@@ -381,29 +372,6 @@ def test_an_interrupt_anywhere_loses_nothing(
 
 
 # Calibration.
-
-CALIBRATED = (
-    "calibrate=true",
-    "refine=false",
-    "adaptation.steps=2",
-    "calibration.images=240",
-    "calibration.rounds=2",
-    "calibration.first_steps=180",
-    "calibration.steps=60",
-    "calibration.epochs=6",
-    "calibration.rendering_images=50",
-    "calibration.rendering_evaluations=20",
-    "reader.batch_size=32",
-    "reader.learning_rate=0.01",
-    "reader.channels=[8, 8, 8, 8, 16]",
-    "reader.checkpoint_every=20",
-    "reader.ema_decay=0.9",
-    'simulator.fonts=["caladea-bold"]',
-    "simulator.size=[13, 14]",
-    "simulator.rotation=[-5, 5]",
-    "simulator.horizontal=[0, 0.1]",
-    "simulator.vertical=[0.4, 0.6]",
-)
 
 
 def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
@@ -531,20 +499,30 @@ def test_a_damaged_record_is_told_and_can_be_mended(
     assert times(run)["readings"] == before["readings"]
 
 
+def reread(run: Path, *split_at: int) -> list[Reading]:
+    """What the reader that a run kept says of its images, read in parts."""
+    reader, background, config = load_run_reader(run)
+    names, images = load_images(CaptchaStore(run / "store"), SCHEME)
+    parts = [read_probabilities(reader, background, part) for part in np.split(images, split_at)]
+    moves = view_settings(config.adaptation.augmentation)
+    viewed, _ = read_views(reader, background, images, np.concatenate(parts), moves, SEED)
+    return list(decode(SCHEME, names, viewed))
+
+
 def test_readings_are_by_the_last_reader(finished: Path) -> None:
-    reader, background, config = load_run_reader(finished)
-    assert config == small_config()
+    assert load_run_reader(finished)[2] == small_config()
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
     ).read_bytes()
-    from simgan_captcha.pipeline.run_data import load_images
-    from simgan_captcha.recognizer.decode import decode, read_probabilities
+    assert reread(finished) == load_readings(finished / READINGS)
 
-    names, images = load_images(CaptchaStore(finished / "store"), SCHEME)
-    read = read_probabilities(reader, background, images)
-    moves = view_settings(config.adaptation.augmentation)
-    viewed, _ = read_views(reader, background, images, read, moves, SEED)
-    assert list(decode(SCHEME, names, viewed)) == load_readings(finished / READINGS)
+
+def test_images_beyond_those_that_readers_are_compared_by_are_read(
+    run: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_readings, "COMPARED", 100)
+    shutil.rmtree(run / "readings")
+    assert pipeline(run, challenges) == reread(run, 100)
 
 
 def test_a_mistyped_address_may_be_mended_while_nothing_is_stored(

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simgan_captcha.errors import RunError
+from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate, diagnose
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, RUN, read_diagnosis, read_run
+from simgan_captcha.pipeline.run_folder import (
+    DIAGNOSIS,
+    RUN,
+    STORE,
+    Request,
+    read_diagnosis,
+    read_run,
+)
 
 WHOLE = diagnose(
     [Reading("x", "ab", 0.9, (0.9, 1.0))],
@@ -106,6 +113,20 @@ RECORDED: dict[str, Any] = {
 def test_a_run_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     (tmp_path / RUN).write_text(json.dumps(RECORDED))
     assert read_run(tmp_path) == RECORDED
+
+
+def test_a_folder_recorded_with_its_whole_path_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    run, challenges = tmp_path / "run", tmp_path / "alice" / "captchas"
+    (run / STORE).mkdir(parents=True)
+    (run / STORE / "part-0.parquet").touch()
+    (run / RUN).write_text(json.dumps(RECORDED | {"challenges": str(challenges)}))
+    with pytest.raises(UsageError, match="is a run on challenges ~/captchas, got ~/others"):
+        Request(str(challenges.with_name("others")), "marty").record(run)
+    Request(str(challenges), "marty").record(run)
+    assert read_run(run)["challenges"] == "~/captchas"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from simgan_captcha.errors import SchemeError, ShapeError, UsageError
+from simgan_captcha.evaluation.casing import in_one_case
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.evaluation.judgement import (
     CALIBRATION_BINS,
@@ -32,7 +33,7 @@ from simgan_captcha.evaluation.labels import (
     taught_names,
 )
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.estimate import Estimate, read_as
 from simgan_captcha.scheme import Scheme
 
 
@@ -71,20 +72,14 @@ def judge(
     """
     _check_readings(names, texts, confidences)
     labels = truth if isinstance(truth, Mapping) else {name: truth(name) for name in names}
-    judged = [index for index, name in enumerate(names) if name in labels]
-    if not judged:
-        raise UsageError(
-            f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
-            f"none by the name of a reading (labels: {examples(list(labels)) or 'none'}; readings: "
-            f"{examples(names) or 'none'}); check that labels and run are of the same images"
-        )
+    judged = _with_label(names, labels)
     true = [fold(labels[names[index]]) for index in judged]
     read = [fold(texts[index]) for index in judged]
     _check_truth(true, alphabet)
 
     hits = [_hits(truth_, text) for truth_, text in zip(true, read, strict=True)]
     right = [truth_ == text for truth_, text in zip(true, read, strict=True)]
-    pairs = _pairs(true, read)
+    pairs = read_as(true, read)
     characters = [hit for row in hits for hit in row]
     sure = None if confidences is None else [float(confidences[index]) for index in judged]
     bins = [] if sure is None else _calibration(sure, right)
@@ -174,28 +169,19 @@ def judge_run(
         ambiguous = matched.ambiguous
         left_out = sum(name in matched.labels for name in names if name in taught)
         answers = {name: text for name, text in matched.labels.items() if name not in taught}
-    cased = _without_case(scheme) if ignore_case else {}
+    recased = partial(in_one_case, scheme=scheme) if ignore_case else str
     judgement = judge(
         [reading.name for reading in kept],
         [reading.text for reading in kept],
         answers,
-        "".join(dict.fromkeys(cased.get(c.lower(), c) for c in scheme.alphabet)),
-        fold=lambda text: _recased(scheme.fold(_recased(text, cased)), cased),
+        "".join(dict.fromkeys(recased(scheme.alphabet))),
+        fold=lambda text: recased(scheme.fold(recased(text))),
         confidences=[reading.confidence for reading in kept],
         estimate=estimate,
     )
     return judgement.model_copy(
         update={"ambiguous": ambiguous, "taught": left_out, "ignoring_case": ignore_case}
     )
-
-
-def _without_case(scheme: Scheme) -> dict[str, str]:
-    """By its lower case, the character that stands for both: of the alphabet, else of `alike`."""
-    return {c.lower(): c for c in reversed(scheme.alphabet + "".join(scheme.alike))}
-
-
-def _recased(text: str, cased: Mapping[str, str]) -> str:
-    return "".join(cased.get(character.lower(), character) for character in text)
 
 
 def puzzle_truth(user: str) -> Callable[[str], str]:
@@ -223,6 +209,18 @@ def _check_readings(
         raise UsageError(f"expected confidences in [0, 1], got {outside}; normalise them")
 
 
+def _with_label(names: Sequence[str], labels: Mapping[str, str]) -> list[int]:
+    """Places of the readings that have a label, at least one."""
+    judged = [index for index, name in enumerate(names) if name in labels]
+    if not judged:
+        raise UsageError(
+            f"expected labels for some of the {len(names)} readings, got {len(labels)} labels and "
+            f"none by the name of a reading (labels: {examples(list(labels)) or 'none'}; readings: "
+            f"{examples(names) or 'none'}); check that labels and run are of the same images"
+        )
+    return judged
+
+
 def _check_truth(true: Sequence[str], alphabet: str) -> None:
     known = set(alphabet)
     for text in true:
@@ -236,16 +234,6 @@ def _check_truth(true: Sequence[str], alphabet: str) -> None:
                 "label or the scheme's alphabet"
                 + (", or judge with --ignore-case" if other_case else "")
             )
-
-
-def _pairs(true: Sequence[str], read: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How often each true character was read as which, in texts of the same length."""
-    return Counter(
-        pair
-        for truth, text in zip(true, read, strict=True)
-        if len(truth) == len(text)
-        for pair in zip(truth, text, strict=True)
-    )
 
 
 def _hits(true: str, read: str) -> list[bool]:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.evaluation.labels import shown_name
+from simgan_captcha.evaluation.labels import few_of
 
 MAX_CONFUSIONS = 50
 """Pairs listed in `Judgement.confusions`."""
@@ -153,5 +153,4 @@ def judgement_in_words(judgement: Judgement) -> list[str]:
 def _counted(count: int, names: list[str]) -> str:
     if not count:
         return "none"
-    shown = [*map(shown_name, names), *(["…"] if count > len(names) else [])]
-    return f"{count} ({', '.join(shown)})"
+    return f"{count} ({few_of(names, count)})"

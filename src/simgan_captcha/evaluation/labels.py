@@ -143,13 +143,13 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 
 def examples(names: Sequence[str]) -> str:
     """The first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
-    shown = [shown_name(name) for name in names[:EXAMPLES]]
-    return ", ".join([*shown, *(["…"] if len(names) > EXAMPLES else [])])
+    return few_of(names[:EXAMPLES], len(names))
 
 
-def shown_name(name: str) -> str:
-    """A name of others that is safe in a terminal, and not long."""
-    return shortened(one_line(name))
+def few_of(few: Sequence[str], count: int) -> str:
+    """Some of so many names, as `examples` shows them."""
+    shown = [shortened(one_line(name)) for name in few]
+    return ", ".join([*shown, *(["…"] if count > len(few) else [])])
 
 
 def taught_names(run: Path) -> frozenset[str]:

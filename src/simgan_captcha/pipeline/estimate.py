@@ -107,18 +107,23 @@ def character_shares(readings: "Sequence[Reading]", alphabet: str) -> dict[str, 
     return {c: counts[c] / max(1, counts.total()) for c in alphabet}
 
 
+def read_as(truths: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How often each true character was read as which, in texts of the same length."""
+    return Counter(
+        pair
+        for truth, text in zip(truths, texts, strict=True)
+        if len(truth) == len(text)
+        for pair in zip(truth, text, strict=True)
+    )
+
+
 def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[dict[str, Any]]:
     """Which characters are misread as which on known images, the commonest first.
 
     Shares are of what each character was read as, 0 to 1. In a reading of another length than the
     truth nothing tells what was read as what: it is left out.
     """
-    pairs = Counter(
-        pair
-        for reading, truth in zip(known, truths, strict=True)
-        if len(reading.text) == len(truth)
-        for pair in zip(truth, reading.text, strict=True)
-    )
+    pairs = read_as(truths, [reading.text for reading in known])
     drawn: Counter[str] = Counter()
     for (true, _), count in pairs.items():
         drawn[true] += count

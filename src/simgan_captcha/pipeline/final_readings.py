@@ -62,21 +62,25 @@ def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome
     """Read all stored images with the recognizer of the highest estimated accuracy."""
     scheme, background = data.config.scheme, data.background()
     (names, images), known = data.captchas, _draw_known(data)
-    stages = recognizers(data.config)
-    of_known, estimates = dict[str, Floats](), dict[str, Estimate]()
-    for stage in stages:
-        recognizer = data.recognizer(stage)
-        of_known[stage] = read_probabilities(recognizer, background, known.images, advance)
-        sample = read_probabilities(recognizer, background, images[:COMPARED], advance)
-        estimates[stage] = _estimate(data, known, of_known[stage], sample)
-    kept = max(stages, key=lambda stage: estimates[stage].accuracy)
-    once = read_probabilities(data.recognizer(kept), background, images, advance)
-    read = _Probabilities(once, of_known[kept])
-    again = _read_views(data, kept, read, known, advance)
+    readers = {stage: data.recognizer(stage) for stage in recognizers(data.config)}
+    compared, estimates = dict[str, _Probabilities](), dict[str, Estimate]()
+    for stage, reader in readers.items():
+        compared[stage] = _Probabilities(
+            read_probabilities(reader, background, images[:COMPARED], advance),
+            read_probabilities(reader, background, known.images, advance),
+        )
+        estimates[stage] = _estimate(data, known, compared[stage])
+    kept = max(readers, key=lambda stage: estimates[stage].accuracy)
+    read = compared[kept]
+    if len(images) > COMPARED:
+        rest = read_probabilities(readers[kept], background, images[COMPARED:], advance)
+        read.real = np.concatenate([read.real, rest])
+    once = read.real
+    again = _read_views(data, readers[kept], read, known, advance)
     verified: dict[str, Any] = {}
     if data.config.rescores:
         verified = _verify(data, once, read, known, advance)
-    estimates[kept] = _estimate(data, known, read.known, read.real)
+    estimates[kept] = _estimate(data, known, read)
     readings = list(decode(scheme, names, read.real))
     save_readings(folder / READINGS.name, readings)
     diagnosis = verified | diagnose(
@@ -92,7 +96,7 @@ def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome
     write_json(folder / DIAGNOSIS.name, diagnosis)
     for warning in diagnosis["warnings"]:
         data.warn(warning)
-    looked_at = len(stages) * (KNOWN + min(COMPARED, len(images)))
+    looked_at = len(readers) * (KNOWN + min(COMPARED, len(images)))
     return StageOutcome(
         (READINGS.name, DIAGNOSIS.name),
         _result(readings, estimates[kept], kept, again)
@@ -131,24 +135,28 @@ def _draw_known(data: RunData) -> _Known:
     return _Known(images, ids, [data.config.scheme.decode(row.tolist()) for row in ids])
 
 
-def _estimate(data: RunData, known: _Known, of_known: Floats, of_real: Floats) -> Estimate:
+def _estimate(data: RunData, known: _Known, read: _Probabilities) -> Estimate:
     scheme, names = data.config.scheme, data.captchas[0]
     return estimate_accuracy(
-        list(decode(scheme, known.texts, of_known)),
+        list(decode(scheme, known.texts, read.known)),
         known.texts,
-        list(decode(scheme, names[: len(of_real)], of_real)),
+        list(decode(scheme, names[: len(read.real)], read.real)),
     )
 
 
 def _read_views(
-    data: RunData, kept: str, read: _Probabilities, known: _Known, advance: Advance
+    data: RunData,
+    recognizer: nn.Module,
+    read: _Probabilities,
+    known: _Known,
+    advance: Advance,
 ) -> tuple[int, int]:
     """Average uncertain readings over augmented views; the numbers of images read again."""
     if not data.config.adaptation.steps:  # with adaptation, either recognizer gains
         return 0, 0
     view = partial(
         read_views,
-        data.recognizer(kept),
+        recognizer,
         data.background(),
         moves=view_settings(data.config.adaptation.augmentation),
         seed=data.seed,
@@ -170,7 +178,7 @@ def _verify(
     settings, scheme = data.config.verification, data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    draw = partial(_compare, data, data.recognizer("calibrate"), calibration, advance)
+    draw = partial(_compare, data, data.witness(), calibration, advance)
     could_say = not scheme.several_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set several_fonts = true in the scheme"
     if contradicts(draw(data.images, once, hardly_doubted(once, calibration, settings))):

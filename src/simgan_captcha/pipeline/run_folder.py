@@ -127,6 +127,8 @@ def record_run(run: Path, **about: Any) -> None:
     # Before anything is stored a mistyped address may still be mended.
     if (run / RUN).exists() and any((run / STORE).glob("part-*.parquet")):
         recorded = read_run(run)
+        # As `Request.record` gives it: the run may have been recorded with its whole path.
+        recorded["challenges"] = without_home(recorded["challenges"])
         for key in ("challenges", "user"):
             if recorded[key] != about[key]:
                 raise UsageError(

@@ -9,16 +9,13 @@ from torch import Tensor, nn
 
 from simgan_captcha.calibration.scout import scout_objective, without_pose
 from simgan_captcha.data.background import Background
-from simgan_captcha.pipeline.cost import (
-    label_check_flops,
-    reader_architecture,
-)
+from simgan_captcha.pipeline.cost import label_check_flops, reader_architecture
 from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER
 from simgan_captcha.recognizer.adapt import adapt_reader
-from simgan_captcha.recognizer.decode import load_reader, save_reader
+from simgan_captcha.recognizer.decode import save_reader
 from simgan_captcha.recognizer.network import logits_of
 from simgan_captcha.recognizer.train import (
     ReaderResult,
@@ -139,10 +136,9 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
 def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the recognizer on the real images and raw synthetic ones."""
     settings = data.config.adaptation
-    reader, architecture = load_reader(data.run / "read" / READER)
     result = adapt_reader(
-        reader,
-        architecture,
+        data.recognizer("read"),
+        reader_architecture(data.config),
         lambda first: data.real(settings.batch_size, first),
         lambda first: data.synthetic(_ADAPT, settings.synthetic_batch_size, first),
         settings,

@@ -16,7 +16,7 @@ import base64
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -112,13 +112,29 @@ def create_app(
     )
     app.add_middleware(Admission)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    desk = SubmissionDesk(passcode_key)
+    known_user = _known_among(users)
+    _add_pages(app, known_user, users, batch_size)
+    _add_captchas(app, known_user, artist, recording, batch_size)
+    _add_solution(app, known_user, SubmissionDesk(passcode_key))
+    return app
 
+
+KnownUser = Callable[[str], str]
+"""The user that an address names; raises if there is no puzzle for them."""
+
+
+def _known_among(users: frozenset[str] | None) -> KnownUser:
     def known_user(user: Annotated[str, _name("Whose puzzle it is.")]) -> str:
         if len(user) > MAX_NAME_LENGTH or (users is not None and user not in users):
             raise HTTPException(404, "no puzzle for this user")
         return user
 
+    return known_user
+
+
+def _add_pages(
+    app: FastAPI, known_user: KnownUser, users: frozenset[str] | None, batch_size: int
+) -> None:
     User = Annotated[str, Depends(known_user)]
 
     @app.get("/", response_class=HTMLResponse)
@@ -135,6 +151,16 @@ def create_app(
             most_solutions=MOST_SOLUTIONS,
         )
         return HTMLResponse(page, headers=_SAFE_HEADERS)
+
+
+def _add_captchas(
+    app: FastAPI,
+    known_user: KnownUser,
+    artist: Artist,
+    recording: Recording | None,
+    batch_size: int,
+) -> None:
+    User = Annotated[str, Depends(known_user)]
 
     @app.get("/u/{user}/challenge", response_model=Challenge, responses=_problems(404))
     def challenge(user: User) -> Response:
@@ -157,6 +183,10 @@ def create_app(
             raise HTTPException(404, "no image of this name")
         return Response(jpeg, media_type="image/jpeg")
 
+
+def _add_solution(app: FastAPI, known_user: KnownUser, desk: SubmissionDesk) -> None:
+    User = Annotated[str, Depends(known_user)]
+
     @app.post(
         "/u/{user}/solution",
         response_model=Passed | Refused,
@@ -166,8 +196,6 @@ def create_app(
     )
     async def solution(user: User, request: Request) -> Passed | Refused:
         return await desk.verdict(user, request)
-
-    return app
 
 
 def drawn_batch(artist: Artist, user: str, size: int) -> Iterator[bytes]:

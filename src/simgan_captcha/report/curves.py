@@ -6,6 +6,7 @@ from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.graph import Stage
 from simgan_captcha.report import charts
 from simgan_captcha.report.inputs import read_metrics
+from simgan_captcha.training.metrics import FILE_NAME
 
 _SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fraction", "kept"}
 
@@ -19,7 +20,7 @@ def curve_group(folder: Path, stage: Stage, damage: list[str]) -> Json:
         damage: Gets a line for the user about each thing that could not be used.
     """
     panels: dict[str, dict[str, charts.Curve]] = {}
-    for key, curve in read_metrics(folder / stage.name / "metrics.jsonl", damage).items():
+    for key, curve in read_metrics(folder / stage.name / FILE_NAME, damage).items():
         panels.setdefault(_panel(key, curve), {})[key] = curve
     return {
         "title": stage.title,

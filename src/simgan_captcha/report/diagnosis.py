@@ -1,12 +1,11 @@
 """The report's section on what a run says of itself, without a label."""
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from simgan_captcha.documents import Json
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.estimate import Estimate, character_shares
 from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 from simgan_captcha.report import charts
@@ -66,16 +65,15 @@ def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
 
 def _against_prior(run: Json, readings: list[Reading]) -> Json | None:
     """What was read, character by character, against an alphabet whose letters are alike likely."""
-    counts = Counter("".join(reading.text for reading in readings))
+    text = "".join(reading.text for reading in readings)
+    if not text:
+        return None
     scheme = as_mapping(run.get("scheme")) or as_mapping(
         as_mapping(run.get("config")).get("scheme")
     )
-    alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(counts))
-    total = sum(counts.values())
-    if not total:
-        return None
+    alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(set(text)))
     prior = 1 / len(alphabet)
-    shares = {character: counts[character] / total for character in alphabet}
+    shares = character_shares(readings, alphabet)
     furthest = sorted(alphabet, key=lambda c: -abs(shares[c] - prior))
     shown = set(furthest[:_PRIOR_CHARACTERS])
     return {

@@ -89,6 +89,11 @@ def as_texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
+def warnings_of(manifest: Json) -> list[str]:
+    """What a finished stage warns of."""
+    return as_texts(as_mapping(manifest.get("result")).get("warnings"))
+
+
 def as_number(value: object) -> float | None:
     """The value if it is a finite number, otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

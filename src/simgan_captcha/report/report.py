@@ -19,7 +19,7 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import Json
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.graph import STAGES, recorded_stages
+from simgan_captcha.pipeline.graph import STAGES, Stage, recorded_stages, stage_named
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
 from simgan_captcha.report import charts
@@ -28,17 +28,17 @@ from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
     as_mapping,
     as_number,
-    as_texts,
     first_text,
     of_these_readings,
     read_json,
     read_readings,
     refiner_sheets,
+    warnings_of,
 )
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.report.pictures import picture_uri
 from simgan_captcha.report.provenance import Manifests, provenance
-from simgan_captcha.report.templates import page_template
+from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.shown import without_home
 
 REPORT = "report.html"
@@ -60,8 +60,6 @@ _FORMS = {
     "bend": "ends bent down (image heights, one to either side)",
 }
 """In words, where names alone would not do."""
-_UNSURE = 0.5
-"""Characters read with less confidence are underlined."""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -98,8 +96,8 @@ def write_report(run_folder: Path) -> Path:
         **_headline(run_folder, run, manifests, readings),
         own=own,
         **_flow(manifests, told=own["warnings"]),
-        **_pictures(run_folder, run, readings, gallery, damage),
-        calibrated=_calibration(run_folder, run, manifests, damage),
+        **_pictures(run_folder, stages, readings, gallery, damage),
+        calibrated=_calibration(run_folder, run, stages, manifests, damage),
         curve_groups=[curve_group(run_folder, stage, damage) for stage in stages if stage.curves],
         reading=_reading_section(readings, gallery),
         judged=judged,
@@ -173,9 +171,9 @@ def _flow(manifests: Manifests, told: Sequence[str]) -> Json:
         for stage in STAGES
     ]
     alarms = [
-        (stage.title, str(alarm))
+        (stage.title, alarm)
         for stage, manifest in manifests.items()
-        for alarm in as_texts(as_mapping(manifest.get("result")).get("warnings"))
+        for alarm in warnings_of(manifest)
         if alarm not in told
     ]
     return {
@@ -188,9 +186,13 @@ def _flow(manifests: Manifests, told: Sequence[str]) -> Json:
 
 
 def _pictures(
-    folder: Path, run: Json, readings: list[Reading] | None, gallery: _Gallery, damage: list[str]
+    folder: Path,
+    stages: Sequence[Stage],
+    readings: list[Reading] | None,
+    gallery: _Gallery,
+    damage: list[str],
 ) -> Json:
-    refined = "refine" in {stage.name for stage in recorded_stages(run)}
+    refined = stage_named("refine") in stages
     sheets = list(refiner_sheets(folder).items()) if refined else []
     chosen = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if sheets else []
     return {
@@ -204,15 +206,17 @@ def _pictures(
     }
 
 
-def _calibration(folder: Path, run: Json, manifests: Manifests, damage: list[str]) -> Json | None:
+def _calibration(
+    folder: Path, run: Json, stages: Sequence[Stage], manifests: Manifests, damage: list[str]
+) -> Json | None:
     """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
-    calibrated = [stage for stage in recorded_stages(run) if stage.name == "calibrate"]
-    if not calibrated:
+    calibrate = stage_named("calibrate")
+    if calibrate not in stages:
         return None
     glyphs = _sheet(folder / "calibrate" / "glyphs.png", damage)
     if glyphs is None:
         return None
-    found = as_mapping(manifests.get(calibrated[0], {}).get("result"))
+    found = as_mapping(manifests.get(calibrate, {}).get("result"))
     rendering = as_mapping(found.get("rendering"))
     figures = {
         "places across, each slot (pixels; middle 98 %)": found.get("x"),
@@ -283,12 +287,7 @@ def _card(reading: Reading, gallery: _Gallery) -> Json:
         "name": reading.name,
         "uri": gallery.uri(reading.name),
         "text": reading.text,
-        "characters": [
-            (character, confidence < _UNSURE)
-            for character, confidence in zip(
-                reading.text, reading.character_confidence, strict=True
-            )
-        ],
+        "characters": marked_characters(reading),
         "confidence": reading.confidence,
     }
 

@@ -4,6 +4,11 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from simgan_captcha.inference.readings import Reading
+
+_UNSURE = 0.5
+"""Characters read with less confidence are underlined."""
+
 
 def page_template(name: str) -> Template:
     """A template of this package by its path in it; everything filled in is escaped."""
@@ -36,3 +41,11 @@ def duration(seconds: float) -> str:
     if minutes:
         return f"{minutes} min {rest} s"
     return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def marked_characters(reading: Reading) -> list[tuple[str, bool]]:
+    """What was read, and whether the reader was unsure of it, character by character."""
+    return [
+        (character, confidence < _UNSURE)
+        for character, confidence in zip(reading.text, reading.character_confidence, strict=True)
+    ]

@@ -35,10 +35,10 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.run_folder import read_run
 from simgan_captcha.report.inputs import refiner_sheets
-from simgan_captcha.report.templates import page_template
+from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.web.corrections import Corrections, labels_csv
-from simgan_captcha.web.gallery import UNSURE, Gallery, Order, captcha_key
+from simgan_captcha.web.gallery import Gallery, Order, captcha_key
 from simgan_captcha.web.guard import RequestGuard
 from simgan_captcha.web.problems import answer_with_problems, describe_problems, problem
 from simgan_captcha.web.run_page import RunPage
@@ -303,11 +303,6 @@ def _card(reading: Reading, text: str | None) -> dict[str, Any]:
         "key": captcha_key(reading.name),
         "text": reading.text,
         "confidence": reading.confidence,
-        "characters": [
-            (character, confidence < UNSURE)
-            for character, confidence in zip(
-                reading.text, reading.character_confidence, strict=True
-            )
-        ],
+        "characters": marked_characters(reading),
         "correction": text,
     }

@@ -10,12 +10,10 @@ import numpy as np
 
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.inference.readings import Reading, load_readings
-from simgan_captcha.pipeline.run_folder import READINGS
+from simgan_captcha.pipeline.run_folder import READINGS, STORE
 from simgan_captcha.report.inputs import file_states
 
 PAGE_SIZE = 60
-UNSURE = 0.5
-"""Characters read with less confidence are marked."""
 
 Order = Literal["least", "most", "random"]
 """Which readings come first: the least or the most sure; or always the same, but by chance."""
@@ -92,10 +90,10 @@ class Gallery:
             StoreError: The store is empty or damaged.
         """
         with self._lock:
-            parts = sorted((self._run / "store").glob("part-*.parquet"))
+            parts = sorted((self._run / STORE).glob("part-*.parquet"))
             state = file_states(*parts)
             if self._states.get("store") != state:
-                stored = CaptchaStore(self._run / "store").in_content_order()
+                stored = CaptchaStore(self._run / STORE).in_content_order()
                 self._images = {
                     captcha_key(name): image
                     for name, image in zip(stored.names, stored.images, strict=True)

@@ -1,23 +1,22 @@
 """What the run's page shows, most of it as the report shows it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simgan_captcha.documents import Json
-from simgan_captcha.pipeline.graph import Stage, recorded_stages
+from simgan_captcha.pipeline.graph import Stage, recorded_stages, stage_named
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
 from simgan_captcha.report.inputs import (
-    as_mapping,
-    as_texts,
     file_states,
     first_text,
     read_json,
     read_readings,
     refiner_sheets,
+    warnings_of,
 )
 from simgan_captcha.report.judged import judged_section
 from simgan_captcha.training.metrics import FILE_NAME
@@ -40,9 +39,9 @@ class RunPage:
         run = read_json(self._run / RUN, damage) or {}
         status, stages = run_status(self._run), recorded_stages(run)
         with self._lock:
-            results = self._results(run, damage)
+            results = self._results(run, stages, damage)
             curves = [self._curves(stage, damage) for stage in stages if stage.curves]
-        refined = "refine" in {stage.name for stage in stages}
+        refined = stage_named("refine") in stages
         return {
             "status": status,
             "preset": first_text(run.get("preset")),
@@ -59,7 +58,7 @@ class RunPage:
         metrics = self._run / stage.name / FILE_NAME
         return self._once(stage.name, file_states(metrics), draw, damage)
 
-    def _results(self, run: Json, damage: list[str]) -> Json:
+    def _results(self, run: Json, stages: Sequence[Stage], damage: list[str]) -> Json:
         def draw(damage: list[str]) -> Json:
             judged = judged_section(
                 self._run, lambda name: f"api/captchas/{captcha_key(name)}", damage
@@ -74,8 +73,8 @@ class RunPage:
         results = self._once("results", state, draw, damage)
         warnings = [
             (stage.title, text)
-            for stage in recorded_stages(run)
-            for text in _warnings(self._run / stage.name, damage)
+            for stage in stages
+            for text in warnings_of(read_json(self._run / stage.name / MANIFEST, damage) or {})
             if text not in results["own"]["warnings"]
         ]
         return {**results, "warnings": warnings}
@@ -91,8 +90,3 @@ class RunPage:
             kept = self._drawn[what] = (state, drawn, found)
         damage += kept[2]
         return kept[1]
-
-
-def _warnings(folder: Path, damage: list[str]) -> list[str]:
-    manifest = read_json(folder / MANIFEST, damage) or {}
-    return as_texts(as_mapping(manifest.get("result")).get("warnings"))

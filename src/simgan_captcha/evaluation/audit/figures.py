@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.documents import Json
 from simgan_captcha.evaluation.audit.findings import Found, find_weaknesses
 from simgan_captcha.evaluation.audit.measure import Measured, audit_run, texts_per_hour
 from simgan_captcha.evaluation.audit.stock_readers import (
@@ -27,7 +28,13 @@ from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import run_simulator
-from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_diagnosis, read_run
+from simgan_captcha.pipeline.run_folder import (
+    JUDGEMENT,
+    READINGS,
+    STORE,
+    read_diagnosis,
+    read_run,
+)
 from simgan_captcha.report.inputs import of_these_readings, read_json
 
 BROKEN = 0.01
@@ -36,8 +43,6 @@ strengths and weaknesses, CCS 2011, section 2.3): an attacker has as many tries 
 
 TIMED = 500
 """Real images, at most, that are read to measure texts per hour."""
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,10 @@ def audit(
     reader, background, config = load_run_reader(run)
     recorded, diagnosis = read_run(run), read_diagnosis(run)
     simulator = run_simulator(run, config)
-    stored = CaptchaStore(run / "store").in_content_order()
+    stored = CaptchaStore(run / STORE).in_content_order()
     images = list(zip(stored.names, stored.images, strict=True))
     texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}
-    share = _share_read(run, diagnosis)["share"]
+    judged = of_these_readings(run / JUDGEMENT, run, [])
     with TemporaryDirectory() as folder:
         measured, flops = audit_run(
             config,
@@ -109,16 +114,19 @@ def audit(
         flops,
         texts_per_hour(reader, background, config.scheme, timed),
         len(timed),
-        find_weaknesses(images, texts, config.scheme, read_right=share),
+        find_weaknesses(
+            images, texts, config.scheme, read_right=_share_read(judged, diagnosis)["share"]
+        ),
         list(stock_rows(settings.stock, images, texts, config.scheme)),
     )
-    return audit_figures(run, recorded, diagnosis, made, settings), measured
+    return audit_figures(run, recorded, diagnosis, judged, made, settings), measured
 
 
 def audit_figures(
     run: Path,
     recorded: Mapping[str, Any],
     diagnosis: Mapping[str, Any],
+    judged: Json | None,
     made: Audit,
     settings: AuditSettings,
 ) -> Json:
@@ -128,12 +136,12 @@ def audit_figures(
         run: The finished run's folder.
         recorded: Its ``run.json``.
         diagnosis: What it says of itself, see `estimate.diagnose`.
+        judged: A judgement of the readings that are there now, if somebody has made one.
         made: What was measured and found.
         settings: How much was measured.
     """
-    read = _share_read(run, diagnosis)
+    read = _share_read(judged, diagnosis)
     falls = max(read["share"], made.found.given_away)
-    judged = _judged(run)
     findings = most_effective_first([*made.found.findings, *_of_changes(made.measured)])
     return {
         "verdict": {
@@ -166,8 +174,8 @@ def audit_figures(
             {
                 "name": of.name,
                 "what": of.what,
-                "as_it_is": dict(zip(("share", "low", "high"), of.as_it_is, strict=True)),
-                "learned_on": dict(zip(("share", "low", "high"), of.learned_on, strict=True)),
+                "as_it_is": _with_interval(of.as_it_is),
+                "learned_on": _with_interval(of.learned_on),
             }
             for of in made.measured
         ],
@@ -181,14 +189,9 @@ def audit_figures(
     }
 
 
-def _judged(run: Path) -> Json | None:
-    """A judgement of the readings that are there now, if somebody has made one."""
-    return of_these_readings(run / JUDGEMENT, run, [])
-
-
-def _share_read(run: Path, diagnosis: Mapping[str, Any]) -> Json:
+def _share_read(judged: Json | None, diagnosis: Mapping[str, Any]) -> Json:
     """The share of texts that the run reads, judged if it was, and the low end of its interval."""
-    if (judged := _judged(run)) is not None:
+    if judged is not None:
         low = judged["captcha_interval"][0]
         return {"share": judged["captcha_accuracy"], "low": low, "by": "judged"}
     estimate = diagnosis["estimates"][diagnosis["kept"]]
@@ -207,8 +210,11 @@ def _of_changes(measured: Sequence[Measured]) -> list[Finding]:
 
 
 def _reader_row(row: StockRow) -> Json:
-    agrees = row.agrees and dict(zip(("share", "low", "high"), row.agrees, strict=True))
-    return {**asdict(row), "agrees": agrees}
+    return {**asdict(row), "agrees": row.agrees and _with_interval(row.agrees)}
+
+
+def _with_interval(share: tuple[float, float, float]) -> Json:
+    return dict(zip(("share", "low", "high"), share, strict=True))
 
 
 def _cost(run: Path, recorded: Mapping[str, Any]) -> Json:

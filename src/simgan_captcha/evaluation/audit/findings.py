@@ -2,14 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.data.folder import find_images, read_found
 from simgan_captcha.data.images import decode_grey, decode_rgb
 from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.audit.leaks import leak_findings
@@ -41,6 +40,7 @@ _IN_DOUBT = 0.2
 _ONE_INK = 20
 """Standard deviation over images, in levels, of ink that has one colour."""
 
+_Image = TypeVar("_Image")
 Encoded = tuple[str, bytes]
 """An image's name and its encoded bytes."""
 
@@ -76,7 +76,7 @@ def find_weaknesses(
         read_right: Share of the texts that is right, as far as known; below a half, texts say more
             about the reader than about the captcha.
     """
-    some = _evenly(images, MOST_IMAGES)
+    some = evenly(images, MOST_IMAGES)
     notes = []
     decoded: list[tuple[str, bytes, GreyImages]] = []
     for name, data in some:
@@ -102,18 +102,8 @@ def find_weaknesses(
     return Found(findings, len(decoded), len(images), notes, given_away)
 
 
-def folder_images(folder: Path) -> Iterator[Encoded]:
-    """Names and bytes of the image files in a folder, by name.
-
-    Raises:
-        UsageError: It holds none.
-    """
-    for name, data in read_found(find_images(folder)):
-        if isinstance(data, bytes):
-            yield name, data
-
-
-def _evenly(images: Sequence[Encoded], most: int) -> list[Encoded]:
+def evenly(images: Sequence[_Image], most: int) -> list[_Image]:
+    """All images, or so many of them at even distances."""
     if len(images) <= most:
         return list(images)
     return [images[int(i)] for i in np.linspace(0, len(images) - 1, most)]
@@ -151,11 +141,10 @@ def pixel_findings(encoded: Sequence[bytes]) -> list[Finding]:
     """
     if len(encoded) < _FEWEST_COMPARED:
         return []
-    at = np.linspace(0, len(encoded) - 1, min(len(encoded), _MOST_COMPARED))
     rgb: list[GreyImages] = []
     pixels = 0
-    for i in at:
-        image = decode_rgb(encoded[int(i)])
+    for data in evenly(encoded, _MOST_COMPARED):
+        image = decode_rgb(data)
         pixels += image.shape[0] * image.shape[1]
         if pixels > _MOST_PIXELS and rgb:
             break

@@ -31,7 +31,7 @@ from simgan_captcha.training.parallel import make_fabric
 from simgan_captcha.training.streams import synthetic_batches
 from simgan_captcha.types import GreyImages
 
-_STREAM = 200  # and one more for each change; `learning` has the numbers below
+_STREAM = 200  # and one more for each change; the run's own trainings use numbers below
 _SHOWN = 6
 """Images of each change that a person looks at."""
 _STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # of waves; in image heights

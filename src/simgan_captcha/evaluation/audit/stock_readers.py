@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from simgan_captcha.errors import ConfigError, RunError, UsageError
+from simgan_captcha.evaluation.audit.findings import evenly
+from simgan_captcha.evaluation.casing import in_one_case
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.inference.reader import NamedImage, Source
 from simgan_captcha.inference.readings import Reading
@@ -66,8 +66,7 @@ def stock_rows(
         scheme: The run's; its alphabet and length are known to whoever looks at the captcha.
     """
     known = [image for image in images if image[0] in texts]
-    at = np.linspace(0, len(known) - 1, min(len(known), READ))
-    some = [known[int(i)] for i in at] if known else []
+    some = evenly(known, READ)
     for name, make in {"generalist": _generalist, **{name: _STOCK[name] for name in names}}.items():
         try:
             read = make(scheme)
@@ -100,8 +99,7 @@ def _comparable(text: str, scheme: Scheme) -> str:
     """Within the alphabet; in one case where the alphabet does not hold both."""
     letters = {c for c in scheme.alphabet if c.isalpha()}
     if not any(c.swapcase() in letters for c in letters):
-        cased = {c.casefold(): c for c in reversed(scheme.alphabet + "".join(scheme.alike))}
-        text = "".join(cased.get(c.casefold(), c) for c in text)
+        text = in_one_case(text, scheme)
     return "".join(c for c in scheme.fold(text) if c in scheme.alphabet)
 
 
