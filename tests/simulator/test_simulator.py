@@ -18,6 +18,7 @@ from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.compositing import lay_letters
+from simgan_captcha.simulator.pose import place_glyphs
 from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
 from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import GreyImages
@@ -185,7 +186,7 @@ def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None
     p = simulator.draw_parameters(np.random.default_rng(0), 200)
     assert np.abs(p.taper).max() >= 0.9 * warp
     assert np.abs(p.bend).max() >= 0.9 * wave
-    index, maps, boxes = simulator._place(p)
+    index, maps, boxes = place_glyphs(p, p.nearest, simulator.bank, simulator.scheme)
     everywhere = np.broadcast_to(np.array([0, 0, 160, 64]), boxes.shape).copy()
     canvases = np.zeros((2, 200, 64, 160), np.float32)
     for canvas, box in zip(canvases, (boxes, everywhere), strict=True):

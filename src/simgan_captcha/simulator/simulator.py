@@ -19,6 +19,7 @@ from simgan_captcha.simulator.codec import through_jpeg
 from simgan_captcha.simulator.compositing import lay_letters, with_noise
 from simgan_captcha.simulator.glyphs import GlyphBank
 from simgan_captcha.simulator.layout import Letters, lay_out
+from simgan_captcha.simulator.pose import place_glyphs
 from simgan_captcha.simulator.settings import (
     ClutterSettings,
     Range,
@@ -26,7 +27,7 @@ from simgan_captcha.simulator.settings import (
     layout_of,
 )
 from simgan_captcha.simulator.spacing import letter_heights
-from simgan_captcha.types import Doubles, Floats, GreyImages, Ids
+from simgan_captcha.types import Floats, GreyImages, Ids
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ class Simulator:
         image resolution without it.
         """
         p = parameters
-        index, maps, boxes = self._place(p)
+        index, maps, boxes = place_glyphs(p, p.nearest, self.bank, self.scheme)
         beside = _beside(p.blur)
         images = np.empty((len(p.ids), *self.background.grey.shape), np.uint8)
         for at in range(0, len(images), _AT_ONCE):
@@ -303,66 +304,6 @@ class Simulator:
             drawn = with_noise(canvases, self._noise_field, p.noise_seed[some], p.noise[some])
             images[some] = through_jpeg(drawn, p.jpeg_quality[some])
         return images
-
-    def _place(self, p: DrawParameters) -> tuple[Ids, Floats, Ids]:
-        """Compute the map and the bounding box of each letter.
-
-        Returns:
-            Glyph indices (N, L). Maps (N, L, 2, 5) from image pixels to glyph pixels, see
-            `compositing.lay_letters`. Bounding boxes (N, L, 4), clipped to the image: left, top,
-            right, bottom.
-        """
-        coarse = (p.font >= self.bank.shape[0]) & p.nearest[:, None]
-        drawn = np.minimum(p.ids, len(self.scheme.alphabet) - 1)  # absent characters lie outside
-        index = self.bank.index(p.font + coarse, p.size, p.stroke, drawn)
-        size, centre = self.bank.boxes[index], self.bank.centres[index]
-        turn = np.deg2rad(p.rotation.astype(np.float64))
-        cosine, sine = np.cos(turn), np.sin(turn)
-        stretch, shear = p.stretch.astype(np.float64), p.shear.astype(np.float64)
-        scale = self.bank.scales[index] * p.scale
-        # Image y points down: a counter-clockwise rotation is [[cos, sin], [-sin, cos]].
-        linear = _matrices(
-            cosine * stretch,
-            cosine * shear + sine,
-            -sine * stretch,
-            cosine - sine * shear,
-            scale,
-        )
-        back = _matrices(
-            cosine - sine * shear,
-            -cosine * shear - sine,
-            sine * stretch,
-            cosine * stretch,
-            1 / (scale * stretch),
-        )
-        place = np.stack([p.x, p.y], axis=-1, dtype=np.float64)
-        off = _apply(linear, size / 2 - centre)
-        reach = _apply(np.abs(linear), size / 2)
-        # Bent letters extend by bend * d**2 vertically; tapered letters extend on the wide side.
-        # The part that would fold over is cut.
-        taper, swell, bend = (warp / self.scheme.height for warp in (p.taper, p.swell, p.bend))
-        extent = np.abs(off) + reach
-        ends = np.abs(bend) * np.square(extent[..., 0])
-        reach[..., 1] += ends
-        extent[..., 1] += ends
-        folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
-        reach += extent * (folded / (1 - folded))[..., None] + 1  # plus one pixel for the blur
-        limits = (self.scheme.width, self.scheme.height)
-        start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
-        stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
-        # Pixel coordinates start at the centre of the first pixel, poses at its corner.
-        origin = place - 0.5
-        # Coefficient of the bilinear term (x - x0) * (y - y0).
-        diagonal = np.stack([(taper - shear * swell) / stretch, swell], -1) / -scale[..., None]
-        offset = centre - 0.5 - _apply(back, origin) + diagonal * origin.prod(-1, keepdims=True)
-        # Coefficient of the quadratic term (x - x0)**2.
-        square, from_left = -bend[..., None] * back[..., 1], origin[..., :1]
-        offset += square * np.square(from_left)
-        back = back - diagonal[..., None] * origin[..., None, ::-1]
-        along = back[..., 0] - 2 * square * from_left
-        maps = np.stack([along, back[..., 1], offset, diagonal, square], axis=-1)
-        maps = maps.astype(np.float32)
-        return index, maps, np.concatenate([start, stop], axis=-1)
 
 
 def _around(
@@ -395,24 +336,13 @@ def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
     return np.median(found / (drawn - margins), axis=-1).astype(np.float32)
 
 
-def _matrices(a: Doubles, b: Doubles, c: Doubles, d: Doubles, scale: Doubles) -> Doubles:
-    """Matrices (N, L, 2, 2) [[a, b], [c, d]] times a scale."""
-    return np.asarray((np.stack([a, b, c, d], axis=-1) * scale[..., None]).reshape(*a.shape, 2, 2))
-
-
 def _beside(blur: Floats) -> Floats:
     """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
     off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
     return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)
 
 
-def _apply(linear: Doubles, points: Doubles) -> Doubles:
-    """Products of matrices (N, L, 2, 2) and points (N, L, 2)."""
-    return np.asarray((linear * points[..., None, :]).sum(axis=-1))
-
-
 _NOISE_FIELD = 1 << 18
 _SIZES = 8
 _LEAST_BLUR = 0.3
-_MOST_FOLDED = 0.5
 _AT_ONCE = 64  # images per chunk, which fit into the processor's cache
