@@ -20,7 +20,7 @@ from simgan_captcha.simulator.glyphs import font_path
 from simgan_captcha.simulator.wide.catalogue import FontEntry
 
 SETTINGS = PretrainingSettings(
-    batch_size=8, families=4, images=4, warm_up=2, cycle=8, easy=8, held_out_families=1
+    batch_size=8, families=4, images=4, warm_up=2, cycles=(8,), easy=8, held_out_families=1
 )  # 4 steps a pool
 
 
@@ -57,7 +57,7 @@ def test_a_stopped_training_goes_on_to_the_bit(tmp_path: Path, catalogue: Path) 
 
 
 def test_rates_fall_within_a_cycle_and_rise_at_the_next() -> None:
-    s = PretrainingSettings(cycle=100, warm_up=10)
+    s = PretrainingSettings(cycles=(100, 200), warm_up=10)
     rates = np.array([learning_rate(s, step) for step in range(700)])
     assert rates.max() <= s.learning_rate
     assert rates[0] < rates[10] > rates[99]

@@ -16,8 +16,8 @@ from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_w
 from simgan_captcha.simulator.glyphs import font_path
 from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
 from simgan_captcha.simulator.wide.drawing import render
-from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf, thinned
-from simgan_captcha.simulator.wide.plans import colour, draw_plan
+from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf, shadowed, thinned
+from simgan_captcha.simulator.wide.plans import LUMA, colour, draw_plan
 from simgan_captcha.simulator.wide.styles import draw_style
 
 
@@ -60,6 +60,47 @@ def test_characters_stand_where_the_plan_says(shelf: FontShelf) -> None:
         for x, _, height, _ in drawn.places:
             near = ink[:, max(0, int(x - height / 2)) : int(x + height / 2) + 1]
             assert near.any()
+
+
+def test_pale_and_dark_letters_stand_in_one_image(shelf: FontShelf) -> None:
+    style = draw_style(shelf, np.random.default_rng(1), 1.0)
+    colours = dataclasses.replace(
+        style.colours, ink_scope="letter", contrast=(30.0, 200.0), contrast_scope="letter"
+    )
+    style = dataclasses.replace(style, colours=colours)
+    generator = np.random.default_rng(2)
+    differences = []
+    for _ in range(20):
+        inks = [letter.ink for letter in draw_plan(style, shelf, generator).letters]
+        lightness = np.array(inks) @ LUMA
+        differences.append(lightness.max() - lightness.min())
+    assert max(differences) > 80  # within a quarter of one contrast, it was at most 50
+
+
+def test_patches_are_all_on_one_side_of_the_ink(shelf: FontShelf) -> None:
+    style = draw_style(shelf, np.random.default_rng(1), 0.0)
+    colours = dataclasses.replace(
+        style.colours, dark_ink=True, contrast=(90.0, 200.0), backdrop="patches", grey=False
+    )
+    style = dataclasses.replace(style, colours=colours)
+    generator = np.random.default_rng(2)
+    for _ in range(20):
+        plan = draw_plan(style, shelf, generator)
+        backdrop = render(dataclasses.replace(plan, letters=plan.letters[:1]), shelf).image
+        ink = np.dot(plan.letters[0].ink, LUMA)
+        lightness = backdrop[0] @ LUMA  # no letter reaches the first row
+        assert lightness.min() > ink + 10
+        assert len(np.unique(backdrop[0], axis=0)) > 1
+
+
+def test_a_raised_letter_is_the_shadow_beside_it() -> None:
+    letter = np.zeros((20, 20), np.uint8)
+    letter[5:15, 5:10] = 255
+    shadow = shadowed(letter, 2)
+    assert shadow.shape == (22, 22)  # the origin stays, the shadow reaches further
+    assert not shadow[5:15, 5:10].any()
+    assert shadow[7:17, 10:12].all()
+    assert shadow[15:17, 7:12].all()
 
 
 def test_pools_are_functions_of_seed_and_number(shelf: FontShelf) -> None:

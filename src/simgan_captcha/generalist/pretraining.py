@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ class PretrainingSettings:
     weight_decay: float = 0.02
     warm_up: int = 500
     """Steps."""
-    cycle: int = 8_000
-    """Steps of the first cosine cycle; each further one is twice as long, so that the training may
-    be ended at any cycle's end or gone on with (Loshchilov and Hutter 2017)."""
+    cycles: tuple[int, ...] = (8_000, 6_000)
+    """Steps of each cosine cycle; the last one repeats. The training may be ended at the end of any
+    cycle, or gone on with (Loshchilov and Hutter 2017)."""
     easy: int = 4_000
     """Steps until families are as difficult as they get."""
     average: float = 0.9995
@@ -69,14 +70,15 @@ class PretrainingSettings:
 
 
 def learning_rate(settings: PretrainingSettings, step: int) -> float:
-    """Cosine from the highest rate to a fiftieth of it, again and again, after a linear warm-up."""
-    length, begin = settings.cycle, 0
+    """Cosine from the highest rate to a fiftieth of it, in cycles, after a linear warm-up."""
+    cycles = chain(settings.cycles, repeat(settings.cycles[-1]))
+    length, begin = next(cycles), 0
     while step >= begin + length:
-        begin, length = begin + length, 2 * length
+        begin, length = begin + length, next(cycles)
     low = 0.02
     share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - begin) / length))
     # Later cycles start from less: they refine.
-    highest = settings.learning_rate * (1.0 if begin == 0 else 0.7)
+    highest = settings.learning_rate * (1.0 if begin == 0 else 0.5)
     return highest * share * min(1.0, (step + 1) / settings.warm_up)
 
 
@@ -314,7 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--steps", type=int, default=56_000, help="in all; cycles end at 8, 24 and 56 thousand"
+        "--steps", type=int, default=56_000, help="in all; a cycle ends at 8 + 6 n thousand"
     )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=["bf16", "32"], default="bf16")

@@ -1,6 +1,7 @@
 """Renders planned images in colour: backdrop, letters, clutter, warps, noise, compression."""
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -9,8 +10,15 @@ import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.simulator.clutter import curve
-from simgan_captcha.simulator.wide.fonts import FontShelf, outlined, thinned
-from simgan_captcha.simulator.wide.plans import Colour, ImagePlan, PlannedLetter, PlannedMark
+from simgan_captcha.simulator.wide.fonts import FontShelf, outlined, shadowed, thinned
+from simgan_captcha.simulator.wide.plans import (
+    LUMA,
+    Colour,
+    ImagePlan,
+    PlannedLetter,
+    PlannedMark,
+    colour,
+)
 from simgan_captcha.types import Floats
 
 
@@ -139,7 +147,9 @@ def _patch(plan: ImagePlan, letter: PlannedLetter, shelf: FontShelf) -> tuple[Pi
     glyph, (cx, cy), _ = shelf.glyph(
         letter.font, letter.size, letter.character, stroke=s.stroke, smooth=s.smooth
     )
-    if s.rendering == "hollow":
+    if s.rendering == "raised":
+        glyph = shadowed(glyph, max(1, round(0.08 * letter.size)))
+    elif s.rendering == "hollow":
         glyph, cx, cy = outlined(glyph, max(1, s.stroke)), cx + 1, cy + 1
     elif s.rendering == "thin":
         glyph = thinned(glyph)
@@ -167,7 +177,9 @@ def _patch(plan: ImagePlan, letter: PlannedLetter, shelf: FontShelf) -> tuple[Pi
         square = [
             (x + frame * (p * cos + q * sin), y + frame * (q * cos - p * sin)) for p, q in _SQUARE
         ]
-        cv2.polylines(patch, [np.rint(square).astype(np.int32)], True, 255, 1, cv2.LINE_AA)
+        line = 1 if s.nearest else cv2.LINE_AA
+        corners_of_frame = [np.rint(square).astype(np.int32)]
+        cv2.polylines(patch, corners_of_frame, True, 255, s.frame_width, line)
     return patch, left, top
 
 
@@ -220,7 +232,8 @@ def _lay_marks(canvas: Pixels, marks: list[PlannedMark]) -> None:
             thickness = round(mark.width)
             cv2.ellipse(canvas, (x, y), rest[0], 0, 0, 360, mark.colour, thickness, cv2.LINE_AA, 3)
         else:
-            cv2.line(canvas, (x, y), rest[0], mark.colour, 1, cv2.LINE_AA, 3)
+            width = max(1, round(mark.width))
+            cv2.line(canvas, (x, y), rest[0], mark.colour, width, cv2.LINE_AA, 3)
 
 
 def _finish(canvas: Pixels, plan: ImagePlan, noise: np.random.Generator) -> Pixels:
@@ -281,6 +294,8 @@ def _backdrop(plan: ImagePlan, noise: np.random.Generator) -> Pixels:
     source = np.random.default_rng(plan.style.seed) if colours.backdrop_scope == "family" else noise
     if colours.backdrop == "hatching":
         return _hatched(canvas, plan.second_background, source)
+    if colours.backdrop == "patches":
+        return _patched(canvas, plan, source)
     if colours.backdrop == "letters":
         return _lettered(canvas, plan.second_background, source)
     if colours.backdrop == "gradient":
@@ -298,6 +313,22 @@ def _backdrop(plan: ImagePlan, noise: np.random.Generator) -> Pixels:
     share = np.clip(share, 0, 1)[..., None].astype(np.float32)
     difference = np.subtract(plan.second_background, plan.background, dtype=np.float32)
     return np.asarray(canvas + share * difference).astype(np.uint8)
+
+
+def _patched(canvas: Pixels, plan: ImagePlan, source: np.random.Generator) -> Pixels:
+    """Bands or fields whose colours differ as much from each other as from the ink."""
+    H, W = canvas.shape[:2]
+    c = plan.style.colours
+    # All stay on one side of the ink's lightness.
+    ground, reach = float(np.dot(plan.background, LUMA)), 0.4 * c.contrast[0]
+    lightness = (ground - reach, 255.0) if c.dark_ink else (0.0, ground + reach)
+    columns = np.sort(source.uniform(0, W, int(source.integers(1, 6)))).astype(int)
+    rows = np.sort(source.uniform(0, H, int(source.integers(0, 2)))).astype(int)
+    for top, bottom in pairwise((0, *rows, H)):
+        for left, right in pairwise((0, *columns, W)):
+            saturation = 0.0 if c.grey else source.uniform(0.3, 1)
+            canvas[top:bottom, left:right] = colour(source.uniform(*lightness), saturation, source)
+    return canvas
 
 
 def _hatched(canvas: Pixels, shade: Colour, source: np.random.Generator) -> Pixels:

@@ -124,6 +124,18 @@ def outlined(coverage: Coverage, width: int) -> Coverage:
     return np.asarray(padded - cv2.erode(padded, kernel), np.uint8)
 
 
+def shadowed(coverage: Coverage, width: int) -> Coverage:
+    """Raised letters: the shadow alone, ``width`` pixels to the right and below.
+
+    The result has the glyph's middle where it was.
+    """
+    padded = np.pad(coverage, width)
+    shadow = padded.copy()
+    for step in range(1, width + 1):
+        shadow = np.maximum(shadow, np.roll(padded, (step, step), (0, 1)))
+    return np.asarray((shadow - padded)[width:, width:], np.uint8)
+
+
 def thinned(coverage: Coverage) -> Coverage:
     """Letters of single-pixel strokes: the skeleton (Zhang and Suen 1984)."""
     pixels = (coverage > 127).astype(np.uint8)

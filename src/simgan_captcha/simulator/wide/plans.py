@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from simgan_captcha.simulator.wide.fonts import FontShelf
-from simgan_captcha.simulator.wide.styles import Scope, Span, Style
+from simgan_captcha.simulator.wide.styles import LetterStyle, Scope, Span, Style
 from simgan_captcha.simulator.wide.texts import draw_text
 from simgan_captcha.types import Doubles, Floats
 
@@ -145,12 +145,11 @@ def _lay_out(
     sizes = _shared(s.size_scope, count, lambda: round(generator.uniform(*s.size)), lambda: size)
     text = "".join(_as_drawn(c, f, shelf) for c, f in zip(text, fonts, strict=True))
     turns = _shared(s.turn_scope, count, lambda: generator.uniform(-s.turn, s.turn), lambda: 0.0)
-    shear = float(generator.uniform(-s.shear, s.shear))
-    stretch = float(generator.uniform(*s.stretch))
+    forms = _shared(s.form_scope, count, lambda: _form(s, generator), lambda: _form(s, family))
     heights = [shelf.cap_height(f, z) for f, z in zip(fonts, sizes, strict=True)]
     advances = [
         shelf.glyph(f, z, c, stroke=s.stroke, smooth=s.smooth)[2] * stretch
-        for f, z, c in zip(fonts, sizes, text, strict=True)
+        for f, z, c, (_, stretch) in zip(fonts, sizes, text, forms, strict=True)
     ]
     unit = float(np.mean(heights))
     x, extent = _in_a_row(style, np.array(advances), np.array(heights), turns, generator)
@@ -169,14 +168,19 @@ def _lay_out(
             x=float(x[i] + start),
             y=float(y[i]),
             turn=float(turns[i]),
-            shear=shear,
-            stretch=stretch,
+            shear=forms[i][0],
+            stretch=forms[i][1],
             ink=(0, 0, 0),
             framed=bool(framed[i]),
         )
         for i in range(count)
     ]
     return letters, width, height
+
+
+def _form(letters: LetterStyle, generator: np.random.Generator) -> tuple[float, float]:
+    """Shear and stretch."""
+    return _one((-letters.shear, letters.shear), generator), _one(letters.stretch, generator)
 
 
 def _as_drawn(character: str, font: int, shelf: FontShelf) -> str:
@@ -258,7 +262,8 @@ def _down(
     return height, places.astype(np.float32)
 
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Share of red, green and blue in a colour's lightness."""
 
 
 def colour(lightness: float, saturation: float, generator: np.random.Generator) -> Colour:
@@ -272,7 +277,7 @@ def colour(lightness: float, saturation: float, generator: np.random.Generator) 
         level = round(lightness)
         return level, level, level
     direction = generator.standard_normal(3)
-    direction -= direction @ _LUMA
+    direction -= direction @ LUMA
     limits = np.where(direction > 0, 255 - lightness, lightness) / np.maximum(abs(direction), 1e-6)
     red, green, blue = np.rint(lightness + saturation * limits.min() * direction).astype(int)
     return int(red), int(green), int(blue)
@@ -291,11 +296,15 @@ def _colours(
         return 0.0 if source.random() < 0.2 else source.uniform(0, 110)
 
     ground = lightness(family if c.backdrop_scope == "family" else generator)
-    contrast = min(_one(c.contrast, generator), ground if c.dark_ink else 255 - ground)
+    most = ground if c.dark_ink else 255 - ground
+    contrast = min(_one(c.contrast, generator), most)
     down = -1 if c.dark_ink else 1
 
     def ink(source: np.random.Generator) -> Colour:
-        depth = contrast * source.uniform(0.75, 1)
+        if c.contrast_scope == "letter":
+            depth = min(most, _one(c.contrast, source))
+        else:
+            depth = contrast * source.uniform(0.75, 1)
         # Light colours of full saturation are seldom seen; dark ones are.
         return colour(ground + down * depth, saturation, source)
 
@@ -313,7 +322,7 @@ def _mark_colour(
 ) -> Colour:
     if style.clutter.colour == "ink":
         return ink
-    ground = float(np.dot(background, _LUMA))
+    ground = float(np.dot(background, LUMA))
     if style.clutter.colour == "contrary":
         return (0, 0, 0) if ground > 127 else (255, 255, 255)
     depth = generator.uniform(20, 255)
@@ -355,7 +364,11 @@ def _marks(
     for _ in range(_count(c.scratches, generator)):
         x, y = anywhere()
         angle, reach = generator.uniform(0, np.pi), generator.uniform(0.05, 0.35) * height
-        add("stroke", [(x, y), (x + reach * np.cos(angle), y + reach * np.sin(angle))], 1)
+        add(
+            "stroke",
+            [(x, y), (x + reach * np.cos(angle), y + reach * np.sin(angle))],
+            _one(c.scratch_width, generator),
+        )
     for _ in range(_count(c.dots, generator)):
         add("dot", [anywhere()], _one(c.dot_radius, generator))
     for _ in range(_count(c.blots, generator)):

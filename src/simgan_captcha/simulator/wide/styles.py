@@ -16,8 +16,10 @@ from simgan_captcha.simulator.wide.texts import TextStyle, draw_text_style
 Scope = Literal["family", "image", "letter"]
 """What shares one value of a parameter."""
 Span = tuple[float, float]
-Backdrop = Literal["plain", "gradient", "clouds", "stripes", "texture", "hatching", "letters"]
-Rendering = Literal["filled", "hollow", "thin"]
+Backdrop = Literal[
+    "plain", "gradient", "clouds", "stripes", "patches", "texture", "hatching", "letters"
+]
+Rendering = Literal["filled", "hollow", "thin", "raised"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class LetterStyle:
     """Largest horizontal shift per vertical pixel."""
     stretch: Span
     """Horizontal scale."""
+    form_scope: Scope
+    """What shares one shear and one stretch."""
     gap: Span
     """Space between letters as a fraction of their size; negative: they overlap."""
     even: bool
@@ -53,6 +57,8 @@ class LetterStyle:
     """Share of letters with a square around them."""
     frame: float
     """Half a side of that square in capitals."""
+    frame_width: int
+    """Pixels."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class ColourStyle:
     ink_scope: Scope
     contrast: Span
     """Difference of lightness between ink and background, 0 to 255."""
+    contrast_scope: Scope
+    """What shares one contrast: pale and dark letters may stand in one image."""
     saturation: float
     """0: greys; 1: as vivid as the lightness allows."""
     backdrop: Backdrop
@@ -93,6 +101,8 @@ class ClutterStyle:
     """Pixels."""
     scratches: Span
     """Short straight strokes."""
+    scratch_width: Span
+    """Pixels."""
     blots: Span
     """Filled or hollow ellipses."""
     grid: int
@@ -174,7 +184,7 @@ def draw_style(shelf: FontShelf, generator: np.random.Generator, difficulty: flo
         room=_room(draw),
         margin=(0.05, draw.one(0.1, 1.2)),
         fixed_size=draw.chance(0.8),
-        cut=draw.up_to(0.3, 0.12),
+        cut=draw.up_to(0.35, 0.18),
         seed=int(generator.integers(1 << 62)),
     )
 
@@ -216,8 +226,7 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
     font_scope = draw.scope(0.5, 0.2)
     number = 1 if font_scope == "family" else int(draw.generator.integers(2, 8))
     roll = draw.generator.random()
-    thin = draw.hard(0.09)
-    rendering: Rendering = "thin" if thin else "hollow" if draw.hard(0.06) else "filled"
+    rendering = _rendering(draw)
     bold = rendering == "filled" and size[0] > 18 and draw.chance(0.12)
     return LetterStyle(
         fonts=tuple(shelf.draw(draw.generator) for _ in range(number)),
@@ -226,18 +235,28 @@ def _letter_style(draw: _Draw, shelf: FontShelf, size: Span) -> LetterStyle:
         size_scope=draw.scope(0.1, 0.3),
         rendering=rendering,
         stroke=1 if bold or rendering == "hollow" else 0,
-        smooth=draw.chance(0.85),
+        smooth=draw.chance(0.5 if rendering == "thin" else 0.85),
         turn=0.0 if roll < 0.3 else draw.one(0, 12 if roll < 0.55 else 40) * draw.difficulty,
         turn_scope=draw.scope(0.0, 0.15),
         shear=draw.up_to(0.5, 0.3),
         stretch=_stretch(draw),
+        form_scope="letter" if draw.hard(0.3) else "image",
         gap=_gap(draw),
         even=draw.chance(0.4),
         lift=draw.up_to(0.4, 0.6),
         nearest=draw.chance(0.15),
-        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.07) else 0.0,
+        framed=float(draw.generator.choice([0.5, 1.0])) if draw.hard(0.1) else 0.0,
         frame=draw.one(0.62, 1.0),
+        frame_width=1 if draw.chance(0.75) else 2,
     )
+
+
+def _rendering(draw: _Draw) -> Rendering:
+    if draw.hard(0.12):
+        return "thin"
+    if draw.hard(0.06):
+        return "hollow"
+    return "raised" if draw.hard(0.04) else "filled"
 
 
 def _stretch(draw: _Draw) -> Span:
@@ -260,21 +279,30 @@ def _gap(draw: _Draw) -> Span:
 
 def _colour_style(draw: _Draw) -> ColourStyle:
     pale = draw.hard(0.2)
+    ink_scope = draw.scope(0.45, 0.25)
+    mixed = ink_scope == "letter" and draw.hard(0.5)
     backdrops: tuple[Backdrop, ...] = (
-        "plain", "gradient", "clouds", "stripes", "texture", "hatching", "letters"
+        "plain", "gradient", "clouds", "stripes", "patches", "texture", "hatching", "letters"
     )  # fmt: skip
-    shares = np.array([0.55, 0.1, 0.1, 0.07, 0.1, 0.04, 0.04])
+    shares = np.array([0.52, 0.1, 0.1, 0.05, 0.06, 0.09, 0.04, 0.04])
     backdrop = backdrops[draw.generator.choice(len(backdrops), p=shares)]
     return ColourStyle(
         dark_ink=draw.chance(0.75),
-        ink_scope=draw.scope(0.45, 0.25),
-        contrast=draw.between(40, 110) if pale else draw.between(90, 255),
+        ink_scope=ink_scope,
+        contrast=_contrast(draw, pale=pale, mixed=mixed),
+        contrast_scope="letter" if mixed else "image",
         saturation=0.0 if draw.chance(0.35) else draw.one(0.2, 1.0),
         backdrop=backdrop if draw.hard(1.0) else "plain",
         backdrop_scope=draw.scope(0.3, 0.7),
         unevenness=draw.one(5, 70),
         grey=draw.chance(0.3),
     )
+
+
+def _contrast(draw: _Draw, *, pale: bool, mixed: bool) -> Span:
+    if mixed:
+        return draw.one(30, 80), draw.one(120, 255)
+    return draw.between(40, 110) if pale else draw.between(90, 255)
 
 
 def _clutter_style(draw: _Draw, size: float, rendering: Rendering) -> ClutterStyle:
@@ -292,11 +320,12 @@ def _clutter_style(draw: _Draw, size: float, rendering: Rendering) -> ClutterSty
         dots=(0, np.exp(draw.one(np.log(3), np.log(250)))) if draw.hard(0.3) else (0, 0),
         dot_radius=draw.between(0.4, max(0.8, 0.05 * size)),
         scratches=(0, np.exp(draw.one(np.log(3), np.log(90)))) if draw.hard(0.18) else (0, 0),
+        scratch_width=(1, 1) if draw.chance(0.6) else draw.between(1, thick),
         blots=(0, draw.one(1, 8)) if draw.hard(0.1) else (0, 0),
         grid=int(draw.one(4, 20)) if draw.hard(0.06) else 0,
         border=int(draw.one(1, 3.5)) if draw.hard(0.15) else 0,
         inverting=(
-            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.09) else "none"
+            ("arc", "ellipse", "half")[draw.generator.integers(3)] if draw.hard(0.12) else "none"
         ),
     )
 
@@ -315,7 +344,7 @@ def _finish_style(draw: _Draw) -> FinishStyle:
         warps_clutter=draw.chance(0.5),
         blur=draw.between(0.3, 1.2) if draw.hard(0.25) else (0, 0),
         noise=draw.between(0, 25) if draw.hard(0.3) else (0, 0),
-        specks=draw.one(0.002, 0.15) if draw.hard(0.08) else 0.0,
+        specks=draw.one(0.002, 0.15) if draw.hard(0.12) else 0.0,
         one_bit=draw.hard(0.06),
         palette=int(draw.generator.choice([4, 8, 16, 64])) if draw.hard(0.1) else 0,
         jpeg=None if roll < 0.4 else (max(15, quality - 10), min(97, quality + 10)),
