@@ -26,8 +26,8 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.network import Generalist, load_generalist
+from simgan_captcha.generalist.settings import SpecializationSettings
 from simgan_captcha.generalist.specialize import (
-    SpecializationSettings,
     decode_all,
     prepare,
     read_columns,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
-    parser.add_argument("--steps", type=int, default=SpecializationSettings.steps)
+    parser.add_argument("--steps", type=int, default=SpecializationSettings().steps)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key = {"family": name, "seed": options.seed, "steps": options.steps}
         if any(key.items() <= row.items() for row in rows):
             continue
-        settings = SpecializationSettings(steps=options.steps, seed=options.seed)
-        rows.append({**key, **measured(options.families / name, name, settings)})
+        settings = SpecializationSettings(steps=options.steps)
+        rows.append({**key, **measured(options.families / name, name, settings, options.seed)})
         report = {**began, "seed": options.seed, "precision": "bfloat16 mixed", "rows": rows}
         write_result(
             options.out,
@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[str, Any]:
+def measured(
+    folder: Path, name: str, settings: SpecializationSettings, seed: int
+) -> dict[str, Any]:
     """Figures of one family."""
     truth = read_labels_csv(folder / "labels.csv")
     files = sorted((folder / "images").iterdir())
@@ -103,7 +105,7 @@ def measured(folder: Path, name: str, settings: SpecializationSettings) -> dict[
 
     at_once, _ = right(network)
     start = time.process_time()
-    specialized = specialize(network, images, alphabet, lengths, settings, bf16=True)
+    specialized = specialize(network, images, alphabet, lengths, settings, seed=seed, bf16=True)
     seconds = time.process_time() - start
     after, confidence = right(specialized)
     return {

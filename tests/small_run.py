@@ -29,6 +29,7 @@ ASSIGNMENTS = (
     "scheme.height=24",
     'simulator.fonts=["roboto-black"]',
     "simulator.size=[12, 14]",
+    "pretrained=false",
     "calibrate=false",
     "witness_steps=4",
     'simgan.refiner={"features": 4, "blocks": 1, "downscale": 2}',
@@ -52,6 +53,20 @@ ASSIGNMENTS = (
     "threads=1",
     "workers=0",
 )
+PRETRAINED = (
+    "pretrained=true",
+    "refine=false",
+    "specialization.images=24",
+    "specialization.steps=2",
+    "specialization.batch_size=4",
+    "specialization.relabel_every=1",
+    "distillation.rounds=2",
+    "distillation.fewest_steps=6",
+    "distillation.steps_a_class=0",
+    "distillation.batch_size=8",
+    "distillation.enough=0",
+)
+"""On top of `ASSIGNMENTS`: a run that begins with the generalist, and needs no simulator."""
 CALIBRATED = (
     "calibrate=true",
     "refine=false",

@@ -193,7 +193,7 @@ def test_a_scheme_survives_toml(tmp_path: Path) -> None:
 def test_without_the_generalist_reading_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simgan_captcha.generalist.reader.files", lambda package: tmp_path)
+    monkeypatch.setattr("simgan_captcha.generalist.shipped.files", lambda package: tmp_path)
     _session.cache_clear()
     with pytest.raises(RunError, match="this installation has none; learn a reader"):
         sc.read(folder / "3.jpg")

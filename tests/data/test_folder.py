@@ -164,6 +164,27 @@ def test_the_first_look_sees_backgrounds_that_vary(tmp_path: Path) -> None:
     assert 'background = "varying"' in scheme_text(look, scheme, tmp_path, "my.toml")
 
 
+@pytest.mark.parametrize("light", [False, True])
+def test_letters_that_always_stand_in_one_place_are_no_background(
+    tmp_path: Path, light: bool
+) -> None:
+    """Their mean is darker than the rest of the image, or lighter."""
+    random, font = np.random.default_rng(3), open_font("dejavu-sans-bold", 22, "0123456789")
+    for number in range(60):
+        image = Image.new("RGB", (90, 24), "white")
+        draw = ImageDraw.Draw(image)
+        for slot in range(4):
+            pale = tuple(random.integers(0, 200, 3).tolist())
+            at = (6 + 21 * slot + random.integers(2), random.integers(-2, 1))
+            draw.text(at, str(random.integers(10)), pale, font)
+        pixels = np.asarray(image)
+        Image.fromarray(255 - pixels if light else pixels).save(tmp_path / f"{number}.png")
+    look = look_at(tmp_path)
+    assert look.kind == "plain"
+    assert "lines" in look.clutter
+    assert look.reading_size == (135, 36)  # 24 rows are too few for the recognizer
+
+
 def test_the_first_look_takes_images_of_as_many_sizes_as_there_are(tmp_path: Path) -> None:
     for number in range(30):
         coloured(number, (180 + number, 80)).save(tmp_path / f"{number}.png")

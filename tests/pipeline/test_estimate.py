@@ -77,6 +77,7 @@ def test_the_estimate_lies_in_its_interval_and_that_among_shares(
 ) -> None:
     found = estimated(known, real)
     assert 0 <= found.low <= found.accuracy <= found.high <= 1
+    assert found.known_accuracy is not None
     assert found.low <= found.known_accuracy <= found.high
     assert found.known_accuracy == pytest.approx(sum(right for right, _ in known) / len(known))
 

@@ -11,6 +11,8 @@ from simgan_captcha.calibration.settings import CalibrationSettings, Verificatio
 from simgan_captcha.config.of_scheme import scheme_values
 from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.generalist.characters import CHARACTERS, MOST_CHARACTERS
+from simgan_captcha.generalist.settings import DistillationSettings, SpecializationSettings
 from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
 from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
@@ -37,6 +39,13 @@ class RunConfig(BaseModel):
     """How shared lines are found: ``contrast``, ``average`` or ``and``, see `background`."""
     removed_lines: int = Field(default=0, ge=0, le=50)
     """Width in pixels of lines that differ per image, to be taken out by morphology; 0: none."""
+    pretrained: bool = True
+    """Whether the run begins with the pretrained generalist, if it knows the alphabet. Without it,
+    everything is learned from the simulator."""
+    specialization: SpecializationSettings = SpecializationSettings()
+    """Self-training of the generalist on the run's images."""
+    distillation: DistillationSettings = DistillationSettings()
+    """Training of the recognizer on what the specialized generalist reads."""
     generator: Literal["fonts", "original"] = "fonts"
     """Which simulator draws."""
     simulator: SimulatorSettings = SimulatorSettings()
@@ -61,7 +70,7 @@ class RunConfig(BaseModel):
     verification: VerificationSettings = VerificationSettings()
     """How doubtful characters of the run's own images are decided."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """``auto``: bf16-mixed where the hardware multiplies bf16 matrices, else 32-true."""
+    """``auto``: bf16-mixed where the hardware computes in bf16, else 32-true."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads that torch computes with; 0 takes as many as there are cores."""
     workers: int = Field(default=1, ge=0, le=256)
@@ -87,6 +96,16 @@ class RunConfig(BaseModel):
         if self.simgan.refiner.channels != 1:
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
         return self
+
+    @property
+    def begins_pretrained(self) -> bool:
+        """Whether the run begins with the generalist: as configured, and if it can read the scheme.
+
+        The generator of 2017 goes with a run of 2017, which had none.
+        """
+        scheme = self.scheme
+        known = set(scheme.alphabet) <= set(CHARACTERS) and scheme.length <= MOST_CHARACTERS
+        return self.pretrained and known and self.generator == "fonts"
 
     @property
     def calibrates(self) -> bool:
@@ -141,6 +160,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
     # The networks of arXiv:1612.07828 at full resolution; for a GPU.
     "paper": {
+        "pretrained": False,
         "calibrate": False,
         "simgan": {
             "refiner": {"global_skip": False},

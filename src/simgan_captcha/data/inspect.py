@@ -37,7 +37,7 @@ from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
 from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
 from simgan_captcha.shown import one_line
-from simgan_captcha.types import Mask
+from simgan_captcha.types import Doubles, Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
@@ -55,6 +55,10 @@ _UNEVEN = 0.1
 of one colour that were looked at it was 0."""
 _ONE_SIZE = 0.9
 """Share of images of one size that counts as all of them."""
+_LEAST_ROWS = 36
+"""Rows that images are enlarged to: the recognizer's map has a quarter of them."""
+_MOST_READ_PIXELS = 15_000
+"""Wider images are not enlarged beyond this."""
 _READ_PIXELS = 5_000
 """Of images that vary; what a text of some letters needs. Larger ones only cost more."""
 _COLOURED = 40
@@ -132,8 +136,9 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
     else:
         grey = np.stack([luma(picture) for picture in pictures])
         background = estimate_background(grey)
-        low, high = np.percentile(grey, (25, 75), axis=0)
-        shared = _is_picture(background, one=bool(np.median(high - low) <= _ALIKE))
+        darkest, low, high, lightest = np.percentile(grey, (10, 25, 75, 90), axis=0)
+        one = bool(np.median(high - low) <= _ALIKE)
+        shared = one and _is_picture(darkest, lightest, background.line_mask)
     kind: BackgroundKind = "shared"
     if not shared:
         size = _reading_size(size)
@@ -215,14 +220,27 @@ def _of_ink(
     }
 
 
-def _is_picture(background: Background, *, one: bool) -> bool:
-    """Whether it is more than a colour; ``one``: whether it is the same in most images."""
-    low, high = np.percentile(background.grey, (5, 95))
-    return one and bool(high - low > _ALIKE or background.line_mask.mean() >= _LINED)
+def _is_picture(darkest: Doubles, lightest: Doubles, lines: Mask) -> bool:
+    """Whether the background of all images is more than one colour.
+
+    One of the two extremes of each pixel shows it without ink, even where letters often stand: the
+    lightest if ink is dark, the darkest if ink is light.
+
+    Args:
+        darkest: (H, W) the tenth percentile of each pixel's grey levels.
+        lightest: (H, W) the ninetieth.
+        lines: (H, W) pixels under lines that all images share.
+    """
+    spreads = [np.ptp(np.percentile(extreme, (5, 95))) for extreme in (darkest, lightest)]
+    return bool(min(spreads) > _ALIKE or lines.mean() >= _LINED)
 
 
 def _reading_size(size: Size) -> Size:
-    scale = min(1.0, math.sqrt(_READ_PIXELS / (size[0] * size[1])))
+    """The size that images are scaled to: few pixels, but letters of enough rows."""
+    width, height = size
+    scale = min(1.0, math.sqrt(_READ_PIXELS / (width * height)))
+    if width * _LEAST_ROWS**2 <= _MOST_READ_PIXELS * height:
+        scale = max(scale, _LEAST_ROWS / height)
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
 
 

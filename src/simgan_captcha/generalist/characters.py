@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from string import ascii_lowercase, ascii_uppercase, digits
 
-from simgan_captcha.simulator.wide.texts import SIGNS
+from simgan_captcha.simulator.settings import SIGNS
 
 CHARACTERS = digits + ascii_uppercase + ascii_lowercase + SIGNS
 """Every character, in the order of the class ids: the id of ``CHARACTERS[k]`` is ``k + 1``."""
@@ -13,6 +13,9 @@ BLANK = 0
 
 CLASSES = len(CHARACTERS) + 1
 """Number of classes, the blank among them."""
+
+MOST_CHARACTERS = 32
+"""Longest text that is decoded within a length."""
 
 _IDS = {character: number for number, character in enumerate(CHARACTERS, start=1)}
 

@@ -4,19 +4,19 @@ Shapes: T columns, K classes of which class 0 is the blank, A characters of the 
 characters of a text at most.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.generalist.characters import BLANK, CHARACTERS
-from simgan_captcha.types import Floats, Ids
+from simgan_captcha.generalist.characters import BLANK, CHARACTERS, MOST_CHARACTERS
+from simgan_captcha.types import Doubles, Floats, Ids
 
 _NEVER = np.float32(-1e9)
 _LEAST = 1e-4
 """Characters that are less probable in every column are not tried."""
-MOST_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Alphabet:
                     if index >= 0 and len(form) == 1:
                         shares[index, number] = 1
         self._shares = shares
+
+    def with_biases(self, biases: Doubles) -> "Alphabet":
+        """The same characters, with biases (A,) added to their logits."""
+        biased = copy.copy(self)
+        biased._shares = self._shares * np.exp(biases, dtype=np.float32)
+        return biased
 
     def probabilities(self, logits: Floats) -> Floats:
         """(T, 1 + A) from logits (T, K): the blank, then the alphabet.

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from itertools import islice
 from typing import Any
 
@@ -11,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Picture, Pixels, open_picture
-from simgan_captcha.errors import ConfigError, ImageError, RunError
+from simgan_captcha.errors import ConfigError, ImageError
+from simgan_captcha.generalist.characters import MOST_CHARACTERS
 from simgan_captcha.generalist.decoding import (
-    MOST_CHARACTERS,
     Alphabet,
     Decoded,
     decode_columns,
 )
 from simgan_captcha.generalist.features import STRIDE, features
+from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.scheme import Length, least_and_greatest
@@ -172,12 +172,7 @@ def open_source(image: Source) -> Picture:
 
 @lru_cache(maxsize=4)
 def _session(threads: int) -> Any:
-    model = files("simgan_captcha") / "generalist" / "weights" / "generalist.onnx"
-    if not model.is_file():
-        raise RunError(
-            f"expected the pretrained generalist in {model}, this installation has none; learn a "
-            "reader from your own images with simgan-captcha run, or simgan_captcha.learn"
-        )
+    model = shipped("generalist.onnx")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

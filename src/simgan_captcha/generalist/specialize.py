@@ -1,55 +1,51 @@
 """Specializes the generalist on the unlabelled images of one family, by self-training.
 
-A teacher, the running average of the student, reads all images within alphabet and length. The
-student learns these texts on augmented images, the surest first, with a loss that forgives wrong
-ones. The teacher reads again every few dozen steps.
+A teacher, the running average of the student, reads all images within alphabet and length. Biases
+keep it from reading some characters far more often than others (`class_balance`). The student
+learns these texts on augmented images, the surest first, with a loss that forgives wrong ones. The
+teacher reads again every few dozen steps.
 
 Sources: mean teacher (arXiv:1703.01780); easy-to-hard self-training for text (StrDA,
-arXiv:2410.09913); generalized cross-entropy (arXiv:1805.07836), here of a character's mean
-probability under CTC.
+arXiv:2410.09913); distribution alignment (ReMixMatch, arXiv:1911.09785), here toward frequencies
+that are estimated, not given; generalized cross-entropy (arXiv:1805.07836), here of a character's
+mean probability under CTC.
 
 Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns, K classes.
 """
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
+from simgan_captcha.generalist.class_balance import MOST_BIAS, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
-from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
+from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE, features, input_width
 from simgan_captcha.generalist.network import Generalist
+from simgan_captcha.generalist.settings import SpecializationSettings
 from simgan_captcha.types import Floats
 
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""``on_step(step, steps, figures)``."""
+
 _READ_AT_ONCE = 128
-
-
-@dataclass(frozen=True)
-class SpecializationSettings:
-    """What decides a specialization."""
-
-    steps: int = 300
-    batch_size: int = 48
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    average: float = 0.98
-    """Decay of the teacher's weights a step."""
-    relabel_every: int = 75
-    """Steps between two readings of all images by the teacher."""
-    first_share: float = 0.5
-    """Share of the images, the surest, that the first steps learn from; it is 1 after 60 % of the
-    steps."""
-    forgiveness: float = 0.7
-    """q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
-    error."""
-    seed: int = 1
+_WEIGHT_DECAY = 0.01
+_AVERAGE = 0.98
+"""Decay of the teacher's weights a step."""
+_FIRST_SHARE = 0.5
+"""Share of the images, the surest, that the first steps learn from; it is 1 after 60 % of the
+steps."""
+_FORGIVENESS = 0.7
+"""q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
+error."""
 
 
 def common_width(sizes: Sequence[tuple[int, int]]) -> int:
@@ -83,7 +79,9 @@ def specialize(
     lengths: tuple[int, int] | None,
     settings: SpecializationSettings,
     *,
+    seed: int = 1,
     bf16: bool = False,
+    on_step: OnStep = lambda step, steps, figures: None,
 ) -> Generalist:
     """The teacher after self-training; the network given is left as it is.
 
@@ -93,24 +91,26 @@ def specialize(
         alphabet: Characters that texts may hold.
         lengths: Fewest and most characters; None: any.
         settings: See there.
+        seed: Decides the order of images and their augmentation.
         bf16: Whether convolutions compute in bfloat16.
+        on_step: Called after each step.
     """
     s = settings
-    generator = torch.Generator().manual_seed(s.seed)
+    generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(images)
     student, teacher = copy.deepcopy(network), copy.deepcopy(network)
     for module in (student, teacher):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        student.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True
+        student.parameters(), lr=s.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
     )
     labels = _Labels([], torch.zeros(0, dtype=torch.long))
     for step in range(s.steps):
         if step % s.relabel_every == 0:
-            labels = _label(teacher, pixels, alphabet, lengths, bf16=bf16)
+            labels = _label(teacher, pixels, alphabet, lengths, s, bf16=bf16)
         for group in optimizer.param_groups:
             group["lr"] = s.learning_rate * _schedule(step, s.steps)
-        share = min(1.0, s.first_share + (1 - s.first_share) * step / max(1, 0.6 * s.steps))
+        share = min(1.0, _FIRST_SHARE + (1 - _FIRST_SHARE) * step / max(1, 0.6 * s.steps))
         surest = labels.by_confidence[: max(2, round(share * len(labels.by_confidence)))]
         if not len(surest):  # nothing was read at all
             break
@@ -119,13 +119,33 @@ def specialize(
         student.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = student(batch).logits
-        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], s.forgiveness)
+        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], _FORGIVENESS)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         optimizer.step()
-        _follow(teacher, student, s.average)
+        _follow(teacher, student, _AVERAGE)
+        on_step(step + 1, s.steps, {"loss": loss.item()})
     return teacher.eval()
+
+
+def count_specialization_flops(settings: SpecializationSettings, columns: int, images: int) -> int:
+    """Floating-point operations of a specialization and its readings.
+
+    A multiply-add counts as two, and a training step as three forward passes.
+
+    Args:
+        settings: Steps and batches.
+        columns: W, input columns of an image.
+        images: N.
+    """
+    with torch.device("meta"):
+        network, image = Generalist().eval(), torch.empty(1, CHANNELS, HEIGHT, columns)
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    readings = images * (2 + -(-settings.steps // settings.relabel_every))
+    trained = 3 * settings.steps * settings.batch_size
+    return int(counter.get_total_flops()) * (readings + trained)
 
 
 @dataclass(frozen=True)
@@ -141,14 +161,32 @@ def _label(
     images: Tensor,
     alphabet: Alphabet,
     lengths: tuple[int, int] | None,
+    settings: SpecializationSettings,
     *,
     bf16: bool,
 ) -> _Labels:
-    decoded = decode_all(read_columns(teacher, images, bf16=bf16), alphabet, lengths)
+    logits = read_columns(teacher, images, bf16=bf16)
+    decoded = decode_all(logits, alphabet, lengths)
+    if settings.balance and any(d.text for d in decoded):
+        biases = balancing_biases(
+            _of_characters(logits, decoded, alphabet), settings.balance, MOST_BIAS
+        )
+        decoded = decode_all(logits, alphabet.with_biases(biases), lengths)
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
     order = confidence.argsort(descending=True)
     kept = order[confidence[order] >= 0]
     return _Labels([torch.tensor(encode(d.text), dtype=torch.long) for d in decoded], kept)
+
+
+def _of_characters(logits: Floats, decoded: Sequence[Decoded], alphabet: Alphabet) -> Floats:
+    """Probabilities (M, A) of all characters that were read, given that one is there."""
+    found = [
+        alphabet.probabilities(of_image[list(text.columns)])[:, 1:]
+        for of_image, text in zip(logits, decoded, strict=True)
+        if text.columns
+    ]
+    inside = np.concatenate(found)
+    return np.asarray(inside / inside.sum(1, keepdims=True))
 
 
 def decode_all(

@@ -24,9 +24,15 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
 
     Args:
         config: The configuration of the run.
-        unsure: Share of real characters that the recognizer will be unsure of before it adapts.
+        unsure: Share of real characters that the recognizer will be unsure of before it adapts. If
+            it is 0, a run that begins with the generalist does without the simulator.
     """
-    return sum(stage.work().planned_flops(config, unsure) for stage in stages_of(config))
+    simulates = unsure > 0 or not config.begins_pretrained
+    return sum(
+        stage.work().planned_flops(config, unsure)
+        for stage in stages_of(config)
+        if simulates or not stage.only_if_unsure
+    )
 
 
 def plan_in_words(config: RunConfig) -> str:
@@ -90,9 +96,16 @@ def adaptation_flops(config: RunConfig, unsure: float = 0.0) -> int:
 
 def estimate_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the readings that the accuracy estimate is based on."""
-    recognizers = sum(stage.recognizer for stage in stages_of(config))
     each = count_flops(reader_architecture(config), 1, backward=False)
-    return each * (KNOWN + COMPARED) * recognizers
+    images = 0
+    for stage in stages_of(config):
+        if not stage.recognizer:
+            continue
+        if not stage.only_if_unsure:  # the distilled one, whose estimate needs no simulator
+            images += COMPARED
+        elif unsure > 0 or not config.begins_pretrained:
+            images += KNOWN + COMPARED
+    return each * images
 
 
 def scouting_flops(config: RunConfig, images: int) -> int:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 FEWEST_OF_PAIR = 3
 """A confusion that is seen less often on known images is not named."""
 
+_SHIFT, _SLOPE, _SPREAD = 0.0, 1.0, 1.0
+"""a, b and the half width of the interval, see `estimate_from_agreement`."""
+_NEAREST = 1e-3
+"""Shares closer to 0 or 1 count as this far from them."""
+
 _SURPRISE = 8.0  # Nats: four standard deviations of a large sample.
 _UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it does not matter.
 
@@ -29,11 +34,12 @@ class Estimate:
     """0 to 1, likewise its interval."""
     low: float
     high: float
-    known_accuracy: float
-    """Of known, drawn images."""
+    known_accuracy: float | None = None
+    """Of known, drawn images; None if no simulator was fitted."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.low <= self.accuracy <= self.high <= 1 and 0 <= self.known_accuracy <= 1):
+        known = 0.0 if self.known_accuracy is None else self.known_accuracy
+        if not (0 <= self.low <= self.accuracy <= self.high <= 1 and 0 <= known <= 1):
             raise ValueError(f"expected 0 <= low <= accuracy <= high <= 1, got {self}")
 
 
@@ -68,6 +74,39 @@ def estimate_accuracy(
     )
 
 
+def estimate_from_agreement(confidences: Sequence[float], agreement: float) -> Estimate:
+    """Accuracy of a distilled reader, from its teacher's confidence and their agreement.
+
+    With x the logit of the product of the mean confidence and the agreement, the accuracy is
+    sigmoid(a + b x). Both constants, and the spread of the logit that the interval is made of, were
+    fitted to synthetic families in fonts that the generalist never saw, by
+    ``benchmarks/estimate_calibration.py``. No real image had a part in it.
+
+    Args:
+        confidences: Probability of each text, by the specialized generalist; at least one.
+        agreement: Share of images that both read alike, 0 to 1.
+    """
+    sure = _mean(confidences) * agreement
+    logit = _SHIFT + _SLOPE * _logit(sure)
+    return Estimate(*(_sigmoid(logit + _SPREAD * side) for side in (0.0, -1.0, 1.0)))
+
+
+def limited_by_agreement(estimate: Estimate, agreement: float, other: Estimate) -> Estimate:
+    """An estimate that does not contradict the estimate of another reader of the same images.
+
+    If the other reader is right on a share of at least ``other.low``, and both read alike on a
+    share of ``agreement``, then this one is right on at most agreement + 1 - other.low: where the
+    other is right, it is right only if they agree.
+    """
+    most = min(1.0, agreement + 1 - other.low)
+    return Estimate(
+        min(estimate.accuracy, most),
+        min(estimate.low, most),
+        min(estimate.high, most),
+        estimate.known_accuracy,
+    )
+
+
 def diagnose(
     real: "Sequence[Reading]",
     known: "Sequence[Reading]",
@@ -80,7 +119,7 @@ def diagnose(
 
     Args:
         real: The kept reader's readings of all real images.
-        known: Its readings of drawn images.
+        known: Its readings of drawn images; none if no simulator was fitted.
         truths: Their texts.
         estimates: Of every reader the run has, by stage.
         kept: The stage whose reader reads.
@@ -88,6 +127,9 @@ def diagnose(
     """
     shares = character_shares(real, alphabet)
     confusions = known_confusions(known, truths)
+    characters = sum(len(reading.text) for reading in real)
+    # Characters are equally frequent in the texts of the simulator, and not in those of others.
+    simulated = estimates[kept].known_accuracy is not None
     return {
         "kept": kept,
         "estimates": {stage: asdict(estimate) for stage, estimate in estimates.items()},
@@ -96,7 +138,7 @@ def diagnose(
         "confusions": confusions,
         "warnings": [
             *_worse(estimates, kept),
-            *_unusual_shares(shares, sum(len(r.text) for r in real), confusions),
+            *(_unusual_shares(shares, characters, confusions) if simulated else ()),
         ],
     }
 
@@ -175,6 +217,15 @@ def _divergence(share: float, expected: float) -> float:
         for part, whole in ((share, expected), (1 - share, 1 - expected))
         if part > 0
     )
+
+
+def _logit(share: float) -> float:
+    inside = min(1 - _NEAREST, max(_NEAREST, share))
+    return math.log(inside / (1 - inside))
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
 
 
 def _mean(values: Sequence[float]) -> float:

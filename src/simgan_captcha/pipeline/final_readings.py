@@ -25,11 +25,17 @@ from simgan_captcha.calibration.rescoring import (
 )
 from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.cost import COMPARED, KNOWN, reader_architecture
-from simgan_captcha.pipeline.estimate import Estimate, diagnose, estimate_accuracy
+from simgan_captcha.pipeline.estimate import (
+    Estimate,
+    diagnose,
+    estimate_accuracy,
+    limited_by_agreement,
+)
 from simgan_captcha.pipeline.graph import Advance, recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
+from simgan_captcha.pipeline.specialization import distilled_estimate
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
@@ -38,12 +44,17 @@ from simgan_captcha.simulator.settings import layout_of
 from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import Floats, GreyImages, Ids
 
+_DISTILLED = "distill"
+_NONE = np.zeros((0, 0, 0), np.float32)
 _STREAM = 5  # random stream of the known images; trainings use other numbers
 
 
 @dataclass
 class _Probabilities:
-    """Probabilities (N, L, K) of real and of known images by one recognizer."""
+    """Probabilities (N, L, K) of real and of known images by one recognizer.
+
+    The distilled recognizer reads no known images, as nothing was fitted for it.
+    """
 
     real: Floats
     known: Floats
@@ -61,16 +72,19 @@ class _Known:
 def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Read all stored images with the recognizer of the highest estimated accuracy."""
     scheme, background = data.config.scheme, data.background()
-    (names, images), known = data.captchas, _draw_known(data)
-    readers = {stage: data.recognizer(stage) for stage in recognizers(data.config)}
+    names, images = data.captchas
+    readers = {stage: data.recognizer(stage) for stage in recognizers(data.config, data.run)}
+    known = _draw_known(data) if set(readers) - {_DISTILLED} else None
     compared, estimates = dict[str, _Probabilities](), dict[str, Estimate]()
     for stage, reader in readers.items():
+        drawn = None if stage == _DISTILLED else known
         compared[stage] = _Probabilities(
             read_probabilities(reader, background, images[:COMPARED], advance),
-            read_probabilities(reader, background, known.images, advance),
+            read_probabilities(reader, background, drawn.images, advance) if drawn else _NONE,
         )
-        estimates[stage] = _estimate(data, known, compared[stage])
+        estimates[stage] = _estimate(data, stage, drawn, compared)
     kept = max(readers, key=lambda stage: estimates[stage].accuracy)
+    known = None if kept == _DISTILLED else known
     read = compared[kept]
     if len(images) > COMPARED:
         rest = read_probabilities(readers[kept], background, images[COMPARED:], advance)
@@ -78,15 +92,15 @@ def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome
     once = read.real
     again = _read_views(data, readers[kept], read, known, advance)
     verified: dict[str, Any] = {}
-    if data.config.rescores:
+    if known is not None and data.config.rescores:
         verified = _verify(data, once, read, known, advance)
-    estimates[kept] = _estimate(data, known, read)
+    estimates[kept] = _estimate(data, kept, known, compared)
     readings = list(decode(scheme, names, read.real))
     save_readings(folder / READINGS.name, readings)
     diagnosis = verified | diagnose(
         readings,
-        list(decode(scheme, known.texts, read.known)),
-        known.texts,
+        list(decode(scheme, known.texts, read.known)) if known else [],
+        known.texts if known else [],
         estimates,
         kept,
         scheme.alphabet,
@@ -96,7 +110,9 @@ def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome
     write_json(folder / DIAGNOSIS.name, diagnosis)
     for warning in diagnosis["warnings"]:
         data.warn(warning)
-    looked_at = len(readers) * (KNOWN + min(COMPARED, len(images)))
+    looked_at = len(readers) * min(COMPARED, len(images)) + sum(
+        len(p.known) for p in compared.values()
+    )
     return StageOutcome(
         (READINGS.name, DIAGNOSIS.name),
         _result(readings, estimates[kept], kept, again)
@@ -135,20 +151,29 @@ def _draw_known(data: RunData) -> _Known:
     return _Known(images, ids, [data.config.scheme.decode(row.tolist()) for row in ids])
 
 
-def _estimate(data: RunData, known: _Known, read: _Probabilities) -> Estimate:
-    scheme, names = data.config.scheme, data.captchas[0]
-    return estimate_accuracy(
-        list(decode(scheme, known.texts, read.known)),
-        known.texts,
-        list(decode(scheme, names[: len(read.real)], read.real)),
+def _estimate(
+    data: RunData, stage: str, known: _Known | None, compared: dict[str, _Probabilities]
+) -> Estimate:
+    """The estimate of one recognizer, which does not contradict that of the distilled one."""
+    if known is None:
+        return distilled_estimate(data.run)
+    read, scheme, names = compared[stage], data.config.scheme, data.captchas[0]
+    readings = list(decode(scheme, names[: len(read.real)], read.real))
+    estimate = estimate_accuracy(
+        list(decode(scheme, known.texts, read.known)), known.texts, readings
     )
+    if _DISTILLED not in compared:
+        return estimate
+    others = list(decode(scheme, names, compared[_DISTILLED].real))
+    alike = [one.text == other.text for one, other in zip(readings, others, strict=False)]
+    return limited_by_agreement(estimate, sum(alike) / len(alike), distilled_estimate(data.run))
 
 
 def _read_views(
     data: RunData,
     recognizer: nn.Module,
     read: _Probabilities,
-    known: _Known,
+    known: _Known | None,
     advance: Advance,
 ) -> tuple[int, int]:
     """Average uncertain readings over augmented views; the numbers of images read again."""
@@ -163,6 +188,8 @@ def _read_views(
         on_step=advance,
     )
     read.real, again = view(data.images, read.real)
+    if known is None:
+        return again, 0
     read.known, known_again = view(known.images, read.known)
     return again, known_again
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from simgan_captcha.atomic import file_hash
 from simgan_captcha.config.settings import RunConfig, load_config
+from simgan_captcha.documents import read_object
 from simgan_captcha.errors import ConfigError
+from simgan_captcha.generalist.shipped import shipped
 
 if TYPE_CHECKING:
     from simgan_captcha.pipeline.manifest import StageOutcome
@@ -50,7 +53,7 @@ class Stage:
     work: Callable[[], Work]
     """Import the work."""
     inputs: Callable[[RunConfig], tuple[str, ...]] = lambda config: ()
-    """Names of the stages that it builds on."""
+    """Names of the stages that it builds on, where the run has them."""
     settings: Callable[[RunConfig], dict[str, Any]] | None = None
     """The values of the configuration that decide its output. None for a stage that runs at every
     start, and is identified by the images that it leaves."""
@@ -64,6 +67,8 @@ class Stage:
     """Whether its metrics are shown as learning curves."""
     recognizer: bool = False
     """Whether it leaves a recognizer that may read the run's images."""
+    only_if_unsure: bool = False
+    """Whether a run does without it if the distilled recognizer is good enough, see `left_out`."""
 
 
 def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
@@ -94,6 +99,36 @@ def _background_settings(config: RunConfig) -> dict[str, Any]:
     else:  # then the scheme decides how images are decoded
         found[scheme.background] = {"width": scheme.width, "height": scheme.height}
     return found
+
+
+def _specialize() -> Work:
+    from simgan_captcha.pipeline import specialization
+
+    return Work(specialization.specialize_generalist, specialization.specialization_flops)
+
+
+def _specialize_settings(config: RunConfig) -> dict[str, Any]:
+    return {
+        **config.dump("scheme", "specialization"),
+        "generalist": file_hash(shipped("generalist.safetensors")),
+    }
+
+
+def _distill() -> Work:
+    from simgan_captcha.pipeline import specialization
+
+    return Work(specialization.distill, specialization.distillation_flops)
+
+
+def _distill_settings(config: RunConfig) -> dict[str, Any]:
+    augmentation = config.adaptation.augmentation.model_dump(mode="json")
+    return {**config.dump("reader", "distillation"), "augmentation": augmentation}
+
+
+def _distill_trainings(config: RunConfig) -> tuple[Training, ...]:
+    settings = config.distillation
+    steps = settings.steps_of(config.scheme.classes)
+    return tuple(Training(f"round-{n}", steps) for n in range(1, settings.rounds + 1))
 
 
 def _simulate() -> Work:
@@ -168,7 +203,8 @@ def _readings() -> Work:
 
 
 def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
-    return (*(("calibrate",) if config.rescores else ()), *recognizers(config))
+    reading = (stage.name for stage in stages_of(config) if stage.recognizer)
+    return (*(("calibrate",) if config.rescores else ()), *reading)
 
 
 STAGES = (
@@ -182,11 +218,30 @@ STAGES = (
         seeded=False,
     ),
     Stage(
+        "specialize",
+        "Specialization of the generalist",
+        _specialize,
+        inputs=_after("store"),
+        settings=_specialize_settings,
+        included=lambda config: config.begins_pretrained,
+    ),
+    Stage(
+        "distill",
+        "Distilled reader",
+        _distill,
+        inputs=_after("background", "specialize"),
+        settings=_distill_settings,
+        included=lambda config: config.begins_pretrained,
+        trainings=_distill_trainings,
+        recognizer=True,
+    ),
+    Stage(
         "simulate",
         "Simulator",
         _simulate,
         inputs=_after("background"),
         settings=_of("scheme", "generator", "simulator", "original_simulator"),
+        only_if_unsure=True,
     ),
     Stage(
         "calibrate",
@@ -196,6 +251,7 @@ STAGES = (
         settings=_calibrate_settings,
         included=lambda config: config.calibrates,
         trainings=_calibrate_trainings,
+        only_if_unsure=True,
     ),
     Stage(
         "refine",
@@ -206,6 +262,7 @@ STAGES = (
         included=lambda config: config.refine,
         trainings=_refine_trainings,
         curves=True,
+        only_if_unsure=True,
     ),
     Stage(
         "read",
@@ -216,6 +273,7 @@ STAGES = (
         trainings=lambda config: (Training("", config.reader.steps),),
         curves=True,
         recognizer=True,
+        only_if_unsure=True,
     ),
     Stage(
         "adapt",
@@ -227,6 +285,7 @@ STAGES = (
         trainings=lambda config: (Training("", config.adaptation.steps),),
         curves=True,
         recognizer=True,
+        only_if_unsure=True,
     ),
     Stage(
         "readings",
@@ -253,9 +312,32 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     return tuple(stage for stage in STAGES if stage.included(config))
 
 
-def recognizers(config: RunConfig) -> tuple[str, ...]:
+def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
+    """Why a run does without one of its stages, in words; None if it needs the stage.
+
+    A distilled recognizer that is good enough makes the simulator, and what learns from it,
+    unnecessary.
+    """
+    if not (stage.only_if_unsure and config.begins_pretrained):
+        return None
+    try:
+        result = read_object(run / "distill" / "manifest.json")["result"]
+        enough, accuracy = result["enough"] is True, float(result["estimate"]["accuracy"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if not enough:
+        return None
+    return f"the distilled reader is estimated to read {accuracy:.0%} right"
+
+
+def stages_taken(config: RunConfig, run: Path) -> tuple[Stage, ...]:
+    """The stages of a run without those that are `left_out`, in order."""
+    return tuple(stage for stage in stages_of(config) if not left_out(stage, run, config))
+
+
+def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:
     """Names of the stages whose recognizers may read the run's images, in order."""
-    return tuple(stage.name for stage in stages_of(config) if stage.recognizer)
+    return tuple(stage.name for stage in stages_taken(config, run) if stage.recognizer)
 
 
 def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
@@ -267,7 +349,7 @@ def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
         return None
 
 
-def recorded_stages(recorded: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages of a ``run.json``; all stages if its configuration cannot be used."""
+def recorded_stages(recorded: Mapping[str, Any], run: Path) -> tuple[Stage, ...]:
+    """The stages taken of a ``run.json``; all stages if its configuration cannot be used."""
     config = recorded_config(recorded)
-    return STAGES if config is None else stages_of(config)
+    return STAGES if config is None else stages_taken(config, run)

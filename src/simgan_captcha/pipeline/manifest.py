@@ -198,6 +198,21 @@ def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
     return None
 
 
+def require_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Raises:
+        RunError: The stage is not finished.
+    """
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise RunError(
+            f"expected the finished stage {folder}, its {MANIFEST} is missing or damaged; run "
+            f"simgan-captcha run {folder.parent}, which makes again what is missing"
+        )
+    return manifest
+
+
 def require_whole(folder: Path, name: str) -> None:
     """See that a file of a finished stage is as the stage left it.
 
@@ -208,17 +223,11 @@ def require_whole(folder: Path, name: str) -> None:
     Raises:
         RunError: The file has changed since, or the stage is not finished.
     """
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        why = f"its {MANIFEST} is missing or damaged"
-    elif name in _damaged(folder, manifest):
-        why = f"its {name} is not as the stage left it"
-    else:
-        return
-    raise RunError(
-        f"expected the finished stage {folder}, {why}; run simgan-captcha run {folder.parent}, "
-        "which makes again what is missing"
-    )
+    if name in _damaged(folder, require_manifest(folder)):
+        raise RunError(
+            f"expected the finished stage {folder}, its {name} is not as the stage left it; run "
+            f"simgan-captcha run {folder.parent}, which makes again what is missing"
+        )
 
 
 def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

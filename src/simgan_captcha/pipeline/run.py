@@ -18,7 +18,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.cost import plan_in_words, reader_architecture
-from simgan_captcha.pipeline.graph import Advance, Stage, stage_named, stages_of
+from simgan_captcha.pipeline.graph import Advance, Stage, left_out, stage_named, stages_of
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
     Stopwatch,
@@ -74,7 +74,10 @@ def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> 
         )
         stages = _Stages(data, reporter)
         for stage in stages_of(config):
-            stages.go_through(stage)
+            if why := left_out(stage, run, config):
+                reporter.say(f"{stage.name:<10} left out: {why}")
+            else:
+                stages.go_through(stage)
         write_finished(run, read_run(run), stages.outputs)
         reporter.say(_estimate_line(run))
         processes = f"{fabric.world_size} processes of " if fabric.world_size > 1 else ""
@@ -196,7 +199,9 @@ class _Stages:
         config = self.data.config
         assert stage.settings is not None
         identity: dict[str, Any] = {
-            "inputs": {name: self.outputs[name] for name in stage.inputs(config)},
+            "inputs": {
+                name: self.outputs[name] for name in stage.inputs(config) if name in self.outputs
+            },
             "config": stage.settings(config),
         }
         if stage.seeded:
@@ -246,7 +251,8 @@ def _precision(config: RunConfig) -> Any:
         return config.precision
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    return "bf16-mixed" if torch.cpu.get_capabilities().get("amx_bf16") else "32-true"
+    can = torch.cpu.get_capabilities()
+    return "bf16-mixed" if can.get("amx_bf16") or can.get("avx512_bf16") else "32-true"
 
 
 def fabric_precision(fabric: Fabric) -> str:

@@ -18,6 +18,7 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.graph import left_out, stage_named
 from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, STORE
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.scheme import Scheme
@@ -34,6 +35,11 @@ def load_images(store: CaptchaStore, scheme: Scheme) -> tuple[list[str], GreyIma
     return captchas.names, np.stack([decode_scheme_image(data, scheme) for data in captchas.images])
 
 
+def has_calibration(run: Path, config: RunConfig) -> bool:
+    """Whether a run takes the stage ``calibrate``."""
+    return config.calibrates and not left_out(stage_named("calibrate"), run, config)
+
+
 def run_simulator(run: Path, config: RunConfig) -> Simulator:
     """The simulator of a run, calibrated if the run is.
 
@@ -47,7 +53,7 @@ def run_simulator(run: Path, config: RunConfig) -> Simulator:
             "without"
         )
     background = Background.load(run / BACKGROUND)
-    if not config.calibrates:
+    if not has_calibration(run, config):
         return Simulator(config.scheme, config.simulator, background)
     calibration = Calibration.load(run / "calibrate" / CALIBRATION)
     return Simulator(config.scheme, as_found(config.simulator), background, calibration)
@@ -90,7 +96,7 @@ class RunData:
 
     def calibration(self) -> Calibration | None:
         """The result of the stage ``calibrate``; None for runs without it."""
-        if not self.config.calibrates:
+        if not has_calibration(self.run, self.config):
             return None
         return Calibration.load(self.run / "calibrate" / CALIBRATION)
 

@@ -81,7 +81,7 @@ def write_report(run_folder: Path) -> Path:
             f"expected a run's folder with a readable run.json, got {run_folder}; "
             "name the folder given to simgan-captcha run"
         )
-    stages = recorded_stages(run)
+    stages = recorded_stages(run, run_folder)
     manifests = {
         stage: manifest
         for stage in stages

@@ -37,7 +37,7 @@ class RunPage:
         """What ``run.html`` is filled in with."""
         damage: list[str] = []
         run = read_json(self._run / RUN, damage) or {}
-        status, stages = run_status(self._run), recorded_stages(run)
+        status, stages = run_status(self._run), recorded_stages(run, self._run)
         with self._lock:
             results = self._results(run, stages, damage)
             curves = [self._curves(stage, damage) for stage in stages if stage.curves]

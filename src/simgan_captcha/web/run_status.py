@@ -69,7 +69,7 @@ def run_status(run: Path) -> RunStatus:
     damage: list[str] = []
     recorded = read_json(run / RUN, damage) or {}
     config = recorded_config(recorded)
-    stages = [_stage_status(run, stage, config) for stage in recorded_stages(recorded)]
+    stages = [_stage_status(run, stage, config) for stage in recorded_stages(recorded, run)]
     sheets = list(refiner_sheets(run).values())
     curves = [run / stage.stage / FILE_NAME for stage in stages]
     return RunStatus(

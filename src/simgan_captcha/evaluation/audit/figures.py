@@ -168,7 +168,7 @@ def audit_figures(
             "notes": made.found.notes,
         },
         "readers": [_reader_row(row) for row in made.readers],
-        "calibrated": "calibrate" in [stage.name for stage in recorded_stages(recorded)],
+        "calibrated": "calibrate" in [stage.name for stage in recorded_stages(recorded, run)],
         "cost": _cost(run, recorded),
         "changes": [
             {
@@ -221,7 +221,7 @@ def _cost(run: Path, recorded: Mapping[str, Any]) -> Json:
     """What the run took, over the stages that it has as it is set now."""
     stages = {
         stage.name: manifest
-        for stage in recorded_stages(recorded)
+        for stage in recorded_stages(recorded, run)
         if (manifest := read_json(run / stage.name / MANIFEST, [])) is not None
     }
     return {

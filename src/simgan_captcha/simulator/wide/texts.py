@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-SIGNS = "+-*/=?!@#$%&×÷"
-"""Common signs of captchas, those of sums among them."""
+from simgan_captcha.simulator.settings import SIGNS
 
 TextKind = Literal["random", "word", "sum"]
 

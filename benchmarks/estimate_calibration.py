@@ -1,0 +1,140 @@
+"""How the estimate of a distilled reader follows from its teacher's confidence and their agreement.
+
+    python benchmarks/estimate_calibration.py
+
+Learns readers of synthetic families in fonts that the generalist never saw, and fits
+
+    logit(share right) = a + b logit(mean confidence * agreement)
+
+by least squares. The spread is the 90th percentile of the absolute errors, each of a family that
+the fit leaves out. `pipeline.estimate` holds the three constants. No real image takes part. Writes
+benchmarks/results/estimate_calibration.{json,md} after each family; families that it holds already
+are not learned again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from record import RESULTS, provenance, write_result
+
+import simgan_captcha as sc
+from simgan_captcha.data.images import encode_png
+from simgan_captcha.pipeline.manifest import require_manifest
+from simgan_captcha.simulator.wide.drawing import render
+from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
+from simgan_captcha.simulator.wide.plans import draw_plan
+from simgan_captcha.simulator.wide.styles import draw_style
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    began = provenance()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", type=int, default=24)
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
+    parser.add_argument("--set", nargs="+", default=[], dest="settings")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    shelf = FontShelf(options.catalogue, "held-out")
+    file = options.out / "estimate_calibration.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    for family in range(len(rows), options.families):
+        rows.append(learned(shelf, family, options))
+        fit = fitted(rows) if len(rows) > 2 else None
+        write_result(
+            options.out,
+            "estimate_calibration",
+            "Distilled readers of synthetic families in fonts that the generalist never saw",
+            {**began, "seed": options.seed, "precision": "auto", "rows": rows, "fit": fit},
+            ("family", "images", "confidence", "agreement", "right", "from the others", "seconds"),
+            [
+                (
+                    str(number),
+                    str(row["images"]),
+                    f"{row['confidence']:.1%}",
+                    f"{row['agreement']:.1%}",
+                    f"{row['right']:.1%}",
+                    f"{fit['left_out'][number]:.1%}" if fit else "",
+                    f"{row['seconds']:.0f}",
+                )
+                for number, row in enumerate(rows)
+            ],
+        )
+
+
+def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures of one family."""
+    generator = np.random.default_rng((options.seed, family))
+    style = draw_style(shelf, generator, 1.0)
+    drawn = [render(draw_plan(style, shelf, generator), shelf) for _ in range(options.images)]
+    texts = [one.text for one in drawn]
+    height, width = np.median([one.image.shape[:2] for one in drawn], axis=0).astype(int).tolist()
+    lengths = min(map(len, texts)), max(map(len, texts))
+    scheme = sc.Scheme(
+        alphabet="".join(sorted(set("".join(texts)))),
+        length=lengths[1],
+        shortest=lengths[0] if lengths[0] < lengths[1] else None,
+        width=width,
+        height=height,
+        background="varying",
+    )
+    start = time.process_time()
+    with TemporaryDirectory() as folder:
+        settings = ["distillation.enough=0", *options.settings]
+        run = sc.learn(
+            [encode_png(one.image) for one in drawn],
+            run=Path(folder) / "run",
+            scheme=scheme,
+            seed=options.seed,
+            settings=settings,
+            progress=lambda event: None,
+        )
+        specialized = require_manifest(run.folder / "specialize")["result"]
+        distilled = require_manifest(run.folder / "distill")["result"]
+        right = [scheme.fold(r.text) == scheme.fold(texts[int(r.name)]) for r in run.readings()]
+    return {
+        "family": family,
+        "images": len(right),
+        "confidence": specialized["mean_confidence"],
+        "agreement": distilled["agreement"],
+        "stability": distilled["stability"],
+        "own_confidence": distilled["mean_confidence"],
+        "right": float(np.mean(right)),
+        "seconds": round(time.process_time() - start, 1),
+    }
+
+
+def logit(share: float) -> float:
+    inside = min(1 - 1e-3, max(1e-3, share))
+    return float(np.log(inside / (1 - inside)))
+
+
+def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The constants, and what the fit without a family says of it."""
+    x = np.array([logit(row["confidence"] * row["agreement"]) for row in rows])
+    y = np.array([logit(row["right"]) for row in rows])
+
+    def line(kept: np.ndarray[Any, Any]) -> tuple[float, float]:
+        slope, shift = np.polyfit(x[kept], y[kept], 1)
+        return float(shift), float(slope)
+
+    others = [line(np.arange(len(rows)) != number) for number in range(len(rows))]
+    said = np.array([shift + slope * x[n] for n, (shift, slope) in enumerate(others)])
+    shift, slope = line(np.full(len(rows), True))
+    return {
+        "shift": round(shift, 3),
+        "slope": round(slope, 3),
+        "spread": round(float(np.percentile(np.abs(said - y), 90)), 3),
+        "left_out": (1 / (1 + np.exp(-said))).round(4).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main()

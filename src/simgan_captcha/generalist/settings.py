@@ -1,0 +1,48 @@
+"""Settings of learning from the generalist. This module needs no torch."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SpecializationSettings(BaseModel):
+    """Self-training of the generalist on the unlabelled images of one family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    images: int = Field(default=2000, ge=2)
+    """Most images that it trains on and labels."""
+    steps: int = Field(default=200, ge=0)
+    """Optimiser steps."""
+    batch_size: int = Field(default=48, ge=2, le=65536)
+    """Images per step."""
+    learning_rate: float = Field(default=5e-4, gt=0, le=1)
+    """Peak learning rate of AdamW, after a warm-up and before a cosine."""
+    relabel_every: int = Field(default=40, ge=1)
+    """Steps between two readings of all images by the teacher."""
+    balance: float = Field(default=2.0, ge=0)
+    """Strength of the biases against characters that are read too often, see
+    `class_balance.balancing_biases`; 0: none."""
+
+
+class DistillationSettings(BaseModel):
+    """Training of the recognizer on the texts that the specialized generalist reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rounds: int = Field(default=3, ge=1, le=10)
+    """Trainings from random weights. The first learns the texts of the generalist, each further one
+    those of the recognizer before it."""
+    fewest_steps: int = Field(default=200, ge=1)
+    """Optimiser steps of a round for a small alphabet."""
+    steps_a_class: int = Field(default=15, ge=0)
+    """Optimiser steps of a round for each class, if that is more. Too many steps learn mistakes by
+    heart; too few do not tell rare classes apart."""
+    batch_size: int = Field(default=64, ge=2, le=65536)
+    """Images per step."""
+    balance: float = Field(default=1.0, ge=0)
+    """Strength of the biases against characters that are read too often between two rounds."""
+    enough: float = Field(default=0.8, ge=0, le=1)
+    """Estimated share of texts from which on a run does without the simulator."""
+
+    def steps_of(self, classes: int) -> int:
+        """Optimiser steps of a round."""
+        return max(self.fewest_steps, self.steps_a_class * classes)

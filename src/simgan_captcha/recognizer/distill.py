@@ -1,0 +1,82 @@
+"""Distillation: a light recognizer learns the texts that a larger reader gave to real images.
+
+Some of these texts are wrong. The recognizer starts from random weights and takes few steps, so it
+learns what most images of a shape have in common before it learns the mistakes by heart
+(Arpit et al., arXiv:1706.05394). Its loss forgives texts that it finds improbable.
+
+Sources: knowledge distillation (arXiv:1503.02531), here of texts, not of probabilities; generalized
+cross-entropy (arXiv:1805.07836).
+
+Shapes: N images of H x W pixels, B of them in a batch, L characters, K classes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from simgan_captcha.data.background import Background
+from simgan_captcha.recognizer.augment import augment
+from simgan_captcha.recognizer.settings import AugmentationSettings
+from simgan_captcha.recognizer.train import draw_seed
+from simgan_captcha.training.streams import LabelledStream
+from simgan_captcha.types import GreyImages
+
+_MOST_FORGIVENESS = 0.7
+_LEAST_FORGIVENESS = 0.02
+"""q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
+error."""
+
+
+def forgiving_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Generalized cross-entropy of all characters, from logits (B, L, K) and class ids (B, L).
+
+    The mean of (1 - p^q) / q, where p is the probability of a character. q is 0.7 times the mean
+    probability of the characters of its class in the batch. So texts of a class that is not learned
+    yet are not taken for mistakes.
+    """
+    p = logits.float().softmax(-1).gather(-1, ids[..., None]).squeeze(-1).clamp_min(1e-6)
+    known, flat = p.detach().flatten(), ids.flatten()
+    sums, counts = (
+        known.new_zeros(logits.shape[-1]).index_add_(0, flat, values)
+        for values in (known, torch.ones_like(known))
+    )
+    q = (_MOST_FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(_LEAST_FORGIVENESS)[ids]
+    loss = ((1 - p**q) / q).mean()
+    return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == ids).float().mean()}
+
+
+def labelled_images(
+    images: GreyImages,
+    ids: Tensor,
+    background: Background,
+    augmentation: AugmentationSettings,
+    batch_size: int,
+    seed: int,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+) -> LabelledStream:
+    """Endless augmented batches of images (N, H, W) with class ids (N, L).
+
+    Args:
+        images: ``uint8``, at least one.
+        ids: Of their texts.
+        background: Normalises the images.
+        augmentation: Its limits.
+        batch_size: B, of all processes together.
+        seed: Decides the order and the augmentation.
+        rank: Of this process, from 0; each has every ``processes``-th image of a batch.
+        processes: That share the batches.
+    """
+    normalised = torch.from_numpy(background.normalise(images))
+
+    def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        number = first
+        while True:
+            generator = torch.Generator().manual_seed(draw_seed(seed, number, 0))
+            chosen = torch.randint(len(ids), (batch_size,), generator=generator)[rank::processes]
+            yield augment(normalised[chosen], augmentation, generator), ids[chosen]
+            number += 1
+
+    return stream

@@ -1,0 +1,133 @@
+"""Runs that begin with the pretrained generalist, at tiny size."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from simgan_captcha.api.learning import Run
+from simgan_captcha.errors import RunError
+from simgan_captcha.inference.reader import Reader
+from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.estimate import Estimate, limited_by_agreement
+from simgan_captcha.pipeline.graph import recorded_stages
+from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.pipeline.specialization import PSEUDO_LABELS, distilled_estimate
+from simgan_captcha.report.report import write_report
+from simgan_captcha.web.run_status import run_status
+from tests.commands import COMMAND, kill_when
+from tests.small_run import (
+    PRETRAINED,
+    draw_captchas,
+    pipeline,
+    run_arguments,
+    small_config,
+    write_challenges,
+)
+
+
+@pytest.fixture(scope="module")
+def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("challenges") / "batches"
+    write_challenges(folder, draw_captchas(60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, challenges: Path) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    pipeline(run, challenges, *PRETRAINED)
+    return run
+
+
+def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Path) -> None:
+    names = [stage.name for stage in recorded_stages(read_run(finished), finished)]
+    assert names == ["store", "background", "specialize", "distill", "readings"]
+    assert sorted(path.parent.name for path in finished.glob(f"*/{MANIFEST}")) == sorted(names)
+    assert read_diagnosis(finished)["kept"] == "distill"
+    assert run_status(finished).finished
+    assert len(load_readings(finished / READINGS)) == 60
+
+
+def test_what_it_leaves_is_used_as_of_any_run(finished: Path, tmp_path: Path) -> None:
+    run = Run(finished)
+    assert run.estimate == distilled_estimate(finished)
+    assert run.estimate.known_accuracy is None
+    file = tmp_path / "reader.onnx"
+    assert run.export(file).changed == 0
+    image = draw_captchas(1)[0][0]
+    assert Reader(file).read(image).text == run.read(image).text
+    page = write_report(finished).read_text()
+    assert "Distilled reader" in page
+    assert "The distilled reader is not tried on synthetic images." in page
+
+
+def test_a_killed_run_ends_as_one_that_was_not(
+    finished: Path, challenges: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = run_arguments(run, challenges, *PRETRAINED, "reader.checkpoint_every=1")
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
+    kill_when(process, run / "distill" / "round-2" / "metrics.jsonl", 2)
+    again = pipeline(run, challenges, *PRETRAINED, "reader.checkpoint_every=1")
+    assert [r.text for r in again] == [r.text for r in load_readings(finished / READINGS)]
+    assert (run / "distill/reader.safetensors").read_bytes() == (
+        finished / "distill/reader.safetensors"
+    ).read_bytes()
+
+
+def test_one_that_is_not_good_enough_goes_on_with_the_simulator(
+    finished: Path, challenges: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    pipeline(run, challenges, *PRETRAINED, "distillation.enough=1")
+    names = [stage.name for stage in recorded_stages(read_run(run), run)]
+    assert names[2:] == ["specialize", "distill", "simulate", "read", "adapt", "readings"]
+    estimates = read_diagnosis(run)["estimates"]
+    assert list(estimates) == ["distill", "read", "adapt"]
+    assert read_diagnosis(run)["kept"] == max(estimates, key=lambda s: estimates[s]["accuracy"])
+
+
+def test_a_damaged_manifest_is_made_again(finished: Path, challenges: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "distill" / MANIFEST).write_text("{")
+    with pytest.raises(RunError, match="distill"):
+        distilled_estimate(run)
+    pipeline(run, challenges, *PRETRAINED)
+    assert distilled_estimate(run) == distilled_estimate(finished)
+
+
+def test_pseudo_labels_are_of_the_scheme(finished: Path) -> None:
+    labels = json.loads((finished / "specialize" / PSEUDO_LABELS).read_text())
+    assert len(labels["names"]) == len(labels["texts"]) == len(labels["confidences"]) == 24
+    assert set("".join(labels["texts"])) <= set("abc1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [
+        ((), True),
+        (("pretrained=false",), False),
+        (("scheme.alphabet=äb",), False),
+        (("scheme.length=40",), False),
+        (("generator=original",), False),
+    ],
+)
+def test_a_run_begins_with_the_generalist_where_it_knows_the_texts(
+    settings: tuple[str, ...], begins: bool
+) -> None:
+    assert small_config(*PRETRAINED, *settings).begins_pretrained is begins
+
+
+def test_a_reader_that_contradicts_a_better_one_is_not_believed() -> None:
+    """The second reader claims 88 %, but agrees with one that is 90 % right in a quarter only."""
+    claimed = Estimate(0.88, 0.82, 0.9, known_accuracy=0.9)
+    sure = Estimate(0.93, 0.9, 0.95)
+    limited = limited_by_agreement(claimed, 0.25, sure)
+    assert limited.accuracy == limited.high == pytest.approx(0.35)
+    assert limited_by_agreement(claimed, 0.9, sure) == claimed
+    unsure = Estimate(0.4, 0.1, 0.6)
+    assert limited_by_agreement(claimed, 0.25, unsure) == claimed
