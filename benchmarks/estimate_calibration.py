@@ -35,7 +35,8 @@ from simgan_captcha.simulator.wide.styles import draw_style
 def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--families", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="for several processes")
+    parser.add_argument("--families", type=int, default=24, help="in all")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE)
@@ -45,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shelf = FontShelf(options.catalogue, "held-out")
     file = options.out / "estimate_calibration.json"
     rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
-    for family in range(len(rows), options.families):
-        rows.append(learned(shelf, family, options))
+    known = {row["family"] for row in rows}
+    for family in range(options.first, options.families):
+        if family not in known:
+            rows.append(learned(shelf, family, options))
         fit = fitted(rows) if len(rows) > 2 else None
         write_result(
             options.out,
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ("family", "images", "confidence", "agreement", "right", "from the others", "seconds"),
             [
                 (
-                    str(number),
+                    str(row["family"]),
                     str(row["images"]),
                     f"{row['confidence']:.1%}",
                     f"{row['agreement']:.1%}",

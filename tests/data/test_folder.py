@@ -175,7 +175,7 @@ def test_letters_that_always_stand_in_one_place_are_no_background(
         draw = ImageDraw.Draw(image)
         for slot in range(4):
             pale = tuple(random.integers(0, 200, 3).tolist())
-            at = (6 + 21 * slot + random.integers(2), random.integers(-2, 1))
+            at = (6 + 21 * slot + int(random.integers(2)), int(random.integers(-2, 1)))
             draw.text(at, str(random.integers(10)), pale, font)
         pixels = np.asarray(image)
         Image.fromarray(255 - pixels if light else pixels).save(tmp_path / f"{number}.png")

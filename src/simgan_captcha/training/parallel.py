@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def make_fabric(precision: Any) -> Fabric:
         precision: Precision of Fabric: 32-true or a mixed one.
     """
     if not started_together():
-        return Fabric(accelerator="auto", devices=1, precision=precision)
+        return Fabric(accelerator="auto", devices=1, **_silently(precision))
     on_this_machine, in_all = local_processes(), _variable("WORLD_SIZE")
     if in_all % on_this_machine:
         raise UsageError(
@@ -64,10 +65,18 @@ def make_fabric(precision: Any) -> Fabric:
         num_nodes=in_all // on_this_machine,
         # Batch statistics are already joint, see `JointBatchNorm2d`.
         strategy=DDPStrategy(forward_sync_buffers=False, timeout=_PATIENCE),
-        precision=precision,
+        **_silently(precision),
     )
     fabric.launch()
     return fabric
+
+
+def _silently(precision: Any) -> dict[str, Any]:
+    """Arguments of Fabric for a precision; its name alone makes Fabric print a line."""
+    if not str(precision).endswith("-mixed"):
+        return {"precision": precision}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"plugins": [MixedPrecision(precision, device)]}
 
 
 def part() -> None:
