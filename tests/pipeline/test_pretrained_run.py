@@ -1,6 +1,7 @@
 """Runs that begin with the pretrained generalist, at tiny size."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.estimate import Estimate, limited_by_agreement
 from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
 from simgan_captcha.pipeline.specialization import PSEUDO_LABELS, distilled_estimate
 from simgan_captcha.report.report import write_report
@@ -50,6 +52,28 @@ def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Pat
     assert read_diagnosis(finished)["kept"] == "distill"
     assert run_status(finished).finished
     assert len(load_readings(finished / READINGS)) == 60
+
+
+def test_the_first_readings_are_shown_before_anything_is_learned(
+    challenges: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    class Shown(StageProgress):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+        def update(self, step: float, total: float, **figures: float | str) -> None:
+            if any(line.startswith("at once") for line in lines):
+                raise Stop
+
+    with pytest.raises(Stop):
+        pipeline(tmp_path / "run", challenges, *PRETRAINED, progress=Shown(quiet=True))
+    (shown,) = [line for line in lines if line.startswith("at once")]
+    assert len(re.findall(r"[abc1]{2} \(\d+%\)", shown)) == 10
 
 
 def test_what_it_leaves_is_used_as_of_any_run(finished: Path, tmp_path: Path) -> None:

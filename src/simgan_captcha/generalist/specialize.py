@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
-from simgan_captcha.generalist.class_balance import MOST_BIAS, balancing_biases
+from simgan_captcha.generalist.class_balance import balanced_classes, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE, features, input_width
 from simgan_captcha.generalist.network import Generalist
@@ -169,7 +169,9 @@ def _label(
     decoded = decode_all(logits, alphabet, lengths)
     if settings.balance and any(d.text for d in decoded):
         biases = balancing_biases(
-            _of_characters(logits, decoded, alphabet), settings.balance, MOST_BIAS
+            _of_characters(logits, decoded, alphabet),
+            balanced_classes(alphabet.characters),
+            settings.balance,
         )
         decoded = decode_all(logits, alphabet.with_biases(biases), lengths)
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])

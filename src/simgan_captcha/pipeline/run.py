@@ -69,6 +69,7 @@ def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> 
             request.seed,
             fabric,
             reporter.warn,
+            reporter.say,
             challenges=request.challenges,
             user=request.user or "",
         )

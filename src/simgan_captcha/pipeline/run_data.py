@@ -70,6 +70,8 @@ class RunData:
     fabric: Fabric
     warn: Callable[[str], None]
     """Shows a warning to the user."""
+    say: Callable[[str], None] = lambda text: None
+    """Shows a line to the user."""
     challenges: str = ""
     """Folder or address that images come from."""
     user: str = ""

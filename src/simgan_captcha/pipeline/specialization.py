@@ -19,7 +19,7 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import read_object
 from simgan_captcha.errors import RunError
-from simgan_captcha.generalist.class_balance import MOST_BIAS, balancing_biases
+from simgan_captcha.generalist.class_balance import balanced_classes, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import load_generalist
@@ -45,6 +45,8 @@ from simgan_captcha.types import Floats, GreyImages, Ids
 PSEUDO_LABELS = "pseudo_labels.json"
 """Texts of the specialized generalist, in the folder of its stage."""
 
+_FIRST = 10
+"""Images whose texts are shown before anything is learned."""
 _SEEDS = 10_007
 """Difference of the seeds of two rounds."""
 
@@ -53,10 +55,14 @@ def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> Stag
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings, scheme = data.config.specialization, data.config.scheme
     names, encoded = _some(data.run / STORE, settings.images)
-    images = prepare([open_picture(image).rgb for image in encoded])
     network, _ = load_generalist(shipped("generalist.safetensors"))
     alphabet, lengths = Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
     bf16 = data.fabric.strategy.precision.precision == "bf16-mixed"
+    first = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
+    found = decode_all(read_columns(network, torch.from_numpy(first), bf16=bf16), alphabet, lengths)
+    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
+    data.say(f"at once    the generalist reads {', '.join(texts)}; learning improves on this")
+    images = prepare([open_picture(image).rgb for image in encoded])
     specialized = specialize(
         network, images, alphabet, lengths, settings, seed=data.seed, bf16=bf16, on_step=advance
     )
@@ -143,7 +149,9 @@ def _balanced_ids(probabilities: Floats, config: RunConfig) -> Ids:
     if not len(of_read):
         return np.asarray(probabilities.argmax(-1))
     biases = balancing_biases(
-        of_read / of_read.sum(1, keepdims=True), config.distillation.balance, MOST_BIAS
+        of_read / of_read.sum(1, keepdims=True),
+        balanced_classes(config.scheme.alphabet),
+        config.distillation.balance,
     )
     biased = probabilities.copy()
     biased[..., :characters] *= np.exp(biases)
