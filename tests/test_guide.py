@@ -15,10 +15,13 @@ from simgan_captcha.report.report import REPORT
 from simgan_captcha.scheme import load_scheme
 from simgan_captcha.simulator.glyphs import open_font
 from tests.commands import command
-from tests.small_run import ASSIGNMENTS
+from tests.small_run import ASSIGNMENTS, PRETRAINED
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
-TRAINING = ("simgan.", "reader.", "adaptation.", "witness_steps", "precision", "threads", "workers")
+TRAINING = (
+    "simgan.", "reader.", "adaptation.", "witness_steps", "specialization.", "distillation.",
+    "precision", "threads", "workers",
+)  # fmt: skip
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
@@ -50,7 +53,8 @@ def write_captchas(folder: Path, count: int) -> None:
 def test_the_guide_followed_to_the_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_captchas(Path("captchas"), 120)
-    small = [f"--set={setting}" for setting in ASSIGNMENTS if setting.startswith(TRAINING)]
+    settings = (*ASSIGNMENTS, *PRETRAINED)
+    small = [f"--set={setting}" for setting in settings if setting.startswith(TRAINING)]
     followed = []
     for words in commands():
         more = {
