@@ -1,13 +1,14 @@
-"""How the estimate of a distilled reader follows from its teacher's confidence and their agreement.
+"""How the estimate of a distilled reader follows from confidence, agreement and stability.
 
     python benchmarks/estimate_calibration.py
 
 Learns readers of synthetic families in fonts that the generalist never saw, and fits
 
-    logit(share right) = a + b logit(mean confidence * agreement)
+    logit(share right) = a + b x,  x = (logit(taught * agreement) + logit(sure * stability)) / 2
 
-by least squares. The spread is the 90th percentile of the absolute errors, each of a family that
-the fit leaves out. `pipeline.estimate` holds the three constants. No real image takes part. Writes
+by least squares; see `pipeline.estimate.estimate_from_agreement` for the four figures. The spread
+is the 90th percentile of the absolute errors, each of a family that the fit leaves out.
+`pipeline.estimate` holds the three constants. No real image takes part. Writes
 benchmarks/results/estimate_calibration.{json,md} after each family; families that it holds already
 are not learned again.
 """
@@ -25,6 +26,7 @@ from record import RESULTS, provenance, write_result
 
 import simgan_captcha as sc
 from simgan_captcha.data.images import encode_png
+from simgan_captcha.pipeline.estimate import logit
 from simgan_captcha.pipeline.manifest import require_manifest
 from simgan_captcha.simulator.wide.drawing import render
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
@@ -49,27 +51,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {row["family"] for row in rows}
     for family in range(options.first, options.families):
         if family not in known:
-            rows.append(learned(shelf, family, options))
-        fit = fitted(rows) if len(rows) > 2 else None
-        write_result(
-            options.out,
-            "estimate_calibration",
-            "Distilled readers of synthetic families in fonts that the generalist never saw",
-            {**began, "seed": options.seed, "precision": "auto", "rows": rows, "fit": fit},
-            ("family", "images", "confidence", "agreement", "right", "from the others", "seconds"),
-            [
-                (
-                    str(row["family"]),
-                    str(row["images"]),
-                    f"{row['confidence']:.1%}",
-                    f"{row['agreement']:.1%}",
-                    f"{row['right']:.1%}",
-                    f"{fit['left_out'][number]:.1%}" if fit else "",
-                    f"{row['seconds']:.0f}",
-                )
-                for number, row in enumerate(rows)
-            ],
-        )
+            rows.append({**learned(shelf, family, options), "commit": began["commit"]})
+            write(options, rows, began)
+    write(options, rows, began)
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[str, Any]) -> None:
+    """The families so far, and the fit to them."""
+    fit = fitted(rows) if len(rows) > 2 else None
+    shown = ("taught", "agreement", "sure", "stability", "right")
+    write_result(
+        options.out,
+        "estimate_calibration",
+        "Distilled readers of synthetic families in fonts that the generalist never saw",
+        {**began, "seed": options.seed, "precision": "auto", "rows": rows, "fit": fit},
+        ("family", "images", *shown, "as the other families say", "CPU seconds"),
+        [
+            (
+                str(row["family"]),
+                str(row["images"]),
+                *(f"{row[key]:.1%}" for key in shown),
+                f"{fit['left_out'][number]:.1%}" if fit else "",
+                f"{row['seconds']:.0f}",
+            )
+            for number, row in enumerate(rows)
+        ],
+    )
 
 
 def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -99,29 +106,25 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
             settings=settings,
             progress=lambda event: None,
         )
-        specialized = require_manifest(run.folder / "specialize")["result"]
         distilled = require_manifest(run.folder / "distill")["result"]
         right = [scheme.fold(r.text) == scheme.fold(texts[int(r.name)]) for r in run.readings()]
     return {
         "family": family,
         "images": len(right),
-        "confidence": specialized["mean_confidence"],
-        "agreement": distilled["agreement"],
-        "stability": distilled["stability"],
-        "own_confidence": distilled["mean_confidence"],
+        **{key: distilled[key] for key in ("taught", "agreement", "sure", "stability")},
         "right": float(np.mean(right)),
         "seconds": round(time.process_time() - start, 1),
     }
 
 
-def logit(share: float) -> float:
-    inside = min(1 - 1e-3, max(1e-3, share))
-    return float(np.log(inside / (1 - inside)))
-
-
 def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The constants, and what the fit without a family says of it."""
-    x = np.array([logit(row["confidence"] * row["agreement"]) for row in rows])
+    x = np.array(
+        [
+            (logit(row["taught"] * row["agreement"]) + logit(row["sure"] * row["stability"])) / 2
+            for row in rows
+        ]
+    )
     y = np.array([logit(row["right"]) for row in rows])
 
     def line(kept: np.ndarray[Any, Any]) -> tuple[float, float]:

@@ -20,7 +20,6 @@ FEWEST_OF_PAIR = 3
 _SHIFT, _SLOPE, _SPREAD = 0.0, 1.0, 1.0
 """a, b and the half width of the interval, see `estimate_from_agreement`."""
 _NEAREST = 1e-3
-"""Shares closer to 0 or 1 count as this far from them."""
 
 _SURPRISE = 8.0  # Nats: four standard deviations of a large sample.
 _UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it does not matter.
@@ -74,21 +73,25 @@ def estimate_accuracy(
     )
 
 
-def estimate_from_agreement(confidences: Sequence[float], agreement: float) -> Estimate:
-    """Accuracy of a distilled reader, from its teacher's confidence and their agreement.
+def estimate_from_agreement(
+    *, taught: float, agreement: float, sure: float, stability: float
+) -> Estimate:
+    """Accuracy of a distilled reader, which no synthetic images of its family are known for.
 
-    With x the logit of the product of the mean confidence and the agreement, the accuracy is
-    sigmoid(a + b x). Both constants, and the spread of the logit that the interval is made of, were
+    With x the mean of logit(taught * agreement) and logit(sure * stability), the accuracy is
+    sigmoid(a + b x). The constants, and the spread of the logit that the interval is made of, were
     fitted to synthetic families in fonts that the generalist never saw, by
     ``benchmarks/estimate_calibration.py``. No real image had a part in it.
 
     Args:
-        confidences: Probability of each text, by the specialized generalist; at least one.
+        taught: Mean probability of a text by the teacher, the specialized generalist, 0 to 1.
         agreement: Share of images that both read alike, 0 to 1.
+        sure: Mean probability of a text by the reader itself.
+        stability: Share of images that it reads as the round before it did.
     """
-    sure = _mean(confidences) * agreement
-    logit = _SHIFT + _SLOPE * _logit(sure)
-    return Estimate(*(_sigmoid(logit + _SPREAD * side) for side in (0.0, -1.0, 1.0)))
+    x = (logit(taught * agreement) + logit(sure * stability)) / 2
+    middle = _SHIFT + _SLOPE * x
+    return Estimate(*(_sigmoid(middle + _SPREAD * side) for side in (0.0, -1.0, 1.0)))
 
 
 def limited_by_agreement(estimate: Estimate, agreement: float, other: Estimate) -> Estimate:
@@ -219,7 +222,8 @@ def _divergence(share: float, expected: float) -> float:
     )
 
 
-def _logit(share: float) -> float:
+def logit(share: float) -> float:
+    """The log odds of a share; shares near 0 or 1 count as 0.001 and 0.999."""
     inside = min(1 - _NEAREST, max(_NEAREST, share))
     return math.log(inside / (1 - inside))
 

@@ -123,16 +123,18 @@ def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         )
     }
     alike = [scheme.fold(one.text) == of_teacher[one.name][0] for one in readings]
-    agreement = float(np.mean(alike))
-    confidences = [of_teacher[one.name][1] for one in readings]
-    estimate = estimate_from_agreement(confidences, agreement)
+    figures = {
+        "taught": float(np.mean([of_teacher[one.name][1] for one in readings])),
+        "agreement": float(np.mean(alike)),
+        "sure": float(np.mean([one.confidence for one in readings])),
+        "stability": float((read.argmax(-1) == learned).all(1).mean()),
+    }
+    estimate = estimate_from_agreement(**figures)
     return StageOutcome(
         (READER,),
         {
             **result.figures,
-            "agreement": round(agreement, 4),
-            "stability": round(float((read.argmax(-1) == learned).all(1).mean()), 4),
-            "mean_confidence": round(float(np.mean([one.confidence for one in readings])), 4),
+            **{name: round(value, 4) for name, value in figures.items()},
             "estimate": asdict(estimate),
             "enough": estimate.accuracy >= config.distillation.enough,
         },
