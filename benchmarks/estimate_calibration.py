@@ -6,8 +6,8 @@ Learns readers of synthetic families in fonts that the generalist never saw, and
 
     logit(share right) = a + b x,  x = (logit(taught * agreement) + logit(sure * stability)) / 2
 
-by least squares; see `pipeline.estimate.estimate_from_agreement` for the four figures. The spread
-is the 90th percentile of the absolute errors, each of a family that the fit leaves out.
+by logistic regression; see `pipeline.estimate.estimate_from_agreement` for the four figures. The
+spread is the 90th percentile of the absolute errors, each of a family that the fit leaves out.
 `pipeline.estimate` holds the three constants. No real image takes part. Writes
 benchmarks/results/estimate_calibration.{json,md} after each family; families that it holds already
 are not learned again.
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from record import RESULTS, provenance, write_result
+from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 import simgan_captcha as sc
 from simgan_captcha.data.images import encode_png
@@ -125,19 +126,27 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for row in rows
         ]
     )
-    y = np.array([logit(row["right"]) for row in rows])
+    y = np.array([row["right"] for row in rows])
 
-    def line(kept: np.ndarray[Any, Any]) -> tuple[float, float]:
-        slope, shift = np.polyfit(x[kept], y[kept], 1)
+    def regression(kept: np.ndarray[Any, Any]) -> tuple[float, float]:
+        """Logistic regression: the likeliest shift and slope."""
+
+        def unlikelihood(constants: np.ndarray[Any, Any]) -> float:
+            logits = constants[0] + constants[1] * x[kept]
+            return float(np.mean(np.logaddexp(0, logits) - y[kept] * logits))
+
+        shift, slope = minimize(unlikelihood, [0.0, 1.0]).x
         return float(shift), float(slope)
 
-    others = [line(np.arange(len(rows)) != number) for number in range(len(rows))]
+    numbers = np.arange(len(rows))
+    others = [regression(numbers != number) for number in numbers]
     said = np.array([shift + slope * x[n] for n, (shift, slope) in enumerate(others)])
-    shift, slope = line(np.full(len(rows), True))
+    errors = [abs(of_one - logit(true)) for of_one, true in zip(said, y, strict=True)]
+    shift, slope = regression(numbers >= 0)
     return {
-        "shift": round(shift, 3),
-        "slope": round(slope, 3),
-        "spread": round(float(np.percentile(np.abs(said - y), 90)), 3),
+        "shift": round(shift, 2),
+        "slope": round(slope, 2),
+        "spread": round(float(np.percentile(errors, 90)), 2),
         "left_out": (1 / (1 + np.exp(-said))).round(4).tolist(),
     }
 

@@ -18,7 +18,9 @@ from simgan_captcha.pipeline.estimate import (
     character_shares,
     diagnose,
     estimate_accuracy,
+    estimate_from_agreement,
     known_confusions,
+    logit,
 )
 from simgan_captcha.pipeline.final_readings import read_captchas
 from simgan_captcha.pipeline.run_data import RunData
@@ -304,3 +306,30 @@ def test_a_run_keeps_the_better_reader_whichever_came_last(tmp_path: Path) -> No
     }
     assert said == {"read": True, "adapt": False}
     assert told == second["warnings"]
+
+
+# Of distilled readers.
+
+
+def test_the_estimate_of_a_distilled_reader_has_the_constants_that_were_measured() -> None:
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "estimate_calibration.json"
+    fit, rows = (json.loads(file.read_text())[key] for key in ("fit", "rows"))
+    for row in rows:
+        figures = {key: row[key] for key in ("taught", "agreement", "sure", "stability")}
+        x = (logit(row["taught"] * row["agreement"]) + logit(row["sure"] * row["stability"])) / 2
+        expected = [
+            1 / (1 + math.exp(-(fit["shift"] + fit["slope"] * x + side * fit["spread"])))
+            for side in (0, -1, 1)
+        ]
+        found = estimate_from_agreement(**figures)
+        assert [found.accuracy, found.low, found.high] == pytest.approx(expected)
+
+
+def test_a_distilled_reader_that_agrees_less_is_estimated_lower() -> None:
+    accuracies = [
+        estimate_from_agreement(taught=0.9, agreement=a, sure=0.9, stability=0.95).accuracy
+        for a in (0.0, 0.3, 0.6, 0.9, 1.0)
+    ]
+    assert accuracies == sorted(set(accuracies))
+    certain = estimate_from_agreement(taught=1.0, agreement=1.0, sure=1.0, stability=1.0)
+    assert certain.accuracy < 1  # one may agree with a mistake

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 FEWEST_OF_PAIR = 3
 """A confusion that is seen less often on known images is not named."""
 
-_SHIFT, _SLOPE, _SPREAD = 0.0, 1.0, 1.0
+_SHIFT, _SLOPE, _SPREAD = -0.75, 1.2, 1.4
 """a, b and the half width of the interval, see `estimate_from_agreement`."""
-_NEAREST = 1e-3
+_NEAREST = 0.02
 
 _SURPRISE = 8.0  # Nats: four standard deviations of a large sample.
 _UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it does not matter.
@@ -223,7 +223,7 @@ def _divergence(share: float, expected: float) -> float:
 
 
 def logit(share: float) -> float:
-    """The log odds of a share; shares near 0 or 1 count as 0.001 and 0.999."""
+    """The log odds of a share; shares near 0 or 1 count as 0.02 and 0.98."""
     inside = min(1 - _NEAREST, max(_NEAREST, share))
     return math.log(inside / (1 - inside))
 
