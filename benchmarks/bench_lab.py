@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
-from simgan_captcha.pipeline.training import ink_recogniser, label_agreement
+from simgan_captcha.pipeline.stages.training import ink_recogniser, label_agreement
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simgan import BatchStream, Refiner, SimGANResult, SimGANSettings, train_refiner
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches

@@ -21,9 +21,9 @@ import torch
 from record import RESULTS, percent, provenance, share_with_interval, write_result
 
 from simgan_captcha.generalist.decoding import Alphabet, decode_columns
-from simgan_captcha.generalist.examples import batches, draw_pool
 from simgan_captcha.generalist.features import HEIGHT
-from simgan_captcha.generalist.pretraining import Pretraining, PretrainingSettings
+from simgan_captcha.generalist.pretraining.examples import batches, draw_pool
+from simgan_captcha.generalist.pretraining.train import Pretraining, PretrainingSettings
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.simulator.wide.drawing import render
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf

@@ -26,8 +26,8 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.network import Generalist, load_generalist
-from simgan_captcha.generalist.settings import SpecializationSettings
-from simgan_captcha.generalist.specialize import (
+from simgan_captcha.generalist.specialization.settings import SpecializationSettings
+from simgan_captcha.generalist.specialization.specialize import (
     decode_all,
     prepare,
     read_columns,

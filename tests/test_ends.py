@@ -102,7 +102,7 @@ def test_sigterm_is_answered_as_ctrl_c(
 DRAWING = """
 import sys
 from pathlib import Path
-from simgan_captcha.generalist.pretraining import PretrainingSettings, _Drawn
+from simgan_captcha.generalist.pretraining.train import PretrainingSettings, _Drawn
 from simgan_captcha.simulator.wide.fonts import CATALOGUE
 
 if __name__ == "__main__":

@@ -69,7 +69,11 @@ def lint_imports(folder: Path) -> dict[str, str]:
             "import simgan_captcha.web.corrections",
             "nothing that learns",
         ),
-        ("pipeline/final_readings.py", "import simgan_captcha.web.app", "nothing that learns"),
+        (
+            "pipeline/stages/final_readings.py",
+            "import simgan_captcha.web.app",
+            "nothing that learns",
+        ),
         (
             "evaluation/audit/measure.py",
             "import simgan_captcha.evaluation.judge",

@@ -15,10 +15,10 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.cost import KNOWN
-from simgan_captcha.pipeline.final_readings import read_captchas
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
+from simgan_captcha.pipeline.stages.final_readings import read_captchas
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
 from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings

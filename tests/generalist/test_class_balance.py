@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from simgan_captcha.generalist.class_balance import balanced_classes, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet
+from simgan_captcha.generalist.specialization.class_balance import (
+    balanced_classes,
+    balancing_biases,
+)
 from simgan_captcha.types import Doubles, Floats
 
 ALL = np.ones(4, np.bool_)

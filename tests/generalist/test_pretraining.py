@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from simgan_captcha.generalist.export import export_generalist
 from simgan_captcha.generalist.network import load_generalist
-from simgan_captcha.generalist.pretraining import (
+from simgan_captcha.generalist.pretraining.export import export_generalist
+from simgan_captcha.generalist.pretraining.train import (
     PretrainingSettings,
     difficulty,
     learning_rate,

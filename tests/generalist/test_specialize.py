@@ -9,8 +9,8 @@ from simgan_captcha.generalist.characters import CLASSES, encode
 from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist
-from simgan_captcha.generalist.settings import SpecializationSettings
-from simgan_captcha.generalist.specialize import (
+from simgan_captcha.generalist.specialization.settings import SpecializationSettings
+from simgan_captcha.generalist.specialization.specialize import (
     augment,
     common_width,
     forgiving_loss,

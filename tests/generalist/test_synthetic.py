@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import BLANK, CHARACTERS, encode
-from simgan_captcha.generalist.examples import IGNORED, batches, draw_pool, make_examples
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
+from simgan_captcha.generalist.pretraining.examples import (
+    IGNORED,
+    batches,
+    draw_pool,
+    make_examples,
+)
 from simgan_captcha.simulator.glyphs import font_path
 from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
 from simgan_captcha.simulator.wide.drawing import render

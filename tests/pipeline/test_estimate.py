@@ -22,9 +22,9 @@ from simgan_captcha.pipeline.estimate import (
     known_confusions,
     logit,
 )
-from simgan_captcha.pipeline.final_readings import read_captchas
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
+from simgan_captcha.pipeline.stages.final_readings import read_captchas
 from tests.small_run import SEED, draw_captchas, pipeline, small_config, write_challenges
 
 ALPHABET = ascii_lowercase + digits

@@ -17,7 +17,7 @@ from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
-from simgan_captcha.pipeline.specialization import PSEUDO_LABELS, distilled_estimate
+from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS, distilled_estimate
 from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when

@@ -17,7 +17,6 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError, SimganCaptchaError, StoreError, UsageError
 from simgan_captcha.inference.readings import Reading, load_readings
-from simgan_captcha.pipeline import final_readings
 from simgan_captcha.pipeline.cost import (
     COMPARED,
     KNOWN,
@@ -29,6 +28,7 @@ from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, read_run
+from simgan_captcha.pipeline.stages import final_readings
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings

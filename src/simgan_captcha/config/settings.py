@@ -12,7 +12,10 @@ from simgan_captcha.config.of_scheme import scheme_values
 from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import CHARACTERS, MOST_CHARACTERS
-from simgan_captcha.generalist.settings import DistillationSettings, SpecializationSettings
+from simgan_captcha.generalist.specialization.settings import (
+    DistillationSettings,
+    SpecializationSettings,
+)
 from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
 from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme

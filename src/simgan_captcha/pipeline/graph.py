@@ -80,13 +80,13 @@ def _of(*keys: str) -> Callable[[RunConfig], dict[str, Any]]:
 
 
 def _store() -> Work:
-    from simgan_captcha.pipeline.preparation import store
+    from simgan_captcha.pipeline.stages.preparation import store
 
     return Work(store)
 
 
 def _background() -> Work:
-    from simgan_captcha.pipeline.preparation import background
+    from simgan_captcha.pipeline.stages.preparation import background
 
     return Work(background)
 
@@ -102,7 +102,7 @@ def _background_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _specialize() -> Work:
-    from simgan_captcha.pipeline import specialization
+    from simgan_captcha.pipeline.stages import specialization
 
     return Work(specialization.specialize_generalist, specialization.specialization_flops)
 
@@ -115,7 +115,7 @@ def _specialize_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _distill() -> Work:
-    from simgan_captcha.pipeline import specialization
+    from simgan_captcha.pipeline.stages import specialization
 
     return Work(specialization.distill, specialization.distillation_flops)
 
@@ -132,13 +132,14 @@ def _distill_trainings(config: RunConfig) -> tuple[Training, ...]:
 
 
 def _simulate() -> Work:
-    from simgan_captcha.pipeline.preparation import simulate
+    from simgan_captcha.pipeline.stages.preparation import simulate
 
     return Work(simulate)
 
 
 def _calibrate() -> Work:
-    from simgan_captcha.pipeline import calibration, cost
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import calibration
 
     return Work(calibration.calibrate, cost.calibration_flops)
 
@@ -159,7 +160,8 @@ def _simulated(config: RunConfig) -> tuple[str, ...]:
 
 
 def _refine() -> Work:
-    from simgan_captcha.pipeline import cost, training
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import training
 
     return Work(training.refine, cost.refining_flops)
 
@@ -179,7 +181,8 @@ def _refine_trainings(config: RunConfig) -> tuple[Training, ...]:
 
 
 def _read() -> Work:
-    from simgan_captcha.pipeline import cost, training
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import training
 
     return Work(training.read, cost.reading_flops)
 
@@ -191,13 +194,15 @@ def _read_inputs(config: RunConfig) -> tuple[str, ...]:
 
 
 def _adapt() -> Work:
-    from simgan_captcha.pipeline import cost, training
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import training
 
     return Work(training.adapt, cost.adaptation_flops)
 
 
 def _readings() -> Work:
-    from simgan_captcha.pipeline import cost, final_readings
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import final_readings
 
     return Work(final_readings.read_captchas, cost.estimate_flops)
 

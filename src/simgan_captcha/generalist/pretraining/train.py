@@ -24,10 +24,10 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simgan_captcha.generalist.examples import Examples, batches, draw_pool
+from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
 from simgan_captcha.generalist.network import Generalist, in_halves
-from simgan_captcha.generalist.objective import WEIGHTS, accuracy, as_tensors, loss_of
+from simgan_captcha.generalist.pretraining.objective import WEIGHTS, accuracy, as_tensors, loss_of
 from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
 from simgan_captcha.training.checkpoint import (
@@ -328,7 +328,3 @@ def main() -> None:
         workers=options.workers,
         bf16=options.precision == "bf16",
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simgan_captcha.generalist.characters import BLANK, decode
 from simgan_captcha.generalist.decoding import collapsed
-from simgan_captcha.generalist.examples import IGNORED, Examples
+from simgan_captcha.generalist.pretraining.examples import IGNORED, Examples
 from simgan_captcha.generalist.network import GeneralistOutput
 
 

@@ -19,12 +19,15 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import read_object
 from simgan_captcha.errors import RunError
-from simgan_captcha.generalist.class_balance import balanced_classes, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.generalist.specialize import (
+from simgan_captcha.generalist.specialization.class_balance import (
+    balanced_classes,
+    balancing_biases,
+)
+from simgan_captcha.generalist.specialization.specialize import (
     count_specialization_flops,
     decode_all,
     prepare,

@@ -26,11 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
-from simgan_captcha.generalist.class_balance import balanced_classes, balancing_biases
 from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE, features, input_width
 from simgan_captcha.generalist.network import Generalist
-from simgan_captcha.generalist.settings import SpecializationSettings
+from simgan_captcha.generalist.specialization.class_balance import (
+    balanced_classes,
+    balancing_biases,
+)
+from simgan_captcha.generalist.specialization.settings import SpecializationSettings
 from simgan_captcha.types import Floats
 
 OnStep = Callable[[int, int, dict[str, float]], None]

@@ -1,6 +1,6 @@
 """Writes the generalist's weights as the two files that the package ships.
 
-    python -m simgan_captcha.generalist.export FOLDER/best.safetensors OUT
+    python -m simgan_captcha.generalist.pretraining.export FOLDER/best.safetensors OUT
 
 ``generalist.safetensors`` holds the weights in half precision for training; ``generalist.onnx``
 holds the same in half precision, which ONNX Runtime widens when it loads them, for reading.

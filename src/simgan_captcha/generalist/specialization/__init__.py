@@ -1,0 +1,1 @@
+"""Self-training of the generalist on the images of one family."""
