@@ -17,6 +17,7 @@ from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.pipeline.stages import final_readings
 from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS, distilled_estimate
 from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
@@ -113,6 +114,16 @@ def test_one_that_is_not_good_enough_goes_on_with_the_simulator(
     estimates = read_diagnosis(run)["estimates"]
     assert list(estimates) == ["distill", "read", "adapt"]
     assert read_diagnosis(run)["kept"] == max(estimates, key=lambda s: estimates[s]["accuracy"])
+
+
+def test_readers_are_compared_by_some_of_the_images_where_there_are_many(
+    finished: Path, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_readings, "COMPARED", 20)
+    run = shutil.copytree(finished, tmp_path / "run")
+    readings = pipeline(run, challenges, *PRETRAINED, "distillation.enough=1")
+    assert len(readings) == 60
+    assert list(read_diagnosis(run)["estimates"]) == ["distill", "read", "adapt"]
 
 
 def test_a_damaged_manifest_is_made_again(finished: Path, challenges: Path, tmp_path: Path) -> None:

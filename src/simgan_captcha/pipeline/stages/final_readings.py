@@ -164,8 +164,9 @@ def _estimate(
     )
     if _DISTILLED not in compared:
         return estimate
-    others = list(decode(scheme, names, compared[_DISTILLED].real))
-    alike = [one.text == other.text for one, other in zip(readings, others, strict=False)]
+    both = min(len(read.real), len(compared[_DISTILLED].real))  # the kept one has read all images
+    others = decode(scheme, names[:both], compared[_DISTILLED].real[:both])
+    alike = [one.text == other.text for one, other in zip(readings[:both], others, strict=True)]
     return limited_by_agreement(estimate, sum(alike) / len(alike), distilled_estimate(data.run))
 
 
