@@ -59,7 +59,6 @@ PRETRAINED = (
     "specialization.images=24",
     "specialization.steps=2",
     "specialization.batch_size=4",
-    "specialization.relabel_every=1",
     "distillation.rounds=2",
     "distillation.fewest_steps=6",
     "distillation.steps_a_class=0",

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from simgan_captcha.cli.scheme_file import scheme_text
 from simgan_captcha.config.of_scheme import OF_THE_SCHEME, scheme_settings
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.ingest import ingest
-from simgan_captcha.data.inspect import FirstLook, doubts, look_at, scheme_of, scheme_text
+from simgan_captcha.data.inspect import FirstLook, doubts, look_at, scheme_of
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, DownloadError, ImageError, UsageError
 from simgan_captcha.inference.reader import Reader

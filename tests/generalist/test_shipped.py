@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 import simgan_captcha as sc
-from simgan_captcha.data.inspect import scheme_text
+from simgan_captcha.cli.scheme_file import scheme_text
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.simulator.glyphs import font_path
 from tests.commands import command

@@ -18,7 +18,7 @@ from simgan_captcha.generalist.specialization.specialize import (
     specialize,
 )
 
-TINY = SpecializationSettings(steps=4, batch_size=4, relabel_every=2)
+TINY = SpecializationSettings(steps=4, batch_size=4)
 
 
 def test_the_loss_is_cross_entropy_when_it_forgives_nothing_and_bounded_when_it_does() -> None:

@@ -12,13 +12,13 @@ from simgan_captcha.api.learning import Run
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.estimate import Estimate, limited_by_agreement
+from simgan_captcha.pipeline.estimate import Estimate, distilled_estimate, limited_by_agreement
 from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
 from simgan_captcha.pipeline.stages import final_readings
-from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS, distilled_estimate
+from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS
 from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when

@@ -183,7 +183,7 @@ def init(
     """Look at images of another captcha family: write a commented scheme and a contact sheet."""
     from simgan_captcha.api.inspection import inspect
     from simgan_captcha.atomic import write_bytes
-    from simgan_captcha.data.inspect import scheme_text
+    from simgan_captcha.cli.scheme_file import scheme_text
 
     lengths = parse_length(length) if length else None
     if file.suffix != ".toml":

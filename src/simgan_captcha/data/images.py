@@ -6,6 +6,7 @@ picture, see `foreground`. Networks see ``float32`` (B, C, H, W) in [-1, 1].
 
 import io
 from collections.abc import Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ _ON_SHEET = (5, 8)
 """Columns and rows of a contact sheet."""
 _CAPTION = 14
 """Pixels for a line of text."""
+_Image = TypeVar("_Image")
 
 __all__ = [
     "MAX_BYTES",
@@ -26,6 +28,7 @@ __all__ = [
     "decode_grey",
     "decode_rgb",
     "encode_png",
+    "evenly",
 ]
 
 
@@ -52,6 +55,13 @@ def encode_png(pixels: GreyImages) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def evenly(images: Sequence[_Image], most: int) -> list[_Image]:
+    """All images, or so many of them at even distances."""
+    if len(images) <= most:
+        return list(images)
+    return [images[int(i)] for i in np.linspace(0, len(images) - 1, most)]
 
 
 def contact_sheet(pictures: Sequence[Pixels], captions: Sequence[str] = ()) -> bytes:

@@ -6,8 +6,10 @@ Shapes: B images, 40 rows, W columns, T = W / 4 output columns, K classes (`char
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.generalist.characters import CLASSES
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
@@ -110,6 +112,15 @@ class Generalist(nn.Module):
         x = self.columns(x).squeeze(2).transpose(1, 2)  # (B, T, columns)
         x = self.norm(self.mixers(x))
         return GeneralistOutput(self.logits(x), self.geometry(x))
+
+
+def count_forward_flops(columns: int) -> int:
+    """Floating-point operations of one image of so many input columns; a multiply-add is two."""
+    with torch.device("meta"):
+        network, image = Generalist().eval(), torch.empty(1, CHANNELS, HEIGHT, columns)
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    return int(counter.get_total_flops())
 
 
 def in_halves(network: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from simgan_captcha.errors import RunError
+from simgan_captcha.pipeline.manifest import require_manifest
 
 if TYPE_CHECKING:
     from simgan_captcha.inference.readings import Reading
@@ -94,12 +98,27 @@ def estimate_from_agreement(
     return Estimate(*(_sigmoid(middle + _SPREAD * side) for side in (0.0, -1.0, 1.0)))
 
 
+def distilled_estimate(run: Path) -> Estimate:
+    """The estimated accuracy of a run's distilled recognizer.
+
+    Raises:
+        RunError: The stage ``distill`` is not finished, or damaged.
+    """
+    folder = run / "distill"
+    try:
+        return Estimate(**require_manifest(folder)["result"]["estimate"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"expected an estimate in the finished stage {folder}, found none; delete that folder "
+            "and run the run again"
+        ) from None
+
+
 def limited_by_agreement(estimate: Estimate, agreement: float, other: Estimate) -> Estimate:
     """An estimate that does not contradict the estimate of another reader of the same images.
 
-    If the other reader is right on a share of at least ``other.low``, and both read alike on a
-    share of ``agreement``, then this one is right on at most agreement + 1 - other.low: where the
-    other is right, it is right only if they agree.
+    Where the other reader is right, this one is right only if both agree. So its accuracy is at
+    most the agreement plus the share that the other reads wrong: agreement + 1 - other.low.
     """
     most = min(1.0, agreement + 1 - other.low)
     return Estimate(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.config.settings import RunConfig, load_config
-from simgan_captcha.documents import read_object
-from simgan_captcha.errors import ConfigError
+from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.generalist.shipped import shipped
+from simgan_captcha.pipeline.estimate import distilled_estimate
 
 if TYPE_CHECKING:
     from simgan_captcha.pipeline.manifest import StageOutcome
@@ -108,8 +108,10 @@ def _specialize() -> Work:
 
 
 def _specialize_settings(config: RunConfig) -> dict[str, Any]:
+    scheme = config.scheme
     return {
-        **config.dump("scheme", "specialization"),
+        **config.dump("specialization"),
+        "texts": [scheme.alphabet, scheme.shortest, scheme.length],
         "generalist": file_hash(shipped("generalist.safetensors")),
     }
 
@@ -122,7 +124,9 @@ def _distill() -> Work:
 
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
     augmentation = config.adaptation.augmentation.model_dump(mode="json")
-    return {**config.dump("reader", "distillation"), "augmentation": augmentation}
+    found = {**config.dump("scheme", "reader", "distillation"), "augmentation": augmentation}
+    del found["distillation"]["enough"]  # decides what follows
+    return found
 
 
 def _distill_trainings(config: RunConfig) -> tuple[Training, ...]:
@@ -318,26 +322,27 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
 
 
 def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
-    """Why a run does without one of its stages, in words; None if it needs the stage.
+    """Why a run does without one of its stages, in words; None if it needs the stage."""
+    return _without_simulator(run, config) if stage.only_if_unsure else None
 
-    A distilled recognizer that is good enough makes the simulator, and what learns from it,
-    unnecessary.
-    """
-    if not (stage.only_if_unsure and config.begins_pretrained):
+
+def _without_simulator(run: Path, config: RunConfig) -> str | None:
+    """Why a run does without the simulator and what learns from it; None if it needs it."""
+    if not config.begins_pretrained:
         return None
     try:
-        result = read_object(run / "distill" / "manifest.json")["result"]
-        enough, accuracy = result["enough"] is True, float(result["estimate"]["accuracy"])
-    except (OSError, ValueError, LookupError, TypeError):
+        accuracy = distilled_estimate(run).accuracy
+    except RunError:  # not known yet
         return None
-    if not enough:
+    if accuracy < config.distillation.enough:
         return None
     return f"the distilled reader is estimated to read {accuracy:.0%} right"
 
 
 def stages_taken(config: RunConfig, run: Path) -> tuple[Stage, ...]:
     """The stages of a run without those that are `left_out`, in order."""
-    return tuple(stage for stage in stages_of(config) if not left_out(stage, run, config))
+    simulates = _without_simulator(run, config) is None
+    return tuple(stage for stage in stages_of(config) if simulates or not stage.only_if_unsure)
 
 
 def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:

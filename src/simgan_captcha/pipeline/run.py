@@ -43,7 +43,7 @@ from simgan_captcha.pipeline.run_folder import (
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.recognizer.train import CHECKPOINT
 from simgan_captcha.training.checkpoint import set_aside_if_damaged
-from simgan_captcha.training.parallel import make_fabric, part, share
+from simgan_captcha.training.parallel import fabric_precision, make_fabric, part, share
 
 
 def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> Path:
@@ -254,8 +254,3 @@ def _precision(config: RunConfig) -> Any:
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     can = torch.cpu.get_capabilities()
     return "bf16-mixed" if can.get("amx_bf16") or can.get("avx512_bf16") else "32-true"
-
-
-def fabric_precision(fabric: Fabric) -> str:
-    """Fabric's name of the precision it computes in, as ``32-true``."""
-    return str(fabric.strategy.precision.precision)

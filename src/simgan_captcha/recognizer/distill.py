@@ -19,30 +19,28 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import draw_seed
+from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
 from simgan_captcha.training.streams import LabelledStream
 from simgan_captcha.types import GreyImages
 
-_MOST_FORGIVENESS = 0.7
 _LEAST_FORGIVENESS = 0.02
-"""q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
-error."""
 
 
 def forgiving_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Generalized cross-entropy of all characters, from logits (B, L, K) and class ids (B, L).
 
-    The mean of (1 - p^q) / q, where p is the probability of a character. q is 0.7 times the mean
-    probability of the characters of its class in the batch. So texts of a class that is not learned
-    yet are not taken for mistakes.
+    The mean of (1 - p^q) / q, where p is the probability of a character. q is `FORGIVENESS` times
+    the mean probability of the characters of its class in the batch. So texts of a class that is
+    not learned yet are not taken for mistakes.
     """
-    p = logits.float().softmax(-1).gather(-1, ids[..., None]).squeeze(-1).clamp_min(1e-6)
+    p = logits.float().softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
     known, flat = p.detach().flatten(), ids.flatten()
     sums, counts = (
         known.new_zeros(logits.shape[-1]).index_add_(0, flat, values)
         for values in (known, torch.ones_like(known))
     )
-    q = (_MOST_FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(_LEAST_FORGIVENESS)[ids]
-    loss = ((1 - p**q) / q).mean()
+    q = (FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(_LEAST_FORGIVENESS)[ids]
+    loss = generalized_cross_entropy(p, q)
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == ids).float().mean()}
 
 

@@ -71,6 +71,11 @@ def make_fabric(precision: Any) -> Fabric:
     return fabric
 
 
+def fabric_precision(fabric: Fabric) -> str:
+    """Fabric's name of the precision it computes in, as ``32-true``."""
+    return str(fabric.strategy.precision.precision)
+
+
 def _silently(precision: Any) -> dict[str, Any]:
     """Arguments of Fabric for a precision; its name alone makes Fabric print a line."""
     if not str(precision).endswith("-mixed"):

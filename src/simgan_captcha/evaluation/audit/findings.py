@@ -4,12 +4,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.data.images import decode_grey, decode_rgb
+from simgan_captcha.data.images import decode_grey, decode_rgb, evenly
 from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.audit.leaks import leak_findings
 from simgan_captcha.evaluation.audit.texts import text_findings
@@ -40,7 +39,6 @@ _IN_DOUBT = 0.2
 _ONE_INK = 20
 """Standard deviation over images, in levels, of ink that has one colour."""
 
-_Image = TypeVar("_Image")
 Encoded = tuple[str, bytes]
 """An image's name and its encoded bytes."""
 
@@ -100,13 +98,6 @@ def find_weaknesses(
                 "texts and uneven characters from errors of the reader."
             )
     return Found(findings, len(decoded), len(images), notes, given_away)
-
-
-def evenly(images: Sequence[_Image], most: int) -> list[_Image]:
-    """All images, or so many of them at even distances."""
-    if len(images) <= most:
-        return list(images)
-    return [images[int(i)] for i in np.linspace(0, len(images) - 1, most)]
 
 
 def _repeated_images(images: Sequence[tuple[str, GreyImages]]) -> list[Finding]:

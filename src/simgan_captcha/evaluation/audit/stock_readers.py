@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from simgan_captcha.data.images import evenly
 from simgan_captcha.errors import ConfigError, RunError, UsageError
-from simgan_captcha.evaluation.audit.findings import evenly
 from simgan_captcha.evaluation.casing import in_one_case
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.inference.reader import NamedImage, Source

@@ -22,11 +22,10 @@ import cv2
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
-from simgan_captcha.generalist.network import Generalist, in_halves
+from simgan_captcha.generalist.network import Generalist, count_forward_flops, in_halves
 from simgan_captcha.generalist.pretraining.objective import WEIGHTS, accuracy, as_tensors, loss_of
 from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
@@ -35,6 +34,10 @@ from simgan_captcha.training.checkpoint import (
     save_training_state,
     save_weights,
 )
+
+
+_COLUMNS = 128
+"""Input columns of the image by which the operations of a column are counted."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +158,6 @@ def held_out_examples(settings: PretrainingSettings, catalogue: Path = CATALOGUE
     return list(batches(pool, settings.batch_size, np.random.default_rng(0)))
 
 
-def forward_flops(network: Generalist, columns: int = 128) -> float:
-    """FLOPs of one forward pass for one input column; a multiply-add is two."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network(torch.zeros(1, CHANNELS, HEIGHT, columns))
-    return counter.get_total_flops() / columns
-
-
 class Pretraining:
     """A training that can stop after any pool and go on in another process."""
 
@@ -190,7 +185,7 @@ class Pretraining:
             betas=(0.9, 0.98),
             fused=True,
         )
-        self.flops_a_column = 3 * forward_flops(self.network)
+        self.flops_a_column = 3 * count_forward_flops(_COLUMNS) / _COLUMNS
         self.numbers = {"step": 0, "pool": 0, "tflop": 0.0, "best": -1.0}
         self.losses: dict[str, float] = {}
         if self._state.is_file():

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from simgan_captcha.types import Doubles, Floats
 
-MOST_BIAS = 2.0
-"""Largest absolute bias of a logit in self-training: a factor of 7."""
+_MOST_BIAS = 2.0
+"""Largest absolute bias of a logit: a factor of 7."""
 _DAMPING = 0.1
 _ITERATIONS = 200
 _RAREST = 0.05
@@ -18,7 +18,7 @@ _LEAST_TOTAL = 1e-9
 
 
 def balancing_biases(
-    probabilities: Floats, balanced: npt.NDArray[np.bool_], strength: float, most: float = MOST_BIAS
+    probabilities: Floats, balanced: npt.NDArray[np.bool_], strength: float
 ) -> Doubles:
     """Biases (A,) of the logits that pull the frequencies of classes toward equal ones.
 
@@ -35,14 +35,13 @@ def balancing_biases(
         balanced: (A,) classes to balance. Others, such as the signs of sums, have frequencies of
             their own, and a bias of 0.
         strength: How much a deviation from equal frequencies counts; 0 gives no biases.
-        most: Largest absolute bias.
     """
     bias, classes = np.zeros(len(balanced)), int(balanced.sum())
     for _ in range(_ITERATIONS if classes > 1 else 0):
         weighted = probabilities * np.exp(bias)
         totals = (weighted / weighted.sum(1, keepdims=True)).sum(0)[balanced]
         relative = classes * totals / max(totals.sum(), _LEAST_TOTAL)
-        wanted = np.clip(-strength * np.log(np.maximum(relative, _RAREST)), -most, most)
+        wanted = np.clip(-strength * np.log(np.maximum(relative, _RAREST)), -_MOST_BIAS, _MOST_BIAS)
         bias[balanced] += _DAMPING * (wanted - bias[balanced])
     return bias
 

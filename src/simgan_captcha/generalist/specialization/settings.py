@@ -14,13 +14,6 @@ class SpecializationSettings(BaseModel):
     """Optimiser steps."""
     batch_size: int = Field(default=48, ge=2, le=65536)
     """Images per step."""
-    learning_rate: float = Field(default=5e-4, gt=0, le=1)
-    """Peak learning rate of AdamW, after a warm-up and before a cosine."""
-    relabel_every: int = Field(default=40, ge=1)
-    """Steps between two readings of all images by the teacher."""
-    balance: float = Field(default=2.0, ge=0)
-    """Strength of the biases against characters that are read too often, see
-    `class_balance.balancing_biases`; 0: none."""
 
 
 class DistillationSettings(BaseModel):
@@ -38,8 +31,6 @@ class DistillationSettings(BaseModel):
     heart; too few do not tell rare classes apart."""
     batch_size: int = Field(default=64, ge=2, le=65536)
     """Images per step."""
-    balance: float = Field(default=1.0, ge=0)
-    """Strength of the biases against characters that are read too often between two rounds."""
     enough: float = Field(default=0.8, ge=0, le=1)
     """Estimated share of texts from which on a run does without the simulator."""
 

@@ -22,18 +22,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
 from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
-from simgan_captcha.generalist.features import CHANNELS, HEIGHT, STRIDE, features, input_width
-from simgan_captcha.generalist.network import Generalist
+from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
+from simgan_captcha.generalist.network import Generalist, count_forward_flops
 from simgan_captcha.generalist.specialization.class_balance import (
     balanced_classes,
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
+from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
 from simgan_captcha.types import Floats
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -46,9 +46,12 @@ _AVERAGE = 0.98
 _FIRST_SHARE = 0.5
 """Share of the images, the surest, that the first steps learn from; it is 1 after 60 % of the
 steps."""
-_FORGIVENESS = 0.7
-"""q of the generalized cross-entropy (1 - p^q) / q: 0 is the cross-entropy, 1 the mean absolute
-error."""
+_LEARNING_RATE = 5e-4
+"""Of AdamW, after a warm-up and before a cosine."""
+_RELABEL_EVERY = 40
+"""Steps between two readings of all images by the teacher."""
+_BALANCE = 2.0
+"""Strength of the biases against characters that are read too often."""
 
 
 def common_width(sizes: Sequence[tuple[int, int]]) -> int:
@@ -105,14 +108,14 @@ def specialize(
     for module in (student, teacher):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        student.parameters(), lr=s.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
+        student.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True
     )
     labels = _Labels([], torch.zeros(0, dtype=torch.long))
     for step in range(s.steps):
-        if step % s.relabel_every == 0:
-            labels = _label(teacher, pixels, alphabet, lengths, s, bf16=bf16)
+        if step % _RELABEL_EVERY == 0:
+            labels = _label(teacher, pixels, alphabet, lengths, bf16=bf16)
         for group in optimizer.param_groups:
-            group["lr"] = s.learning_rate * _schedule(step, s.steps)
+            group["lr"] = _LEARNING_RATE * _schedule(step, s.steps)
         share = min(1.0, _FIRST_SHARE + (1 - _FIRST_SHARE) * step / max(1, 0.6 * s.steps))
         surest = labels.by_confidence[: max(2, round(share * len(labels.by_confidence)))]
         if not len(surest):  # nothing was read at all
@@ -122,7 +125,7 @@ def specialize(
         student.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = student(batch).logits
-        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], _FORGIVENESS)
+        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], FORGIVENESS)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
@@ -142,13 +145,9 @@ def count_specialization_flops(settings: SpecializationSettings, columns: int, i
         columns: W, input columns of an image.
         images: N.
     """
-    with torch.device("meta"):
-        network, image = Generalist().eval(), torch.empty(1, CHANNELS, HEIGHT, columns)
-    with FlopCounterMode(display=False) as counter:
-        network(image)
-    readings = images * (2 + -(-settings.steps // settings.relabel_every))
+    readings = images * (2 + -(-settings.steps // _RELABEL_EVERY))
     trained = 3 * settings.steps * settings.batch_size
-    return int(counter.get_total_flops()) * (readings + trained)
+    return round(count_forward_flops(columns) * (readings + trained))
 
 
 @dataclass(frozen=True)
@@ -164,17 +163,16 @@ def _label(
     images: Tensor,
     alphabet: Alphabet,
     lengths: tuple[int, int] | None,
-    settings: SpecializationSettings,
     *,
     bf16: bool,
 ) -> _Labels:
     logits = read_columns(teacher, images, bf16=bf16)
     decoded = decode_all(logits, alphabet, lengths)
-    if settings.balance and any(d.text for d in decoded):
+    if any(d.text for d in decoded):
         biases = balancing_biases(
             _of_characters(logits, decoded, alphabet),
             balanced_classes(alphabet.characters),
-            settings.balance,
+            _BALANCE,
         )
         decoded = decode_all(logits, alphabet.with_biases(biases), lengths)
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
@@ -216,8 +214,7 @@ def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float) ->
         reduction="none",
         zero_infinity=True,
     )
-    p = torch.exp(-ctc / lengths).clamp_min(1e-6)
-    return ((1 - p**forgiveness) / forgiveness).mean()
+    return generalized_cross_entropy(torch.exp(-ctc / lengths), forgiveness)
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -28,6 +28,7 @@ from simgan_captcha.pipeline.cost import COMPARED, KNOWN, reader_architecture
 from simgan_captcha.pipeline.estimate import (
     Estimate,
     diagnose,
+    distilled_estimate,
     estimate_accuracy,
     limited_by_agreement,
 )
@@ -35,7 +36,6 @@ from simgan_captcha.pipeline.graph import Advance, recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
-from simgan_captcha.pipeline.stages.specialization import distilled_estimate
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig
-from simgan_captcha.data.foreground import decode_scheme_image
+from simgan_captcha.data.images import evenly
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import read_object
@@ -35,14 +34,15 @@ from simgan_captcha.generalist.specialization.specialize import (
     specialize,
 )
 from simgan_captcha.pipeline.cost import reader_architecture
-from simgan_captcha.pipeline.estimate import Estimate, estimate_from_agreement
+from simgan_captcha.pipeline.estimate import estimate_from_agreement
 from simgan_captcha.pipeline.graph import Advance
-from simgan_captcha.pipeline.manifest import StageOutcome, require_manifest
+from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER, STORE
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 from simgan_captcha.recognizer.distill import forgiving_objective, labelled_images
 from simgan_captcha.recognizer.train import ReaderResult, count_flops, train_reader
+from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 PSEUDO_LABELS = "pseudo_labels.json"
@@ -50,6 +50,8 @@ PSEUDO_LABELS = "pseudo_labels.json"
 
 _FIRST = 10
 """Images whose texts are shown before anything is learned."""
+_BALANCE = 1.0
+"""Strength of the biases against characters that are read too often, between two rounds."""
 _SEEDS = 10_007
 """Difference of the seeds of two rounds."""
 
@@ -57,10 +59,12 @@ _SEEDS = 10_007
 def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings, scheme = data.config.specialization, data.config.scheme
-    names, encoded = _some(data.run / STORE, settings.images)
+    captchas = CaptchaStore(data.run / STORE).in_content_order()
+    names = evenly(captchas.names, settings.images)
+    encoded = evenly(captchas.images, settings.images)
     network, _ = load_generalist(shipped("generalist.safetensors"))
     alphabet, lengths = Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
-    bf16 = data.fabric.strategy.precision.precision == "bf16-mixed"
+    bf16 = fabric_precision(data.fabric) == "bf16-mixed"
     first = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
     found = decode_all(read_columns(network, torch.from_numpy(first), bf16=bf16), alphabet, lengths)
     texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
@@ -79,21 +83,16 @@ def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> Stag
             "confidences": [round(one.confidence, 4) for one in decoded],
         },
     )
-    columns = images.shape[-1]
     return StageOutcome(
         (PSEUDO_LABELS,),
-        {
-            "mean_confidence": round(float(np.mean([one.confidence for one in decoded])), 4),
-        },
         images=len(names) + settings.steps * settings.batch_size,
-        training_flops=count_specialization_flops(settings, columns, len(names)),
+        training_flops=count_specialization_flops(settings, images.shape[-1], len(names)),
     )
 
 
 def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
     config, scheme = data.config, data.config.scheme
-    settings = config.distillation
     labels = read_object(data.run / "specialize" / PSEUDO_LABELS)
     taught = _with_ids(labels, config)
     if len(taught) < 2:
@@ -101,23 +100,13 @@ def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
             "expected texts of the alphabet and the length of the scheme, the generalist reads "
             "none; correct the scheme, or run with --set pretrained=false"
         )
-    captchas = CaptchaStore(data.run / STORE).in_content_order()
-    encoded = dict(zip(captchas.names, captchas.images, strict=True))
-    images = np.stack([decode_scheme_image(encoded[name], scheme) for name in taught])
-    ids = torch.tensor(list(taught.values()))
-    flops = seen = 0
-    steps = settings.steps_of(scheme.classes)
-    for number in range(settings.rounds):
-
-        def of_all(step: int, _: int, figures: dict[str, float], done: int = number) -> None:
-            advance(done * steps + step, settings.rounds * steps, figures)
-
-        result = _learn_texts(data, folder / f"round-{number + 1}", images, ids, number, of_all)
-        flops, seen = flops + result.flops, seen + result.images
-        read, learned = read_probabilities(result.reader, data.background(), images), ids.numpy()
-        ids = torch.from_numpy(_balanced_ids(read, config))
+    names, stored = data.captchas
+    number_of = {name: number for number, name in enumerate(names)}
+    images = stored[[number_of[name] for name in taught]]
+    ids = np.array(list(taught.values()))
+    results, learned, read = _learn_in_rounds(data, folder, images, ids, advance)
     if data.fabric.is_global_zero:
-        save_reader(folder / READER, result.reader, reader_architecture(config))
+        save_reader(folder / READER, results[-1].reader, reader_architecture(config))
     readings = list(decode(scheme, list(taught), read))
     of_teacher = {
         name: (scheme.fold(text), confidence)
@@ -136,27 +125,44 @@ def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     return StageOutcome(
         (READER,),
         {
-            **result.figures,
+            **results[-1].figures,
             **{name: round(value, 4) for name, value in figures.items()},
             "estimate": asdict(estimate),
-            "enough": estimate.accuracy >= config.distillation.enough,
         },
-        images=seen,
-        training_flops=flops,
+        images=sum(result.images for result in results),
+        training_flops=sum(result.flops for result in results),
     )
 
 
-def _balanced_ids(probabilities: Floats, config: RunConfig) -> Ids:
+def _learn_in_rounds(
+    data: RunData, folder: Path, images: GreyImages, ids: Ids, advance: Advance
+) -> tuple[list[ReaderResult], Ids, Floats]:
+    """Train one recognizer after another; each but the first learns what the one before reads.
+
+    Returns:
+        The trainings; the class ids (N, L) that the last recognizer learned; the probabilities
+        (N, L, K) that it reads.
+    """
+    results = list[ReaderResult]()
+    while True:
+        results.append(_learn_texts(data, folder, images, ids, len(results), advance))
+        read = read_probabilities(results[-1].reader, data.background(), images)
+        if len(results) == data.config.distillation.rounds:
+            return results, ids, read
+        ids = _balanced_ids(read, data.config.scheme.alphabet)
+
+
+def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
     """Class ids (N, L) of probabilities (N, L, K), without classes that are read too often."""
-    characters = len(config.scheme.alphabet)
+    characters = len(alphabet)
     read = probabilities.argmax(-1) < characters  # the other class is that of empty slots
     of_read = probabilities[read][:, :characters]
     if not len(of_read):
         return np.asarray(probabilities.argmax(-1))
     biases = balancing_biases(
         of_read / of_read.sum(1, keepdims=True),
-        balanced_classes(config.scheme.alphabet),
-        config.distillation.balance,
+        balanced_classes(alphabet),
+        _BALANCE,
     )
     biased = probabilities.copy()
     biased[..., :characters] *= np.exp(biases)
@@ -164,22 +170,18 @@ def _balanced_ids(probabilities: Floats, config: RunConfig) -> Ids:
 
 
 def _learn_texts(
-    data: RunData, folder: Path, images: GreyImages, ids: Tensor, number: int, on_step: Advance
+    data: RunData, folder: Path, images: GreyImages, ids: Ids, number: int, advance: Advance
 ) -> ReaderResult:
-    """Train a recognizer from random weights on images (N, H, W) with class ids (N, L)."""
+    """One round: train a recognizer from random weights on images (N, H, W) with ids (N, L)."""
     config, fabric = data.config, data.fabric
-    settings = config.reader.model_copy(
-        update={
-            "steps": config.distillation.steps_of(config.scheme.classes),
-            "batch_size": config.distillation.batch_size,
-            "images": "raw",
-        }
-    )
+    rounds, steps = config.distillation.rounds, config.distillation.steps_of(config.scheme.classes)
+    changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
+    settings = config.reader.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
     return train_reader(
         labelled_images(
             images,
-            ids,
+            torch.from_numpy(ids),
             data.background(),
             config.adaptation.augmentation,
             settings.batch_size,
@@ -189,22 +191,12 @@ def _learn_texts(
         ),
         reader_architecture(config),
         settings,
-        folder=folder,
+        folder=folder / f"round-{number + 1}",
         fabric=fabric,
         seed=seed,
-        on_step=on_step,
+        on_step=lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
         objective=forgiving_objective,
     )
-
-
-def distilled_estimate(run: Path) -> Estimate:
-    """The estimated accuracy of the distilled recognizer.
-
-    Raises:
-        RunError: The stage ``distill`` is not finished.
-    """
-    manifest = require_manifest(run / "distill")
-    return Estimate(**manifest["result"]["estimate"])
 
 
 def specialization_flops(config: RunConfig, unsure: float = 0.0) -> int:
@@ -219,14 +211,6 @@ def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
     settings = config.distillation
     each = count_flops(reader_architecture(config), settings.batch_size, backward=True)
     return each * settings.steps_of(config.scheme.classes) * settings.rounds
-
-
-def _some(store: Path, most: int) -> tuple[list[str], list[bytes]]:
-    """Names and encoded images, evenly from all images in content order."""
-    captchas = CaptchaStore(store).in_content_order()
-    count = len(captchas.names)
-    taken = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
-    return [captchas.names[i] for i in taken], [captchas.images[i] for i in taken]
 
 
 def _with_ids(labels: dict[str, Any], config: RunConfig) -> dict[str, list[int]]:
