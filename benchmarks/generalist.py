@@ -1,10 +1,10 @@
-"""What the generalist reads of synthetic families whose fonts it never saw, and what it cost.
+"""What the generalist reads of synthetic families in fonts that it never saw, and what it cost.
 
     python benchmarks/generalist.py --log PRETRAINING/log.jsonl
 
-Draws families of the wide simulator in fonts of held-out families, reads them with the shipped
-network, free and within alphabet and length, and counts by the kinds of difficulty. ``--log``, the
-log of the training that made the weights, adds accuracy against TFLOP. Writes
+The script draws families of the wide simulator in held-out fonts. The shipped network reads them
+twice: free, and within alphabet and length. Accuracy is counted by kind of difficulty. ``--log``,
+the log of the training that made the weights, adds a curve of accuracy over TFLOP. Writes
 benchmarks/results/generalist.{json,md}.
 """
 

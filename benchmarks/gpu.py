@@ -1,15 +1,17 @@
-"""What a GPU makes of it: the paper's refiner at its full size, and the time to a good reader.
+"""Measures on a GPU: the paper's refiner at its full size, and the time to a good reader.
 
     python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Runs unattended, by estimate in under ten minutes on a recent card. It measures:
+The script runs unattended, in less than ten minutes on a recent card by estimate. It makes four
+measurements.
 
-- A matrix product in bfloat16: the most that the card does, beside its maker's figure.
-- Preset ``cpu`` on the real captchas, each stage's reader judged: seconds to 95 % and to 99 %.
-- The refiner of preset ``paper``: steps a second, TFLOP/s and memory. It has 64 features and 4
-  blocks at full resolution, batches of 512, and four refiner updates a step.
-- A training step of the run's reader, without the simulator: as it is, and through
-  ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
+1. It multiplies matrices in bfloat16. This shows the highest rate of the card.
+2. It trains preset ``cpu`` on the real captchas and judges the reader of each stage. This shows the
+   seconds to 95 % and to 99 %.
+3. It trains the refiner of preset ``paper``: 64 features, 4 blocks, full resolution, batches of
+   512. This shows steps a second, TFLOP/s and memory.
+4. It takes training steps of the run's reader without the simulator, both as they are and through
+   ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
 
 Writes benchmarks/results/gpu.{json,md}, from a GPU alone. Without one, give another --out to try
 the script, with ``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values.

@@ -2,19 +2,21 @@
 
     python benchmarks/original_story.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Its generator, binarisation and masks, its refiner and discriminator in the paper's form,
-Algorithm 1 with both pre-trainings, and its classifier, which learns until it reads 97 % of its own
-synthetic images whole; after raw and after refined images. What its code did wrong (an empty image
-history, images of two ranges, a sum against a mean, a ReLU on logits, ...) is right here, or there
-would be nothing to measure. Then, each on top of the one before: letters turned by 30 degrees, as
-the real ones, in place of 20; letters that may overlap; grey images on the estimated background in
-place of binary ones; today's reader in place of the classifier. Judged on 5,000 real captchas.
-The 2017 text claims about 55 % after raw images and 95 % after refined ones.
+The first rows are the 2017 system: its generator, binarisation and masks, the refiner and the
+discriminator of the paper, Algorithm 1 with both pre-trainings, and its classifier. The classifier
+learns until it reads 97 % of its own synthetic images. It learns once from raw images and once from
+refined ones. The faults of the 2017 code are mended here, because nothing could be measured with
+them: an empty image history, images of two ranges, a sum against a mean, a ReLU on logits.
 
-``--size cpu`` trains a smaller refiner (16 features, 2 blocks) and classifier (a quarter of the
-features) on smaller batches; ``--size full`` has the text's own and needs a GPU. A row is written
-to benchmarks/results/original_story_SIZE.json as soon as it is there, and rows that are there are
-not made again; a training that was stopped goes on.
+Each further row adds one change: rotations of 30 degrees instead of 20, letters that may overlap,
+grey images instead of binary ones, and the current reader instead of the classifier. All rows are
+judged on 5,000 real captchas. The 2017 text claims about 55 % after raw images and 95 % after
+refined ones.
+
+``--size cpu`` trains a smaller refiner (16 features, 2 blocks) and a smaller classifier (a quarter
+of the features) on smaller batches. ``--size full`` has the sizes of the text and needs a GPU. Each
+row is written to benchmarks/results/original_story_SIZE.json at once and is not made again. A
+training that was stopped continues.
 """
 
 import sys

@@ -2,15 +2,15 @@
 
     python benchmarks/simgan_table.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-The simulator is crude on purpose: one font (or two), not calibrated. For each seed a reader learns
-from raw images; for each arm, a refiner is trained, then a reader from nothing for as many steps on
-refined images; both are then adapted to the real images by self-training. Judged on 5,000 real
-captchas. The reader of raw images, which saw no label of a real image, is what ``consistency``
-asks and what tells whether texts are kept.
+The simulator is crude on purpose: one font (or two), not calibrated. For each seed, one reader
+learns from raw images. For each arm, a refiner is trained; another reader then learns from refined
+images, for as many steps. Both readers are then adapted to the real images by self-training. They
+are judged on 5,000 real captchas. The reader of raw images saw no label of a real image. It serves
+the consistency loss and shows whether texts are kept.
 
-An arm's row is written to benchmarks/results/simgan_table.json as soon as it is there, and rows
-that are there are not made again; a training that was stopped goes on. So the table can be made in
-several sittings, and the arms in any order: ``--arms raw paper flow --seeds 1``.
+Each row is written to benchmarks/results/simgan_table.json at once and is not made again. A
+training that was stopped continues. So the table can be made in several sittings, and the arms in
+any order: ``--arms raw paper flow --seeds 1``.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""What self-training on one family's unlabelled images adds to the generalist.
+"""What self-training on the unlabelled images of one family adds to the generalist.
 
     python benchmarks/specialization.py --families ../shared/data/families
 
-For each real family, with its alphabet and length: whole texts right at once and after
-specialization, case ignored, the mean confidence of the specialized network, which is the simplest
-estimate of the share right, and CPU seconds. Labels judge; they take no part in learning. Writes
-benchmarks/results/specialization.{json,md}, after each family; families that it holds already are
-not measured again.
+Alphabet and length of each real family are known, and case is ignored. The table shows the whole
+texts right at once and after specialization. It also shows the mean confidence of the specialized
+network and the CPU seconds. Labels judge; they take no part in learning. Writes
+benchmarks/results/specialization.{json,md} after each family. Families that the file holds already
+are not measured again.
 """
 
 import argparse

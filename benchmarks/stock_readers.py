@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 NOTHING, ALPHABET, DECODED = "nothing", "alphabet", "decoded"
-"""What a reader is told: nothing; the alphabet, as far as it can be told; alphabet and length,
-through `constrained_text` on what its network gives out."""
+"""What is known: nothing; the alphabet, if the reader takes one; or alphabet and length, which
+`constrained_text` applies to the output of its network."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
-"""Where a run's time goes, and how near its training comes to what the machine can convolve.
+"""Where the time of a run goes, and how close its training comes to the limit of the machine.
 
     python benchmarks/training_rate.py --run RUN
 
-Of the finished run: seconds and teraflop of every stage. Measured, in turn, ``--rounds`` times:
+The first table shows seconds and TFLOP of every stage of the finished run. Three rates are then
+measured in turn, ``--rounds`` times:
 
-- plain convolutions, forward and backward, of the best of a few shapes: the roofline;
-- the reader's training as the run did it, on captchas its simulator draws meanwhile;
-- the same on a few batches drawn before, so that nothing is waited for.
+1. Plain convolutions, forward and backward, at the best of a few shapes. This is the roofline.
+2. The training of the reader as in the run, while the simulator draws captchas.
+3. The same training on a few batches that were drawn before.
 
-FLOP/s of the training by the roofline's say how well the network is computed; images/s with the
-simulator by those without, whether it keeps up. Time is wall time, as processes share the work:
-compare the ratios. Writes benchmarks/results/training_rate.{json,md}.
+The FLOP/s of training divided by the roofline show how well the network is computed. The images a
+second with the simulator, divided by those without, show whether it keeps up. All times are wall
+times, because processes share the work. Writes benchmarks/results/training_rate.{json,md}.
 """
 
 import argparse

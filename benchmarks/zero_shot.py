@@ -1,14 +1,15 @@
-"""What readers read of captchas that they learn nothing from: stock readers, and our generalist.
+"""What readers read of captchas that they learn nothing from: stock readers and our generalist.
 
     python benchmarks/zero_shot.py WORK --rivals PYTHON --python VENV/bin/python --node-path MODULES
 
-On eight families of real captchas, on the six generators of families.py (new images), and on the
-puzzle's 20,000 real ones; told nothing, and told alphabet and length. Stock readers take no length,
-and one of them an alphabet, which it only strikes other characters out by; so they are also decoded
-with both (stock_readers.py), which is more than they come with. Every reader gets the same images,
-on one thread, in a process of its own. Texts of stock readers are kept in WORK and not read again;
-what is not there (images, generators, readers) is left out, and said to be. Labels judge, and
-nothing else. Writes benchmarks/results/zero_shot.{json,md} and zero_shot_cost.{json,md}.
+The captchas are eight real families, new images of the six generators of families.py, and the
+20,000 real ones of the puzzle. Each is read twice: with nothing known, and within alphabet and
+length. Stock readers do not take a length, and only one takes an alphabet. They are therefore also
+decoded with both (stock_readers.py), which is more than they come with.
+
+Every reader gets the same images, on one thread, in its own process. The texts of stock readers are
+kept in WORK and not read again. Images, generators or readers that are missing are named and left
+out. Labels only judge. Writes benchmarks/results/zero_shot.{json,md} and zero_shot_cost.{json,md}.
 """
 
 import argparse

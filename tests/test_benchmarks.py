@@ -420,3 +420,40 @@ def test_a_refiners_images_are_measured() -> None:
     assert 0.2 < measures.told_apart(dark, other, 1, steps=60) < 0.8
     one, same, apart = (images.flatten(1) for images in (dark, other, bright))
     assert abs(measures.kernel_distance(one, same)) < 0.05 * measures.kernel_distance(one, apart)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_families_are_summed_up_by_means_and_by_how_often_estimates_hold() -> None:
+    module = load("real_families")
+    assert module.doubles("122")
+    assert not module.doubles("1212")
+    # Of four characters half are 'a'; three quarters are read so.
+    assert module.share_error({"1": "aabb"}, {"1": "aaab"}) == pytest.approx(0.5)
+    rows = [
+        {
+            "family": name,
+            "specialized": 0.8,
+            "right": [right, 0, 1],
+            "estimate": [0.9, 0.85, 0.95],
+            "seconds": 100,
+        }
+        for name, right in (("henan4", 0.9), ("lzu5", 0.7))
+    ]
+    means = module.means(rows, {"henan4": 1.0, "lzu5": 0.9})
+    assert means[3:6] == ("95.0%", "80.0%", "**80.0%**")
+    assert "1 of 2 inside" in means
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
+    module = load("estimate_calibration")
+    rows = []
+    for share in (0.4, 0.6, 0.75, 0.9, 0.97):
+        x = module.logit(share)
+        right = 1 / (1 + np.exp(-(-0.5 + 1.25 * x)))
+        figures = {"taught": share, "agreement": 1.0, "sure": share, "stability": 1.0}
+        rows.append({**figures, "right": float(right)})
+    fit = module.fitted(rows)
+    assert (fit["shift"], fit["slope"]) == pytest.approx((-0.5, 1.25), abs=0.02)
+    assert fit["spread"] < 0.05
+    assert fit["left_out"] == pytest.approx([row["right"] for row in rows], abs=0.01)

@@ -68,12 +68,12 @@ def test_the_first_readings_are_shown_before_anything_is_learned(
             lines.append(line)
 
         def update(self, step: float, total: float, **figures: float | str) -> None:
-            if any(line.startswith("at once") for line in lines):
+            if any(line.startswith("first ") for line in lines):
                 raise Stop
 
     with pytest.raises(Stop):
         pipeline(tmp_path / "run", challenges, *PRETRAINED, progress=Shown(quiet=True))
-    (shown,) = [line for line in lines if line.startswith("at once")]
+    (shown,) = [line for line in lines if line.startswith("first ")]
     assert len(re.findall(r"[abc1]{2} \(\d+%\)", shown)) == 10
 
 

@@ -1,6 +1,7 @@
 """Images where people keep them: folders, zip files, and files of challenge batches.
 
-Files are told by what they hold, not by their names; whatever is not taken is counted by kind.
+The kind of a file follows from its content, not from its name. Files that are left out are counted
+by kind.
 """
 
 import hashlib
@@ -309,8 +310,8 @@ def read_found(found: Found) -> Iterator[tuple[str, bytes | ImageError]]:
 def image_groups(folder: Path, files: Sequence[ImageFile]) -> dict[str, tuple[ImageFile, ...]]:
     """Files of a folder by groups, each under a source of its own.
 
-    The source holds names, sizes and times: a file that is added or changed makes another group of
-    those that it stands with, and what of them is stored already counts as duplicate.
+    The source is made from names, sizes and times. A file that is added or changed gives its group
+    another source. Images of the group that are stored already then count as duplicates.
     """
     groups = {}
     for start in range(0, len(files), GROUP):

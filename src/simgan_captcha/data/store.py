@@ -3,9 +3,9 @@
     part-<id>.parquet         name, image, source, sha256: what learners see
     quarantine-<id>.parquet   source, name, reason, data: what was set aside, and why
 
-``<id>`` is made of the batch's source, so "is this batch here?" is "is its part here?". Each file
-is whole or not there, and the quarantine is written before the part: a killed process loses at
-most the batch it was adding, and that batch is then added again from its beginning.
+``<id>`` is made from the source of the batch. So a batch is in the store if its part is. Each file
+is either whole or missing, and the quarantine is written before the part. A killed process
+therefore loses at most the batch that it was adding. That batch is added again from its beginning.
 """
 
 import hashlib
@@ -112,10 +112,10 @@ class CaptchaStore:
     ) -> BatchCounts:
         """Add one batch, once: adding a source again changes nothing.
 
-        An image whose name and bytes are already here is a duplicate and kept once; one whose name
-        belongs to other bytes goes to the quarantine, the first stays. When all images of the batch
-        end in the quarantine, no part is written: the batch is not "here", and may be tried again.
-        ``notes`` are kept with it: images that a person should know something of, counted.
+        An image whose name and bytes are already in the store is a duplicate and is kept once. An
+        image whose name belongs to other bytes goes to the quarantine; the first one stays. If all
+        images of the batch go to the quarantine, no part is written and the batch can be tried
+        again. ``notes`` are kept with the batch: remarks on images, with their counts.
         """
         if self.has(source):
             return self.counts(source)

@@ -71,9 +71,9 @@ class Alphabet:
     def probabilities(self, logits: Floats) -> Floats:
         """(T, 1 + A) from logits (T, K): the blank, then the alphabet.
 
-        What the network gives to characters outside the alphabet goes to those inside in proportion
-        to their own probabilities, none of it to the blank: p(c) = (1 - p(blank)) q(c), where q is
-        the distribution over the alphabet.
+        The probability of characters outside the alphabet goes to those inside, in proportion to
+        their own, and none of it to the blank: p(c) = (1 - p(blank)) q(c). Here q is the
+        distribution over the alphabet.
         """
         logits = logits - logits.max(1, keepdims=True)
         weights = np.exp(logits, dtype=np.float32)

@@ -1,8 +1,9 @@
 """One stage after another in one folder each: manifests, what may be skipped, the run's lock.
 
-A stage's identity is what decides its output: its inputs' hashes, its configuration, the seed. A
-folder of the same identity is finished (its manifest says so) or gone on with; one of another
-identity is emptied first, as its checkpoints belong to something else.
+The identity of a stage is what decides its output: the hashes of its inputs, its configuration and
+the seed. A folder of the same identity is finished if it has a manifest; otherwise the stage
+continues there. A folder of another identity is emptied first, because its checkpoints belong to
+other work.
 """
 
 import hashlib

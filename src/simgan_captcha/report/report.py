@@ -1,8 +1,8 @@
 """One self-contained HTML page about a run, built from what lies in its folder.
 
-Nothing is judged here and no label is known here: figures about right and wrong are shown when
-somebody judged the run, and come from `judge/judgement.json` alone. A stage that has not run is
-said to be missing; a file that is damaged is said to be damaged; neither stops the report.
+Nothing is judged here, and no label is known here. Figures about right and wrong come from
+`judge/judgement.json` alone, if somebody judged the run. The report names stages that have not run
+and files that are damaged; neither stops it.
 """
 
 import json

@@ -22,11 +22,11 @@ def balancing_biases(
 ) -> Doubles:
     """Biases (A,) of the logits that pull the frequencies of classes toward equal ones.
 
-    They solve b_k = -strength * log(n f_k(b)) for the n balanced classes, where f_k(b) is the share
+    They solve b_k = -strength * log(n f_k(b)) for the n balanced classes. Here f_k(b) is the share
     of class k in the sum over all characters of p_k exp(b_k) / sum_j p_j exp(b_j). This is the
-    maximum a posteriori estimate if b_k and log(n f_k) have normal priors around 0. A class that is
-    read too often because of a shifted decision boundary needs a small bias; one that is really
-    frequent is read with confidence, so a small bias changes little.
+    maximum a posteriori estimate if b_k and log(n f_k) have normal priors around 0. A class may be
+    read too often because of a shifted decision boundary; a small bias mends that. A class that is
+    really frequent is read with confidence, so a small bias changes little.
 
     Source: Saerens, Latinne and Decaestecker 2002, who adjust to known frequencies.
 

@@ -68,7 +68,7 @@ def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> Stag
     first = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
     found = decode_all(read_columns(network, torch.from_numpy(first), bf16=bf16), alphabet, lengths)
     texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
-    data.say(f"at once    the generalist reads {', '.join(texts)}; learning improves on this")
+    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
     images = prepare([open_picture(image).rgb for image in encoded])
     specialized = specialize(
         network, images, alphabet, lengths, settings, seed=data.seed, bf16=bf16, on_step=advance
