@@ -49,9 +49,9 @@ class Outcome:
             assert re.search(part, lines[0]), lines[0]
 
 
-def command(*arguments: str | Path) -> Outcome:
-    """In this process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+def command(*arguments: str | Path, input: str | None = None) -> Outcome:
+    """In this process; ``input`` is typed in."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)

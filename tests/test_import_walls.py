@@ -16,6 +16,7 @@ KNOWING = {
     "cli/__init__.py",
     "cli/judge.py",
     "cli/puzzle.py",
+    "cli/teach.py",
     "evaluation/judge.py",
     "evaluation/judgement.py",
     "evaluation/labels.py",
@@ -24,6 +25,7 @@ KNOWING = {
     "report/inputs.py",
     "report/judged.py",
     "report/report.py",
+    "teaching/labels.py",
 }
 
 
@@ -62,6 +64,12 @@ def lint_imports(folder: Path) -> dict[str, str]:
         (
             "calibration/summary.py",
             "import simgan_captcha.evaluation.judge",
+            "nothing that learns",
+        ),
+        ("pipeline/run.py", "import simgan_captcha.teaching.teach", "rooms import only"),
+        (
+            "api/reading.py",
+            "import simgan_captcha.teaching.labels",
             "nothing that learns",
         ),
         (
@@ -155,14 +163,14 @@ def test_no_room_holds_more_than_twelve_entries() -> None:
             assert len(entries) <= 12, (room.name, sorted(entries))
 
 
-def test_nothing_but_the_page_names_where_corrections_are_kept() -> None:
+def test_nothing_but_the_page_and_teaching_names_where_corrections_are_kept() -> None:
     """They are labels of real images, in the very folder of the run that learns."""
     naming = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if re.search(r"corrections|[\"']review\b", path.read_text("utf-8"))
     }
-    assert naming == {"web/app.py", "web/corrections.py"}
+    assert naming == {"cli/teach.py", "web/app.py", "web/corrections.py"}
 
 
 def test_the_page_never_names_the_answer_rule() -> None:

@@ -90,3 +90,8 @@ def in_utf8(text: str) -> str:
         caf\xe9
     """
     return _SURROGATES.sub(lambda found: _escaped(found[0]), text)
+
+
+def in_labels(count: int) -> str:
+    """``taught with N labels``, of a reader."""
+    return f"taught with {count} label{'s' if count != 1 else ''}"

@@ -51,7 +51,15 @@ def test_a_batch_is_the_same_from_wherever_it_is_asked_for_and_is_shared_by_proc
 
     def batch(number: int, first: int, rank: int = 0, processes: int = 1) -> torch.Tensor:
         stream = labelled_images(
-            images, ids, background, AugmentationSettings(), 6, 3, rank=rank, processes=processes
+            images,
+            ids,
+            background,
+            AugmentationSettings(),
+            6,
+            3,
+            known=torch.tensor([8]),
+            rank=rank,
+            processes=processes,
         )(first)
         for _ in range(first, number):
             next(stream)

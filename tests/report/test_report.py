@@ -383,7 +383,7 @@ def test_an_estimate_outside_its_interval_and_one_without_a_truth(
     assert "Nobody has judged the run" in _own_section(page)
     headline = page.text[: page.text.index("Not judged: no labels were used or needed.")]
     assert "99.0\u00a0%" in headline
-    assert "98.5\u00a0% to 99.5\u00a0%, told without a label" in headline
+    assert "98.5\u00a0% to 99.5\u00a0%, estimated without labels" in headline
 
 
 @pytest.mark.parametrize(

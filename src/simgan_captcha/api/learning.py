@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.background import Background
     from simgan_captcha.inference.reader import ImageReader, Source, Unreadable
+    from simgan_captcha.pipeline.lesson import Lesson
     from simgan_captcha.recognizer.export import Parity
 
 Settings = Mapping[str, Any] | Sequence[str]
@@ -143,6 +144,12 @@ class Run:
         return load_run_reader(self.folder)
 
     @property
+    def _taught(self) -> int:
+        """Number of labels that the reader in use was taught with."""
+        lesson = self.lesson
+        return lesson.labels if lesson and lesson.better else 0
+
+    @property
     def config(self) -> RunConfig:
         """The whole configuration."""
         return self._loaded[2]
@@ -163,7 +170,9 @@ class Run:
         from simgan_captcha.recognizer.decode import recogniser
 
         network, background, config = self._loaded
-        return ImageReader(config.scheme, recogniser(network, background))
+        reader = ImageReader(config.scheme, recogniser(network, background))
+        reader.taught = self._taught
+        return reader
 
     @overload
     def read(self, images: "list[Source]") -> "list[Reading | Unreadable]": ...
@@ -194,8 +203,56 @@ class Run:
         network, background, config = self._loaded
         _, images = load_images(CaptchaStore(self.folder / STORE), config.scheme)
         return export_reader(
-            Path(file), network, background, config.scheme, images[:COMPARED], int8=int8
+            Path(file),
+            network,
+            background,
+            config.scheme,
+            images[:COMPARED],
+            int8=int8,
+            taught=self._taught,
         )
+
+    def teach(
+        self,
+        labels: "Mapping[str, str] | str | os.PathLike[str]",
+        *,
+        progress: OnEvent | None = None,
+    ) -> "Lesson":
+        """Teach the run with a few labels.
+
+        `read` and `export` use the taught reader if it is better. The estimate and the readings of
+        the run stay those without labels.
+
+        Args:
+            labels: Texts by the names of images of the run, or the path of a CSV file with the
+                header ``name,label``.
+            progress: Called with each event; by default progress is shown.
+
+        Returns:
+            How the taught reader compares with the one without labels.
+
+        Raises:
+            UsageError: No label belongs to an image of the run, or the file cannot be read.
+            SchemeError: A label does not fit the scheme.
+        """
+        from simgan_captcha.teaching.labels import collect, labels_of
+        from simgan_captcha.teaching.teach import teach
+
+        names = [reading.name for reading in self.readings()]
+        given = labels if isinstance(labels, Mapping) else labels_of(labels)
+        texts = collect(given, names, self.scheme).texts
+        with _shown(progress) as on_event:
+            lesson = teach(self.folder, texts, progress=on_event)
+        for loaded in ("_loaded", "reader"):  # of the reader before
+            self.__dict__.pop(loaded, None)
+        return lesson
+
+    @property
+    def lesson(self) -> "Lesson | None":
+        """What the run was taught with labels; None if it was not."""
+        from simgan_captcha.pipeline.lesson import load_lesson
+
+        return load_lesson(self.folder)
 
     def report(self) -> Path:
         """Write the HTML report again; its path."""

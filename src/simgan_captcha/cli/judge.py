@@ -3,7 +3,7 @@
 import enum
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from simgan_captcha.cli.app import (
 from simgan_captcha.errors import RunError
 
 if TYPE_CHECKING:
+    from simgan_captcha.evaluation.judge import Truth
     from simgan_captcha.pipeline.estimate import Estimate
 
 
@@ -39,6 +40,9 @@ def judge(
     ignore_case: Annotated[
         bool, typer.Option("--ignore-case", help="Count upper and lower case as the same.")
     ] = False,
+    taught: Annotated[
+        bool, typer.Option("--taught", help="Judge the reader that teach made.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare a finished run's readings with the truth. Nothing learns from this."""
@@ -58,6 +62,9 @@ def judge(
             f"{run} is a run on captchas of {recorded['user']}, and is judged by the answers for "
             f"{user}"
         )
+    if taught:
+        _judge_taught(run, truth, recorded, ignore_case=ignore_case, as_json=as_json)
+        return
     judgement = judge_run(
         run,
         load_readings(run / READINGS),
@@ -80,6 +87,35 @@ def judge(
         ) from None
     if not as_json:
         typer.echo(f"report: {report}")
+
+
+def _judge_taught(
+    run: Path, truth: "Truth", recorded: dict[str, Any], *, ignore_case: bool, as_json: bool
+) -> None:
+    """Print how the taught reader does on images whose labels it was not taught."""
+    from simgan_captcha.evaluation.judge import judge_run
+    from simgan_captcha.evaluation.judgement import judgement_in_words
+    from simgan_captcha.inference.readings import load_readings
+    from simgan_captcha.pipeline.lesson import load_lesson
+    from simgan_captcha.scheme import check_scheme
+    from simgan_captcha.teaching.teach import TAUGHT_READINGS
+
+    lesson = load_lesson(run)
+    if lesson is None:
+        raise RunError(f"expected a taught run in {run}; teach it with simgan-captcha teach {run}")
+    judgement = judge_run(
+        run,
+        load_readings(run / TAUGHT_READINGS),
+        check_scheme(recorded["scheme"]),
+        truth,
+        ignore_case=ignore_case,
+        estimate=lesson.after,
+    )
+    if as_json:
+        figures = judgement.model_dump(mode="json") | {"taught_labels": lesson.labels}
+        typer.echo(json.dumps(figures))
+    else:
+        typer.echo("\n".join([f"reader {lesson.in_words()}", *judgement_in_words(judgement)]))
 
 
 def _own_estimate(run: Path) -> "Estimate | None":

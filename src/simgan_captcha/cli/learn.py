@@ -209,5 +209,5 @@ def init(
     typer.echo(
         f"{file}: compare alphabet and length with {sheet}, then\n"
         f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "
-        f"--images {shlex.quote(str(folder))}" + (" --recursive" if recursive else "")
+        f"--images {shlex.quote(str(folder))} --preset quick{' --recursive' if recursive else ''}"
     )

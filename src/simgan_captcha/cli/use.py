@@ -24,9 +24,12 @@ def export(
     """Write a finished run's reader as one ONNX file, which reads without torch."""
     from simgan_captcha.api.learning import Run
 
-    parity = Run(run).export(file, int8=int8)
+    finished = Run(run)
+    parity = finished.export(file, int8=int8)
+    lesson = finished.lesson
+    taught = f", {lesson.in_words()}" if lesson and lesson.better else ""
     typer.echo(
-        f"{file}: {file.stat().st_size / 1e3:.0f} kB; {parity.images - parity.changed} of "
+        f"{file}{taught}: {file.stat().st_size / 1e3:.0f} kB; {parity.images - parity.changed} of "
         f"{parity.images} real images read as in torch, confidences at most "
         f"{parity.confidence_error:.2g} apart"
     )
@@ -68,10 +71,13 @@ def read(
     from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
+    from simgan_captcha.shown import in_labels
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
     reader, images = _reader_and_images(sources, alphabet, length)
+    if reader.taught:
+        typer.echo(f"the reader was {in_labels(reader.taught)}", err=True)
     left_out: Counter[str] = Counter()
     rows = reader.read_each(
         image_sources(images, sys.stdin.buffer, recursive=recursive, left_out=left_out)

@@ -38,6 +38,8 @@ class Exported:
     scheme: Scheme
     version: str
     """Of the package that wrote the file."""
+    taught: int
+    """Number of labels that it was taught with."""
     recognise: Recognise
 
 
@@ -70,7 +72,7 @@ def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = No
 def _loaded(data: bytes, threads: int | None) -> Exported:
     classes = inspect(data).classes
     session = _session(data, threads)
-    scheme, version = _described(session.get_modelmeta().custom_metadata_map)
+    scheme, version, taught = _described(session.get_modelmeta().custom_metadata_map)
     if classes is not None and classes != scheme.classes:
         raise ValueError(
             f"it tells {classes} classes apart, its scheme has {scheme.classes}: its alphabet "
@@ -89,7 +91,7 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
 
     # What shapes and types do not tell, one image does.
     require_readings(scheme, *recognise(np.zeros((1, scheme.height, scheme.width), np.uint8)))
-    return Exported(scheme, version, recognise)
+    return Exported(scheme, version, taught, recognise)
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -130,7 +132,7 @@ def _of_onnxruntime(work: Callable[[], Any]) -> Any:
         raise
 
 
-def _described(metadata: dict[str, str]) -> tuple[Scheme, str]:
+def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
     if METADATA not in metadata:
         raise ValueError(f"its metadata has no {METADATA}")
     described = parse_object(metadata[METADATA])
@@ -139,8 +141,11 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str]:
         raise ValueError("its metadata does not say which version wrote it")
     if not isinstance(values, dict):
         raise ValueError("its metadata holds no scheme")
+    taught = described.get("taught_labels", 0)  # files of earlier versions do not say
+    if not isinstance(taught, int) or isinstance(taught, bool) or taught < 0:
+        raise ValueError("its metadata does not say how many labels it was taught with")
     try:
-        return check_scheme(values), version
+        return check_scheme(values), version, taught
     except ConfigError as error:
         raise ValueError(f"its metadata holds no scheme: {error}") from None
 

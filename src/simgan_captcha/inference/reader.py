@@ -55,6 +55,8 @@ class TextReader(ABC):
     def __init__(self) -> None:
         self.notes: Counter[str] = Counter()
         """What a person should know of images that were read, see `pictures.Picture.notes`."""
+        self.taught = 0
+        """Number of labels that the reader was taught with; nearly always none."""
 
     @overload
     def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
@@ -178,5 +180,6 @@ class Reader(ImageReader):
         """
         exported = load_exported(file, threads)
         super().__init__(exported.scheme, exported.recognise, threads=threads)
+        self.taught = exported.taught
         self.version: str = exported.version
         """Of the package that wrote the file."""

@@ -38,8 +38,9 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
 def plan_in_words(config: RunConfig) -> str:
     """The planned training as a line for the user."""
     least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
-    doubt = f", up to {most:.1f} if the reader is sure of little" if most > least else ""
-    return f"planned    {least:.1f} TFLOP of training{doubt}"
+    case = "the simulator is needed" if config.begins_pretrained else "the recognizer is unsure"
+    more = f", up to {most:.1f} if {case}" if most > least else ""
+    return f"planned    {least:.1f} TFLOP of training{more}"
 
 
 def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchitecture:

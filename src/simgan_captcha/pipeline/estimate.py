@@ -1,8 +1,8 @@
-"""What a run can say of itself without a label: how often it is right, and what looks wrong.
+"""Estimates a reader's accuracy without labels, and lists what looks wrong in its readings.
 
-Known images, drawn by the calibrated simulator, tell how often the reader errs and how sure it is
-when it does; real ones only how sure it is. How much less sure it is of the real ones is about how
-much more often it errs there: the difference of confidences (Guillory et al., arXiv:2107.03315).
+Synthetic images with known texts show how often a reader errs and how confident it is. Real images
+show only its confidence. The difference of the two mean confidences is about the difference of the
+two accuracies (difference of confidences, Guillory et al., arXiv:2107.03315).
 """
 
 import math
@@ -31,10 +31,10 @@ _UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it do
 
 @dataclass(frozen=True)
 class Estimate:
-    """The share of captchas that a reader reads wholly right, told without a label."""
+    """The share of captchas that a reader reads wholly right, estimated without labels."""
 
     accuracy: float
-    """0 to 1, likewise its interval."""
+    """0 to 1, as are the ends of its interval."""
     low: float
     high: float
     known_accuracy: float | None = None
@@ -49,10 +49,10 @@ class Estimate:
 def estimate_accuracy(
     known: "Sequence[Reading]", truths: Sequence[str], real: "Sequence[Reading]"
 ) -> Estimate:
-    """Accuracy on real images from readings of known ones and of real ones.
+    """Accuracy on real images, from readings of known and of real images.
 
-    The interval holds the sampling error (95 %) and both what the known images alone say and what
-    they say after the correction, as nothing tells which is nearer.
+    The interval covers the sampling error (95 %). It contains both the accuracy on known images and
+    the corrected one, as either may be nearer to the truth.
 
     Args:
         known: Readings of drawn images, at least one.
@@ -137,7 +137,7 @@ def diagnose(
     kept: str,
     alphabet: str,
 ) -> dict[str, Any]:
-    """As JSON: the estimates, each character's share of the readings, likely confusions, warnings.
+    """The estimates, the share of each character, likely confusions and warnings, as JSON.
 
     Args:
         real: The kept reader's readings of all real images.
@@ -166,7 +166,7 @@ def diagnose(
 
 
 def character_shares(readings: "Sequence[Reading]", alphabet: str) -> dict[str, float]:
-    """How much of all that was read each character of the alphabet is, 0 to 1."""
+    """The share of each character of the alphabet in all readings, 0 to 1."""
     counts = Counter(character for reading in readings for character in reading.text)
     return {c: counts[c] / max(1, counts.total()) for c in alphabet}
 
@@ -184,8 +184,8 @@ def read_as(truths: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, s
 def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[dict[str, Any]]:
     """Which characters are misread as which on known images, the commonest first.
 
-    Shares are of what each character was read as, 0 to 1. In a reading of another length than the
-    truth nothing tells what was read as what: it is left out.
+    A share, 0 to 1, is of all readings of the true character. Readings of another length than the
+    truth are left out.
     """
     pairs = read_as(truths, [reading.text for reading in known])
     drawn: Counter[str] = Counter()
@@ -218,7 +218,7 @@ def _unusual_shares(
         if surprise < _SURPRISE or abs(share - expected) < _UNUSUAL * expected:
             continue
         way = "less" if share < expected else "more"
-        told = f"{character!r} is read {share:.2%} of the time, {expected:.2%} expected: "
+        figures = f"{character!r} is read {share:.2%} of the time, {expected:.2%} expected: "
         alike = sorted(
             {c["read"] for c in confusions if c["truth"] == character}
             | {c["truth"] for c in confusions if c["read"] == character}
@@ -228,12 +228,12 @@ def _unusual_shares(
             if alike
             else "its shape may differ from what the simulator draws, see calibrate/glyphs.png"
         )
-        sentences.append(f"{told}{way} than chance allows; {reason}")
+        sentences.append(f"{figures}{way} than chance allows; {reason}")
     return sentences
 
 
 def _divergence(share: float, expected: float) -> float:
-    """In nats; exp(-n times it) bounds how likely n draws stray so far (Hoeffding 1963, (2.1))."""
+    """KL divergence D in nats; n draws stray so far with p <= exp(-n D) (Hoeffding 1963, (2.1))."""
     return sum(
         part * math.log(part / whole)
         for part, whole in ((share, expected), (1 - share, 1 - expected))

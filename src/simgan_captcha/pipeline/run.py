@@ -19,6 +19,7 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.cost import plan_in_words, reader_architecture
 from simgan_captcha.pipeline.graph import Advance, Stage, left_out, stage_named, stages_of
+from simgan_captcha.pipeline.lesson import TEACH, load_lesson
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
     Stopwatch,
@@ -134,8 +135,27 @@ def _start(config: RunConfig) -> Fabric:
     return fabric
 
 
-def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
-    """What reads a run's captchas: the reader it kept, its background, its configuration.
+@contextmanager
+def opened(run: Path, progress: OnEvent = ignore) -> Iterator[RunData]:
+    """Hold a finished run, to learn more from its images.
+
+    Raises:
+        RunError: The run is not finished, has been changed since, or another process holds it.
+    """
+    with locked(run):
+        _, _, config = load_run_reader(run, taught=False)
+        reporter = Reporter(progress)
+        with _threads(config.threads):
+            seed = Request.of_record(read_run(run)).seed
+            yield RunData(run, config, seed, _start(config), reporter.warn, reporter.say)
+
+
+def load_run_reader(run: Path, *, taught: bool = True) -> tuple[nn.Module, Background, RunConfig]:
+    """The recognizer that reads a run's captchas, its background and its configuration.
+
+    Args:
+        run: Folder of a finished run.
+        taught: Whether a reader that was taught with labels comes first, if it is better.
 
     Raises:
         RunError: The run has no finished reader, or has been changed since.
@@ -153,8 +173,12 @@ def load_run_reader(run: Path) -> tuple[nn.Module, Background, RunConfig]:
             f"expected a run of this version in {run}, its settings are of another one ({error}); "
             "begin it again in another folder"
         ) from None
-    folder = run / read_diagnosis(run)["kept"]
-    require_whole(folder, READER)
+    lesson = load_lesson(run) if taught else None
+    if lesson and lesson.better:
+        folder = run / TEACH
+    else:
+        folder = run / read_diagnosis(run)["kept"]
+        require_whole(folder, READER)
     reader, _ = load_reader(folder / READER, reader_architecture(config))
     return reader, Background.load(run / BACKGROUND), config
 
@@ -164,7 +188,7 @@ def _estimate_line(run: Path) -> str:
     estimate = diagnosis["estimates"][diagnosis["kept"]]
     return (
         f"estimate   {estimate['accuracy']:.1%} of captchas read right "
-        f"({estimate['low']:.1%} to {estimate['high']:.1%}), told without a label"
+        f"({estimate['low']:.1%} to {estimate['high']:.1%}), estimated without labels"
     )
 
 

@@ -19,6 +19,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import draw_seed
+from simgan_captcha.training.known_texts import KNOWN_FORGIVENESS, draw_numbers
 from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
 from simgan_captcha.training.streams import LabelledStream
 from simgan_captcha.types import GreyImages
@@ -26,20 +27,24 @@ from simgan_captcha.types import GreyImages
 _LEAST_FORGIVENESS = 0.02
 
 
-def forgiving_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def forgiving_objective(
+    logits: Tensor, ids: Tensor, known: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Generalized cross-entropy of all characters, from logits (B, L, K) and class ids (B, L).
 
     The mean of (1 - p^q) / q, where p is the probability of a character. q is `FORGIVENESS` times
     the mean probability of the characters of its class in the batch. So texts of a class that is
-    not learned yet are not taken for mistakes.
+    not learned yet are not taken for mistakes. For the last ``known`` texts of the batch, which are
+    certain, q is nearly 0.
     """
     p = logits.float().softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
-    known, flat = p.detach().flatten(), ids.flatten()
+    of_each, flat = p.detach().flatten(), ids.flatten()
     sums, counts = (
-        known.new_zeros(logits.shape[-1]).index_add_(0, flat, values)
-        for values in (known, torch.ones_like(known))
+        of_each.new_zeros(logits.shape[-1]).index_add_(0, flat, values)
+        for values in (of_each, torch.ones_like(of_each))
     )
     q = (FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(_LEAST_FORGIVENESS)[ids]
+    q[len(q) - known :] = KNOWN_FORGIVENESS
     loss = generalized_cross_entropy(p, q)
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == ids).float().mean()}
 
@@ -52,6 +57,7 @@ def labelled_images(
     batch_size: int,
     seed: int,
     *,
+    known: Tensor,
     rank: int = 0,
     processes: int = 1,
 ) -> LabelledStream:
@@ -64,16 +70,17 @@ def labelled_images(
         augmentation: Its limits.
         batch_size: B, of all processes together.
         seed: Decides the order and the augmentation.
+        known: Numbers of the images whose texts are certain; see `known_texts`.
         rank: Of this process, from 0; each has every ``processes``-th image of a batch.
         processes: That share the batches.
     """
-    normalised = torch.from_numpy(background.normalise(images))
+    normalised, pool = torch.from_numpy(background.normalise(images)), torch.arange(len(ids))
 
     def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         number = first
         while True:
             generator = torch.Generator().manual_seed(draw_seed(seed, number, 0))
-            chosen = torch.randint(len(ids), (batch_size,), generator=generator)[rank::processes]
+            chosen = draw_numbers(pool, known, batch_size, generator)[rank::processes]
             yield augment(normalised[chosen], augmentation, generator), ids[chosen]
             number += 1
 

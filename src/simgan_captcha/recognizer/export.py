@@ -64,6 +64,7 @@ def export_reader(
     images: GreyImages,
     *,
     int8: bool = False,
+    taught: int = 0,
 ) -> Parity:
     """Export a recognizer, and compare it with the one in torch on real images.
 
@@ -75,6 +76,7 @@ def export_reader(
         images: (N, H, W) ``uint8`` unlabelled real images for the comparison.
         int8: Whether weights and activations are quantised to 8 bits. The first half of the images
             then gives the ranges, and the second half is compared.
+        taught: Number of labels that the recognizer was taught with; metadata, too.
 
     Raises:
         RunError: Readings differ. In float32 no difference is allowed, in int8 the share
@@ -89,6 +91,7 @@ def export_reader(
         "version": __version__,
         "scheme": scheme.model_dump(mode="json"),
         "precision": "int8" if int8 else "float32",
+        "taught_labels": taught,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
     with tempfile.TemporaryDirectory() as folder:

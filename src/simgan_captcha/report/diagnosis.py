@@ -4,9 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from simgan_captcha.documents import Json
+from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate, character_shares
 from simgan_captcha.pipeline.graph import stage_named
+from simgan_captcha.pipeline.lesson import Lesson, load_lesson
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 from simgan_captcha.report import charts
 from simgan_captcha.report.inputs import as_mapping, as_texts, first_text, read_json
@@ -29,8 +31,18 @@ def diagnosis_section(
     """
     return {
         **_said(folder / DIAGNOSIS, truth, damage),
+        "lesson": lesson_shown(folder, damage),
         "characters": None if readings is None else _against_prior(run, readings),
     }
+
+
+def lesson_shown(folder: Path, damage: list[str]) -> Lesson | None:
+    """What a run was taught with labels; None if nothing, or if it is damaged."""
+    try:
+        return load_lesson(folder)
+    except RunError as error:
+        damage.append(str(error))
+        return None
 
 
 def _said(path: Path, truth: float | None, damage: list[str]) -> Json:

@@ -34,6 +34,7 @@ from simgan_captcha.data.kinds import kind_of
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.run_folder import read_run
+from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.report.inputs import refiner_sheets
 from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.scheme import Scheme
@@ -141,7 +142,12 @@ def _add_reading(app: FastAPI, run: Path) -> None:
     def read_page() -> Response:
         status = run_status(run)
         return _page(
-            "read.html", run, scheme=_scheme(run), finished=status.finished, most_bytes=MAX_BYTES
+            "read.html",
+            run,
+            scheme=_scheme(run),
+            finished=status.finished,
+            lesson=lesson_shown(run, []),
+            most_bytes=MAX_BYTES,
         )
 
     @app.post(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from simgan_captcha.documents import Json
 from simgan_captcha.pipeline.graph import Stage, recorded_stages, stage_named
+from simgan_captcha.pipeline.lesson import LESSON
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.report.curves import curve_group
@@ -69,7 +70,9 @@ class RunPage:
             read = None if readings is None else len(readings)
             return {"own": own, "judged": judged, "images_read": read}
 
-        state = file_states(*(self._run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT)))
+        state = file_states(
+            *(self._run / name for name in (RUN, READINGS, DIAGNOSIS, JUDGEMENT, LESSON))
+        )
         results = self._once("results", state, draw, damage)
         warnings = [
             (stage.title, text)

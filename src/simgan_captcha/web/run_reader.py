@@ -14,6 +14,7 @@ from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.pipeline.graph import STAGES
+from simgan_captcha.pipeline.lesson import LESSON
 from simgan_captcha.pipeline.manifest import FINISHED
 from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
@@ -156,7 +157,7 @@ class RunReader:
 
         readers = [self._run / stage.name / READER for stage in STAGES if stage.recognizer]
         background = self._run / BACKGROUND
-        about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS)]
+        about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS, LESSON)]
         state = file_states(*about, background, *readers)
         if self._loaded is None or state != self._state:
             self._loaded = None  # a run that is being made anew has no reader until it is done

@@ -90,7 +90,7 @@ def audit(
         UsageError: An unknown stock reader, or a run that does not draw with fonts.
     """
     check_stock_readers(settings.stock)
-    reader, background, config = load_run_reader(run)
+    reader, background, config = load_run_reader(run, taught=False)
     recorded, diagnosis = read_run(run), read_diagnosis(run)
     simulator = run_simulator(run, config)
     stored = CaptchaStore(run / STORE).in_content_order()

@@ -15,8 +15,8 @@ Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns,
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
+from simgan_captcha.training.known_texts import KNOWN_FORGIVENESS, draw_numbers, known_of_batch
 from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
 from simgan_captcha.types import Floats
 
@@ -86,10 +87,11 @@ def specialize(
     settings: SpecializationSettings,
     *,
     seed: int = 1,
+    known: Mapping[int, str] | None = None,
     bf16: bool = False,
     on_step: OnStep = lambda step, steps, figures: None,
 ) -> Generalist:
-    """The teacher after self-training; the network given is left as it is.
+    """The teacher after self-training; the given network is not changed.
 
     Args:
         network: The generalist, or what an earlier specialization gave.
@@ -98,10 +100,14 @@ def specialize(
         lengths: Fewest and most characters; None: any.
         settings: See there.
         seed: Decides the order of images and their augmentation.
+        known: True texts by the number of their image. Only `simgan_captcha.teaching` has any.
         bf16: Whether convolutions compute in bfloat16.
         on_step: Called after each step.
     """
-    s = settings
+    s, known = settings, known or {}
+    numbers = torch.tensor(sorted(known), dtype=torch.long)
+    forgiveness = torch.full((s.batch_size,), FORGIVENESS)
+    forgiveness[s.batch_size - known_of_batch(len(known), s.batch_size) :] = KNOWN_FORGIVENESS
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(images)
     student, teacher = copy.deepcopy(network), copy.deepcopy(network)
@@ -113,19 +119,19 @@ def specialize(
     labels = _Labels([], torch.zeros(0, dtype=torch.long))
     for step in range(s.steps):
         if step % _RELABEL_EVERY == 0:
-            labels = _label(teacher, pixels, alphabet, lengths, bf16=bf16)
+            labels = _label(teacher, pixels, alphabet, lengths, known, bf16=bf16)
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * _schedule(step, s.steps)
         share = min(1.0, _FIRST_SHARE + (1 - _FIRST_SHARE) * step / max(1, 0.6 * s.steps))
         surest = labels.by_confidence[: max(2, round(share * len(labels.by_confidence)))]
         if not len(surest):  # nothing was read at all
             break
-        chosen = surest[torch.randint(len(surest), (s.batch_size,), generator=generator)]
+        chosen = draw_numbers(surest, numbers, s.batch_size, generator)
         batch = augment(pixels[chosen], generator).contiguous(memory_format=torch.channels_last)
         student.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = student(batch).logits
-        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], FORGIVENESS)
+        loss = forgiving_loss(logits, [labels.ids[i] for i in chosen.tolist()], forgiveness)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
@@ -163,6 +169,7 @@ def _label(
     images: Tensor,
     alphabet: Alphabet,
     lengths: tuple[int, int] | None,
+    known: Mapping[int, str],
     *,
     bf16: bool,
 ) -> _Labels:
@@ -175,6 +182,8 @@ def _label(
             _BALANCE,
         )
         decoded = decode_all(logits, alphabet.with_biases(biases), lengths)
+    for number, text in known.items():
+        decoded[number] = replace(decoded[number], text=text, confidence=1.0)
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
     order = confidence.argsort(descending=True)
     kept = order[confidence[order] >= 0]
@@ -199,10 +208,11 @@ def decode_all(
     return [decode_columns(of_image, alphabet, lengths) for of_image in logits]
 
 
-def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float) -> Tensor:
+def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float | Tensor) -> Tensor:
     """Mean of (1 - p^q) / q, where p is the geometric mean probability of a text's characters.
 
-    p = exp(-CTC / L) of logits (B, T, K) and texts of L class ids each; q in (0, 1].
+    p = exp(-CTC / L) of logits (B, T, K) and texts of L class ids each; q in (0, 1], one for all or
+    one for each text (B,).
     """
     B, T, _ = logits.shape
     lengths = torch.tensor([len(text) for text in ids])

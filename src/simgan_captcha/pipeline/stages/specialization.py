@@ -4,12 +4,16 @@ The generalist specializes on the run's images, and a light recognizer learns th
 reads.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig
@@ -34,7 +38,7 @@ from simgan_captcha.generalist.specialization.specialize import (
     specialize,
 )
 from simgan_captcha.pipeline.cost import reader_architecture
-from simgan_captcha.pipeline.estimate import estimate_from_agreement
+from simgan_captcha.pipeline.estimate import Estimate, estimate_from_agreement
 from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
@@ -42,6 +46,8 @@ from simgan_captcha.pipeline.run_folder import READER, STORE
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 from simgan_captcha.recognizer.distill import forgiving_objective, labelled_images
 from simgan_captcha.recognizer.train import ReaderResult, count_flops, train_reader
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.training.known_texts import known_of_batch
 from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, GreyImages, Ids
 
@@ -56,45 +62,141 @@ _SEEDS = 10_007
 """Difference of the seeds of two rounds."""
 
 
+class TeacherTexts(NamedTuple):
+    """What a teacher reads in some of a run's images."""
+
+    names: list[str]
+    texts: list[str]
+    """One for each name; some may be empty or of a wrong length."""
+    confidences: list[float]
+    """Probability of each text, 0 to 1."""
+
+
+class Distilled(NamedTuple):
+    """A recognizer that learned the texts of a teacher."""
+
+    reader: nn.Module
+    results: list[ReaderResult]
+    """Of the rounds."""
+    figures: dict[str, float]
+    """Arguments of `estimate_from_agreement`."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The estimated accuracy."""
+        return estimate_from_agreement(**self.figures)
+
+
 def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
-    settings, scheme = data.config.specialization, data.config.scheme
-    captchas = CaptchaStore(data.run / STORE).in_content_order()
-    names = evenly(captchas.names, settings.images)
-    encoded = evenly(captchas.images, settings.images)
+    settings = data.config.specialization
+    _show_first_texts(data)
+    found, columns = specialized_texts(data, {}, advance)
+    confidences = [round(confidence, 4) for confidence in found.confidences]
+    write_json(folder / PSEUDO_LABELS, found._replace(confidences=confidences)._asdict())
+    return StageOutcome(
+        (PSEUDO_LABELS,),
+        images=len(found.names) + settings.steps * settings.batch_size,
+        training_flops=count_specialization_flops(settings, columns, len(found.names)),
+    )
+
+
+def specialized_texts(
+    data: RunData, known: Mapping[str, str], advance: Advance
+) -> tuple[TeacherTexts, int]:
+    """Specialize the generalist and read with it; also the columns of its input.
+
+    Args:
+        data: Of the run.
+        known: True texts by name, of images that are then among those it learns from. Only
+            `simgan_captcha.teaching` has any.
+        advance: Called after each step.
+    """
+    settings, captchas = data.config.specialization, CaptchaStore(data.run / STORE)
+    ordered = captchas.in_content_order()
+    chosen = {*evenly(ordered.names, settings.images), *known}
+    pairs = zip(ordered.names, ordered.images, strict=True)
+    encoded = {name: image for name, image in pairs if name in chosen}
+    names = list(encoded)
     network, _ = load_generalist(shipped("generalist.safetensors"))
-    alphabet, lengths = Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
-    bf16 = fabric_precision(data.fabric) == "bf16-mixed"
-    first = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
-    found = decode_all(read_columns(network, torch.from_numpy(first), bf16=bf16), alphabet, lengths)
-    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
-    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
-    images = prepare([open_picture(image).rgb for image in encoded])
+    alphabet, lengths = _alphabet_and_lengths(data.config.scheme)
+    bf16 = _bf16(data)
+    images = prepare([open_picture(image).rgb for image in encoded.values()])
     specialized = specialize(
-        network, images, alphabet, lengths, settings, seed=data.seed, bf16=bf16, on_step=advance
+        network,
+        images,
+        alphabet,
+        lengths,
+        settings,
+        seed=data.seed,
+        known={names.index(name): text for name, text in known.items()},
+        bf16=bf16,
+        on_step=advance,
     )
     logits = read_columns(specialized, torch.from_numpy(images), bf16=bf16)
     decoded = decode_all(logits, alphabet, lengths)
-    write_json(
-        folder / PSEUDO_LABELS,
-        {
-            "names": names,
-            "texts": [one.text for one in decoded],
-            "confidences": [round(one.confidence, 4) for one in decoded],
-        },
+    texts = [one.text for one in decoded]
+    return TeacherTexts(names, texts, [one.confidence for one in decoded]), images.shape[-1]
+
+
+def _show_first_texts(data: RunData) -> None:
+    """Show what the generalist reads in a few images before it learns anything."""
+    encoded = evenly(
+        CaptchaStore(data.run / STORE).in_content_order().images, data.config.specialization.images
     )
-    return StageOutcome(
-        (PSEUDO_LABELS,),
-        images=len(names) + settings.steps * settings.batch_size,
-        training_flops=count_specialization_flops(settings, images.shape[-1], len(names)),
-    )
+    images = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
+    network, _ = load_generalist(shipped("generalist.safetensors"))
+    logits = read_columns(network, torch.from_numpy(images), bf16=_bf16(data))
+    found = decode_all(logits, *_alphabet_and_lengths(data.config.scheme))
+    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
+    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
+
+
+def _alphabet_and_lengths(scheme: Scheme) -> tuple[Alphabet, tuple[int, int]]:
+    return Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
+
+
+def _bf16(data: RunData) -> bool:
+    return fabric_precision(data.fabric) == "bf16-mixed"
 
 
 def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
-    config, scheme = data.config, data.config.scheme
-    labels = read_object(data.run / "specialize" / PSEUDO_LABELS)
-    taught = _with_ids(labels, config)
+    texts = TeacherTexts(**read_object(data.run / "specialize" / PSEUDO_LABELS))
+    learned = learn_texts(data, folder, texts, {}, advance)
+    if data.fabric.is_global_zero:
+        save_reader(folder / READER, learned.reader, reader_architecture(data.config))
+    return StageOutcome(
+        (READER,),
+        {
+            **learned.results[-1].figures,
+            **{name: round(value, 4) for name, value in learned.figures.items()},
+            "estimate": asdict(learned.estimate),
+        },
+        images=sum(result.images for result in learned.results),
+        training_flops=sum(result.flops for result in learned.results),
+    )
+
+
+def learn_texts(
+    data: RunData, folder: Path, teacher: TeacherTexts, known: Mapping[str, str], advance: Advance
+) -> Distilled:
+    """Train the recognizer on a teacher's texts, in rounds.
+
+    Args:
+        data: Of the run.
+        folder: For the checkpoints and metrics of the rounds.
+        teacher: Its texts; those that do not fit the scheme are left out.
+        known: True texts by name, which replace those of the teacher. Only
+            `simgan_captcha.teaching` has any.
+        advance: Called after each step.
+
+    Raises:
+        RunError: Fewer than two texts fit the scheme.
+    """
+    scheme = data.config.scheme
+    of_teacher = dict(zip(teacher.names, teacher.texts, strict=True))
+    taught = _with_ids(of_teacher | dict(known), scheme)
     if len(taught) < 2:
         raise RunError(
             "expected texts of the alphabet and the length of the scheme, the generalist reads "
@@ -102,40 +204,37 @@ def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         )
     names, stored = data.captchas
     number_of = {name: number for number, name in enumerate(names)}
-    images = stored[[number_of[name] for name in taught]]
-    ids = np.array(list(taught.values()))
-    results, learned, read = _learn_in_rounds(data, folder, images, ids, advance)
-    if data.fabric.is_global_zero:
-        save_reader(folder / READER, results[-1].reader, reader_architecture(config))
+    batch = _Images(
+        stored[[number_of[name] for name in taught]],
+        np.array(list(taught.values())),
+        np.array([name in known for name in taught]),
+    )
+    results, learned, read = _learn_in_rounds(data, folder, batch, advance)
     readings = list(decode(scheme, list(taught), read))
-    of_teacher = {
-        name: (scheme.fold(text), confidence)
-        for name, text, confidence in zip(
-            labels["names"], labels["texts"], labels["confidences"], strict=True
-        )
-    }
-    alike = [scheme.fold(one.text) == of_teacher[one.name][0] for one in readings]
+    alike = [scheme.fold(one.text) == scheme.fold(of_teacher[one.name]) for one in readings]
+    sure_of = dict(zip(teacher.names, teacher.confidences, strict=True))
     figures = {
-        "taught": float(np.mean([of_teacher[one.name][1] for one in readings])),
+        "taught": float(np.mean([sure_of[one.name] for one in readings])),
         "agreement": float(np.mean(alike)),
         "sure": float(np.mean([one.confidence for one in readings])),
         "stability": float((read.argmax(-1) == learned).all(1).mean()),
     }
-    estimate = estimate_from_agreement(**figures)
-    return StageOutcome(
-        (READER,),
-        {
-            **results[-1].figures,
-            **{name: round(value, 4) for name, value in figures.items()},
-            "estimate": asdict(estimate),
-        },
-        images=sum(result.images for result in results),
-        training_flops=sum(result.flops for result in results),
-    )
+    return Distilled(results[-1].reader, results, figures)
+
+
+class _Images(NamedTuple):
+    """N images with the class ids of their texts."""
+
+    pixels: GreyImages
+    """(N, H, W)."""
+    ids: Ids
+    """(N, L)."""
+    known: npt.NDArray[np.bool_]
+    """Whether a text is certain (N,)."""
 
 
 def _learn_in_rounds(
-    data: RunData, folder: Path, images: GreyImages, ids: Ids, advance: Advance
+    data: RunData, folder: Path, images: _Images, advance: Advance
 ) -> tuple[list[ReaderResult], Ids, Floats]:
     """Train one recognizer after another; each but the first learns what the one before reads.
 
@@ -145,11 +244,12 @@ def _learn_in_rounds(
     """
     results = list[ReaderResult]()
     while True:
-        results.append(_learn_texts(data, folder, images, ids, len(results), advance))
-        read = read_probabilities(results[-1].reader, data.background(), images)
+        results.append(_learn_texts(data, folder, images, len(results), advance))
+        read = read_probabilities(results[-1].reader, data.background(), images.pixels)
         if len(results) == data.config.distillation.rounds:
-            return results, ids, read
+            return results, images.ids, read
         ids = _balanced_ids(read, data.config.scheme.alphabet)
+        images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
 
 
 def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
@@ -170,22 +270,24 @@ def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
 
 
 def _learn_texts(
-    data: RunData, folder: Path, images: GreyImages, ids: Ids, number: int, advance: Advance
+    data: RunData, folder: Path, images: _Images, number: int, advance: Advance
 ) -> ReaderResult:
-    """One round: train a recognizer from random weights on images (N, H, W) with ids (N, L)."""
+    """One round: train a recognizer from random weights."""
     config, fabric = data.config, data.fabric
     rounds, steps = config.distillation.rounds, config.distillation.steps_of(config.scheme.classes)
     changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
     settings = config.reader.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
+    known = torch.from_numpy(np.flatnonzero(images.known))
     return train_reader(
         labelled_images(
-            images,
-            torch.from_numpy(ids),
+            images.pixels,
+            torch.from_numpy(images.ids),
             data.background(),
             config.adaptation.augmentation,
             settings.batch_size,
             seed,
+            known=known,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         ),
@@ -195,7 +297,9 @@ def _learn_texts(
         fabric=fabric,
         seed=seed,
         on_step=lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
-        objective=forgiving_objective,
+        objective=partial(
+            forgiving_objective, known=known_of_batch(len(known), settings.batch_size)
+        ),
     )
 
 
@@ -213,12 +317,11 @@ def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
     return each * settings.steps_of(config.scheme.classes) * settings.rounds
 
 
-def _with_ids(labels: dict[str, Any], config: RunConfig) -> dict[str, list[int]]:
+def _with_ids(texts: Mapping[str, str], scheme: Scheme) -> dict[str, list[int]]:
     """Class ids (L,) of the texts that fit the scheme, by the names of their images."""
-    scheme = config.scheme
     fewest = scheme.shortest or scheme.length
     return {
         name: scheme.encode(text)
-        for name, text in zip(labels["names"], labels["texts"], strict=True)
+        for name, text in texts.items()
         if fewest <= len(text) <= scheme.length
     }

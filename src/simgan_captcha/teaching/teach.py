@@ -1,0 +1,173 @@
+"""Learn from a few labels and many unlabelled images, on top of a finished run."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from simgan_captcha.atomic import write_json
+from simgan_captcha.documents import read_object
+from simgan_captcha.errors import UsageError
+from simgan_captcha.inference.readings import load_readings, save_readings
+from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.lesson import LESSON, TEACH, Lesson, save_lesson
+from simgan_captcha.pipeline.progress import OnEvent, Reporter, ignore
+from simgan_captcha.pipeline.run import opened
+from simgan_captcha.pipeline.run_data import RunData
+from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis
+from simgan_captcha.pipeline.stages.specialization import (
+    PSEUDO_LABELS,
+    Distilled,
+    TeacherTexts,
+    learn_texts,
+    specialized_texts,
+)
+from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
+
+TAUGHT_READINGS = Path(TEACH) / READINGS.name
+"""Readings of the run's images by the taught reader."""
+
+FEWEST_VALIDATED = 10
+"""Fewer labels are not enough for cross-validation."""
+
+_TAUGHT = Path(TEACH) / "taught.json"
+_WORK = "work"
+_FOLDS = 2
+
+
+def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -> Lesson:
+    """Teach a finished run with the texts of some of its images.
+
+    The generalist specializes again, now with these texts among its pseudo-labels, and a light
+    recognizer learns what it reads. If the run had to learn from the simulator, its own readings
+    take the place of the generalist's. Known texts make up 25 % of a batch for ten labels, and up
+    to 50 % for many.
+
+    The taught reader is used from now on unless cross-validation over the labels or, with few
+    labels, the estimate shows that it is worse.
+
+    Args:
+        run: Folder of a finished run.
+        labels: True texts by the names of images of the run, at least one.
+        progress: Called with each event.
+
+    Returns:
+        What was learned; `pipeline.lesson.load_lesson` returns it again.
+
+    Raises:
+        UsageError: No label, or the name of an image that the run does not have.
+        SchemeError: A text does not fit the scheme.
+        RunError: The run is not finished, or another process holds it.
+    """
+    with opened(run, progress) as data:
+        before = {reading.name: reading for reading in load_readings(run / READINGS)}
+        scheme, reporter = data.config.scheme, Reporter(progress)
+        _require_labels(labels, before)
+        labels = {name: scheme.fold(text) for name, text in labels.items()}
+        for text in labels.values():
+            scheme.encode(text)
+        names = [name for name in before if name in labels]
+        right = [scheme.fold(before[name].text) == labels[name] for name in names]
+        validated = None
+        if len(names) >= FEWEST_VALIDATED:
+            validated = _cross_validate(data, labels, names, reporter)
+        reporter.stage(TEACH)
+        learned, from_generalist = _learn(data, labels, reporter)
+        diagnosis = read_diagnosis(run)
+        estimated = Estimate(**diagnosis["estimates"][diagnosis["kept"]])
+        after = learned.estimate if from_generalist else None
+        lesson = Lesson(
+            labels=len(names),
+            right_before=sum(right),
+            cross_validated=validated,
+            before=estimated,
+            after=after,
+            better=_is_better(sum(right), validated, estimated, after),
+        )
+        _write(data, names, learned, lesson)
+        return lesson
+
+
+def texts_of_generalist(run: Path) -> dict[str, str]:
+    """Texts by name of the specialized generalist of a run; none if the run has none."""
+    path = run / "specialize" / PSEUDO_LABELS
+    if not path.exists():
+        return {}
+    texts = TeacherTexts(**read_object(path))
+    return dict(zip(texts.names, texts.texts, strict=True))
+
+
+def _require_labels(labels: Mapping[str, str], read: Mapping[str, object]) -> None:
+    if not labels:
+        raise UsageError("expected at least one label, got none; label some images of the run")
+    unknown = [name for name in labels if name not in read]
+    if unknown:
+        raise UsageError(
+            f"expected labels of the run's images, got {len(unknown)} of other images, as "
+            f"{unknown[0][:80]!r}; leave them out"
+        )
+
+
+def _is_better(
+    right_before: int, validated: int | None, before: Estimate, after: Estimate | None
+) -> bool:
+    if validated is not None and validated != right_before:
+        return validated > right_before
+    return after is None or after.accuracy >= before.accuracy
+
+
+def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> tuple[Distilled, bool]:
+    """Learn from labels; also whether the generalist was the teacher."""
+    work = data.run / TEACH / _WORK
+    shutil.rmtree(work, ignore_errors=True)  # of other labels
+    work.mkdir(parents=True)
+    kept = read_diagnosis(data.run)["kept"]
+    try:
+        if kept == "distill":
+            teacher, _ = specialized_texts(data, labels, reporter.step)
+        else:
+            readings = load_readings(data.run / READINGS)
+            teacher = TeacherTexts(
+                [one.name for one in readings],
+                [one.text for one in readings],
+                [one.confidence for one in readings],
+            )
+        return learn_texts(data, work, teacher, labels, reporter.step), kept == "distill"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _cross_validate(
+    data: RunData, labels: Mapping[str, str], names: Sequence[str], reporter: Reporter
+) -> int:
+    """How many of the images are read right by readers taught with the labels of the others."""
+    scheme, right = data.config.scheme, 0
+    order = np.random.default_rng(data.seed).permutation(len(names))
+    for fold in range(_FOLDS):
+        held_out = {names[number] for number in order[fold::_FOLDS]}
+        reporter.stage(f"fold {fold + 1}")
+        taught = {name: text for name, text in labels.items() if name not in held_out}
+        learned, _ = _learn(data, taught, reporter)
+        for name, text in _read(data, learned, sorted(held_out)).items():
+            right += scheme.fold(text) == labels[name]
+    return right
+
+
+def _read(data: RunData, learned: Distilled, names: Sequence[str]) -> dict[str, str]:
+    numbers = {name: number for number, name in enumerate(data.captchas[0])}
+    images = data.images[[numbers[name] for name in names]]
+    probabilities = read_probabilities(learned.reader, data.background(), images)
+    return {one.name: one.text for one in decode(data.config.scheme, list(names), probabilities)}
+
+
+def _write(data: RunData, names: Sequence[str], learned: Distilled, lesson: Lesson) -> None:
+    """Write the taught reader and its readings, the lesson last."""
+    run, scheme = data.run, data.config.scheme
+    probabilities = read_probabilities(learned.reader, data.background(), data.images)
+    (run / LESSON).unlink(missing_ok=True)
+    write_json(run / _TAUGHT, list(names))
+    save_reader(run / TEACH / READER, learned.reader, reader_architecture(data.config))
+    save_readings(run / TAUGHT_READINGS, list(decode(scheme, data.captchas[0], probabilities)))
+    save_lesson(run, lesson)
