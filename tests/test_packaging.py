@@ -175,7 +175,7 @@ def test_a_command_without_its_extra_says_what_to_install(
 
 
 def test_the_light_install_says_what_parquet_and_python_need(tmp_path: Path, image: Path) -> None:
-    parquet = ["--parquet", tmp_path / "out.parquet"]
+    parquet: list[str | Path] = ["--parquet", tmp_path / "out.parquet"]
     installed_with((), COMMAND_LINE, "read", image, *parquet).error(2, r"\[label\]")
     learn = (
         "import simgan_captcha as sc\n"
