@@ -3,9 +3,9 @@
     python benchmarks/light_install.py
 
 Makes a new environment, installs the package from this folder without extras, and starts
-``simgan-captcha read image.png`` in it, ``--rounds`` times after the first. Megabytes are those that
-``du -sm`` counts in ``site-packages``, with pip and setuptools. Other work on the machine makes the
-seconds of wall time longer, those of CPU hardly. Writes
+``simgan-captcha read image.png`` in it, ``--rounds`` times after the first. Megabytes are those
+that ``du -sm`` counts in ``site-packages``, with pip and setuptools. Other work on the machine
+makes the seconds of wall time longer, those of CPU hardly. Writes
 benchmarks/results/light_install.{json,md}.
 """
 
