@@ -63,6 +63,7 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/write_configuration.py
+	$(BIN)/python docs/write_commands.py
 
 clean:
 	rm -rf $(VENV) .venv-rivals build dist demo-run
