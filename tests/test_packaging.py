@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.recognizer.export import export_reader
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
-from tests.commands import Outcome
+from tests.commands import Outcome, recorded
 from tests.small_run import SCHEME, shaded
 
 ROOT = Path(__file__).parents[1]
@@ -174,9 +174,14 @@ def test_a_command_without_its_extra_says_what_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_light_install_says_what_parquet_and_python_need(tmp_path: Path, image: Path) -> None:
+def test_the_light_install_says_what_parquet_runs_and_python_need(
+    tmp_path: Path, image: Path
+) -> None:
     parquet: list[str | Path] = ["--parquet", tmp_path / "out.parquet"]
     installed_with((), COMMAND_LINE, "read", image, *parquet).error(2, r"\[label\]")
+    recorded(tmp_path / "run", "nowhere")
+    read = installed_with((), COMMAND_LINE, "read", tmp_path / "run", image)
+    read.error(2, r"expected the extra 'learn' for the reader of a run")
     learn = (
         "import simgan_captcha as sc\n"
         "try:\n"

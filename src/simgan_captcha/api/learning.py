@@ -171,10 +171,10 @@ class Run:
         Raises:
             RunError: The run is not finished, or has been changed since.
         """
+        network, background, config = self._loaded  # first: it says which extra is missing
         from simgan_captcha.inference.reader import ImageReader
         from simgan_captcha.recognizer.decode import recogniser
 
-        network, background, config = self._loaded
         reader = ImageReader(config.scheme, recogniser(network, background))
         reader.taught = self._taught
         return reader
