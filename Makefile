@@ -1,11 +1,12 @@
 # make demo: the main job on the embedded puzzle.  make test: everything that is checked.
+# make test-fast: format, lint and the tests that train nothing, in under a minute.
 # make bench: the benchmarks that take minutes.  All build .venv first when it is missing or the pinned
 # parts have changed.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench pretrain pretrain-fonts rivals format docs clean
+.PHONY: demo test test-fast bench pretrain pretrain-fonts rivals format docs clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -30,6 +31,21 @@ test: $(VENV)/browser
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Tests that train nothing and wait for no server.
+FAST := tests/config tests/simulator \
+	$(addprefix tests/data/test_,background.py batch.py foreground.py images.py left_out.py pictures.py store.py) \
+	$(addprefix tests/evaluation/test_,audit_words.py labels.py) \
+	$(addprefix tests/generalist/test_,decoding.py survey.py) \
+	$(addprefix tests/inference/test_,readings.py sources.py) \
+	$(addprefix tests/pipeline/test_,manifest.py progress.py run_folder.py) \
+	tests/teaching/test_questions.py \
+	$(addprefix tests/test_,addresses.py atomic.py docs.py documents.py import_walls.py interrupts.py scheme.py shown.py)
+
+test-fast: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(FAST)
 
 # Rivals have an environment of their own, so that theirs cannot change ours. Tesseract itself is
 # the system's, as Debian's package tesseract-ocr.
@@ -63,6 +79,7 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/write_configuration.py
+	$(BIN)/python docs/write_commands.py
 
 clean:
 	rm -rf $(VENV) .venv-rivals build dist demo-run

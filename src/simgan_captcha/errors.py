@@ -3,6 +3,7 @@
     SimganCaptchaError            something a user can act on; the CLI prints it as one line
     ├── UsageError                what was asked cannot be: exit code 2
     │   ├── ConfigError           an unknown key or a value out of range
+    │   ├── MissingExtraError     a part of the installation that was left out
     │   └── SchemeError           text, alphabet or image size do not fit the scheme
     ├── ImageError                bytes that are not the image they should be
     ├── BatchError                a challenge batch that cannot be unpacked at all
@@ -31,6 +32,10 @@ class UsageError(SimganCaptchaError):
 
 class ConfigError(UsageError):
     """An unknown configuration key, or a value out of its range."""
+
+
+class MissingExtraError(UsageError):
+    """What needs an extra that is not installed."""
 
 
 class SchemeError(UsageError):

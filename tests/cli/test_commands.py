@@ -108,6 +108,30 @@ def test_every_command_explains_itself(name: str) -> None:
     assert name in command("--help").out
 
 
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("simgan-captcha re", ["report", "read"]),
+        ("simgan-captcha label --engine ", ["local", "ray"]),
+        ("simgan-captcha read --par", ["--parquet"]),
+        ("simgan-captcha read ima", []),  # the shell's own names of files
+    ],
+)
+def test_the_shell_completes_commands_and_options(line: str, proposed: list[str]) -> None:
+    script = (
+        "import sys; sys.argv[0] = 'simgan-captcha'; from simgan_captcha.cli import main; main()"
+    )
+    completing = {
+        "_SIMGAN_CAPTCHA_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | completing
+    )
+    assert done.stdout.split() == proposed, done.stderr
+
+
 # run
 
 

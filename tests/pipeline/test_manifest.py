@@ -153,8 +153,9 @@ stages.ELAPSED_EVERY = 0.0
 def work(stopwatch):
     while True:
         time.sleep(0.01)
-        stopwatch.tick()
-        print(stopwatch.seconds(), flush=True)
+        seconds = stopwatch.seconds()
+        stopwatch.tick()  # which saves no fewer
+        print(seconds, flush=True)
 stages.run_stage(Path(sys.argv[1]), {ENTRY!r}, work)
 """
 
@@ -174,7 +175,7 @@ def test_seconds_of_a_killed_process_are_counted_too(tmp_path: Path) -> None:
     started = time.monotonic()
     manifest = run_stage(folder, ENTRY, Work(folder))
     own = time.monotonic() - started
-    assert 0.49 < manifest["seconds"] < 0.5 + own + 5
+    assert 0.5 <= manifest["seconds"] < 0.5 + own + 5
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", "{}", '{"seconds": "long"}'])

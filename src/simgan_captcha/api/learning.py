@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from simgan_captcha.api.images import location_of
 from simgan_captcha.api.inspection import changed_scheme, inspect
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.extras import needing
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.progress import OnEvent, StageProgress, print_events
@@ -41,6 +42,7 @@ Settings = Mapping[str, Any] | Sequence[str]
 """Changes of a preset, as ``{"reader.steps": 100}`` or ``["reader.steps=100"]``."""
 
 
+@needing("learn", "learning")
 def learn(
     images: "Images",
     *,
@@ -80,6 +82,8 @@ def learn(
         >>> learn("captchas/", alphabet="0123456789", length=4).estimate  # doctest: +SKIP
         Estimate(accuracy=0.987, low=0.981, high=0.991, known_accuracy=0.99)
     """
+    import torch  # noqa: F401  # where it is missing, before anything is done
+
     if scheme is None:
         scheme = inspect(images, alphabet=alphabet, length=length).scheme
     else:
@@ -138,6 +142,7 @@ class Run:
         return Estimate(**diagnosis["estimates"][diagnosis["kept"]])
 
     @cached_property
+    @needing("learn", "the reader of a run")
     def _loaded(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader
 
@@ -166,10 +171,10 @@ class Run:
         Raises:
             RunError: The run is not finished, or has been changed since.
         """
+        network, background, config = self._loaded  # first: it says which extra is missing
         from simgan_captcha.inference.reader import ImageReader
         from simgan_captcha.recognizer.decode import recogniser
 
-        network, background, config = self._loaded
         reader = ImageReader(config.scheme, recogniser(network, background))
         reader.taught = self._taught
         return reader

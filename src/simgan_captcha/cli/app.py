@@ -83,7 +83,6 @@ def _give_up(message: str, code: int) -> NoReturn:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Read short text in images, having learned without a single label.",
     epilog="Add --debug to any command to see the traceback of an error. For puzzles, research "

@@ -17,6 +17,7 @@ from simgan_captcha.cli.app import (
     warn_if_outdated,
 )
 from simgan_captcha.errors import RunError
+from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
     from simgan_captcha.evaluation.judge import Truth
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@needing("learn", "simgan-captcha judge")
 def judge(
     run: RunFolder,
     user: Annotated[
@@ -145,6 +147,7 @@ _WEAK = 3
 
 
 @app.command()
+@needing("learn", "simgan-captcha audit")
 def audit(
     run: RunFolder,
     images: Annotated[
@@ -190,6 +193,7 @@ def audit(
 
 
 @app.command()
+@needing("learn", "simgan-captcha report")
 def report(run: RunFolder) -> None:
     """Write the run's HTML report again."""
     from simgan_captcha.report.report import write_report

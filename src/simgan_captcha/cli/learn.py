@@ -19,6 +19,7 @@ from simgan_captcha.cli.app import (
     warn,
 )
 from simgan_captcha.errors import UsageError
+from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
     from simgan_captcha.pipeline.run_folder import Request
@@ -28,6 +29,7 @@ DEFAULT_USER = "rickyhan"
 
 
 @app.command()
+@needing("learn", "simgan-captcha run")
 def run(
     run: RunFolder,
     challenges: Annotated[
@@ -169,6 +171,7 @@ def train(run: Path, request: "Request", *, quiet: bool) -> Path:
 
 
 @app.command()
+@needing("learn", "simgan-captcha init")
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder or zip file of unlabelled images.")],
     file: Annotated[Path, typer.Argument(help="Where to write the scheme, as my.toml.")],

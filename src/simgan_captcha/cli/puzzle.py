@@ -11,9 +11,11 @@ import typer
 from simgan_captcha.cli.app import Quiet, RunFolder, Seed, Settings, app, warn_if_outdated
 from simgan_captcha.cli.learn import train
 from simgan_captcha.errors import UsageError
+from simgan_captcha.extras import needing
 
 
 @app.command()
+@needing("learn", "simgan-captcha submit")
 def submit(
     url: Annotated[
         str,
@@ -60,6 +62,7 @@ def _submit(url: str, run: Path, user: str) -> bool:
 
 
 @app.command()
+@needing("serve", "simgan-captcha puzzle")
 def puzzle(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
@@ -87,6 +90,7 @@ def puzzle(
 
 
 @app.command()
+@needing("serve", "simgan-captcha demo")
 def demo(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("demo-run"),
     preset: Annotated[str, typer.Option(help="quick, cpu, paper or original.")] = "quick",

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from jinja2 import Environment, StrictUndefined
+
 from simgan_captcha.data.inspect import FirstLook
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.shown import one_line
@@ -92,8 +94,6 @@ def scheme_text(
         given: Which of ``alphabet`` and ``length`` a person gave.
         remarks: What speaks for these two, where they were found in the images.
     """
-    from jinja2 import Environment, StrictUndefined
-
     stretches = ", ".join(
         f"{count} in {images / look.stretches.total():.0%}"
         for count, images in look.stretches.most_common(4)

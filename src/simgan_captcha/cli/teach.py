@@ -9,6 +9,7 @@ import typer
 
 from simgan_captcha.cli.app import Quiet, RunFolder, app, warn
 from simgan_captcha.errors import SchemeError, UsageError
+from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
     from simgan_captcha.api.learning import Run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@needing("learn", "simgan-captcha teach")
 def teach(
     run: RunFolder,
     labels: Annotated[

@@ -10,12 +10,14 @@ import typer
 
 from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, parse_length, warn
 from simgan_captcha.errors import UsageError
+from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
     from simgan_captcha.inference.reader import TextReader
 
 
 @app.command()
+@needing("learn", "simgan-captcha export")
 def export(
     run: RunFolder,
     file: Annotated[Path, typer.Argument(help="Where to write it, as reader.onnx.")],
@@ -146,6 +148,7 @@ class Engine(enum.StrEnum):
 
 
 @app.command()
+@needing("label", "simgan-captcha label")
 def label(
     reader: Annotated[Path, typer.Argument(help="A file that export wrote.")],
     inputs: Annotated[
@@ -201,6 +204,7 @@ def label(
 
 
 @app.command()
+@needing("serve", "simgan-captcha serve")
 def serve(
     run: RunFolder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from simgan_captcha.atomic import replacing
+from simgan_captcha.extras import needing
 from simgan_captcha.inference.reader import Unreadable
 from simgan_captcha.inference.readings import COLUMNS, Reading, readings_schema
 from simgan_captcha.shown import in_utf8, one_line, spreadsheet_cell
@@ -63,6 +64,7 @@ def write_csv(rows: Rows, out: TextIO) -> int:
     return unreadable
 
 
+@needing("label", "Parquet")
 def write_parquet(rows: Rows, path: Path) -> int:
     """Columns as a run's readings have them, and ``error``; whole or not at all."""
     import pyarrow as pa

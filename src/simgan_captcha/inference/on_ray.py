@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from simgan_captcha.errors import RunError, SimganCaptchaError, UsageError
+from simgan_captcha.errors import RunError, SimganCaptchaError
+from simgan_captcha.extras import needing
 from simgan_captcha.inference.label import Labelled, label_partition
 from simgan_captcha.inference.partitions import Partition, kept_reader
 from simgan_captcha.inference.reader import Reader
@@ -34,19 +35,14 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
     again, and nothing twice. Every node must reach the inputs and ``out`` under their names.
 
     Raises:
-        UsageError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
         RunError: A partition cannot be labelled, or the cluster is lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers otherwise
-    try:
+    with needing("dist", "--engine ray"):
         import ray
         import ray.data
         import ray.exceptions
-    except ImportError:
-        raise UsageError(
-            "expected Ray for --engine ray, it is not installed; run: "
-            "pip install 'simgan-captcha[dist]'"
-        ) from None
     if not pending:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -11,6 +11,7 @@ from simgan_captcha.data.folder import Found, find_images, holds_images, holds_s
 from simgan_captcha.data.kinds import HEAD, IMAGES, kind_in_words, kind_of
 from simgan_captcha.data.pictures import MAX_BYTES
 from simgan_captcha.errors import ImageError, UsageError
+from simgan_captcha.extras import needing
 from simgan_captcha.inference.reader import NamedImage, Unreadable
 
 _LONGEST_NAME = 65_536
@@ -69,7 +70,8 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
 def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Given]:
     stored = False
     if holds_store(place):
-        from simgan_captcha.data.store import read_stored  # and pyarrow, which no image needs
+        with needing("label", "captcha stores"):  # pyarrow, which no image needs
+            from simgan_captcha.data.store import read_stored
 
         for name, data in read_stored(place):
             stored = True

@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.atomic import core_count, file_hash, write_json
@@ -101,6 +100,8 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"expected a folder for the run, {run} is a file; name a folder") from None
+    from filelock import FileLock, Timeout  # imported late because reading does without it
+
     lock = FileLock(run / ".lock")
     try:
         lock.acquire(timeout=0)
