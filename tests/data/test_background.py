@@ -41,13 +41,13 @@ def captchas(truth: Background, count: int = 600) -> GreyImages:
 # Simple operations
 
 
-def test_the_original_s_rule_takes_bright_pixels_and_black_ones() -> None:
+def test_the_original_rule_selects_bright_and_black_pixels() -> None:
     levels = np.array([[0, 1, 199, 200, 201, 255]], np.uint8)
     assert binarise(levels).tolist() == [[True, False, False, False, True, True]]
     assert binarise(levels, 1).tolist() == [[True, False, True, True, True, True]]
 
 
-def test_otsu_splits_two_heaps_between_them() -> None:
+def test_otsu_separates_two_clusters() -> None:
     generator = np.random.default_rng(0)
     dark, bright = generator.normal(60, 8, 3000), generator.normal(190, 8, 1000)
     grey = np.concatenate([dark, bright]).astype(np.uint8).reshape(40, 100)
@@ -55,7 +55,7 @@ def test_otsu_splits_two_heaps_between_them() -> None:
     assert dark.max() - 10 < threshold < bright.min() + 10
 
 
-def test_the_average_forgives_what_bitwise_and_does_not() -> None:
+def test_the_average_tolerates_misses_and_bitwise_and_does_not() -> None:
     binary = np.zeros((100, 4, 5), np.bool_)
     binary[:, 0] = True
     binary[:95, 1] = True
@@ -65,7 +65,7 @@ def test_the_average_forgives_what_bitwise_and_does_not() -> None:
     assert shared_by_and(binary).any(axis=1).tolist() == [True, False, False, False]
 
 
-def test_percentiles_are_taken_of_each_pixel() -> None:
+def test_percentiles_are_computed_per_pixel() -> None:
     images = np.arange(101, dtype=np.uint8)[:, None, None] + np.array([[0, 100]], np.uint8)
     for percentile in (0, 25, 50, 100):
         shared = per_pixel_percentile(np.random.default_rng(0).permutation(images), percentile)
@@ -75,7 +75,7 @@ def test_percentiles_are_taken_of_each_pixel() -> None:
 
 @pytest.mark.parametrize("bright", [True, False])
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_thin_lines_go_and_strokes_stay(width: int, bright: bool) -> None:
+def test_thin_lines_are_removed_and_strokes_kept(width: int, bright: bool) -> None:
     ground, ink = (40, 250) if bright else (250, 40)
     for degrees in range(0, 180, 15):
         image = Image.new("L", (120, 120), ground)
@@ -108,7 +108,7 @@ def test_background_lines_and_ink_are_found_under_letters(truth: Background) -> 
 
 
 @pytest.mark.parametrize("truth", [BRIGHT_INK, DARK_INK], ids=["bright ink", "dark ink"])
-def test_ink_is_high_and_background_low_in_what_networks_see(truth: Background) -> None:
+def test_network_input_is_high_for_ink_and_low_for_background(truth: Background) -> None:
     images = captchas(truth)
     found = estimate_background(images)
     ink, mask = np.moveaxis(found.normalise(images), 1, 0)
@@ -124,7 +124,7 @@ def test_ink_is_high_and_background_low_in_what_networks_see(truth: Background) 
 
 
 @pytest.mark.parametrize("bright", [True, False])
-def test_lines_that_differ_per_image_are_taken_out(bright: bool) -> None:
+def test_lines_that_differ_per_image_are_removed(bright: bool) -> None:
     generator = np.random.default_rng(4)
     images = np.full((60, 40, 80), 90 if bright else 170, np.uint8)
     ink = 240 if bright else 20
@@ -165,11 +165,11 @@ def test_the_binary_encoding_is_the_original_s() -> None:
     np.testing.assert_array_equal(ink == 1, binarise(images) & (images > 0))
 
 
-def test_images_without_anything_to_compare_are_refused() -> None:
+def test_too_few_or_identical_images_are_refused() -> None:
     grey = np.full((5, 50, 100), 7, np.uint8)
     with pytest.raises(ImageError, match="at least 2 images to compare, got 1"):
         estimate_background(grey[:1])
-    with pytest.raises(ImageError, match="all alike"):
+    with pytest.raises(ImageError, match="identical images"):
         estimate_background(grey)
 
 
@@ -191,7 +191,7 @@ def test_real_captchas(real_images: GreyImages) -> None:
     assert 0.04 < (ink > 0.5).mean() < 0.2
 
 
-def test_half_of_the_real_captchas_tell_the_same_as_the_others(real_images: GreyImages) -> None:
+def test_both_halves_of_the_real_captchas_give_the_same_background(real_images: GreyImages) -> None:
     one, other = estimate_background(real_images[::2]), estimate_background(real_images[1::2])
     assert np.abs(one.grey.astype(int) - other.grey).mean() < 1.5
     assert (one.line_mask != other.line_mask).mean() < 0.005
@@ -273,7 +273,7 @@ def test_other_arrays_are_a_run_error(
         Background.load(tmp_path / "missing.npz")
 
 
-def test_letters_that_always_stand_in_one_place_leave_no_ghost() -> None:
+def test_letters_in_fixed_places_leave_no_trace_in_the_background() -> None:
     """No image is free of ink there, and most have some at any pixel."""
     rng = np.random.default_rng(1)
     scene = np.full((40, 90), 230, np.uint8)
@@ -290,7 +290,7 @@ def test_letters_that_always_stand_in_one_place_leave_no_ghost() -> None:
     assert apart.max() <= 5
 
 
-def test_of_ink_on_black_nothing_is_estimated() -> None:
+def test_the_background_of_ink_on_black_is_not_estimated() -> None:
     background = plain_background(20, 30, 200, removed_lines=2)
     assert background.grey.shape == (20, 30)
     assert background.bright_ink

@@ -14,7 +14,7 @@ from tests.data.downloading import BAD_IMAGES, batch, jpeg
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_IMAGES)
-def test_bad_image_is_set_aside_with_its_reason(bad: Any, reason: str) -> None:
+def test_an_invalid_image_is_rejected_with_a_reason(bad: Any, reason: str) -> None:
     captchas, rejected, _ = unpack_batch([*batch(0), bad], HACKMIT_2017)
     assert [captcha.name for captcha in captchas] == ["0-0", "0-1", "0-2"]
     assert [captcha.image for captcha in captchas] == [jpeg(0), jpeg(1), jpeg(2)]
@@ -22,7 +22,7 @@ def test_bad_image_is_set_aside_with_its_reason(bad: Any, reason: str) -> None:
     assert reason in one.reason
 
 
-def test_more_values_than_any_batch_has_are_not_even_parsed() -> None:
+def test_json_with_too_many_values_is_not_parsed() -> None:
     with pytest.raises(BatchError, match="with 1 to 100000 images, got many more values"):
         parse_batch(b'{"images": [' + b"[]," * 1_000_000 + b"1]}")
     # Names may be made of such characters; a whole batch of them, within reason.

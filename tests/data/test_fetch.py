@@ -42,7 +42,7 @@ def test_loopback_is_reached_past_a_proxy_of_the_environment(
     "location",
     ["", "/", "/u/{user}/", "/u/some%20one", "/u/{user}/challenge", "/u/some%20one/challenge"],
 )
-def test_server_that_answers_fresh_batches(
+def test_a_server_with_new_batches_each_time(
     server: MisbehavingServer, tmp_path: Path, location: str
 ) -> None:
     path = "/u/some%20one/challenge"
@@ -80,7 +80,7 @@ def test_template_counts_from_zero(server: MisbehavingServer, tmp_path: Path) ->
     assert set(server.requests.values()) == {1}
 
 
-def test_no_more_requests_at_once_than_told(server: MisbehavingServer, tmp_path: Path) -> None:
+def test_simultaneous_requests_are_limited(server: MisbehavingServer, tmp_path: Path) -> None:
     lock, waiting, most = threading.Lock(), 0, 0
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
@@ -99,7 +99,7 @@ def test_no_more_requests_at_once_than_told(server: MisbehavingServer, tmp_path:
     assert most == 2
 
 
-def test_never_faster_than_told(server: MisbehavingServer, tmp_path: Path) -> None:
+def test_the_request_rate_is_limited(server: MisbehavingServer, tmp_path: Path) -> None:
     """By any worker, retries and redirects included."""
     for n in range(6):
         server.script(f"/challenge-{n}", answer(b"", 500), answer(b"", 302, Location=f"/moved-{n}"))
@@ -114,7 +114,7 @@ def test_never_faster_than_told(server: MisbehavingServer, tmp_path: Path) -> No
         assert later - first > 0.5 * 10 / 10
 
 
-def test_password_is_used_but_never_kept(server: MisbehavingServer, tmp_path: Path) -> None:
+def test_a_password_is_used_but_not_stored(server: MisbehavingServer, tmp_path: Path) -> None:
     server.script("/challenge-0", answer(body(batch(0))))
     server.script("/challenge-1", answer(b"", 404))
     report = ingest(
@@ -142,7 +142,9 @@ def test_password_is_used_but_never_kept(server: MisbehavingServer, tmp_path: Pa
         ("http://host/u/{user}/challenge", "", "expected a user"),
     ],
 )
-def test_address_that_cannot_be(tmp_path: Path, location: str, user: str, message: str) -> None:
+def test_an_invalid_address_is_refused(
+    tmp_path: Path, location: str, user: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         ingest(location, tmp_path, scheme=HACKMIT_2017, user=user)
 
@@ -183,7 +185,7 @@ HTML = answer(b"<!DOCTYPE html><title>Welcome</title>", content_type="text/html"
         "silence",
     ],
 )
-def test_passing_trouble_is_retried(
+def test_transient_errors_are_retried(
     server: MisbehavingServer, tmp_path: Path, first: Behaviour
 ) -> None:
     server.script("/challenge-0", first, GOOD)
@@ -221,7 +223,7 @@ def test_retry_after_is_honoured_up_to_the_cap(
         (answer(b'{"images": {"name": "x"}}'), 3, 'without a list of "images"'),
         (answer(b"[" * 100_000), 3, "expected the JSON of a batch"),
         (answer(b"\xff\xfe\x00"), 3, "expected the JSON of a batch"),
-        (answer(body(batch(1)), Content_Encoding="gzip"), 1, "not compressed"),
+        (answer(body(batch(1)), Content_Encoding="gzip"), 1, "uncompressed"),
         (endless_body(b" " * 65536), 1, "expected at most 1000000 bytes"),
         (reset_in_body(body(batch(1))), 3, "the connection failed"),
     ],
@@ -241,7 +243,7 @@ def test_retry_after_is_honoured_up_to_the_cap(
         "reset in the body",
     ],
 )
-def test_lasting_trouble_is_set_aside_and_not_fatal(
+def test_permanent_errors_go_to_the_quarantine_and_are_not_fatal(
     server: MisbehavingServer, tmp_path: Path, behaviour: Behaviour, requests: int, reason: str
 ) -> None:
     server.script("/challenge-0", GOOD)
@@ -322,7 +324,7 @@ def test_nothing_at_all_is_an_error(server: MisbehavingServer, tmp_path: Path) -
         fetch(server, tmp_path, batches=2)
 
 
-def test_server_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
     with MisbehavingServer() as gone:
         url = gone.url
     with pytest.raises(DownloadError, match="the connection failed"):

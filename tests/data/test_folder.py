@@ -59,7 +59,7 @@ def test_images_are_stored_under_their_names(folder: Path, tmp_path: Path) -> No
     assert any("20x20" in reason for reason in report.reasons)
 
 
-def test_images_that_come_later_are_added(folder: Path, tmp_path: Path) -> None:
+def test_new_images_are_added(folder: Path, tmp_path: Path) -> None:
     late = [folder / f"{number}.jpg" for number in range(70, 80)]
     kept = {path: path.read_bytes() for path in late}
     for path in late:
@@ -74,7 +74,7 @@ def test_images_that_come_later_are_added(folder: Path, tmp_path: Path) -> None:
     assert len(CaptchaStore(tmp_path / "store")) == 80
 
 
-def test_labels_beside_images_are_no_batch(folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_labels_is_not_a_batch(folder: Path, tmp_path: Path) -> None:
     (folder / "labels.json").write_text('{"images": []}')
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(CAPTCHAS[0][0])
     report = ingest(folder, tmp_path / "store", scheme=SCHEME, user="")
@@ -85,13 +85,13 @@ def test_labels_beside_images_are_no_batch(folder: Path, tmp_path: Path) -> None
     assert sum(more.reasons.values()) == more.quarantined == 1
 
 
-def test_a_folder_of_images_of_another_size_says_so(folder: Path, tmp_path: Path) -> None:
+def test_images_of_another_size_are_an_error(folder: Path, tmp_path: Path) -> None:
     other = Scheme(alphabet="ab", length=2, width=100, height=50)
     with pytest.raises(DownloadError, match=r"none of its 80 images can be used.*48x24"):
         ingest(folder, tmp_path / "store", scheme=other, user="")
 
 
-def test_the_first_look_sees_what_there_is(folder: Path) -> None:
+def test_the_inspection_describes_the_images(folder: Path) -> None:
     look = look_at(folder)
     assert (look.files, look.looked_at, look.unreadable, look.size) == (80, 80, 0, (48, 24))
     assert look.kind == "shared"  # grey from left to right, and a line
@@ -106,14 +106,14 @@ def test_the_first_look_sees_what_there_is(folder: Path) -> None:
     assert doubt.startswith("3 files left out: 1 folder ")
 
 
-def test_the_first_look_warns_of_what_is_left_out(folder: Path) -> None:
+def test_the_inspection_warns_of_ignored_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     Image.new("L", (20, 20)).save(folder / "small.png")
     assert [line.split(",")[0] for line in doubts(look_at(folder))] == [
         "1 of 82 images cannot be read",
         "3 files left out: 1 folder (not looked into without --recursive)",
         "1 image is nearly black: its levels use only the lowest part of their range",
-        "images of 2 sizes",
+        "the images have 2 sizes",
     ]
 
 
@@ -133,7 +133,7 @@ def coloured(seed: int, size: tuple[int, int] = (200, 80)) -> Image.Image:
     return image
 
 
-def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
+def test_the_inspection_detects_colours_that_differ_per_image(tmp_path: Path) -> None:
     for number in range(60):
         coloured(number).save(tmp_path / f"{number}.png")
     coloured(60, (100, 40)).save(tmp_path / "half.png")
@@ -148,7 +148,7 @@ def test_the_first_look_sees_colours_of_each_image(tmp_path: Path) -> None:
     assert doubts(look) == []
 
 
-def test_the_first_look_sees_backgrounds_that_vary(tmp_path: Path) -> None:
+def test_the_inspection_detects_varying_backgrounds(tmp_path: Path) -> None:
     ramp = np.linspace(0, 120, 200)[None, :, None].repeat(80, 0)
     for number in range(40):
         seen = np.asarray(coloured(number).convert("L"), float)
@@ -166,9 +166,7 @@ def test_the_first_look_sees_backgrounds_that_vary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("light", [False, True])
-def test_letters_that_always_stand_in_one_place_are_no_background(
-    tmp_path: Path, light: bool
-) -> None:
+def test_letters_in_fixed_places_are_not_background(tmp_path: Path, light: bool) -> None:
     """Their mean is darker than the rest of the image, or lighter."""
     random, font = np.random.default_rng(3), open_font("dejavu-sans-bold", 22, "0123456789")
     for number in range(60):
@@ -186,7 +184,7 @@ def test_letters_that_always_stand_in_one_place_are_no_background(
     assert look.reading_size == (135, 36)  # 24 rows are too few for the recognizer
 
 
-def test_the_first_look_takes_images_of_as_many_sizes_as_there_are(tmp_path: Path) -> None:
+def test_the_inspection_accepts_images_of_any_sizes(tmp_path: Path) -> None:
     for number in range(30):
         coloured(number, (180 + number, 80)).save(tmp_path / f"{number}.png")
     look = look_at(tmp_path)
@@ -212,7 +210,7 @@ ALPHABETS = st.lists(CHARACTERS, min_size=2, max_size=40, unique=True).map("".jo
 
 
 @given(alphabet=ALPHABETS, folder=st.text(st.characters(exclude_categories=["Cs"])))
-def test_what_init_writes_can_be_read(
+def test_the_scheme_file_of_init_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, alphabet: str, folder: str
 ) -> None:
     path = tmp_path_factory.mktemp("scheme") / "my.toml"
@@ -237,9 +235,7 @@ GUESSES = {
 
 @pytest.mark.parametrize("given", [[], ["alphabet"], ["length"], ["alphabet", "length"]])
 @pytest.mark.parametrize("found", [[], ["alphabet"], ["length"]])
-def test_what_is_neither_given_nor_found_is_called_a_guess(
-    given: list[str], found: list[str]
-) -> None:
+def test_unknown_settings_are_marked_as_guesses(given: list[str], found: list[str]) -> None:
     remarks = {key: f"Seen: the {key}." for key in found}
     scheme = scheme_of(a_look(), None, None)
     text = scheme_text(a_look(), scheme, Path("images"), "my.toml", given, remarks)
@@ -249,7 +245,7 @@ def test_what_is_neither_given_nor_found_is_called_a_guess(
     assert ("# Stretches of ink" in text) == ("length" not in found)
 
 
-def test_init_without_what_the_generalist_knows_says_that_the_length_is_a_guess(
+def test_init_without_the_generalist_marks_the_length_as_a_guess(
     folder: Path, tmp_path: Path
 ) -> None:
     scheme = tmp_path / "my.toml"
@@ -278,11 +274,11 @@ def alike(folder: Path) -> None:
     ("change", "error", "says"),
     [
         (nothing, UsageError, "expected images .*, got none of 3 entries .*: 1 folder"),
-        (broken, ImageError, "none of 80 looked at can be read; the first is 0.jpg"),
-        (alike, ImageError, "got images that are all alike"),
+        (broken, ImageError, "none of 80 inspected ones can be read; the first is 0.jpg"),
+        (alike, ImageError, "got identical images"),
     ],
 )
-def test_what_cannot_be_looked_at(
+def test_folders_that_cannot_be_inspected_are_errors(
     folder: Path, change: Callable[[Path], None], error: type[Exception], says: str
 ) -> None:
     change(folder)
@@ -290,7 +286,7 @@ def test_what_cannot_be_looked_at(
         look_at(folder)
 
 
-def test_a_folder_that_is_not_there_cannot_be_looked_at(tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_inspected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a folder or a zip file of images"):
         look_at(tmp_path / "none")
 
@@ -315,7 +311,7 @@ def test_other_scheme_files_are_refused(tmp_path: Path, text: str, says: str) ->
         load_scheme(tmp_path / "none.toml")
 
 
-def test_a_scheme_says_what_is_drawn_before_anything_is_known(tmp_path: Path) -> None:
+def test_a_scheme_sets_the_initial_simulator(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     lines = ['alphabet = "abc1"', "length = 3", "width = 100", "height = 40"]
     drawn = {}

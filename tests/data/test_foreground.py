@@ -38,13 +38,15 @@ def bar(ground: tuple[int, ...], ink: tuple[int, ...], scale: int = 1) -> GreyIm
 WHITE_ON_BLACK = ink_on_black(bar((0, 0, 0), (255, 255, 255)), 40, 20)
 
 
-def test_ink_is_as_bright_as_it_is_far_from_the_ground() -> None:
+def test_brightness_of_ink_is_its_distance_from_the_background() -> None:
     assert (WHITE_ON_BLACK[4:16, 10:16] == INK).all()
     assert WHITE_ON_BLACK.astype(int).sum() == INK * 12 * 6
 
 
 @given(ground=COLOURS, ink=COLOURS)
-def test_colours_change_nothing(ground: tuple[int, ...], ink: tuple[int, ...]) -> None:
+def test_the_result_does_not_depend_on_colours(
+    ground: tuple[int, ...], ink: tuple[int, ...]
+) -> None:
     if max(abs(a - b) for a, b in zip(ground, ink, strict=True)) >= 32:
         assert np.array_equal(ink_on_black(bar(ground, ink), 40, 20), WHITE_ON_BLACK)
 
@@ -58,7 +60,7 @@ def dotted(image: GreyImages, ink: tuple[int, ...]) -> GreyImages:
     return image
 
 
-def test_pale_letters_among_dark_dots_do_not_stay_pale() -> None:
+def test_pale_letters_among_dark_dots_are_amplified() -> None:
     ground, pale, dark = (255, 255, 255), (175, 175, 175), (5, 5, 5)
     image = dotted(bar(ground, pale), dark)
     ink = ink_on_black(image, 40, 20)
@@ -74,7 +76,7 @@ def test_pale_letters_among_dark_dots_do_not_stay_pale() -> None:
 
 
 @pytest.mark.parametrize(("length", "letters_measure"), [(20, True), (40, False)])
-def test_letters_set_the_measure_while_they_are_most_of_the_ink(
+def test_letters_determine_the_scale_if_they_are_most_of_the_ink(
     length: int, letters_measure: bool
 ) -> None:
     """A dark line is no dot: it is as large as a letter, and counts by its share of the ink."""
@@ -85,7 +87,7 @@ def test_letters_set_the_measure_while_they_are_most_of_the_ink(
     assert np.median(of_letters) == pytest.approx(measured, abs=1)
 
 
-def test_weak_ink_is_not_made_strong() -> None:
+def test_weak_ink_is_not_amplified() -> None:
     faint = ink_on_black(bar((100, 100, 100), (104, 100, 100)), 40, 20)
     assert 0 < faint.max() < INK / 4
 
@@ -113,7 +115,7 @@ def panels(left: tuple[int, ...], right: tuple[int, ...]) -> GreyImages:
 
 
 @given(left=LIGHT, right=LIGHT, ink=st.tuples(*[st.integers(0, 40)] * 3), of=st.booleans())
-def test_ink_is_found_on_colours_that_vary(
+def test_ink_is_found_on_varying_backgrounds(
     left: tuple[int, ...], right: tuple[int, ...], ink: tuple[int, ...], of: bool
 ) -> None:
     ground = (gradient if of else panels)(left, right)
@@ -124,7 +126,7 @@ def test_ink_is_found_on_colours_that_vary(
     assert np.percentile(found[beside], 95) < 0.3 * INK  # at the edges it knows one side alone
 
 
-def test_of_one_colour_a_varying_background_is_not() -> None:
+def test_a_background_of_one_colour_is_not_varying() -> None:
     image = on_grounds(gradient((150, 150, 255), (255, 200, 140)), (0, 0, 0))
     assert uneven_share(image) > 0.5
     assert uneven_share(bar((255, 255, 255), (0, 0, 0))) == 0
@@ -152,7 +154,7 @@ def test_larger_images_are_scaled(scale: int) -> None:
     assert np.abs(scaled - WHITE_ON_BLACK).max() <= 1
 
 
-def test_another_aspect_is_kept() -> None:
+def test_the_aspect_ratio_is_kept() -> None:
     wide = np.concatenate([bar((0, 0, 0), (255, 255, 255))] * 2, axis=1)  # (20, 80, 3)
     fitted = ink_on_black(wide, 40, 20)
     assert fitted.shape == (20, 40)
@@ -196,12 +198,12 @@ def test_a_shared_background_has_luma_of_one_size() -> None:
     ],
 )
 @pytest.mark.parametrize("scheme", [SHARED, PLAIN])
-def test_what_is_no_image(pixels: np.ndarray, scheme: Scheme) -> None:
+def test_other_arrays_are_refused(pixels: np.ndarray, scheme: Scheme) -> None:
     with pytest.raises(ImageError, match="expected grey levels"):
         decode_scheme_image(pixels, scheme)
 
 
-def test_a_reader_is_given_the_same_however_an_image_comes() -> None:
+def test_all_sources_of_an_image_give_the_same_input() -> None:
     seen: list[GreyImages] = []
 
     def recognise(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +218,7 @@ def test_a_reader_is_given_the_same_however_an_image_comes() -> None:
     assert np.abs(seen[2].astype(int) - seen[0]).max() < INK / 3
 
 
-def test_what_is_transparent_lies_on_white() -> None:
+def test_transparent_images_are_laid_on_white() -> None:
     letters = np.zeros((20, 40, 4), np.uint8)
     letters[4:16, 10:16, 3] = 255  # black on nothing, which is black as well
     picture = Image.fromarray(letters, "RGBA")

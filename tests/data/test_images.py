@@ -77,7 +77,7 @@ def test_whole_images_are_accepted_and_decode(data: bytes) -> None:
     assert grey.dtype == colours.dtype == np.uint8
 
 
-def test_pillow_does_warn_of_that_exif() -> None:
+def test_pillow_warns_of_damaged_exif() -> None:
     with pytest.warns(UserWarning, match="Corrupt EXIF"):
         Image.open(io.BytesIO(jpeg_with_damaged_exif()))
 
@@ -119,7 +119,7 @@ def test_other_bytes_are_refused_with_the_reason(data: bytes, message: str) -> N
         open_picture(data, width=100, height=50)
 
 
-def test_any_size_is_taken_where_none_is_expected() -> None:
+def test_any_size_is_accepted_by_default() -> None:
     open_picture(encode_png(np.zeros((7, 9), np.uint8)))
     with pytest.raises(ImageError, match="anyx8 pixels, got 9x7"):
         open_picture(encode_png(np.zeros((7, 9), np.uint8)), height=8)

@@ -63,10 +63,10 @@ def test_folder_in_natural_order_others_ignored(tmp_path: Path) -> None:
 
 
 def test_folder_without_batches_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not there"):
+    with pytest.raises(UsageError, match="does not exist"):
         ingest_folder(tmp_path / "nowhere", tmp_path / "store")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="is another kind of file"):
         ingest_folder(tmp_path / "notes.txt", tmp_path / "store")
     with pytest.raises(UsageError, match=r"expected images .* challenge-\* .* none of 1 entries"):
         ingest_folder(tmp_path, tmp_path / "store")
@@ -75,7 +75,7 @@ def test_folder_without_batches_is_a_usage_error(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_bad_file_is_set_aside_and_tried_again(tmp_path: Path) -> None:
+def test_an_invalid_file_goes_to_the_quarantine_and_is_tried_again(tmp_path: Path) -> None:
     folder, store = tmp_path / "batches", tmp_path / "store"
     folder.mkdir()
     whole = body(batch(1))
@@ -101,7 +101,7 @@ def test_real_batches(tmp_path: Path, real_batches: Path) -> None:
     assert CaptchaStore(store).image(first["name"]) == base64.b64decode(first["jpg_base64"])
 
 
-def test_disk_trouble_is_fatal_and_one_error(server: MisbehavingServer, tmp_path: Path) -> None:
+def test_a_disk_error_is_fatal_and_reported_once(server: MisbehavingServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of the store")
     for n in range(4):
         server.script(f"/challenge-{n}", answer(body(batch(n))))
@@ -138,7 +138,7 @@ def test_hostile_names_are_labels_and_duplicates_are_resolved(
     assert dataclasses.replace(again, batches_skipped=0, batches_stored=2) == report
 
 
-def test_wrong_scheme_is_an_error_and_can_be_mended(tmp_path: Path) -> None:
+def test_a_wrong_scheme_is_an_error_and_can_be_corrected(tmp_path: Path) -> None:
     folder = tmp_path / "batches"
     folder.mkdir()
     (folder / "challenge-0").write_bytes(body(batch(0)))
@@ -204,7 +204,7 @@ def test_every_misbehaviour_in_one_run(server: MisbehavingServer, tmp_path: Path
     assert server.requests - asked == {f"/challenge-{n}": 1 for n in range(every, batches)}
 
 
-def test_counts_are_proven_by_what_is_on_the_disk(tmp_path: Path) -> None:
+def test_counts_are_checked_against_the_files(tmp_path: Path) -> None:
     folder, store = tmp_path / "batches", tmp_path / "store"
     folder.mkdir()
     for n in range(2):
@@ -214,12 +214,14 @@ def test_counts_are_proven_by_what_is_on_the_disk(tmp_path: Path) -> None:
         if done == 2:
             next(store.glob("part-*")).unlink()
 
-    with pytest.raises(StoreError, match=r"expected BatchCounts\(stored=3, .* found None; nothing"):
+    with pytest.raises(
+        StoreError, match=r"expected BatchCounts\(stored=3, .* found None; no other"
+    ):
         ingest(folder, store, scheme=HACKMIT_2017, user="", on_progress=lose)
     assert ingest_folder(folder, store).images_stored == 6
 
 
-def test_reasons_are_not_endless(tmp_path: Path) -> None:
+def test_the_number_of_reasons_is_limited(tmp_path: Path) -> None:
     folder = tmp_path / "batches"
     folder.mkdir()
     bad = [entry("x" * (300 + i), jpeg(0)) for i in range(60)]
@@ -290,7 +292,7 @@ ingest(sys.argv[1], Path(sys.argv[2]), scheme=HACKMIT_2017, user="", batches=8,
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_run_goes_on_with_nothing_lost_or_twice(
+def test_a_killed_ingestion_continues_without_losses_or_duplicates(
     server: MisbehavingServer, tmp_path: Path, how: signal.Signals
 ) -> None:
     for n in range(8):

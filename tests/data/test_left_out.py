@@ -45,7 +45,7 @@ def others(folder: Path) -> None:
     (folder / "empty").touch()
 
 
-def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
+def test_ignored_files_are_counted_by_kind(tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     others(folder)
     left_out = {
@@ -71,7 +71,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     assert left_out_in_words({}) == ""
 
 
-def test_images_of_every_format_are_taken_whatever_their_names(tmp_path: Path) -> None:
+def test_images_of_all_formats_are_used_under_any_name(tmp_path: Path) -> None:
     folder = images(tmp_path / "images", 3)
     for number, (suffix, kind) in enumerate(KINDS.items()):
         name = f"other-{number}" + (f".{suffix}" if suffix else "")
@@ -81,7 +81,7 @@ def test_images_of_every_format_are_taken_whatever_their_names(tmp_path: Path) -
     assert (report.images_stored, report.quarantined, report.left_out) == (10, 0, {})
 
 
-def test_damaged_files_are_set_aside_by_kind_in_words(tmp_path: Path) -> None:
+def test_damaged_files_go_to_the_quarantine_with_their_kind(tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     for number, kind in enumerate(["GIF", "WEBP", "BMP", "TIFF", "PNG"]):
         path = folder / f"x{number}.jpg"
@@ -156,7 +156,7 @@ def test_hostile_zip_files_cost_little(tmp_path: Path) -> None:
     assert report.images_stored >= 2
 
 
-def test_nested_folders_are_looked_into_when_asked(tmp_path: Path) -> None:
+def test_subfolders_are_searched_on_request(tmp_path: Path) -> None:
     folder = images(tmp_path / "images", 2)
     images(folder / "deep" / "deeper", 3)
     (folder / "deep" / "circle").symlink_to(folder)
@@ -196,7 +196,7 @@ def test_json_and_csv_of_base64_and_data_uris(tmp_path: Path) -> None:
     assert alone.images_stored == 4
 
 
-def test_nearly_black_images_are_said_at_every_start(tmp_path: Path) -> None:
+def test_nearly_black_images_are_reported_at_every_start(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number, data in enumerate(CAPTCHAS):
@@ -209,7 +209,7 @@ def test_nearly_black_images_are_said_at_every_start(tmp_path: Path) -> None:
     assert f"12 images are {NEARLY_BLACK}" in doubts(look_at(folder))
 
 
-def test_what_cannot_be_read_is_one_of_the_images_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_or_batch_gives_an_error(tmp_path: Path) -> None:
     folder = images(tmp_path / "images", 2)
     (folder / "1.jpg").chmod(0)
     (folder / "2.jpg").symlink_to(folder / "0.jpg")

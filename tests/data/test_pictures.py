@@ -117,7 +117,7 @@ def doors(data: bytes, folder: Path) -> dict[str, Source]:
     height=st.integers(1, 40),
     turn=st.sampled_from([None, *range(1, 9)]),
 )
-def test_every_door_gives_the_same_pixels(
+def test_all_sources_give_the_same_pixels(
     saved_as: tuple[str, str], seed: int, width: int, height: int, turn: int | None
 ) -> None:
     kind, mode = saved_as
@@ -153,7 +153,7 @@ def test_every_door_gives_the_same_pixels(
 
 
 @pytest.mark.parametrize(("kind", "mode"), TABLE)
-def test_formats_and_modes_look_as_they_should(kind: str, mode: str) -> None:
+def test_formats_and_modes_decode_to_the_expected_pixels(kind: str, mode: str) -> None:
     """Letters on paper, in every format and mode: dark where they stand, light elsewhere."""
     page = Image.new("RGBA", (48, 24), (250, 250, 240, 255))
     page.paste((20, 20, 60, 255), (16, 6, 32, 18))
@@ -164,7 +164,7 @@ def test_formats_and_modes_look_as_they_should(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "mode"), TABLE)
-def test_what_is_cut_is_refused_or_whole(kind: str, mode: str) -> None:
+def test_truncated_files_are_refused_or_complete(kind: str, mode: str) -> None:
     data = saved(in_mode(drawn(3), mode), kind)
     whole = open_picture(data).rgb
     for end in {0, 1, 4, 12, *range(20, len(data), max(1, len(data) // 60)), len(data) - 1}:
@@ -192,7 +192,7 @@ def test_a_frame_that_is_larger_than_its_picture_is_refused() -> None:
         st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=6)), min_size=1, max_size=4
     ),
 )
-def test_damaged_files_decode_or_are_refused_in_words(
+def test_damaged_files_decode_or_are_refused_with_a_message(
     saved_as: tuple[str, str], damages: list[tuple[float, int, bytes]]
 ) -> None:
     kind, mode = saved_as
@@ -220,7 +220,7 @@ def frames(count: int = 3, size: tuple[int, int] = (60, 30)) -> list[Image.Image
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_of_an_animation_all_frames_are_seen_together(kind: str) -> None:
+def test_frames_of_an_animation_are_united(kind: str) -> None:
     first, *others = frames()
     data = saved(first, kind, save_all=True, append_images=others)
     picture = open_picture(data)
@@ -234,7 +234,7 @@ def test_of_an_animation_all_frames_are_seen_together(kind: str) -> None:
         assert isinstance(cut, str) or np.array_equal(cut, picture.rgb)
 
 
-def test_of_several_pages_the_first_is_read() -> None:
+def test_the_first_of_several_pages_is_read() -> None:
     first, *others = frames()
     picture = open_picture(saved(first, "TIFF", save_all=True, append_images=others))
     assert picture.notes == (FIRST_PAGE,)
@@ -261,7 +261,9 @@ def alpha_only(ink: int) -> Image.Image:
 
 @pytest.mark.parametrize(("ink", "ground"), [(0, 255), (120, 255), (255, 0), (240, 0)])
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "GIF"])
-def test_transparency_is_laid_where_the_ink_is_seen(kind: str, ink: int, ground: int) -> None:
+def test_transparent_images_are_laid_where_their_ink_is_visible(
+    kind: str, ink: int, ground: int
+) -> None:
     grey = luma(open_picture(saved(alpha_only(ink), kind, lossless=True)).rgb)
     assert abs(int(grey[0, 0]) - ground) <= 1
     assert abs(int(grey[12, 24]) - ink) <= 1
@@ -269,7 +271,7 @@ def test_transparency_is_laid_where_the_ink_is_seen(kind: str, ink: int, ground:
     assert np.array_equal(decode_scheme_image(alpha_only(ink), scheme)[12, 24], grey[12, 24])
 
 
-def test_sixteen_bits_are_scaled_and_twelve_are_said() -> None:
+def test_16_bits_are_scaled_and_12_bits_are_noted() -> None:
     levels = np.linspace(0, 65535, 48, dtype=np.uint16)[None].repeat(24, 0)
     _, encoded = cv2.imencode(".png", levels)
     picture = open_picture(bytes(encoded))
@@ -302,13 +304,13 @@ def test_a_damaged_exif_turns_nothing(order: str) -> None:
         (lambda: Image.new("F", (20, 20)), "got the mode F"),
         (lambda: b"hello", "got text"),
         (lambda: b"<!DOCTYPE html><html>", "got a web page"),
-        (lambda: b"\0\1\2\3", "got bytes of no known kind"),
+        (lambda: b"\0\1\2\3", "got bytes of an unknown format"),
         (lambda: "data:image/png,abc", "a data: URI with base64"),
         (lambda: "data:image/png;base64,%%", "expected base64 of an image"),
-        (lambda: "a\0b", "holds a NUL"),
+        (lambda: "a\0b", "contains a NUL"),
     ],
 )
-def test_what_no_door_takes(make: Callable[[], Source], says: str) -> None:
+def test_invalid_sources_are_refused(make: Callable[[], Source], says: str) -> None:
     with pytest.raises(ImageError, match=says):
         open_picture(make())  # type: ignore[arg-type]
     scheme = Scheme(alphabet="ab", length=2, width=40, height=20)
@@ -325,7 +327,7 @@ def test_data_uris_and_base64_hold_the_same_picture() -> None:
     assert np.array_equal(open_picture(uri).rgb, open_picture(data).rgb)
 
 
-def test_kinds_are_told_by_their_beginnings() -> None:
+def test_formats_are_detected_by_their_first_bytes() -> None:
     assert [kind_of(saved(drawn(1).convert("RGB"), kind)) for kind in FORMATS] == [
         "JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF",
     ]  # fmt: skip

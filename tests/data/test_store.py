@@ -24,7 +24,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_what_is_added_is_there_after_reopening(tmp_path: Path) -> None:
+def test_added_images_are_there_after_reopening(tmp_path: Path) -> None:
     store = CaptchaStore(tmp_path / "store")
     counts = store.add("one", [A, B], [RejectedCaptcha("bad", "why", b"x")])
     assert counts == BatchCounts(stored=2, duplicates=0, quarantined=1)
@@ -73,7 +73,7 @@ def test_same_name_other_bytes_keeps_the_first(tmp_path: Path) -> None:
     assert "name of another image" in next(iter(reopened.reasons()))
 
 
-def test_a_batch_of_nothing_usable_is_not_here(tmp_path: Path) -> None:
+def test_a_batch_without_valid_images_is_not_stored(tmp_path: Path) -> None:
     store = CaptchaStore(tmp_path)
     assert store.add("one", [], [RejectedCaptcha("a", "broken", b"")]) == BatchCounts(0, 0, 1)
     assert not store.has("one")
@@ -82,7 +82,7 @@ def test_a_batch_of_nothing_usable_is_not_here(tmp_path: Path) -> None:
     assert sum(store.reasons().values()) == 0
 
 
-def test_a_batch_set_aside_is_no_image_and_not_here(tmp_path: Path) -> None:
+def test_a_quarantined_batch_is_not_stored(tmp_path: Path) -> None:
     store = CaptchaStore(tmp_path)
     store.set_aside("one", "truncated", b"{" * 1_000_000)
     assert not store.has("one")
@@ -95,7 +95,9 @@ def test_a_batch_set_aside_is_no_image_and_not_here(tmp_path: Path) -> None:
 
 @given(order=st.permutations(range(12)), names=st.permutations(range(12)))
 @settings(max_examples=15)
-def test_names_and_order_change_nothing_learned(order: list[int], names: list[int]) -> None:
+def test_names_and_order_do_not_change_the_content_order(
+    order: list[int], names: list[int]
+) -> None:
     images = [bytes([i]) * 10 for i in range(12)]
     with tempfile.TemporaryDirectory() as folder:
         plain = CaptchaStore(Path(folder) / "plain")
@@ -136,7 +138,7 @@ def test_hostile_names_are_labels_only(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.rglob("*")) == [tmp_path / "deep", folder, *folder.iterdir()]
 
 
-def test_empty_and_missing_stores_say_so(tmp_path: Path) -> None:
+def test_empty_and_missing_stores_are_errors(tmp_path: Path) -> None:
     missing = CaptchaStore(tmp_path / "nowhere")
     assert len(missing) == 0
     with pytest.raises(StoreError, match="got none; run the download first"):
@@ -224,7 +226,7 @@ except StoreError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
@@ -243,5 +245,5 @@ def test_forged_digest_is_damage(tmp_path: Path) -> None:
     table = pq.read_table(part)
     forged = pa.array([sha256(b"other bytes")])
     pq.write_table(table.set_column(3, "sha256", forged), part)
-    with pytest.raises(StoreError, match=f"{part.name} is damaged .*not what its sha256 says"):
+    with pytest.raises(StoreError, match=f"{part.name} is damaged .*does not match its sha256"):
         CaptchaStore(tmp_path).in_content_order()

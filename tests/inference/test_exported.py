@@ -61,8 +61,8 @@ def of_scheme(**change: Any) -> dict[str, Any]:
         ({"version": "1", "scheme": []}, "holds no scheme"),
         ("[" * 100_000, "nested"),
         ("null", "JSON object"),
-        (of_scheme(alphabet="abc"), "4 classes apart, its scheme has 3"),
-        (of_scheme(alphabet="abc123"), "4 classes apart, its scheme has 6"),
+        (of_scheme(alphabet="abc"), "distinguishes 4 classes, its scheme has 3"),
+        (of_scheme(alphabet="abc123"), "distinguishes 4 classes, its scheme has 6"),
         (of_scheme(length=64), "its scheme needs"),
         (of_scheme(width=50), "its scheme needs"),
         (of_scheme(length=True), "holds no scheme"),
@@ -134,7 +134,7 @@ def giving(ids: float, confidence: float, **options: Any) -> onnx.ModelProto:
     )
 
 
-def test_such_a_network_is_taken_when_what_it_gives_is_right() -> None:
+def test_a_network_with_valid_output_is_accepted() -> None:
     exported = load_exported(giving(1, 0.5).SerializeToString(), 1)
     ids, confidence = exported.recognise(np.zeros((3, HEIGHT, WIDTH), np.uint8))
     assert ids.tolist() == [[1] * LENGTH] * 3
@@ -152,7 +152,7 @@ def test_such_a_network_is_taken_when_what_it_gives_is_right() -> None:
         (1, float("inf"), "confidences from 0 to 1"),
     ],
 )
-def test_what_no_reader_gives_is_refused(ids: float, confidence: float, message: str) -> None:
+def test_impossible_output_is_refused(ids: float, confidence: float, message: str) -> None:
     refused(giving(ids, confidence), message)
 
 
@@ -180,7 +180,7 @@ def test_tensors_that_are_larger_than_their_data_are_refused() -> None:
     refused(model, "larger than its data")
 
 
-def test_little_that_asks_for_much_is_refused() -> None:
+def test_small_files_that_request_much_memory_are_refused() -> None:
     model = giving(1, 0.5)
     shape = numpy_helper.from_array(np.array([1 << 18, 1 << 17], np.int64), "shape")
     model.graph.initializer.append(shape)
@@ -189,7 +189,7 @@ def test_little_that_asks_for_much_is_refused() -> None:
 
 
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Loop", "If", "Scan", "Range", "Tile"])
-def test_operators_that_no_reader_has_are_refused(operator: str) -> None:
+def test_unexpected_operators_are_refused(operator: str) -> None:
     model = giving(1, 0.5)
     model.graph.node.append(helper.make_node(operator, ["none"], ["x"]))
     refused(model, f"operators that no reader has: {operator}")
@@ -222,12 +222,12 @@ def test_any_damage_is_refused_or_reads(exported: bytes, at: float, byte: int, c
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_looked_at_without_harm(data: bytes) -> None:
+def test_any_bytes_are_inspected_safely(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         inspect(data)
 
 
-def test_a_reader_refuses_as_its_file_is(tmp_path: Path, exported: bytes) -> None:
+def test_a_reader_checks_the_output_of_its_file(tmp_path: Path, exported: bytes) -> None:
     path = tmp_path / "reader.onnx"
     path.write_bytes(exported)
     assert Reader(path).read([data for data, _ in draw_captchas(3)])

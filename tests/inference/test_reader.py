@@ -71,7 +71,7 @@ def test_every_kind_of_image_reads_the_same(reader: Reader, tmp_path: Path) -> N
     assert reader.read([]) == []
 
 
-def test_a_list_keeps_its_order_and_says_what_it_cannot_read(reader: Reader) -> None:
+def test_a_list_keeps_its_order_and_reports_unreadable_images(reader: Reader) -> None:
     readings = reader.read([FILES[0], FILES[1][:-60], GREY[2], GREY[2][1:], "no/such.jpg"])
     assert same(readings[0], OWN[0])
     assert same(readings[2], OWN[2])
@@ -88,7 +88,7 @@ def test_a_list_keeps_its_order_and_says_what_it_cannot_read(reader: Reader) -> 
         reader.read(FILES[1][:-60])
 
 
-def test_what_is_no_image_at_all(reader: Reader) -> None:
+def test_invalid_sources_are_refused(reader: Reader) -> None:
     with pytest.raises(TypeError, match=r"expected an image as a path, bytes.*got int"):
         reader.read(7)  # type: ignore[call-overload]
     with pytest.raises(ImageError, match="uint8"):
@@ -119,7 +119,7 @@ def assert_in_order(rows: list[Reading | Unreadable], numbers: list[int]) -> Non
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_only_a_few_batches_are_held(exported: Path, threads: int) -> None:
+def test_only_a_few_batches_are_in_memory(exported: Path, threads: int) -> None:
     reader, taken = Reader(exported, threads=threads), 0
 
     def endless() -> Iterator[Source]:
@@ -152,7 +152,7 @@ def test_reading_imports_no_torch(exported: Path, tmp_path: Path) -> None:
     assert done.stdout.strip() == OWN[3].text
 
 
-def test_what_the_file_says_of_itself(exported: Path, reader: Reader) -> None:
+def test_the_metadata_of_a_file(exported: Path, reader: Reader) -> None:
     assert reader.scheme == SCHEME
     assert reader.version == simgan_captcha.__version__
     model = onnx.load(exported)
@@ -164,7 +164,7 @@ def test_what_the_file_says_of_itself(exported: Path, reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "text", "of another kind", "of no scheme"])
-def test_a_file_that_is_no_reader(exported: Path, tmp_path: Path, damage: str) -> None:
+def test_an_invalid_file_is_refused(exported: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "reader.onnx"
     if damage == "cut":
         path.write_bytes(exported.read_bytes()[:-2000])

@@ -29,7 +29,7 @@ READINGS = st.builds(
 
 
 @given(readings=st.lists(READINGS, max_size=20))
-def test_readings_come_back_to_the_bit_and_in_order(
+def test_readings_are_loaded_exactly_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, readings: list[Reading]
 ) -> None:
     path = tmp_path_factory.mktemp("readings") / "readings.parquet"
@@ -52,8 +52,8 @@ def test_columns_for_other_programs(tmp_path: Path) -> None:
     ]
 
 
-def test_missing_readings_are_said_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected readings at .*found none; run"):
+def test_missing_readings_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"expected readings at .*found none; finish"):
         load_readings(tmp_path / "readings.parquet")
 
 
@@ -76,7 +76,7 @@ def test_impossible_readings_are_damage(
 
 
 @given(data=st.binary(max_size=300))
-def test_damaged_readings_are_said_in_words(
+def test_damaged_readings_are_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "readings.parquet"
@@ -86,7 +86,7 @@ def test_damaged_readings_are_said_in_words(
 
 
 @given(cut=st.integers(0, 5000))
-def test_truncated_readings_are_said_in_words(
+def test_truncated_readings_are_an_error(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("cut") / "readings.parquet"
@@ -112,7 +112,7 @@ def test_truncated_readings_are_said_in_words(
     ],
     ids=["other columns", "other types", "holes"],
 )
-def test_parquet_of_others_is_said_in_words(tmp_path: Path, table: pa.Table) -> None:
+def test_other_parquet_files_are_an_error(tmp_path: Path, table: pa.Table) -> None:
     pq.write_table(table, tmp_path / "readings.parquet")
     with pytest.raises(RunError, match=r"damaged.*delete it"):
         load_readings(tmp_path / "readings.parquet")

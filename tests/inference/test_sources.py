@@ -28,7 +28,7 @@ def recognise(images: GreyImages) -> tuple[Ids, Floats]:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_an_image_of_any_format_comes_by_standard_input(kind: str) -> None:
+def test_standard_input_accepts_images_of_all_formats(kind: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (48, 24), (200, 10, 10)).save(buffer, kind)
     assert from_stdin(buffer.getvalue()) == [NamedImage("-", buffer.getvalue())]
@@ -38,19 +38,17 @@ def test_an_image_of_any_format_comes_by_standard_input(kind: str) -> None:
     ("data", "got"),
     [
         (b"", "got nothing"),
-        (b"\x7fELF\x02\x01\x01\0\0\0", "got bytes of no known kind"),
+        (b"\x7fELF\x02\x01\x01\0\0\0", "got bytes of an unknown format"),
         (b"PK\x03\x04\0\0", "got a zip"),
-        (b"a.jpg\0b.jpg\0", "got bytes of no known kind"),
+        (b"a.jpg\0b.jpg\0", "got bytes of an unknown format"),
     ],
 )
-def test_other_standard_input_is_refused_in_words(data: bytes, got: str) -> None:
-    with pytest.raises(
-        UsageError, match=rf"names of files, one a line, from standard input, {got}"
-    ):
+def test_other_standard_input_is_an_error(data: bytes, got: str) -> None:
+    with pytest.raises(UsageError, match=rf"one file name per line, from standard input, {got}"):
         from_stdin(data)
 
 
-def test_a_name_that_no_file_can_have_spoils_no_other(tmp_path: Path) -> None:
+def test_an_invalid_file_name_does_not_affect_other_files(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(CAPTCHAS[0][0])
     names = f"{path}\n" + "x" * 600 + f"\nno\0name\n{path}\n"
@@ -59,7 +57,7 @@ def test_a_name_that_no_file_can_have_spoils_no_other(tmp_path: Path) -> None:
     )
     found = [row.error if isinstance(row, Unreadable) else row.name for row in rows]
     assert (found[0], found[3]) == (str(path), str(path))
-    assert "holds a NUL" in found[2]
+    assert "contains a NUL" in found[2]
 
 
 def test_folders_zip_files_and_batches_are_read(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def random_texts(count: int, seed: int, weights: dict[str, float] | None = None)
 
 
 @given(KNOWN, REAL)
-def test_the_estimate_lies_in_its_interval_and_that_among_shares(
+def test_the_estimate_is_in_its_interval_and_all_are_shares(
     known: list[tuple[bool, float]], real: list[float]
 ) -> None:
     found = estimated(known, real)
@@ -85,31 +85,31 @@ def test_the_estimate_lies_in_its_interval_and_that_among_shares(
 
 
 @given(KNOWN)
-def test_a_reader_as_sure_of_real_images_is_as_often_right(known: list[tuple[bool, float]]) -> None:
+def test_equal_confidence_gives_equal_accuracy(known: list[tuple[bool, float]]) -> None:
     found = estimated(known, [confidence for _, confidence in known])
     assert found.accuracy == pytest.approx(found.known_accuracy)
 
 
 @given(KNOWN, REAL, st.floats(0, 0.5))
-def test_less_sure_of_real_images_is_less_often_right(
+def test_lower_confidence_on_real_images_gives_lower_accuracy(
     known: list[tuple[bool, float]], real: list[float], less: float
 ) -> None:
     found = estimated(known, [max(0.0, confidence - less) for confidence in real])
     assert found.accuracy <= estimated(known, real).accuracy + 1e-12
 
 
-def test_a_reader_surely_right_on_both() -> None:
+def test_a_perfect_recognizer() -> None:
     found = estimated([(True, 1.0)] * 3000, [1.0] * 5000)
     assert found.accuracy == found.known_accuracy == found.high == 1
     assert 0.998 < found.low < 1  # three thousand successes do not show that there is no failure
 
 
-def test_few_images_tell_little() -> None:
+def test_few_images_give_a_wide_interval() -> None:
     few, many = (estimated([(True, 1.0)] * n, [1.0] * n) for n in (5, 500))
     assert few.low < 0.6 < 0.99 < many.low
 
 
-def test_a_reader_that_says_it_is_sure_is_believed_no_more_than_its_record() -> None:
+def test_overconfidence_on_known_images_is_subtracted() -> None:
     # Right half the time on known images, and as sure of those as of the real ones.
     found = estimated([(True, 0.99), (False, 0.99)] * 500, [0.99] * 1000)
     assert found.accuracy == pytest.approx(0.5)
@@ -146,7 +146,7 @@ def test_on_a_simulated_gap_the_estimate_is_near_the_truth(
     assert abs(found.accuracy - truth) < 0.015
 
 
-def test_the_interval_holds_the_truth_nearly_always() -> None:
+def test_the_interval_nearly_always_contains_the_truth() -> None:
     held = 0
     for seed in range(60):
         generator = np.random.default_rng([seed, 6])
@@ -156,7 +156,7 @@ def test_the_interval_holds_the_truth_nearly_always() -> None:
     assert held >= 54
 
 
-def test_an_interval_of_a_readers_dreams() -> None:
+def test_an_invalid_interval_is_refused() -> None:
     for values in ((0.5, 0.6, 0.7, 0.5), (0.5, 0.4, math.nan, 0.5), (1.2, 0.4, 1.3, 0.5)):
         with pytest.raises(ValueError, match="low <= accuracy <= high"):
             Estimate(*values)
@@ -166,7 +166,7 @@ def test_an_interval_of_a_readers_dreams() -> None:
 
 
 @given(st.lists(st.text("abcd", max_size=6), max_size=30))
-def test_shares_of_characters_are_of_all_that_was_read(texts: list[str]) -> None:
+def test_shares_of_characters_are_relative_to_all_characters(texts: list[str]) -> None:
     shares = character_shares([reading(text) for text in texts], "abcd")
     assert list(shares) == list("abcd")
     together = "".join(texts)
@@ -175,7 +175,7 @@ def test_shares_of_characters_are_of_all_that_was_read(texts: list[str]) -> None
         assert share * len(together) == pytest.approx(together.count(character))
 
 
-def test_starved_and_swollen_characters_are_named_in_words() -> None:
+def test_rare_and_frequent_characters_give_warnings() -> None:
     found = warnings(random_texts(20_000, 1, {"g": 0.04, "q": 1.9}))
     assert len(found) == 2
     starved, swollen = found
@@ -186,38 +186,38 @@ def test_starved_and_swollen_characters_are_named_in_words() -> None:
     assert "2.78% expected: more than chance allows" in swollen
 
 
-def test_a_character_that_is_never_read_is_named() -> None:
+def test_a_character_that_is_never_read_gives_a_warning() -> None:
     (sentence,) = warnings(random_texts(2_000, 2, {"g": 0.0}))
     assert sentence.startswith("'g' is read 0.00% of the time")
 
 
-def test_a_character_is_named_with_what_it_is_taken_for() -> None:
+def test_a_warning_names_likely_confusions() -> None:
     texts = random_texts(20_000, 3, {"l": 0.5, "i": 1.5})
     known = (("llll", "lill"), ("l1ab", "i1ab"), ("lcab", "icab"), ("iiab", "liab"))
     by_character = {sentence[1]: sentence for sentence in warnings(texts, known=known)}
     assert by_character.keys() == {"i", "l"}
-    assert by_character["l"].endswith("it is easily taken for 'i'")
-    assert by_character["i"].endswith("it is easily taken for 'l'")
+    assert by_character["l"].endswith("it is easily confused with 'i'")
+    assert by_character["i"].endswith("it is easily confused with 'l'")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 30, 100, 1_000, 20_000])
-def test_balanced_characters_are_not_named_however_few(count: int) -> None:
+def test_balanced_characters_give_no_warning(count: int) -> None:
     for seed in range(1 if count == 20_000 else 20):
         assert warnings(random_texts(count, seed)) == []
 
 
-def test_a_difference_too_small_to_matter_is_not_named() -> None:
+def test_a_small_difference_gives_no_warning() -> None:
     # That 'a' is 51 % of a hundred thousand is no chance, and of no use to anybody.
     assert warnings(["ab"] * 49_000 + ["aa"] * 1_000, "ab") == []
     assert len(warnings(["ab"] * 45_000 + ["aa"] * 5_000, "ab")) == 2
 
 
-def test_nothing_read_is_nothing_unusual() -> None:
+def test_no_readings_give_no_warnings() -> None:
     assert warnings([]) == []
     assert warnings([""]) == []
 
 
-def test_one_text_over_and_over_is_unusual() -> None:
+def test_a_repeated_text_gives_warnings() -> None:
     assert {sentence[1] for sentence in warnings(["abca"] * 10)} >= set("abc")
 
 
@@ -251,7 +251,7 @@ def test_confusions_agree_with_counting(pairs: list[tuple[str, str]]) -> None:
                 assert named[true, read] == pytest.approx(count / of_all)
 
 
-def test_readings_of_another_length_are_wrong_and_name_no_confusion() -> None:
+def test_readings_with_a_wrong_length_are_wrong_and_give_no_confusions() -> None:
     known = [reading("abc"), reading(""), reading("ab"), reading("ab")]
     assert known_confusions(known, ["ab", "ab", "ab", "abcd"]) == []
     assert estimate_accuracy(known, ["ab", "ab", "ab", "abcd"], known).known_accuracy == 0.25
@@ -261,15 +261,15 @@ def test_readings_of_another_length_are_wrong_and_name_no_confusion() -> None:
 
 
 @pytest.mark.parametrize("read", [0.91, 0.88])
-def test_a_reader_that_became_no_better_is_told_of(read: float) -> None:
+def test_later_training_without_improvement_gives_a_warning(read: float) -> None:
     estimates = {"read": Estimate(read, 0.8, 1.0, 0.9), "adapt": Estimate(0.88, 0.8, 1.0, 0.9)}
     (sentence,) = diagnose([], [], [], estimates, "read", ALPHABET)["warnings"]
     assert "the reader of adapt is estimated to read 88.0% right" in sentence
     assert f"that of read {read:.1%}" in sentence
-    assert "made it no better and is not used" in sentence
+    assert "did not improve it and is not used" in sentence
 
 
-def test_a_reader_that_became_better_is_no_warning() -> None:
+def test_an_improvement_gives_no_warning() -> None:
     estimates = {"read": Estimate(0.88, 0.8, 1.0, 0.9), "adapt": Estimate(0.91, 0.8, 1.0, 0.9)}
     diagnosis = diagnose([], [], [], estimates, "adapt", ALPHABET)
     assert diagnosis["warnings"] == []
@@ -277,7 +277,7 @@ def test_a_reader_that_became_better_is_no_warning() -> None:
     assert diagnosis["estimates"]["adapt"]["accuracy"] == 0.91
 
 
-def test_a_run_keeps_the_better_reader_whichever_came_last(tmp_path: Path) -> None:
+def test_a_run_keeps_the_better_recognizer(tmp_path: Path) -> None:
     """The same two readers, then the other way about: the same one reads, and reads the same."""
     write_challenges(tmp_path / "challenges", draw_captchas())
     run = tmp_path / "run"

@@ -55,7 +55,7 @@ def test_a_finished_stage_is_skipped(tmp_path: Path) -> None:
     assert (folder / MANIFEST).stat().st_mtime_ns == changed
 
 
-def test_the_manifest_tells_all(tmp_path: Path) -> None:
+def test_the_manifest_is_complete(tmp_path: Path) -> None:
     folder = tmp_path / "read"
     manifest = run_stage(folder, {**ENTRY, "seed": 5, "precision": "32-true"}, Work(folder))
     assert manifest == json.loads((folder / MANIFEST).read_text())
@@ -87,7 +87,7 @@ def test_versions_and_machine() -> None:
         {**ENTRY, "seed": 2},
     ],
 )
-def test_another_identity_empties_the_folder_and_does_it_anew(
+def test_another_identity_empties_the_folder_and_repeats_the_stage(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
     folder = tmp_path / "read"
@@ -102,7 +102,7 @@ def test_another_identity_empties_the_folder_and_does_it_anew(
     assert sorted(path.name for path in folder.iterdir()) == [IDENTITY, "made-1", MANIFEST]
 
 
-def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_failed_stage_is_continued(tmp_path: Path) -> None:
     folder = tmp_path / "read"
 
     def fail() -> None:
@@ -179,7 +179,7 @@ def test_seconds_of_a_killed_process_are_counted_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", "{}", '{"seconds": "long"}'])
-def test_a_damaged_stopwatch_starts_at_nothing(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_stopwatch_starts_at_zero(tmp_path: Path, damage: str) -> None:
     (tmp_path / ELAPSED).write_text(damage)
     assert 0 <= Stopwatch(tmp_path).seconds() < 1
 
@@ -212,7 +212,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        refused = pytest.raises(RunError, match=rf"{run} alone, another process.*wait.*or choose")
+        refused = pytest.raises(
+            RunError, match=rf"exclusive access to {run}, another process.*wait.*or choose"
+        )
         with refused, locked(run):
             pass
         holder.send_signal(signal.SIGKILL)
@@ -234,7 +236,7 @@ def test_an_error_releases_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
-def test_a_stage_whose_file_is_gone_or_changed_is_done_again(
+def test_a_stage_with_a_missing_or_changed_file_is_repeated(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     folder = tmp_path / "read"
@@ -246,7 +248,7 @@ def test_a_stage_whose_file_is_gone_or_changed_is_done_again(
     assert again["files"] == {"made-2": file_hash(folder / "made-2")}
 
 
-def test_later_stages_go_by_settings_not_by_files_alone(tmp_path: Path) -> None:
+def test_later_stages_depend_on_settings_and_files(tmp_path: Path) -> None:
     one = run_stage(tmp_path / "a" / "read", {**ENTRY, "config": 1}, Work(tmp_path / "a" / "read"))
     two = run_stage(tmp_path / "b" / "read", {**ENTRY, "config": 2}, Work(tmp_path / "b" / "read"))
     assert one["files"] == two["files"]
@@ -267,7 +269,7 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("change", [*ODD, "deep", "lacks"])
 @pytest.mark.parametrize("name", [MANIFEST, IDENTITY, ELAPSED])
-def test_a_stage_whose_json_is_odd_is_done_again(tmp_path: Path, change: Any, name: str) -> None:
+def test_a_stage_with_invalid_json_is_repeated(tmp_path: Path, change: Any, name: str) -> None:
     folder = tmp_path / "read"
     work = Work(folder)
     first = run_stage(folder, ENTRY, work)
@@ -284,15 +286,15 @@ def test_a_stage_whose_json_is_odd_is_done_again(tmp_path: Path, change: Any, na
     again = run_stage(folder, ENTRY, work)
     assert again.keys() == first.keys()
     assert set(again["files"]) <= {"made-1", "made-2"}
-    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it has not come to its end"
+    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it is not finished"
 
 
 @pytest.mark.parametrize("change", ODD)
-def test_an_odd_end_of_a_run_is_none(tmp_path: Path, change: Any) -> None:
+def test_an_invalid_finish_record_counts_as_unfinished(tmp_path: Path, change: Any) -> None:
     write_finished(tmp_path, {"seed": 1, "config": {}}, {"read": "x"})
     assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "its stage read is not finished"
     (tmp_path / FINISHED).write_text(json.dumps(change))
-    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it has not come to its end"
+    assert why_outdated(tmp_path, {"seed": 1, "config": {}}) == "it is not finished"
 
 
 def test_a_file_that_changed_since_is_refused(tmp_path: Path) -> None:

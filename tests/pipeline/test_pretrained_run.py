@@ -55,9 +55,7 @@ def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Pat
     assert len(load_readings(finished / READINGS)) == 60
 
 
-def test_the_first_readings_are_shown_before_anything_is_learned(
-    challenges: Path, tmp_path: Path
-) -> None:
+def test_the_first_readings_are_shown_before_training(challenges: Path, tmp_path: Path) -> None:
     lines: list[str] = []
 
     class Stop(Exception):
@@ -77,7 +75,7 @@ def test_the_first_readings_are_shown_before_anything_is_learned(
     assert len(re.findall(r"[abc1]{2} \(\d+%\)", shown)) == 10
 
 
-def test_what_it_leaves_is_used_as_of_any_run(finished: Path, tmp_path: Path) -> None:
+def test_its_results_are_used_like_those_of_other_runs(finished: Path, tmp_path: Path) -> None:
     run = Run(finished)
     assert run.estimate == distilled_estimate(finished)
     assert run.estimate.known_accuracy is None
@@ -87,10 +85,10 @@ def test_what_it_leaves_is_used_as_of_any_run(finished: Path, tmp_path: Path) ->
     assert Reader(file).read(image).text == run.read(image).text
     page = write_report(finished).read_text()
     assert "Distilled reader" in page
-    assert "The distilled reader is not tried on synthetic images." in page
+    assert "The distilled recognizer is not tested on synthetic images." in page
 
 
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_a_killed_run_gives_the_same_readings(
     finished: Path, challenges: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -104,7 +102,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     ).read_bytes()
 
 
-def test_one_that_is_not_good_enough_goes_on_with_the_simulator(
+def test_a_poor_distilled_reader_is_followed_by_the_simulator(
     finished: Path, challenges: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
@@ -116,7 +114,7 @@ def test_one_that_is_not_good_enough_goes_on_with_the_simulator(
     assert read_diagnosis(run)["kept"] == max(estimates, key=lambda s: estimates[s]["accuracy"])
 
 
-def test_readers_are_compared_by_some_of_the_images_where_there_are_many(
+def test_recognizers_are_compared_on_some_of_many_images(
     finished: Path, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_readings, "COMPARED", 20)
@@ -126,7 +124,7 @@ def test_readers_are_compared_by_some_of_the_images_where_there_are_many(
     assert list(read_diagnosis(run)["estimates"]) == ["distill", "read", "adapt"]
 
 
-def test_a_damaged_manifest_is_made_again(finished: Path, challenges: Path, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_repaired(finished: Path, challenges: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "distill" / MANIFEST).write_text("{")
     with pytest.raises(RunError, match="distill"):
@@ -135,7 +133,7 @@ def test_a_damaged_manifest_is_made_again(finished: Path, challenges: Path, tmp_
     assert distilled_estimate(run) == distilled_estimate(finished)
 
 
-def test_pseudo_labels_are_of_the_scheme(finished: Path) -> None:
+def test_pseudo_labels_fit_the_scheme(finished: Path) -> None:
     labels = json.loads((finished / "specialize" / PSEUDO_LABELS).read_text())
     assert len(labels["names"]) == len(labels["texts"]) == len(labels["confidences"]) == 24
     assert set("".join(labels["texts"])) <= set("abc1")
@@ -151,13 +149,13 @@ def test_pseudo_labels_are_of_the_scheme(finished: Path) -> None:
         (("generator=original",), False),
     ],
 )
-def test_a_run_begins_with_the_generalist_where_it_knows_the_texts(
+def test_a_run_starts_with_the_generalist_if_it_supports_the_scheme(
     settings: tuple[str, ...], begins: bool
 ) -> None:
     assert small_config(*PRETRAINED, *settings).begins_pretrained is begins
 
 
-def test_a_reader_that_contradicts_a_better_one_is_not_believed() -> None:
+def test_an_estimate_is_limited_by_that_of_a_better_recognizer() -> None:
     """The second reader claims 88 %, but agrees with one that is 90 % right in a quarter only."""
     claimed = Estimate(0.88, 0.82, 0.9, known_accuracy=0.9)
     sure = Estimate(0.93, 0.9, 0.95)

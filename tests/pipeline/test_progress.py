@@ -14,7 +14,7 @@ def shown(*, terminal: bool = False, quiet: bool = False) -> tuple[StageProgress
     return StageProgress(quiet=quiet, console=console), screen
 
 
-def test_plain_lines_come_seldom_but_the_last_always() -> None:
+def test_plain_lines_are_rare_and_include_the_last_step() -> None:
     stages, screen = shown()
     with stages:
         stages.stage("read")
@@ -26,7 +26,7 @@ def test_plain_lines_come_seldom_but_the_last_always() -> None:
     assert lines[1].split()[:4] == ["read", "100/100", "loss", "0.01"]
 
 
-def test_a_stage_gone_on_with_takes_its_time_from_where_it_began(
+def test_the_remaining_time_of_a_resumed_stage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
@@ -41,7 +41,7 @@ def test_a_stage_gone_on_with_takes_its_time_from_where_it_began(
     assert "ETA" not in last
 
 
-def test_each_part_of_a_stage_takes_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_of_a_stage_has_its_own_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 0.0}
     monkeypatch.setattr("time.monotonic", lambda: clock["now"])
     stages, screen = shown()
@@ -53,7 +53,7 @@ def test_each_part_of_a_stage_takes_its_own_time(monkeypatch: pytest.MonkeyPatch
     assert second.endswith("ETA 20 s")
 
 
-def test_quiet_says_nothing_but_warnings() -> None:
+def test_quiet_shows_only_warnings() -> None:
     stages, screen = shown(quiet=True)
     with stages:
         stages.stage("read")
@@ -64,7 +64,7 @@ def test_quiet_says_nothing_but_warnings() -> None:
     assert screen.getvalue() == "warning: the discriminator has won\n"
 
 
-def test_a_terminal_shows_one_live_line_a_stage() -> None:
+def test_a_terminal_shows_one_live_line_for_each_stage() -> None:
     stages, screen = shown(terminal=True)
     with stages:
         for name in ("refine", "read"):
@@ -76,7 +76,7 @@ def test_a_terminal_shows_one_live_line_a_stage() -> None:
         assert text in last_frame
 
 
-def test_what_is_said_is_not_taken_for_markup() -> None:
+def test_messages_are_not_parsed_as_markup() -> None:
     stages, screen = shown()
     stages.say("expected [bold]text[/bold], got [red]")
     assert screen.getvalue() == "expected [bold]text[/bold], got [red]\n"

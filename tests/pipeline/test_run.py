@@ -117,7 +117,7 @@ def test_every_stored_image_is_read(finished: Path) -> None:
         assert reading.confidence == pytest.approx(product, rel=1e-5)
 
 
-def test_every_stage_leaves_its_manifest(finished: Path) -> None:
+def test_every_stage_saves_its_manifest(finished: Path) -> None:
     found = manifests(finished)
     order = [*found]
     flow = ["store", "background", "simulate", "refine", "read", "adapt", "readings"]
@@ -161,7 +161,7 @@ def test_the_background_is_the_one_drawn_on(finished: Path) -> None:
     assert (found.line_mask == drawn.line_mask).mean() > 0.9
 
 
-def test_a_user_hears_of_each_stage_and_its_cost(run: Path, challenges: Path) -> None:
+def test_each_stage_and_its_cost_are_reported(run: Path, challenges: Path) -> None:
     listener = Listener(quiet=False)
     pipeline(run, challenges, "adaptation.steps=4", progress=listener.progress)
     lines = listener.text.splitlines()
@@ -177,7 +177,7 @@ def test_a_user_hears_of_each_stage_and_its_cost(run: Path, challenges: Path) ->
 # Going on with a run.
 
 
-def test_a_finished_run_is_not_done_again(run: Path, challenges: Path) -> None:
+def test_a_finished_run_is_not_repeated(run: Path, challenges: Path) -> None:
     before, readings = times(run), (run / READINGS).read_bytes()
     pipeline(run, challenges)
     after = times(run)
@@ -198,7 +198,7 @@ def test_a_finished_run_is_not_done_again(run: Path, challenges: Path) -> None:
         ("download.attempts=1", set()),
     ],
 )
-def test_only_what_a_change_reaches_is_done_again(
+def test_only_stages_affected_by_a_change_are_repeated(
     run: Path, challenges: Path, assignment: str, redone: set[str]
 ) -> None:
     before = times(run)
@@ -208,9 +208,7 @@ def test_only_what_a_change_reaches_is_done_again(
     assert changed & {*redone, "background", "refine", "read", "adapt", "readings"} == redone
 
 
-def test_a_change_gives_what_a_new_run_of_it_gives(
-    run: Path, tmp_path: Path, challenges: Path
-) -> None:
+def test_a_changed_run_equals_a_new_run(run: Path, tmp_path: Path, challenges: Path) -> None:
     assert pipeline(run, challenges, "witness_steps=2") == pipeline(
         tmp_path / "new", challenges, "witness_steps=2"
     )
@@ -227,8 +225,8 @@ def test_a_change_gives_what_a_new_run_of_it_gives(
         ("store", "witness_steps=2", SEED, "its settings of witness_steps have been changed"),
         ("store", "precision=bf16-mixed", SEED, "its settings of precision have been changed"),
         # and when a stage that readings build on is not what it was, or not there.
-        ("adapt", "simulator.size=[12, 15]", SEED, "its stage simulate has been begun anew"),
-        ("readings", "adaptation.steps=9", SEED, "its stage adapt has been begun anew since"),
+        ("adapt", "simulator.size=[12, 15]", SEED, "its stage simulate has been started again"),
+        ("readings", "adaptation.steps=9", SEED, "its stage adapt has been started again since"),
     ],
 )
 def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
@@ -252,7 +250,9 @@ def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
     assert why_outdated(run, read_run(run)) is None
 
 
-def test_settings_that_decide_no_reading_outdate_none(run: Path, challenges: Path) -> None:
+def test_settings_without_effect_on_readings_do_not_outdate_them(
+    run: Path, challenges: Path
+) -> None:
     pipeline(run, challenges)
     recorded = read_run(run)
     recorded["config"]["download"]["attempts"] = 9
@@ -261,18 +261,18 @@ def test_settings_that_decide_no_reading_outdate_none(run: Path, challenges: Pat
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"outputs": {}, "config": 3}'])
-def test_a_damaged_note_of_the_end_outdates_until_the_run_ends_again(
+def test_a_damaged_finish_record_outdates_readings_until_the_run_ends_again(
     run: Path, challenges: Path, damage: str
 ) -> None:
     (run / FINISHED).write_text(damage)
-    assert why_outdated(run, read_run(run)) == "it has not come to its end"
-    with pytest.raises(RunError, match="it has not come to its end; run simgan-captcha run"):
+    assert why_outdated(run, read_run(run)) == "it is not finished"
+    with pytest.raises(RunError, match="it is not finished; run simgan-captcha run"):
         load_run_reader(run)
     pipeline(run, challenges)
     assert why_outdated(run, read_run(run)) is None
 
 
-def test_new_captchas_are_learned_from_and_read(
+def test_new_captchas_are_used_for_training_and_read(
     run: Path, tmp_path: Path, challenges: Path
 ) -> None:
     more = shutil.copytree(challenges, tmp_path / "more")
@@ -417,7 +417,7 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
     load_run_reader(tmp_path / "run")
 
 
-def test_the_original_s_system_runs_whole(tmp_path: Path, challenges: Path) -> None:
+def test_the_original_system_runs_completely(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",
         "lines=average",
@@ -434,7 +434,7 @@ def test_refined_images_need_a_refiner(tmp_path: Path, challenges: Path) -> None
         pipeline(tmp_path / "run", challenges, "refine=false", "reader.images=refined")
 
 
-def test_broken_images_and_batches_are_set_aside_and_told(
+def test_invalid_images_and_batches_are_quarantined_and_reported(
     tmp_path: Path, finished: Path, challenges: Path
 ) -> None:
     hostile = shutil.copytree(challenges, tmp_path / "hostile")
@@ -451,7 +451,7 @@ def test_broken_images_and_batches_are_set_aside_and_told(
     # The rest goes its way, as if those had never been there.
     assert readings == load_readings(finished / READINGS)
     warnings = [line for line in listener.text.splitlines() if line.startswith("warning: ")]
-    assert any("1 of 5 batches could not be had" in line for line in warnings)
+    assert any("1 of 5 batches could not be loaded" in line for line in warnings)
     assert any("3 images were set aside" in line for line in warnings)
     assert manifests(tmp_path / "run")["store"]["result"]["quarantined"] == 3
     assert not (tmp_path / "up").exists()
@@ -476,7 +476,7 @@ def test_reading_needs_a_finished_run(tmp_path: Path, run: Path) -> None:
         load_run_reader(run)
 
 
-def test_a_run_of_another_version_is_told_so(run: Path) -> None:
+def test_a_run_of_another_version_is_reported(run: Path) -> None:
     # As many lines as its clutter had were one number once.
     for file in (RUN, FINISHED):
         recorded = json.loads((run / file).read_text())
@@ -487,7 +487,7 @@ def test_a_run_of_another_version_is_told_so(run: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"user": "x"}'])
-def test_a_damaged_record_is_told_and_can_be_mended(
+def test_a_damaged_record_is_reported_and_can_be_repaired(
     run: Path, challenges: Path, damage: str
 ) -> None:
     (run / RUN).write_text(damage)
@@ -509,7 +509,7 @@ def reread(run: Path, *split_at: int) -> list[Reading]:
     return list(decode(SCHEME, names, viewed))
 
 
-def test_readings_are_by_the_last_reader(finished: Path) -> None:
+def test_readings_come_from_the_last_recognizer(finished: Path) -> None:
     assert load_run_reader(finished)[2] == small_config()
     assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
         finished / "read" / "reader.safetensors"
@@ -517,7 +517,7 @@ def test_readings_are_by_the_last_reader(finished: Path) -> None:
     assert reread(finished) == load_readings(finished / READINGS)
 
 
-def test_images_beyond_those_that_readers_are_compared_by_are_read(
+def test_images_beyond_those_of_the_comparison_are_read(
     run: Path, challenges: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_readings, "COMPARED", 100)
@@ -525,7 +525,7 @@ def test_images_beyond_those_that_readers_are_compared_by_are_read(
     assert pipeline(run, challenges) == reread(run, 100)
 
 
-def test_a_mistyped_address_may_be_mended_while_nothing_is_stored(
+def test_a_mistyped_address_can_be_corrected_while_nothing_is_stored(
     tmp_path: Path, challenges: Path
 ) -> None:
     with pytest.raises(SimganCaptchaError):

@@ -1,4 +1,4 @@
-"""What a run says of itself, read back (`record_run` and `read_run` are tried by the pipeline)."""
+"""Reading the diagnosis of a run. The tests of the pipeline cover `record_run` and `read_run`."""
 
 import contextlib
 import json
@@ -38,12 +38,12 @@ def written(run: Path, content: str | bytes) -> Path:
     return run
 
 
-def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_written_diagnosis_is_read_unchanged(tmp_path: Path) -> None:
     assert read_diagnosis(written(tmp_path, json.dumps(WHOLE))) == WHOLE
 
 
 @pytest.mark.parametrize("run", ["unfinished", "no", "file"])
-def test_a_missing_diagnosis_says_to_run_to_the_end(tmp_path: Path, run: str) -> None:
+def test_a_missing_diagnosis_is_an_error(tmp_path: Path, run: str) -> None:
     (tmp_path / "unfinished" / "readings").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"found no readings/diagnosis\.json; run the run to its"):
@@ -76,7 +76,9 @@ def test_a_missing_diagnosis_says_to_run_to_the_end(tmp_path: Path, run: str) ->
         ),
     ],
 )
-def test_a_damaged_diagnosis_says_what_to_do(tmp_path: Path, content: str | bytes) -> None:
+def test_a_damaged_diagnosis_is_an_error_with_an_action(
+    tmp_path: Path, content: str | bytes
+) -> None:
     written(tmp_path, content)
     with pytest.raises(RunError, match=r"damaged .*; delete the folder readings in it and run the"):
         read_diagnosis(tmp_path)
@@ -110,7 +112,7 @@ RECORDED: dict[str, Any] = {
 }
 
 
-def test_a_run_is_read_as_it_was_recorded(tmp_path: Path) -> None:
+def test_a_recorded_run_is_read_unchanged(tmp_path: Path) -> None:
     (tmp_path / RUN).write_text(json.dumps(RECORDED))
     assert read_run(tmp_path) == RECORDED
 
@@ -145,7 +147,7 @@ def test_a_folder_recorded_with_its_whole_path_is_the_same(
         json.dumps(RECORDED | {"config": None}),
     ],
 )
-def test_a_damaged_record_says_what_to_do(tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_an_error_with_an_action(tmp_path: Path, content: str) -> None:
     (tmp_path / RUN).write_text(content)
     with pytest.raises(RunError, match=r"its run\.json is damaged .*; delete that file"):
         read_run(tmp_path)

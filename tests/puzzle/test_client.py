@@ -186,7 +186,7 @@ def test_a_slow_reply_is_aborted(
     reply: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "REPLY_SECONDS", 2.0)
-    expected = "expected a reply from .* within 2 s, got no end of it; try again"
+    expected = "expected a reply from .* within 2 s, got an incomplete one; try again"
     with misbehaving_server(reply) as url, pytest.raises(SubmissionError, match=expected):
         submit(url, "marty", wrong(1, 0.5))
 

@@ -337,7 +337,7 @@ def test_a_folder_that_is_no_recording_is_a_usage_error(tmp_path: Path) -> None:
     for folder, message in ((tmp_path / "missing", "cannot list"), (tmp_path, "holds no file")):
         with pytest.raises(UsageError, match=message), running_puzzle(replay=folder):
             pass
-    for content, message in ((b'{"images": [', "is none"), (b'{"images": []}', "has none")):
+    for content, message in ((b'{"images": [', "is not one"), (b'{"images": []}', "has none")):
         (tmp_path / "challenge-0").write_bytes(content)
         with pytest.raises(UsageError, match=message), running_puzzle(replay=tmp_path):
             pass

@@ -35,7 +35,7 @@ IMAGES = 120
 
 
 class _Page(HTMLParser):
-    """What a browser would see: text, pictures, and everything that could leave the page."""
+    """The text, the pictures and the links of a page, as a browser would see them."""
 
     void = frozenset({"img", "meta", "br"})
 
@@ -129,7 +129,7 @@ def write_readings(
 
 
 def write_diagnosis(run: Path, texts: list[str]) -> dict[str, Any]:
-    """Of a run whose adapted reader reads; it takes l for i now and then."""
+    """Write the diagnosis of a run that uses the adapted reader, which sometimes reads i as l."""
     known = [("ilj1", "llj1")] * 40 + [("ceo0", "ceo0")] * 200 + [("aaee", "aaeo")] * 20
     diagnosis = diagnose(
         [Reading("", text, 0.9, (0.97,) * 4) for text in texts],
@@ -147,7 +147,7 @@ def write_diagnosis(run: Path, texts: list[str]) -> dict[str, Any]:
 
 
 def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> dict[str, str]:
-    """A whole run folder as docs/how-it-works.md describes it; returns the true texts."""
+    """Write a run folder as docs/how-it-works.md describes it, and return the true texts."""
     generator = np.random.default_rng(7)
     scheme = {"alphabet": ALPHABET, "length": 4, "width": 100, "height": 50}
     _write_json(run / "run.json", {"preset": "quick", "scheme": scheme, "seed": 1, "config": {}})
@@ -234,8 +234,8 @@ def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> d
         low = 0.2 if wrong else 0.6
         confidences.append(float(1 - generator.beta(0.4, 4) * (1 - low)))
     write_readings(run, names, texts, list(confidences))
-    told = write_diagnosis(run, texts)["warnings"]
-    _manifest(run, "readings", images=len(names), seconds=9.0, result={"warnings": told})
+    warnings = write_diagnosis(run, texts)["warnings"]
+    _manifest(run, "readings", images=len(names), seconds=9.0, result={"warnings": warnings})
     judgement = judge(names, texts, truth, ALPHABET, confidences=confidences)
     _write_json(run / "judge" / "judgement.json", judgement.model_dump(mode="json"))
     _write_json(run / "submission" / "verdict.json", {"message": "Well done", "passcode": "c0ffee"})
@@ -265,43 +265,43 @@ def page(whole_run: Path) -> _Page:
     return _Page(path)
 
 
-def test_what_is_of_other_readings_or_settings_is_not_shown(
+def test_results_of_other_readings_or_settings_are_not_shown(
     whole_run: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(whole_run, tmp_path / "run"))
     judgement = run / "judge" / "judgement.json"
     figures = json.loads(judgement.read_text())
     _write_json(judgement, {**figures, "readings_sha256": file_hash(run / READINGS)})
-    assert "Judged against true texts" in _Page(write_report(run)).headings
+    assert "Accuracy against labels" in _Page(write_report(run)).headings
     _write_json(judgement, {**figures, "readings_sha256": "of other readings"})
     recorded = json.loads((run / "run.json").read_text())
-    assert "The refiner has left no sheet" not in _Page(write_report(run)).text
+    assert "The refiner has saved no sheet" not in _Page(write_report(run)).text
     _write_json(run / "run.json", {**recorded, "config": {"refine": False}})
     page = _Page(write_report(run))
-    assert "The refiner has left no sheet" in page.text
-    assert "Judged against true texts" not in page.headings
-    assert "judgement.json is of earlier readings" in page.text
-    flow = page.text[page.text.index("what it cost") : page.text.index("What all images share")]
+    assert "The refiner has saved no sheet" in page.text
+    assert "Accuracy against labels" not in page.headings
+    assert "judgement.json belongs to earlier readings" in page.text
+    flow = page.text[page.text.index("Stages and cost") : page.text.index("Background and lines")]
     assert "SimGAN refiner" in flow
     assert "not run" in flow
 
 
-def test_sections_stand_in_the_order_of_the_flow(page: _Page) -> None:
+def test_sections_are_in_order(page: _Page) -> None:
     assert page.headings == [
         "Warnings",
-        "What the run says of itself",
-        "The flow and what it cost",
-        "What all images share",
-        "Synthetic beside real",
-        "What the refiner changed",
+        "Accuracy estimate",
+        "Stages and cost",
+        "Background and lines",
+        "Synthetic and real captchas",
+        "Refiner",
         "Learning curves",
-        "What was read",
-        "Judged against true texts",
-        "To do it again",
+        "Readings",
+        "Accuracy against labels",
+        "Reproduce this run",
     ]
 
 
-def test_nothing_is_asked_from_outside(page: _Page) -> None:
+def test_the_page_makes_no_requests(page: _Page) -> None:
     assert page.links
     assert all(link.startswith("data:image/") for link in page.links)
     assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
@@ -309,7 +309,7 @@ def test_nothing_is_asked_from_outside(page: _Page) -> None:
     assert "url(" not in page.source
 
 
-def test_every_picture_is_whole_and_has_words(page: _Page) -> None:
+def test_every_picture_is_valid_and_has_alternative_text(page: _Page) -> None:
     assert len(page.images) > 60
     for image in page.images:
         assert image["alt"]
@@ -323,50 +323,50 @@ def test_every_picture_is_whole_and_has_words(page: _Page) -> None:
             open_picture(b64decode(data, validate=True))
 
 
-def test_headline_says_how_well_it_read(page: _Page, whole_run: Path) -> None:
+def test_headline_shows_accuracy_and_verdict(page: _Page, whole_run: Path) -> None:
     judgement = json.loads((whole_run / "judge" / "judgement.json").read_text())
     low, high = judgement["captcha_interval"]
     assert f"{100 * judgement['captcha_accuracy']:.1f}\u00a0%" in page.text
     assert f"95 % interval {100 * low:.1f}\u00a0% to {100 * high:.1f}\u00a0%" in page.text
     assert "The puzzle server accepted the submission" in page.text
     assert "c0ffee" in page.text
-    assert "no labels were used or needed" not in page.text
+    assert "has not been judged" not in page.text
 
 
 def _own_section(page: _Page) -> str:
-    start = page.text.index("What the run says of itself")
-    return page.text[start : page.text.index("The flow and what it cost")]
+    start = page.text.index("Accuracy estimate")
+    return page.text[start : page.text.index("Stages and cost")]
 
 
-def test_what_the_run_says_of_itself(page: _Page, whole_run: Path) -> None:
+def test_accuracy_estimate(page: _Page, whole_run: Path) -> None:
     diagnosis = json.loads((whole_run / DIAGNOSIS).read_text())
     section = _own_section(page)
     rows = [line for line in section.splitlines() if "\u00a0% to " in line]
     assert len(rows) == 2
     assert re.match("Reader.*82.3.*80.1.* to 87.1.*86.0.*not used", rows[0])
-    assert re.match("Adaptation.*87.4.*79.2.* to 95.3.*94.1.*kept", rows[1])
+    assert re.match("Adaptation.*87.4.*79.2.* to 95.3.*94.1.*in use", rows[1])
     accuracy = json.loads((whole_run / "judge" / "judgement.json").read_text())["captcha_accuracy"]
     way = "above" if accuracy > 0.874 else "below"
     assert f"{abs(100 * accuracy - 87.4):.1f} points {way} the estimate and inside" in section
-    alarms = page.text[: page.text.index("What the run says of itself")]
+    alarms = page.text[: page.text.index("Accuracy estimate")]
     assert "nearly the identity" in alarms
     assert diagnosis["warnings"]
     for sentence in diagnosis["warnings"]:
         assert sentence in section
-        assert sentence not in alarms  # told once
+        assert sentence not in alarms  # not repeated
     for pair in diagnosis["confusions"]:
         assert re.search(rf"{pair['truth']}{pair['read']}{100 * pair['share']:.1f}", section)
 
 
-def test_shares_of_characters_have_words(page: _Page, whole_run: Path) -> None:
+def test_chart_of_character_shares_has_alternative_text(page: _Page, whole_run: Path) -> None:
     shares = json.loads((whole_run / DIAGNOSIS).read_text())["shares"]
     words = page.alt("Share of each character among all characters read")["alt"] or ""
-    assert "furthest from the expected 2.8\u00a0%: " in words
+    assert "largest differences from the expected 2.8\u00a0%: " in words
     furthest = sorted(ALPHABET, key=lambda c: -abs(shares[c] - 1 / 36))[:3]
     assert words.endswith(", ".join(f"{c} {100 * shares[c]:.1f}\u00a0%" for c in furthest))
 
 
-def test_an_estimate_outside_its_interval_and_one_without_a_truth(
+def test_an_accuracy_outside_the_interval_and_an_unjudged_run(
     whole_run: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(whole_run, tmp_path / "run"))
@@ -376,12 +376,14 @@ def test_an_estimate_outside_its_interval_and_one_without_a_truth(
     _write_json(run / DIAGNOSIS, diagnosis | spotless)
     section = _own_section(_Page(write_report(run)))
     assert "points below the estimate and outside its interval" in section
-    assert "Nothing was found." in section
-    assert "None was seen more than twice on synthetic images." in section
+    assert "None." in section
+    assert "No confusion occurs more than twice on synthetic images." in section
     shutil.rmtree(run / "judge")
     page = _Page(write_report(run))
-    assert "Nobody has judged the run" in _own_section(page)
-    headline = page.text[: page.text.index("Not judged: no labels were used or needed.")]
+    assert "This run has not been judged against labels." in _own_section(page)
+    headline = page.text[
+        : page.text.index("This run has not been judged against labels. It used none.")
+    ]
     assert "99.0\u00a0%" in headline
     assert "98.5\u00a0% to 99.5\u00a0%, estimated without labels" in headline
 
@@ -403,16 +405,16 @@ def test_a_diagnosis_of_another_shape_is_named(tmp_path: Path, key: str, value: 
     _write_json(tmp_path / "run.json", {"scheme": {"alphabet": ALPHABET}})
     write_readings(tmp_path, ["a"], ["xyzz"], [0.5])
     diagnosis = write_diagnosis(tmp_path, ["xyzz"])
-    assert "kept: it reads" in _Page(write_report(tmp_path)).text
+    assert "in use" in _Page(write_report(tmp_path)).text
     _write_json(tmp_path / DIAGNOSIS, diagnosis | {key: value})
     page = _Page(write_report(tmp_path))
     assert "diagnosis.json is not what simgan-captcha run writes" in page.text
-    assert "The run has left no estimate of how often it is right." in page.text
+    assert "The run has no accuracy estimate." in page.text
     assert "Mean confidence" in page.text
     assert page.alt("Share of each character among all characters read")
 
 
-def test_costs_are_totalled(page: _Page) -> None:
+def test_costs_are_added_up(page: _Page) -> None:
     assert "12 min 0 s" in page.text  # 4.2 + 1.5 + 0.4 + 212 + 312.5 + 180 + 9, rounded
     assert "18.40" in page.text  # 4.1 + 11 + 3.3 TFLOP
     assert "153,600" in page.text
@@ -438,7 +440,7 @@ def test_alarms_of_the_stages_are_shown(page: _Page) -> None:
     assert "the refiner changes 0.4 grey levels a pixel: nearly the identity" in page.text
 
 
-def test_the_least_sure_reading_comes_first(page: _Page, whole_run: Path) -> None:
+def test_the_reading_of_lowest_confidence_comes_first(page: _Page, whole_run: Path) -> None:
     rows = pq.read_table(whole_run / "readings" / "readings.parquet").to_pylist()
     least = min(rows, key=lambda row: row["confidence"])
     first = page.alt("captcha read as")
@@ -458,22 +460,22 @@ def test_provenance(page: _Page) -> None:
     assert "torch 2.13.0" in page.text
 
 
-def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_report_of_an_empty_run_lists_what_is_missing(tmp_path: Path) -> None:
     _write_json(tmp_path / "run.json", {"seed": 3})
     page = _Page(write_report(tmp_path))
-    assert "Not judged: no labels were used or needed." in page.text
+    assert "This run has not been judged against labels. It used none." in page.text
     for missing in (
-        "The background stage has left no picture.",
-        "The simulator has left no sheet.",
-        "No captcha is in the store.",
-        "The refiner has left no sheet",
+        "The background stage has saved no picture.",
+        "The simulator has saved no sheet.",
+        "The store holds no captchas.",
+        "The refiner has saved no sheet",
         "No metrics: the stage has not run, or was turned off.",
-        "Nothing was read yet.",
+        "There are no readings yet.",
     ):
         assert missing in page.text
     assert "Warnings" not in page.headings
-    assert "Judged against true texts" not in page.headings
-    assert "What the run says of itself" not in page.headings
+    assert "Accuracy against labels" not in page.headings
+    assert "Accuracy estimate" not in page.headings
     assert page.images == []
 
 
@@ -536,7 +538,7 @@ def test_impossible_confidences_are_named(tmp_path: Path, confidence: float | No
     write_readings(tmp_path, ["a", "b"], ["xy", "zz"], [0.5, confidence])
     page = _Page(write_report(tmp_path))
     assert "readings.parquet, the file is damaged" in page.text
-    assert "Nothing was read yet." in page.text
+    assert "There are no readings yet." in page.text
 
 
 @pytest.mark.parametrize(
@@ -557,11 +559,11 @@ def test_a_judgement_of_another_shape_is_named(tmp_path: Path, key: str, value: 
     _write_json(tmp_path / "run.json", {})
     judgement = judge(["a"], ["xy"], {"a": "xz"}, "xyz", confidences=[0.5]).model_dump(mode="json")
     _write_json(tmp_path / "judge" / "judgement.json", judgement)
-    assert "Judged against true texts" in _Page(write_report(tmp_path)).headings
+    assert "Accuracy against labels" in _Page(write_report(tmp_path)).headings
     _write_json(tmp_path / "judge" / "judgement.json", judgement | {key: value})
     page = _Page(write_report(tmp_path))
     assert "judgement.json is not what simgan-captcha judge writes" in page.text
-    assert "Judged against true texts" not in page.headings
+    assert "Accuracy against labels" not in page.headings
 
 
 FOUND = {
@@ -579,7 +581,7 @@ FOUND = {
 
 
 def calibrated(run: Path, result: object) -> _Page:
-    """The report of a run that has only calibrated."""
+    """The report of a run that has only finished calibration."""
     _write_json(run / "run.json", {"scheme": {"alphabet": "ag"}})
     (run / "calibrate").mkdir(exist_ok=True)
     (run / "calibrate" / "glyphs.png").write_bytes(encode_png(np.zeros((80, 160), np.uint8)))
@@ -587,27 +589,27 @@ def calibrated(run: Path, result: object) -> _Page:
     return _Page(write_report(run))
 
 
-def test_what_calibration_found_is_shown_with_its_errors(tmp_path: Path) -> None:
+def test_calibration_is_shown_with_standard_errors(tmp_path: Path) -> None:
     page = calibrated(tmp_path, FOUND)
-    assert "What calibration found" in page.headings
+    assert "Calibration" in page.headings
     text = " ".join(page.text.split())
     for figure in (
         "2.1 ± 0.2 to 20.4 ± 0.3; 27 ± 0.2 to 45.5 ± 0.3",
-        "from slot to slot (pixels)24.9 ± 0.08",
+        "distance between slots (pixels)24.9 ± 0.08",
         "-30.5 ± 0.6 to 29 ± 0.6",
-        "size, letter by letter (middle 98 %)0.75 ± 0.01 to 1.3 ± 0.02",
-        "wider towards the foot (share, per image height), letter by letter (middle 98 %)"
+        "size, each letter (middle 98 %)0.75 ± 0.01 to 1.3 ± 0.02",
+        "taper: wider towards the bottom (share, per image height), each letter (middle 98 %)"
         "-0.4 ± 0.01 to 0.5 ± 0.02",
         "font size (pixels per em)23.5 ± 0.4",
         "jpeg quality49.7 ± 0.4",
         "'g' looks like no font",
     ):
         assert figure in text, figure
-    # The least alike comes first.
+    # The lowest similarity comes first.
     assert text.index("groboto-black210.61") < text.index("astix-bold240.98")
 
 
-def test_a_calibration_that_could_not_tell_shows_what_it_can(tmp_path: Path) -> None:
+def test_an_incomplete_calibration_is_shown_without_the_missing_figures(tmp_path: Path) -> None:
     missing: dict[str, object] = {
         "pitch": None,
         "font_size": None,
@@ -615,8 +617,8 @@ def test_a_calibration_that_could_not_tell_shows_what_it_can(tmp_path: Path) -> 
         "fonts": {},
     }
     text = calibrated(tmp_path, {**FOUND, **missing}).text
-    assert "turn (degrees" in text
-    assert "from slot to slot" not in text
+    assert "rotation (degrees" in text
+    assert "distance between slots" not in text
     assert "pixels per em" not in text
 
 
@@ -643,7 +645,7 @@ def test_a_calibration_of_another_shape_does_not_stop_the_report(
     tmp_path: Path, result: object
 ) -> None:
     page = calibrated(tmp_path, result)
-    assert "What calibration found" in page.headings
+    assert "Calibration" in page.headings
     assert "marquee" not in page.tags
 
 
@@ -688,7 +690,7 @@ def test_a_large_foreign_alphabet(tmp_path: Path) -> None:
     _write_json(tmp_path / "run.json", {"scheme": {"alphabet": alphabet}})
     write_readings(tmp_path, ["a", "b"], [alphabet[:4], alphabet[2:6]], [0.5, 0.9])
     page = _Page(write_report(tmp_path))
-    assert "2,920 characters nearer to it are left out" in page.text
+    assert "2,920 characters closer to the expected share are not shown" in page.text
     assert alphabet[2] in (page.alt("Share of each character")["alt"] or "")
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path: Path, damage: 
         lambda: Corrections(tmp_path).texts(),
         lambda: Corrections(tmp_path).put("one", "ab", SCHEME),
     ):
-        with pytest.raises(RunError, match="mend it or move it away"):
+        with pytest.raises(RunError, match="repair it or move it away"):
             act()
     assert (tmp_path / FILE).read_bytes() == damage.encode("latin-1")
 
@@ -74,7 +74,7 @@ def test_a_locked_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / FILE).parent.mkdir()
     with (
         FileLock((tmp_path / FILE).with_name(".lock")),
-        pytest.raises(RunError, match="another process holds it"),
+        pytest.raises(RunError, match="another process has locked it"),
     ):
         Corrections(tmp_path).put("one", "ab", SCHEME)
 

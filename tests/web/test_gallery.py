@@ -107,7 +107,7 @@ def test_a_damaged_store_or_correction_file_is_reported_with_the_rest(run: Path)
     with serving(run) as address, asking(address) as client:
         page = client.get("/review")
         assert page.status_code == 200
-        assert "mend it or move it away" in page.text
+        assert "repair it or move it away" in page.text
         assert 'class="card"' in page.text
         a_problem(client.get(f"/api/captchas/{'0' * 64}"), 503, "damaged")
         (run / READINGS).unlink()

@@ -179,7 +179,7 @@ def test_an_unreachable_server_is_reported(
     # A proxy in front of the server still answers with a page.
     page.route("**/api/read*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway"))
     page.set_input_files("#files", pictures[0])
-    expect(page.locator(".refused .reason").first).to_contain_text("got a page of status 502")
+    expect(page.locator(".refused .reason").first).to_contain_text("got a page with status 502")
 
 
 # The run.
@@ -220,7 +220,7 @@ def test_live_progress_of_a_run_that_another_process_makes(
                 )
                 expect(page.locator("#curves img").first).to_be_visible()
                 assert is_drawn(page.locator("#curves img").first)
-                expect(page.locator("#diagnosis")).to_contain_text("What the run says of itself")
+                expect(page.locator("#diagnosis")).to_contain_text("Accuracy estimate")
                 expect(page.locator("#results")).to_contain_text("240")
         finally:
             learning.send_signal(signal.SIGKILL)
@@ -245,7 +245,9 @@ def test_the_run_page_shows_curves_sheets_diagnosis_and_then_the_judge_s_figures
             expect(slider).to_have_attribute("aria-valuetext", f"step {step}")
             assert is_drawn(sheet)
 
-        expect(page.locator("#diagnosis")).to_contain_text("Nobody has judged this run")
+        expect(page.locator("#diagnosis")).to_contain_text(
+            "This run has not been judged against labels"
+        )
         readings = load_readings(run / READINGS)
         truth = {reading.name: "ab" for reading in readings}
         names, texts = [r.name for r in readings], [r.text for r in readings]
@@ -253,7 +255,7 @@ def test_the_run_page_shows_curves_sheets_diagnosis_and_then_the_judge_s_figures
         figures["readings_sha256"] = file_hash(run / READINGS)
         (run / JUDGEMENT).parent.mkdir()
         (run / JUDGEMENT).write_text(json.dumps(figures))
-        expect(page.locator("#results")).to_contain_text("as judged")
+        expect(page.locator("#results")).to_contain_text("against labels")
         expect(page.locator("#diagnosis")).to_contain_text("Hardest characters")
         assert is_drawn(page.locator("#diagnosis .gallery img").first)
         # A viewer of an earlier step still sees it.
@@ -278,24 +280,24 @@ def test_gallery_review(review: tuple[Path, str], open_page: OpenPage) -> None:
         expect(cards.nth(number).locator(".reading .text")).to_have_text(least[number].text)
         assert is_drawn(cards.nth(number).locator("img"))
 
-    # The first is corrected, the second confirmed, the third corrected and then forgotten.
+    # The first is corrected, the second confirmed, the third corrected and then restored.
     truth = "1a" if least[0].text != "1a" else "1b"
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.keyboard.type(truth)
     page.keyboard.press("Enter")
-    expect(cards.nth(0).locator(".verdict-word")).to_have_text(f"is {truth}")
+    expect(cards.nth(0).locator(".verdict-word")).to_have_text("corrected")
     page.keyboard.press("Enter")
     expect(cards.nth(1).locator(".verdict-word")).to_have_text("confirmed")
     page.keyboard.type("cc")
     page.keyboard.press("Enter")
     expect(page.locator("#total")).to_have_text("3")
-    cards.nth(2).get_by_role("button", name="forget").click()
+    cards.nth(2).get_by_role("button", name="remove").click()
     expect(page.locator("#total")).to_have_text("2")
     # An impossible text is reported, and the saved text stays.
     cards.nth(0).get_by_role("textbox").fill("zz")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("Not kept: the alphabet 'abc1' lacks 'z'")
+    expect(page.get_by_role("status")).to_contain_text("Not saved: the alphabet 'abc1' lacks 'z'")
     expect(cards.nth(0).get_by_role("textbox")).to_be_focused()
     keep_screenshot(page, "review")
 
@@ -304,20 +306,20 @@ def test_gallery_review(review: tuple[Path, str], open_page: OpenPage) -> None:
     expect(cards.nth(1).locator(".verdict-word")).to_have_text("confirmed")
     expect(cards.nth(2).locator(".verdict-word")).to_have_text("")
     with page.expect_download() as download:
-        page.get_by_role("link", name="CSV of labels").click()
+        page.get_by_role("link", name="Labels as CSV").click()
     labels = read_labels_csv(Path(download.value.path()))
     assert labels == {least[0].name: truth, least[1].name: least[1].text}
     assert file_hash(run / READINGS) == before
 
-    page.get_by_label("Holding").select_option("c")
-    page.get_by_label("First").select_option("most")
+    page.get_by_label("Containing").select_option("c")
+    page.get_by_label("Sort by").select_option("most")
     page.get_by_role("button", name="Show").click()
     holding = [reading for reading in least[::-1] if "c" in reading.text]
     expect(page.get_by_text(f"of {len(holding):,}", exact=False)).to_be_visible()
     expect(cards.nth(0).locator(".reading .text")).to_have_text(holding[0].text)
     page.get_by_role("link", name="next").click()
     expect(cards.nth(0).locator(".reading .text")).to_have_text(holding[PAGE_SIZE].text)
-    expect(page.get_by_label("Holding")).to_have_value("c")
+    expect(page.get_by_label("Containing")).to_have_value("c")
 
 
 # Accessibility.

@@ -98,7 +98,7 @@ class Background:
     """The background that the images of one scheme share."""
 
     grey: GreyImages
-    """(H, W): the picture under the letters, lines included."""
+    """(H, W): the picture behind the letters, including lines."""
     line_mask: Mask
     """(H, W): True where ink and background cannot be distinguished."""
     ink_level: float
@@ -118,7 +118,7 @@ class Background:
             (N, 2, H, W) in [-1, 1]: ink (-1 background, 1 full ink), line mask (-1 free, 1 line).
 
         Raises:
-            ImageError: The images have another size than the background.
+            ImageError: The size of the images differs from that of the background.
         """
         if images.ndim != 3 or images.shape[1:] != self.grey.shape:
             raise ImageError(
@@ -129,7 +129,7 @@ class Background:
             images = _without_thin_lines(images, self.removed_lines, bright=self.bright_ink)
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
-            # Level 0 is not ink here: it is the ground of the binary images of the 2017 generator.
+            # Level 0 is not ink here: it is the background of the 2017 generator's binary images.
             channels[:, 0] = np.where(images > ORIGINAL_THRESHOLD, 1.0, -1.0)
         else:
             offset, gain = self.offset_and_gain()
@@ -160,7 +160,7 @@ class Background:
         """Read a file that `save` wrote.
 
         Raises:
-            RunError: Missing or damaged.
+            RunError: The file is missing or damaged.
         """
         try:
             arrays = read_arrays(path)
@@ -212,7 +212,7 @@ def estimate_background(
     grey = _shared_picture(sample)
     ink_level = _ink_level(sample, grey)
     if removed_lines:
-        # The polarity of the ink had to be known first.
+        # The removal needs the polarity of the ink.
         bright = bool(ink_level >= np.median(grey))
         sample = _without_thin_lines(sample, removed_lines, bright=bright)
         grey = _shared_picture(sample)
@@ -246,7 +246,7 @@ def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) ->
 def _shared_picture(images: GreyImages) -> GreyImages:
     """Estimate the picture (H, W) behind the letters of images (N, H, W)."""
     median = per_pixel_percentile(images, 50)
-    found, enough = _mean_beside_ink(images, median, _SURROUNDINGS[0])
+    found, enough = _mean_without_ink(images, median, _SURROUNDINGS[0])
     grey = np.where(enough, found, median)
     # Where most images have a letter, the median is the level of the letter.
     bright = _ink_level(images, grey) >= np.median(grey)
@@ -256,13 +256,13 @@ def _shared_picture(images: GreyImages) -> GreyImages:
     if known.all():
         return grey
     for surroundings in _SURROUNDINGS[1:]:
-        found, enough = _mean_beside_ink(images, grey, surroundings)
+        found, enough = _mean_without_ink(images, grey, surroundings)
         grey = np.where(enough & ~known, found, grey)
         known = known | enough
     return grey
 
 
-def _mean_beside_ink(
+def _mean_without_ink(
     images: GreyImages, background: GreyImages, surroundings: int
 ) -> tuple[GreyImages, Mask]:
     """Mean of each pixel over the images without ink near it, and whether these are enough.
@@ -292,6 +292,6 @@ def _ink_level(images: GreyImages, background: GreyImages) -> float:
     difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
     ink = images[difference > otsu_threshold(difference)]
     if not len(ink):
-        raise ImageError("expected ink that differs between images, got images that are all alike")
+        raise ImageError("expected ink that differs between images, got identical images")
     counts = np.bincount(ink, minlength=256).astype(np.float64)
     return float(np.convolve(counts, np.ones(5), mode="same").argmax())

@@ -1,8 +1,8 @@
-"""One challenge batch: from its JSON or CSV to checked captchas.
+"""Parses one challenge batch (JSON or CSV) into checked captchas.
 
 A batch is ``{"images": [{"name": "...", "jpg_base64": "..."}, ...]}``, or a CSV with a column of
-images. Images of any kind are taken, as base64 or ``data:`` URIs. Whatever arrives is hostile until
-checked: a bad image is set aside with its reason, a bad batch as a whole.
+images. Images may have any supported format, as base64 or ``data:`` URIs. No input is trusted: an
+invalid image is rejected with a reason, an invalid batch is rejected completely.
 """
 
 import csv
@@ -22,25 +22,25 @@ from simgan_captcha.errors import BatchError, ImageError
 from simgan_captcha.scheme import Scheme
 
 MAX_IMAGES = 100_000
-"""In one batch."""
+"""Maximum number of images in one batch."""
 MAX_NAME_CHARACTERS = 256
 MAX_QUARANTINED_BYTES = 4096
-"""The quarantine keeps this much of the start of what was set aside."""
+"""Number of bytes at the start of a rejected image or batch that the quarantine keeps."""
 
 _MAX_MARKS = 10 * MAX_IMAGES
-"""Brackets, commas and colons in the JSON: an image has five, and each value at least one."""
+"""Maximum number of brackets, commas and colons in the JSON; an image has five of them."""
 
 _MOST_ROWS = MAX_IMAGES + 2
 _NAMES = ("name", "filename", "file")
 _IMAGES = ("jpg_base64", "image", "base64", "data")
-"""Fields of an image in JSON."""
+"""Possible fields of an image in JSON."""
 ENCODED = re.compile(r"data:image/|\\?/9j\\?/|iVBOR|R0lGOD|UklGR|Qk.{6}AAAA|SUkqA|TU0AK")
-"""How images begin in base64, or in JSON or ``data:`` URIs that hold it."""
+"""First characters of images in base64, or in a ``data:`` URI, also escaped in JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captcha:
-    """One image as it came: a label and the encoded bytes."""
+    """One image as it was received: its name and the encoded bytes."""
 
     name: str
     image: bytes
@@ -48,7 +48,7 @@ class Captcha:
 
 @dataclass(frozen=True, slots=True)
 class RejectedCaptcha:
-    """One image that cannot be used: its label, why, and the bytes at fault."""
+    """One invalid image: its name, the reason, and its bytes."""
 
     name: str
     reason: str
@@ -56,23 +56,23 @@ class RejectedCaptcha:
 
 
 class Unpacked(NamedTuple):
-    """The images of a batch, checked."""
+    """The checked images of a batch."""
 
     captchas: list[Captcha]
     rejected: list[RejectedCaptcha]
-    """With their reasons."""
+    """Invalid images."""
     notes: Counter[str]
-    """Of images that are taken, see `pictures.Picture.notes`."""
+    """Counts of remarks on valid images, see `pictures.Picture.notes`."""
 
 
 def parse_batch(data: bytes | bytearray) -> list[Any]:
-    """The images of one batch as they stand in its JSON, not yet checked; at least one.
+    """Parse the JSON of a batch into at least one image entry, not yet checked.
 
     Raises:
-        BatchError: Not the JSON of a batch.
+        BatchError: The bytes are not the JSON of a batch.
     """
     expected = 'expected the JSON of a batch, {"images": [...]}'
-    # Counted first, as the empty lists of "[[],[],..." take thirty times the bytes of their text.
+    # Counted before parsing, as the empty lists of "[[],[],..." take thirty times their text.
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > _MAX_MARKS:
         raise BatchError(f"{expected} with 1 to {MAX_IMAGES} images, got many more values")
     try:
@@ -90,13 +90,13 @@ def parse_batch(data: bytes | bytearray) -> list[Any]:
 
 
 def parse_table(data: bytes | bytearray) -> list[Any]:
-    """The rows of a CSV with a column of images, as base64 or ``data:`` URIs, as `parse_batch`.
+    """Parse a CSV with a column of images into entries like those of `parse_batch`.
 
-    The column of images is found by its first value; that of names is called ``name``,
-    ``filename``, ``file`` or ``id``, or else rows are named by their numbers.
+    The images are base64 or ``data:`` URIs. Their column is found by its first value. The column of
+    names is called ``name``, ``filename``, ``file`` or ``id``; without one, rows are numbered.
 
     Raises:
-        BatchError: No such CSV.
+        BatchError: The bytes are not such a CSV.
     """
     expected = "expected a CSV with a column of images as base64 or data: URIs"
     csv.field_size_limit(2 * MAX_BYTES)
@@ -126,7 +126,7 @@ def parse_table(data: bytes | bytearray) -> list[Any]:
 
 
 def batch_images(images: Iterable[Any]) -> Iterator[tuple[object, bytes | ImageError]]:
-    """Each image's name as it came and its bytes, or why it has none."""
+    """Name and bytes of each image, or the error if it cannot be decoded."""
     for entry in images:
         fields = entry if isinstance(entry, dict) else {}
         name = next((fields[key] for key in _NAMES if key in fields), None)
@@ -142,12 +142,12 @@ def batch_images(images: Iterable[Any]) -> Iterator[tuple[object, bytes | ImageE
 
 
 def unpack_batch(images: list[Any], scheme: Scheme) -> Unpacked:
-    """Check every image of `parse_batch` or `parse_table`."""
+    """Check all image entries of `parse_batch` or `parse_table`."""
     return unpack(batch_images(images), scheme)
 
 
 def unpack(images: Iterable[tuple[object, bytes | ImageError]], scheme: Scheme) -> Unpacked:
-    """Check every named image: whether it is whole and fits the scheme."""
+    """Check that every image has a valid name, is complete and fits the scheme."""
     unpacked = Unpacked([], [], Counter())
     for name, data in images:
         try:
@@ -163,10 +163,10 @@ def unpack(images: Iterable[tuple[object, bytes | ImageError]], scheme: Scheme) 
 
 
 def checked_name(name: object) -> str:
-    """A label that may be stored.
+    """The name, if it can be stored.
 
     Raises:
-        BatchError: It is none.
+        BatchError: The name is not text, too long, or not valid Unicode.
     """
     if not isinstance(name, str):
         raise BatchError(f'expected text in "name", got {type(name).__name__}')
@@ -180,7 +180,7 @@ def checked_name(name: object) -> str:
 
 
 def storable(name: object) -> str:
-    """A label for the quarantine, short and valid UTF-8 whatever came."""
+    """A short, valid UTF-8 name for the quarantine, from any value."""
     if not isinstance(name, str):
         return ""
     return name[:MAX_NAME_CHARACTERS].encode(errors="backslashreplace").decode()

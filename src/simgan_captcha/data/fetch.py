@@ -1,4 +1,4 @@
-"""Challenge batches over HTTP: politely, patiently, and from the one host that was named."""
+"""Downloads challenge batches over HTTP, with a rate limit, retries and host checks."""
 
 import asyncio
 import time
@@ -27,13 +27,13 @@ from simgan_captcha.errors import BatchError, UsageError
 MAX_REDIRECTS = 5
 
 OnBatch = Callable[[str, list[Any]], Awaitable[None]]
-"""Awaited with a batch's source and its images, see `batch.parse_batch`."""
+"""Awaited with the source and the images of a batch, see `batch.parse_batch`."""
 OnFailure = Callable[[str, str, bytes], None]
-"""Called with a batch's source, why it cannot be had, and the start of what came instead."""
+"""Called with the source of a failed batch, the reason, and the start of the received data."""
 
 
 class _FetchError(Exception):
-    """One attempt failed; ``transient`` when another may not."""
+    """One attempt failed; ``transient`` if another attempt may succeed."""
 
     def __init__(
         self, reason: str, *, transient: bool, retry_after: float = 0.0, data: bytes = b""
@@ -45,17 +45,17 @@ class _FetchError(Exception):
 
 
 def batch_urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
-    """Addresses by source; sources hold no password, and one address gives many fresh batches.
+    """Addresses of batches by source. Sources contain no passwords.
 
     Args:
         location: A server, as ``http(s)://host[:port]``; a user's page on it, ``.../u/NAME/``; its
-            ``.../challenge`` address, ``{user}`` filled in; or an address with ``{n}``, counted
-            from 0.
-        user: Puzzle user whose challenges are asked for.
-        batches: How many.
+            ``.../challenge`` address, where ``{user}`` is replaced; or an address with ``{n}``,
+            which is replaced by numbers from 0.
+        user: User of the puzzle.
+        batches: Number of batches.
 
     Raises:
-        UsageError: No such address, or one that needs a user where none is given.
+        UsageError: The address is invalid, or needs a user and none is given.
     """
     shown = without_password(location)
     if "{user}" in location and not user:
@@ -69,13 +69,13 @@ def batch_urls(location: str, user: str, batches: int) -> dict[str, httpx.URL]:
     if url.scheme not in ("http", "https") or not url.host:
         raise UsageError(f"expected http(s)://host, got {shown}; correct the URL")
     if "{n}" in address:
-        # Numbered after secrets are hidden, so that no two have one source.
+        # Replace {n} after passwords are hidden, so that all sources differ.
         template = without_password(address)
         return {template.replace("{n}", str(n)): one for n, one in enumerate(urls)}
     server, named = server_and_user(str(url))
     if url.path == "/":
         if not user:
-            raise UsageError(f"expected a user to ask {shown} for, got none; name one")
+            raise UsageError(f"expected a user for {shown}, got none; name one with --user")
         url = url.copy_with(path=f"/u/{quote(user, safe='')}/challenge")
     elif named is not None and not url.path.endswith("/challenge"):
         url = httpx.URL(f"{server}/u/{quote(named, safe='')}/challenge")
@@ -93,17 +93,17 @@ async def fetch_batches(
     on_batch: OnBatch,
     on_failure: OnFailure,
 ) -> None:
-    """Fetch every batch once, several at a time; what one callback raises ends all.
+    """Fetch every batch once, several at a time. An exception in a callback ends all requests.
 
     Args:
         missing: Sources and addresses, see `batch_urls`.
-        settings: Pace, patience and limits.
-        on_batch: Takes what came.
-        on_failure: Takes what could not be had in ``settings.attempts``.
+        settings: Rate, timeouts and limits.
+        on_batch: Receives each batch.
+        on_failure: Receives each batch that failed in all ``settings.attempts``.
     """
     headers = {
         "User-Agent": f"simgan-captcha/{__version__}",
-        # A compressed body could be a thousand times as large as what the limit counts.
+        # A compressed body could be a thousand times larger than the bytes that the limit counts.
         "Accept-Encoding": "identity",
     }
     async with httpx.AsyncClient(
@@ -112,7 +112,7 @@ async def fetch_batches(
         fetcher = _Fetcher(client, settings)
 
         async def work() -> None:
-            for source, url in missing:  # shared: each worker takes the next
+            for source, url in missing:  # shared by all workers
                 try:
                     images = await fetcher.fetch_patiently(url)
                 except _FetchError as error:
@@ -124,12 +124,12 @@ async def fetch_batches(
             async with asyncio.TaskGroup() as workers:
                 for _ in range(settings.concurrency):
                     workers.create_task(work())
-        except BaseExceptionGroup as group:  # a full disk, say, met by one worker or by several
+        except BaseExceptionGroup as group:  # such as a full disk, seen by one or several workers
             raise group.exceptions[0] from None
 
 
 class _Fetcher:
-    """Asks for batches, no faster than allowed, again where that may help."""
+    """Requests batches with a rate limit and retries."""
 
     def __init__(self, client: httpx.AsyncClient, settings: DownloadSettings) -> None:
         self._client = client
@@ -171,7 +171,12 @@ class _Fetcher:
         )
 
     async def _request(self, url: httpx.URL, asked: httpx.URL) -> list[Any] | httpx.URL:
-        """The images of the batch at ``url``, where ``asked`` has led; or where that leads to."""
+        """The images of the batch at ``url``, or the next address if it redirects.
+
+        Args:
+            url: Address of this request.
+            asked: Address before all redirects.
+        """
         await self._wait_for_turn()
         settings = self._settings
         try:
@@ -185,12 +190,12 @@ class _Fetcher:
         except TimeoutError:
             seconds = settings.request_seconds
             raise _FetchError(
-                f"expected a batch within {seconds:g} s, got no end of it", transient=True
+                f"expected a batch within {seconds:g} s, got an incomplete one", transient=True
             ) from None
         except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
             raise _FetchError(
-                f"expected a whole answer, the connection failed ({what})", transient=True
+                f"expected a complete response, the connection failed ({what})", transient=True
             ) from None
 
     def _checked_redirect(self, asked: httpx.URL, here: httpx.URL, there: httpx.URL) -> httpx.URL:
@@ -198,7 +203,7 @@ class _Fetcher:
         known = {asked.netloc.decode(), *self._settings.redirect_hosts}
         if netloc not in known or (here.scheme, there.scheme) == ("https", "http"):
             raise _FetchError(
-                f"expected an answer of {asked.host}, got a redirect to "
+                f"expected a response from {asked.host}, got a redirect to "
                 f"{without_password(str(there))}; if you trust that address, name it instead, or "
                 f'allow its host: --set download.redirect_hosts=["{netloc}"]',
                 transient=False,
@@ -225,7 +230,7 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytearray:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise _FetchError(
-            f"expected a body that is not compressed, as asked for, got {encoding}",
+            f"expected an uncompressed body, got {encoding}",
             transient=False,
         )
     body = bytearray()
@@ -253,7 +258,7 @@ def _images(response: httpx.Response, body: bytearray) -> list[Any]:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds to wait by a Retry-After header, in either of its forms; 0 when there is none."""
+    """Seconds of a Retry-After header in either of its forms; 0 if there is none."""
     if value.isascii() and value.isdigit():
         return float(value)
     try:

@@ -1,7 +1,6 @@
-"""Images where people keep them: folders, zip files, and files of challenge batches.
+"""Finds and reads images in folders, zip files and files of challenge batches.
 
-The kind of a file follows from its content, not from its name. Files that are left out are counted
-by kind.
+The kind of a file depends on its content, not on its name. Ignored files are counted by kind.
 """
 
 import hashlib
@@ -22,13 +21,13 @@ from simgan_captcha.errors import BatchError, ImageError, UsageError
 from simgan_captcha.shown import without_home
 
 GROUP = 1000
-"""Images that are stored together."""
+"""Number of image files that are stored as one batch."""
 
 MAX_BATCH_BYTES = 64 * 2**20
 
 _HEAD = 4096
 _MAX_MEMBERS = 200_000
-"""Files in one zip file."""
+"""Maximum number of files in one zip file."""
 _FOLDER, _HIDDEN = "folder (not looked into without --recursive)", "hidden"
 
 
@@ -37,41 +36,44 @@ class ImageFile:
     """One image file of a folder, or one in a zip file."""
 
     name: str
-    """A label: its path within the folder or the zip file."""
+    """Path within the folder or the zip file."""
     path: Path
-    """Of the file, or of the zip file."""
+    """Path of the file, or of the zip file."""
     size: int
     version: int
-    """Another one where the file has changed: its time, or its checksum in the zip file."""
+    """Modification time, or checksum in the zip file; changes with the file."""
     member: zipfile.ZipInfo | None = None
-    """What it is in the zip file."""
+    """Entry in the zip file."""
 
 
 @dataclass
 class Found:
-    """What a place holds: images or batches, not both, and what is left out."""
+    """Content of a place: images or batches, but not both, and ignored entries."""
 
     files: list[ImageFile] = field(default_factory=list)
     batches: list[Path] = field(default_factory=list)
-    """Of JSON, or CSV."""
+    """JSON or CSV files."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Entries that are not taken, by kind."""
+    """Counts of ignored entries by kind."""
 
 
 def find_images(place: Path, *, recursive: bool = False) -> Found:
-    """What a folder, a zip file or a file of a batch holds, in natural order (2 before 10).
+    """Find the images or batches of a folder, a zip file or a batch file.
+
+    They are sorted in natural order (2 before 10).
 
     Args:
-        place: Its path.
-        recursive: Whether folders within are looked into.
+        place: Path of the folder or file.
+        recursive: Whether subfolders are searched.
 
     Raises:
-        UsageError: Nothing there, both batches and images, or neither.
+        UsageError: The place does not exist, or holds both batches and images, or neither.
     """
     if not place.is_dir() and not holds_images(place):
         raise UsageError(
             f"expected a folder or a zip file of images, or challenge batches, got {place}, "
-            f"which is {'a file' if place.exists() else 'not there'}; correct the path"
+            f"which {'is another kind of file' if place.exists() else 'does not exist'}; "
+            "correct the path"
         )
     search = _Search(place, recursive)
     found = search.found()
@@ -87,7 +89,7 @@ def find_images(place: Path, *, recursive: bool = False) -> Found:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether it is one file that holds several images: a zip file or a batch."""
+    """Whether a file holds several images: a zip file or a batch."""
     try:
         head = file_head(path) if path.is_file() else b""
     except (OSError, ValueError):
@@ -106,16 +108,16 @@ def holds_store(folder: Path) -> bool:
 
 
 class _Search:
-    """Goes through a place and sorts what it holds."""
+    """Searches a place and sorts its entries."""
 
     def __init__(self, place: Path, recursive: bool) -> None:
         self._place, self._recursive = place, recursive
         self._images: list[ImageFile] = []
         self._named_images: list[ImageFile] = []
-        """Files that are only named like images."""
+        """Files with the name but not the content of an image."""
         self._batches: list[Path] = []
         self._named_batches: list[tuple[Path, str]] = []
-        """Files that are named like batches, and what kinds they are."""
+        """Files with the name but not the content of a batch, and their kinds."""
         self._left_out: Counter[str] = Counter()
         if place.is_dir():
             self._look_into(place, "")
@@ -126,8 +128,8 @@ class _Search:
         if self._images and self._batches:
             raise UsageError(
                 f"expected images or challenge batches in {self._place}, got both: "
-                f"{len(self._batches)} batches and {len(self._images)} images; move one kind to "
-                "a folder of its own"
+                f"{len(self._batches)} batches and {len(self._images)} images; move one of the two "
+                "to another folder"
             )
         files, batches, left_out = self._images, self._batches, self._left_out
         if files or not (batches or self._named_batches):
@@ -148,7 +150,7 @@ class _Search:
                 path, name = folder / entry.name, prefix + entry.name
                 if entry.name.startswith("."):
                     self._left_out[_HIDDEN] += 1
-                # Links to folders may lead in circles.
+                # Links to folders may form cycles.
                 elif entry.is_dir(follow_symlinks=not self._recursive):
                     if self._recursive:
                         self._look_into(path, f"{name}/")
@@ -225,17 +227,17 @@ class _Search:
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError,
 )  # fmt: skip
-"""What reading a zip file of somebody else may raise."""
+"""Exceptions from reading an untrusted zip file."""
 
 
 def file_head(path: Path) -> bytes:
-    """The first bytes of a file, which tell its kind."""
+    """The first bytes of a file, which are enough to detect its kind."""
     with path.open("rb") as file:
         return file.read(_HEAD)
 
 
 def _is_batch(head: bytes) -> bool:
-    """Whether JSON holds images: a list of labels does not."""
+    """Whether JSON contains encoded images, unlike a list of labels."""
     return any(ENCODED.match(value) for value in re.findall(r'"([^"]{6,})', _text(head)))
 
 
@@ -254,7 +256,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def read_files(files: Iterable[ImageFile]) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Names and bytes of files, or why they cannot be read."""
+    """Name and bytes of each file, or the error if it cannot be read."""
     archive: zipfile.ZipFile | None = None
     try:
         for file in files:
@@ -273,7 +275,7 @@ def read_files(files: Iterable[ImageFile]) -> Iterator[tuple[str, bytes | ImageE
             except OSError as error:
                 data = ImageError(f"expected a file to read, the system refused ({error.strerror})")
             except _ZIP_ERRORS:
-                data = ImageError("expected a whole zip file, got a damaged one")
+                data = ImageError("expected a complete zip file, got a damaged one")
             yield file.name, data
     finally:
         if archive is not None:
@@ -281,11 +283,11 @@ def read_files(files: Iterable[ImageFile]) -> Iterator[tuple[str, bytes | ImageE
 
 
 def read_batch(path: Path, max_bytes: int = MAX_BATCH_BYTES) -> list[Any]:
-    """The images of one file of a batch, not yet checked.
+    """The image entries of one batch file, not yet checked.
 
     Raises:
-        BatchError: Too large, or no batch.
-        OSError: It cannot be read.
+        BatchError: The file is too large or not a batch.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
@@ -295,7 +297,7 @@ def read_batch(path: Path, max_bytes: int = MAX_BATCH_BYTES) -> list[Any]:
 
 
 def read_found(found: Found) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Names and bytes of all images that were found; a batch that is none is one that cannot be."""
+    """Name and bytes of each image. An invalid batch gives one error in place of its images."""
     yield from read_files(found.files)
     for path in found.batches:
         try:
@@ -308,17 +310,17 @@ def read_found(found: Found) -> Iterator[tuple[str, bytes | ImageError]]:
 
 
 def image_groups(folder: Path, files: Sequence[ImageFile]) -> dict[str, tuple[ImageFile, ...]]:
-    """Files of a folder by groups, each under a source of its own.
+    """Divide the files of a folder into groups, each with its own source.
 
-    The source is made from names, sizes and times. A file that is added or changed gives its group
-    another source. Images of the group that are stored already then count as duplicates.
+    The source is derived from names, sizes and times, so it changes if a file of the group is added
+    or changed. Images of the group that are already stored then count as duplicates.
     """
     groups = {}
     for start in range(0, len(files), GROUP):
         group = tuple(files[start : start + GROUP])
         digest = hashlib.sha256()
         for file in group:
-            digest.update(os.fsencode(file.name))  # which need not be Unicode
+            digest.update(os.fsencode(file.name))  # it may not be valid Unicode
             digest.update(f"\0{file.size}\0{file.version}\0".encode())
         groups[f"{without_home(folder.resolve().as_uri())}#{digest.hexdigest()[:16]}"] = group
     return groups

@@ -47,7 +47,7 @@ def open_scheme_image(source: PictureSource, scheme: Scheme) -> Picture:
     """Decode a picture from any source if it fits the scheme.
 
     Raises:
-        ImageError: As `pictures.open_picture`; or another size, with a shared background.
+        ImageError: See `pictures.open_picture`; or the size is wrong for a shared background.
         OSError: The file cannot be read.
         TypeError: Not a source.
     """
@@ -60,7 +60,7 @@ def decode_scheme_image(source: PictureSource, scheme: Scheme) -> GreyImages:
     """Decode a picture from any source to (H, W): luma, or `ink_on_black`.
 
     Raises:
-        ImageError: As `open_scheme_image`.
+        ImageError: See `open_scheme_image`.
         OSError: The file cannot be read.
         TypeError: Not a source.
     """
@@ -108,20 +108,20 @@ def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = Fa
 
 
 def _strength(distance: Floats) -> float:
-    """Strength of the ink in levels, such that pale letters among dark dots are amplified."""
+    """Strength of the ink in levels, chosen so that pale letters among dark dots are amplified."""
     strongest = float(np.percentile(distance, _STRONGEST))
     inked = (distance > _INKED * strongest).astype(np.uint8)
-    _, whose, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
+    _, component, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
     large = figures[:, cv2.CC_STAT_AREA] >= (_LARGE * len(distance)) ** 2
     large[0] = False  # the component without ink
-    letters = distance[large[whose]]
+    letters = distance[large[component]]
     if not letters.size:
         return strongest
     return min(strongest, _STRONGER * float(np.percentile(letters, _OF_LETTERS)))
 
 
 def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
-    """Scale an image (h, w, 3) to fit, with its aspect."""
+    """Scale an image (h, w, 3) to fit, and keep its aspect ratio."""
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
     if scale == 1:
         return rgb
@@ -152,11 +152,11 @@ def _surroundings(rgb: GreyImages) -> Floats:
     free = cv2.dilate(inked.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
     weights, spread = free.astype(np.float32), window / 4
     near = cv2.GaussianBlur(weights, (0, 0), spread)
-    beside = cv2.GaussianBlur(levels * weights[..., None], (0, 0), spread)
+    nearby = cv2.GaussianBlur(levels * weights[..., None], (0, 0), spread)
     known = near > _FEW
-    beside[known] /= near[known, None]
+    nearby[known] /= near[known, None]
     # Far from any background, the first estimate stays.
-    filled = np.where(free[..., None], levels, np.where(known[..., None], beside, levels))
+    filled = np.where(free[..., None], levels, np.where(known[..., None], nearby, levels))
     return np.asarray(cv2.medianBlur(np.rint(filled).astype(np.uint8), window), np.float32)
 
 
@@ -175,7 +175,10 @@ def ink_colours(images: Sequence[Pixels], ink: Mask) -> Ids:
 
 
 def specks(ink: Mask, near_lines: Mask) -> int:
-    """Pieces of ink (H, W) that are too small for a letter or its dot, none near a line."""
+    """Number of pieces of ink (H, W) that are too small for a letter or its dot.
+
+    Pieces near a line do not count.
+    """
     count, of_piece, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
     cut = np.isin(np.arange(count), of_piece[near_lines])
     small = pieces[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)
@@ -183,7 +186,7 @@ def specks(ink: Mask, near_lines: Mask) -> int:
 
 
 def text_extent(ink: Mask) -> tuple[int, int]:
-    """Columns and rows from one end of the large pieces of ink (H, W) to the other."""
+    """Width and height of the box around the large pieces of ink (H, W)."""
     _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
     large = pieces[1:][pieces[1:, cv2.CC_STAT_HEIGHT] >= _LETTER * len(ink)]
     if not len(large):
@@ -195,7 +198,7 @@ def text_extent(ink: Mask) -> tuple[int, int]:
 
 
 def stretches(ink: Mask) -> int:
-    """Number of stretches of columns that hold ink (H, W), which letters that stand apart are."""
-    # Two pixels are more than the specks that a codec leaves.
+    """Number of separate runs of columns with ink (H, W); isolated letters are one each."""
+    # A column needs two pixels, because a codec can leave single specks.
     columns = np.concatenate([[False], ink.sum(0) >= 2])
     return int((columns[1:] & ~columns[:-1]).sum())

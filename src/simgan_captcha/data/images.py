@@ -1,7 +1,7 @@
-"""Encoded images as the package stores and shows them; `pictures` decodes them.
+"""Encoding and decoding of images for the store, the report and the web pages.
 
-Decoded images are luma, ``uint8``, (H, W) or (N, H, W), 0 black to 255 white; where images share no
-picture, see `foreground`. Networks see ``float32`` (B, C, H, W) in [-1, 1].
+Decoded images are luma, ``uint8``, (H, W) or (N, H, W), 0 black to 255 white. For images without a
+shared background, see `foreground`. Networks receive ``float32`` (B, C, H, W) in [-1, 1].
 """
 
 import io
@@ -18,7 +18,7 @@ from simgan_captcha.types import GreyImages
 _ON_SHEET = (5, 8)
 """Columns and rows of a contact sheet."""
 _CAPTION = 14
-"""Pixels for a line of text."""
+"""Height of a line of text in pixels."""
 _Image = TypeVar("_Image")
 
 __all__ = [
@@ -36,7 +36,7 @@ def decode_grey(data: bytes) -> GreyImages:
     """Luma (H, W) of one encoded image.
 
     Raises:
-        ImageError: As `pictures.open_picture`.
+        ImageError: See `pictures.open_picture`.
     """
     return luma(open_picture(data).rgb)
 
@@ -45,27 +45,30 @@ def decode_rgb(data: bytes) -> Pixels:
     """Colours (H, W, 3) of one encoded image.
 
     Raises:
-        ImageError: As `pictures.open_picture`.
+        ImageError: See `pictures.open_picture`.
     """
     return open_picture(data).rgb
 
 
 def encode_png(pixels: GreyImages) -> bytes:
-    """A picture for people: (H, W) grey or (H, W, 3) RGB, ``uint8``."""
+    """Encode a picture as PNG: (H, W) grey or (H, W, 3) RGB, ``uint8``."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def evenly(images: Sequence[_Image], most: int) -> list[_Image]:
-    """All images, or so many of them at even distances."""
+    """At most ``most`` of the images, evenly spaced."""
     if len(images) <= most:
         return list(images)
     return [images[int(i)] for i in np.linspace(0, len(images) - 1, most)]
 
 
 def contact_sheet(pictures: Sequence[Pixels], captions: Sequence[str] = ()) -> bytes:
-    """PNG of some of the pictures (h, w, 3), in the size of the first, captions below them."""
+    """Contact sheet of some pictures (h, w, 3) with captions, as PNG.
+
+    All pictures are scaled to the size of the first.
+    """
     columns, rows = _ON_SHEET
     step = -(-len(pictures) // (columns * rows))
     shown, texts = pictures[::step], captions[::step]

@@ -1,8 +1,8 @@
-"""Challenge batches from a URL or a folder, or a folder's images, into the captcha store.
+"""Adds images from a folder, a zip file, challenge batches or a URL to the captcha store.
 
-A bad image is set aside with its reason, a bad batch as a whole, and neither is fatal to the rest.
-Every image of every batch that could be unpacked is counted exactly once: stored, duplicate, or
-quarantined. A batch whose part is in the store is never fetched again.
+Invalid images and invalid batches go to the quarantine with a reason; the others are still stored.
+Every image of every readable batch is counted exactly once: as stored, duplicate or quarantined.
+Stored batches are never fetched again.
 """
 
 import asyncio
@@ -35,22 +35,22 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.shown import without_home
 
 DEFAULT_BATCHES = 20
-"""Batches asked of a URL that can give any number."""
+"""Default number of batches from a URL."""
 
 MAX_REASONS = 20
-"""The report lists this many reasons; the rest are summed under one heading."""
+"""Maximum number of reasons in the report; the rest are added under one heading."""
 
 _OTHER_SIZE = re.compile(r", got \d+x\d+$")
 
 Place = TypeVar("Place", httpx.URL, Path, tuple[ImageFile, ...])
 
 OnProgress = Callable[[int, int, int], None]
-"""Called with batches done, batches in all, images stored so far."""
+"""Called with the finished batches, all batches, and the images stored so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of every batch and image of one location, earlier runs included.
+    """Counts of all batches and images of one location, including earlier runs.
 
     ``batches_stored + batches_skipped + batches_failed == batches_expected`` and
     ``images_stored + duplicates + quarantined == images_expected``.
@@ -60,23 +60,23 @@ class IngestReport:
     batches_expected: int
     batches_stored: int
     batches_skipped: int
-    """In the store already, from an earlier run."""
+    """Already in the store, from an earlier run."""
     batches_failed: int
-    """Tried again at the next run."""
+    """Failed batches; the next run tries them again."""
     failures: tuple[str, ...]
     """One line for each failed batch: source and reason."""
     files_ignored: int
-    """Entries of a folder that are neither batches nor images."""
+    """Number of entries that are neither batches nor images."""
     left_out: dict[str, int]
-    """These entries by kind."""
+    """Counts of these entries by kind."""
     images_expected: int
     images_stored: int
     duplicates: int
     quarantined: int
     reasons: dict[str, int]
-    """Images in the quarantine by reason, the most frequent first."""
+    """Images in the quarantine by reason, most frequent first."""
     notes: dict[str, int]
-    """Images that were taken in a way that a person should know of, by that way."""
+    """Counts of remarks on stored images, see `pictures.Picture.notes`."""
 
 
 def ingest(
@@ -89,26 +89,27 @@ def ingest(
     settings: DownloadSettings | None = None,
     on_progress: OnProgress | None = None,
 ) -> IngestReport:
-    """Bring the batches of a location into a store; what is there already is not fetched again.
+    """Add the batches of a location to a store; stored batches are not fetched again.
 
-    Must not be called from a running asyncio loop. Batches are stored as they come, so an interrupt
-    leaves all that were done.
+    Must not be called from a running asyncio loop. Each batch is stored as soon as it arrives,
+    so an interrupted ingestion keeps the finished batches.
 
     Args:
         location: A folder or a zip file of images, a folder of files ``challenge-*`` or ``*.json``,
             see `folder.find_images`; or an address, see `fetch.batch_urls`.
-        store_folder: The captcha store to add to, made if missing.
-        scheme: That images must fit, see `foreground.open_scheme_image`.
-        user: Puzzle user whose challenges are asked for; folders need none.
-        batches: How many; by default all files of a folder, `DEFAULT_BATCHES` of a URL. Of
-            images, a thousand are one.
-        settings: Time-outs, retries and limits of HTTP requests; files obey the size limit too.
-        on_progress: Called before the first batch and after each.
+        store_folder: Folder of the captcha store, created if missing.
+        scheme: Scheme that images must fit, see `foreground.open_scheme_image`.
+        user: User of the puzzle, if the location is an address.
+        batches: Maximum number of batches. By default all files of a folder are used, and
+            `DEFAULT_BATCHES` of a URL. A thousand image files count as one batch.
+        settings: Timeouts, retries and limits of HTTP requests. The size limit also holds for
+            files.
+        on_progress: Called before the first batch and after each batch.
 
     Raises:
-        UsageError: The location is no folder of batches or of images, has both, or is no address.
-        DownloadError: Not one image could be had; the message says why.
-        StoreError: The store is damaged, or the disk does not take it.
+        UsageError: The location has no images or batches, has both, or is not a valid address.
+        DownloadError: There is not a single usable image; the message gives the reason.
+        StoreError: The store is damaged or cannot be written.
     """
     settings = settings or DownloadSettings()
     if batches is not None and batches < 1:
@@ -134,12 +135,12 @@ def ingest(
 
 
 def ingest_warnings(report: IngestReport) -> list[str]:
-    """What a person should know of an ingestion: what failed, was set aside, or was left out."""
+    """Warnings about failed batches, quarantined images and ignored files."""
     warnings = []
     if report.batches_failed:
         warnings.append(
-            f"{report.batches_failed} of {report.batches_expected} batches could not be had, "
-            f"first: {report.failures[0]}; run again to try them again"
+            f"{report.batches_failed} of {report.batches_expected} batches could not be loaded, "
+            f"first: {report.failures[0]}; repeat the command to try them again"
         )
     if report.quarantined:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
@@ -148,7 +149,7 @@ def ingest_warnings(report: IngestReport) -> list[str]:
 
 
 class _Ingestion:
-    """Adds batches to the store and keeps count."""
+    """Adds batches to the store and counts them."""
 
     def __init__(
         self,
@@ -165,24 +166,24 @@ class _Ingestion:
         self.failures: dict[str, str] = {}
         self.skipped = len(self.counts)
         self.on_progress = on_progress
-        self._tell()
+        self._report_progress()
 
     def missing(self, places: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
-        """What is not in the store, with its source."""
+        """Batches that are not in the store, with their sources."""
         return iter([(source, at) for source, at in places.items() if not self.store.has(source)])
 
     def add(self, source: str, unpacked: Unpacked) -> None:
         counts = self.counts[source] = self.store.add(source, *unpacked)
         if not self.store.has(source):
             common = Counter(one.reason for one in unpacked.rejected).most_common(1)
-            why = common[0][0] if common else "every name belongs to another image"
+            why = common[0][0] if common else "all names are already used by other images"
             self.failures[source] = f"none of its {counts.expected} images can be used: {why}"
-        self._tell()
+        self._report_progress()
 
     def fail(self, source: str, reason: str, data: bytes) -> None:
         self.failures[source] = reason
         self.store.set_aside(source, reason, data)
-        self._tell()
+        self._report_progress()
 
     def report(self, location: str, left_out: Mapping[str, int]) -> IngestReport:
         stored = sum(counts.stored for counts in self.counts.values())
@@ -197,7 +198,7 @@ class _Ingestion:
                 f"expected captchas from {location}, got none out of {len(self.sources)} batches; "
                 f"the first: {failures[0]}"
             )
-        self._prove()
+        self._check_counts()
         return IngestReport(
             location=location,
             batches_expected=len(self.sources),
@@ -215,8 +216,8 @@ class _Ingestion:
             notes=self.store.notes(self.sources),
         )
 
-    def _prove(self) -> None:
-        """The files say what was counted: they are opened anew, as the next stage will."""
+    def _check_counts(self) -> None:
+        """Open the stored files again, and check that they agree with the counts."""
         found = CaptchaStore(self.store.folder)
         for source, counts in self.counts.items():
             if source in self.failures:
@@ -224,11 +225,11 @@ class _Ingestion:
             there = found.counts(source) if found.has(source) else None
             if there != counts:
                 raise StoreError(
-                    f"expected {counts} of {source} in {found.folder}, found {there}; nothing "
-                    "else may change that folder: run again to fetch what is missing"
+                    f"expected {counts} of {source} in {found.folder}, found {there}; no "
+                    "other program may change that folder; run again to fetch what is missing"
                 )
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self.on_progress is not None:
             done = len(self.counts.keys() | self.failures.keys())
             images = sum(counts.stored for counts in self.counts.values())
@@ -236,13 +237,13 @@ class _Ingestion:
 
 
 def _shortened(reasons: Mapping[str, int]) -> dict[str, int]:
-    """The most frequent reasons; those that differ in the size that images have count as one."""
+    """The most frequent reasons; reasons that differ only in the image size are merged."""
     grouped: Counter[str] = Counter()
     sizes = Counter(_OTHER_SIZE.sub("", reason) for reason in reasons)
     for reason, count in reasons.items():
         alike = _OTHER_SIZE.sub("", reason)
         grouped[f"{alike}, got {sizes[alike]} other sizes" if sizes[alike] > 1 else reason] += count
-    # A hostile batch can give each of its images a reason of its own.
+    # A hostile batch can cause a different reason for each image.
     shown = dict(grouped.most_common(MAX_REASONS))
     rest = grouped.total() - sum(shown.values())
     return {**shown, "other reasons": rest} if rest else shown
@@ -270,7 +271,7 @@ async def _fetch_all(
     missing: Iterator[tuple[str, httpx.URL]], run: _Ingestion, settings: DownloadSettings
 ) -> None:
     async def add(source: str, images: list[Any]) -> None:
-        # In a thread, so that the other requests are still served.
+        # In a thread, so that other requests continue.
         run.add(source, await asyncio.to_thread(unpack_batch, images, run.scheme))
 
     await fetch_batches(missing, settings, add, run.fail)

@@ -1,7 +1,6 @@
-"""A first look at a folder of unlabelled images of an unknown family: ``simgan-captcha init``.
+"""Inspects a folder of unlabelled images and proposes a scheme, for ``simgan-captcha init``.
 
-Nothing here is learned. What it sees goes into a run only as the scheme says it, which a person has
-looked at.
+Nothing is trained here. A run uses only the scheme, after a person has checked it.
 
 Shapes: N images, H and W pixels.
 """
@@ -38,28 +37,27 @@ from simgan_captcha.types import Doubles, Mask
 
 _LOOKED_AT = 500
 _MOST_PIXELS = 50_000_000
-"""In all, as all are held at a time: of larger images fewer are looked at."""
+"""Maximum number of pixels in memory; fewer images are inspected if they are large."""
 _KEPT = 200
-"""Images that a reader may look at after the first look."""
+"""Maximum number of images that are kept for a recognizer."""
 _ALIKE = 16
-"""Grey levels by which the middle half of images may differ where the background is one."""
+"""Maximum interquartile range of grey levels for a shared background."""
 _LINED = 0.04
-"""Share of pixels under lines that makes a background of one colour a picture."""
+"""Least share of pixels under shared lines for which a background of one colour is shared."""
 _DOTTED = 6
-"""Specks in most images that are no accident."""
+"""Least median number of specks for which images have dots."""
 _UNEVEN = 0.1
-"""Share of an image that makes a background of more than one colour, see `uneven_share`; of those
-of one colour that were looked at it was 0."""
+"""Least `uneven_share` of a varying background. It was 0 for all plain backgrounds tested."""
 _ONE_SIZE = 0.9
-"""Share of images of one size that counts as all of them."""
+"""Least share of images of one size for which all count as that size."""
 _LEAST_ROWS = 36
-"""Rows that images are enlarged to: the recognizer's map has a quarter of them."""
+"""Least image height after scaling; the recognizer's feature map has a quarter of the rows."""
 _MOST_READ_PIXELS = 15_000
-"""Wider images are not enlarged beyond this."""
+"""Maximum number of pixels of an enlarged image."""
 _READ_PIXELS = 5_000
-"""Of images that vary; what a text of some letters needs. Larger ones only cost more."""
+"""Maximum number of pixels of images without a shared background. More pixels only cost time."""
 _COLOURED = 40
-"""Levels between the strongest and the weakest of red, green and blue, of ink that has a colour."""
+"""Least difference of the strongest and weakest colour channel for coloured ink."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -67,60 +65,60 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What was seen."""
+    """The properties of the images."""
 
     files: int
-    """Image files in the folder."""
+    """Number of image files in the folder."""
     looked_at: int
     unreadable: int
-    """Of those looked at."""
+    """Number of inspected images that cannot be read."""
     reasons: Counter[str]
-    """Why these cannot be read."""
+    """Reasons why images cannot be read."""
     notes: Counter[str]
-    """Images looked at that a person should know something of, see `pictures.Picture.notes`."""
+    """Counts of remarks on the inspected images, see `pictures.Picture.notes`."""
     left_out: Counter[str]
-    """Entries of the folder that are not taken, by kind."""
+    """Ignored entries of the folder by kind."""
     sizes: Counter[Size]
     background: Background = field(repr=False)
-    """Of the images of the commonest size."""
+    """Background of the images of the most common size."""
     kind: BackgroundKind
-    """Of background, see `Scheme.background`."""
+    """Kind of background, see `Scheme.background`."""
     clutter: tuple[ClutterKind, ...]
-    """What seems to lie among the letters; lines that do are hard to see for a program."""
+    """Probable clutter among the letters. Lines are hard to detect, so they are always assumed."""
     reading_size: Size
-    """That images are read at: their own, or smaller where they share no picture, see
-    `_READ_PIXELS`."""
+    """Size at which images are read. Without a shared background it may differ from their own size,
+    see `_READ_PIXELS`."""
     text_height: int
-    """Pixels from the top of a text to its foot, at `reading_size`."""
+    """Height of a text in pixels, at `reading_size`."""
     text_width: int
-    """Pixels from its left end to its right one, likewise."""
+    """Width of a text in pixels, at `reading_size`."""
     coloured_ink: bool
     rows: tuple[int, int]
-    """First and last row of those that hold nine tenths of the ink."""
+    """First and last of the rows that contain 90 % of the ink."""
     stretches: Counter[int]
-    """Images by how many stretches of columns hold ink: letters that stand apart are one each."""
+    """Number of images by the number of separate runs of columns with ink."""
     pictures: tuple[Pixels, ...] = field(repr=False)
-    """Some of the images, at most `_KEPT`, evenly taken."""
+    """At most `_KEPT` of the images, evenly spaced."""
 
     @property
     def size(self) -> Size:
-        """The commonest."""
+        """The most common size."""
         return self.sizes.most_common(1)[0][0]
 
 
 def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
-    """Look at some images of a folder, a zip file or challenge batches, evenly taken by name.
+    """Inspect some images of a folder, a zip file or challenge batches, evenly spaced by name.
 
     Raises:
-        UsageError: No images there, or both images and batches.
-        ImageError: Fewer than two images can be read, or they are all alike.
+        UsageError: There are no images, or both images and batches.
+        ImageError: Fewer than two images can be read, or all are identical.
     """
     found = find_images(place, recursive=recursive)
     by_size, seen = _some_pictures(found)
     sizes = Counter({size: len(images) for size, images in by_size.items()})
     if not sizes:
         raise ImageError(
-            f"expected images in {place}, none of {seen.looked_at} looked at can be read; the "
+            f"expected images in {place}, none of {seen.looked_at} inspected ones can be read; the "
             f"first is {seen.first}"
         )
     size, count = sizes.most_common(1)[0]
@@ -165,7 +163,7 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
 
 @dataclass
 class _Seen:
-    """What became of the images that were looked at."""
+    """Counts of the inspected images."""
 
     looked_at: int = 0
     first: str = ""
@@ -174,7 +172,7 @@ class _Seen:
 
 
 def _some_pictures(found: Found) -> tuple[dict[Size, list[Pixels]], _Seen]:
-    """Some images, decoded, by their sizes."""
+    """Decode some images and group them by size."""
     by_size: dict[Size, list[Pixels]] = {}
     seen, pixels = _Seen(), 0
     some = Found(found.files[:: -(-len(found.files) // _LOOKED_AT) or 1], found.batches)
@@ -199,8 +197,8 @@ def _some_pictures(found: Found) -> tuple[dict[Size, list[Pixels]], _Seen]:
 def _of_ink(
     ink: Mask, background: Background, pictures: Sequence[Pixels], *, shared: bool
 ) -> dict[str, Any]:
-    """What `FirstLook` says of ink (N, H, W)."""
-    # A letter that a line cuts leaves pieces, too.
+    """The fields of `FirstLook` that depend on the ink (N, H, W)."""
+    # Letters cut by a line also leave small pieces.
     near_lines = cv2.dilate(background.line_mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     dotted = np.median([specks(image, near_lines) for image in ink]) >= _DOTTED
     colours = ink_colours(pictures[:50], ink)
@@ -218,22 +216,22 @@ def _of_ink(
 
 
 def _is_picture(darkest: Doubles, lightest: Doubles, lines: Mask) -> bool:
-    """Whether the background of all images is more than one colour.
+    """Whether the shared background has more than one colour.
 
-    One of the two extremes of each pixel shows it without ink, even where letters often stand: the
-    lightest if ink is dark, the darkest if ink is light.
+    One of the two extremes of each pixel shows the background without ink, even where letters are
+    frequent: the lightest level if ink is dark, the darkest if ink is light.
 
     Args:
-        darkest: (H, W) the tenth percentile of each pixel's grey levels.
-        lightest: (H, W) the ninetieth.
-        lines: (H, W) pixels under lines that all images share.
+        darkest: Tenth percentile of each pixel's grey levels, (H, W).
+        lightest: Ninetieth percentile, (H, W).
+        lines: Pixels under shared lines, (H, W).
     """
     spreads = [np.ptp(np.percentile(extreme, (5, 95))) for extreme in (darkest, lightest)]
     return bool(min(spreads) > _ALIKE or lines.mean() >= _LINED)
 
 
 def _reading_size(size: Size) -> Size:
-    """The size that images are scaled to: few pixels, but letters of enough rows."""
+    """The size that images are scaled to: few pixels, but enough rows for the letters."""
     width, height = size
     scale = min(1.0, math.sqrt(_READ_PIXELS / (width * height)))
     if width * _LEAST_ROWS**2 <= _MOST_READ_PIXELS * height:
@@ -242,16 +240,16 @@ def _reading_size(size: Size) -> Size:
 
 
 def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | None) -> Scheme:
-    """The scheme that follows from what was seen and given.
+    """Propose a scheme.
 
     Args:
-        look: At the folder.
-        alphabet: As given, or None for lower-case letters and digits.
-        lengths: Of the shortest and the longest text, as given, or None for the commonest number of
-            stretches of ink.
+        look: The properties of the images.
+        alphabet: The alphabet, or None for lower-case letters and digits.
+        lengths: Lengths of the shortest and the longest text, or None for the most common number of
+            separate runs of ink.
 
     Raises:
-        ConfigError: An alphabet that no scheme may have, or images of such a size.
+        ConfigError: The alphabet or the size is not allowed in a scheme.
     """
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
     shortest, longest = lengths or (guessed, guessed)
@@ -272,17 +270,18 @@ def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | 
 
 
 def doubts(look: FirstLook) -> list[str]:
-    """What will go wrong with a run on these images, in words."""
+    """Warnings about problems of a run on these images."""
     found = []
     if look.unreadable:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in look.reasons.most_common(20))
         found.append(
-            f"{look.unreadable} of {look.looked_at} images cannot be read, set aside: {reasons}"
+            f"{look.unreadable} of {look.looked_at} images cannot be read, left out: {reasons}"
         )
     found += in_words(look.left_out, look.notes)
     if len(look.sizes) > 1 and look.kind == "shared":
         found.append(
-            f"images of {len(look.sizes)} sizes, only those of {look.size[0]}x{look.size[1]} are "
-            'taken; "plain" and "varying" backgrounds take all, but no picture that they share'
+            f"the images have {len(look.sizes)} sizes, and only those of "
+            f"{look.size[0]}x{look.size[1]} are used; "
+            '"plain" and "varying" backgrounds use all sizes, but no shared picture'
         )
     return found

@@ -1,10 +1,10 @@
-"""Tells what bytes are without decoding them, and says in words what was left out."""
+"""Detects file formats from their first bytes, and describes ignored files in words."""
 
 import struct
 from collections.abc import Mapping
 
 HEAD = 512
-"""Bytes that tell a kind."""
+"""Number of bytes that are enough to detect a format."""
 
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -35,16 +35,16 @@ _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
 
 IMAGES = ("JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF")
-"""Kinds that are read."""
+"""Supported image formats."""
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff",
 )  # fmt: skip
-"""Of names that images have, in any case. A file so named that holds none is a damaged one."""
+"""Suffixes of image files, in lower case. Other content under such a name counts as damaged."""
 
 
 def kind_of(data: bytes) -> str:
-    """The kind of file that begins so, in a word: ``JPEG``, ``zip``, ``text``, ``unknown``."""
+    """The format of a file by its first bytes: ``JPEG``, ``zip``, ``text``, ``unknown``."""
     if not data:
         return "empty"
     for beginning, kind in _BEGINNINGS:
@@ -61,7 +61,7 @@ def kind_of(data: bytes) -> str:
 
 def _kind_of_text(head: bytes) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="ignore")
-    # The last character may be cut; whatever else is ignored was no text.
+    # Only the last character may be incomplete; more ignored bytes mean that this is no text.
     if len(text.encode()) < len(head.removeprefix(b"\xef\xbb\xbf")) - 3:
         return "unknown"
     if any(ord(character) < 32 and character not in "\t\n\r\f" for character in text):
@@ -75,9 +75,9 @@ def _kind_of_text(head: bytes) -> str:
 
 
 def kind_in_words(kind: str) -> str:
-    """A kind from `kind_of`, for a sentence: ``an empty file``, ``a PDF``, ``text``."""
+    """A format from `kind_of` with its article: ``an empty file``, ``a PDF``, ``text``."""
     if kind == "unknown":
-        return "bytes of no known kind"
+        return "bytes of an unknown format"
     if kind in ("text", "JSON"):
         return kind
     if kind == "empty":
@@ -86,7 +86,7 @@ def kind_in_words(kind: str) -> str:
 
 
 def is_whole(data: bytes, kind: str) -> bool:
-    """Whether an image has its end, of kinds that Pillow takes without one."""
+    """Whether an image is complete, for formats in which Pillow accepts truncated files."""
     if kind == "PNG":
         return _PNG_END in data
     if kind == "WebP":
@@ -95,7 +95,7 @@ def is_whole(data: bytes, kind: str) -> bool:
 
 
 def gif_frames(data: bytes) -> int:
-    """Number of frames of a GIF; 0 unless all blocks are whole."""
+    """Number of frames of a GIF; 0 if a block is incomplete."""
     at, frames = 13 + _colours(data[10:11]), 0
     while at < len(data):
         block = data[at]
@@ -110,7 +110,7 @@ def gif_frames(data: bytes) -> int:
 
 
 def _colours(flags: bytes) -> int:
-    """Bytes of the colour table that the flags state."""
+    """Size of the colour table in bytes, from the flags."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
@@ -121,7 +121,7 @@ def _after_blocks(data: bytes, at: int) -> int:
 
 
 def orientation(exif: object) -> int:
-    """Orientation that EXIF states, 1 to 8; Pillow's parser would warn of what is damaged."""
+    """EXIF orientation, 1 to 8. Pillow's parser is not used because it warns of damaged EXIF."""
     if not isinstance(exif, bytes):
         return 1
     tiff = exif.removeprefix(b"Exif\0\0")
@@ -141,7 +141,7 @@ def orientation(exif: object) -> int:
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> str:
-    """One line of what was not taken, the most frequent first; empty where all was.
+    """Describe ignored files in one line, most frequent kind first; empty if there are none.
 
     Examples:
         >>> left_out_in_words({"text": 2, "damaged GIF": 3})
@@ -156,11 +156,11 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 
 def in_words(left_out: Mapping[str, int], notes: Mapping[str, int]) -> list[str]:
-    """Lines for people: what was left out, and what they should know of what was taken.
+    """Describe ignored files and remarks on images, one line each.
 
     Args:
-        left_out: Entries that were not taken, by kind.
-        notes: Images that were taken, by `pictures.Picture.notes`.
+        left_out: Counts of ignored entries by kind.
+        notes: Counts of images by remark, see `pictures.Picture.notes`.
     """
     lines = [left_out_in_words(left_out)] if left_out else []
     return lines + [

@@ -1,8 +1,8 @@
-"""Decodes pictures of any common kind, from anywhere, to the same pixels: RGB, ``uint8``.
+"""Decodes pictures of all common formats and sources to RGB, ``uint8``.
 
-Pillow decodes whatever is encoded, so that a file and a Pillow picture of that file agree in every
-pixel. Grey is derived from RGB in one place, `luma`, for the same reason: the luma that a JPEG
-stores cannot be had from its decoded colours.
+Pillow decodes all files, so a file and a Pillow picture of the same file agree in every pixel. For
+the same reason, only `luma` derives grey from RGB: the luma that a JPEG stores cannot be computed
+from its decoded colours.
 
 Shapes: H and W pixels, F frames.
 """
@@ -41,21 +41,21 @@ PictureSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path or a ``data:`` URI, encoded bytes, a Pillow picture, or an array, see `from_array`."""
 
 MAX_PIXELS = 4_000_000
-"""Larger images are refused before they are decoded; the frames of an animation count together."""
+"""Larger images are refused before decoding; the frames of an animation are added."""
 MAX_BYTES = 8_000_000
 """Larger files are refused before they are opened."""
 
 UNITED = "animated: the union of its frames is read"
 FIRST_PAGE = "of several pages: the first is read"
 NEARLY_BLACK = "nearly black: its levels use only the lowest part of their range"
-"""What `Picture.notes` may say."""
+"""Possible values of `Picture.notes`."""
 
 _DARK = 16
 """A picture without a brighter level, of 0 to 255, is nearly black; 12 of 16 bits give 15."""
 _VISIBLE = 32
-"""Levels by which ink must differ from white to be seen on it."""
+"""Levels by which ink must differ from white to be visible on it."""
 _CLEAR = 0.5
-"""Least share of transparent pixels in a picture whose ink stands on nothing."""
+"""Least share of transparent pixels in a picture with a transparent background."""
 _ANIMATED = ("GIF", "PNG", "WEBP")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,16 +66,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By the orientation that EXIF states."""
+"""Transpositions by EXIF orientation."""
 
 _RAISED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError,
     ArithmeticError, struct.error, RuntimeError, AssertionError, Warning,
 )  # fmt: skip
-"""What decoders raise where bytes are damaged."""
+"""Exceptions of decoders for damaged bytes."""
 
 _one_at_a_time = threading.RLock()
-"""Held for Pillow pictures, which load when they are first used, and where warnings are caught."""
+"""Lock for Pillow pictures, which load on first use, and for catching warnings."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Picture:
     rgb: Pixels
     """(H, W, 3)."""
     notes: tuple[str, ...] = ()
-    """What a person should know of it."""
+    """Remarks for the user."""
 
 
 def luma(rgb: Pixels) -> GreyImages:
@@ -96,17 +96,17 @@ def luma(rgb: Pixels) -> GreyImages:
 def open_picture(
     source: PictureSource, *, width: int | None = None, height: int | None = None
 ) -> Picture:
-    """Decode a picture from any source; strictly, as sources are not trusted.
+    """Decode a picture from any source. Checks are strict, because sources are not trusted.
 
     Args:
         source: See `PictureSource`.
-        width: Expected width in pixels; None takes any.
-        height: Expected height in pixels; None takes any.
+        width: Expected width in pixels; None for any.
+        height: Expected height in pixels; None for any.
 
     Raises:
-        ImageError: Damaged, too large, of another size, or no picture.
+        ImageError: The picture is damaged, too large, of another size, or of an unknown format.
         OSError: The file cannot be read.
-        TypeError: Not a source.
+        TypeError: The argument is not a `PictureSource`.
     """
     if isinstance(source, (str, os.PathLike)):
         source = _bytes_at(source)
@@ -132,24 +132,26 @@ def open_picture(
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes, of a large one only as many as tell that it is too large.
+    """The bytes of a file, up to one more than `MAX_BYTES`.
 
     Raises:
-        OSError: It cannot be read.
-        ImageError: A name that no file can have.
+        OSError: The file cannot be read.
+        ImageError: The name is not a possible file name.
     """
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except ValueError:
-        raise ImageError("expected the name of a file, got one that holds a NUL") from None
+        raise ImageError(
+            "expected the name of a file, got one that contains a NUL character"
+        ) from None
 
 
 def from_base64(text: str) -> bytes:
-    """Bytes of strict base64, with or without the head of a ``data:`` URI.
+    """Decode strict base64, with or without the head of a ``data:`` URI.
 
     Raises:
-        ImageError: Other text.
+        ImageError: The text is not base64.
     """
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
@@ -162,14 +164,14 @@ def from_base64(text: str) -> bytes:
 
 
 def from_array(pixels: npt.NDArray[Any]) -> Picture:
-    """Take an array for a picture.
+    """Convert an array to a picture.
 
     Args:
         pixels: (H, W) or (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGB and
             alpha; ``uint8``, ``uint16`` of the full range, or ``bool``.
 
     Raises:
-        ImageError: Another shape or type, or too large.
+        ImageError: The array has another shape or type, or is too large.
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else pixels.ndim == 2
     if (
@@ -195,7 +197,7 @@ def _bytes_at(place: str | os.PathLike[str]) -> bytes:
 
 class _JpegWithoutMetadata(JpegImageFile):
     def _read_dpi_from_exif(self) -> None:
-        """Not wanted: it warns of damaged EXIF."""
+        """Skip this step of Pillow, which warns of damaged EXIF."""
 
 
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
@@ -206,7 +208,7 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "WebP": WebPImageFile,
     "TIFF": TiffImageFile,
 }
-"""Without `Image.open`, which warns of large sizes before they can be checked."""
+"""Used instead of `Image.open`, which warns of large sizes before they can be checked."""
 
 
 def _from_bytes(data: bytes) -> Picture:
@@ -217,19 +219,19 @@ def _from_bytes(data: bytes) -> Picture:
         raise ImageError(f"expected an image ({', '.join(_OPENERS)}), got {kind_in_words(kind)}")
 
     def decode() -> Picture:
-        if kind == "GIF":  # before Pillow goes through all of them
+        if kind == "GIF":  # before Pillow reads all frames
             width, height = struct.unpack_from("<HH", data, 6)
             _check_area(width * height, gif_frames(data))
         with ExitStack() as stack:
             if kind == "TIFF" or (kind == "PNG" and b"acTL" in data[:4096]):
-                # No thread can catch warnings while others decode such files.
+                # Catching warnings affects all threads, so only one thread decodes such files.
                 stack.enter_context(_one_at_a_time)
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("error", category=UserWarning, module="PIL")
             image = stack.enter_context(closing(_OPENERS[kind](io.BytesIO(data))))
             _check_area(*image.size)
             if not is_whole(data, kind):
-                raise ValueError("cut short")
+                raise ValueError("truncated")
             return _from_pillow(image)
 
     return _strictly(decode, kind)
@@ -238,14 +240,14 @@ def _from_bytes(data: bytes) -> Picture:
 def _strictly(decode: Callable[[], Picture], kind: str) -> Picture:
     try:
         return decode()
-    except Image.DecompressionBombError:  # of a GIF's frame, which need not fit the picture
+    except Image.DecompressionBombError:  # raised for a GIF frame larger than the picture
         raise ImageError(f"expected at most {MAX_PIXELS} pixels, the image claims more") from None
     except _RAISED as error:
         raise _damaged(kind) from error
 
 
 def _damaged(kind: str) -> ImageError:
-    # Without the decoder's own words: they differ from image to image, and could not be counted.
+    # The decoder's own message is left out: it differs between images, which prevents counting.
     return ImageError(f"expected a whole image, got a damaged {kind}")
 
 
@@ -271,7 +273,7 @@ def _from_pillow(image: Image.Image) -> Picture:
     if image.mode.startswith("I;16"):
         numbers = np.asarray(image)[..., None].repeat(3, 2)
         clear = image.info.get("transparency")
-        if isinstance(clear, int):  # the one level that is
+        if isinstance(clear, int):  # the one transparent level
             alpha = np.where(numbers[..., :1] == clear, 0, 65535).astype(np.uint16)
             numbers = np.concatenate([numbers, alpha], 2)
         levels = _of_eight_bits(numbers)
@@ -287,7 +289,7 @@ def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except (ValueError, AttributeError):
-        return False  # a file that its owner has closed: what is loaded is all there is
+        return False  # the file is closed, so only the loaded frame exists
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -302,14 +304,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Pixels:
-    """(H, W, 4)."""
+    """Convert to RGBA, (H, W, 4)."""
     if image.mode == "La":
         image = image.convert("LA")
     return np.asarray(image.convert("RGBA"), np.uint8)
 
 
 def _of_eight_bits(numbers: npt.NDArray[Any]) -> Pixels:
-    # Of 16 bits the upper 8, as Pillow takes of colours.
+    # Keep the upper 8 of 16 bits, as Pillow does for colours.
     if numbers.dtype == np.bool_:
         return np.asarray(numbers * np.uint8(255), np.uint8)
     return np.asarray(numbers if numbers.dtype == np.uint8 else numbers >> 8, np.uint8)
@@ -333,7 +335,7 @@ def _laid(rgba: Pixels) -> Pixels:
 
 
 def _united(frames: Pixels) -> Pixels:
-    """Of frames (F, H, W, 3), for each pixel the colour that differs most from the commonest."""
+    """Unite frames (F, H, W, 3): each pixel takes the colour farthest from the most common one."""
     coarse = (frames >> 4).astype(np.int64) @ np.array([256, 16, 1])
     commonest = frames[coarse == np.bincount(coarse.ravel()).argmax()].mean(0)
     distance = np.abs(frames.astype(np.float32) - commonest.astype(np.float32)).max(-1)

@@ -9,27 +9,27 @@ Lines = Literal["contrast", "average", "and"]
 
 
 class DownloadSettings(BaseModel):
-    """How politely and how patiently batches are fetched."""
+    """Limits, timeouts and retries of downloads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     concurrency: int = Field(default=4, ge=1, le=64)
-    """Requests under way at once."""
+    """Maximum number of simultaneous requests."""
     requests_per_second: float = Field(default=5.0, gt=0)
-    """Never more, retries and redirects included."""
+    """Maximum rate of requests, including retries and redirects."""
     attempts: int = Field(default=5, ge=1, le=100)
-    """Times one batch is asked for before it is given up."""
+    """Maximum number of requests for one batch."""
     backoff_seconds: float = Field(default=0.5, ge=0)
-    """First wait between attempts; it doubles each time, with as much jitter added."""
+    """First wait between attempts. It doubles each time, plus a random wait up to this value."""
     max_wait_seconds: float = Field(default=30.0, ge=0)
-    """Longest wait between attempts, whatever the server's Retry-After says."""
+    """Longest wait between attempts, even if the server's Retry-After is longer."""
     silence_seconds: float = Field(default=15.0, gt=0)
-    """A server that sends nothing for so long is given up."""
+    """Timeout for a server that sends nothing."""
     request_seconds: float = Field(default=120.0, gt=0)
-    """A whole request, body included, may take so long."""
+    """Timeout for a whole request, including its body."""
     max_batch_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Larger batches are cut and refused."""
+    """Maximum size of a batch; larger ones are refused."""
     redirect_hosts: tuple[str, ...] = ()
-    """Other hosts that redirects may lead to, each as ``host`` or ``host:port``."""
+    """Other allowed hosts of redirects, each as ``host`` or ``host:port``."""
     recursive: bool = False
-    """Whether folders within a folder of images are looked into."""
+    """Whether subfolders of a folder of images are searched."""

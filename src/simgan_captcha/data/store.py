@@ -1,11 +1,11 @@
 """The captcha store: a folder of Parquet parts, one for each ingested batch.
 
-    part-<id>.parquet         name, image, source, sha256: what learners see
-    quarantine-<id>.parquet   source, name, reason, data: what was set aside, and why
+    part-<id>.parquet         name, image, source, sha256: valid images
+    quarantine-<id>.parquet   source, name, reason, data: rejected images and the reasons
 
-``<id>`` is made from the source of the batch. So a batch is in the store if its part is. Each file
-is either whole or missing, and the quarantine is written before the part. A killed process
-therefore loses at most the batch that it was adding. That batch is added again from its beginning.
+``<id>`` is derived from the source of the batch, so a batch is in the store if its part exists.
+Each file is either complete or missing, and the quarantine is written before the part. A killed
+process therefore loses at most the batch that it was adding. The next run adds that batch again.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _PART = pa.schema(
 _QUARANTINE = pa.schema(
     [
         ("source", pa.string()),
-        ("name", pa.string()),  # null where the whole batch is set aside
+        ("name", pa.string()),  # null if the whole batch is rejected
         ("reason", pa.string()),
         ("data", pa.binary()),
     ]
@@ -44,35 +44,35 @@ _QUARANTINE = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class BatchCounts:
-    """What became of the images of a batch; every image is in exactly one of the three."""
+    """Counts of the images of a batch; every image is in exactly one of them."""
 
     stored: int
     duplicates: int
-    """Same name and same bytes as an image already stored."""
+    """Images with the same name and the same bytes as a stored image."""
     quarantined: int
 
     @property
     def expected(self) -> int:
-        """Images the batch held."""
+        """Number of images in the batch."""
         return self.stored + self.duplicates + self.quarantined
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCaptchas:
-    """All images of a store, in the order of their SHA-256, then of their names."""
+    """All images of a store, ordered by their SHA-256 and then by name."""
 
     names: list[str]
     images: list[bytes]
 
 
 class CaptchaStore:
-    """The captchas of one folder; a missing folder is an empty store until the first `add`.
+    """The captcha store of one folder; a missing folder is an empty store until the first `add`.
 
-    Names are labels from outside: they are unique in a store, and never used as paths. One process
-    may add at a time (the run folder's lock sees to that); any number may read.
+    Names are not trusted: they are unique in a store and never used as paths. Only one process may
+    add at a time (the lock of the run folder ensures this). Any number of processes may read.
 
     Raises:
-        StoreError: On opening or reading, a part is damaged; on adding, the disk does not take it.
+        StoreError: A part is damaged, or a file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,10 +91,10 @@ class CaptchaStore:
         return self._part_path(source) in self._counts
 
     def counts(self, source: str) -> BatchCounts:
-        """What became of the batch from ``source``, as it was when it was added.
+        """The counts of the batch from ``source``.
 
         Raises:
-            StoreError: No such batch was added.
+            StoreError: The store has no such batch.
         """
         try:
             return self._counts[self._part_path(source)]
@@ -110,12 +110,12 @@ class CaptchaStore:
         rejected: Sequence[RejectedCaptcha] = (),
         notes: Mapping[str, int] | None = None,
     ) -> BatchCounts:
-        """Add one batch, once: adding a source again changes nothing.
+        """Add one batch. Adding a source again changes nothing.
 
         An image whose name and bytes are already in the store is a duplicate and is kept once. An
-        image whose name belongs to other bytes goes to the quarantine; the first one stays. If all
-        images of the batch go to the quarantine, no part is written and the batch can be tried
-        again. ``notes`` are kept with the batch: remarks on images, with their counts.
+        image with the name of another stored image goes to the quarantine. If all images of the
+        batch go to the quarantine, no part is written and the batch can be tried again.
+        ``notes`` are remarks on images with their counts. They are stored with the batch.
         """
         if self.has(source):
             return self.counts(source)
@@ -130,7 +130,7 @@ class CaptchaStore:
             elif known == digest:
                 duplicates += 1
             else:
-                reason = "expected a name of its own, got the name of another image"
+                reason = "expected a unique name, got the name of another image"
                 refused.append(RejectedCaptcha(captcha.name, reason, captcha.image))
         counts = BatchCounts(len(fresh), duplicates, len(refused))
 
@@ -153,15 +153,15 @@ class CaptchaStore:
         return counts
 
     def set_aside(self, source: str, reason: str, data: bytes) -> None:
-        """Keep a batch that could not be unpacked at all for people to look at.
+        """Put the data of an unreadable batch into the quarantine, for people to look at.
 
-        It counts as not here; adding it later replaces what was set aside.
+        The batch does not count as stored. If it is added later, its quarantine is replaced.
         """
         if not self.has(source):
             self._write_quarantine(source, [(None, reason, data)])
 
     def reasons(self, sources: Sequence[str] | None = None) -> dict[str, int]:
-        """Images in the quarantine by reason, the most frequent first; of some sources or all."""
+        """Counts of quarantined images by reason, most frequent first; of some sources or all."""
         found: Counter[str] = Counter()
         paths = sorted(self.folder.glob("quarantine-*.parquet"))
         if sources is not None:
@@ -175,15 +175,15 @@ class CaptchaStore:
         return dict(found.most_common())
 
     def notes(self, sources: Sequence[str]) -> dict[str, int]:
-        """What was noted of the images of these batches, the most frequent first."""
+        """Counts of remarks on the images of these batches, most frequent first."""
         paths = {self._part_path(source) for source in sources if self.has(source)}
         return dict(sum(map(_notes, sorted(paths)), Counter[str]()).most_common())
 
     def in_content_order(self) -> StoredCaptchas:
-        """All captchas, in the only order learners may use.
+        """All captchas, in the order that all training code must use.
 
-        The order comes from the images themselves, so renaming them or downloading them in another
-        order changes nothing that is learned.
+        The order depends only on the images, so new names or another order of downloads do not
+        change the training.
 
         Raises:
             StoreError: The store is empty, or a part is damaged.
@@ -197,13 +197,13 @@ class CaptchaStore:
             digests, names, images = _read(path, _PART, ["sha256", "name", "image"])
             for digest, name, image in zip(digests, names, images, strict=True):
                 if hashlib.sha256(image).hexdigest() != digest:
-                    raise _damaged(path, "an image is not what its sha256 says")
+                    raise _damaged(path, "an image does not match its sha256")
                 rows.append((digest, name, image))
         rows.sort()
         return StoredCaptchas([name for _, name, _ in rows], [image for _, _, image in rows])
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) over the sorted SHA-256 of all images: names and order do not matter."""
+        """SHA-256 (hex) of the sorted SHA-256 of all images, which ignores names and order."""
         return hashlib.sha256("\n".join(sorted(self._sha256.values())).encode()).hexdigest()
 
     def image(self, name: str) -> bytes:
@@ -215,16 +215,17 @@ class CaptchaStore:
         if name not in self._part:
             raise StoreError(
                 f"expected the name of one of the {len(self)} captchas in {self.folder}, "
-                f"got {name!r}; look the name up in the readings"
+                f"got {name!r}; look up the name in the readings"
             )
         names, images = _read(self._part[name], _PART, ["name", "image"])
         image: bytes = images[names.index(name)]
         return image
 
     def discard_partial_files(self) -> None:
-        """Remove what killed processes left half written; only for the process that adds.
+        """Remove partial files of killed processes; only the adding process may call this.
 
-        Readers ignore such files, and must not remove them: one may be in the making.
+        Other processes ignore partial files. They must not remove them, because the adding process
+        may still be writing one.
         """
         for partial in self.folder.glob(".*.parquet.*.part"):
             _remove(partial)
@@ -258,7 +259,7 @@ class CaptchaStore:
 
 
 def read_stored(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of all images of a store, part by part; nothing if the folder is none.
+    """Names and bytes of all images of a store, part by part; empty if it is not a store.
 
     Raises:
         StoreError: A part is damaged.
@@ -280,7 +281,7 @@ def _batch_id(source: str) -> str:
 
 def _write(path: Path, table: Any) -> None:
     buffer = io.BytesIO()
-    # Statistics would keep whole images in the footer, as the least and the greatest.
+    # Statistics would repeat whole images in the footer, as minimum and maximum.
     pq.write_table(
         table,
         buffer,
@@ -304,12 +305,12 @@ def _remove(path: Path) -> None:
 def _refused(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"expected to write {path}, the disk refused ({error}); free space or correct the folder, "
-        "then run again: what is already there is kept"
+        "then run again: stored batches are kept"
     )
 
 
 def _read(path: Path, schema: Any, columns: list[str], *, with_tallies: bool = False) -> list[Any]:
-    """The named columns as lists; then, if asked for, the batch's [duplicates, quarantined]."""
+    """The named columns as lists; with tallies, also the batch's [duplicates, quarantined]."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(schema):
@@ -326,6 +327,6 @@ def _read(path: Path, schema: Any, columns: list[str], *, with_tallies: bool = F
 
 def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(
-        f"expected a whole Parquet file of captchas, {path} is damaged ({what}); "
+        f"expected a complete Parquet file of captchas, {path} is damaged ({what}); "
         "delete that file and run again: its batch will be fetched again"
     )

@@ -1,4 +1,4 @@
-"""Reading with an exported reader; imports no torch.
+"""Inference with an exported recognizer, without torch.
 
-`label`, `partitions` and `on_ray` read whole data sets: Parquet in, Parquet out.
+`label`, `partitions` and `on_ray` label whole data sets, from Parquet to Parquet.
 """

@@ -1,4 +1,4 @@
-"""An exported reader's file, checked whole when it is loaded: what it says, and what it does.
+"""Loads an exported recognizer, and checks its operators, metadata, inputs and outputs.
 
 Shapes: N images, H and W pixels, L characters.
 """
@@ -23,36 +23,36 @@ Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
 """``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
 
 METADATA = "simgan_captcha"
-"""Key of an exported reader's metadata: JSON with its ``scheme`` and its ``version``."""
+"""Metadata key of an exported recognizer: JSON with its ``scheme`` and ``version``."""
 
 IMAGES, IDS, CONFIDENCE = "images", "ids", "confidence"
-"""Names of an exported reader's input and outputs."""
+"""Names of the input and the outputs of an exported recognizer."""
 
 _MAX_MODEL_BYTES = 512_000_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported reader that was found whole."""
+    """A loaded and checked recognizer."""
 
     scheme: Scheme
     version: str
-    """Of the package that wrote the file."""
+    """Version of the package that wrote the file."""
     taught: int
-    """Number of labels that it was taught with."""
+    """Number of labels that the recognizer was taught with."""
     recognise: Recognise
 
 
 def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = None) -> Exported:
-    """Load an exported reader; nothing in it is executed but operators that readers have.
+    """Load an exported recognizer. Only operators that recognizers use are executed.
 
     Args:
-        file: Its path, or its bytes.
-        threads: That the network runs in; as many as there are cores by default.
+        file: Path or bytes of the file.
+        threads: Number of threads of the network; by default the number of cores.
 
     Raises:
-        RunError: Missing, too large, damaged, or not an exported reader; or it reads a blank image
-            as no reader would.
+        RunError: The file is missing, too large, damaged or not an exported recognizer, or gives
+            invalid output for a blank image.
     """
     try:
         return _loaded(file if isinstance(file, bytes) else _model_bytes(Path(file)), threads)
@@ -75,7 +75,7 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
     scheme, version, taught = _described(session.get_modelmeta().custom_metadata_map)
     if classes is not None and classes != scheme.classes:
         raise ValueError(
-            f"it tells {classes} classes apart, its scheme has {scheme.classes}: its alphabet "
+            f"it distinguishes {classes} classes, its scheme has {scheme.classes}: its alphabet "
             "was changed"
         )
     _require_ends(session, scheme)
@@ -89,7 +89,7 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
             )
         return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
 
-    # What shapes and types do not tell, one image does.
+    # A blank image shows errors that shapes and types do not.
     require_readings(scheme, *recognise(np.zeros((1, scheme.height, scheme.width), np.uint8)))
     return Exported(scheme, version, taught, recognise)
 
@@ -105,13 +105,13 @@ def _session(data: bytes, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or core_count()
-    options.log_severity_level = 3  # errors alone: they are raised, too
+    options.log_severity_level = 3  # errors only; they are also raised
     return _of_onnxruntime(
         lambda: onnxruntime.InferenceSession(
-            data,  # not a path, so that it cannot name other files to be read
+            data,  # not a path, so that the file cannot refer to other files
             options,
             providers=["CPUExecutionProvider"],
-            # It makes of one product over all images a smaller one for each.
+            # This optimizer splits one product over all images into a product for each image.
             disabled_optimizers=["MatmulTransposeFusion"],
         )
     )
@@ -126,7 +126,7 @@ def _of_onnxruntime(work: Callable[[], Any]) -> Any:
         return work()
     except MemoryError:
         raise
-    except Exception as error:  # onnxruntime's own have no other base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         if isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime"):
             raise RunError(f"onnxruntime refused it: {str(error)[:300]}") from None
         raise
@@ -141,7 +141,7 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
         raise ValueError("its metadata does not say which version wrote it")
     if not isinstance(values, dict):
         raise ValueError("its metadata holds no scheme")
-    taught = described.get("taught_labels", 0)  # files of earlier versions do not say
+    taught = described.get("taught_labels", 0)  # missing in files of earlier versions
     if not isinstance(taught, int) or isinstance(taught, bool) or taught < 0:
         raise ValueError("its metadata does not say how many labels it was taught with")
     try:
@@ -151,7 +151,7 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
 
 
 def _require_ends(session: Any, scheme: Scheme) -> None:
-    """See that inputs and outputs have the names, types and shapes that readers have."""
+    """Check the names, types and shapes of the input and the outputs."""
     of_each = [None, scheme.length]
     expected = [
         (IMAGES, "tensor(uint8)", [None, scheme.height, scheme.width]),
@@ -159,7 +159,7 @@ def _require_ends(session: Any, scheme: Scheme) -> None:
         (CONFIDENCE, "tensor(float)", of_each),
     ]
     ends = [*session.get_inputs(), *session.get_outputs()]
-    # The number of images is not fixed: a name, or None.
+    # The number of images is not fixed, and appears as a name or None.
     found = [(e.name, e.type, [s if isinstance(s, int) else None for s in e.shape]) for e in ends]
     if sorted(found, key=str) != sorted(expected, key=str):
         raise ValueError(f"it maps {found}, its scheme needs {expected}"[:600])

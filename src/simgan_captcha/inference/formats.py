@@ -1,4 +1,4 @@
-"""Readings on their way to people and programs, one by one: lines, JSON, CSV, Parquet."""
+"""Writes readings as lines, JSON, CSV or Parquet, one at a time."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ _ROW_GROUP = 10_000
 
 
 def write_lines(rows: Rows, out: TextIO, errors: TextIO) -> int:
-    """A line each, what cannot be read to ``errors``; gives how many those are."""
+    """Write one line for each reading, and errors to ``errors``; return the number of errors."""
     unreadable = 0
     for row in rows:
         if isinstance(row, Unreadable):
@@ -36,7 +36,7 @@ def write_lines(rows: Rows, out: TextIO, errors: TextIO) -> int:
 
 
 def write_json(rows: Rows, out: TextIO) -> int:
-    """One object whose ``readings`` are all rows; gives how many of them have an ``error``."""
+    """Write one JSON object with a list ``readings``; return the number of errors."""
     unreadable = 0
     out.write('{"readings": [')
     for number, row in enumerate(rows):
@@ -47,9 +47,10 @@ def write_json(rows: Rows, out: TextIO) -> int:
 
 
 def write_csv(rows: Rows, out: TextIO) -> int:
-    """Under a header; probabilities of characters stand in one field, parted by spaces.
+    """Write CSV with a header; return the number of errors.
 
-    An apostrophe stands before names and texts that a spreadsheet would take for a formula.
+    Probabilities of characters are in one field, separated by spaces. Names and texts that a
+    spreadsheet would read as a formula have an apostrophe in front.
     """
     unreadable = 0
     writer = csv.writer(out, lineterminator="\n")
@@ -66,7 +67,7 @@ def write_csv(rows: Rows, out: TextIO) -> int:
 
 @needing("label", "Parquet")
 def write_parquet(rows: Rows, path: Path) -> int:
-    """Columns as a run's readings have them, and ``error``; whole or not at all."""
+    """Write Parquet with an extra column ``error``, atomically; return the number of errors."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Label a partition, or all of them one after another on this machine."""
+"""Labels one partition, or all partitions one after another on this machine."""
 
 import itertools
 from collections import Counter
@@ -27,28 +27,28 @@ LABELS = pa.schema(
         *((field.name, field.type) for field in readings_schema(errors=True)),
     ]
 )
-"""Of a part: a reading, or why there is none, and which row of which file it belongs to."""
+"""Schema of a part: the source file, the row, and its reading or error."""
 
 _MOST_REASONS = 20
-_BATCH = 64  # rows that are taken from a file at a time, as images may be large
+_BATCH = 64  # rows read from a file at a time, few because images may be large
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What became of a partition."""
+    """Counts of a labelled partition."""
 
     rows: int
     unreadable: int
     reasons: dict[str, int]
-    """Images that could not be read, by the reason."""
+    """Counts of unreadable images by reason."""
 
 
 def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labelled:
-    """Write the part of a partition: whole, or not at all.
+    """Write the part of a partition atomically.
 
     Raises:
-        RunError: The file has other rows than it had.
-        StoreError: It cannot be read to its end.
+        RunError: The number of rows of the file has changed.
+        StoreError: The file cannot be read completely.
     """
     target, rows, reasons = place(out) / partition.part, 0, Counter[str]()
     readings = reader.read_each(_images(partition))
@@ -64,7 +64,8 @@ def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labe
         if rows != partition.rows:
             raise RunError(
                 f"expected {partition.rows} rows in row groups {partition.first} to "
-                f"{partition.stop - 1} of {partition.source}, got {rows}; it changes as it is read"
+                f"{partition.stop - 1} of {partition.source}, got {rows}; the file "
+                "changes while it is read"
             )
     return Labelled(rows, reasons.total(), dict(reasons.most_common(_MOST_REASONS)))
 
@@ -74,8 +75,8 @@ def _images(partition: Partition) -> Iterator[NamedImage]:
         yield from _rows(partition)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
-            f"expected the rows of {partition.source}, could not read them ({error}); mend the "
-            "file, then run the same command again: what was done is kept"
+            f"expected the rows of {partition.source}, could not read them ({error}); repair the "
+            "file, then run the same command again: finished partitions are kept"
         ) from None
 
 
@@ -91,7 +92,7 @@ def _rows(partition: Partition) -> Iterator[NamedImage]:
             images = batch.column(IMAGE)
             called = batch.column(NAME) if names else pa.nulls(len(images))
             for image, name in zip(images, called, strict=True):
-                # Parquet does not see to it that text is UTF-8.
+                # Parquet does not ensure that text is valid UTF-8.
                 called_as = name.as_buffer().to_pybytes() if name.is_valid and names else b""
                 yield NamedImage(
                     called_as.decode(errors="backslashreplace") or str(row), image.as_py() or b""
@@ -100,7 +101,7 @@ def _rows(partition: Partition) -> Iterator[NamedImage]:
 
 
 def label_here(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
-    """Partition after partition on all cores of this machine."""
+    """Label one partition after another on all cores of this machine."""
     reader = Reader(kept_reader(out))
     for partition in pending:
         yield label_partition(reader, partition, out)

@@ -1,4 +1,4 @@
-"""The same on a Ray cluster: Ray Data hands partitions to readers, one a core."""
+"""Labels partitions on a Ray cluster, with one recognizer for each core."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from simgan_captcha.inference.reader import Reader
 
 
 class _Labeller:
-    """A reader on a core of some node; Ray starts it again where a node or process is lost."""
+    """A recognizer on one core of a node. Ray restarts it if the node or process is lost."""
 
     def __init__(self, out: str) -> None:
         self.reader, self.out = Reader(kept_reader(out), threads=1), out
@@ -24,21 +24,22 @@ class _Labeller:
         try:
             labelled = asdict(label_partition(self.reader, Partition(**row), self.out))
             return labelled | {"reasons": json.dumps(labelled["reasons"]), "error": ""}
-        except SimganCaptchaError as error:  # Ray would wrap it into a traceback
+        except SimganCaptchaError as error:  # Ray would add a traceback
             return {"rows": 0, "unreadable": 0, "reasons": "{}", "error": str(error)}
 
 
 def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
-    """Partitions in any order, on the cluster at ``RAY_ADDRESS``, or on one started here.
+    """Label partitions in any order, on the cluster at ``RAY_ADDRESS`` or on a local one.
 
-    A part is written whole or not at all, under one name: so what a lost worker had begun is done
-    again, and nothing twice. Every node must reach the inputs and ``out`` under their names.
+    Each part is written atomically under a fixed name. Partitions of lost workers are therefore
+    repeated, and no part is duplicated. Every node must reach the inputs and ``out`` under the same
+    names.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        RunError: A partition cannot be labelled, or the cluster is lost.
+        RunError: A partition cannot be labelled, or the connection to the cluster is lost.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells its makers otherwise
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage data by default
     with needing("dist", "--engine ray"):
         import ray
         import ray.data
@@ -68,7 +69,7 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
     except ray.exceptions.RayError as error:
         raise RunError(
             f"the Ray cluster did not finish ({str(error).strip().splitlines()[-1]}); run the same "
-            "command again: what was done is kept"
+            "command again: finished partitions are kept"
         ) from None
     finally:
         ray.shutdown()

@@ -1,7 +1,8 @@
-"""What an ONNX file says of itself, looked at before any runtime loads it: operators and sizes.
+"""Checks the operators and tensor sizes of an ONNX file before a runtime loads it.
 
-ONNX is protocol buffers; the few fields that matter are read here, so that no ``onnx`` is needed.
-Loading folds constants: a file of 200 bytes may ask for a tensor of 40 GB, or loop without end.
+Runtimes fold constants while they load a file, so 200 bytes can request a tensor of 40 GB or an
+endless loop. ONNX files are protocol buffers. Only the necessary fields are parsed,
+so the package ``onnx`` is not needed.
 """
 
 import math
@@ -17,30 +18,30 @@ _OPERATORS = """
     Unsqueeze Where
 """
 OPERATORS = frozenset(_OPERATORS.split())
-"""That readers are made of: none loops, branches, or makes much of little but by a shape."""
+"""Operators of recognizers. None has loops or branches; only shapes can make outputs large."""
 
 _MOST_ELEMENTS = 1 << 28
-"""Of a tensor whose shape stands in the file."""
+"""Maximum number of elements of a tensor whose shape is in the file."""
 _SHAPE_LENGTH = 8
 _SENTINEL = 1 << 62
-"""From here on, a number means no end, as in a slice."""
+"""Larger numbers mean "no end", as in a slice."""
 _INT32, _INT64 = 6, 7
 
 
 @dataclass
 class OnnxFile:
-    """The parts of a file that are looked at."""
+    """The relevant content of an ONNX file."""
 
     operators: set[str] = field(default_factory=set)
     classes: int | None = None
-    """Of what the reader chooses the likeliest from; None where the file does not say."""
+    """Number of classes of the recognizer; None if the file does not state it."""
 
 
 def inspect(data: bytes) -> OnnxFile:
-    """Look at a file.
+    """Check an ONNX file and return its operators and number of classes.
 
     Raises:
-        ValueError: It is no ONNX, has an operator that no reader has, or a tensor that is larger
+        ValueError: The file is not ONNX, has an unexpected operator, or has a tensor that is larger
             than its data.
     """
     found = OnnxFile()
@@ -134,14 +135,14 @@ def _value_info(data: memoryview) -> tuple[str, list[int]]:
         if number == 1:
             name = _text(value)
         elif number == 2:
-            for dim in _inner(value, 1, 2, 1):  # tensor type, its shape, the shape's sizes
+            for dim in _inner(value, 1, 2, 1):  # tensor type, shape, dimensions
                 sizes = [v for n, v in _fields(dim) if n == 1 and isinstance(v, int)]
                 shape.append(sizes[0] if sizes else 0)
     return name, shape
 
 
 def _inner(data: memoryview, *path: int) -> Iterator[memoryview]:
-    """All messages that lie at a path of field numbers."""
+    """All messages at a path of field numbers."""
     for number, value in _fields(data):
         if number == path[0] and not isinstance(value, int):
             if len(path) == 1:

@@ -1,10 +1,11 @@
-"""What there is to label, cut into partitions, and what of it is done.
+"""Divides input files into partitions, and finds the partitions that are not yet labelled.
 
-A partition is some consecutive row groups of one input file, and becomes one part of the output.
-Its part is named after the file and its first row group, so "is it done?" is "is its part there?".
-Beside the parts lie ``_reader.onnx``, which makes them, and ``_labelling.json``: of which files.
+A partition is a range of consecutive row groups of one input file. It becomes one part of the
+output. The part is named after the file and the first row group, so a partition is finished if its
+part exists. The output folder also holds the recognizer (``_reader.onnx``) and a list of the
+partitions (``_labelling.json``).
 
-Places are local paths, or URIs of what pyarrow opens (``s3://bucket/folder``, ``gs://``, ``file://``).
+Places are local paths or URIs that pyarrow can open (``s3://bucket/folder``, ``gs://``, ``file://``).
 """
 
 import hashlib
@@ -26,11 +27,11 @@ from simgan_captcha.errors import StoreError, UsageError
 
 MANIFEST, READER = "_labelling.json", "_reader.onnx"
 IMAGE, NAME = "image", "name"
-"""Columns of an input file: encoded images, and what to call them; the latter may be missing."""
+"""Columns of an input file: encoded images, and optional names."""
 
-_FOOTER = 65_536  # bytes at a file's end that hold its footer, or much of it
+_FOOTER = 65_536  # bytes at the end of a file, for a fingerprint of its footer
 _ROWS = 10_000
-"""Row groups are taken together until they have as many."""
+"""Row groups are joined until they have this many rows."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +39,39 @@ class Partition:
     """Row groups ``first`` to ``stop`` (not included) of a file."""
 
     source: str
-    """Names the file: the same however it was given, and without passwords."""
+    """Canonical name of the file, without passwords."""
     path: str
-    """On its filesystem."""
+    """Path on its file system."""
     fingerprint: str
-    """Of its size and its footer: another one is another file under the same name."""
+    """Hash of the size and the footer of the file, to detect changes."""
     first: int
     stop: int
     first_row: int
-    """Of its rows, counted from 0 in the file."""
+    """Number of its first row in the file, from 0."""
     rows: int
     given: str = field(compare=False, repr=False)
-    """What a user gave to find it by: may hold passwords, and is never written."""
+    """Place that the user gave. It may contain passwords and is never written."""
 
     @property
     def part(self) -> str:
-        """The name of its part."""
+        """File name of its part."""
         file = hashlib.sha256(self.source.encode()).hexdigest()[:16]
         return f"part-{file}-{self.first:06}.parquet"
 
     @property
     def place(self) -> "Place":
-        """Where the file is."""
+        """Place of the file."""
         return Place(place(self.given).filesystem, self.path)
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What is written of it."""
+        """Values for ``_labelling.json``."""
         return {name: value for name, value in asdict(self).items() if name != "given"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder, wherever it is."""
+    """A file or folder on any file system."""
 
     filesystem: fs.FileSystem
     path: str
@@ -80,38 +81,40 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Of a file anywhere; its path, if it is on this machine."""
+        """Full name; the path, if it is on this machine."""
         kind = self.filesystem.type_name
         return self.path if kind == "local" else f"{kind}://{self.path}"
 
     @property
     def kind(self) -> fs.FileType:
-        """Whether it is a file, a folder, or not there."""
+        """Whether it is a file, a folder, or missing."""
         return self.filesystem.get_file_info(self.path).type
 
 
 def place(given: str) -> Place:
-    """Where a path or URI points.
+    """The place of a path or URI.
 
     Raises:
-        UsageError: A URI that pyarrow does not know.
+        UsageError: pyarrow does not support the URI.
     """
     if "://" not in given:
         return Place(fs.LocalFileSystem(), str(Path(given).resolve()))
     try:
         return Place(*fs.FileSystem.from_uri(given))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"expected a path or a URI as s3://bucket/folder, got {error}") from None
+        raise UsageError(
+            f"expected a path or a URI such as s3://bucket/folder, got {error}"
+        ) from None
 
 
 def resolved(given: str) -> str:
-    """The same place from wherever it is looked at, as other nodes do."""
+    """The absolute form of a path or URI, which also holds on other nodes."""
     return given if "://" in given else str(Path(given).resolve())
 
 
 @contextmanager
 def replacing(target: Place) -> Iterator[pa.NativeFile]:
-    """A file beside the target that takes its place if the block ends well."""
+    """Open a temporary file that replaces the target if the block succeeds."""
     folder, _, name = target.path.rpartition("/")
     partial = f"{folder}/.{name}.{uuid.uuid4().hex}"
     try:
@@ -128,11 +131,11 @@ def replacing(target: Place) -> Iterator[pa.NativeFile]:
 
 
 def find_partitions(inputs: Sequence[str]) -> list[Partition]:
-    """All partitions of Parquet files, and of folders' files (without a store's quarantine).
+    """All partitions of Parquet files and folders, without the quarantine of a store.
 
     Raises:
-        UsageError: Nothing there, a file given twice, or one without images.
-        StoreError: A file that is no Parquet.
+        UsageError: There are no files, a file is given twice, or a file has no images.
+        StoreError: A file is not Parquet.
     """
     found = []
     for given in inputs:
@@ -197,15 +200,15 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list[Partition]:
-    """Make the output folder, or go on in it; the partitions that are not done there.
+    """Create or continue the output folder, and return the partitions that are not finished.
 
     Args:
-        out: The folder.
-        model: An exported reader's file; the folder keeps it, for whoever reads there.
-        partitions: All that are wanted.
+        out: The output folder.
+        model: Bytes of the exported recognizer. They are saved in the folder, for all processes.
+        partitions: All requested partitions.
 
     Raises:
-        UsageError: It was made by another reader, or of files that have changed since.
+        UsageError: The folder belongs to another recognizer, or an input file has changed.
     """
     folder = place(out)
     folder.filesystem.create_dir(folder.path, recursive=True)
@@ -214,14 +217,14 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
     if READER not in done:
         if any(name.endswith(".parquet") for name in done):
             raise UsageError(
-                f"expected a folder of its own for the labels, {out} holds other Parquet files; "
+                f"expected an empty folder for the labels, {out} holds other Parquet files; "
                 "give an empty folder"
             )
         with replacing(folder / READER) as file:
             file.write(model)
     elif kept_reader(out) != model:
         raise UsageError(
-            f"expected the reader that made what is in {out}, got another one; give an empty folder"
+            f"expected the reader that labelled {out} so far, got another one; give an empty folder"
         )
     known: dict[str, Any] = {}
     if (folder / MANIFEST).kind != fs.FileType.NotFound:
@@ -229,13 +232,13 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
             known = dict(json.loads(_read(folder / MANIFEST)))
         except (ValueError, TypeError) as error:
             raise StoreError(
-                f"expected what is labelled in {out}/{MANIFEST}, could not read it ({error}); "
+                f"expected a list of partitions in {out}/{MANIFEST}, could not read it ({error}); "
                 "give an empty folder"
             ) from None
     for partition in partitions:
         if known.setdefault(partition.part, partition.recorded) != partition.recorded:
             raise UsageError(
-                f"{partition.source} has changed since {out} was begun; give an empty folder"
+                f"{partition.source} has changed since {out} was started; give an empty folder"
             )
     with replacing(folder / MANIFEST) as file:
         file.write(json.dumps(known, indent=1).encode())
@@ -243,7 +246,7 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
 
 
 def remove_unfinished(out: str) -> None:
-    """Take away what killed workers had begun, when all parts are there."""
+    """Remove partial files of killed workers, after all parts are finished."""
     folder = place(out)
     for info in folder.filesystem.get_file_info(fs.FileSelector(folder.path)):
         if info.base_name.startswith(".part-"):
@@ -251,7 +254,7 @@ def remove_unfinished(out: str) -> None:
 
 
 def kept_reader(out: str) -> bytes:
-    """The exported reader that labels into this folder."""
+    """Bytes of the exported recognizer in an output folder."""
     return _read(place(out) / READER)
 
 

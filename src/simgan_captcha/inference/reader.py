@@ -1,4 +1,4 @@
-"""Images of any kind → readings, in order and in constant memory; needs no torch.
+"""Reads images from any source, in order and in constant memory, without torch.
 
 Shapes: N images, H and W pixels, L characters.
 """
@@ -29,7 +29,7 @@ _BATCH_PER_THREAD = 32
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An encoded image that is no file."""
+    """An encoded image with a name, which is not a file."""
 
     name: str
     data: bytes
@@ -37,11 +37,11 @@ class NamedImage:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In the place of a reading, an image that could not be read."""
+    """An image that could not be read; takes the place of its reading."""
 
     name: str
     error: str
-    """What was expected, what was got."""
+    """What was expected and what was received."""
 
 
 Source = PictureSource | NamedImage
@@ -50,27 +50,27 @@ Source = PictureSource | NamedImage
 
 
 class TextReader(ABC):
-    """Reads the texts of images, in whatever way `read_each` does."""
+    """Base class of readers; subclasses implement `read_each`."""
 
     def __init__(self) -> None:
         self.notes: Counter[str] = Counter()
-        """What a person should know of images that were read, see `pictures.Picture.notes`."""
+        """Counts of remarks on the images, see `pictures.Picture.notes`."""
         self.taught = 0
-        """Number of labels that the reader was taught with; nearly always none."""
+        """Number of labels that the recognizer was taught with, usually 0."""
 
     @overload
     def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
     @overload
     def read(self, images: Source) -> Reading: ...
     def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
-        """What an image says; of a list, a list in its order.
+        """Read one image, or a list of images in order.
 
-        A reading is named as its file, or as its place in the list. In a list, what cannot be read
-        leaves an `Unreadable` in its place.
+        A reading has the name of its file, or its index in the list. An image of a list that cannot
+        be read gives an `Unreadable` in its place.
 
         Raises:
             ImageError: A single image cannot be read.
-            TypeError: Not a `Source`.
+            TypeError: The argument is not a `Source`.
         """
         if isinstance(images, list):
             return list(self.read_each(images))
@@ -81,17 +81,20 @@ class TextReader(ABC):
 
     @abstractmethod
     def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
-        """As `read` of a list, but image by image: only a few batches are held at any time.
+        """Like `read` of a list, but as an iterator that holds only a few batches in memory.
 
-        An `Unreadable` among them is passed on in its place.
+        An `Unreadable` in the input is passed on in its place.
         """
 
 
 class ImageReader(TextReader):
-    """Reads images of one scheme with whatever recognises them."""
+    """Reads images of one scheme with a given recognition function."""
 
     def __init__(self, scheme: Scheme, recognise: Recognise, *, threads: int | None = None) -> None:
-        """Take what recognises; images are decoded in as many threads as there are cores."""
+        """Set the scheme, the recognition function and the number of decoding threads.
+
+        By default there are as many threads as cores.
+        """
         super().__init__()
         self.scheme = scheme
         self.recognise = recognise
@@ -109,9 +112,9 @@ class ImageReader(TextReader):
     def _decoded(
         self, images: "Iterable[Source | Unreadable]"
     ) -> "Generator[_Decoded | Unreadable]":
-        """In their order; other threads decode ahead while a batch is read."""
+        """Decode images in order; threads decode ahead while a batch is read."""
         numbered = enumerate(images)
-        if self.threads == 1:  # which would take turns with another
+        if self.threads == 1:  # a second thread would not help
             yield from (self._decode(number, image) for number, image in numbered)
             return
         waiting: deque[Future[_Decoded | Unreadable]] = deque()
@@ -152,7 +155,7 @@ class _Decoded:
 
 
 def source_name(image: Source, otherwise: str) -> str:
-    """The path of a file, the name of a named image, or the name given."""
+    """Path of a file or name of a named image; otherwise the given name."""
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)
         return otherwise if path.startswith("data:") else path
@@ -168,18 +171,19 @@ class Reader(ImageReader):
     """
 
     def __init__(self, file: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> None:
-        """Load the file; nothing in it is executed but the network's own operators.
+        """Load the file. Only operators that recognizers use are executed.
 
         Args:
-            file: Its path, or its bytes.
-            threads: That decode images, and that the network runs in; as many as there are cores
-                by default.
+            file: Path or bytes of the file.
+            threads: Number of threads for decoding and for the network; by default the number of
+                cores.
 
         Raises:
-            RunError: Missing, too large, damaged, or not an exported reader, see `load_exported`.
+            RunError: The file is missing, damaged or not an exported recognizer, see
+                `load_exported`.
         """
         exported = load_exported(file, threads)
         super().__init__(exported.scheme, exported.recognise, threads=threads)
         self.taught = exported.taught
         self.version: str = exported.version
-        """Of the package that wrote the file."""
+        """Version of the package that wrote the file."""

@@ -1,4 +1,4 @@
-"""Readings: what a run says of each image, as Parquet. Needs no torch; pyarrow for files."""
+"""Readings of images and their Parquet files. Needs no torch, and pyarrow only for files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ _MAX_BYTES = 512_000_000
 
 @dataclass(frozen=True)
 class Reading:
-    """What one image says."""
+    """The reading of one image."""
 
     name: str
     text: str
     confidence: float
-    """Probability of the whole text, in [0, 1]: the product over its characters, and over the slots
-    after its end, which hold none."""
+    """Probability of the whole text, in [0, 1]: the product over its characters and over the empty
+    slots after its end."""
     character_confidence: tuple[float, ...]
     """Probability of each character, in [0, 1]."""
 
@@ -40,46 +40,46 @@ def to_readings(
     """Readings of N images from class ids (N, L) and their probabilities (N, L).
 
     Raises:
-        RunError: A class that the scheme does not have, or a probability that is none.
+        RunError: A class id is not in the scheme, or a probability is not in [0, 1].
     """
     require_readings(scheme, ids, confidence)
-    confidence = np.minimum(confidence, np.float32(1))  # a rounding error above
+    confidence = np.minimum(confidence, np.float32(1))  # rounding may exceed 1
     for name, of_image, each in zip(names, ids.tolist(), confidence, strict=True):
         of_characters = tuple(
-            sure for k, sure in zip(of_image, each.tolist(), strict=True) if k != scheme.absent
+            share for k, share in zip(of_image, each.tolist(), strict=True) if k != scheme.absent
         )
         yield Reading(name, scheme.decode(of_image), float(each.prod()), of_characters)
 
 
 _ROUNDING = 1e-4
-"""By which a probability may exceed 1."""
+"""Amount by which a probability may exceed 1."""
 
 
 def require_readings(
     scheme: Scheme, ids: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
 ) -> None:
-    """See that class ids and probabilities, (N, L) each, are such.
+    """Check that class ids and probabilities, (N, L) each, are valid.
 
     Raises:
-        RunError: A class that the scheme does not have, or a probability that is none.
+        RunError: A class id is not in the scheme, or a probability is not in [0, 1].
     """
     if not ids.size:
         return
     if not 0 <= ids.min() <= ids.max() < scheme.classes:
         raise RunError(
             f"expected class ids from 0 to {scheme.classes - 1}, the reader gave {ids.min()} to "
-            f"{ids.max()}: it is damaged or of another scheme; export it, or run the run, again"
+            f"{ids.max()}: it is damaged or of another scheme; export it or repeat the run"
         )
-    # Written so that NaN fails, too.
+    # Written so that NaN also fails.
     if not (confidence.min() >= 0 and confidence.max() <= 1 + _ROUNDING):
         raise RunError(
             f"expected confidences from 0 to 1, the reader gave {confidence.min():g} to "
-            f"{confidence.max():g}: its weights are damaged; export it, or run the run, again"
+            f"{confidence.max():g}: its weights are damaged; export it or repeat the run"
         )
 
 
 COLUMNS = ("name", "text", "confidence", "character_confidence")
-"""Of a table of readings."""
+"""Columns of a table of readings."""
 
 
 def readings_schema(*, errors: bool = False) -> "pa.Schema":
@@ -96,7 +96,7 @@ def readings_schema(*, errors: bool = False) -> "pa.Schema":
 
 
 def save_readings(path: Path, readings: Sequence[Reading]) -> None:
-    """Readings as Parquet, written whole or not at all."""
+    """Write readings as Parquet, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,10 +107,10 @@ def save_readings(path: Path, readings: Sequence[Reading]) -> None:
 
 
 def load_readings(path: Path) -> list[Reading]:
-    """What `save_readings` wrote.
+    """Load the readings that `save_readings` wrote.
 
     Raises:
-        RunError: Missing or damaged.
+        RunError: The file is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -132,7 +132,7 @@ def load_readings(path: Path) -> list[Reading]:
                 if confidence is None or not 0 <= confidence <= 1:
                     raise ValueError(f"a confidence of {confidence}, not in [0, 1]")
     except FileNotFoundError:
-        raise RunError(f"expected readings at {path}, found none; run the run to its end") from None
+        raise RunError(f"expected readings at {path}, found none; finish the run first") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"expected readings at {path}, the file is damaged ({error}); delete it and run again"

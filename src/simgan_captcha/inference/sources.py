@@ -1,4 +1,4 @@
-"""Where images to read come from: files, folders of them, captcha stores, standard input."""
+"""Sources of images to read: files, folders, captcha stores and standard input."""
 
 import os
 from collections import Counter
@@ -30,14 +30,14 @@ def image_sources(
 
     Args:
         places: Images; folders and zip files of images; files and folders of challenge batches;
-            captcha stores; ``-`` for an image from standard input, or for files named there, one a
+            captcha stores; or ``-`` for standard input, which holds one image or one file name per
             line.
-        standard_input: Read where a place is ``-``.
-        recursive: Whether folders within folders are looked into.
-        left_out: Entries of folders that are not taken are counted here, by kind.
+        standard_input: The stream for the place ``-``.
+        recursive: Whether subfolders are searched.
+        left_out: Receives the counts of ignored entries by kind.
 
     Raises:
-        UsageError: A folder without any image; a standard input that is neither.
+        UsageError: A folder has no images, or standard input holds neither an image nor names.
         StoreError: A part of a store is damaged.
     """
     left_out = Counter() if left_out is None else left_out
@@ -58,7 +58,7 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
         return
     if kind == "empty" or b"\0" in first:
         raise UsageError(
-            f"expected an image ({', '.join(IMAGES)}), or names of files, one a line, from "
+            f"expected an image ({', '.join(IMAGES)}), or one file name per line, from "
             f"standard input, got {'nothing' if kind == 'empty' else kind_in_words(kind)}"
         )
     first += stream.readline(_LONGEST_NAME)
@@ -70,7 +70,8 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
 def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Given]:
     stored = False
     if holds_store(place):
-        with needing("label", "captcha stores"):  # pyarrow, which no image needs
+        # Imports pyarrow, which single images do not need.
+        with needing("label", "captcha stores"):
             from simgan_captcha.data.store import read_stored
 
         for name, data in read_stored(place):
@@ -81,7 +82,7 @@ def _within(place: Path, recursive: bool, left_out: Counter[str]) -> Iterator[Gi
     found = find_images(place, recursive=recursive)
     left_out.update(found.left_out)
     if not any(file.member for file in found.files):
-        yield from (file.path for file in found.files)  # for threads to open
+        yield from (file.path for file in found.files)  # opened later by threads
         found = Found(batches=found.batches)
     for name, image in read_found(found):
         if isinstance(image, ImageError):

@@ -1,4 +1,4 @@
-"""The floating-point operations that a run will take, before anything is trained.
+"""The floating-point operations of a run, computed before anything is trained.
 
 A multiply-add counts as two.
 """
@@ -24,8 +24,8 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
 
     Args:
         config: The configuration of the run.
-        unsure: Share of real characters that the recognizer will be unsure of before it adapts. If
-            it is 0, a run that begins with the generalist does without the simulator.
+        unsure: Share of real characters with low confidence before the adaptation. If it is 0, a
+            run that starts with the generalist leaves out the simulator.
     """
     simulates = unsure > 0 or not config.begins_pretrained
     return sum(
@@ -102,7 +102,7 @@ def estimate_flops(config: RunConfig, unsure: float = 0.0) -> int:
     for stage in stages_of(config):
         if not stage.recognizer:
             continue
-        if not stage.only_if_unsure:  # the distilled one, whose estimate needs no simulator
+        if not stage.only_if_unsure:  # the distilled recognizer, whose estimate needs no simulator
             images += COMPARED
         elif unsure > 0 or not config.begins_pretrained:
             images += KNOWN + COMPARED

@@ -1,6 +1,6 @@
-"""Estimates a reader's accuracy without labels, and lists what looks wrong in its readings.
+"""Estimates the accuracy of a recognizer without labels, and warns of unusual readings.
 
-Synthetic images with known texts show how often a reader errs and how confident it is. Real images
+Synthetic images with known texts show the accuracy and the confidence of a recognizer. Real images
 show only its confidence. The difference of the two mean confidences is about the difference of the
 two accuracies (difference of confidences, Guillory et al., arXiv:2107.03315).
 """
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from simgan_captcha.inference.readings import Reading
 
 FEWEST_OF_PAIR = 3
-"""A confusion that is seen less often on known images is not named."""
+"""Least number of occurrences on known images for a confusion to be listed."""
 
 _SHIFT, _SLOPE, _SPREAD = -0.75, 1.2, 1.4
 """a, b and the half width of the interval, see `estimate_from_agreement`."""
 _NEAREST = 0.02
 
-_SURPRISE = 8.0  # Nats: four standard deviations of a large sample.
-_UNUSUAL = 0.05  # Further from what is expected than this, relatively, or it does not matter.
+_SURPRISE = 8.0  # nats: four standard deviations of a large sample
+_UNUSUAL = 0.05  # relative difference from the expected share below which there is no warning
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The share of captchas that a reader reads wholly right, estimated without labels."""
+    """Share of captchas that a recognizer reads completely right, estimated without labels."""
 
     accuracy: float
-    """0 to 1, as are the ends of its interval."""
+    """0 to 1, like the ends of its interval."""
     low: float
     high: float
     known_accuracy: float | None = None
-    """Of known, drawn images; None if no simulator was fitted."""
+    """Accuracy on synthetic images with known texts; None if no simulator was fitted."""
 
     def __post_init__(self) -> None:
         known = 0.0 if self.known_accuracy is None else self.known_accuracy
@@ -49,24 +49,24 @@ class Estimate:
 def estimate_accuracy(
     known: "Sequence[Reading]", truths: Sequence[str], real: "Sequence[Reading]"
 ) -> Estimate:
-    """Accuracy on real images, from readings of known and of real images.
+    """Estimate the accuracy on real images from readings of known and of real images.
 
     The interval covers the sampling error (95 %). It contains both the accuracy on known images and
-    the corrected one, as either may be nearer to the truth.
+    the corrected accuracy, because either may be closer to the truth.
 
     Args:
-        known: Readings of drawn images, at least one.
-        truths: Their texts.
-        real: Readings of real images by the same reader, at least one.
+        known: Readings of synthetic images, at least one.
+        truths: The true texts of the synthetic images.
+        real: Readings of real images by the same recognizer, at least one.
     """
     right = [float(r.text == truth) for r, truth in zip(known, truths, strict=True)]
     of_known, of_real = [r.confidence for r in known], [r.confidence for r in real]
     simulated = _mean(right)
     accuracy = simulated - _mean(of_known) + _mean(of_real)
     beyond = [hit - confidence for hit, confidence in zip(right, of_known, strict=True)]
-    # One hit and one miss more: a sample without an error does not show that there is none.
+    # One extra hit and one extra miss, because a sample without errors does not prove zero errors.
     doubt = _variance([*beyond, 1.0, -1.0])
-    # Even a share that is known exactly shows itself in so many images only about.
+    # Sampling error of the real images.
     shown = _share(accuracy) * (1 - _share(accuracy))
     error = 1.96 * math.sqrt(doubt / len(beyond) + shown / len(real))
     return Estimate(
@@ -80,18 +80,18 @@ def estimate_accuracy(
 def estimate_from_agreement(
     *, taught: float, agreement: float, sure: float, stability: float
 ) -> Estimate:
-    """Accuracy of a distilled reader, which no synthetic images of its family are known for.
+    """Estimate the accuracy of a distilled recognizer, which has no synthetic images of its family.
 
     With x the mean of logit(taught * agreement) and logit(sure * stability), the accuracy is
-    sigmoid(a + b x). The constants, and the spread of the logit that the interval is made of, were
-    fitted to synthetic families in fonts that the generalist never saw, by
-    ``benchmarks/estimate_calibration.py``. No real image had a part in it.
+    sigmoid(a + b x). The constants, and the spread of the logit for the interval, are fitted by
+    ``benchmarks/estimate_calibration.py`` to synthetic families in fonts that the generalist never
+    saw. No real images are used.
 
     Args:
-        taught: Mean probability of a text by the teacher, the specialized generalist, 0 to 1.
-        agreement: Share of images that both read alike, 0 to 1.
-        sure: Mean probability of a text by the reader itself.
-        stability: Share of images that it reads as the round before it did.
+        taught: Mean confidence of the teacher (the specialized generalist), 0 to 1.
+        agreement: Share of images on which teacher and recognizer agree, 0 to 1.
+        sure: Mean confidence of the recognizer, 0 to 1.
+        stability: Share of images that the recognizer reads like the previous round, 0 to 1.
     """
     x = (logit(taught * agreement) + logit(sure * stability)) / 2
     middle = _SHIFT + _SLOPE * x
@@ -110,15 +110,15 @@ def distilled_estimate(run: Path) -> Estimate:
     except (KeyError, TypeError, ValueError):
         raise RunError(
             f"expected an estimate in the finished stage {folder}, found none; delete that folder "
-            "and run the run again"
+            "and repeat the run"
         ) from None
 
 
 def limited_by_agreement(estimate: Estimate, agreement: float, other: Estimate) -> Estimate:
-    """An estimate that does not contradict the estimate of another reader of the same images.
+    """Limit an estimate by the estimate of another recognizer of the same images.
 
-    Where the other reader is right, this one is right only if both agree. So its accuracy is at
-    most the agreement plus the share that the other reads wrong: agreement + 1 - other.low.
+    If the other recognizer is right, this one is right only if both agree. So its accuracy is at
+    most the agreement plus the error rate of the other: agreement + 1 - other.low.
     """
     most = min(1.0, agreement + 1 - other.low)
     return Estimate(
@@ -140,17 +140,17 @@ def diagnose(
     """The estimates, the share of each character, likely confusions and warnings, as JSON.
 
     Args:
-        real: The kept reader's readings of all real images.
-        known: Its readings of drawn images; none if no simulator was fitted.
-        truths: Their texts.
-        estimates: Of every reader the run has, by stage.
-        kept: The stage whose reader reads.
-        alphabet: At least two characters, all of them expected equally often.
+        real: Readings of all real images by the kept recognizer.
+        known: Its readings of synthetic images; empty if no simulator was fitted.
+        truths: The true texts of the synthetic images.
+        estimates: Estimates of all recognizers of the run, by stage.
+        kept: Stage of the kept recognizer.
+        alphabet: At least two characters, all expected equally often.
     """
     shares = character_shares(real, alphabet)
     confusions = known_confusions(known, truths)
     characters = sum(len(reading.text) for reading in real)
-    # Characters are equally frequent in the texts of the simulator, and not in those of others.
+    # The check on shares applies only if texts are random, as those of the simulator are.
     simulated = estimates[kept].known_accuracy is not None
     return {
         "kept": kept,
@@ -172,7 +172,7 @@ def character_shares(readings: "Sequence[Reading]", alphabet: str) -> dict[str, 
 
 
 def read_as(truths: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How often each true character was read as which, in texts of the same length."""
+    """Counts of (true character, read character), in texts of the same length."""
     return Counter(
         pair
         for truth, text in zip(truths, texts, strict=True)
@@ -182,10 +182,10 @@ def read_as(truths: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, s
 
 
 def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[dict[str, Any]]:
-    """Which characters are misread as which on known images, the commonest first.
+    """Confusions of characters on known images, most common first.
 
-    A share, 0 to 1, is of all readings of the true character. Readings of another length than the
-    truth are left out.
+    A share, 0 to 1, is relative to all readings of the true character. Readings with a wrong length
+    are left out.
     """
     pairs = read_as(truths, [reading.text for reading in known])
     drawn: Counter[str] = Counter()
@@ -202,7 +202,7 @@ def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[
 def _worse(estimates: Mapping[str, Estimate], kept: str) -> list[str]:
     return [
         f"the reader of {stage} is estimated to read {estimate.accuracy:.1%} right, that of {kept} "
-        f"{estimates[kept].accuracy:.1%}: what came after {kept} made it no better and is not used"
+        f"{estimates[kept].accuracy:.1%}: the later training did not improve it and is not used"
         for stage, estimate in estimates.items()
         if list(estimates).index(stage) > list(estimates).index(kept)
     ]
@@ -224,7 +224,7 @@ def _unusual_shares(
             | {c["truth"] for c in confusions if c["read"] == character}
         )
         reason = (
-            f"it is easily taken for {' or '.join(map(repr, alike))}"
+            f"it is easily confused with {' or '.join(map(repr, alike))}"
             if alike
             else "its shape may differ from what the simulator draws, see calibrate/glyphs.png"
         )
@@ -233,7 +233,7 @@ def _unusual_shares(
 
 
 def _divergence(share: float, expected: float) -> float:
-    """KL divergence D in nats; n draws stray so far with p <= exp(-n D) (Hoeffding 1963, (2.1))."""
+    """KL divergence D in nats; n draws deviate so far with p <= exp(-n D) (Hoeffding 1963)."""
     return sum(
         part * math.log(part / whole)
         for part, whole in ((share, expected), (1 - share, 1 - expected))

@@ -1,7 +1,7 @@
-"""The stages of a run in one table, for the pipeline, the report, the web page and the cost.
+"""The table of stages, for the pipeline, the report, the web pages and the cost.
 
-To add a stage, write its work and add a row to `STAGES`. The table needs no torch: work is imported
-when it begins.
+To add a stage, write its work and add a row to `STAGES`. The table needs no torch, because the work
+of a stage is imported when it begins.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from simgan_captcha.pipeline.run_data import RunData
 
 Advance = Callable[[int, int, dict[str, float]], None]
-"""``advance(step, steps, figures)`` reports how far a stage is."""
+"""``advance(step, steps, figures)`` reports the progress of a stage."""
 
 
 class Work(NamedTuple):
-    """What a stage does, and what that will cost."""
+    """The work of a stage and its planned cost."""
 
     run: "Callable[[RunData, Path, Advance], StageOutcome]"
-    """Works in the stage's folder, and continues what an interrupted process left there. Several
+    """Does the work in the stage's folder, and continues that of an interrupted process. Several
     processes call it together if the stage trains."""
     planned_flops: Callable[[RunConfig, float], int] = lambda config, unsure: 0
-    """Floating-point operations of training; the second argument is the share of real characters
-    that the recognizer will be unsure of before it adapts."""
+    """Floating-point operations of training. The second argument is the share of real characters
+    with low confidence before the adaptation."""
 
 
 class Training(NamedTuple):
@@ -51,24 +51,24 @@ class Stage:
     title: str
     """Name for people."""
     work: Callable[[], Work]
-    """Import the work."""
+    """Imports and returns the work."""
     inputs: Callable[[RunConfig], tuple[str, ...]] = lambda config: ()
-    """Names of the stages that it builds on, where the run has them."""
+    """Names of the stages whose output it uses, if the run has them."""
     settings: Callable[[RunConfig], dict[str, Any]] | None = None
-    """The values of the configuration that decide its output. None for a stage that runs at every
-    start, and is identified by the images that it leaves."""
+    """The settings that determine its output. None for a stage that runs at every start and is
+    identified by the images that it stores."""
     seeded: bool = True
-    """Whether seed and precision decide its output, too."""
+    """Whether its output also depends on the seed and the precision."""
     included: Callable[[RunConfig], bool] = lambda config: True
-    """Whether a run of this configuration has it."""
+    """Whether a run with this configuration has the stage."""
     trainings: Callable[[RunConfig], tuple[Training, ...]] = lambda config: ()
-    """Its trainings, in order. Stages with any run on all processes together."""
+    """Its trainings, in order. A stage with trainings runs on all processes together."""
     curves: bool = False
     """Whether its metrics are shown as learning curves."""
     recognizer: bool = False
-    """Whether it leaves a recognizer that may read the run's images."""
+    """Whether it saves a recognizer that may read the run's images."""
     only_if_unsure: bool = False
-    """Whether a run does without it if the distilled recognizer is good enough, see `left_out`."""
+    """Whether it is left out if the distilled recognizer is good enough, see `left_out`."""
 
 
 def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
@@ -94,9 +94,9 @@ def _background() -> Work:
 def _background_settings(config: RunConfig) -> dict[str, Any]:
     scheme = config.scheme
     found = config.dump("encoding", "lines", "removed_lines")
-    if scheme.shares_picture:  # grey levels are derived from RGB, which was not always so
+    if scheme.shares_picture:  # earlier versions did not derive grey levels from RGB
         found["luma"] = "of RGB"
-    else:  # then the scheme decides how images are decoded
+    else:  # the scheme determines how images are decoded
         found[scheme.background] = {"width": scheme.width, "height": scheme.height}
     return found
 
@@ -125,7 +125,7 @@ def _distill() -> Work:
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
     augmentation = config.adaptation.augmentation.model_dump(mode="json")
     found = {**config.dump("scheme", "reader", "distillation"), "augmentation": augmentation}
-    del found["distillation"]["enough"]  # decides what follows
+    del found["distillation"]["enough"]  # determines only the later stages
     return found
 
 
@@ -311,7 +311,7 @@ def stage_named(name: str) -> Stage:
     """The stage of this name.
 
     Raises:
-        KeyError: No stage has it.
+        KeyError: No stage has this name.
     """
     return {stage.name: stage for stage in STAGES}[name]
 
@@ -322,12 +322,12 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
 
 
 def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
-    """Why a run does without one of its stages, in words; None if it needs the stage."""
+    """The reason why a run leaves out one of its stages; None if it needs the stage."""
     return _without_simulator(run, config) if stage.only_if_unsure else None
 
 
 def _without_simulator(run: Path, config: RunConfig) -> str | None:
-    """Why a run does without the simulator and what learns from it; None if it needs it."""
+    """The reason why a run leaves out the simulator and later stages; None if it needs them."""
     if not config.begins_pretrained:
         return None
     try:
@@ -351,7 +351,7 @@ def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:
 
 
 def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
-    """The configuration in a ``run.json``; None if it is damaged or of another version."""
+    """The configuration in a ``run.json``; None if it is damaged or from another version."""
     config = recorded.get("config")
     try:
         return load_config(config) if isinstance(config, dict) else None
@@ -360,6 +360,6 @@ def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
 
 
 def recorded_stages(recorded: Mapping[str, Any], run: Path) -> tuple[Stage, ...]:
-    """The stages taken of a ``run.json``; all stages if its configuration cannot be used."""
+    """The stages of the run in a ``run.json``; all stages if its configuration cannot be used."""
     config = recorded_config(recorded)
     return STAGES if config is None else stages_taken(config, run)

@@ -1,6 +1,6 @@
-"""What teaching a finished run brought. Needs no torch.
+"""The result of teaching a finished run with labels. This module needs no torch.
 
-`simgan_captcha.teaching` writes it; what reads with a taught reader says so.
+`simgan_captcha.teaching` writes it. Commands that use a taught recognizer report it.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,26 +17,26 @@ from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READER
 from simgan_captcha.shown import in_labels
 
 TEACH = "teach"
-"""Folder of a run for everything that labels had a part in."""
+"""Folder of a run for everything that was made with labels."""
 LESSON = Path(TEACH) / "lesson.json"
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """How a reader taught with labels compares with the reader that needed none."""
+    """Comparison of a recognizer taught with labels and the recognizer without labels."""
 
     labels: int
-    """Images whose labels were taught, at least one."""
+    """Number of labelled images that were taught, at least one."""
     right_before: int
-    """How many of them the run had read right without labels."""
+    """Number of these images that the run had read right without labels."""
     cross_validated: int | None
-    """How many of them a reader reads right that was taught with the other half of the labels; None
-    if there are too few labels."""
+    """Number of these images that are read right in cross-validation, by a recognizer taught with
+    the other half of the labels. None if there are too few labels."""
     before: Estimate
     after: Estimate | None
-    """None where no estimate is known: the run's reader learned from the simulator."""
+    """None if the run uses the simulator, because this estimate is then unknown."""
     better: bool
-    """Whether the taught reader reads from now on."""
+    """Whether the taught recognizer is used from now on."""
 
     def in_words(self) -> str:
         """``taught with N labels``."""
@@ -57,7 +57,7 @@ class _Written(BaseModel):
 
 
 def save_lesson(run: Path, lesson: Lesson) -> None:
-    """Write what was taught, after the taught reader."""
+    """Write the lesson. The taught recognizer must already be saved."""
     hashes = {
         "reader_sha256": file_hash(run / TEACH / READER),
         "diagnosis_sha256": file_hash(run / DIAGNOSIS),
@@ -66,10 +66,10 @@ def save_lesson(run: Path, lesson: Lesson) -> None:
 
 
 def load_lesson(run: Path) -> Lesson | None:
-    """What a run was taught; None if it was not.
+    """The lesson of a run; None if the run was not taught.
 
     Raises:
-        RunError: Damaged, or the run has been changed since it was taught.
+        RunError: The lesson is damaged, or the run has changed since.
     """
     try:
         written = require_shape(read_object(run / LESSON), _Written)

@@ -1,9 +1,9 @@
-"""One stage after another in one folder each: manifests, what may be skipped, the run's lock.
+"""Manifests of stages, the decision to skip a finished stage, and the lock of a run.
 
-The identity of a stage is what decides its output: the hashes of its inputs, its configuration and
-the seed. A folder of the same identity is finished if it has a manifest; otherwise the stage
-continues there. A folder of another identity is emptied first, because its checkpoints belong to
-other work.
+Each stage has one folder. The identity of a stage is everything that determines its output: the
+hashes of its inputs, its configuration and the seed. A folder of the same identity is finished if
+it has a manifest; otherwise the stage continues there. A folder of another identity is emptied
+first, because its checkpoints belong to other work.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ FINISHED = "finished.json"
 ELAPSED_EVERY = 5.0
 
 _DECIDE_NOTHING = ("download", "threads", "workers")
-"""Settings of how a run is made, which no stage's identity holds."""
+"""Settings that do not change the output, and are part of no identity."""
 _VERSIONED = (
     "simgan-captcha",
     "torch",
@@ -51,7 +51,7 @@ class _Result(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What is relied on of a manifest."""
+    """Required keys of a manifest."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -65,7 +65,7 @@ class _Manifest(BaseModel):
 
 
 class _Finished(BaseModel):
-    """What is relied on of what `write_finished` wrote."""
+    """Required keys of the file that `write_finished` writes."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -76,25 +76,25 @@ class _Finished(BaseModel):
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What a stage reports of itself; it goes into the manifest."""
+    """The result of a stage, for its manifest."""
 
     files: tuple[str, ...]
-    """Names, in the stage's folder, of the files that the next stages build on."""
+    """Names of the files in the stage's folder that later stages use."""
     result: Mapping[str, Any] = field(default_factory=dict)
-    """Figures for people, and under ``warnings`` a list of sentences."""
+    """Figures for people, and a list of sentences under ``warnings``."""
     images: int = 0
-    """Images handled, with repeats."""
+    """Number of processed images, with repetitions."""
     training_flops: int = 0
-    """Floating-point operations of training; a multiply-add is two."""
+    """Floating-point operations of training; a multiply-add counts as two."""
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run folder for one process.
+    """Lock the run folder for this process.
 
     Raises:
-        RunError: Another process holds it.
-        UsageError: There is a file of that name.
+        RunError: Another process has locked it.
+        UsageError: The path is a file.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def locked(run: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"expected to have {run} alone, another process is running there; "
+            f"expected exclusive access to {run}, another process is running there; "
             "wait for it to end, stop it, or choose another folder"
         ) from None
     try:
@@ -117,7 +117,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 class Stopwatch:
-    """Seconds a stage has taken, over all the processes that worked on it."""
+    """Time that a stage has taken, summed over interrupted and resumed processes."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ELAPSED
@@ -129,11 +129,11 @@ class Stopwatch:
         self._started = self._saved = time.monotonic()
 
     def seconds(self) -> float:
-        """All of them so far."""
+        """Seconds so far."""
         return self._before + time.monotonic() - self._started
 
     def tick(self) -> None:
-        """Save every few seconds, so that a kill loses no more than those."""
+        """Save the time every few seconds, so that a kill loses no more than that."""
         now = time.monotonic()
         if now - self._saved > ELAPSED_EVERY:
             self._saved = now
@@ -145,16 +145,19 @@ def run_stage(
     identity: Mapping[str, Any],
     work: Callable[[Stopwatch], StageOutcome],
 ) -> dict[str, Any]:
-    """Do a stage's work unless its manifest says that it is done; the manifest.
+    """Run a stage unless its manifest shows that it is finished.
 
     Args:
-        folder: The stage's own; its name is the stage's name.
-        identity: Everything that decides the output: ``inputs`` (hashes of the stages it builds
-            on, by their names), ``config``, and where they matter ``seed`` and ``precision``; JSON.
-        work: Does it; must go on from what an earlier, killed try left in the folder.
+        folder: Folder of the stage; its name is the name of the stage.
+        identity: Everything that determines the output, as JSON: ``inputs`` (hashes of earlier
+            stages by name), ``config``, and ``seed`` and ``precision`` if they matter.
+        work: Runs the stage. It must continue from the files that a killed process left there.
+
+    Returns:
+        The manifest.
     """
     if _read(folder / IDENTITY) != identity:
-        # These first: a kill among the rest must not leave a stage that looks finished.
+        # Remove these first: a kill in between must not leave a stage that looks finished.
         (folder / MANIFEST).unlink(missing_ok=True)
         (folder / IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,30 +171,30 @@ def run_stage(
 
 
 def write_finished(run: Path, recorded: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
-    """Say that a run came to its end: as what, and with which outputs of its stages."""
+    """Record that a run is finished, with its seed, configuration and the outputs of its stages."""
     settled = {key: recorded[key] for key in ("seed", "config")}
     write_json(run / FINISHED, {**settled, "outputs": dict(outputs)})
 
 
 def why_outdated(run: Path, recorded: Mapping[str, Any]) -> str | None:
-    """Why a run's readings are not those of the run as it is set now; None when they are.
+    """The reason why the readings of a run are outdated; None if they are up to date.
 
-    A run that was changed and has not come to its end again still has its earlier readings.
+    A run that was changed and has not been finished again still has its earlier readings.
 
     Args:
-        run: Its folder.
-        recorded: What `run_folder.read_run` says of it.
+        run: Folder of the run.
+        recorded: Its record, see `run_folder.read_run`.
     """
     finished = _read(run / FINISHED, _Finished)
     if finished is None:
-        return "it has not come to its end"
+        return "it is not finished"
     config = finished["config"]
     for stage, output in finished["outputs"].items():
         manifest = _read_manifest(run / Path(stage).name)
         if manifest is None:
             return f"its stage {stage} is not finished"
         if manifest["output"] != output:
-            return f"its stage {stage} has been begun anew since"
+            return f"its stage {stage} has been started again since"
     if finished["seed"] != recorded["seed"]:
         return "its seed has been changed since"
     for key, value in recorded["config"].items():
@@ -216,11 +219,11 @@ def require_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_whole(folder: Path, name: str) -> None:
-    """See that a file of a finished stage is as the stage left it.
+    """Check that a file of a finished stage has not changed.
 
     Args:
-        folder: The stage's.
-        name: The file's; nothing is said of one that the manifest does not know.
+        folder: Folder of the stage.
+        name: Name of the file. A file that is not in the manifest is not checked.
 
     Raises:
         RunError: The file has changed since, or the stage is not finished.
@@ -233,7 +236,7 @@ def require_whole(folder: Path, name: str) -> None:
 
 
 def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Files of a finished stage that are no longer there as it left them."""
+    """Files of a finished stage that are missing or have changed."""
     return [
         name
         for name, digest in manifest["files"].items()
@@ -247,7 +250,7 @@ def _damaged(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 def write_manifest(
     folder: Path, identity: Mapping[str, Any], stopwatch: Stopwatch, outcome: StageOutcome
 ) -> dict[str, Any]:
-    """Say that a stage is done, by what, at what cost; what was written."""
+    """Write the manifest of a finished stage, and return it."""
     manifest = {
         "stage": folder.name,
         **identity,
@@ -259,7 +262,7 @@ def write_manifest(
         "files": {name: file_hash(folder / name) for name in outcome.files},
         "result": dict(outcome.result),
     }
-    # What later stages go by: this stage's inputs and settings, not its files alone.
+    # Later stages depend on the inputs and settings of this stage, not only on its files.
     decided = json.dumps([identity, manifest["files"]], sort_keys=True)
     manifest["output"] = hashlib.sha256(decided.encode()).hexdigest()
     write_json(folder / MANIFEST, manifest)
@@ -267,12 +270,12 @@ def write_manifest(
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide figures."""
+    """Versions of Python and of the packages that affect the results."""
     return {"python": platform.python_version()} | {name: version(name) for name in _VERSIONED}
 
 
 def machine() -> str:
-    """Processor and system, in words."""
+    """Processor, number of cores and system."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -284,13 +287,13 @@ def machine() -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """A stage's manifest; None where there is none, or one that is damaged or of another stage."""
+    """The manifest of a stage; None if it is missing, damaged or of another stage."""
     manifest = _read(folder / MANIFEST, _Manifest)
     return None if manifest is None or manifest["stage"] != folder.name else manifest
 
 
 def _read(path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any] | None:
-    """A JSON object; None where there is none of that shape, whatever is there."""
+    """A JSON object of the given shape; None if the file does not hold one."""
     try:
         value = read_object(path)
         return value if shape is None else require_shape(value, shape)

@@ -1,7 +1,7 @@
-"""Progress of a run, as events for a callback, and what a person sees of them.
+"""Progress of a run: events for a callback, and their display.
 
-On a terminal a stage has one live line with its own bar and remaining time; elsewhere a plain line
-every ten seconds; with ``quiet`` only warnings.
+On a terminal, each stage has a live line with a progress bar and the remaining time. Elsewhere, a
+plain line is printed every ten seconds. With ``quiet``, only warnings are shown.
 """
 
 import sys
@@ -22,9 +22,9 @@ class Event:
     """One event of a run."""
 
     kind: Literal["stage", "step", "message", "warning"]
-    """``stage``: a stage begins. ``step``: it has come to a step. Others carry a ``text``."""
+    """``stage``: a stage begins. ``step``: it has reached a step. The others have a ``text``."""
     stage: str = ""
-    """The stage that is under way."""
+    """Name of the current stage."""
     step: float = 0
     steps: float = 0
     """Number of steps of the stage, or of a part of it."""
@@ -77,7 +77,7 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class StageProgress:
-    """Shows stages one after another, each counted in steps, on a console."""
+    """Shows the progress of one stage after another on a console."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.quiet = quiet
@@ -134,7 +134,7 @@ class StageProgress:
             self._task = self._bars.add_task(name, total=1, figures="")
 
     def update(self, step: float, total: float, **figures: float | str) -> None:
-        """Say how far the stage is; figures are shown as ``name value``."""
+        """Show the progress of the stage; figures are shown as ``name value``."""
         if self.quiet:
             return
         shown = "  ".join(
@@ -144,7 +144,7 @@ class StageProgress:
         if self._task is not None:
             self._bars.update(self._task, completed=step, total=total, figures=shown)
             return
-        # What has another total is another part of the stage, and takes its own time.
+        # Another total means another part of the stage, with its own duration.
         if self._first_step is None or total != self._total:
             self._first_step, self._started = int(step), time.monotonic()
             self._total = total
@@ -158,12 +158,12 @@ class StageProgress:
         self.say(f"{self._stage:<10} {step:.0f}/{total:.0f}  {shown}{eta}")
 
     def say(self, line: str) -> None:
-        """One line for the user, above any live bars."""
+        """Print one line above the live bars."""
         if not self.quiet:
             self.console.print(printable(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        """One line the user should see even with --quiet."""
+        """Print a warning, even with ``quiet``."""
         self.console.print(
             f"warning: {printable(line)}", markup=False, soft_wrap=True, style="yellow"
         )

@@ -1,7 +1,7 @@
 """A run: from unlabelled images to readings, one stage after another, each in its own folder.
 
-No label of a real image exists here. An interrupted run continues where it was, and ends with the
-same readings. A finished stage is skipped.
+No labels of real images are used. An interrupted run continues where it stopped, and its readings
+are the same. Finished stages are skipped.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> 
 
     Args:
         run: Folder of the run, created if missing. Finished stages in it are skipped.
-        request: What to learn from, and how.
+        request: Images, configuration and seed.
         progress: Called with each event.
 
     Raises:
@@ -110,9 +110,9 @@ def assist(run: Path, request: Request) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while; 0 changes nothing."""
-    # Convolutions sum in another order with another number of threads, so the last bits of figures
-    # differ; no stage is repeated for that.
+    """Set the number of torch threads within the block; 0 changes nothing."""
+    # With another number of threads, convolutions sum in another order and the last bits differ. No
+    # stage is repeated for that.
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)
@@ -131,16 +131,16 @@ def _start(config: RunConfig) -> Fabric:
     if config.refine:
         sizes.append(config.simgan.batch_size)
     for size in sizes:
-        share(fabric, size)  # refused now, not when the last stage begins
+        share(fabric, size)  # refuse a bad size now, not when the last stage begins
     return fabric
 
 
 @contextmanager
 def opened(run: Path, progress: OnEvent = ignore) -> Iterator[RunData]:
-    """Hold a finished run, to learn more from its images.
+    """Lock a finished run, to learn more from its images.
 
     Raises:
-        RunError: The run is not finished, has been changed since, or another process holds it.
+        RunError: The run is not finished, has changed since, or is locked by another process.
     """
     with locked(run):
         _, _, config = load_run_reader(run, taught=False)
@@ -155,13 +155,13 @@ def load_run_reader(run: Path, *, taught: bool = True) -> tuple[nn.Module, Backg
 
     Args:
         run: Folder of a finished run.
-        taught: Whether a reader that was taught with labels comes first, if it is better.
+        taught: Whether to use the recognizer taught with labels, if it is better.
 
     Raises:
-        RunError: The run has no finished reader, or has been changed since.
+        RunError: The run has no finished recognizer, or has changed since.
     """
     recorded = read_run(run)
-    # A reader and a background of different settings would read, and wrongly.
+    # A recognizer and a background of different settings would give wrong readings.
     if (run / DIAGNOSIS).exists() and (why := why_outdated(run, recorded)):
         raise RunError(
             f"expected a finished run in {run}: {why}; run simgan-captcha run {run} to its end"
@@ -193,7 +193,7 @@ def _estimate_line(run: Path) -> str:
 
 
 class _Stages:
-    """Goes through one stage after another, and adds up what they cost."""
+    """Runs one stage after another, and adds up their costs."""
 
     def __init__(self, data: RunData, reporter: Reporter) -> None:
         self.data, self.reporter = data, reporter
@@ -202,7 +202,7 @@ class _Stages:
         self.training_flops = 0
 
     def go_through(self, stage: Stage) -> None:
-        """Work on a stage, or find it finished; report its cost."""
+        """Run a stage unless it is finished, and report its cost."""
         self.reporter.stage(stage.name)
         folder = self.data.run / stage.name
         if stage.settings is None:
@@ -262,7 +262,7 @@ class _Stages:
 
 
 def _set_aside_damaged(stage: Path, warn: Callable[[str], None]) -> None:
-    """Set damaged checkpoints of a stage's folder aside, so that their trainings begin anew."""
+    """Rename damaged checkpoints of a stage, so that their trainings start again."""
     for path in sorted(stage.rglob(CHECKPOINT)):
         if set_aside_if_damaged(path):
             warn(

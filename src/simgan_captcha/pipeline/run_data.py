@@ -45,12 +45,12 @@ def run_simulator(run: Path, config: RunConfig) -> Simulator:
 
     Raises:
         RunError: A stage is missing or damaged.
-        UsageError: The run draws with the generator of 2017, which has nothing to change.
+        UsageError: The run uses the generator of 2017, whose settings are fixed.
     """
     if config.generator == "original":
         raise UsageError(
-            "expected a run that draws with fonts, this one has generator=original; run again "
-            "without"
+            "expected a run that draws with fonts, this one has generator=original; repeat the "
+            "run without that setting"
         )
     background = Background.load(run / BACKGROUND)
     if not has_calibration(run, config):
@@ -142,7 +142,7 @@ class RunData:
             simulator: Draws the images.
             stream: Number of the random stream; streams have no image in common.
             size: Images of the joint batch of all processes.
-            first: Number of the batch to begin with.
+            first: Number of the first batch.
         """
         background = self.background()
         for images, targets in synthetic_batches(

@@ -1,4 +1,4 @@
-"""What is recorded of a run, and where its results lie. Needs no torch."""
+"""The record of a run, and the paths of its results. This module needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ CALIBRATION = "calibration.npz"
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for: images to learn from, a configuration and a seed."""
+    """The request for a run: images to learn from, a configuration and a seed."""
 
     challenges: str
     """Folder of images or challenge batches, or an address, see `data.ingest.ingest`."""
@@ -41,17 +41,17 @@ class Request:
     preset: str = "quick"
     """Name of the preset."""
     seed: int = 1
-    """Random seed of everything that is drawn."""
+    """Random seed of the run."""
     scheme: Scheme | None = None
     """The captcha family; None for the HackMIT puzzle, or what ``settings`` say."""
     settings: tuple[str, ...] = ()
-    """Changes of single values, as ``reader.steps=100``."""
+    """Changes of single settings, such as ``reader.steps=100``."""
 
     def config(self) -> RunConfig:
         """The whole configuration.
 
         Raises:
-            ConfigError: An unknown preset or key, or a bad value.
+            ConfigError: An unknown preset or key, or an invalid value.
         """
         return resolve_config(self.preset, self.settings, self.scheme)
 
@@ -90,7 +90,7 @@ class Request:
 
 
 class _Recorded(BaseModel):
-    """What `record_run` writes."""
+    """Required keys of ``run.json``."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -105,7 +105,7 @@ class _Recorded(BaseModel):
 
 
 class _Diagnosis(BaseModel):
-    """What is relied on of a diagnosis."""
+    """Required keys of a diagnosis."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -124,25 +124,25 @@ def record_run(run: Path, **about: Any) -> None:
     Raises:
         UsageError: The folder holds captchas of other challenges or of another user.
     """
-    # Before anything is stored a mistyped address may still be mended.
+    # As long as nothing is stored, a mistyped address can still be corrected.
     if (run / RUN).exists() and any((run / STORE).glob("part-*.parquet")):
         recorded = read_run(run)
-        # As `Request.record` gives it: the run may have been recorded with its whole path.
+        # `Request.record` shortens the path; older records may hold the whole path.
         recorded["challenges"] = without_home(recorded["challenges"])
         for key in ("challenges", "user"):
             if recorded[key] != about[key]:
                 raise UsageError(
                     f"{run} is a run on {key} {recorded[key]}, got {about[key]}; "
-                    "choose another folder, or give the same"
+                    "choose another folder, or give the same value"
                 )
     write_json(run / RUN, about)
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """What is recorded of a run, see `record_run`.
+    """The content of ``run.json``, see `record_run`.
 
     Raises:
-        RunError: No run there, or its file is damaged.
+        RunError: There is no run in the folder, or its ``run.json`` is damaged.
     """
     try:
         recorded = require_shape(read_object(run / RUN), _Recorded)
@@ -160,7 +160,7 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def read_diagnosis(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself, see `estimate.diagnose`.
+    """The diagnosis of a finished run, see `estimate.diagnose`.
 
     Raises:
         RunError: The run is not finished, or its diagnosis is damaged.

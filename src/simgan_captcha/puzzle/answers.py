@@ -1,4 +1,4 @@
-"""The answer rule of the puzzle. The one place where the true text of a captcha exists."""
+"""The answer rule of the puzzle, which determines the true text of a captcha."""
 
 from hashlib import md5
 
@@ -6,14 +6,14 @@ from simgan_captcha.scheme import HACKMIT_2017
 
 _ALPHABET = HACKMIT_2017.alphabet
 _DIGITS = 4
-"""Hexadecimal digits of the hash spent on one character."""
+"""Number of hexadecimal digits of the hash for one character."""
 
 
 def answer(user: str, name: str) -> str:
     """The text of the captcha ``name`` of ``user``: four of a-z0-9.
 
     Character i is ``alphabet[int(h[4*i : 4*i+4], 16) % 36]`` with ``h = md5(user + name)`` in
-    hexadecimal. Any string has an answer, a lone surrogate too, since names come from outside.
+    hexadecimal. Names are not trusted, so every string has an answer, even a lone surrogate.
 
     Example:
         >>> answer("marty", "0123456789abcdef0123456789abcdef")

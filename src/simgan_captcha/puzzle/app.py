@@ -1,14 +1,14 @@
-"""The puzzle's HTTP protocol, as contestants of HackMIT 2017 met it. Keeps no state.
+"""The HTTP protocol of the HackMIT 2017 captcha puzzle. The server keeps no state.
 
-    GET  /                        where to go
-    GET  /u/{user}/               the puzzle, in words
+    GET  /                        start page
+    GET  /u/{user}/               description of the puzzle
     GET  /u/{user}/challenge      {"images": [{"name", "jpg_base64"} x 1000]}, new names each time
     GET  /u/{user}/random_image   image/jpeg
     GET  /u/{user}/image/{name}   image/jpeg
     POST /u/{user}/solution       {"solutions": [{"name", "solution"}, ...]}
 
-What went wrong is answered in JSON, {"error": ..., "message": ...}. As in the original, too many
-or too few right answers have status 200: they are the puzzle's verdict, not a broken request.
+Errors are JSON objects, {"error": ..., "message": ...}. As in the original, a submission with too
+many or too few right answers has status 200, because this is a verdict and not an error.
 """
 
 import asyncio
@@ -45,15 +45,15 @@ from simgan_captcha.puzzle.submission import (
 from simgan_captcha.scheme import HACKMIT_2017
 
 BATCH_SIZE = 1_000
-"""Images in a challenge."""
+"""Number of images in a challenge."""
 PIECE_SIZE = 50
-"""Images of a challenge that are drawn, sent and forgotten before the next are."""
+"""Number of images of a challenge that are drawn and sent together."""
 MAX_NAME_LENGTH = 256
-"""Characters in a user's or an image's name; longer ones do not exist."""
+"""Maximum length of the name of a user or an image; longer names are not found."""
 MOST_REQUESTS = 256
-"""Requests in progress at once; who comes then is asked to come again."""
+"""Maximum number of requests in progress; further clients are asked to retry."""
 THREADS = 8
-"""They draw and check. One core works at a time, so more would only hold more memory."""
+"""Threads that draw and check. One core works at a time, so more would only take memory."""
 
 _SAFE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'",
@@ -75,7 +75,7 @@ class Challenge(BaseModel):
 
 
 class Problem(BaseModel):
-    """What was wrong with a request."""
+    """The body of an error response."""
 
     error: str
     message: str
@@ -93,9 +93,9 @@ def create_app(
 
     Args:
         artist: Draws the captchas.
-        passcode_key: Secret from which passcodes are made; the same key and user give the same.
-        users: Who has a puzzle; None for everybody.
-        batch_size: Images in a challenge.
+        passcode_key: Secret key of the passcodes. The same key and user give the same passcode.
+        users: Users that have a puzzle; None for all names.
+        batch_size: Number of images in a challenge.
         recording: Recorded batches to serve instead of drawing.
     """
     app = FastAPI(
@@ -120,11 +120,11 @@ def create_app(
 
 
 KnownUser = Callable[[str], str]
-"""The user that an address names; raises if there is no puzzle for them."""
+"""Returns the user of an address, or raises an error if the user has no puzzle."""
 
 
 def _known_among(users: frozenset[str] | None) -> KnownUser:
-    def known_user(user: Annotated[str, _name("Whose puzzle it is.")]) -> str:
+    def known_user(user: Annotated[str, _name("User of the puzzle.")]) -> str:
         if len(user) > MAX_NAME_LENGTH or (users is not None and user not in users):
             raise HTTPException(404, "no puzzle for this user")
         return user
@@ -175,7 +175,9 @@ def _add_captchas(
         return image(user, _random_name() if recording is None else recording.random_name())
 
     @app.get("/u/{user}/image/{name}", response_class=Response, responses=_JPEG)
-    def image(user: User, name: Annotated[str, _name("As a challenge gives it.")]) -> Response:
+    def image(
+        user: User, name: Annotated[str, _name("Name of an image of a challenge.")]
+    ) -> Response:
         if len(name) > MAX_NAME_LENGTH:
             raise HTTPException(404, "no image of this name")
         jpeg = artist.jpeg(user, name) if recording is None else recording.jpeg(name)
@@ -199,7 +201,7 @@ def _add_solution(app: FastAPI, known_user: KnownUser, desk: SubmissionDesk) -> 
 
 
 def drawn_batch(artist: Artist, user: str, size: int) -> Iterator[bytes]:
-    """A challenge of ``size`` captchas as JSON, in pieces: who reads slowly holds one, not all."""
+    """A challenge of ``size`` captchas as JSON, in pieces that bound the memory of slow clients."""
     before = b'{"images": ['
     for first in range(0, size, PIECE_SIZE):
         names = [_random_name() for _ in range(first, min(first + PIECE_SIZE, size))]
@@ -223,14 +225,14 @@ async def _few_threads(_: FastAPI) -> AsyncIterator[None]:
 
 
 class Admission:
-    """ASGI middleware: bounds the requests in progress, and answers those that a stop cuts off."""
+    """ASGI middleware that limits the requests in progress and answers those that a stop ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or say that it cannot be served now."""
+        """Serve one request, or ask the client to retry."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -247,8 +249,8 @@ class Admission:
         self._in_progress += 1
         try:
             await self._app(scope, receive, noting_send)
-        except asyncio.CancelledError:  # the time to finish before the server stops is over
-            # An answer that has begun is broken off. Raised, it would look like a failure of ours.
+        except asyncio.CancelledError:  # the time to finish before the stop is over
+            # A started response ends early, without an error, as this is not a server failure.
             if not started:
                 await _try_again("the server stops")(scope, receive, send)
         finally:
@@ -268,7 +270,7 @@ async def _recording_is_gone(_: Request, error: UsageError) -> Response:
 
 
 async def _server_error(_: Request, error: Exception) -> Response:
-    """For the client, who learns nothing of the inside; the host's terminal shows the traceback."""
+    """A message without details for the client; the terminal of the host shows the traceback."""
     return _problem(500, "the server failed; ask the host")
 
 
@@ -293,14 +295,14 @@ def _problem(status: int, message: str, headers: Any = None) -> Response:
 
 
 def _name(description: str) -> Any:
-    # Told, not checked: names of any length are answered by the routes.
+    # This is documentation only; the routes check the length.
     return PathParameter(
         description=description, json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}
     )
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    # Not FastAPI's "model", which would promise it in the media type of the route's pages.
+    # FastAPI's "model" would declare the media type of the route instead of JSON.
     answer = {"application/json": {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": _TITLES[status], "content": answer} for status in (*statuses, 503)
@@ -314,18 +316,18 @@ _JPEG: dict[int | str, dict[str, Any]] = {
 
 
 def _submission_schema() -> dict[str, Any]:
-    """OpenAPI of the body, which is read by hand to limit its size."""
+    """OpenAPI schema of the body, which is read by hand to limit its size."""
     schema = Submission.model_json_schema()
     solution = schema.pop("$defs")["Solution"]
     schema["properties"]["solutions"]["items"] = solution
-    # Said in words: more of them are no error of the protocol, they have a verdict with status 200.
+    # The limit is in the description only, because more solutions get a verdict with status 200.
     most = schema["properties"]["solutions"].pop("maxItems")
     schema["description"] = f"At most {most} solutions, in at most {MAX_BODY_BYTES} bytes of JSON."
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own description, less the 422 that it promises and no route ever answers."""
+    """FastAPI's OpenAPI schema without status 422, which no route returns."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         for path in schema["paths"].values():

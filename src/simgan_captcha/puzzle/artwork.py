@@ -1,7 +1,7 @@
-"""Draw the puzzle's captchas: the same user and name give the same bytes every time.
+"""Draws the captchas of the puzzle; the same user and name always give the same bytes.
 
-First the parameters are drawn (`background_plan`, `letter_plan`), then rendered (`Artist`). The
-look follows the HackMIT 2017 puzzle; which bits of the hash decide what is our own choice.
+The parameters are drawn first (`background_plan`, `letter_plan`) and then rendered (`Artist`). The
+appearance follows the HackMIT 2017 puzzle. The use of the hash bits is our own choice.
 """
 
 import colorsys
@@ -27,10 +27,10 @@ SLOT_WIDTH = WIDTH // SLOTS
 LINES = 4
 LINE_WIDTH = 2
 STRIPE_VALUE = 0.7
-"""Brightness of the stripes, whose saturation is full (HSV, 0 to 1)."""
+"""Brightness of the stripes (HSV, 0 to 1); their saturation is 1."""
 
 X_OFFSETS = (15, 15, 15, 5)
-"""How many x offsets, from 0 up, a letter has in its slot; the last slot keeps it in the image."""
+"""Number of x offsets, from 0, in each slot; fewer in the last slot to stay in the image."""
 Y_OFFSETS = 20
 ANGLES = range(-30, 30)
 """Rotations in degrees, counter-clockwise."""
@@ -40,10 +40,10 @@ INK = 250
 JPEG_QUALITY = 50
 
 DEFAULT_FONT = Path(font_files["LatoBlack"])
-"""Lato Black (OFL-1.1), a font the simulator must not hold."""
+"""Lato Black (OFL-1.1), a font that the simulator must not contain."""
 FONT_SIZE = 26
-"""Pixels per em. At 26 Lato Black stands a little taller than the original's letters and has four
-fifths of their ink; the original's font is bolder."""
+"""Pixels per em. At 26, letters of Lato Black are slightly taller than the original ones and have
+80 % of their ink, because the original font is bolder."""
 
 CACHED_BACKGROUNDS = 256
 
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class BackgroundPlan:
-    """What all captchas of one user share."""
+    """The background that all captchas of one user share."""
 
     colours: tuple[tuple[int, int, int], ...]
     """RGB of the stripes from left to right, 0 to 255."""
@@ -67,7 +67,7 @@ class BackgroundPlan:
 
 @dataclass(frozen=True)
 class Letter:
-    """One character and where it is drawn."""
+    """One character and its place."""
 
     character: str
     angle: int
@@ -79,10 +79,10 @@ class Letter:
 
 
 def _draws(text: str, sizes: Iterable[int]) -> list[int]:
-    """One number in [0, size) for every size, decided by md5(text) alone."""
+    """One number in [0, size) for every size, derived from md5(text) alone."""
     sizes = tuple(sizes)
     digest = md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
-    # md5 has too few bits for twenty draws; SHAKE stretches it to four bytes for each.
+    # md5 has too few bits for twenty draws; SHAKE extends it to four bytes for each.
     stream = shake_128(digest).digest(4 * len(sizes))
     return [
         int.from_bytes(stream[4 * i : 4 * i + 4], "little") % size for i, size in enumerate(sizes)
@@ -90,7 +90,7 @@ def _draws(text: str, sizes: Iterable[int]) -> list[int]:
 
 
 def background_plan(user: str) -> BackgroundPlan:
-    """Stripes in saturated hues, and lines from the left quarter to the right quarter."""
+    """Draw stripes in saturated hues, and lines from the left quarter to the right quarter."""
     hue_steps = 1 << 16
     draws = iter(
         _draws(user, [hue_steps] * SLOTS + [SLOT_WIDTH, HEIGHT, SLOT_WIDTH, HEIGHT] * LINES)
@@ -107,7 +107,7 @@ def background_plan(user: str) -> BackgroundPlan:
 
 
 def letter_plan(user: str, name: str) -> tuple[Letter, ...]:
-    """The captcha's characters from left to right, which is also the order of drawing."""
+    """The characters of a captcha from left to right, which is also the order of drawing."""
     sizes = [size for offsets in X_OFFSETS for size in (len(ANGLES), offsets, Y_OFFSETS)]
     draws = _draws(user + name, sizes)
     return tuple(
@@ -129,10 +129,10 @@ class Artist:
     """
 
     def __init__(self, font: Path | None = None) -> None:
-        """Render every glyph at every angle once; no captcha then waits for FreeType.
+        """Render every glyph at every angle once, so that captchas need no FreeType.
 
         Args:
-            font: A font file that FreeType opens (TTF, OTF, WOFF2); None for Lato Black.
+            font: A font file (TTF, OTF, WOFF2); None for Lato Black.
         """
         self._glyphs = {
             (character, angle): _rotated(upright, angle)
@@ -142,7 +142,7 @@ class Artist:
         self._background = lru_cache(maxsize=CACHED_BACKGROUNDS)(_render_background)
 
     def draw(self, user: str, name: str) -> Image.Image:
-        """The captcha before the JPEG codec: RGB, 100x50."""
+        """The captcha before JPEG compression: RGB, 100x50."""
         image = self._background(user).copy()
         for letter in letter_plan(user, name):
             ink, mask = self._glyphs[letter.character, letter.angle]
@@ -150,7 +150,7 @@ class Artist:
         return image
 
     def jpeg(self, user: str, name: str) -> bytes:
-        """The captcha as it is served."""
+        """The captcha as JPEG bytes."""
         buffer = io.BytesIO()
         self.draw(user, name).save(buffer, "JPEG", quality=JPEG_QUALITY)
         return buffer.getvalue()
@@ -169,11 +169,11 @@ def _render_background(user: str) -> Image.Image:
 
 
 def _upright_glyphs(font: Path) -> dict[str, Image.Image]:
-    """Coverage, 0 to 255, of every character of the alphabet in its own box."""
+    """Coverage (0 to 255) of each character of the alphabet in its own box."""
     try:
         face = ImageFont.truetype(font, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
         glyphs = {character: _upright(face, character) for character in HACKMIT_2017.alphabet}
-        # A noncharacter, which no font maps: what the font draws for a character it lacks.
+        # No font has this noncharacter, so it shows what the font draws for a missing character.
         unknown = _upright(face, "\uffff").tobytes()
     except (OSError, ValueError) as error:
         raise UsageError(
@@ -200,8 +200,8 @@ def _upright(face: ImageFont.FreeTypeFont, character: str) -> Image.Image:
 
 
 def _rotated(upright: Image.Image, angle: int) -> tuple[Image.Image, Image.Image]:
-    """Ink (RGB) and mask (L) of a glyph turned about the middle of its box, which grows to fit."""
+    """Ink (RGB) and mask (L) of a glyph rotated about the centre of its box, which grows to fit."""
     mask = upright.rotate(angle, expand=True)
-    # The ink itself fades towards the glyph's edge, hence the thin dark rim of the real captchas.
+    # The ink fades towards the edge of the glyph, which gives the thin dark rim of real captchas.
     ink = ImageChops.multiply(mask, Image.new("L", mask.size, INK))
     return Image.merge("RGB", (ink, ink, ink)), mask

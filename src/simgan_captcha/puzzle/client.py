@@ -1,4 +1,4 @@
-"""Send readings to a puzzle server and take its verdict. Knows the protocol, not the answers."""
+"""Submits readings to a puzzle server. It uses the protocol but not the answer rule."""
 
 import asyncio
 import json
@@ -14,28 +14,28 @@ from simgan_captcha.addresses import LOOPBACK_DIRECT, server_and_user, without_p
 from simgan_captcha.errors import SubmissionError, UsageError
 
 MOST_SOLUTIONS = 15_000
-"""What the puzzle takes in one submission."""
+"""Maximum number of solutions in one submission."""
 REPLY_SECONDS = 120.0
-"""A reply that is not complete by then is given up."""
+"""Timeout for a complete reply."""
 SILENCE_SECONDS = 60.0
-"""A server that sends nothing for so long is given up."""
+"""Timeout for a server that sends nothing."""
 MAX_REPLY_BYTES = 1 << 20
 
 
 class Reading(Protocol):
-    """What a reader says of one image."""
+    """The reading of one image."""
 
     @property
     def name(self) -> str:
-        """The image's name, as the challenge gave it."""
+        """Name of the image in the challenge."""
 
     @property
     def text(self) -> str:
-        """What it reads."""
+        """Text of the reading."""
 
     @property
     def confidence(self) -> float:
-        """How sure it is, from 0 to 1."""
+        """Confidence, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,29 @@ class Verdict:
 
     passed: bool
     submitted: int
-    """Readings that were sent."""
+    """Number of submitted readings."""
     passcode: str | None
     message: str
-    """One line, printable."""
+    """Message of the server as one printable line."""
     reply: dict[str, Any]
-    """The server's JSON object, unchanged."""
+    """JSON object of the server, unchanged."""
 
 
 def submit(base_url: str, user: str, readings: Sequence[Reading]) -> Verdict:
-    """Post the 15,000 readings that are surest, equally sure ones in the order of their names.
+    """Submit the 15,000 readings with the highest confidence.
 
-    Must not be called from a running asyncio loop.
+    Readings of the same confidence are sorted by name. Must not be called from a running asyncio
+    loop.
 
     Args:
-        base_url: The server, as ``http://127.0.0.1:8000``, or the user's puzzle on it, as
-            ``http://127.0.0.1:8000/u/marty/``.
-        user: Whose puzzle it is.
-        readings: Any number of them.
+        base_url: Address of the server, such as ``http://127.0.0.1:8000``, or of the user's puzzle,
+            such as ``http://127.0.0.1:8000/u/marty/``.
+        user: User of the puzzle.
+        readings: Any number of readings.
 
     Raises:
-        UsageError: No readings, no user, no http(s) URL, or one that names another user.
-        SubmissionError: No connection, no reply in time, or a reply that is not a verdict.
+        UsageError: There are no readings or no user, or the URL is invalid or of another user.
+        SubmissionError: There is no connection, no reply in time, or the reply is not a verdict.
     """
     if not readings or not user:
         raise UsageError(
@@ -77,13 +78,13 @@ def submit(base_url: str, user: str, readings: Sequence[Reading]) -> Verdict:
             f"expected the puzzle of {user!r}, {without_password(base_url)} is that of {named!r}; "
             f"give --user {named}, or the server's address alone, {without_password(server)}"
         )
-    surest = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[
+    best = sorted(readings, key=lambda reading: (-reading.confidence, reading.name))[
         :MOST_SOLUTIONS
     ]
-    body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in surest]})
+    body = json.dumps({"solutions": [{"name": r.name, "solution": r.text} for r in best]})
     url = f"{server}/u/{quote(user, safe='')}/solution"
     status, content = asyncio.run(_post(url, body.encode()))
-    return _verdict(without_password(url), status, content, submitted=len(surest))
+    return _verdict(without_password(url), status, content, submitted=len(best))
 
 
 async def _post(url: str, body: bytes) -> tuple[int, bytes]:
@@ -92,7 +93,7 @@ async def _post(url: str, body: bytes) -> tuple[int, bytes]:
     headers = {
         "User-Agent": f"simgan-captcha/{__version__}",
         "Content-Type": "application/json",
-        # A compressed reply could be a thousand times as large as what the limit counts.
+        # A compressed reply could be a thousand times larger than the bytes that the limit counts.
         "Accept-Encoding": "identity",
     }
     content = bytearray()
@@ -112,11 +113,12 @@ async def _post(url: str, body: bytes) -> tuple[int, bytes]:
             return response.status_code, bytes(content)
     except TimeoutError:
         raise SubmissionError(
-            f"expected a reply from {shown} within {REPLY_SECONDS:g} s, got no end of it; try again"
+            f"expected a reply from {shown} within {REPLY_SECONDS:g} s, got an "
+            "incomplete one; try again"
         ) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise UsageError(
-            f"expected the URL of a puzzle server as http://HOST:PORT, got {shown!r} ({error})"
+            f"expected the URL of a puzzle server, http://HOST:PORT, got {shown!r} ({error})"
         ) from None
     except httpx.HTTPError as error:
         raise SubmissionError(
@@ -138,7 +140,7 @@ def _verdict(url: str, status: int, content: bytes, *, submitted: int) -> Verdic
         )
     passcode = reply.get("passcode") if isinstance(reply, dict) else None
     error = reply.get("error") if isinstance(reply, dict) else None
-    # One of the two, and text: anything else is not the puzzle's word.
+    # A verdict has exactly one of the two, as text.
     if [isinstance(said, str) for said in (passcode, error)].count(True) != 1:
         raise SubmissionError(
             f'expected {{"message", "passcode"}} or {{"error"}} from {url}, got '
@@ -155,5 +157,5 @@ def _verdict(url: str, status: int, content: bytes, *, submitted: int) -> Verdic
 
 
 def _one_line(said: object) -> str:
-    """Text from outside, fit for a terminal: no control characters, not endless."""
+    """Untrusted text for a terminal, without control characters and at most 300 characters long."""
     return "".join(c if c.isprintable() else " " for c in str(said))[:300].strip()

@@ -1,4 +1,4 @@
-"""The puzzle's two pages, in HTML, everything from outside escaped."""
+"""The two HTML pages of the puzzle; all values are escaped."""
 
 from collections.abc import Iterable
 from html import escape
@@ -30,26 +30,26 @@ $body
 )
 
 _USER_BODY = Template(
-    """<p>Hello $user. Every image here hides $length characters out of <code>a-z</code> and
-<code>0-9</code>. Teach a machine to read them.</p>
+    """<p>Hello $user. Every image contains $length characters of <code>a-z</code> and
+<code>0-9</code>. Train a machine to read them.</p>
 <p><img src="random_image" alt="a captcha"><img src="random_image?2" alt="another captcha"></p>
 <h2>The images</h2>
 <ul>
-<li><a href="challenge"><code>GET challenge</code></a> gives $batch_size of them, other ones each
+<li><a href="challenge"><code>GET challenge</code></a> returns $batch_size new images each
 time: <code>{"images": [{"name": "…", "jpg_base64": "…"}, …]}</code></li>
-<li><a href="random_image"><code>GET random_image</code></a> gives one, as a JPEG.</li>
-<li><code>GET image/NAME</code> gives the image of that name, as a JPEG.</li>
+<li><a href="random_image"><code>GET random_image</code></a> returns one image, as a JPEG.</li>
+<li><code>GET image/NAME</code> returns the image with that name, as a JPEG.</li>
 </ul>
 <h2>Your answers</h2>
-<p><code>POST solution</code> takes at most $most_solutions of them in one request. With
-$needed different images right you get the passcode.</p>
+<p><code>POST solution</code> accepts at most $most_solutions answers in one request. You get the
+passcode for right answers to $needed different images.</p>
 <pre>{"solutions": [{"name": "…", "solution": "a1b2"}, …]}</pre>
 """
 )
 
 
 def user_page(user: str, *, length: int, batch_size: int, needed: int, most_solutions: int) -> str:
-    """The puzzle of one user, who may be any string."""
+    """The puzzle page of one user; the name may be any string."""
     body = _USER_BODY.substitute(
         user=escape(user),
         length=length,
@@ -61,13 +61,13 @@ def user_page(user: str, *, length: int, batch_size: int, needed: int, most_solu
 
 
 def front_page(users: Iterable[str] | None) -> str:
-    """Where to go; ``users`` None when any name is welcome."""
+    """The start page with links to the users; ``users`` is None if any name is allowed."""
     if users is None:
-        body = "<p>Choose a name; your puzzle is at <code>/u/NAME/</code>.</p>"
+        body = "<p>Choose a name. Your puzzle is at <code>/u/NAME/</code>.</p>"
     else:
         links = "".join(
             f'<li><a href="u/{quote(user, safe="")}/">{escape(user)}</a></li>'
             for user in sorted(users)
         )
-        body = f"<p>Whose puzzle?</p><ul>{links}</ul>"
+        body = f"<p>Choose a user:</p><ul>{links}</ul>"
     return _PAGE.substitute(title="The captcha puzzle", body=body)

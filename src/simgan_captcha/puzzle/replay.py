@@ -1,4 +1,4 @@
-"""Recorded challenge batches, served again in the order of their numbers."""
+"""Recorded challenge batches, replayed in the order of their numbers."""
 
 import base64
 import binascii
@@ -31,21 +31,21 @@ class _Batch(BaseModel):
 
 
 class Recording:
-    """A folder of batch files, each as a challenge server answered it.
+    """A folder of batch files, each a recorded response of a challenge server.
 
-    Holds the names in memory, never the images. After the last batch the first comes again.
+    Only the names are held in memory, not the images. After the last batch, the first one follows.
 
     Raises:
         UsageError: The folder cannot be read, is empty, or a file in it is not a challenge batch.
     """
 
     def __init__(self, folder: Path, next_turn: Callable[[], int] | None = None) -> None:
-        """Read every file once: a recording that is damaged is refused before anybody asks.
+        """Read every file once, so that a damaged recording is refused at the start.
 
         Args:
-            folder: Where the batch files are.
-            next_turn: Gives 0, 1, 2, ..., one a call; worker processes that serve one recording
-                need `SharedTurns`. None for a count of its own.
+            folder: Folder of the batch files.
+            next_turn: Returns 0, 1, 2, ... in successive calls. Worker processes that share one
+                recording need `SharedTurns`. None for a private counter.
         """
         try:
             files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
@@ -67,14 +67,14 @@ class Recording:
         self._next_turn = next_turn or itertools.count().__next__
 
     def next_batch(self) -> Path:
-        """The next batch file; one turn for all users together.
+        """The next batch file; all users share one counter.
 
         Raises:
-            UsageError: It is not there any more.
+            UsageError: The file no longer exists.
         """
         path = self._files[self._next_turn() % len(self._files)]
         if not path.is_file():
-            raise UsageError(f"cannot find the batch {path} any more; put it back")
+            raise UsageError(f"expected the batch file {path}, it no longer exists; restore it")
         return path
 
     def random_name(self) -> str:
@@ -82,10 +82,10 @@ class Recording:
         return random.choice(self._names)
 
     def jpeg(self, name: str) -> bytes | None:
-        """The recorded image, or None when no batch holds it.
+        """The recorded image; None if no batch contains it.
 
         Raises:
-            UsageError: Its batch cannot be read any more.
+            UsageError: Its batch can no longer be read.
         """
         path = self._file_of.get(name)
         if path is None:
@@ -100,13 +100,13 @@ class Recording:
 
 
 class SharedTurns:
-    """Counts 0, 1, 2, ... over all worker processes it is handed to."""
+    """A counter 0, 1, 2, ... that worker processes share."""
 
     def __init__(self) -> None:
         self._next = multiprocessing.get_context("spawn").Value("Q", 0)
 
     def __call__(self) -> int:
-        """The next number, whichever process asks."""
+        """The next number over all processes."""
         with self._next.get_lock():
             turn: int = self._next.value
             self._next.value += 1
@@ -114,12 +114,16 @@ class SharedTurns:
 
 
 def _natural_order(path: Path) -> tuple[list[int], str]:
-    """challenge-2 before challenge-10."""
+    """Sort key for natural order, with challenge-2 before challenge-10."""
     return [int(number) for number in re.findall(r"\d{1,18}", path.name)], path.name
 
 
 def _read(path: Path) -> _Batch:
-    """Raises UsageError unless the file is a batch that holds an image."""
+    """Read a batch file.
+
+    Raises:
+        UsageError: The file is not a batch with at least one image.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_BATCH_BYTES:
@@ -133,7 +137,7 @@ def _read(path: Path) -> _Batch:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise UsageError(
-            f'expected a batch {{"images": [{{"name", "jpg_base64"}}, ...]}}, {path} is none '
+            f'expected a batch {{"images": [{{"name", "jpg_base64"}}, ...]}}, {path} is not one '
             f"({first['msg']}); remove it from the --replay folder"
         ) from None
     if not batch.images:

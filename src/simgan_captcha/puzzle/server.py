@@ -1,4 +1,4 @@
-"""Run the puzzle: in the foreground for a host of contests, or beside a program that plays it."""
+"""Runs the puzzle server, in the foreground or as a child of a program that uses it."""
 
 import contextlib
 import json
@@ -26,9 +26,9 @@ from simgan_captcha.serving.connection import STOP_SECONDS, PatientProtocol, ser
 from simgan_captcha.serving.listening import listen, url_of
 
 START_SECONDS = 180.0
-"""A child that has not started by then is given up."""
+"""Timeout for the start of a child process."""
 HEALTH_SECONDS = 60
-"""A worker that gives no sign of life for so long is replaced; one that starts, too."""
+"""A worker that does not respond for this time is replaced, even while it starts."""
 
 
 def serve(
@@ -47,21 +47,21 @@ def serve(
     """Serve the puzzle until Ctrl-C or SIGTERM; requests in progress are finished first.
 
     Args:
-        host: Address to listen on; the default takes connections of this machine only.
+        host: Address to listen on; by default, only this machine can connect.
         port: TCP port; 0 for a free one.
-        users: Who has a puzzle; None for everybody.
+        users: Users that have a puzzle; None for all names.
         font: Font of the captchas; None for Lato Black.
         replay: Folder of recorded batches to serve instead of drawing.
-        batch_size: Images in a challenge.
-        passcode_key: Secret from which passcodes are made; None for a random one, so that passcodes
-            of another start differ.
-        workers: Processes that serve, from 1. With more than one a script must call this under
-            ``if __name__ == "__main__"``, as each process imports it.
-        announce: Called once with the server's URL, when it takes connections.
-        stop_at_end_of: A stream whose end, too, stops the server.
+        batch_size: Number of images in a challenge.
+        passcode_key: Secret key of the passcodes. None for a random key; the passcodes then change
+            with every start.
+        workers: Number of worker processes, at least 1. With more than one, a script must call this
+            under ``if __name__ == "__main__"``, because each process imports the script.
+        announce: Called once with the URL, when the server accepts connections.
+        stop_at_end_of: A stream whose end also stops the server.
 
     Raises:
-        UsageError: The address cannot be listened on; the font or the folder is unfit.
+        UsageError: The server cannot listen on the address, or cannot use the font or the folder.
     """
     if workers < 1:
         raise UsageError(f"expected at least 1 worker, got {workers}; give another --workers")
@@ -73,7 +73,7 @@ def serve(
         users=None if users is None else frozenset(users),
         batch_size=batch_size,
     )
-    # Built here first in any case: what is unfit is said once, before any process starts.
+    # Built here in any case, so that errors are reported once, before workers start.
     app = puzzle.app()
     config = server_config(
         app if workers == 1 else puzzle.worker_app,
@@ -82,7 +82,7 @@ def serve(
         workers=workers,
         timeout_worker_healthcheck=HEALTH_SECONDS,
     )
-    # Ctrl-C is how a person stops the server, not a failure.
+    # Ctrl-C is the normal way to stop the server.
     with (
         listen(host, port) as listener,
         contextlib.suppress(KeyboardInterrupt),
@@ -111,7 +111,7 @@ class _PuzzleProtocol(PatientProtocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Puzzle:
-    """What a process needs to know to serve; it is handed to every worker."""
+    """Settings of the puzzle, which every worker receives."""
 
     font: Path | None
     replay: Path | None
@@ -130,14 +130,14 @@ class _Puzzle:
         )
 
     def worker_app(self) -> FastAPI:
-        """In a worker, which would outlive a parent that was killed, and keep the port."""
+        """The application of a worker, which ends with its parent and so releases the port."""
         end_with_parent(by=signal.SIGTERM)
         return self.app()
 
 
 @contextlib.contextmanager
 def _interrupts_kept_from_workers(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls stop here, and reaches no process that starts meanwhile."""
+    """Within the block, Ctrl-C calls ``stop`` and does not reach new child processes."""
 
     def wait_for_interrupt() -> None:
         signal.sigwait({signal.SIGINT})
@@ -157,15 +157,15 @@ def running_puzzle(
     batch_size: int = BATCH_SIZE,
     port: int = 0,
 ) -> Iterator[str]:
-    """A puzzle server on loopback in a process of its own; gives its URL, stops it in the end.
+    """Run a puzzle server on loopback in a child process, and give its URL.
 
-    Port 0 takes a free one.
+    Port 0 selects a free port. The server stops at the end of the block.
 
-    The child ignores the terminal's Ctrl-C, so that this process can finish with it, and stops by
-    itself when this process is gone, even killed: it watches a pipe that then closes.
+    The child ignores Ctrl-C, so that this process can still use it. It watches a pipe and stops if
+    this process ends or is killed.
 
     Raises:
-        UsageError: The font or the folder is unfit.
+        UsageError: The server cannot use the font or the folder.
         SimganCaptchaError: The server did not start.
     """
     options = {
@@ -194,7 +194,7 @@ def running_puzzle(
 
 
 def _await_url(child: subprocess.Popen[bytes], output: IO[bytes]) -> str:
-    """The first line of the child: its URL, or why there is none."""
+    """Read the first line of the child: its URL or an error."""
     patience = threading.Timer(START_SECONDS, child.kill)
     patience.daemon = True
     patience.start()
@@ -203,7 +203,7 @@ def _await_url(child: subprocess.Popen[bytes], output: IO[bytes]) -> str:
     if not line:
         raise SimganCaptchaError(
             f"expected the puzzle server to start within {START_SECONDS:.0f} s, it ended; "
-            "its own message stands above"
+            "see its message above"
         )
     report: dict[str, str] = json.loads(line)
     if "error" in report:
@@ -212,7 +212,7 @@ def _await_url(child: subprocess.Popen[bytes], output: IO[bytes]) -> str:
 
 
 def _serve_as_child(options: dict[str, Any]) -> int:
-    """Serve as `running_puzzle` asks, one line of JSON on stdout; returns the exit code."""
+    """Serve for `running_puzzle`, with one line of JSON on stdout; return the exit code."""
     try:
         serve(
             users=options["users"],

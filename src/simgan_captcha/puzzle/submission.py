@@ -1,8 +1,8 @@
-"""A contestant's submission: taken in within limits, checked, answered.
+"""Receives and checks the submissions of contestants, within limits.
 
-Bodies are hostile until checked. What bounds the memory they take: one body's size, the bytes of
-all bodies on their way together, and how many are checked at a time, since the values of a JSON
-text can take forty times its bytes.
+Bodies are not trusted. Three limits bound the memory: on the size of one body, on the bytes of all
+bodies in progress, and on the number of simultaneous checks. Parsed JSON can take forty times the
+memory of its text.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from starlette.requests import ClientDisconnect
 from simgan_captcha.puzzle.answers import answer
 
 MOST_SOLUTIONS = 15_000
-"""More in one request are not looked at."""
+"""Maximum number of solutions in one request."""
 NEEDED = 10_000
-"""Different images read right that earn the passcode."""
+"""Number of different images with a right solution that earn the passcode."""
 
 MAX_BODY_BYTES = 4 << 20
-"""A submission of 15,000 is about one megabyte."""
+"""A submission with 15,000 solutions has about one megabyte."""
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 MAX_BODIES_BYTES = 128 << 20
-"""All bodies that are on their way or wait for their check, together."""
+"""Maximum number of bytes of all bodies that are being received or checked."""
 BODY_SECONDS = 60.0
-"""A submission that takes longer to arrive is given up."""
+"""A submission must arrive within this time."""
 CHECKED_AT_ONCE = 2
 
 
@@ -46,7 +46,7 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    # FailFast, since one clear error is enough and 15,000 of them are a load.
+    # FailFast, because one clear error is enough and 15,000 errors are expensive.
     solutions: Annotated[list[Solution], FailFast(), Field(max_length=MOST_SOLUTIONS)]
 
 
@@ -65,11 +65,11 @@ class Refused(BaseModel):
 
 
 class SubmissionDesk:
-    """Takes submissions in and checks them."""
+    """Receives submissions and checks them."""
 
     def __init__(self, passcode_key: bytes) -> None:
         self._passcode_key = passcode_key
-        # Threads of its own: each keeps the memory that its largest body took.
+        # Separate threads, because each thread keeps the memory of its largest body.
         self._checkers = ThreadPoolExecutor(CHECKED_AT_ONCE, "check")
         self._held_bytes = 0
 
@@ -77,7 +77,7 @@ class SubmissionDesk:
         """The verdict on the request's body.
 
         Raises:
-            HTTPException: 400 no submission, 408 too slow, 413 too large, 503 too many at once.
+            HTTPException: 400 invalid, 408 too slow, 413 too large, 503 too many at once.
         """
         body = bytearray()
         try:
@@ -106,20 +106,22 @@ class SubmissionDesk:
                         self._held_bytes += len(chunk)
                     elif received > MAX_DISCARDED_BYTES:
                         break
-                    # In between bytes are dropped: a client that still sends reads no reply.
+                    # Other bytes are dropped: a client does not read the reply while it sends.
         except TimeoutError:
             raise HTTPException(408, f"expected the body within {BODY_SECONDS:.0f} s") from None
         except ClientDisconnect:
-            raise HTTPException(400, "the body broke off") from None
+            raise HTTPException(
+                400, "expected a complete body, the connection was closed"
+            ) from None
         if received > MAX_BODY_BYTES:
             raise HTTPException(413, f"expected at most {MAX_BODY_BYTES} bytes of body")
 
 
 def check(user: str, body: bytes | bytearray, passcode_key: bytes) -> Passed | Refused:
-    """The verdict on a whole body.
+    """The verdict on a complete body.
 
     Raises:
-        HTTPException: 400, the body is no submission; the message says what is wrong, and where.
+        HTTPException: 400, the body is not a submission; the message gives the error and its place.
     """
     try:
         solutions = Submission.model_validate_json(body).solutions
@@ -135,7 +137,7 @@ def check(user: str, body: bytes | bytearray, passcode_key: bytes) -> Passed | R
             message="The machine can read. Here is your passcode.",
             passcode=passcode(passcode_key, user),
         )
-    # Never how many: a count would tell, one image at a time, what its text is.
+    # Never the number: a count would reveal the texts, one image at a time.
     found = "None" if right == 0 else "At least one"
     return Refused(
         error="Too few correct solutions",
@@ -144,10 +146,10 @@ def check(user: str, body: bytes | bytearray, passcode_key: bytes) -> Passed | R
 
 
 def passcode(key: bytes, user: str) -> str:
-    """The passcode of a user, 32 hex digits: a keyed hash, so that nobody can make another's."""
+    """The passcode of a user, 32 hex digits. Without the key it cannot be computed."""
     return hmac.new(key, user.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
 
 
 def _count_right(user: str, solutions: Sequence[Solution]) -> int:
-    """Different images that have at least one right reading."""
+    """Number of different images with at least one right solution."""
     return len({given.name for given in solutions if given.solution == answer(user, given.name)})

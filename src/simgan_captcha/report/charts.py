@@ -1,7 +1,7 @@
-"""Small SVG charts for the report, as ``data:`` URIs that follow the reader's light or dark theme.
+"""Small SVG charts for the report, as ``data:`` URIs that follow the browser's light or dark theme.
 
-Every chart is a fresh Matplotlib `Figure` (no pyplot, no global figures). Its colours are CSS
-variables, so one picture serves both themes; its text stays text, so it is small and sharp.
+Every chart is a new Matplotlib `Figure` (no pyplot, no global figures). Its colours are CSS
+variables, so one picture serves both themes. Its labels stay text, so it is small and sharp.
 """
 
 import base64
@@ -23,7 +23,7 @@ Curve = Sequence[tuple[float, float]]
 MAX_POINTS = 300
 """Longer curves are drawn as means of consecutive points."""
 
-# A placeholder that no chart draws otherwise, the CSS variable it becomes, light, dark.
+# Placeholder colour that nothing else draws with, its CSS variable, light value, dark value.
 _COLOURS = (
     ("#010101", "ink", "#3d4754", "#c3cad3"),
     ("#020202", "grid", "#e3e7ec", "#333a44"),
@@ -37,7 +37,7 @@ _COLOURS = (
 _INK, _GRID, *_SERIES = (placeholder for placeholder, *_ in _COLOURS)
 _ACCENT_RGB = (0x2F / 255, 0x6F / 255, 0xB3 / 255)
 _WIDTH, _HEIGHT = 5.2, 2.9
-"""Inches of 72 points: readable at the width of a phone and in two columns of a desk."""
+"""Inches of 72 points: readable on a phone, and in two columns on a desktop."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Any: Matplotlib 3.10 types its keys as str, 3.11 as literals.
@@ -69,11 +69,13 @@ _STYLE: dict[Any, Any] = {
 
 
 def curves(series: Mapping[str, Curve], *, share: bool = False) -> str:
-    """Values over steps, one line a name, logarithmic when positive values span over 30 fold.
+    """Values over steps, one line for each name.
+
+    The axis is logarithmic if all values are positive and span more than a factor of 30.
 
     Args:
         series: At least one curve, each of at least one point, finite.
-        share: Whether values are shares in [0, 1], drawn on that whole range in percent.
+        share: Whether values are shares in [0, 1]. The axis then shows 0 to 100 %.
     """
 
     def draw(axes: Axes) -> None:
@@ -105,7 +107,7 @@ def curves(series: Mapping[str, Curve], *, share: bool = False) -> str:
 
 
 def confidence_histogram(confidences: Sequence[float]) -> str:
-    """How many images were read with what confidence in [0, 1]; counts on a logarithmic axis."""
+    """Histogram of confidences in [0, 1]; the number of images is on a logarithmic axis."""
 
     def draw(axes: Axes) -> None:
         counts, edges = np.histogram(confidences, bins=20, range=(0.0, 1.0))
@@ -123,7 +125,7 @@ def confidence_histogram(confidences: Sequence[float]) -> str:
 
 
 def character_shares(shares: Mapping[str, float], prior: float) -> str:
-    """Share in [0, 1] of all characters read that each is, against one uniform prior."""
+    """Share of each character among all characters read, in [0, 1], and the uniform prior."""
 
     def draw(axes: Axes) -> None:
         places = np.arange(len(shares))
@@ -142,18 +144,18 @@ def character_shares(shares: Mapping[str, float], prior: float) -> str:
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
-    """Accuracy against confidence.
+    """Reliability diagram: accuracy against confidence.
 
     Args:
-        bins: (mean confidence, accuracy, images), shares in [0, 1]; the dot's area grows with
-            the images.
+        bins: (mean confidence, accuracy, number of images), shares in [0, 1]. The area of a dot
+            grows with the number of images.
     """
 
     def draw(axes: Axes) -> None:
         confidence, accuracy, images = (
             np.asarray(column, float) for column in zip(*bins, strict=True)
         )
-        axes.plot([0, 1], [0, 1], color=_SERIES[5], linestyle=":", label="as sure as right")
+        axes.plot([0, 1], [0, 1], color=_SERIES[5], linestyle=":", label="perfect calibration")
         area = 8 + 90 * images / images.max()
         axes.scatter(
             confidence, accuracy, area, color=_SERIES[0], label="measured", zorder=4, clip_on=False
@@ -170,11 +172,11 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
 
 
 def confusion_matrix(characters: Sequence[str], shares: Sequence[Sequence[float]]) -> str:
-    """How often each true character (row) was taken for each other one (column).
+    """How often each true character (row) was read as each other one (column).
 
     Args:
         characters: K labels.
-        shares: K rows of K shares in [0, 1] of the row's truth; the diagonal is left blank.
+        shares: K rows of K shares in [0, 1], relative to the row; the diagonal is left blank.
     """
 
     def draw(axes: Axes) -> None:
@@ -183,7 +185,7 @@ def confusion_matrix(characters: Sequence[str], shares: Sequence[Sequence[float]
         top = max(float(amount.max()), 1e-9)
         cells = np.empty((*amount.shape, 4))
         cells[..., :3] = _ACCENT_RGB
-        # The square root keeps rare confusions visible beside the commonest.
+        # The square root keeps rare confusions visible next to the most common ones.
         cells[..., 3] = np.sqrt(amount / top)
         axes.imshow(cells, interpolation="nearest", zorder=2)
         places = np.arange(len(characters))
@@ -192,8 +194,8 @@ def confusion_matrix(characters: Sequence[str], shares: Sequence[Sequence[float]
             axis.set_ticks(places, list(characters), fontsize=8)
             axis.set_tick_params(length=0)
         axes.grid(color=_GRID, linewidth=0.4)
-        axes.set_xlabel(f"read (darkest: {top:.1%} of that truth)")
-        axes.set_ylabel("truth")
+        axes.set_xlabel(f"read as (darkest: {top:.1%} of a true character)")
+        axes.set_ylabel("true character")
 
     return _svg(draw, height=_WIDTH)
 
@@ -216,7 +218,7 @@ def _svg(draw: Callable[[Axes], None], width: float = _WIDTH, height: float = _H
 @contextmanager
 def _style() -> Iterator[None]:
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # Only measured with Matplotlib's font: the browser draws the text with one that has it.
+        # Matplotlib's font only measures the text; the browser draws it with a font of its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 

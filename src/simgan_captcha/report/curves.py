@@ -1,4 +1,4 @@
-"""Learning curves of a stage, as the report and the run's page show them."""
+"""Learning curves of a stage, for the report and the run page."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ _SHARE_WORDS = {"accuracy", "rate", "confidence", "share", "agreement", "fractio
 
 
 def curve_group(folder: Path, stage: Stage, damage: list[str]) -> Json:
-    """What `sections.html` shows of one stage's ``metrics.jsonl``.
+    """Title and charts of one stage's ``metrics.jsonl``, for `sections.html`.
 
     Args:
-        folder: The run's.
-        stage: One with ``curves``.
-        damage: Gets a line for the user about each thing that could not be used.
+        folder: Folder of the run.
+        stage: A stage with ``curves``.
+        damage: Receives a message for the user about each unusable file or line.
     """
     panels: dict[str, dict[str, charts.Curve]] = {}
     for key, curve in read_metrics(folder / stage.name / FILE_NAME, damage).items():

@@ -1,4 +1,4 @@
-"""The report's section on what a run says of itself, without a label."""
+"""The report's section on the accuracy estimate, which uses no labels."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,30 +14,30 @@ from simgan_captcha.report import charts
 from simgan_captcha.report.inputs import as_mapping, as_texts, first_text, read_json
 
 _PRIOR_CHARACTERS = 80
-"""Larger alphabets show the characters that are furthest from the prior."""
+"""Maximum number of characters in the chart: those with the largest differences from the prior."""
 
 
 def diagnosis_section(
     folder: Path, run: Json, readings: list[Reading] | None, truth: float | None, damage: list[str]
 ) -> Json:
-    """What `report.html` shows of ``readings/diagnosis.json`` and of the readings' characters.
+    """The estimate in ``readings/diagnosis.json`` and the frequency of each character.
 
     Args:
-        folder: The run's.
-        run: Its ``run.json``, for the alphabet.
-        readings: None when there are none.
-        truth: The share of captchas read right, where somebody judged the run.
-        damage: Gets a line for the user when the diagnosis is not what a run writes.
+        folder: Folder of the run.
+        run: Its ``run.json``, which holds the alphabet.
+        readings: All readings, or None if there are none.
+        truth: Accuracy of whole captchas against labels, or None if the run was not judged.
+        damage: Receives a message for the user if the diagnosis is damaged.
     """
     return {
-        **_said(folder / DIAGNOSIS, truth, damage),
+        **_estimate(folder / DIAGNOSIS, truth, damage),
         "lesson": lesson_shown(folder, damage),
         "characters": None if readings is None else _against_prior(run, readings),
     }
 
 
 def lesson_shown(folder: Path, damage: list[str]) -> Lesson | None:
-    """What a run was taught with labels; None if nothing, or if it is damaged."""
+    """The lesson of a run taught with labels; None if there is none or it is damaged."""
     try:
         return load_lesson(folder)
     except RunError as error:
@@ -45,7 +45,7 @@ def lesson_shown(folder: Path, damage: list[str]) -> Lesson | None:
         return None
 
 
-def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
+def _estimate(path: Path, truth: float | None, damage: list[str]) -> Json:
     nothing: Json = {"kept": None, "warnings": []}
     diagnosis = read_json(path, damage)
     if diagnosis is None:
@@ -70,13 +70,13 @@ def _said(path: Path, truth: float | None, damage: list[str]) -> Json:
     except (LookupError, TypeError, ValueError, AttributeError):
         damage.append(
             f"{path} is not what simgan-captcha run writes; delete the folder it is in and run "
-            "the run again to see what it says of itself"
+            "the run again to see its accuracy estimate"
         )
         return nothing
 
 
 def _against_prior(run: Json, readings: list[Reading]) -> Json | None:
-    """What was read, character by character, against an alphabet whose letters are alike likely."""
+    """Frequency of each character in the readings, compared with a uniform prior."""
     text = "".join(reading.text for reading in readings)
     if not text:
         return None

@@ -1,7 +1,7 @@
-"""What stages left in a run folder, read for the report: damage is noted, never fatal.
+"""Read the files of a run folder for the report; damage is noted and never fatal.
 
-Every reader takes a list ``damage`` and appends to it a line for the user about what it could not
-use. A file that is not there is not damage.
+These functions take a list ``damage`` and append a message for the user about everything that they
+cannot use. A missing file is not damage.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from simgan_captcha.pipeline.run_folder import READINGS
 
 _MAX_METRICS_BYTES = 64_000_000
 _UNPLOTTED = {"step", "steps", "epoch", "images", "seconds", "flops", "eta"}
-"""A figure with one of these words in its name is a count or a cost, not a curve."""
+"""Metrics with one of these words in their name are counts or costs, not curves."""
 
 
 def read_readings(path: Path, damage: list[str]) -> list[Reading] | None:
-    """``readings.parquet``; None when it is missing or, which is noted, damaged."""
+    """The readings in a Parquet file; None if it is missing or damaged. Damage is noted."""
     if not path.exists():
         return None
     try:
@@ -33,7 +33,7 @@ def read_readings(path: Path, damage: list[str]) -> list[Reading] | None:
 
 
 def read_metrics(path: Path, damage: list[str]) -> dict[str, list[tuple[float, float]]]:
-    """Curves by name; of a step that a resumed run repeats, the later line counts."""
+    """Curves by name. If a resumed run repeats a step, its later line counts."""
     if not path.exists():
         return {}
     if path.stat().st_size > _MAX_METRICS_BYTES:
@@ -57,7 +57,7 @@ def read_metrics(path: Path, damage: list[str]) -> dict[str, list[tuple[float, f
                 infinite[key] += 1
     damage += [f"{path}: {key} was not finite {times} times" for key, times in infinite.items()]
     if unusable:
-        damage.append(f"{path}: {unusable} lines are not metrics; they are left out")
+        damage.append(f"{path}: {unusable} lines are not metrics and are left out")
     return {key: sorted(curve.items()) for key, curve in points.items()}
 
 
@@ -69,13 +69,13 @@ def _entry(line: str) -> Json | None:
 
 
 def read_json(path: Path, damage: list[str]) -> Json | None:
-    """A JSON object; None when the file is missing or, which is noted, damaged."""
+    """A JSON object; None if the file is missing or damaged. Damage is noted."""
     try:
         return read_object(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        damage.append(f"{path}: expected a JSON object, could not use it ({error})")
+        damage.append(f"{path}: expected a JSON object, could not read one ({error})")
         return None
 
 
@@ -90,7 +90,7 @@ def as_texts(value: object) -> list[str]:
 
 
 def warnings_of(manifest: Json) -> list[str]:
-    """What a finished stage warns of."""
+    """Warnings of a finished stage."""
     return as_texts(as_mapping(manifest.get("result")).get("warnings"))
 
 
@@ -107,19 +107,21 @@ def first_text(*values: object) -> str | None:
 
 
 def of_these_readings(path: Path, run_folder: Path, damage: list[str]) -> Json | None:
-    """A judgement or verdict, unless it says that it is of other readings than are here now."""
+    """A judgement or verdict; None if it belongs to other readings than the current ones."""
     value = read_json(path, damage)
     readings = run_folder / READINGS
     if value is None or "readings_sha256" not in value or not readings.exists():
         return value
     if value.pop("readings_sha256") == file_hash(readings):
         return value
-    damage.append(f"{path.name} is of earlier readings and not shown; judge or submit again")
+    damage.append(
+        f"{path.name} belongs to earlier readings and is not shown; judge or submit again"
+    )
     return None
 
 
 def refiner_sheets(run_folder: Path) -> dict[int, Path]:
-    """The refiner's pictures by the step that left them, ascending; the last step's is last."""
+    """The refiner's pictures by training step, in ascending order."""
     sheets = {
         int(match[1]): path
         for path in (run_folder / "refine").glob("sheet-*.png")
@@ -129,7 +131,7 @@ def refiner_sheets(run_folder: Path) -> dict[int, Path]:
 
 
 def file_states(*paths: Path) -> str:
-    """Changes when one of these files is written, replaced or removed."""
+    """A hash that changes when one of these files is written, replaced or removed."""
     states = []
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""The report's section on what somebody who has the truth found."""
+"""The report's section on the accuracy against labels."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from simgan_captcha.report import charts
 from simgan_captcha.report.inputs import as_number, of_these_readings
 
 _SHOWN = 24
-"""Wrong readings shown."""
+"""Number of wrong readings shown."""
 _CONFUSED_CHARACTERS = 40
-"""Larger alphabets show the characters that are confused most."""
+"""Maximum number of characters in the confusion matrix: those with the most confusions."""
 
 
 def judged_section(
     folder: Path, picture: Callable[[str], str | None], damage: list[str]
 ) -> Json | None:
-    """What `sections.html` shows of ``judge/judgement.json``; None when nobody judged.
+    """Figures and charts of ``judge/judgement.json``; None if the run was not judged.
 
     Args:
-        folder: The run's.
-        picture: The address of a captcha's picture by its name; None when there is none.
-        damage: Gets a line for the user when the judgement cannot be used.
+        folder: Folder of the run.
+        picture: Returns the address of a captcha's picture by its name, or None.
+        damage: Receives a message for the user if the judgement cannot be used.
     """
     path = folder / JUDGEMENT
     judgement = of_these_readings(path, folder, damage)

@@ -1,4 +1,4 @@
-"""Pictures inside a page: encoded images as ``data:`` URIs, shrunk when they are heavy."""
+"""Encoded images as ``data:`` URIs; large ones are shrunk."""
 
 import base64
 import io
@@ -16,12 +16,14 @@ def picture_uri(data: bytes, max_bytes: int, max_side: int) -> str:
     """An encoded image as a ``data:`` URI that browsers show.
 
     Args:
-        data: The image as stored; a small JPEG or PNG is kept bit by bit, others become PNGs.
-        max_bytes: A longer one is shrunk into a square of ``max_side`` pixels, as a JPEG.
-        max_side: Pixels.
+        data: The image as stored. A small JPEG or PNG is kept byte for byte; other formats become
+            PNGs.
+        max_bytes: A larger image is scaled down to fit ``max_side``, and becomes a JPEG.
+        max_side: Maximum width and height of a shrunk image, in pixels.
 
     Raises:
-        ImageError: `simgan_captcha.data.pictures.open_picture` refuses the bytes.
+        ImageError: The bytes are not a usable image, see
+            `simgan_captcha.data.pictures.open_picture`.
     """
     pixels = decode_rgb(data)
     if len(data) > max_bytes:

@@ -16,7 +16,7 @@ Manifests = dict[Stage, Json]
 
 
 def provenance(folder: Path, run: Json, manifests: Manifests) -> Json:
-    """What `report.html` shows of it."""
+    """Command, seed, versions, machines, configuration and results, for `report.html`."""
     versions = {
         str(name): str(version)
         for manifest in manifests.values()
@@ -39,7 +39,7 @@ def provenance(folder: Path, run: Json, manifests: Manifests) -> Json:
 
 
 def _command(folder: Path, run: Json) -> str:
-    """What makes such a run in a new folder."""
+    """The command that repeats the run in a new folder."""
     options = [
         part
         for key in ("challenges", "user", "preset", "seed")

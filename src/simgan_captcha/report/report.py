@@ -1,8 +1,7 @@
-"""One self-contained HTML page about a run, built from what lies in its folder.
+"""A self-contained HTML page about a run, built from the files in its folder.
 
-Nothing is judged here, and no label is known here. Figures about right and wrong come from
-`judge/judgement.json` alone, if somebody judged the run. The report names stages that have not run
-and files that are damaged; neither stops it.
+This module uses no labels. Accuracies against labels come from `judge/judgement.json`, if the run
+was judged. The report lists stages that have not run and files that are damaged; neither stops it.
 """
 
 import json
@@ -42,37 +41,37 @@ from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.shown import without_home
 
 REPORT = "report.html"
-"""Its name in the run's folder."""
+"""Name of the report in the run folder."""
 
 _COSTS = ("seconds", "images", "training_flops")
-"""Figures of a manifest that the table of stages shows."""
+"""Keys of a manifest that the table of stages shows."""
 
 _SHEET_BYTES = 250_000
-"""Larger sheets are shrunk: five of them have to fit into about 2 MB."""
+"""Larger sheets are shrunk, so that five of them fit into about 2 MB."""
 _THUMBNAIL_BYTES = 12_000
 _SHOWN = 24
-"""Captchas in each gallery."""
+"""Number of captchas in each gallery."""
 _FONTS = 60
-"""Classes whose likest font is shown."""
+"""Maximum number of characters whose most similar font is shown."""
 _FORMS = {
-    "taper": "wider towards the foot (share, per image height)",
-    "swell": "taller to the right (share, per image height)",
-    "bend": "ends bent down (image heights, one to either side)",
+    "taper": "taper: wider towards the bottom (share, per image height)",
+    "swell": "swell: taller to the right (share, per image height)",
+    "bend": "bend: ends bent down (image heights, one to either side)",
 }
-"""In words, where names alone would not do."""
+"""Descriptions of forms whose names need an explanation."""
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``RUN/report.html``: styles and pictures inside, no request to anywhere.
+    """Write ``RUN/report.html``, which contains its styles and pictures and makes no requests.
 
     Args:
-        run_folder: A run as in docs/how-it-works.md; only ``run.json`` has to be there.
+        run_folder: Folder of a run, see docs/how-it-works.md; only ``run.json`` is required.
 
     Returns:
-        The path of the page, at most some 3 MB.
+        The path of the page, which has at most about 3 MB.
 
     Raises:
-        RunError: The folder holds no readable ``run.json``.
+        RunError: The folder has no readable ``run.json``.
     """
     damage: list[str] = []
     run = read_json(run_folder / RUN, damage)
@@ -95,7 +94,7 @@ def write_report(run_folder: Path) -> Path:
     page = page_template("report/report.html").render(
         **_headline(run_folder, run, manifests, readings),
         own=own,
-        **_flow(manifests, told=own["warnings"]),
+        **_flow(manifests, shown=own["warnings"]),
         **_pictures(run_folder, stages, readings, gallery, damage),
         calibrated=_calibration(run_folder, run, stages, manifests, damage),
         curve_groups=[curve_group(run_folder, stage, damage) for stage in stages if stage.curves],
@@ -103,17 +102,17 @@ def write_report(run_folder: Path) -> Path:
         judged=judged,
         verdict=of_these_readings(run_folder / VERDICT, run_folder, damage),
         **provenance(run_folder, run, manifests),
-        # Last: the sections before add what they find damaged.
+        # Last, because the sections above add messages to the list.
         damage=list(dict.fromkeys(damage)),
     )
     path = run_folder / REPORT
-    # A server's message may hold a lone surrogate, which UTF-8 cannot.
+    # A server's message may contain a lone surrogate, which UTF-8 cannot encode.
     write_bytes(path, without_home(page).encode("utf-8", "replace"))
     return path
 
 
 class _Gallery:
-    """Captchas as the page shows them."""
+    """Pictures of the stored captchas for the page."""
 
     def __init__(self, folder: Path, damage: list[str]) -> None:
         self._store: CaptchaStore | None = None
@@ -125,16 +124,16 @@ class _Gallery:
                 damage.append(str(error))
 
     def uri(self, name: str) -> str | None:
-        """The picture as a ``data:`` URI; None when the store does not have it."""
+        """A captcha as a ``data:`` URI; None if the store does not have it."""
         if self._store is None:
             return None
         try:
             return picture_uri(self._store.image(name), _THUMBNAIL_BYTES, 200)
         except SimganCaptchaError:
-            return None  # the page says so in the picture's place
+            return None  # the page shows a note instead of the picture
 
     def first(self, texts: dict[str, str]) -> list[Json]:
-        """Pictures of the store's first captchas, with what was read from them."""
+        """Pictures of the store's first captchas, with their readings."""
         if not self._store:
             return []
         try:
@@ -159,8 +158,8 @@ def _headline(
     }
 
 
-def _flow(manifests: Manifests, told: Sequence[str]) -> Json:
-    """The table of stages, and their warnings but those that the page tells elsewhere."""
+def _flow(manifests: Manifests, shown: Sequence[str]) -> Json:
+    """The table of stages, and those of their warnings that no other section shows."""
     rows = [
         {
             "stage": stage.title,
@@ -174,7 +173,7 @@ def _flow(manifests: Manifests, told: Sequence[str]) -> Json:
         (stage.title, alarm)
         for stage, manifest in manifests.items()
         for alarm in warnings_of(manifest)
-        if alarm not in told
+        if alarm not in shown
     ]
     return {
         "stages": rows,
@@ -209,7 +208,7 @@ def _pictures(
 def _calibration(
     folder: Path, run: Json, stages: Sequence[Stage], manifests: Manifests, damage: list[str]
 ) -> Json | None:
-    """What calibration found: glyphs in the alphabet's order, figures, and the likest fonts."""
+    """Results of calibration: glyphs in the order of the alphabet, figures and similar fonts."""
     calibrate = stage_named("calibrate")
     if calibrate not in stages:
         return None
@@ -219,16 +218,16 @@ def _calibration(
     found = as_mapping(manifests.get(calibrate, {}).get("result"))
     rendering = as_mapping(found.get("rendering"))
     figures = {
-        "places across, each slot (pixels; middle 98 %)": found.get("x"),
-        "from slot to slot (pixels)": found.get("pitch"),
-        "places down (pixels; middle 98 %)": found.get("y"),
-        "turn (degrees; middle 98 %)": found.get("rotation"),
+        "horizontal position in each slot (pixels; middle 98 %)": found.get("x"),
+        "distance between slots (pixels)": found.get("pitch"),
+        "vertical position (pixels; middle 98 %)": found.get("y"),
+        "rotation (degrees; middle 98 %)": found.get("rotation"),
         **{
-            f"{_FORMS.get(name, name)}, letter by letter (middle 98 %)": value
+            f"{_FORMS.get(name, name)}, each letter (middle 98 %)": value
             for name, value in as_mapping(found.get("forms")).items()
         },
         "font size (pixels per em)": found.get("font_size"),
-        "area of ink, to that of the likest font": found.get("stroke_weight"),
+        "area of ink, relative to the most similar font": found.get("stroke_weight"),
         **{key.replace("_", " "): value for key, value in rendering.items()},
         **{
             f"clutter: {key.replace('_', ' ')}": value
@@ -253,7 +252,7 @@ def _calibration(
 
 
 def _estimates(value: object) -> str:
-    """Estimates [value, standard error], ranges of two of them, lists of those, in words."""
+    """Text of an estimate [value, standard error], a range of two, or a list of these."""
     if not isinstance(value, list):
         return json.dumps(value)
     numbers = [as_number(item) for item in value]

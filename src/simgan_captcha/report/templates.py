@@ -1,4 +1,4 @@
-"""Templates of the report and of the pages in the browser, and how they print figures."""
+"""Templates of the report and of the web pages, and their number formats."""
 
 from functools import cache
 
@@ -7,11 +7,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from simgan_captcha.inference.readings import Reading
 
 _UNSURE = 0.5
-"""Characters read with less confidence are underlined."""
+"""Characters with a lower confidence are underlined."""
 
 
 def page_template(name: str) -> Template:
-    """A template of this package by its path in it; everything filled in is escaped."""
+    """A template by its path in this package; its values are escaped."""
     return _environment().get_template(name)
 
 
@@ -33,7 +33,7 @@ def _environment() -> Environment:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, as ``1 h 5 min`` or ``3.2 s``."""
+    """Seconds as text, such as ``1 h 5 min`` or ``3.2 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def marked_characters(reading: Reading) -> list[tuple[str, bool]]:
-    """What was read, and whether the reader was unsure of it, character by character."""
+    """Each character of a reading, and whether its confidence is low."""
     return [
         (character, confidence < _UNSURE)
         for character, confidence in zip(reading.text, reading.character_confidence, strict=True)

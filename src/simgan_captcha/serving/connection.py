@@ -1,7 +1,7 @@
-"""HTTP connections that a slow client cannot hold for ever.
+"""HTTP connections with time limits for slow clients.
 
-uvicorn limits how long a connection may be idle, but neither how long a request's head may drip in
-nor how long an answer may lie unread. The body's time is limited where it is read.
+uvicorn limits the time that a connection may be idle. This module also limits the time to receive a
+request head and the time until the client reads a response. The handlers limit the time for a body.
 """
 
 import asyncio
@@ -14,29 +14,29 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0
-"""A request's head must be whole by then."""
+"""Time limit for a complete request head."""
 UNREAD_SECONDS = 60.0
-"""A client that does not take what was sent is cut off."""
+"""Time limit for the client to read what was sent."""
 PROBLEM_TYPE = "application/problem+json"
 
 
 STOP_SECONDS = 5
-"""Requests in progress get this long when the server stops."""
+"""Time for requests in progress to finish when the server stops."""
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with limits to patience, and its own refusals in JSON."""
+    """uvicorn's HTTP/1.1 protocol with time limits, and refusals in JSON."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start waiting for a request."""
         super().connection_made(transport)
-        # So that pause_writing tells of any byte that waits, and resume_writing of the last.
+        # pause_writing is then called for any waiting byte, resume_writing when none is left.
         transport.set_write_buffer_limits(high=0)
         self._unread: asyncio.TimerHandle | None = None
         self._head = self.loop.call_later(HEAD_SECONDS, self._give_up_on_head)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Receive bytes from the client."""
         super().data_received(data)
         if self._request_in_progress():
             self._head.cancel()
@@ -49,23 +49,23 @@ class PatientProtocol(H11Protocol):
             self._head = self.loop.call_later(HEAD_SECONDS, self._give_up_on_head)
 
     def pause_writing(self) -> None:
-        """The client does not keep up."""
+        """Start the time limit for unread bytes."""
         super().pause_writing()
         self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken everything."""
+        """Cancel the time limit: the client has read everything."""
         super().resume_writing()
         self._forget_unread()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Cancel all time limits of the connection."""
         self._head.cancel()
         self._forget_unread()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP request, or one with too long a head."""
+        """Refuse an invalid request, or one with too large a head."""
         self._refuse(400, "expected an HTTP/1.1 request with a head of at most 64 KiB")
 
     def _request_in_progress(self) -> bool:
@@ -81,10 +81,10 @@ class PatientProtocol(H11Protocol):
         if self.conn.our_state is h11.IDLE and begun:
             self._refuse(408, f"expected the request's head within {HEAD_SECONDS:.0f} s")
         else:
-            self.transport.close()  # where something is still unread, UNREAD_SECONDS end it
+            self.transport.close()  # unread bytes are limited by UNREAD_SECONDS
 
     def refusal(self, status: int, detail: str) -> tuple[str, dict[str, object]]:
-        """Media type and JSON object of an answer of this HTTP status: RFC 9457's problem."""
+        """Media type and JSON object of an error response, as problem details (RFC 9457)."""
         title = HTTPStatus(status).phrase
         return PROBLEM_TYPE, {"title": title, "status": status, "detail": detail}
 
@@ -106,12 +106,12 @@ class PatientProtocol(H11Protocol):
 
 
 def server_config(app: Any, protocol: type[PatientProtocol], **more: Any) -> uvicorn.Config:
-    """How a server of ours runs: patient within limits, quiet, HTTP alone.
+    """uvicorn settings of our servers: HTTP only, with time limits and without an access log.
 
     Args:
-        app: The ASGI application, or a factory of it.
-        protocol: Of connections.
-        more: Further settings of uvicorn.
+        app: The ASGI application, or a function that creates it.
+        protocol: Protocol of the connections.
+        more: Further uvicorn settings.
     """
     return uvicorn.Config(
         app,

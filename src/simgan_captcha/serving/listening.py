@@ -1,4 +1,4 @@
-"""Where a server of ours listens."""
+"""Listening sockets of the servers."""
 
 import ipaddress
 import socket
@@ -9,14 +9,14 @@ _CONNECTIONS_WAITING = 128
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket: who connects from now on waits until the application is up.
+    """Open a listening socket. Connections wait until the application has started.
 
     Args:
         host: Address or name to listen on.
         port: TCP port; 0 for a free one.
 
     Raises:
-        UsageError: The address cannot be listened on.
+        UsageError: The port is invalid, or the address cannot be used.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"expected a port from 0 to 65535, got {port}; give another --port")
@@ -27,7 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on {host} port {port} ({error}); give another --host or --port"
         ) from None
-    # Connections inherit it. Without, a small reply waits 40 ms for the client's acknowledgement.
+    # Connections inherit this option. Otherwise small replies wait 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

@@ -1,1 +1,1 @@
-"""A run in the browser: read images, watch it learn, look through what it read."""
+"""Web pages of a run: read images, follow the progress, review the readings."""

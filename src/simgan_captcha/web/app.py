@@ -1,18 +1,18 @@
-"""The pages of a run and the JSON API beside them.
+"""The web pages of a run and their JSON API.
 
-    GET    /                          read images: drop, paste or choose them
-    GET    /run                       the run: progress, curves, sheets, what it says of itself
-    GET    /review                    all readings, page by page, to be corrected
-    POST   /api/read                  images -> text
-    GET    /api/run                   how far the run is
-    GET    /api/run/events            the same as server-sent events, at every change
-    GET    /api/run/sheets/{step}     the refiner's picture of that step
+    GET    /                          page: read images that are dropped, pasted or chosen
+    GET    /run                       page: progress, curves, refiner sheets and accuracy estimate
+    GET    /review                    page: review and correct the readings
+    POST   /api/read                  read images
+    GET    /api/run                   progress of the run
+    GET    /api/run/events            progress as server-sent events, after every change
+    GET    /api/run/sheets/{step}     the refiner's picture of one step
     GET    /api/captchas/{key}        one captcha of the run
-    PUT    /api/corrections/{key}     what a person says that it says
-    DELETE /api/corrections/{key}     ... said no longer
-    GET    /api/corrections.csv       all of that, for ``simgan-captcha judge --labels``
+    PUT    /api/corrections/{key}     save a correction
+    DELETE /api/corrections/{key}     remove a correction
+    GET    /api/corrections.csv       all corrections, for ``simgan-captcha judge --labels``
 
-Addresses in the pages are relative, so that a proxy may serve them under a path of its own.
+Addresses in the pages are relative, so a proxy can serve them under any path.
 """
 
 import asyncio
@@ -47,21 +47,21 @@ from simgan_captcha.web.run_reader import ImageReading, ImageRefusal, RunReader
 from simgan_captcha.web.run_status import RunStatus, run_status
 
 MAX_FILES = 64
-"""In one request."""
+"""Maximum number of files in one request."""
 MAX_FOLLOWERS = 32
-"""Streams of events at once."""
+"""Maximum number of event streams at the same time."""
 FOLLOW_SECONDS = 0.5
-"""Between two looks at the run's folder."""
+"""Interval between two checks of the run folder."""
 
 
 class Readings(BaseModel):
-    """What the images of one request say, in their order."""
+    """Readings of the images of one request, in their order."""
 
     readings: list[ImageReading | ImageRefusal]
 
 
 class CorrectionText(BaseModel):
-    """What a person says that an image says."""
+    """A corrected text."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -69,16 +69,16 @@ class CorrectionText(BaseModel):
 
 
 class Correction(BaseModel):
-    """What is kept of one captcha, and of how many."""
+    """The correction of one captcha."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     reading: str
-    """What the run read."""
+    """Text that the run reads."""
     text: str | None
-    """What a person says; None when nothing is said."""
+    """Corrected text; None if there is no correction."""
     total: int
-    """Captchas of which something is said."""
+    """Number of captchas with a correction."""
 
 
 def create_app(
@@ -123,7 +123,7 @@ def create_app(
 
 def _page(name: str, run: Path, **values: Any) -> Response:
     page = page_template(f"web/templates/{name}").render(run_name=run.resolve().name, **values)
-    # A damaged file's message may hold a lone surrogate, which UTF-8 cannot.
+    # A message about a damaged file may contain a lone surrogate, which UTF-8 cannot encode.
     body = page.encode("utf-8", "replace")
     return HTMLResponse(body, headers={"Cache-Control": "no-cache"})
 
@@ -132,7 +132,7 @@ def _scheme(run: Path) -> Scheme:
     return Scheme.model_validate(read_run(run)["scheme"])
 
 
-# Images -> text.
+# Read images.
 
 
 def _add_reading(app: FastAPI, run: Path) -> None:
@@ -159,13 +159,16 @@ def _add_reading(app: FastAPI, run: Path) -> None:
     async def read(
         files: Annotated[
             list[UploadFile],
-            File(description="Images of the size that the run's captchas have."),
+            File(description="Images of the run's captcha family."),
         ],
         explain: Annotated[
-            bool, Query(description="Also draw what the net saw, and what each character hangs on.")
+            bool,
+            Query(
+                description="Also return the input of the network and a heat map of each character."
+            ),
         ] = False,
     ) -> Any:
-        """Read images. Those that are unfit are told beside the others, in the order given."""
+        """Read images. An image that cannot be read has an error in its place."""
         given = [(file.filename or "", await file.read()) for file in files]
         answers = await run_in_threadpool(reader.read, given, explain=explain)
         refused = [answer for answer in answers if isinstance(answer, ImageRefusal)]
@@ -182,10 +185,10 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
     followers = 0
 
     async def follower() -> AsyncIterator[None]:
-        # Counted before the stream begins, or all who come together would find room.
+        # Counted before the stream begins; otherwise simultaneous requests could exceed the limit.
         nonlocal followers
         if followers >= MAX_FOLLOWERS:
-            detail = f"expected at most {MAX_FOLLOWERS} followers; close a page and try again"
+            detail = f"expected at most {MAX_FOLLOWERS} followers; close another page and try again"
             raise HTTPException(503, detail, {"Retry-After": "5"})
         followers += 1
         try:
@@ -199,7 +202,7 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
 
     @app.get("/api/run")
     def status() -> RunStatus:
-        """How far the run is."""
+        """The progress of the run."""
         return run_status(run)
 
     @app.get(
@@ -209,12 +212,12 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
         dependencies=[Depends(follower)],
     )
     async def events() -> AsyncIterator[RunStatus]:
-        """How far the run is: once at first, and then whenever something has changed."""
-        told: RunStatus | None = None
+        """The progress of the run: at the start and after every change."""
+        sent: RunStatus | None = None
         while not stopping():
             now = await run_in_threadpool(run_status, run)
-            if now != told:
-                told = now
+            if now != sent:
+                sent = now
                 yield now
             await asyncio.sleep(FOLLOW_SECONDS)
 
@@ -224,14 +227,14 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
         responses=describe_problems(404, 422),
     )
     def sheet(step: int) -> Response:
-        """The refiner's picture of a step: synthetic | refined | difference | real, a PNG."""
+        """The refiner's picture of one step as a PNG: synthetic, refined, difference, real."""
         path = refiner_sheets(run).get(step)
         if path is None:
-            raise HTTPException(404, f"the refiner has left no picture of step {step}")
+            raise HTTPException(404, f"the refiner has saved no picture of step {step}")
         return FileResponse(path, media_type="image/png")
 
 
-# What was read, and what a person says of it.
+# Review readings.
 
 
 def _add_review(app: FastAPI, run: Path) -> None:
@@ -273,33 +276,33 @@ def _add_review(app: FastAPI, run: Path) -> None:
         "/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 422, 503)
     )
     def captcha(key: str) -> Response:
-        """One captcha as it was received; ``key`` is the SHA-256 of its name."""
+        """One captcha as it was received. ``key`` is the SHA-256 of its name."""
         image = gallery.image(key)
         if image is None:
             raise HTTPException(404, "expected the SHA-256 of the name of a captcha in the store")
         headers = {"Cache-Control": "private, max-age=3600"}
         kind = kind_of(image)
-        if kind == "TIFF":  # which few browsers show
+        if kind == "TIFF":  # few browsers show it
             image, kind = encode_png(decode_rgb(image)), "PNG"
         return Response(image, media_type=f"image/{kind.lower()}", headers=headers)
 
     @app.put("/api/corrections/{key}", responses=describe_problems(403, 404, 422, 503))
     def correct(key: str, correction: CorrectionText) -> Correction:
-        """Keep what a person says that a captcha says; what was read is never changed."""
+        """Save the correction of a captcha. Its reading does not change."""
         reading = reading_of(key)
         total = corrections.put(reading.name, correction.text, _scheme(run))
         return Correction(reading=reading.text, text=correction.text, total=total)
 
     @app.delete("/api/corrections/{key}", responses=describe_problems(403, 404, 422, 503))
     def forget(key: str) -> Correction:
-        """Forget what a person said of a captcha."""
+        """Remove the correction of a captcha."""
         reading = reading_of(key)
         total = corrections.put(reading.name, None, _scheme(run))
         return Correction(reading=reading.text, text=None, total=total)
 
     @app.get("/api/corrections.csv", response_class=Response, responses=describe_problems(503))
     def export() -> Response:
-        """What a person says, as ``simgan-captcha judge --labels`` reads it: name,label."""
+        """All corrections as CSV (name,label), for ``simgan-captcha judge --labels``."""
         headers = {"Content-Disposition": 'attachment; filename="corrections.csv"'}
         return Response(labels_csv(corrections.texts()), media_type="text/csv", headers=headers)
 

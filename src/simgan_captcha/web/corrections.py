@@ -1,9 +1,9 @@
-"""What a person says that images say: kept in the run, beside its readings, never among them.
+"""Corrections of readings by a person, stored in the run folder apart from the readings.
 
-    RUN/review/corrections.json   {"texts": {name: text}}; a reading that was confirmed, too
+    RUN/review/corrections.json   {"texts": {name: text}}; includes confirmed readings
 
-These are labels of real images. Nothing that learns may import this package or read that file, and
-no figure that a run gives without a label knows of it.
+Corrections are labels of real images. Training code must not import this package or read that file,
+and the accuracy estimate of a run does not use it.
 """
 
 import csv
@@ -24,7 +24,7 @@ _LOCK_SECONDS = 10.0
 
 
 class Corrections:
-    """The corrections of one run; several processes may correct at once."""
+    """The corrections of one run; several processes may change them at the same time."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / FILE
@@ -44,17 +44,21 @@ class Corrections:
         if not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
             raise RunError(
                 f"expected corrections in {self._path}, the file is damaged"
-                f"{''.join(f' ({reason})' for reason in damage)}; mend it or move it away"
+                f"{''.join(f' ({reason})' for reason in damage)}; repair it or move it away"
             )
         return dict(texts)
 
     def put(self, name: str, text: str | None, scheme: Scheme) -> int:
-        """Keep what an image says, or with None forget it; how many are kept now.
+        """Save the corrected text of an image, or remove it with None.
+
+        Returns:
+            The number of corrections.
 
         Raises:
-            SchemeError: Another length, or a character outside the alphabet; nothing is changed.
-            RunError: The file is damaged or cannot be written, or another process holds it; nothing
-                is changed.
+            SchemeError: The text has a wrong length, or a character outside the alphabet. Nothing
+                changes.
+            RunError: The file is damaged, cannot be written, or is locked by another process.
+                Nothing changes.
         """
         if text is not None:
             scheme.encode(text)
@@ -70,18 +74,18 @@ class Corrections:
                 return len(texts)
         except Timeout:
             raise RunError(
-                f"expected to write {self._path}, another process holds it for more than "
+                f"expected to write {self._path}, another process has locked it for more than "
                 f"{_LOCK_SECONDS:.0f} s; try again"
             ) from None
         except OSError as error:
             raise RunError(
-                f"expected to write {self._path}, could not ({error}); make room, or let the "
-                "server run as somebody who may write there"
+                f"expected to write {self._path}, could not ({error}); free disk space, or run "
+                "the server as a user who may write there"
             ) from None
 
 
 def labels_csv(texts: Mapping[str, str]) -> str:
-    """The CSV of labels that ``simgan-captcha judge --labels`` reads, harmless in a spreadsheet."""
+    """Labels as CSV for ``simgan-captcha judge --labels``; cells are safe in a spreadsheet."""
     table = io.StringIO(newline="")
     rows = csv.writer(table)
     rows.writerow(["name", "label"])

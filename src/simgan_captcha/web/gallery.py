@@ -1,4 +1,4 @@
-"""All that a run has read, sorted by confidence, page by page, with the pictures."""
+"""The readings and captchas of a run, sorted by confidence and divided into pages."""
 
 import hashlib
 import threading
@@ -16,34 +16,34 @@ from simgan_captcha.report.inputs import file_states
 PAGE_SIZE = 60
 
 Order = Literal["least", "most", "random"]
-"""Which readings come first: the least or the most sure; or always the same, but by chance."""
+"""Order of the readings: lowest confidence first, highest first, or a fixed random order."""
 
 
 def captcha_key(name: str) -> str:
-    """SHA-256 (hex) of a name: names are any text, of any length; addresses are not."""
+    """SHA-256 (hex) of a name, for addresses; a name may contain any character."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the readings."""
+    """One page of readings."""
 
     number: int
-    """From 1."""
+    """Number of this page, from 1."""
     pages: int
-    """At least 1."""
+    """Number of pages, at least 1."""
     found: int
-    """Readings on all these pages."""
+    """Number of readings on all pages."""
     first: int
-    """The place of this page's first reading among them, from 1."""
+    """Number of the first reading on this page, from 1."""
     readings: list[Reading]
 
 
 class Gallery:
-    """The readings and captchas of one run, loaded when they are asked for.
+    """The readings and captchas of one run, loaded on first use.
 
-    Readings that were made anew since then are loaded anew. All encoded captchas are held in
-    memory: a part of the store can only be read as a whole.
+    Changed readings are loaded again. All encoded captchas are held in memory, because a part of
+    the store can only be read as a whole.
     """
 
     def __init__(self, run: Path) -> None:
@@ -56,10 +56,12 @@ class Gallery:
         self._images: dict[str, bytes] = {}
 
     def page(self, number: int, order: Order, character: str | None) -> Page:
-        """One page of the readings that hold a character, or of all; at most the last page.
+        """One page of all readings, or of those that contain a character.
+
+        A number beyond the last page gives the last page.
 
         Raises:
-            RunError: Nothing was read yet, or the readings are damaged.
+            RunError: There are no readings yet, or they are damaged.
         """
         with self._lock:
             self._refresh_readings()
@@ -73,10 +75,10 @@ class Gallery:
         return Page(number, pages, len(chosen), first + 1, shown)
 
     def reading(self, key: str) -> Reading | None:
-        """The reading of the captcha of this key; None when there is none.
+        """The reading of the captcha with this key; None if there is none.
 
         Raises:
-            RunError: Nothing was read yet, or the readings are damaged.
+            RunError: There are no readings yet, or they are damaged.
         """
         with self._lock:
             self._refresh_readings()
@@ -84,7 +86,7 @@ class Gallery:
             return None if index is None else self._readings[index]
 
     def image(self, key: str) -> bytes | None:
-        """The encoded captcha of this key as it was received; None when there is none.
+        """The encoded captcha with this key as it was received; None if there is none.
 
         Raises:
             StoreError: The store is empty or damaged.

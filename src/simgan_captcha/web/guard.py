@@ -1,8 +1,8 @@
-"""What every request must pass: who asks, from where, how much, how fast; and safe headers.
+"""Middleware that checks the host, origin, size and speed of requests, and sets safe headers.
 
-Who reads a page of another site must not, without knowing it, read this server's pages (by a name
-that is made to point at this machine: DNS rebinding) or change what it keeps (by a form or a script
-of that site).
+A page of another site must not be able to read this server's pages through DNS rebinding, that is,
+by a host name that points at this machine. It must not be able to change corrections with a form or
+a script either.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 16 << 20
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 BODY_SECONDS = 60.0
-"""A body that takes longer to arrive is given up."""
+"""A body must arrive within this time."""
 MAX_BODIES = 16
-"""Requests with a body that are taken in at once: together with `MAX_BODY_BYTES`, the memory."""
+"""Requests with a body at the same time; with `MAX_BODY_BYTES`, this bounds the memory."""
 
 _READING_METHODS = {"GET", "HEAD", "OPTIONS"}
 _SAFE_HEADERS = {
@@ -37,10 +37,10 @@ _SAFE_HEADERS = {
 
 
 class RequestGuard:
-    """ASGI middleware.
+    """ASGI middleware that refuses unsafe or excessive requests.
 
     Args:
-        app: What is guarded.
+        app: The application behind it.
         hosts: Names and addresses that a request's Host may have, without port; None for any.
     """
 
@@ -50,7 +50,7 @@ class RequestGuard:
         self._bodies = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request, or let it pass with its body counted and timed."""
+        """Refuse the request, or pass it on with limits on the size and time of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -67,7 +67,7 @@ class RequestGuard:
             await problem(status, detail)(scope, receive, send_safely)
             return
         if scope["method"] in _READING_METHODS:
-            await self.app(scope, receive, send_safely)  # without a body
+            await self.app(scope, receive, send_safely)  # these have no body
             return
         if self._bodies >= MAX_BODIES:
             busy = problem(503, "too many requests at once; try again", {"Retry-After": "1"})
@@ -88,14 +88,14 @@ class RequestGuard:
             )
         if method not in _READING_METHODS and not _from_here(headers, host):
             return 403, (
-                "expected a request of this server's own pages or of a program, got one of "
+                "expected a request from this server's own pages or from a program, got one from "
                 f"another site ({headers.get('origin', '')[:100]!r}); behind a proxy, pass on Host"
             )
         return None
 
 
 def _host_name(host: str) -> str:
-    """Of a Host header or an address: lower case, without port and brackets; or empty."""
+    """Host name in lower case, without port and brackets; empty if there is none."""
     if host.count(":") > 1 and not host.startswith("["):
         host = f"[{host}]"
     try:
@@ -105,7 +105,10 @@ def _host_name(host: str) -> str:
 
 
 def _from_here(headers: Headers, host: str) -> bool:
-    """Whether a page of this server sent it, or no browser did. Scripts can set neither header."""
+    """Whether the request comes from a page of this server, or from no browser at all.
+
+    Scripts can set neither of the two headers.
+    """
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none")
@@ -119,13 +122,13 @@ def _limited(receive: Receive) -> Receive:
 
     async def receive_limited() -> Message:
         nonlocal received, arrived
-        if arrived:  # what comes now is the client leaving, whenever that is
+        if arrived:  # only a disconnect can follow
             return await receive()
         try:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
                 received += len(message.get("body", b""))
-                # A client that is still sending reads no reply: the rest is dropped first.
+                # A client does not read the reply while it sends, so the rest is dropped first.
                 while received > MAX_BODY_BYTES:
                     if received > MAX_DISCARDED_BYTES or not message.get("more_body"):
                         raise HTTPException(413, f"expected at most {MAX_BODY_BYTES} bytes of body")

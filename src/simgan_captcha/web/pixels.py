@@ -1,4 +1,4 @@
-"""The size an image claims to have, told from its header before anything is decoded."""
+"""Reads the size of an image from its header, before it is decoded."""
 
 import math
 import struct
@@ -8,15 +8,15 @@ from simgan_captcha.data.kinds import gif_frames, kind_of
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG segments that hold a size."""
 _BARE = {0x01, *range(0xD0, 0xD9)}
-"""Markers that no segment follows."""
+"""Markers without a segment."""
 _SCAN, _END = 0xDA, 0xD9
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT, _TIFF_ENTRIES = 256, 257, 3, 4096
 
 
 def claimed_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image; 0 and 0 where the bytes do not say.
+    """Width and height that an image states; 0 and 0 if it states none.
 
-    Frames of an animation count as if they stood below one another.
+    The heights of all frames of an animation are added.
 
     Example:
         >>> claimed_size(b"GIF89a")
@@ -24,7 +24,7 @@ def claimed_size(data: bytes) -> tuple[int, int]:
     """
     try:
         width, height, frames = _CLAIMS.get(kind_of(data), _nothing)(data)
-    except (struct.error, OverflowError):  # cut short, or it points far beyond its end
+    except (struct.error, OverflowError):  # cut off, or with an offset far beyond its end
         return 0, 0
     return width, height * frames
 
@@ -46,7 +46,7 @@ def _of_gif(data: bytes) -> tuple[int, int, int]:
 def _of_bmp(data: bytes) -> tuple[int, int, int]:
     narrow = data[14] == 12
     width, height = struct.unpack_from("<HH" if narrow else "<ii", data, 18)
-    return abs(width), abs(height), 1  # a negative height stands for another order of rows
+    return abs(width), abs(height), 1  # a negative height means another order of rows
 
 
 def _of_webp(data: bytes) -> tuple[int, int, int]:
@@ -63,7 +63,7 @@ def _of_webp(data: bytes) -> tuple[int, int, int]:
 
 
 def _of_tiff(data: bytes) -> tuple[int, int, int]:
-    """Of the first page: no other is read."""
+    """Size of the first page, the only one that is read."""
     order = "<" if data.startswith(b"II") else ">"
     large = data[2:4] in (b"+\0", b"\0+")
     (at,) = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)
@@ -80,11 +80,11 @@ def _of_tiff(data: bytes) -> tuple[int, int, int]:
 
 
 def _of_jpeg(data: bytes) -> tuple[int, int, int]:
-    """The largest of its sizes: a hostile one has several."""
+    """The largest size in the file; a hostile file may state several."""
     largest, at = (0, 0), 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
-            at += 1  # rubbish between segments, which decoders skip
+            at += 1  # bytes between segments, which decoders skip
             continue
         marker = data[at + 1]
         if marker in (_SCAN, _END):

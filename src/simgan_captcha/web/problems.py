@@ -1,4 +1,4 @@
-"""What went wrong, as RFC 9457 problem details: ``application/problem+json``, never a traceback."""
+"""Errors as problem details (RFC 9457, ``application/problem+json``), never as tracebacks."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,26 +15,26 @@ from simgan_captcha.serving.connection import PROBLEM_TYPE
 
 
 class Problem(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     title: str
-    """The status in words."""
+    """Name of the status."""
     status: int
-    """Of HTTP."""
+    """HTTP status."""
     detail: str
-    """What was expected, what was got, what to do."""
+    """What was expected, what was received, and what to do."""
 
 
 def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
-    """An answer of this HTTP status; ``more`` are further members of its JSON object."""
+    """An error response; ``more`` are further members of its JSON object."""
     body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
     return JSONResponse(body, status, headers, media_type=PROBLEM_TYPE)
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI of these statuses, for ``responses`` of a route."""
+    """OpenAPI descriptions of these statuses, for ``responses`` of a route."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
@@ -45,7 +45,7 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Let everything that fails in the application be answered as a problem."""
+    """Answer all errors of the application with problem details."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(SimganCaptchaError, _on_purpose)
@@ -65,10 +65,10 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 async def _on_purpose(_: Request, error: Exception) -> Response:
-    # What the client sent is at fault, or else what lies in the run's folder.
+    # The cause is the client's input (422) or the run folder (503).
     sent = isinstance(error, UsageError | ImageError)
     return problem(422 if sent else 503, str(error))
 
 
 async def _unforeseen(_: Request, __: Exception) -> Response:
-    return problem(500, "the server failed at this; its own log says how")
+    return problem(500, "internal server error; see the log of the server")

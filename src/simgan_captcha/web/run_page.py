@@ -1,4 +1,4 @@
-"""What the run's page shows, most of it as the report shows it."""
+"""The values of the run page, most of them the same as in the report."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -26,16 +26,16 @@ from simgan_captcha.web.run_status import run_status
 
 
 class RunPage:
-    """Charts are drawn again only when their figures have changed."""
+    """Values of the run page; a chart is drawn again only when its metrics change."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._drawn: dict[str, tuple[str, Json, list[str]]] = {}
-        # Matplotlib's settings belong to the whole process: one chart at a time.
+        # Matplotlib's settings are global, so only one chart is drawn at a time.
         self._lock = threading.Lock()
 
     def values(self) -> Json:
-        """What ``run.html`` is filled in with."""
+        """Variables of ``run.html``."""
         damage: list[str] = []
         run = read_json(self._run / RUN, damage) or {}
         status, stages = run_status(self._run), recorded_stages(run, self._run)
@@ -85,7 +85,10 @@ class RunPage:
     def _once(
         self, what: str, state: str, draw: Callable[[list[str]], Json], damage: list[str]
     ) -> Json:
-        """What was drawn for this state of the files, and the damage that was then found."""
+        """The result of ``draw`` for this state of the files, from the cache if possible.
+
+        Messages about damage are cached too.
+        """
         kept = self._drawn.get(what)
         if kept is None or kept[0] != state:
             found: list[str] = []

@@ -1,4 +1,4 @@
-"""A finished run's reader, for images that come one after another."""
+"""Reads uploaded images with the recognizer of a finished run."""
 
 import base64
 import threading
@@ -29,50 +29,50 @@ if TYPE_CHECKING:
     from simgan_captcha.data.background import Background
 
 _MAX_NAME = 200
-"""Characters of a client's file name that are given back."""
+"""Maximum length of a returned file name."""
 _LINE_COLOUR = (64, 104, 168)
 _HEAT_COLOUR = (255, 140, 26)
 
 
 class ImageReading(BaseModel):
-    """What one image says."""
+    """The reading of one image."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
-    """The file's, as the client called it."""
+    """File name that the client sent."""
     text: str
     confidence: float
     """Probability of the whole text, 0 to 1."""
     character_confidence: list[float]
     """Probability of each character, 0 to 1."""
     input: str | None = None
-    """What the net saw, as a ``data:`` URI of a PNG: ink grey to white, hidden by lines blue."""
+    """Input of the network, a PNG as a ``data:`` URI: ink in grey to white, lines in blue."""
     heat: list[str] | None = None
-    """For each character, a PNG likewise: where ink moves its odds most, orange."""
+    """Heat map of each character, also a PNG: orange where ink changes the log odds most."""
 
 
 class ImageRefusal(BaseModel):
-    """Why one image could not be read."""
+    """The reason why one image could not be read."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     error: str
-    """What was expected, what was got."""
+    """What was expected and what was received."""
 
 
 class RunReader:
-    """Reads with what `pipeline.run.load_run_reader` finds, loaded at the first image.
+    """The recognizer of `pipeline.run.load_run_reader`, loaded at the first image.
 
-    A run that was made anew since then is loaded anew. Images are read by one caller at a time,
-    and decoded by two.
+    It is loaded again if the run changes. One request at a time is read, and two at a time are
+    decoded.
     """
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._lock = threading.Lock()
-        # The pixels of two requests are in memory at most.
+        # At most two requests have their pixels in memory.
         self._decoding = threading.Semaphore(2)
         self._loaded: tuple[nn.Module, Background, RunConfig] | None = None
         self._state: Any = None
@@ -80,11 +80,11 @@ class RunReader:
     def read(
         self, files: Sequence[tuple[str, bytes]], *, explain: bool
     ) -> list[ImageReading | ImageRefusal]:
-        """Read encoded images, (name, bytes) each, in order; one that is unfit spoils no other.
+        """Read encoded images, in order; one that cannot be read does not affect the others.
 
         Args:
-            files: Their names are given back and never used otherwise.
-            explain: Whether to draw what the net saw and what each character hangs on.
+            files: Name and bytes of each image. The name is only returned.
+            explain: Whether to return the input of the network and the heat maps.
 
         Raises:
             RunError: The run has no finished reader.
@@ -101,7 +101,7 @@ class RunReader:
         with self._lock:
             reader, background, config = self._current()
             if config.scheme != scheme:
-                raise RunError("the run has been made anew meanwhile; send the images again")
+                raise RunError("the run has changed in the meantime; send the images again")
             if found:
                 images = np.stack(list(found.values()))
                 named = [names[number] for number in found]
@@ -123,10 +123,10 @@ class RunReader:
     def _decoded(
         self, files: Sequence[bytes], scheme: Scheme
     ) -> tuple[dict[int, GreyImages], dict[int, str]]:
-        """Images by their number, and why others are none.
+        """Decoded images by their number, and the reasons why others were refused.
 
-        The pixels that were sent count, whether they can be decoded or not, and so do those that
-        the net has to look at.
+        Two limits apply to a request: on the pixels that the images state, even if they cannot be
+        decoded, and on the pixels that the network processes.
         """
         found: dict[int, GreyImages] = {}
         refused: dict[int, str] = {}
@@ -160,7 +160,9 @@ class RunReader:
         about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS, LESSON)]
         state = file_states(*about, background, *readers)
         if self._loaded is None or state != self._state:
-            self._loaded = None  # a run that is being made anew has no reader until it is done
+            self._loaded = (
+                None  # if the run is being repeated, it has no recognizer until it is finished
+            )
             self._loaded = load_run_reader(self._run)
             self._loaded[0].requires_grad_(False)
             self._state = state
@@ -168,7 +170,7 @@ class RunReader:
 
 
 def _explain(reader: "nn.Module", normalised: FloatImages) -> list[list[str]]:
-    """For each image the pictures of the input and of its characters' heat, as ``data:`` URIs."""
+    """For each image, the network input and the heat maps of all slots, as ``data:`` URIs."""
     from simgan_captcha.recognizer.saliency import saliency
 
     heat = saliency(reader, normalised)
@@ -176,7 +178,7 @@ def _explain(reader: "nn.Module", normalised: FloatImages) -> list[list[str]]:
     for image, maps in zip(normalised, heat, strict=True):
         ink, line = (image[0] + 1) / 2, image[1] > 0
         seen = np.repeat(255 * ink[..., None], 3, axis=-1)
-        # Under a line there is no telling how much ink there is.
+        # The amount of ink under a line is unknown.
         seen[line] = 0.5 * seen[line] + 0.5 * np.array(_LINE_COLOUR)
         drawn = [seen]
         for each in maps[..., None]:

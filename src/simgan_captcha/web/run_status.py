@@ -1,6 +1,6 @@
-"""How far a run is, from what its stages leave in their folders; whoever makes it needs not know.
+"""The progress of a run, from the files of its stages. The process of the run is not involved.
 
-Nothing is locked: only the run's own process may hold its lock.
+This module takes no lock, because only the process of the run may hold it.
 """
 
 import time
@@ -24,10 +24,10 @@ from simgan_captcha.report.templates import duration
 from simgan_captcha.training.metrics import FILE_NAME
 
 QUIET_SECONDS = 60.0
-"""A stage in progress that has written nothing for so long may have been interrupted."""
+"""A stage that has written nothing for this time may have been interrupted."""
 
 _TAIL_BYTES = 4096
-"""A line of metrics is far shorter."""
+"""Bytes at the end of a metrics file, far more than one line."""
 _SHOWN_FIGURES = 3
 _NOT_SHOWN = ("step", "steps", "learning_rate")
 
@@ -35,37 +35,37 @@ State = Literal["waiting", "working", "quiet", "done"]
 
 
 class StageStatus(BaseModel):
-    """How far one stage is."""
+    """The progress of one stage."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     stage: str
-    """Its folder."""
+    """Name of its folder."""
     title: str
     state: State
-    """``quiet``: begun, but it has written nothing for `QUIET_SECONDS`: interrupted, or slow."""
+    """``quiet`` means that a started stage has written nothing for `QUIET_SECONDS`."""
     step: int | None = None
-    """Training steps done, of ``steps``; None for a stage that has none."""
+    """Finished training steps, out of ``steps``; None for a stage without training."""
     steps: int | None = None
     said: str = ""
-    """For people: figures, times, counts."""
+    """Metrics, times and counts as text."""
 
 
 class RunStatus(BaseModel):
-    """How far a run is."""
+    """The progress of a run."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     finished: bool
-    """Whether all its stages are done."""
+    """Whether all stages are done."""
     stages: list[StageStatus]
-    """In the order of the flow."""
+    """Stages in the order in which they run."""
     versions: dict[str, str]
-    """Changes with what the run's page shows: ``curves``, ``sheets``, ``results``."""
+    """Versions of ``curves``, ``sheets`` and ``results``, which change with their content."""
 
 
 def run_status(run: Path) -> RunStatus:
-    """What can be told now; where nothing is told of a stage, it waits."""
+    """The current progress; a stage without files is waiting."""
     damage: list[str] = []
     recorded = read_json(run / RUN, damage) or {}
     config = recorded_config(recorded)
@@ -92,7 +92,7 @@ def _stage_status(run: Path, stage: Stage, config: RunConfig | None) -> StageSta
     trainings = () if config is None else stage.trainings(config)
     last = [_last_figures(folder / training.folder / FILE_NAME) for training in trainings]
     if trainings:
-        # How long an adaptation takes it tells once it has begun.
+        # The length of an adaptation is known only after its first step.
         status.steps = sum(
             _steps(figures, "steps") or training.steps
             for training, figures in zip(trainings, last, strict=True)
@@ -110,16 +110,16 @@ def _stage_status(run: Path, stage: Stage, config: RunConfig | None) -> StageSta
     status.state = "working" if silent < QUIET_SECONDS else "quiet"
     if status.state == "quiet":
         status.said = (
-            f"nothing new for {duration(silent)}: interrupted, or slow; the command that began the "
-            "run goes on with it"
+            f"nothing new for {duration(silent)}: interrupted or slow; repeat the command that "
+            "started the run to continue it"
         )
     elif stage.settings is None:
         status.said = f"{len(list(folder.glob('part-*.parquet')))} batches so far"
     else:
         latest = next((figures for figures in reversed(last) if figures), {})
         elapsed = as_number((read_json(folder / ELAPSED, damage) or {}).get("seconds"))
-        told = [] if elapsed is None else [f"for {duration(elapsed)}"]
-        status.said = " · ".join([*_figures(latest), *told])
+        time_so_far = [] if elapsed is None else [f"for {duration(elapsed)}"]
+        status.said = " · ".join([*_figures(latest), *time_so_far])
     return status
 
 
@@ -128,7 +128,7 @@ def _steps(settings: Json, key: str) -> int:
 
 
 def _last_figures(path: Path) -> Json:
-    """The last whole line of a metrics file that may be growing; empty where there is none."""
+    """The last complete line of a metrics file that may still grow; empty if there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -140,13 +140,13 @@ def _last_figures(path: Path) -> Json:
 
 
 def _last_sign(folder: Path) -> float:
-    """When something in a folder, or in one in it, was last written: seconds since the epoch."""
+    """Time of the last change in a folder or its subfolders, in seconds since the epoch."""
     times = [0.0]
     for path in [folder, *folder.glob("*"), *folder.glob("*/*")]:
         try:
             times.append(path.stat().st_mtime)
         except OSError:
-            continue  # a file that was renamed into place meanwhile
+            continue  # the file was renamed in the meantime
     return max(times)
 
 
@@ -160,5 +160,5 @@ def _figures(latest: Json) -> list[str]:
 
 def _costs(manifest: Json) -> str:
     seconds, images = as_number(manifest.get("seconds")), as_number(manifest.get("images"))
-    told = [] if seconds is None else [duration(seconds)]
-    return " · ".join(told + ([f"{images:,.0f} images"] if images else []))
+    costs = [] if seconds is None else [duration(seconds)]
+    return " · ".join(costs + ([f"{images:,.0f} images"] if images else []))

@@ -1,4 +1,4 @@
-"""Serve a run to a browser, in the foreground."""
+"""The web server of a run."""
 
 import contextlib
 import socket
@@ -25,27 +25,28 @@ def serve(
     """Serve a run's pages until Ctrl-C or SIGTERM.
 
     Args:
-        run: Its folder; the run may be in the making, by another process.
-        host: Address to listen on; the default takes connections of this machine only.
+        run: Folder of the run. Another process may still be working on it.
+        host: Address to listen on; by default, only this machine can connect.
         port: TCP port; 0 for a free one.
-        allow_hosts: Further names by which the server is asked for, as a proxy's. On loopback no
-            others are answered; elsewhere any are, unless some are given.
-        announce: Called once with the server's URL, when it takes connections.
-        warn: Called with what the user should know of the address.
+        allow_hosts: Further accepted host names, such as that of a proxy. On loopback, only these
+            and the names of this machine are accepted. On other addresses, all names are accepted
+            if this is empty.
+        announce: Called once with the URL, when the server accepts connections.
+        warn: Called with a warning if other machines can connect.
 
     Raises:
         RunError: There is no run in the folder.
-        UsageError: The address cannot be listened on.
+        UsageError: The server cannot listen on the address.
     """
     with listen(host, port) as listener:
         if not is_loopback(listener):
             warn(
-                f"{url_of(listener)} is open to other machines and has no password: whoever "
+                f"{url_of(listener)} is open to other machines and has no password: everyone who "
                 "reaches it can read images and correct readings; see docs/serve.md"
             )
         server = build_server(run, answered_hosts(listener, allow_hosts))
         announce(url_of(listener))
-        # Ctrl-C is how a person stops the server, not a failure.
+        # Ctrl-C is the normal way to stop the server.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
@@ -54,8 +55,8 @@ def answered_hosts(listener: socket.socket, allow_hosts: Collection[str]) -> set
     """Names and addresses that a request's Host may have; None for any.
 
     Args:
-        listener: Where the server listens.
-        allow_hosts: Names that the user gave.
+        listener: Socket of the server.
+        allow_hosts: Further names from the user.
     """
     if not is_loopback(listener) and not allow_hosts:
         return None
@@ -74,7 +75,7 @@ def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
     """
     server = uvicorn.Server(
         server_config(
-            # Endless answers end by themselves when the server is to stop.
+            # Event streams end when the server stops.
             create_app(run, hosts=hosts, stopping=lambda: server.should_exit),
             PatientProtocol,
         )

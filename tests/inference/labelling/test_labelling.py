@@ -95,7 +95,7 @@ def test_one_row_out_for_each_row_in(
     assert_labelled(folder / "out", Reader(model), inputs, named=named)
 
 
-def test_parts_that_are_there_are_not_made_again(model: Path, tmp_path: Path) -> None:
+def test_finished_parts_are_not_repeated(model: Path, tmp_path: Path) -> None:
     several: list[Sequence[bytes | None]] = [FILES[:7], [*FILES[7:9], None], FILES[9:20]]
     inputs = {
         write_input(tmp_path / f"{n}.parquet", images): images for n, images in enumerate(several)
@@ -129,7 +129,7 @@ def test_a_store_and_a_uri_are_read(model: Path, tmp_path: Path) -> None:
     assert pq.read_schema(next(out.glob("part-*"))).equals(LABELS)
 
 
-def test_what_goes_wrong_leaves_no_part(model: Path, tmp_path: Path) -> None:
+def test_an_error_leaves_no_part(model: Path, tmp_path: Path) -> None:
     """A disk that fills, or a file that is damaged in its middle."""
     path = write_input(tmp_path / "a.parquet", FILES[:30], row_group=10)
     [partition] = find_partitions([str(path)])
@@ -190,7 +190,7 @@ def test_a_file_given_twice_and_an_unknown_uri_are_refused(tmp_path: Path) -> No
 def test_another_reader_or_a_changed_file_is_refused(model: Path, tmp_path: Path) -> None:
     path, out = write_input(tmp_path / "a.parquet", FILES[:5]), tmp_path / "out"
     label(model, out, path)
-    with pytest.raises(UsageError, match="the reader that made what is in"):
+    with pytest.raises(UsageError, match="the reader that labelled"):
         open_output(str(out), model.read_bytes() + b" ", find_partitions([str(path)]))
     write_input(path, FILES[:6])
     with pytest.raises(UsageError, match=r"a\.parquet has changed since"):
@@ -248,17 +248,17 @@ def test_names_that_are_no_unicode_are_made_readable(model: Path, tmp_path: Path
 
 def test_a_folder_of_other_files_is_not_written_into(model: Path, tmp_path: Path) -> None:
     write_input(tmp_path / "part-1.parquet", FILES[:2])
-    with pytest.raises(UsageError, match="a folder of its own for the labels"):
+    with pytest.raises(UsageError, match="an empty folder for the labels"):
         label(model, tmp_path, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["part-1.parquet"]
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "3", "{"])
-def test_a_damaged_list_is_told(model: Path, tmp_path: Path, text: str) -> None:
+def test_a_damaged_list_is_an_error(model: Path, tmp_path: Path, text: str) -> None:
     path, out = write_input(tmp_path / "a.parquet", FILES[:2]), tmp_path / "out"
     label(model, out, path)
     (out / MANIFEST).write_text(text)
-    with pytest.raises(StoreError, match="expected what is labelled"):
+    with pytest.raises(StoreError, match="expected a list of partitions"):
         label(model, out, path)
 
 
@@ -276,7 +276,7 @@ def wait_for_parts(out: Path, count: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.005)
 
 
-def test_a_killed_command_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
+def test_a_killed_command_continues(model: Path, tmp_path: Path) -> None:
     inputs, out = many_inputs(tmp_path / "in", 8), tmp_path / "out"
     command = [*COMMAND, "label", str(model), *map(str, inputs), str(out)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -65,7 +65,7 @@ def workers() -> list[int]:
 @pytest.mark.skipif(
     not Path("/proc").is_dir(), reason="no /proc that tells workers to kill; run on Linux"
 )
-def test_killed_workers_lose_nothing_and_do_nothing_twice(
+def test_killed_workers_cause_no_losses_or_duplicates(
     model: Path, tmp_path: Path, cluster: str
 ) -> None:
     inputs, out = many_inputs(tmp_path / "in", 12), tmp_path / "out"
@@ -89,7 +89,9 @@ def test_killed_workers_lose_nothing_and_do_nothing_twice(
     assert_labelled(out, Reader(model), inputs)
 
 
-def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_ray_is_an_error_with_an_action(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"simgan-captcha\[dist\]"):
         next(label_on_ray([], str(tmp_path)))

@@ -61,9 +61,7 @@ def parts(filesystem: fs.FileSystem) -> dict[str, int]:
     return {i.base_name: i.mtime_ns for i in found if i.base_name.startswith("part-")}
 
 
-def test_a_killed_command_goes_on_where_it_was(
-    model: Path, server: str, bucket: fs.FileSystem
-) -> None:
+def test_a_killed_command_continues(model: Path, server: str, bucket: fs.FileSystem) -> None:
     arguments = ["label", str(model), uri(server, "bucket/in"), uri(server, "bucket/out")]
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 200
@@ -99,7 +97,7 @@ def test_a_killed_command_goes_on_where_it_was(
     assert sum(row["error"] is not None for row in rows) == COUNT * 8 * len(BAD)
 
 
-def test_a_bucket_that_is_not_there_is_told(model: Path, server: str) -> None:
+def test_a_missing_bucket_is_an_error(model: Path, server: str) -> None:
     nowhere = uri(server, "nowhere/in")
     outcome = real_command("label", model, nowhere, uri(server, "bucket/out"))
     outcome.error(outcome.code or 0, "expected a Parquet file or a folder of them", "nowhere/in")

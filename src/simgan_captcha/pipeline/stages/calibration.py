@@ -37,7 +37,7 @@ _STREAM = 100  # random stream of synthetic images, plus the number of the round
 def calibrate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the bootstrap recognizer and fit the simulator in each round.
 
-    Of several processes all train, and the first one fits.
+    If there are several processes, all of them train and the first one fits.
     """
     rounds = _Rounds(data, folder, advance)
     for number in range(1, data.config.calibration.rounds + 1):
@@ -110,10 +110,10 @@ class _Rounds:
         except TooLittleReadError:
             if number == self.settings.rounds:
                 raise
-            # The next round trains with the ranges, or with what an earlier one found.
+            # The next round trains with the given ranges, or with an earlier calibration.
             early = f"round {number} of {self.settings.rounds} found too little read surely"
             self.warnings.append(
-                f"{early} to calibrate with; the scout learned on and looked again"
+                f"{early} to calibrate with; the bootstrap recognizer was trained further"
             )
             self.data.warn(self.warnings[-1])
             return

@@ -154,7 +154,7 @@ def _draw_known(data: RunData) -> _Known:
 def _estimate(
     data: RunData, stage: str, known: _Known | None, compared: dict[str, _Probabilities]
 ) -> Estimate:
-    """The estimate of one recognizer, which does not contradict that of the distilled one."""
+    """The estimate of one recognizer, limited by that of the distilled recognizer."""
     if known is None:
         return distilled_estimate(data.run)
     read, scheme, names = compared[stage], data.config.scheme, data.captchas[0]
@@ -164,7 +164,9 @@ def _estimate(
     )
     if _DISTILLED not in compared:
         return estimate
-    both = min(len(read.real), len(compared[_DISTILLED].real))  # the kept one has read all images
+    both = min(
+        len(read.real), len(compared[_DISTILLED].real)
+    )  # the kept recognizer has read all images
     others = decode(scheme, names[:both], compared[_DISTILLED].real[:both])
     alike = [one.text == other.text for one, other in zip(readings[:both], others, strict=True)]
     return limited_by_agreement(estimate, sum(alike) / len(alike), distilled_estimate(data.run))
@@ -177,7 +179,7 @@ def _read_views(
     known: _Known | None,
     advance: Advance,
 ) -> tuple[int, int]:
-    """Average uncertain readings over augmented views; the numbers of images read again."""
+    """Average uncertain readings over augmented views; return the numbers of images read again."""
     if not data.config.adaptation.steps:  # with adaptation, either recognizer gains
         return 0, 0
     view = partial(
@@ -198,7 +200,7 @@ def _read_views(
 def _verify(
     data: RunData, once: Floats, read: _Probabilities, known: _Known, advance: Advance
 ) -> dict[str, Any]:
-    """Rescore real and known images, in place; what was done.
+    """Rescore real and known images in place, and return the counts.
 
     The check on borderline characters uses the probabilities ``once``, before test-time
     augmentation, because the mean of augmented views is less confident.

@@ -20,11 +20,11 @@ from simgan_captcha.types import GreyImages
 
 _STREAM = 5  # random stream of the sample
 _DRAWN = 500
-"""Images that are drawn to measure the simulator's rate."""
+"""Number of images drawn to measure the speed of the simulator."""
 
 
 def store(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
-    """Download or copy images that the store does not have; nothing is removed from it."""
+    """Download or copy images that the store does not have; nothing is removed."""
     report = ingest(
         data.challenges,
         folder,

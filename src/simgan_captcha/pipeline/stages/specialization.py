@@ -1,7 +1,7 @@
 """The stages that learn from the generalist.
 
-The generalist specializes on the run's images, and a light recognizer learns the texts that it then
-reads.
+The generalist specializes on the run's images. A small recognizer then learns the texts that the
+specialized generalist reads.
 """
 
 from collections.abc import Mapping
@@ -55,15 +55,15 @@ PSEUDO_LABELS = "pseudo_labels.json"
 """Texts of the specialized generalist, in the folder of its stage."""
 
 _FIRST = 10
-"""Images whose texts are shown before anything is learned."""
+"""Number of images whose texts are shown before training."""
 _BALANCE = 1.0
 """Strength of the biases against characters that are read too often, between two rounds."""
 _SEEDS = 10_007
-"""Difference of the seeds of two rounds."""
+"""Difference between the seeds of two rounds."""
 
 
 class TeacherTexts(NamedTuple):
-    """What a teacher reads in some of a run's images."""
+    """Readings of some of a run's images by a teacher."""
 
     names: list[str]
     texts: list[str]
@@ -77,7 +77,7 @@ class Distilled(NamedTuple):
 
     reader: nn.Module
     results: list[ReaderResult]
-    """Of the rounds."""
+    """Results of the rounds."""
     figures: dict[str, float]
     """Arguments of `estimate_from_agreement`."""
 
@@ -104,13 +104,16 @@ def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> Stag
 def specialized_texts(
     data: RunData, known: Mapping[str, str], advance: Advance
 ) -> tuple[TeacherTexts, int]:
-    """Specialize the generalist and read with it; also the columns of its input.
+    """Specialize the generalist and read with it.
 
     Args:
-        data: Of the run.
-        known: True texts by name, of images that are then among those it learns from. Only
-            `simgan_captcha.teaching` has any.
+        data: Data of the run.
+        known: True texts by image name. These images are added to those that the generalist learns
+            from. Only `simgan_captcha.teaching` gives any.
         advance: Called after each step.
+
+    Returns:
+        The texts, and the number of columns of the network's input.
     """
     settings, captchas = data.config.specialization, CaptchaStore(data.run / STORE)
     ordered = captchas.in_content_order()
@@ -140,7 +143,7 @@ def specialized_texts(
 
 
 def _show_first_texts(data: RunData) -> None:
-    """Show what the generalist reads in a few images before it learns anything."""
+    """Show a few readings of the generalist before training."""
     encoded = evenly(
         CaptchaStore(data.run / STORE).in_content_order().images, data.config.specialization.images
     )
@@ -184,11 +187,11 @@ def learn_texts(
     """Train the recognizer on a teacher's texts, in rounds.
 
     Args:
-        data: Of the run.
-        folder: For the checkpoints and metrics of the rounds.
-        teacher: Its texts; those that do not fit the scheme are left out.
+        data: Data of the run.
+        folder: Folder for the checkpoints and metrics of the rounds.
+        teacher: Texts of the teacher; those that do not fit the scheme are left out.
         known: True texts by name, which replace those of the teacher. Only
-            `simgan_captcha.teaching` has any.
+            `simgan_captcha.teaching` gives any.
         advance: Called after each step.
 
     Raises:
@@ -199,7 +202,7 @@ def learn_texts(
     taught = _with_ids(of_teacher | dict(known), scheme)
     if len(taught) < 2:
         raise RunError(
-            "expected texts of the alphabet and the length of the scheme, the generalist reads "
+            "expected readings with the alphabet and length of the scheme, the generalist gives "
             "none; correct the scheme, or run with --set pretrained=false"
         )
     names, stored = data.captchas
@@ -236,11 +239,11 @@ class _Images(NamedTuple):
 def _learn_in_rounds(
     data: RunData, folder: Path, images: _Images, advance: Advance
 ) -> tuple[list[ReaderResult], Ids, Floats]:
-    """Train one recognizer after another; each but the first learns what the one before reads.
+    """Train one recognizer after another, each on the readings of the one before.
 
     Returns:
-        The trainings; the class ids (N, L) that the last recognizer learned; the probabilities
-        (N, L, K) that it reads.
+        The trainings, the class ids (N, L) that the last recognizer learned, and its probabilities
+        (N, L, K).
     """
     results = list[ReaderResult]()
     while True:
@@ -253,9 +256,11 @@ def _learn_in_rounds(
 
 
 def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
-    """Class ids (N, L) of probabilities (N, L, K), without classes that are read too often."""
+    """Class ids (N, L) of probabilities (N, L, K), with a bias against too frequent classes."""
     characters = len(alphabet)
-    read = probabilities.argmax(-1) < characters  # the other class is that of empty slots
+    read = (
+        probabilities.argmax(-1) < characters
+    )  # the class after the characters is that of empty slots
     of_read = probabilities[read][:, :characters]
     if not len(of_read):
         return np.asarray(probabilities.argmax(-1))
@@ -304,7 +309,7 @@ def _learn_texts(
 
 
 def specialization_flops(config: RunConfig, unsure: float = 0.0) -> int:
-    """Floating-point operations of the specialization, if there are as many images as it takes."""
+    """Floating-point operations of the specialization, with the maximum number of images."""
     scheme, settings = config.scheme, config.specialization
     columns = 4 * round(scheme.width * HEIGHT / scheme.height / 4)
     return count_specialization_flops(settings, columns, settings.images)

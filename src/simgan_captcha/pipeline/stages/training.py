@@ -40,7 +40,7 @@ _WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
 
 @torch.no_grad()
 def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) -> float:
-    """The share of images, (B, C, H, W) each, of which all characters are read as before."""
+    """The share of images (B, C, H, W) whose text is read the same after refining."""
     before, after = (recogniser(images).argmax(-1) for images in (synthetic, refined))
     return float((before == after).all(-1).float().mean())
 
@@ -48,13 +48,13 @@ def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) 
 def ink_recogniser(
     reader: nn.Module, background: Background, images: GreyImages, device: torch.device
 ) -> Recogniser:
-    """A reader as a function of ink (B, 1, H, W) to logits (B, L, K); its weights are frozen.
+    """Freeze a recognizer, and return it as a function from ink (B, 1, H, W) to logits (B, L, K).
 
     Args:
-        reader: Of ink and line mask; stays in its mode, and is moved.
-        background: Has the mask.
-        images: Any, (N, H, W).
-        device: Where the ink will be.
+        reader: Recognizer of ink and line mask. It is moved to the device and keeps its mode.
+        background: Background with the line mask.
+        images: Any images of the scheme, (N, H, W).
+        device: Device of the ink.
     """
     reader.requires_grad_(False).to(device)
     mask = torch.from_numpy(background.normalise(images[:1]))[:, 1:].to(device)
@@ -66,7 +66,7 @@ def ink_recogniser(
 
 
 def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
-    """Train the refiner. A witness measures whether refining keeps the text."""
+    """Train the refiner. A witness recognizer measures whether refining keeps the text."""
     settings, flops, images = data.config.simgan, 0, 0
     files: tuple[str, ...] = (REFINER,)
     if not data.config.calibrates:
@@ -112,7 +112,7 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         refiner = load_refiner(data.run / "refine" / REFINER)
         refiner.to(data.fabric.device)
     starts_trained = settings.kind == "attention" and (config.calibrates or config.refine)
-    # Positions of letters are known in synthetic images; predicting them, too, trains faster.
+    # Synthetic images have known letter positions; predicting them too makes training faster.
     posed = config.reads_poses
     result = train_reader(
         lambda first: _refined(
@@ -154,7 +154,7 @@ def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
 def _refined(
     data: RunData, refiner: Refiner | None, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches with refined ink, or as they are."""
+    """Refine the ink of the batches, if there is a refiner."""
     for normalised, ids in batches:
         if refiner is not None:
             with torch.no_grad(), data.fabric.autocast():

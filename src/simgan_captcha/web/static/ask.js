@@ -1,5 +1,5 @@
 "use strict";
-// What the server answers; or an error that says in words for people why it does not.
+// The JSON reply of the server, or an Error with a message for people.
 
 async function ask(address, options) {
   let reply;
@@ -8,10 +8,10 @@ async function ask(address, options) {
   } catch {
     throw new Error("the server does not answer; is it running?");
   }
-  // A proxy may answer in the server's place, with a page of its own.
+  // A proxy may reply with its own HTML page instead.
   const answer = await reply.json().catch(() => null);
   if (answer === null || !reply.ok) {
-    throw new Error(answer?.detail ?? `expected JSON, got a page of status ${reply.status}; load this page again`);
+    throw new Error(answer?.detail ?? `expected JSON, got a page with status ${reply.status}; reload this page`);
   }
   return answer;
 }

@@ -1,11 +1,11 @@
 "use strict";
-// Images go to the server one at a time: each answer is shown as it comes.
+// Sends images to the server one at a time, and shows each reply as it arrives.
 
 const form = document.getElementById("drop");
 const picker = document.getElementById("files");
 const said = document.getElementById("said");
 const answers = document.getElementById("answers");
-const MOST_BYTES = Number(form.dataset.mostBytes); // a longer wait would end in the same words
+const MOST_BYTES = Number(form.dataset.mostBytes); // the server refuses larger files with the same message
 
 const waiting = [];
 let working = false;
@@ -64,16 +64,16 @@ function showReading(file, reading) {
   given.alt = `image read as ${reading.text}`;
   item.querySelector(".file").textContent = reading.name;
   item.querySelector(".said-text .text").textContent = reading.text;
-  item.querySelector(".said-text .share").textContent = `${percent(reading.confidence)} sure`;
+  item.querySelector(".said-text .share").textContent = `${percent(reading.confidence)} confidence`;
   const saw = item.querySelector(".saw img");
   saw.src = reading.input;
-  saw.alt = "the ink of the image, as the net saw it";
+  saw.alt = "input of the network: the ink of the image";
   const characters = item.querySelector(".characters");
   [...reading.text].forEach((character, slot) => {
     const part = copyOf("character");
     const picture = part.querySelector("img");
     picture.src = reading.heat[slot];
-    picture.alt = `where the reading of ${character} hangs on the ink`;
+    picture.alt = `heat map of ${character}`;
     part.querySelector(".text").textContent = character;
     part.querySelector(".share").textContent = percent(reading.character_confidence[slot]);
     const meter = part.querySelector("meter");
@@ -98,7 +98,7 @@ picker.addEventListener("change", () => {
 form.addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 
-// Anywhere on the page: a miss would make the browser leave it and show the image.
+// Images may be dropped anywhere: otherwise the browser would leave the page to show them.
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   form.classList.add("over");

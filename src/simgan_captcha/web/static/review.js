@@ -1,5 +1,5 @@
 "use strict";
-// Review by keyboard; every Enter keeps one text on the server.
+// Review by keyboard: Enter saves the text on the server.
 
 const cards = [...document.querySelectorAll(".card")];
 const said = document.getElementById("said");
@@ -10,7 +10,7 @@ function show(card) {
   const word = card.querySelector(".verdict-word");
   card.classList.toggle("confirmed", correction === reading);
   card.classList.toggle("corrected", correction !== "" && correction !== reading);
-  word.textContent = correction === "" ? "" : correction === reading ? "confirmed" : `is ${correction}`;
+  word.textContent = correction === "" ? "" : correction === reading ? "confirmed" : "corrected";
   card.querySelector(".forget").hidden = correction === "";
 }
 
@@ -25,12 +25,12 @@ async function keep(card, text) {
     const answer = await ask(address, request);
     card.dataset.correction = answer.text ?? "";
     total.textContent = answer.total.toLocaleString("en");
-    said.textContent = answer.text === null ? `${answer.reading}: forgotten.` : `Kept: ${answer.text}.`;
+    said.textContent = answer.text === null ? `Correction of ${answer.reading} removed.` : `Saved: ${answer.text}.`;
     entry.removeAttribute("aria-invalid");
     show(card);
     return true;
   } catch (error) {
-    said.textContent = `Not kept: ${error.message}`;
+    said.textContent = `Not saved: ${error.message}`;
     entry.setAttribute("aria-invalid", "true");
     entry.focus();
     return false;
@@ -59,7 +59,7 @@ document.addEventListener("keydown", async (event) => {
   const focused = document.activeElement;
   const card = focused.closest(".card");
   const inText = focused.matches(".card input");
-  // Keys that mean something where the focus is are left alone.
+  // Leave keys alone that the focused element uses itself.
   if (!inText && focused.matches("input, select")) return;
   if (focused.matches("a, button, summary") && !"jk".includes(event.key)) return;
   const index = card ? cards.indexOf(card) : -1;

@@ -1,8 +1,8 @@
 "use strict";
-// Follows the run: progress comes as events; sections are fetched again when they have changed.
+// Follows the run: progress arrives as events; changed sections are fetched again.
 
 const PARTS = { results: "results", curves: "curves", sheets: "sheets", diagnosis: "results" };
-const BETWEEN_FETCHES = 4000; // milliseconds: curves are drawn by the machine that trains
+const BETWEEN_FETCHES = 4000; // milliseconds: the server draws the curves, maybe while it trains
 
 const stages = document.getElementById("stages");
 const announced = document.getElementById("announced");
@@ -49,11 +49,11 @@ async function refresh() {
       const slider = document.getElementById("step");
       const [chosen, atEnd] = [slider?.value, slider?.value === slider?.max];
       document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
-      // Whoever looks at an earlier step goes on looking at it.
+      // Keep an earlier step that the user has chosen.
       if (id === "sheets" && slider && !atEnd) showStep(chosen);
     }
   } catch {
-    // The events tell when the server is back; what is shown stays until then.
+    // Keep the page as it is; an event arrives when the server is back.
   }
   setTimeout(() => {
     fetching = false;
@@ -84,8 +84,8 @@ events.addEventListener("message", (event) => {
 events.addEventListener("error", () => {
   announced.textContent =
     events.readyState === EventSource.CLOSED
-      ? "The server tells no more, perhaps to too many pages; load this one again."
-      : "The server does not answer; this page goes on when it does.";
+      ? "The server closed the connection; perhaps too many pages are open. Reload this page."
+      : "The server does not answer. This page updates when it does.";
 });
 events.addEventListener("open", () => {
   announced.textContent = "";
