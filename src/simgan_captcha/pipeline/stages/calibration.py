@@ -26,7 +26,7 @@ from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
 from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.train import ReaderResult, train_reader
+from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
 from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import Floats
@@ -83,10 +83,12 @@ class _Rounds:
             lambda first: data.batches(simulator, _STREAM + number, settings.batch_size, first),
             reader_architecture(config, pose=True),
             settings,
-            folder=self.folder / f"round-{number}",
-            fabric=data.fabric,
-            seed=data.seed,
-            on_step=lambda step, _, figures: self.advance(done + step, total, figures),
+            TrainingSession(
+                self.folder / f"round-{number}",
+                data.fabric,
+                data.seed,
+                lambda step, _, figures: self.advance(done + step, total, figures),
+            ),
             initial=self.scout,
             objective=scout_objective,
         )

@@ -45,7 +45,7 @@ from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER, STORE
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 from simgan_captcha.recognizer.distill import forgiving_objective, labelled_images
-from simgan_captcha.recognizer.train import ReaderResult, count_flops, train_reader
+from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, count_flops, train_reader
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.known_texts import known_of_batch
 from simgan_captcha.training.parallel import fabric_precision
@@ -293,10 +293,12 @@ def _learn_texts(
         ),
         reader_architecture(config),
         settings,
-        folder=folder / f"round-{number + 1}",
-        fabric=fabric,
-        seed=seed,
-        on_step=lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
+        TrainingSession(
+            folder / f"round-{number + 1}",
+            fabric,
+            seed,
+            lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
+        ),
         objective=partial(
             forgiving_objective, known=known_of_batch(len(known), settings.batch_size)
         ),
