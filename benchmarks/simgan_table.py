@@ -32,7 +32,7 @@ from simgan_captcha.data.background import estimate_background
 from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.recognizer.adapt import adapt_reader
-from simgan_captcha.recognizer.train import ReaderResult, train_reader
+from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
 from simgan_captcha.simgan import Refiner, SimGANSettings, count_forward_flops
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.metrics import FILE_NAME
@@ -135,10 +135,7 @@ class Bench:
             lambda first: self.lab.synthetic(READ, settings.batch_size, first, refiner),
             reader_architecture(self.config),
             settings,
-            folder=folder,
-            fabric=alone(),
-            seed=self.lab.seed,
-            on_step=ticking(stopwatch, f"{arm} reader"),
+            TrainingSession(folder, alone(), self.lab.seed, ticking(stopwatch, f"{arm} reader")),
         )
         return result, stopwatch.seconds()
 
@@ -152,10 +149,9 @@ class Bench:
             lambda first: self.lab.real(settings.batch_size, first),
             lambda first: self.lab.synthetic(ADAPT, settings.synthetic_batch_size, first),
             settings,
-            folder=folder,
-            fabric=alone(),
-            seed=self.lab.seed,
-            on_step=ticking(stopwatch, f"{arm} adaptation"),
+            TrainingSession(
+                folder, alone(), self.lab.seed, ticking(stopwatch, f"{arm} adaptation")
+            ),
         )
         return result, stopwatch.seconds()
 

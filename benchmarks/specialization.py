@@ -28,6 +28,7 @@ from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
 from simgan_captcha.generalist.specialization.specialize import (
+    PossibleTexts,
     decode_all,
     prepare,
     read_columns,
@@ -88,14 +89,12 @@ def measured(
     files = sorted((folder / "images").iterdir())
     images = prepare([open_picture(file).rgb for file in files])
     characters, length = REAL_FAMILIES[name]
-    alphabet, lengths = Alphabet(characters), least_and_most(length)
+    possible = PossibleTexts(Alphabet(characters), least_and_most(length))
     network, _ = load_generalist(WEIGHTS)
 
     def right(of: Generalist) -> tuple[list[float], float]:
         """The share that a network reads right, and its mean confidence."""
-        decoded = decode_all(
-            read_columns(of, torch.from_numpy(images), bf16=True), alphabet, lengths
-        )
+        decoded = decode_all(read_columns(of, torch.from_numpy(images), bf16=True), possible)
         count = sum(
             one.text.casefold() == truth[file.name].casefold()
             for one, file in zip(decoded, files, strict=True)
@@ -105,7 +104,7 @@ def measured(
 
     at_once, _ = right(network)
     start = time.process_time()
-    specialized = specialize(network, images, alphabet, lengths, settings, seed=seed, bf16=True)
+    specialized = specialize(network, images, possible, settings, seed=seed, bf16=True)
     seconds = time.process_time() - start
     after, confidence = right(specialized)
     return {

@@ -28,7 +28,7 @@ from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis, read_run
 from simgan_captcha.recognizer.decode import load_reader
-from simgan_captcha.recognizer.train import count_flops, train_reader
+from simgan_captcha.recognizer.train import TrainingSession, count_flops, train_reader
 
 
 def main() -> None:
@@ -63,10 +63,12 @@ def main() -> None:
             labelled_stream(train, background, config.scheme, batch_size, seed),
             architecture,
             config.brief_training(steps),
-            folder=work / f"seed-{seed}",
-            fabric=fabric,
-            seed=seed,
-            on_step=lambda step, total, told: progress.update(step, total, **told),
+            TrainingSession(
+                work / f"seed-{seed}",
+                fabric,
+                seed,
+                lambda step, total, told: progress.update(step, total, **told),
+            ),
         )
     supervised = judge_reader(trained.reader, background, config.scheme, test)
     net_alone = judge_stage(run, kept, test)

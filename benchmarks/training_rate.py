@@ -34,6 +34,7 @@ from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.recognizer.train import (
+    TrainingSession,
     character_objective,
     count_flops,
     train_reader,
@@ -89,10 +90,12 @@ def main() -> None:
                 stream,
                 architecture,
                 config.reader.model_copy(update={"steps": options.steps}),
-                folder=Path(folder),
-                fabric=fabric,
-                seed=options.seed,
-                on_step=lambda step, total, figures: ended.append(time.perf_counter()),
+                TrainingSession(
+                    Path(folder),
+                    fabric,
+                    options.seed,
+                    lambda step, total, figures: ended.append(time.perf_counter()),
+                ),
                 objective=scout_objective if posed else character_objective,
             )
         taken = [after - before for before, after in itertools.pairwise(ended[_SETTLING:])]

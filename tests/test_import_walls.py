@@ -1,9 +1,11 @@
 """The walls between modules stand (``make test`` runs lint-imports), and would fall loudly."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ KNOWING = {
     "report/report.py",
     "teaching/labels.py",
 }
+
+
+# What people call, with a parameter for each option that they may name.
+OF_MANY_OPTIONS = {"api/learning.py:learn", "cli/learn.py:run", "puzzle/server.py:serve"}
 
 
 def lint_imports(folder: Path) -> dict[str, str]:
@@ -161,6 +167,29 @@ def test_no_room_holds_more_than_twelve_entries() -> None:
         if room.is_dir() and room.name != "__pycache__":
             entries = {path.name for path in room.iterdir()} - {"__init__.py", "__pycache__"}
             assert len(entries) <= 12, (room.name, sorted(entries))
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    given = function.args
+    named = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+    return [one.arg for one in named if one is not None and one.arg not in ("self", "cls")]
+
+
+def test_files_and_functions_are_short() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        name, text = path.relative_to(PACKAGE).as_posix(), path.read_text("utf-8")
+        assert len(text.splitlines()) <= 400, name
+        for function in functions(text):
+            where = f"{name}:{function.name}"
+            assert function.end_lineno is not None
+            assert function.end_lineno - function.lineno < 70, where
+            assert len(parameters(function)) <= 8 or where in OF_MANY_OPTIONS, where
 
 
 def test_nothing_but_the_page_and_teaching_names_where_corrections_are_kept() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simgan_captcha.calibration.glyph_fit import GlyphFit
-from simgan_captcha.calibration.look import find_shapes
+from simgan_captcha.calibration.look import ShapeSearch
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import POSE
 from simgan_captcha.simulator.settings import SimulatorSettings
@@ -19,18 +19,9 @@ FONTS = SimulatorSettings(fonts=("stix-bold", "roboto-black", "dejavu-sans-bold"
 def look(
     normalised: FloatImages, seen: Poses, *, waves: bool = False
 ) -> tuple[GlyphFit, list[str]]:
-    return find_shapes(
-        normalised,
-        seen,
-        LETTERS.alphabet,
-        FONTS,
-        0,
-        glyphs=None,
-        waves=waves,
-        formed=False,
-        epochs=12,
-        on_epoch=lambda *_: None,
-    )
+    scheme = LETTERS.model_copy(update={"waves": waves})
+    search = ShapeSearch(normalised, scheme, FONTS, 0, epochs=12, on_epoch=lambda *_: None)
+    return search.find(seen, None, formed=False)
 
 
 @pytest.mark.parametrize("waves", [False, True])

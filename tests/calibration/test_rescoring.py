@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rescoring import (
     Comparisons,
-    compare_readings,
+    Redrawing,
     contradicts,
     decide,
     does_harm,
@@ -97,9 +97,8 @@ def comparison(
     chosen: npt.NDArray[np.bool_],
 ) -> Comparisons:
     images, poses, _, probabilities = doubtful
-    return compare_readings(
-        images, STRIPED, probabilities, chosen, Telling(images, poses), found, LETTERS, SETTINGS
-    )
+    redrawing = Redrawing(STRIPED, Telling(images, poses), found, LETTERS, SETTINGS.steps)
+    return redrawing.compare(images, probabilities, chosen)
 
 
 @pytest.fixture(scope="module")

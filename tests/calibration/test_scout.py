@@ -31,7 +31,7 @@ from simgan_captcha.recognizer.network import (
     map_size,
 )
 from simgan_captcha.recognizer.settings import ReaderSettings
-from simgan_captcha.recognizer.train import train_reader
+from simgan_captcha.recognizer.train import TrainingSession, train_reader
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import DrawParameters, Simulator
@@ -255,10 +255,7 @@ def train_scout(
         stream(PosedSimulator(drawn(1)[0])),
         ARCHITECTURE,
         SETTINGS.model_copy(update={"steps": steps}),
-        folder=folder,
-        fabric=cpu(),
-        seed=1,
-        on_step=on_step,
+        TrainingSession(folder, cpu(), 1, on_step),
         objective=scout_objective,
     )
     return Learned(result.reader, result.figures)
@@ -328,10 +325,7 @@ def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_pa
         ids,
         replace(ARCHITECTURE, pose=False),
         SETTINGS.model_copy(update={"steps": 1, "learning_rate": 1e-9}),
-        folder=tmp_path,
-        fabric=cpu(),
-        seed=1,
-        on_step=quiet,
+        TrainingSession(tmp_path, cpu(), 1, quiet),
         initial=scout,
     ).reader
     with torch.inference_mode():

@@ -11,6 +11,7 @@ from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
 from simgan_captcha.generalist.specialization.specialize import (
+    PossibleTexts,
     augment,
     common_width,
     forgiving_loss,
@@ -67,7 +68,8 @@ def test_a_seed_decides_and_the_given_network_stays() -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = np.random.default_rng(1).standard_normal((8, 4, HEIGHT, 48)).astype(np.float32)
     first, second = (
-        specialize(network, images, Alphabet("01"), (2, 2), TINY).state_dict() for _ in range(2)
+        specialize(network, images, PossibleTexts(Alphabet("01"), (2, 2)), TINY).state_dict()
+        for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from simgan_captcha.data.background import plain_background
-from simgan_captcha.recognizer.distill import forgiving_objective, labelled_images
+from simgan_captcha.recognizer.distill import (
+    LabelledImages,
+    forgiving_objective,
+    labelled_batches,
+)
 from simgan_captcha.recognizer.settings import AugmentationSettings
 
 
@@ -46,20 +50,12 @@ def test_an_untrained_recognizer_learns_as_by_cross_entropy() -> None:
 
 def test_a_batch_is_the_same_from_wherever_it_is_asked_for_and_is_shared_by_processes() -> None:
     images = np.random.default_rng(1).integers(0, 256, (9, 24, 48), dtype=np.uint8)
-    ids = torch.arange(9)[:, None]
+    labelled = LabelledImages(images, np.arange(9)[:, None], np.arange(9) == 8)
     background = plain_background(24, 48, 200, "relative", 0)
 
     def batch(number: int, first: int, rank: int = 0, processes: int = 1) -> torch.Tensor:
-        stream = labelled_images(
-            images,
-            ids,
-            background,
-            AugmentationSettings(),
-            6,
-            3,
-            known=torch.tensor([8]),
-            rank=rank,
-            processes=processes,
+        stream = labelled_batches(
+            labelled, background, AugmentationSettings(), 6, 3, rank=rank, processes=processes
         )(first)
         for _ in range(first, number):
             next(stream)

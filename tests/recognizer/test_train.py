@@ -20,6 +20,7 @@ from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
     ReaderResult,
+    TrainingSession,
     count_flops,
     learning_rate_at,
     train_reader,
@@ -229,10 +230,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
             synthetic(1, 32),
             other,
             changed(steps=20),
-            folder=tmp_path,
-            fabric=cpu(),
-            seed=1,
-            on_step=quiet,
+            TrainingSession(tmp_path, cpu(), 1, quiet),
         )
 
 

@@ -20,7 +20,7 @@ from simgan_captcha.recognizer.settings import (
     AugmentationSettings,
     ReaderSettings,
 )
-from simgan_captcha.recognizer.train import OnStep, ReaderResult, train_reader
+from simgan_captcha.recognizer.train import OnStep, ReaderResult, TrainingSession, train_reader
 from simgan_captcha.training.streams import LabelledStream
 
 HEIGHT, WIDTH, LENGTH, CLASSES = 24, 48, 2, 4
@@ -133,10 +133,7 @@ def train(
         stream or synthetic(1, settings.batch_size),
         architecture,
         settings,
-        folder=folder,
-        fabric=cpu(precision),
-        seed=seed,
-        on_step=on_step,
+        TrainingSession(folder, cpu(precision), seed, on_step),
         initial=initial,
     )
 
@@ -158,10 +155,7 @@ def adapt(
         real,
         known or synthetic(2, settings.synthetic_batch_size),
         settings,
-        folder=folder,
-        fabric=cpu(precision),
-        seed=seed,
-        on_step=on_step,
+        TrainingSession(folder, cpu(precision), seed, on_step),
     )
 
 

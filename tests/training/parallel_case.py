@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simgan_captcha.recognizer.adapt import adapt_reader
 from simgan_captcha.recognizer.network import build_reader
-from simgan_captcha.recognizer.train import character_objective, train_reader
+from simgan_captcha.recognizer.train import TrainingSession, character_objective, train_reader
 from simgan_captcha.simgan import train_refiner
 from simgan_captcha.training.parallel import make_fabric
 from tests.recognizer import training_case as reading
@@ -96,10 +96,7 @@ def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
         joined(fabric, lambda number: reading.draw(1, number, READER.batch_size // 2)),
         reading.ARCHITECTURE,
         READER,
-        folder=folder / "read",
-        fabric=fabric,
-        seed=1,
-        on_step=reading.quiet,
+        TrainingSession(folder / "read", fabric, 1, reading.quiet),
     )
     adapted = adapt_reader(
         read.reader,
@@ -107,10 +104,7 @@ def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
         joined(fabric, real_half),
         joined(fabric, lambda n: reading.draw(2, n, ADAPTATION.synthetic_batch_size // 2)),
         ADAPTATION,
-        folder=folder / "adapt",
-        fabric=fabric,
-        seed=1,
-        on_step=reading.quiet,
+        TrainingSession(folder / "adapt", fabric, 1, reading.quiet),
     )
     refined = train_refiner(
         synthetic=joined(fabric, lambda number: refining.squares(1, number)[:4]),

@@ -168,66 +168,116 @@ def fit_glyphs(
         epochs: Passes over the images.
         on_epoch: Called after each pass with the mean error of its images.
     """
-    H, W = normalised.shape[2:]
-    ids, present = torch.from_numpy(poses.ids), torch.from_numpy(poses.present)
-    N, L = ids.shape
-    ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
-    visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
-    unit, P = torch.tensor(POSE_UNIT), len(POSE)
-    moved = unit * (torch.arange(P) < moving)
     begun = poses.places if begin is None else begin
-    pose = nn.Embedding(N, L * P, sparse=True, _weight=(torch.from_numpy(begun) / unit).flatten(1))
     first = mean_glyphs(normalised, poses) if glyphs is None else glyphs
+    descent = _Descent(normalised, poses, first, begun, moving)
     coarse = _BLURS[0] if glyphs is None else _KNOWN_BLUR
-    shape = nn.Parameter(torch.from_numpy(first.copy()))
-    of_pose = torch.optim.SparseAdam(list(pose.parameters()), _POSE_RATE)
-    of_shape = torch.optim.Adam([shape], _GLYPH_RATE)
-
     generator = torch.Generator().manual_seed(seed)
-    sure = torch.from_numpy(sure_characters(poses.probabilities)) & present
-    misfit = torch.full((N, L), torch.nan)
-    for epoch in range(epochs if sure.any() else 0):
+    for epoch in range(epochs if descent.sure.any() else 0):
         if epoch == epochs // 2:
-            sure &= misfit <= misfit[sure].quantile(1 - _DROPPED)
-        for optimizer, rate in ((of_pose, _POSE_RATE), (of_shape, _GLYPH_RATE)):
-            optimizer.param_groups[0]["lr"] = rate * (1 - epoch / epochs)
-        window = _gaussian(max(_BLURS[1], coarse * (1 - 2 * epoch / epochs)), len(shape[0]))
-        images = torch.from_numpy(np.flatnonzero(sure.any(1).numpy()))
-        for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
-            at, counts = pose(batch).view(-1, L, P) * moved, sure[batch]
-            drawn = draw_characters(_blurred(shape.clamp(0, 1), window), ids[batch], at, H, W)
-            covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
-            near = near_characters(at.detach(), H, W) & present[batch][..., None, None]
-            looked_at = visible[batch] * ~(near & ~counts[..., None, None]).any(1)
-            missed = (covered - ink[batch]).square() * looked_at
-            misfit[batch] = mean_near(missed.detach(), looked_at, near).where(counts, torch.nan)
-            # Where the clamp has no gradient, this term leads back to [0, 1].
-            outside = (shape - shape.detach().clamp(0, 1)).square().sum()
-            for optimizer in (of_pose, of_shape):
-                optimizer.zero_grad()
-            ((missed.sum() + form_prior(at)) / L + outside).backward()
-            of_pose.step()
-            of_shape.step()
-        on_epoch(epoch + 1, epochs, misfit[sure].mean().item())
+            descent.drop_misread()
+        left = 1 - epoch / epochs
+        blur = max(_BLURS[1], coarse * (1 - 2 * epoch / epochs))
+        descent.pass_over_images(left, blur, generator)
+        on_epoch(epoch + 1, epochs, descent.misfit[descent.sure].mean().item())
+    return _settled(normalised, poses, descent, begun, moving)
 
-    fitted = (pose.weight.detach().view(N, L, P) * moved).numpy()
-    fitted = np.where(sure.numpy()[..., None], fitted, begun)
-    read = np.bincount(ids[sure].numpy(), minlength=len(first))
-    fine = _blurred(shape.detach().clamp(0, 1), _gaussian(_BLURS[1], len(shape[0])))
-    found = without_haze(fine.numpy()) * found_classes(read)[:, None, None].astype(np.float32)
-    settled = fit_poses(normalised, ids.numpy(), fitted, found, _SETTLING, moving=moving).poses
+
+class _Descent:
+    """Gradient descent on the glyphs of all classes and the poses of all characters.
+
+    Attributes:
+        sure: (N, L) mask of characters from which glyphs are learned.
+        misfit: (N, L) mean squared error around each of them; NaN for others.
+    """
+
+    def __init__(
+        self, normalised: FloatImages, poses: Poses, glyphs: Floats, begun: Floats, moving: int
+    ) -> None:
+        self.size = normalised.shape[2:]
+        self.ids, self.present = torch.from_numpy(poses.ids), torch.from_numpy(poses.present)
+        N, L = self.ids.shape
+        self.ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
+        self.visible = torch.from_numpy((1 - normalised[:, 1]) / 2)
+        unit, P = torch.tensor(POSE_UNIT), len(POSE)
+        self.moved = unit * (torch.arange(P) < moving)
+        units = (torch.from_numpy(begun) / unit).flatten(1)
+        self.pose = nn.Embedding(N, L * P, sparse=True, _weight=units)
+        self.shape = nn.Parameter(torch.from_numpy(glyphs.copy()))
+        self.of_pose = torch.optim.SparseAdam(list(self.pose.parameters()), _POSE_RATE)
+        self.of_shape = torch.optim.Adam([self.shape], _GLYPH_RATE)
+        self.sure = torch.from_numpy(sure_characters(poses.probabilities)) & self.present
+        self.misfit = torch.full((N, L), torch.nan)
+
+    def drop_misread(self) -> None:
+        """Count the characters with the largest error as misread."""
+        self.sure &= self.misfit <= self.misfit[self.sure].quantile(1 - _DROPPED)
+
+    def pass_over_images(self, left: float, blur: float, generator: torch.Generator) -> None:
+        """Take a step for each batch of the images that have a sure character.
+
+        Args:
+            left: Share of the passes that are left; learning rates fall with it.
+            blur: Sigma of the glyphs in glyph pixels.
+            generator: Draws the order of the images.
+        """
+        for optimizer, rate in ((self.of_pose, _POSE_RATE), (self.of_shape, _GLYPH_RATE)):
+            optimizer.param_groups[0]["lr"] = rate * left
+        window = _gaussian(blur, len(self.shape[0]))
+        images = torch.from_numpy(np.flatnonzero(self.sure.any(1).numpy()))
+        for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
+            self._step(batch, window)
+
+    def _step(self, batch: Tensor, window: Tensor) -> None:
+        (H, W), shape, L = self.size, self.shape, self.ids.shape[1]
+        at = self.pose(batch).view(-1, L, len(POSE)) * self.moved
+        counts = self.sure[batch]
+        drawn = draw_characters(_blurred(shape.clamp(0, 1), window), self.ids[batch], at, H, W)
+        covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
+        near = near_characters(at.detach(), H, W) & self.present[batch][..., None, None]
+        looked_at = self.visible[batch] * ~(near & ~counts[..., None, None]).any(1)
+        missed = (covered - self.ink[batch]).square() * looked_at
+        misfit = mean_near(missed.detach(), looked_at, near)
+        self.misfit[batch] = misfit.where(counts, torch.nan)
+        # Where the clamp has no gradient, this term leads back to [0, 1].
+        outside = (shape - shape.detach().clamp(0, 1)).square().sum()
+        for optimizer in (self.of_pose, self.of_shape):
+            optimizer.zero_grad()
+        ((missed.sum() + form_prior(at)) / L + outside).backward()
+        self.of_pose.step()
+        self.of_shape.step()
+
+    def places(self) -> Floats:
+        """Poses (N, L, 9) so far."""
+        of_all = self.pose.weight.detach().view(*self.ids.shape, len(POSE))
+        return np.asarray((of_all * self.moved).numpy())
+
+    def glyphs(self) -> Floats:
+        """Glyphs (K, G, G) so far, with none of classes with few characters."""
+        read = np.bincount(self.ids[self.sure].numpy(), minlength=len(self.shape))
+        window = _gaussian(_BLURS[1], len(self.shape[0]))
+        fine = without_haze(_blurred(self.shape.detach().clamp(0, 1), window).numpy())
+        return fine * found_classes(read)[:, None, None].astype(np.float32)
+
+
+def _settled(
+    normalised: FloatImages, poses: Poses, descent: _Descent, begun: Floats, moving: int
+) -> GlyphFit:
+    """The result of a descent, after a fit of the poses of all characters to its glyphs."""
+    H = normalised.shape[2]
+    sure, found = descent.sure.numpy(), descent.glyphs()
+    fitted = np.where(sure[..., None], descent.places(), begun)
+    settled = fit_poses(normalised, poses.ids, fitted, found, _SETTLING, moving=moving).poses
     limits = np.array([_STRAY[0] * H, _STRAY[0] * H, _STRAY[1]], np.float32)
     strayed = (np.abs(settled - poses.places)[..., :PLACED] / limits).max((1, 2))
-    seen_twice = superfluous_characters(
-        normalised, ids.numpy(), present.numpy(), settled, found
-    ).any(1)
+    seen_twice = superfluous_characters(normalised, poses.ids, poses.present, settled, found).any(1)
     return GlyphFit(
         found,
         poses.at(settled),
-        sure.numpy(),
+        sure,
         # An untrained recognizer predicts all poses roughly; the better half is kept then.
         (strayed <= max(1.0, float(np.median(strayed)))) & poses.possible & ~seen_twice,
-        misfit.numpy(),
+        descent.misfit.numpy(),
     )
 
 

@@ -21,7 +21,7 @@ Shapes: N images, L characters, K classes, M characters of all images.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from simgan_captcha.calibration.glyph_fit import (
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
 from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.types import Doubles, FloatImages, Floats
@@ -46,77 +47,83 @@ _SETTLED = 1e-3
 """Relative excess over the share at which scaling stops."""
 
 
-def find_shapes(
-    normalised: FloatImages,
-    told: Poses,
-    alphabet: str,
-    simulator: SimulatorSettings,
-    seed: int,
-    *,
-    glyphs: Floats | None,
-    waves: bool,
-    formed: bool,
-    epochs: int,
-    on_epoch: Callable[[int, int, float], None],
-) -> tuple[GlyphFit, list[str]]:
-    """Fit glyphs and poses, and describe recovered and renamed glyphs in words.
+@dataclass(frozen=True)
+class ShapeSearch:
+    """The real images of a round, and how glyphs and poses are fitted to them."""
 
-    Args:
-        normalised: (N, 2, H, W) real images, see `background.Background.normalise`.
-        told: Predictions of the bootstrap recognizer for these images.
-        alphabet: K characters.
-        simulator: Settings with the fonts for comparison.
-        seed: Random seed of the order of images.
-        glyphs: (K, G, G) coverage, 0 to 1, of the previous round; None in the first.
-        waves: Whether characters may be bent, see `scheme.Scheme.waves`.
-        formed: Whether the previous round found forms that differ between characters.
-        epochs: Passes over the images; each correction repeats them.
-        on_epoch: Called after each pass with the mean error of its images.
+    normalised: FloatImages
+    """(N, 2, H, W) real images, see `background.Background.normalise`."""
+    scheme: Scheme
+    """Their scheme; with waves, characters may be bent."""
+    simulator: SimulatorSettings
+    """Settings with the fonts for comparison."""
+    seed: int
+    """Random seed of the order of images."""
+    epochs: int
+    """Passes over the images; each correction repeats them."""
+    on_epoch: Callable[[int, int, float], None]
+    """Called after each pass with the mean error of its images."""
 
-    Raises:
-        ConfigError: A font cannot be used, see `glyphs.open_font`.
-    """
-    forms = len(POSE) if waves else UNBENT
+    def find(
+        self, told: Poses, glyphs: Floats | None, *, formed: bool
+    ) -> tuple[GlyphFit, list[str]]:
+        """Fit glyphs and poses, and describe recovered and renamed glyphs in words.
 
-    def fitted(told: Poses, glyphs: Floats | None, begin: Floats | None = None) -> GlyphFit:
+        Args:
+            told: Predictions of the bootstrap recognizer for the images.
+            glyphs: (K, G, G) coverage, 0 to 1, of the previous round; None in the first.
+            formed: Whether the previous round found forms that differ between characters.
+
+        Raises:
+            ConfigError: A font cannot be used, see `glyphs.open_font`.
+        """
+        forms = len(POSE) if self.scheme.waves else UNBENT
+        moving = forms if formed else PLACED
+        told = share_out(told)
+        fit = self._fitted(told, glyphs, moving)
+        if not formed and forms_differ(self.normalised, fit, forms):
+            moving = forms
+            fit = self._fitted(told, fit.glyphs, moving, fit.poses.places)
+        told, fit, doubts = self._with_right_names(told, fit, moving)
+        if recovered := find_lost_shapes(self.normalised, fit):
+            doubts += [shape.in_words(self.scheme.alphabet) for shape in recovered.shapes]
+            told = replace(told, probabilities=recovered.poses.probabilities)
+            fit = self._fitted(told, recovered.glyphs, moving, recovered.poses.places)
+            # The names of recovered glyphs are uncertain, so fonts are compared again.
+            told, fit, renamed = self._with_right_names(told, fit, moving)
+            doubts += renamed
+        return fit, doubts
+
+    def _fitted(
+        self, told: Poses, glyphs: Floats | None, moving: int, begin: Floats | None = None
+    ) -> GlyphFit:
         return fit_glyphs(
-            normalised,
+            self.normalised,
             told,
-            seed,
+            self.seed,
             glyphs=glyphs,
             begin=begin,
-            moving=forms if formed else PLACED,
-            epochs=epochs,
-            on_epoch=on_epoch,
+            moving=moving,
+            epochs=self.epochs,
+            on_epoch=self.on_epoch,
         )
 
-    told = share_out(told)
-    fit = fitted(told, glyphs)
-    if not formed and forms_differ(normalised, fit, forms):
-        formed = True
-        fit = fitted(told, fit.glyphs, fit.poses.places)
-    doubts: list[str] = []
-
-    def with_right_names(told: Poses, fit: GlyphFit) -> tuple[Poses, GlyphFit]:
-        names = _misnamed(fit.glyphs, alphabet, simulator)
+    def _with_right_names(
+        self, told: Poses, fit: GlyphFit, moving: int
+    ) -> tuple[Poses, GlyphFit, list[str]]:
+        """Rename misnamed glyphs and fit again; describe the renamed ones in words."""
+        alphabet = self.scheme.alphabet
+        names = _misnamed(fit.glyphs, alphabet, self.simulator)
         if not names:
-            return told, fit
-        doubts.extend(
+            return told, fit, []
+        told = told.renamed(names)
+        fit = self._fitted(told, renamed_glyphs(fit.glyphs, names), moving, fit.poses.places)
+        renamed = [
             f"the glyph taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r} and was "
             "renamed: check calibrate/glyphs.png"
             for k, name in names.items()
-        )
-        told = told.renamed(names)
-        return told, fitted(told, renamed_glyphs(fit.glyphs, names), fit.poses.places)
-
-    told, fit = with_right_names(told, fit)
-    if recovered := find_lost_shapes(normalised, fit):
-        doubts += [shape.in_words(alphabet) for shape in recovered.shapes]
-        told = replace(told, probabilities=recovered.poses.probabilities)
-        fit = fitted(told, recovered.glyphs, recovered.poses.places)
-        # The names of recovered glyphs are uncertain, so fonts are compared again.
-        told, fit = with_right_names(told, fit)
-    return fit, doubts
+        ]
+        return told, fit, renamed
 
 
 def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> dict[int, int]:

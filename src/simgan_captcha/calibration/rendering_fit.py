@@ -12,6 +12,7 @@ Shapes: N images, H and W pixels, M moments, V values.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cma
 import cv2
@@ -148,55 +149,56 @@ def fit_rendering(
             quarter.
         on_evaluation: Called after each generation with the number of candidates and the total.
     """
-    cluttered, space = bool(scheme.clutter), _Space.of(scheme)
-    each = np.stack(
-        [image_moments(image[None], background, cluttered=cluttered) for image in images]
-    )
-    target, spread = each.mean(0), each.var(0)
-    telling = spread > 1e-12
-    # Sampling variance of the means over the real and over the synthetic images.
-    chance = spread[telling] * (1 / len(images) + 1 / IMAGES)
-
-    def differences(values: Doubles, count: int = IMAGES) -> Doubles:
-        drawn = draw_rendered(scheme, background, calibration, values, count, seed)
-        found = image_moments(drawn, background, cluttered=cluttered)
-        return np.asarray((found - target)[telling] / np.sqrt(chance))
-
-    def loss(units: Doubles) -> float:
-        return float(np.square(differences(units * space.width, IMAGES // 4)).mean())
-
+    comparison = _Comparison(images, background, scheme, calibration, seed)
+    space, differences = _Space.of(scheme), comparison.differences
     known = np.where(np.isnan(calibration.clutter), middle_of(clutter), calibration.clutter)
     start = np.clip(space.whole(calibration.rendering, known), *space.bounds)
-    low, high = space.bounds / space.width
-    search = cma.CMAEvolutionStrategy(
-        start / space.width,
-        _STEP,
-        {
-            "seed": seed + 1,  # 0 would mean the clock
-            "bounds": [low.tolist(), high.tolist()],
-            "maxfevals": 4 * (evaluations // 2),
-            "verbose": -9,
-        },
-    )
-    searched = 0
-    while not search.stop():
-        candidates = search.ask()
-        search.tell(candidates, [loss(candidate) for candidate in candidates])
-        searched = int(search.result.evaluations) // 4
-        on_evaluation(searched, evaluations)
-    best = np.clip(search.result.xbest * space.width, *space.bounds)
+    best, searched = _searched(differences, start, space, seed, evaluations, on_evaluation)
     best = _polished(differences, best, evaluations - searched, space)
     if best[_BLUR] < _FIRST_BLUR:
         best[_BLUR] = 0
     on_evaluation(evaluations, evaluations)
     residuals = differences(best)
     misfit = float(np.square(residuals).mean())
-    apart = (each - target)[:, telling] / np.sqrt(spread[telling])
-    errors = _standard_errors(_slopes(differences, best, residuals, space), apart, misfit, space)
+    slopes = _slopes(differences, best, residuals, space)
+    errors = _standard_errors(slopes, comparison.scatter(), misfit, space)
     if best[_BLUR] == 0:
         errors[_BLUR] = _FIRST_BLUR
     (values, found), (error, clutter_error) = space.parts(best), space.parts(errors)
     return RenderingFit(values, error, found, clutter_error, misfit)
+
+
+class _Comparison:
+    """Compares the moments of drawn images with those of real images (N, H, W)."""
+
+    def __init__(
+        self,
+        images: GreyImages,
+        background: Background,
+        scheme: Scheme,
+        calibration: Calibration,
+        seed: int,
+    ) -> None:
+        self._background, self._cluttered = background, bool(scheme.clutter)
+        self._each = np.stack([self._moments(image[None]) for image in images])
+        self._target, self._spread = self._each.mean(0), self._each.var(0)
+        self._telling = self._spread > 1e-12
+        # Sampling variance of the means over the real and over the synthetic images.
+        self._chance = self._spread[self._telling] * (1 / len(images) + 1 / IMAGES)
+        self._draw = partial(draw_rendered, scheme, background, calibration, seed=seed)
+
+    def _moments(self, images: GreyImages) -> Doubles:
+        return image_moments(images, self._background, cluttered=self._cluttered)
+
+    def differences(self, values: Doubles, count: int = IMAGES) -> Doubles:
+        """Differences (M,) of images drawn with values (V,), in deviations of sampling."""
+        found = self._moments(self._draw(values=values, count=count))
+        return np.asarray((found - self._target)[self._telling] / np.sqrt(self._chance))
+
+    def scatter(self) -> Doubles:
+        """Deviation (N, M) of each real image's moments from the mean, in standard deviations."""
+        spread = np.sqrt(self._spread[self._telling])
+        return np.asarray((self._each - self._target)[:, self._telling] / spread)
 
 
 _BARE = SimulatorSettings(
@@ -294,6 +296,39 @@ def _block_coefficients(images: GreyImages) -> Floats:
     blocks = cut.reshape(-1, rows, _BLOCK, columns, _BLOCK).swapaxes(2, 3)
     transformed = cosines @ blocks.reshape(-1, _BLOCK, _BLOCK) @ cosines.T
     return np.asarray(np.abs(transformed.reshape(-1, _BLOCK * _BLOCK)), np.float32)
+
+
+def _searched(
+    differences: Callable[[Doubles, int], Doubles],
+    start: Doubles,
+    space: _Space,
+    seed: int,
+    evaluations: int,
+    on_evaluation: Callable[[int, int], None],
+) -> tuple[Doubles, int]:
+    """The best values of a global search by CMA-ES, and the number of evaluations it took."""
+
+    def loss(units: Doubles) -> float:
+        return float(np.square(differences(units * space.width, IMAGES // 4)).mean())
+
+    low, high = space.bounds / space.width
+    search = cma.CMAEvolutionStrategy(
+        start / space.width,
+        _STEP,
+        {
+            "seed": seed + 1,  # 0 would mean the clock
+            "bounds": [low.tolist(), high.tolist()],
+            "maxfevals": 4 * (evaluations // 2),
+            "verbose": -9,
+        },
+    )
+    searched = 0
+    while not search.stop():
+        candidates = search.ask()
+        search.tell(candidates, [loss(candidate) for candidate in candidates])
+        searched = int(search.result.evaluations) // 4
+        on_evaluation(searched, evaluations)
+    return np.clip(search.result.xbest * space.width, *space.bounds), searched
 
 
 def _polished(

@@ -91,56 +91,63 @@ def _second(probabilities: Floats) -> Floats:
     return np.asarray(np.partition(probabilities, -2, axis=-1)[..., -2])
 
 
-def compare_readings(
-    images: GreyImages,
-    background: Background,
-    probabilities: Floats,
-    chosen: npt.NDArray[np.bool_],
-    scout: nn.Module,
-    calibration: Calibration,
-    scheme: Scheme,
-    settings: VerificationSettings,
-    on_compared: Callable[[int, int], None] = lambda done, total: None,
-) -> Comparisons:
-    """Draw characters as both of their likeliest classes and compare the errors.
+@dataclass(frozen=True)
+class Redrawing:
+    """What the characters of images are drawn with again."""
 
-    Args:
-        images: (N, H, W) ``uint8``.
-        background: Background of the images.
-        probabilities: (N, L, K) of the recognizer.
-        chosen: (N, L) mask of characters, see `doubted` and `hardly_doubted`.
-        scout: Bootstrap recognizer, which predicts poses, see `scout.scout_images`.
-        calibration: Calibration with the glyphs; classes without a glyph are left out.
-        scheme: Scheme of the images.
-        settings: Settings of rescoring.
-        on_compared: Called with the number of finished characters and the total.
-    """
-    order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
-    both = np.take_along_axis(probabilities, order, -1)
-    of_image, slots = np.nonzero(chosen & drawable_pairs(probabilities, calibration))
-    first, second = order[of_image, slots].T
-    likelier, other = both[of_image, slots].T
-    read = order[of_image, :, 0]
-    alternatives = read.copy()
-    alternatives[np.arange(len(of_image)), slots] = second
-    missed, inked = np.zeros((2, len(of_image)), np.float32), np.zeros(len(of_image), np.float32)
-    glyphs = calibration.glyphs.astype(np.float32) / np.float32(255)
-    moved = moving(calibration.poses)
-    for n in range(0, len(of_image), _BATCH):
-        batch = slice(n, n + _BATCH)
-        normalised = background.normalise(images[of_image[batch]])
-        poses = scout_images(scout, normalised, scheme)
-        told = poses.places
-        # Remove the offset of the predicted class here, and add that of the drawn class below.
-        usual = told - calibration.offset[poses.ids]
-        for row, ids in enumerate((read[batch], alternatives[batch])):
-            begin = np.asarray(usual + calibration.offset[ids], np.float32)
-            fit = fit_poses(normalised, ids, begin, glyphs, settings.steps, moving=moved)
-            missed[row, batch], inked[batch] = fit.missed, fit.inked
-        on_compared(min(n + _BATCH, len(of_image)), len(of_image))
-    odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
-    variance = float(missed.min(0).sum() / max(1.0, float(inked.sum())))
-    return Comparisons(of_image, slots, first, second, odds, missed[0] - missed[1], variance)
+    background: Background
+    """Background of the images."""
+    scout: nn.Module
+    """Bootstrap recognizer, which predicts poses, see `scout.scout_images`."""
+    calibration: Calibration
+    """Calibration with the glyphs; classes without a glyph are left out."""
+    scheme: Scheme
+    """Scheme of the images."""
+    steps: int
+    """Optimiser steps of the poses of a drawing, see `VerificationSettings`."""
+
+    def compare(
+        self,
+        images: GreyImages,
+        probabilities: Floats,
+        chosen: npt.NDArray[np.bool_],
+        on_compared: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Comparisons:
+        """Draw characters as both of their likeliest classes and compare the errors.
+
+        Args:
+            images: (N, H, W) ``uint8``.
+            probabilities: (N, L, K) of the recognizer.
+            chosen: (N, L) mask of characters, see `doubted` and `hardly_doubted`.
+            on_compared: Called with the number of finished characters and the total.
+        """
+        order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
+        both = np.take_along_axis(probabilities, order, -1)
+        of_image, slots = np.nonzero(chosen & drawable_pairs(probabilities, self.calibration))
+        first, second = order[of_image, slots].T
+        likelier, other = both[of_image, slots].T
+        read = order[of_image, :, 0]
+        alternatives = read.copy()
+        alternatives[np.arange(len(of_image)), slots] = second
+        missed = np.zeros((2, len(of_image)), np.float32)
+        inked = np.zeros(len(of_image), np.float32)
+        glyphs = self.calibration.glyphs.astype(np.float32) / np.float32(255)
+        moved = moving(self.calibration.poses)
+        for n in range(0, len(of_image), _BATCH):
+            batch = slice(n, n + _BATCH)
+            normalised = self.background.normalise(images[of_image[batch]])
+            poses = scout_images(self.scout, normalised, self.scheme)
+            told = poses.places
+            # Remove the offset of the predicted class here, and add that of the drawn class below.
+            usual = told - self.calibration.offset[poses.ids]
+            for row, ids in enumerate((read[batch], alternatives[batch])):
+                begin = np.asarray(usual + self.calibration.offset[ids], np.float32)
+                fit = fit_poses(normalised, ids, begin, glyphs, self.steps, moving=moved)
+                missed[row, batch], inked[batch] = fit.missed, fit.inked
+            on_compared(min(n + _BATCH, len(of_image)), len(of_image))
+        odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
+        variance = float(missed.min(0).sum() / max(1.0, float(inked.sum())))
+        return Comparisons(of_image, slots, first, second, odds, missed[0] - missed[1], variance)
 
 
 def contradicts(hardly: Comparisons) -> bool:

@@ -4,7 +4,7 @@ Shapes: N images, L characters, K classes.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,18 +77,13 @@ def summarise(
         },
         "font_size": _json(matches.size),
         "stroke_weight": _json(matches.weight),
-        "rendering": {
-            name: _json(Estimate(value, error))
-            for name, value, error in zip(
-                RENDERING, rendered.values.tolist(), rendered.errors.tolist(), strict=True
-            )
-        },
+        "rendering": _named(RENDERING, rendered.values, rendered.errors),
         "clutter": {
-            name: _json(Estimate(value, error), decimals=4)
-            for name, value, error in zip(
-                CLUTTER, rendered.clutter.tolist(), rendered.clutter_errors.tolist(), strict=True
-            )
-            if not math.isnan(value)
+            name: estimate
+            for name, estimate in _named(
+                CLUTTER, rendered.clutter, rendered.clutter_errors, decimals=4
+            ).items()
+            if estimate  # of a kind of clutter that there is
         },
         "rendering_misfit": round(rendered.misfit, 2),
         "fonts": {
@@ -164,6 +159,16 @@ def _json(estimate: Estimate, decimals: int = 2) -> list[float] | None:
     if math.isnan(estimate.value):
         return None
     return [round(float(estimate.value), decimals), round(float(estimate.error), decimals)]
+
+
+def _named(
+    names: Sequence[str], values: Floats, errors: Floats, decimals: int = 2
+) -> dict[str, list[float] | None]:
+    """Rounded values and errors by name; None for missing values."""
+    return {
+        name: _json(Estimate(value, error), decimals)
+        for name, value, error in zip(names, values.tolist(), errors.tolist(), strict=True)
+    }
 
 
 def _starved(fit: GlyphFit, calibration: Calibration, alphabet: str) -> Iterator[str]:

@@ -72,32 +72,28 @@ def judge(
     """
     _check_readings(names, texts, confidences)
     labels = truth if isinstance(truth, Mapping) else {name: truth(name) for name in names}
-    judged = _with_label(names, labels)
-    true = [fold(labels[names[index]]) for index in judged]
-    read = [fold(texts[index]) for index in judged]
-    _check_truth(true, alphabet)
+    compared = _Compared.of(names, texts, labels, fold, confidences)
+    _check_truth(compared.true, alphabet)
 
-    hits = [_hits(truth_, text) for truth_, text in zip(true, read, strict=True)]
-    right = [truth_ == text for truth_, text in zip(true, read, strict=True)]
-    pairs = read_as(true, read)
+    hits, right, sure = compared.hits(), compared.right(), compared.sure
+    pairs = read_as(compared.true, compared.read)
     characters = [hit for row in hits for hit in row]
-    sure = None if confidences is None else [float(confidences[index]) for index in judged]
     bins = [] if sure is None else _calibration(sure, right)
     accuracy = sum(right) / len(right)
     known = set(names)
     unlabelled = [name for name in names if name not in labels]
     unread = [name for name in labels if name not in known]
     return Judgement(
-        images=len(judged),
+        images=len(right),
         captcha_accuracy=accuracy,
         captcha_interval=wilson_interval(sum(right), len(right)),
         character_accuracy=sum(characters) / len(characters),
         character_interval=wilson_interval(sum(characters), len(characters)),
         per_position=_per_position(hits),
-        per_character=_per_character(true, hits, alphabet),
+        per_character=_per_character(compared.true, hits, alphabet),
         confusions=_confusions(pairs),
         confusion_matrix=_confusion_matrix(pairs),
-        wrong_length=sum(len(a) != len(b) for a, b in zip(true, read, strict=True)),
+        wrong_length=sum(len(true) != len(read) for true, read in compared.pairs()),
         unlabelled=len(unlabelled),
         unlabelled_examples=unlabelled[:EXAMPLES],
         unread=len(unread),
@@ -105,9 +101,49 @@ def judge(
         mean_confidence=None if sure is None else sum(sure) / len(sure),
         expected_calibration_error=None if sure is None else _calibration_error(bins),
         calibration=bins,
-        wrong=_wrong([names[index] for index in judged], true, read, sure),
+        wrong=_wrong(compared),
         own_estimate=None if estimate is None else _beside(estimate, accuracy),
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """N readings that have a true text; both texts are comparable."""
+
+    names: list[str]
+    true: list[str]
+    read: list[str]
+    sure: list[float] | None
+    """How sure the reader was of each."""
+
+    @staticmethod
+    def of(
+        names: Sequence[str],
+        texts: Sequence[str],
+        labels: Mapping[str, str],
+        fold: Callable[[str], str],
+        confidences: Sequence[float] | None,
+    ) -> "_Compared":
+        """The readings with a label, see `judge` for the arguments."""
+        judged = _with_label(names, labels)
+        return _Compared(
+            [names[index] for index in judged],
+            [fold(labels[names[index]]) for index in judged],
+            [fold(texts[index]) for index in judged],
+            None if confidences is None else [float(confidences[index]) for index in judged],
+        )
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """What is true, and what was read."""
+        return list(zip(self.true, self.read, strict=True))
+
+    def hits(self) -> list[list[bool]]:
+        """Right or not at each position of each truth."""
+        return [_hits(true, read) for true, read in self.pairs()]
+
+    def right(self) -> list[bool]:
+        """Whether the whole text is the truth."""
+        return [true == read for true, read in self.pairs()]
 
 
 @dataclass(frozen=True)
@@ -315,17 +351,16 @@ def _beside(estimate: Estimate, accuracy: float) -> OwnEstimate:
     )
 
 
-def _wrong(
-    names: list[str], true: list[str], read: list[str], sure: list[float] | None
-) -> list[WrongReading]:
-    wrong = [index for index in range(len(names)) if true[index] != read[index]]
+def _wrong(compared: _Compared) -> list[WrongReading]:
+    right, sure = compared.right(), compared.sure
+    wrong = [index for index in range(len(right)) if not right[index]]
     if sure is not None:
         wrong.sort(key=lambda index: -sure[index])
     return [
         WrongReading(
-            name=names[index],
-            truth=true[index],
-            read=read[index],
+            name=compared.names[index],
+            truth=compared.true[index],
+            read=compared.read[index],
             confidence=None if sure is None else sure[index],
         )
         for index in wrong[:MAX_WRONG]

@@ -14,11 +14,8 @@ Shapes: B images, L characters, K classes.
 """
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -28,23 +25,22 @@ from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.network import ReaderArchitecture
 from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import (
-    CHECKPOINT,
     MEMORY_FORMAT,
-    OnStep,
+    KeptSteps,
     ReaderResult,
+    TrainingSession,
+    adamw,
     character_objective,
     count_flops,
     draw_seed,
     in_memory_format,
     learning_rate_at,
-    resume_step,
     seeded_dropout,
     take_step,
+    to_device,
     update_average,
 )
-from simgan_captcha.training.checkpoint import save_training_state
-from simgan_captcha.training.metrics import MetricsLog
-from simgan_captcha.training.parallel import mean, require_same_step
+from simgan_captcha.training.parallel import mean
 from simgan_captcha.training.streams import LabelledStream
 
 UnlabelledStream = Callable[[int], Iterator[Tensor]]
@@ -97,11 +93,8 @@ def adapt_reader(
     real: UnlabelledStream,
     synthetic: LabelledStream,
     settings: AdaptationSettings,
+    session: TrainingSession,
     *,
-    folder: Path,
-    fabric: Fabric,
-    seed: int,
-    on_step: OnStep,
     absent: int | None = None,
 ) -> ReaderResult:
     """Self-train a copy of a recognizer and return the teacher.
@@ -109,8 +102,8 @@ def adapt_reader(
     Running statistics of batch normalisation come from real images only. Synthetic batches are
     normalised by their own statistics, so reading needs no second set.
 
-    An interrupted training continues from ``folder/checkpoint.safetensors``. On a CPU with the same
-    number of threads, its final weights are identical to those of an uninterrupted one.
+    An interrupted training continues from ``checkpoint.safetensors`` in its folder. On a CPU with
+    the same number of threads, its final weights are identical to those of an uninterrupted one.
 
     Args:
         reader: Recognizer trained on synthetic images; not changed.
@@ -118,102 +111,114 @@ def adapt_reader(
         real: Unlabelled batches of ``settings.batch_size`` images.
         synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
         settings: Settings with at least one step.
-        folder: Folder for checkpoint, ``metrics.jsonl`` and ``events.*``; created if missing.
-        fabric: See `train_reader`.
-        seed: Random seed of augmentation and dropout.
-        on_step: Called after each step with the number of steps (see `steps_of`) and figures that
-            include ``images_per_second``.
+        session: Where to train; its seed is that of augmentation and dropout. It is told the number
+            of steps, see `steps_of`.
         absent: Class of empty slots, see `Scheme.absent`.
 
     Raises:
         RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
-    model = in_memory_format(copy.deepcopy(reader).requires_grad_(True))
-    teacher = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
-    student, optimizer = fabric.setup(
-        model,
-        torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        ),
-    )
-    prior = Prior(architecture.classes, absent)
-    state: dict[str, Any] = {
-        "modules": {"student": student, "teacher": teacher},
-        "optimizers": {"student": optimizer},
-    }
-    made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
-    first, figures, tensors = resume_step(folder, state, made_with)
-    require_same_step(fabric, first, folder)
-    student.train()
-    if first:
-        prior.frequencies, prior.bias = tensors["prior"].clone()
-        steps = int(figures["steps"])
-    else:
-        _estimate_statistics(student, teacher, real(0), fabric)
-        unsure = _unsure_share(teacher, real(0), settings.confidence, fabric)
-        steps = steps_of(settings, mean(fabric, unsure).item())
-    started = time.monotonic()
-
-    with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
-        real_images, synthetic_images = real(first), synthetic(first)
-        for step in range(first, steps):
-            images = next(real_images).to(fabric.device, memory_format=MEMORY_FORMAT)
-            with torch.no_grad(), fabric.autocast():
-                read = teacher(images).float().softmax(-1)
-            aligned = prior.align(read, settings.alignment)
-            prior.update(mean(fabric, aligned.mean((0, 1))))
-            confidence, pseudo_labels = aligned.max(-1)
-            sure = confidence > settings.confidence
-
-            generator = torch.Generator().manual_seed(draw_seed(seed, step, fabric.global_rank))
-            moved = augment(images, settings.augmentation, generator)
-            known_images, targets = next(synthetic_images)
-            known_images = known_images.to(fabric.device, memory_format=MEMORY_FORMAT)
-            targets = targets.to(fabric.device)
-            with seeded_dropout(seed, step, fabric.global_rank):
-                logits = student(moved).float()
-                with frozen_statistics(student):
-                    known = student(known_images)
-            cross_entropy = nn.functional.cross_entropy(
-                logits.transpose(1, 2), pseudo_labels, reduction="none"
-            )
-            real_loss = (cross_entropy * sure).mean()
-            synthetic_loss, of_known = character_objective(known, targets)
-            loss = real_loss + synthetic_loss * (len(targets) / len(images))
-
-            done = step + 1
-            rate = learning_rate_at(step, steps, settings.learning_rate)
-            take_step(fabric, student, optimizer, loss, rate, done)
-            update_average(teacher, model, settings.ema_decay, step + 1_000)
-
-            figures = {
-                "loss": loss.item(),
-                "real_loss": real_loss.item(),
-                "synthetic_loss": synthetic_loss.item(),
-                "synthetic_accuracy": of_known["accuracy"].item(),
-                "pseudo_label_rate": sure.float().mean().item(),
-                "learning_rate": rate,
-            }
-            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
-            shown = figures | {"images_per_second": speed}
-            figures["steps"] = steps  # for the progress display, and for resuming
-            log.log(done, **figures)
-            if fabric.is_global_zero and (done % settings.checkpoint_every == 0 or done == steps):
-                save_training_state(
-                    folder / CHECKPOINT,
-                    **state,
-                    tensors={"prior": torch.stack([prior.frequencies, prior.bias])},
-                    numbers={"made_with": made_with, "step": done, "figures": figures},
-                )
-            on_step(done, steps, shown)
-
+    training = _SelfTraining(reader, Prior(architecture.classes, absent), settings, session)
+    kept, steps = training.kept, training.begin(real)
+    with kept.log():
+        real_images, synthetic_images = real(kept.first), synthetic(kept.first)
+        for step in range(kept.first, steps):
+            training.learn(step, steps, next(real_images), synthetic_images)
     return ReaderResult(
-        reader=teacher.cpu(),
+        reader=training.teacher.cpu(),
         flops=count_adaptation_flops(architecture, settings, steps),
         images=steps * (settings.batch_size + settings.synthetic_batch_size),
-        figures=figures,
+        figures=kept.figures,
     )
+
+
+class _SelfTraining:
+    """A student, its teacher, and the steps in which they learn from each other."""
+
+    def __init__(
+        self,
+        reader: nn.Module,
+        prior: Prior,
+        settings: AdaptationSettings,
+        session: TrainingSession,
+    ) -> None:
+        self.prior, self.settings, self.session = prior, settings, session
+        fabric = session.fabric
+        self.model = in_memory_format(copy.deepcopy(reader).requires_grad_(True))
+        self.teacher = copy.deepcopy(self.model).requires_grad_(False).eval().to(fabric.device)
+        # The student is the model, as Fabric wraps it.
+        self.student, self.optimizer = fabric.setup(self.model, adamw(self.model, settings))
+        self.kept = KeptSteps(
+            session,
+            settings,
+            {"student": self.student, "teacher": self.teacher},
+            {"student": self.optimizer},
+        )
+
+    def begin(self, real: UnlabelledStream) -> int:
+        """Continue from the checkpoint, or look at real images first; the number of steps."""
+        fabric = self.session.fabric
+        self.student.train()
+        if self.kept.first:
+            self.prior.frequencies, self.prior.bias = self.kept.tensors["prior"].clone()
+            return int(self.kept.figures["steps"])
+        _estimate_statistics(self.student, self.teacher, real(0), fabric)
+        unsure = _unsure_share(self.teacher, real(0), self.settings.confidence, fabric)
+        return steps_of(self.settings, mean(fabric, unsure).item())
+
+    def learn(
+        self, step: int, steps: int, images: Tensor, synthetic: Iterator[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Teach the student a batch of real images and one of synthetic images.
+
+        Args:
+            step: Number of the step, from 0.
+            steps: Number of all steps.
+            images: (B, 2, H, W) real images.
+            synthetic: Labelled batches; the next one is taken.
+        """
+        settings, session = self.settings, self.session
+        images = images.to(session.fabric.device, memory_format=MEMORY_FORMAT)
+        pseudo_labels, sure = self._pseudo_labels(images)
+        rank = session.fabric.global_rank
+        generator = torch.Generator().manual_seed(draw_seed(session.seed, step, rank))
+        moved = augment(images, settings.augmentation, generator)
+        known_images, targets = to_device(next(synthetic), session.fabric)
+        with seeded_dropout(session.seed, step, rank):
+            logits = self.student(moved).float()
+            with frozen_statistics(self.student):
+                known = self.student(known_images)
+        cross_entropy = nn.functional.cross_entropy(
+            logits.transpose(1, 2), pseudo_labels, reduction="none"
+        )
+        real_loss = (cross_entropy * sure).mean()
+        synthetic_loss, of_known = character_objective(known, targets)
+        loss = real_loss + synthetic_loss * (len(targets) / len(images))
+
+        rate = learning_rate_at(step, steps, settings.learning_rate)
+        take_step(session.fabric, self.student, self.optimizer, loss, rate, step + 1)
+        update_average(self.teacher, self.model, settings.ema_decay, step + 1_000)
+        figures = {
+            "loss": loss.item(),
+            "real_loss": real_loss.item(),
+            "synthetic_loss": synthetic_loss.item(),
+            "synthetic_accuracy": of_known["accuracy"].item(),
+            "pseudo_label_rate": sure.float().mean().item(),
+            "learning_rate": rate,
+        }
+        # The number of steps is kept for the progress display, and for resuming.
+        prior = torch.stack([self.prior.frequencies, self.prior.bias])
+        self.kept.keep(step + 1, steps, figures, silent={"steps": steps}, tensors={"prior": prior})
+
+    def _pseudo_labels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes (B, L) that the teacher reads, and a mask (B, L) of those it is sure of."""
+        with torch.no_grad(), self.session.fabric.autocast():
+            read = self.teacher(images).float().softmax(-1)
+        aligned = self.prior.align(read, self.settings.alignment)
+        self.prior.update(mean(self.session.fabric, aligned.mean((0, 1))))
+        confidence, pseudo_labels = aligned.max(-1)
+        return pseudo_labels, confidence > self.settings.confidence
 
 
 def steps_of(settings: AdaptationSettings, unsure: float) -> int:

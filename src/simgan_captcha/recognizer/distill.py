@@ -11,7 +11,10 @@ Shapes: N images of H x W pixels, B of them in a batch, L characters, K classes.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ from simgan_captcha.recognizer.train import draw_seed
 from simgan_captcha.training.known_texts import KNOWN_FORGIVENESS, draw_numbers
 from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
 from simgan_captcha.training.streams import LabelledStream
-from simgan_captcha.types import GreyImages
+from simgan_captcha.types import GreyImages, Ids
 
 _LEAST_FORGIVENESS = 0.02
 
@@ -49,32 +52,41 @@ def forgiving_objective(
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == ids).float().mean()}
 
 
-def labelled_images(
-    images: GreyImages,
-    ids: Tensor,
+class LabelledImages(NamedTuple):
+    """N images with the class ids of their texts."""
+
+    pixels: GreyImages
+    """(N, H, W), at least one."""
+    ids: Ids
+    """(N, L)."""
+    known: npt.NDArray[np.bool_]
+    """Whether a text is certain (N,); see `known_texts`."""
+
+
+def labelled_batches(
+    images: LabelledImages,
     background: Background,
     augmentation: AugmentationSettings,
     batch_size: int,
     seed: int,
     *,
-    known: Tensor,
     rank: int = 0,
     processes: int = 1,
 ) -> LabelledStream:
-    """Endless augmented batches of images (N, H, W) with class ids (N, L).
+    """Endless batches of augmented images and the class ids of their texts.
 
     Args:
-        images: ``uint8``, at least one.
-        ids: Of their texts.
+        images: With the texts to learn.
         background: Normalises the images.
         augmentation: Its limits.
         batch_size: B, of all processes together.
         seed: Decides the order and the augmentation.
-        known: Numbers of the images whose texts are certain; see `known_texts`.
         rank: Of this process, from 0; each has every ``processes``-th image of a batch.
         processes: That share the batches.
     """
-    normalised, pool = torch.from_numpy(background.normalise(images)), torch.arange(len(ids))
+    normalised = torch.from_numpy(background.normalise(images.pixels))
+    ids, known = torch.from_numpy(images.ids), torch.from_numpy(np.flatnonzero(images.known))
+    pool = torch.arange(len(ids))
 
     def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         number = first

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
-from simgan_captcha.recognizer.settings import ReaderSettings
+from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
@@ -36,6 +36,22 @@ CHECKPOINT = "checkpoint.safetensors"
 
 MEMORY_FORMAT = torch.channels_last
 """Memory format of images and weights in training; convolutions of few channels are fast in it."""
+
+
+@dataclass(frozen=True)
+class TrainingSession:
+    """Where a training runs, and who follows it."""
+
+    folder: Path
+    """For checkpoint, ``metrics.jsonl`` and ``events.*``; created if missing."""
+    fabric: Fabric
+    """Device and precision (32-true or mixed). Several processes train together on the joint batch.
+    All read the checkpoint; only the first writes it."""
+    seed: int
+    """Random seed of all that the training draws."""
+    on_step: OnStep
+    """Called after each step with figures that include ``images_per_second``. They cover the images
+    of this process."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +132,21 @@ def train_reader(
     stream: LabelledStream,
     architecture: ReaderArchitecture,
     settings: ReaderSettings,
+    session: TrainingSession,
     *,
-    folder: Path,
-    fabric: Fabric,
-    seed: int,
-    on_step: OnStep,
     initial: nn.Module | None = None,
     objective: Objective = character_objective,
 ) -> ReaderResult:
     """Train a recognizer with AdamW, and return the average of its weights.
 
-    An interrupted training continues from ``folder/checkpoint.safetensors``. On a CPU with the same
-    number of threads, its final weights are identical to those of an uninterrupted one.
+    An interrupted training continues from ``checkpoint.safetensors`` in its folder. On a CPU with
+    the same number of threads, its final weights are identical to those of an uninterrupted one.
 
     Args:
         stream: Batches of ``settings.batch_size`` images of the size in the architecture.
         architecture: Architecture of the recognizer.
         settings: Settings of training; ``kind``, ``channels`` and ``images`` have no effect here.
-        folder: Folder for checkpoint, ``metrics.jsonl`` and ``events.*``; created if missing.
-        fabric: Device and precision (32-true or mixed). Several processes train together on the
-            joint batch. All read the checkpoint; only the first writes it.
-        seed: Random seed of the first weights and of dropout.
-        on_step: Called after each step with figures that include ``images_per_second``. They cover
-            the images of this process.
+        session: Where to train; its seed is that of the first weights and of dropout.
         initial: Module with initial weights. Weights that it does not have are random.
         objective: Loss; other outputs than characters need another one.
 
@@ -146,68 +154,134 @@ def train_reader(
         RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
+    fabric, steps = session.fabric, settings.steps
+    model = _first_weights(architecture, session.seed, initial)
+    average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
+    reader, optimizer = fabric.setup(model, adamw(model, settings))
+    kept = KeptSteps(
+        session, settings, {"reader": reader, "average": average}, {"reader": optimizer}
+    )
+    reader.train()
+
+    with kept.log():
+        batches = stream(kept.first)
+        for step in range(kept.first, steps):
+            images, targets = to_device(next(batches), fabric)
+            with seeded_dropout(session.seed, step, fabric.global_rank):
+                outputs = reader(images)
+            loss, of_step = objective(outputs, targets)
+            rate = learning_rate_at(step, steps, settings.learning_rate)
+            take_step(fabric, reader, optimizer, loss, rate, step + 1)
+            update_average(average, model, settings.ema_decay, step + 1)
+            figures = {name: value.item() for name, value in of_step.items()}
+            kept.keep(step + 1, steps, figures | {"learning_rate": rate})
+
+    return ReaderResult(
+        reader=average.cpu(),
+        flops=count_flops(architecture, settings.batch_size, backward=True) * steps,
+        images=steps * settings.batch_size,
+        figures=kept.figures,
+    )
+
+
+def _first_weights(
+    architecture: ReaderArchitecture, seed: int, initial: nn.Module | None
+) -> nn.Module:
+    """A recognizer with random weights, replaced by those of ``initial`` that it has."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = in_memory_format(build_reader(architecture))
     if initial is not None:
         known, own = initial.state_dict(), model.state_dict()
         model.load_state_dict({name: known.get(name, own[name]) for name in own})
-    average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
-    reader, optimizer = fabric.setup(
-        model,
-        torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        ),
-    )
-    state: dict[str, Any] = {
-        "modules": {"reader": reader, "average": average},
-        "optimizers": {"reader": optimizer},
-    }
-    made_with = {"settings": settings.model_dump(mode="json"), "seed": seed}
-    first, figures, _ = resume_step(folder, state, made_with)
-    require_same_step(fabric, first, folder)
-    started = time.monotonic()
-    reader.train()
+    return model
 
-    with MetricsLog(folder, first or None, writes=fabric.is_global_zero) as log:
-        batches = stream(first)
-        for step in range(first, settings.steps):
-            images, targets = next(batches)
-            images = images.to(fabric.device, memory_format=MEMORY_FORMAT)
-            targets = targets.to(fabric.device)
-            with seeded_dropout(seed, step, fabric.global_rank):
-                outputs = reader(images)
-            loss, of_step = objective(outputs, targets)
-            done = step + 1
-            rate = learning_rate_at(step, settings.steps, settings.learning_rate)
-            take_step(fabric, reader, optimizer, loss, rate, done)
-            update_average(average, model, settings.ema_decay, done)
 
-            figures = {name: value.item() for name, value in of_step.items()}
-            figures["learning_rate"] = rate
-            log.log(done, **figures)
-            if fabric.is_global_zero and (
-                done % settings.checkpoint_every == 0 or done == settings.steps
-            ):
-                save_training_state(
-                    folder / CHECKPOINT,
-                    **state,
-                    tensors={},
-                    numbers={"made_with": made_with, "step": done, "figures": figures},
-                )
-            speed = (done - first) * settings.batch_size / (time.monotonic() - started)
-            on_step(done, settings.steps, figures | {"images_per_second": speed})
-
-    each = count_flops(architecture, settings.batch_size, backward=True)
-    return ReaderResult(
-        reader=average.cpu(),
-        flops=each * settings.steps,
-        images=settings.steps * settings.batch_size,
-        figures=figures,
+def adamw(module: nn.Module, settings: ReaderSettings | AdaptationSettings) -> torch.optim.AdamW:
+    """AdamW for all weights of a module."""
+    return torch.optim.AdamW(
+        module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
 
 
-def resume_step(
+def to_device(batch: tuple[Tensor, Tensor], fabric: Fabric) -> tuple[Tensor, Tensor]:
+    """Images in `MEMORY_FORMAT` and their targets, on the device of the training."""
+    images, targets = batch
+    images = images.to(fabric.device, memory_format=MEMORY_FORMAT)
+    return images, targets.to(fabric.device)
+
+
+class KeptSteps:
+    """The steps of a training, logged and kept in checkpoints from which it continues.
+
+    Attributes:
+        first: Number of finished steps at the start.
+        figures: Figures of the last finished step.
+        tensors: Additional tensors of the checkpoint from which the training continues.
+    """
+
+    def __init__(
+        self,
+        session: TrainingSession,
+        settings: ReaderSettings | AdaptationSettings,
+        modules: dict[str, nn.Module],
+        optimizers: dict[str, torch.optim.Optimizer],
+    ) -> None:
+        """Restore modules and optimizers from the checkpoint, if there is one.
+
+        Raises:
+            RunError: The checkpoint is damaged, or belongs to other settings or another seed.
+        """
+        self._session, self._settings = session, settings
+        self._state: dict[str, Any] = {"modules": modules, "optimizers": optimizers}
+        self._made_with = {"settings": settings.model_dump(mode="json"), "seed": session.seed}
+        self.first, self.figures, self.tensors = _resume_step(
+            session.folder, self._state, self._made_with
+        )
+        require_same_step(session.fabric, self.first, session.folder)
+
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Context in which steps are taken; their speed counts from here."""
+        self._started = time.monotonic()
+        writes = self._session.fabric.is_global_zero
+        with MetricsLog(self._session.folder, self.first or None, writes=writes) as self._log:
+            yield
+
+    def keep(
+        self,
+        done: int,
+        steps: int,
+        figures: dict[str, float],
+        *,
+        silent: dict[str, float] | None = None,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Log a step, save a checkpoint when one is due, and tell the session.
+
+        Args:
+            done: Number of finished steps.
+            steps: Number of all steps.
+            figures: Figures of this step.
+            silent: Figures that are kept, but that the session is not told.
+            tensors: Additional tensors to restore.
+        """
+        session, settings = self._session, self._settings
+        self.figures = figures | (silent or {})
+        self._log.log(done, **self.figures)
+        due = done % settings.checkpoint_every == 0 or done == steps
+        if due and session.fabric.is_global_zero:
+            save_training_state(
+                session.folder / CHECKPOINT,
+                **self._state,
+                tensors=tensors or {},
+                numbers={"made_with": self._made_with, "step": done, "figures": self.figures},
+            )
+        speed = (done - self.first) * settings.batch_size / (time.monotonic() - self._started)
+        session.on_step(done, steps, figures | {"images_per_second": speed})
+
+
+def _resume_step(
     folder: Path, state: dict[str, Any], made_with: dict[str, Any]
 ) -> tuple[int, dict[str, float], dict[str, Tensor]]:
     """Restore ``state`` from the checkpoint in a folder, if there is one.

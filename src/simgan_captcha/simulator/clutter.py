@@ -150,16 +150,9 @@ def draw_clutter(
         levels = np.clip(ground + (ink - ground) * strength, 0, 255)
         return np.asarray(levels, np.float32)
 
-    texture, grain = np.zeros((2, count), np.float32)
-    texture_seed = np.zeros(count, np.int64)
-    if "texture" in scheme.clutter:
-        # Separate streams keep lines and dots the same with and without texture.
-        strength, coarseness, noise = generator.spawn(3)
-        most = settings.texture * abs(ink - ground)
-        texture = strength.uniform(0, most, count).astype(np.float32)
-        grain = (H * coarseness.uniform(*settings.grain, count)).astype(np.float32)
-        texture_seed = noise.integers(1 << 32, size=count)
-
+    texture, grain, texture_seed = _draw_texture(
+        scheme, settings, generator, count, abs(ink - ground)
+    )
     return Clutter(
         lines=points.astype(np.float32),
         line_width=np.maximum(width, 1) * present(settings.lines, M),
@@ -171,6 +164,23 @@ def draw_clutter(
         grain=grain,
         texture_seed=texture_seed,
     )
+
+
+def _draw_texture(
+    scheme: Scheme,
+    settings: ClutterSettings,
+    generator: np.random.Generator,
+    count: int,
+    contrast: float,
+) -> tuple[Floats, Floats, Ids]:
+    """Draw texture, grain and seeds, see `Clutter`; ``contrast`` is that of letters."""
+    if "texture" not in scheme.clutter:
+        return *np.zeros((2, count), np.float32), np.zeros(count, np.int64)
+    # Separate streams keep lines and dots the same with and without texture.
+    strength, coarseness, noise = generator.spawn(3)
+    texture = strength.uniform(0, settings.texture * contrast, count).astype(np.float32)
+    grain = (scheme.height * coarseness.uniform(*settings.grain, count)).astype(np.float32)
+    return texture, grain, noise.integers(1 << 32, size=count)
 
 
 _STREAMS = 16

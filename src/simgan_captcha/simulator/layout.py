@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.glyphs import GlyphBank
@@ -57,6 +58,39 @@ class Letters:
 _Placed = TypeVar("_Placed", bound=Letters)
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Random values for N images of L letters each."""
+
+    generator: np.random.Generator
+    images: int
+    """N."""
+    letters: int
+    """L."""
+
+    def each(self, limits: Range) -> Doubles:
+        """(N, 1): one value per image."""
+        return self.generator.uniform(*limits, (self.images, 1))
+
+    def chance(self, share: float) -> npt.NDArray[np.bool_]:
+        """(N, 1): true for this share of the images."""
+        return self.generator.random((self.images, 1)) < share
+
+    def of_letters(self) -> Doubles:
+        """(N, L): from -1 to 1."""
+        return self.generator.uniform(-1, 1, (self.images, self.letters))
+
+    def departures(self, limits: Range) -> Doubles:
+        """(N, L): symmetric deviations, up to a limit that each image draws."""
+        return self.each(limits) * self.of_letters()
+
+    def shared(self, below: int, share: float = 1.0) -> Ids:
+        """(N, L): one number per image, or one per letter."""
+        alike = self.generator.integers(below, size=(self.images, 1))
+        own = self.generator.integers(below, size=(self.images, self.letters))
+        return np.where(self.chance(share), alike, own)
+
+
 def lay_out(
     scheme: Scheme,
     settings: LayoutSettings,
@@ -77,65 +111,65 @@ def lay_out(
     """
     s, L = settings, scheme.length
     fonts, sizes, strokes, characters = bank.shape
-
-    def each(limits: Range) -> Doubles:
-        """(N, 1): one value per image."""
-        return generator.uniform(*limits, (count, 1))
-
-    def departures(limits: Range) -> Doubles:
-        """(N, L): symmetric deviations, up to a limit that each image draws."""
-        return each(limits) * generator.uniform(-1, 1, (count, L))
-
-    def shared(below: int, share: float = 1.0) -> Ids:
-        """(N, L): one number per image, or one per letter."""
-        alike = generator.integers(below, size=(count, 1))
-        own = generator.integers(below, size=(count, L))
-        return np.where(generator.random((count, 1)) < share, alike, own)
-
+    draws = _Draws(generator, count, L)
     lengths = generator.integers(scheme.shortest or L, L + 1, size=(count, 1))
     ids = generator.integers(characters, size=(count, L))
-    font, size, stroke = shared(fonts, s.one_font), shared(sizes), shared(strokes)
+    font = draws.shared(fonts, s.one_font)
+    size, stroke = draws.shared(sizes), draws.shared(strokes)
+    widths = bank.boxes[bank.index(font, size, stroke, ids)][..., 0]
+    x = _line_up(scheme, s, widths, lengths, draws)
+    y = scheme.height * (0.5 + draws.each(s.baseline) + draws.departures(s.drift))
+    warp = draws.each(s.warp)
     present = np.arange(L) < lengths
-
-    # Letters take their own widths, or all the same.
-    width = bank.boxes[bank.index(font, size, stroke, ids)][..., 0]
-    width /= width.mean(1, keepdims=True)
-    width = np.where(generator.random((count, 1)) < s.even, 1, width) * present
-    mean_length = (L + (scheme.shortest or L)) / 2
-    # Some generators spread texts of any length over the same width.
-    spread = generator.random((count, 1)) < 0.3
-    extent = each(s.extent) * scheme.width * np.where(spread, 1, lengths / mean_length)
-    # Longer texts would usually leave the image.
-    extent = np.minimum(extent, scheme.width)
-    distance = extent * width / width.sum(1, keepdims=True)
-    # The text is in the middle, or anywhere with room.
-    aside = np.where(
-        generator.random((count, 1)) < 0.5, 0, generator.uniform(-0.5, 0.5, (count, 1))
-    )
-    start = (scheme.width - extent) * (0.5 + aside)
-    x = start + np.cumsum(distance, 1) - distance / 2
-    x += departures(s.jitter) * extent / lengths
-    y = scheme.height * (0.5 + each(s.baseline) + departures(s.drift))
-    warp = each(s.warp)
     letters = Letters(
         ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
         font=font,
         size=size,
         stroke=stroke,
-        scale=(1 + departures(s.resize)).astype(np.float32),
+        scale=(1 + draws.departures(s.resize)).astype(np.float32),
         x=x.astype(np.float32),
         y=y.astype(np.float32),
-        rotation=departures(s.turn).astype(np.float32),
-        shear=(each(s.slant) + departures(s.skew)).astype(np.float32),
-        stretch=(each(s.stretch) * (1 + departures(s.resize))).astype(np.float32),
-        taper=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
-        swell=(warp * generator.uniform(-1, 1, (count, L))).astype(np.float32),
+        rotation=draws.departures(s.turn).astype(np.float32),
+        shear=(draws.each(s.slant) + draws.departures(s.skew)).astype(np.float32),
+        stretch=(draws.each(s.stretch) * (1 + draws.departures(s.resize))).astype(np.float32),
+        taper=(warp * draws.of_letters()).astype(np.float32),
+        swell=(warp * draws.of_letters()).astype(np.float32),
         bend=np.zeros((count, L), np.float32),
-        ink=(each(ink) + departures(s.fade)).astype(np.float32),
+        ink=(draws.each(ink) + draws.departures(s.fade)).astype(np.float32),
     )
     if not scheme.waves:
         return letters
     return on_waves(letters, scheme.height, s.wave, s.wavelength, generator)
+
+
+def _line_up(
+    scheme: Scheme, settings: LayoutSettings, widths: Doubles, lengths: Ids, draws: _Draws
+) -> Doubles:
+    """Centres (N, L) of letters beside each other, in pixels from the left.
+
+    Args:
+        scheme: Scheme with the lengths of texts.
+        settings: Ranges of the layout.
+        widths: (N, L) of the letters, in any unit.
+        lengths: (N, 1) number of present letters.
+        draws: Source of all randomness.
+    """
+    # Letters take their own widths, or all the same.
+    relative = widths / widths.mean(1, keepdims=True)
+    present = np.arange(draws.letters) < lengths
+    width = np.where(draws.chance(settings.even), 1, relative) * present
+    mean_length = (scheme.length + (scheme.shortest or scheme.length)) / 2
+    # Some generators spread texts of any length over the same width.
+    spread = draws.chance(0.3)
+    extent = draws.each(settings.extent) * scheme.width * np.where(spread, 1, lengths / mean_length)
+    # Longer texts would usually leave the image.
+    extent = np.minimum(extent, scheme.width)
+    distance = extent * width / width.sum(1, keepdims=True)
+    # The text is in the middle, or anywhere with room.
+    aside = np.where(draws.chance(0.5), 0, draws.each((-0.5, 0.5)))
+    start = (scheme.width - extent) * (0.5 + aside)
+    x = start + np.cumsum(distance, 1) - distance / 2
+    return np.asarray(x + draws.departures(settings.jitter) * extent / lengths)
 
 
 def on_waves(

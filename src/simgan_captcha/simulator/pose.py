@@ -87,22 +87,10 @@ def place_glyphs(
         1 / (scale * stretch),
     )
     place = np.stack([letters.x, letters.y], axis=-1, dtype=np.float64)
-    off = _apply(linear, size / 2 - centre)
-    reach = _apply(np.abs(linear), size / 2)
-    # Bent letters extend by bend * d**2 vertically; tapered letters extend on the wide side.
-    # The part that would fold over is cut.
     taper, swell, bend = (
         warp / scheme.height for warp in (letters.taper, letters.swell, letters.bend)
     )
-    extent = np.abs(off) + reach
-    ends = np.abs(bend) * np.square(extent[..., 0])
-    reach[..., 1] += ends
-    extent[..., 1] += ends
-    folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
-    reach += extent * (folded / (1 - folded))[..., None] + 1  # plus one pixel for the blur
-    limits = (scheme.width, scheme.height)
-    start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
-    stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
+    boxes = _bounding_boxes(place, linear, size, centre, (taper, swell, bend), scheme)
     # Pixel coordinates start at the centre of the first pixel, poses at its corner.
     origin = place - 0.5
     # Coefficient of the bilinear term (x - x0) * (y - y0).
@@ -114,8 +102,42 @@ def place_glyphs(
     back = back - diagonal[..., None] * origin[..., None, ::-1]
     along = back[..., 0] - 2 * square * from_left
     maps = np.stack([along, back[..., 1], offset, diagonal, square], axis=-1)
-    maps = maps.astype(np.float32)
-    return index, maps, np.concatenate([start, stop], axis=-1)
+    return index, maps.astype(np.float32), boxes
+
+
+def _bounding_boxes(
+    place: Doubles,
+    linear: Doubles,
+    size: Doubles,
+    centre: Doubles,
+    warps: tuple[Doubles, Doubles, Doubles],
+    scheme: Scheme,
+) -> Ids:
+    """Boxes (N, L, 4) of warped letters, clipped to the image: left, top, right, bottom.
+
+    Args:
+        place: (N, L, 2) centres of the letters in the image.
+        linear: (N, L, 2, 2) from glyph to image pixels, without warps.
+        size: (N, L, 2) of the glyphs.
+        centre: (N, L, 2) of the glyphs.
+        warps: Taper, swell and bend (N, L), per pixel.
+        scheme: Gives the size of the image.
+    """
+    taper, swell, bend = warps
+    off = _apply(linear, size / 2 - centre)
+    reach = _apply(np.abs(linear), size / 2)
+    # Bent letters extend by bend * d**2 vertically; tapered letters extend on the wide side.
+    # The part that would fold over is cut.
+    extent = np.abs(off) + reach
+    ends = np.abs(bend) * np.square(extent[..., 0])
+    reach[..., 1] += ends
+    extent[..., 1] += ends
+    folded = np.minimum((np.abs(taper) + np.abs(swell)) * extent.max(-1), _MOST_FOLDED)
+    reach += extent * (folded / (1 - folded))[..., None] + 1  # plus one pixel for the blur
+    limits = (scheme.width, scheme.height)
+    start = np.clip(np.floor(place + off - reach), 0, limits).astype(np.int64)
+    stop = np.clip(np.ceil(place + off + reach), 0, limits).astype(np.int64)
+    return np.concatenate([start, stop], axis=-1)
 
 
 def _matrices(a: Doubles, b: Doubles, c: Doubles, d: Doubles, scale: Doubles) -> Doubles:

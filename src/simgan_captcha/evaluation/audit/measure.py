@@ -22,7 +22,7 @@ from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.recognizer.decode import read_probabilities
-from simgan_captcha.recognizer.train import train_reader
+from simgan_captcha.recognizer.train import TrainingSession, train_reader
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.clutter import draw_clutter
 from simgan_captcha.simulator.layout import on_waves
@@ -294,10 +294,9 @@ def _learned_on(
         reader_architecture(config),
         # Enough to learn a change; as much as from the start would first unlearn what it knows.
         settings.model_copy(update={"learning_rate": settings.learning_rate / 3}),
-        folder=folder,
-        fabric=make_fabric("32-true"),
-        seed=seed,
-        on_step=lambda step, total, _: on_step(step, total),
+        TrainingSession(
+            folder, make_fabric("32-true"), seed, lambda step, total, _: on_step(step, total)
+        ),
         initial=reader,
     )
     return result.reader, result.flops

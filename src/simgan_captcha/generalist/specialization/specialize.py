@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +56,15 @@ _BALANCE = 2.0
 """Strength of the biases against characters that are read too often."""
 
 
+class PossibleTexts(NamedTuple):
+    """What the texts of a family may say."""
+
+    alphabet: Alphabet
+    """Their characters."""
+    lengths: tuple[int, int] | None
+    """Fewest and most characters; None: any."""
+
+
 def common_width(sizes: Sequence[tuple[int, int]]) -> int:
     """Input columns for images of several (height, width): their median, a multiple of 8."""
     usual = float(np.median([input_width(height, width) for height, width in sizes]))
@@ -82,8 +92,7 @@ def read_columns(network: Generalist, images: Tensor, *, bf16: bool = False) -> 
 def specialize(
     network: Generalist,
     images: Floats,
-    alphabet: Alphabet,
-    lengths: tuple[int, int] | None,
+    possible: PossibleTexts,
     settings: SpecializationSettings,
     *,
     seed: int = 1,
@@ -96,8 +105,7 @@ def specialize(
     Args:
         network: The generalist, or what an earlier specialization gave.
         images: (N, 4, 40, W) float32 from `prepare`, at least two.
-        alphabet: Characters that texts may hold.
-        lengths: Fewest and most characters; None: any.
+        possible: What the texts may say.
         settings: See there.
         seed: Decides the order of images and their augmentation.
         known: True texts by the number of their image. Only `simgan_captcha.teaching` has any.
@@ -119,7 +127,7 @@ def specialize(
     labels = _Labels([], torch.zeros(0, dtype=torch.long))
     for step in range(s.steps):
         if step % _RELABEL_EVERY == 0:
-            labels = _label(teacher, pixels, alphabet, lengths, known, bf16=bf16)
+            labels = _label(teacher, pixels, possible, known, bf16=bf16)
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * _schedule(step, s.steps)
         share = min(1.0, _FIRST_SHARE + (1 - _FIRST_SHARE) * step / max(1, 0.6 * s.steps))
@@ -167,21 +175,21 @@ class _Labels:
 def _label(
     teacher: Generalist,
     images: Tensor,
-    alphabet: Alphabet,
-    lengths: tuple[int, int] | None,
+    possible: PossibleTexts,
     known: Mapping[int, str],
     *,
     bf16: bool,
 ) -> _Labels:
     logits = read_columns(teacher, images, bf16=bf16)
-    decoded = decode_all(logits, alphabet, lengths)
+    alphabet = possible.alphabet
+    decoded = decode_all(logits, possible)
     if any(d.text for d in decoded):
         biases = balancing_biases(
             _of_characters(logits, decoded, alphabet),
             balanced_classes(alphabet.characters),
             _BALANCE,
         )
-        decoded = decode_all(logits, alphabet.with_biases(biases), lengths)
+        decoded = decode_all(logits, possible._replace(alphabet=alphabet.with_biases(biases)))
     for number, text in known.items():
         decoded[number] = replace(decoded[number], text=text, confidence=1.0)
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
@@ -201,11 +209,9 @@ def _of_characters(logits: Floats, decoded: Sequence[Decoded], alphabet: Alphabe
     return np.asarray(inside / inside.sum(1, keepdims=True))
 
 
-def decode_all(
-    logits: Floats, alphabet: Alphabet, lengths: tuple[int, int] | None
-) -> list[Decoded]:
+def decode_all(logits: Floats, possible: PossibleTexts) -> list[Decoded]:
     """Texts of logits (N, T, K)."""
-    return [decode_columns(of_image, alphabet, lengths) for of_image in logits]
+    return [decode_columns(of_image, possible.alphabet, possible.lengths) for of_image in logits]
 
 
 def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float | Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from simgan_captcha.atomic import write_bytes
 from simgan_captcha.calibration.calibrate import calibrate as make_calibration
 from simgan_captcha.calibration.calibrate import glyph_sheet
 from simgan_captcha.calibration.glyph_fit import GlyphFit
-from simgan_captcha.calibration.look import find_shapes
+from simgan_captcha.calibration.look import ShapeSearch
 from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
 from simgan_captcha.calibration.scout import PosedSimulator, scout_images, scout_objective
 from simgan_captcha.calibration.summary import summarise
@@ -26,7 +26,7 @@ from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
 from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.train import ReaderResult, train_reader
+from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
 from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import Floats
@@ -83,10 +83,12 @@ class _Rounds:
             lambda first: data.batches(simulator, _STREAM + number, settings.batch_size, first),
             reader_architecture(config, pose=True),
             settings,
-            folder=self.folder / f"round-{number}",
-            fabric=data.fabric,
-            seed=data.seed,
-            on_step=lambda step, _, figures: self.advance(done + step, total, figures),
+            TrainingSession(
+                self.folder / f"round-{number}",
+                data.fabric,
+                data.seed,
+                lambda step, _, figures: self.advance(done + step, total, figures),
+            ),
             initial=self.scout,
             objective=scout_objective,
         )
@@ -134,18 +136,16 @@ class _Rounds:
             left = float(epochs - epoch)
             self.advance(*self.steps(number), {"glyph_epochs_left": left, "misfit": misfit})
 
-        self.found, warnings = find_shapes(
+        search = ShapeSearch(
             normalised,
-            scout_images(self.scout, normalised, config.scheme),
-            config.scheme.alphabet,
+            config.scheme,
             config.simulator,
             self.data.seed,
-            glyphs=self.glyphs,
-            waves=config.scheme.waves,
-            formed=self.formed,
             epochs=settings.epochs,
             on_epoch=on_epoch,
         )
+        told = scout_images(self.scout, normalised, config.scheme)
+        self.found, warnings = search.find(told, self.glyphs, formed=self.formed)
         self.flops += scouting_flops(config, len(images))
         self.seen += len(images)
         return warnings

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.rescoring import (
-    Comparisons,
-    compare_readings,
+    Redrawing,
     contradicts,
     decide,
     does_harm,
@@ -39,7 +37,6 @@ from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
-from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.settings import layout_of
 from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import Floats, GreyImages, Ids
@@ -208,7 +205,8 @@ def _verify(
     settings, scheme = data.config.verification, data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    draw = partial(_compare, data, data.witness(), calibration, advance)
+    redrawing = Redrawing(data.background(), data.witness(), calibration, scheme, settings.steps)
+    draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
     could_say = not scheme.several_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set several_fonts = true in the scheme"
     if contradicts(draw(data.images, once, hardly_doubted(once, calibration, settings))):
@@ -231,26 +229,3 @@ def _verify(
 
 def _refused(why: str) -> dict[str, Any]:
     return {"doubted": 0, "changed": 0, "undecided": why}
-
-
-def _compare(
-    data: RunData,
-    scout: nn.Module,
-    calibration: Calibration,
-    advance: Advance,
-    images: GreyImages,
-    probabilities: Floats,
-    chosen: npt.NDArray[np.bool_],
-) -> Comparisons:
-    """Draw the chosen characters (N, L) as either class."""
-    return compare_readings(
-        images,
-        data.background(),
-        probabilities,
-        chosen,
-        scout,
-        calibration,
-        data.config.scheme,
-        data.config.verification,
-        lambda done, total: advance(done, total, {}),
-    )

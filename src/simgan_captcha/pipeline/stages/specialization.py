@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -31,6 +30,7 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.specialize import (
+    PossibleTexts,
     count_specialization_flops,
     decode_all,
     prepare,
@@ -44,12 +44,16 @@ from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER, STORE
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
-from simgan_captcha.recognizer.distill import forgiving_objective, labelled_images
-from simgan_captcha.recognizer.train import ReaderResult, count_flops, train_reader
+from simgan_captcha.recognizer.distill import (
+    LabelledImages,
+    forgiving_objective,
+    labelled_batches,
+)
+from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, count_flops, train_reader
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.known_texts import known_of_batch
 from simgan_captcha.training.parallel import fabric_precision
-from simgan_captcha.types import Floats, GreyImages, Ids
+from simgan_captcha.types import Floats, Ids
 
 PSEUDO_LABELS = "pseudo_labels.json"
 """Texts of the specialized generalist, in the folder of its stage."""
@@ -122,14 +126,13 @@ def specialized_texts(
     encoded = {name: image for name, image in pairs if name in chosen}
     names = list(encoded)
     network, _ = load_generalist(shipped("generalist.safetensors"))
-    alphabet, lengths = _alphabet_and_lengths(data.config.scheme)
+    possible = _possible_texts(data.config.scheme)
     bf16 = _bf16(data)
     images = prepare([open_picture(image).rgb for image in encoded.values()])
     specialized = specialize(
         network,
         images,
-        alphabet,
-        lengths,
+        possible,
         settings,
         seed=data.seed,
         known={names.index(name): text for name, text in known.items()},
@@ -137,7 +140,7 @@ def specialized_texts(
         on_step=advance,
     )
     logits = read_columns(specialized, torch.from_numpy(images), bf16=bf16)
-    decoded = decode_all(logits, alphabet, lengths)
+    decoded = decode_all(logits, possible)
     texts = [one.text for one in decoded]
     return TeacherTexts(names, texts, [one.confidence for one in decoded]), images.shape[-1]
 
@@ -150,13 +153,14 @@ def _show_first_texts(data: RunData) -> None:
     images = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
     network, _ = load_generalist(shipped("generalist.safetensors"))
     logits = read_columns(network, torch.from_numpy(images), bf16=_bf16(data))
-    found = decode_all(logits, *_alphabet_and_lengths(data.config.scheme))
+    found = decode_all(logits, _possible_texts(data.config.scheme))
     texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
     data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
 
 
-def _alphabet_and_lengths(scheme: Scheme) -> tuple[Alphabet, tuple[int, int]]:
-    return Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
+def _possible_texts(scheme: Scheme) -> PossibleTexts:
+    fewest = scheme.shortest or scheme.length
+    return PossibleTexts(Alphabet(scheme.alphabet), (fewest, scheme.length))
 
 
 def _bf16(data: RunData) -> bool:
@@ -207,7 +211,7 @@ def learn_texts(
         )
     names, stored = data.captchas
     number_of = {name: number for number, name in enumerate(names)}
-    batch = _Images(
+    batch = LabelledImages(
         stored[[number_of[name] for name in taught]],
         np.array(list(taught.values())),
         np.array([name in known for name in taught]),
@@ -225,19 +229,8 @@ def learn_texts(
     return Distilled(results[-1].reader, results, figures)
 
 
-class _Images(NamedTuple):
-    """N images with the class ids of their texts."""
-
-    pixels: GreyImages
-    """(N, H, W)."""
-    ids: Ids
-    """(N, L)."""
-    known: npt.NDArray[np.bool_]
-    """Whether a text is certain (N,)."""
-
-
 def _learn_in_rounds(
-    data: RunData, folder: Path, images: _Images, advance: Advance
+    data: RunData, folder: Path, images: LabelledImages, advance: Advance
 ) -> tuple[list[ReaderResult], Ids, Floats]:
     """Train one recognizer after another, each on the readings of the one before.
 
@@ -275,7 +268,7 @@ def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
 
 
 def _learn_texts(
-    data: RunData, folder: Path, images: _Images, number: int, advance: Advance
+    data: RunData, folder: Path, images: LabelledImages, number: int, advance: Advance
 ) -> ReaderResult:
     """One round: train a recognizer from random weights."""
     config, fabric = data.config, data.fabric
@@ -283,28 +276,26 @@ def _learn_texts(
     changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
     settings = config.reader.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
-    known = torch.from_numpy(np.flatnonzero(images.known))
+    known = known_of_batch(int(images.known.sum()), settings.batch_size)
     return train_reader(
-        labelled_images(
-            images.pixels,
-            torch.from_numpy(images.ids),
+        labelled_batches(
+            images,
             data.background(),
             config.adaptation.augmentation,
             settings.batch_size,
             seed,
-            known=known,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         ),
         reader_architecture(config),
         settings,
-        folder=folder / f"round-{number + 1}",
-        fabric=fabric,
-        seed=seed,
-        on_step=lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
-        objective=partial(
-            forgiving_objective, known=known_of_batch(len(known), settings.batch_size)
+        TrainingSession(
+            folder / f"round-{number + 1}",
+            fabric,
+            seed,
+            lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
         ),
+        objective=partial(forgiving_objective, known=known),
     )
 
 

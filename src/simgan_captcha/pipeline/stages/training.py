@@ -19,6 +19,7 @@ from simgan_captcha.recognizer.decode import save_reader
 from simgan_captcha.recognizer.network import logits_of
 from simgan_captcha.recognizer.train import (
     ReaderResult,
+    TrainingSession,
     character_objective,
     count_flops,
     train_reader,
@@ -120,10 +121,7 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         ),
         reader_architecture(config, pose=posed),
         settings,
-        folder=folder,
-        fabric=data.fabric,
-        seed=data.seed,
-        on_step=advance,
+        TrainingSession(folder, data.fabric, data.seed, advance),
         initial=data.witness() if starts_trained else None,
         objective=scout_objective if posed else character_objective,
     )
@@ -142,10 +140,7 @@ def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         lambda first: data.real(settings.batch_size, first),
         lambda first: data.synthetic(_ADAPT, settings.synthetic_batch_size, first),
         settings,
-        folder=folder,
-        fabric=data.fabric,
-        seed=data.seed,
-        on_step=advance,
+        TrainingSession(folder, data.fabric, data.seed, advance),
         absent=data.config.scheme.absent,
     )
     return _save_recognizer(data, folder, result, 0)
@@ -170,10 +165,7 @@ def _train_witness(data: RunData, folder: Path, advance: Advance) -> ReaderResul
         lambda first: data.synthetic(_WITNESS, settings.batch_size, first),
         architecture,
         settings,
-        folder=folder,
-        fabric=data.fabric,
-        seed=data.seed,
-        on_step=advance,
+        TrainingSession(folder, data.fabric, data.seed, advance),
     )
     if data.fabric.is_global_zero:
         save_reader(folder / READER, result.reader, architecture)
