@@ -30,6 +30,7 @@ from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.generalist.specialization.specialize import (
+    PossibleTexts,
     decode_all,
     prepare,
     read_columns,
@@ -151,19 +152,20 @@ def fine_tuned_generalist(data: RunData, given: Mapping[str, str]) -> dict[str, 
     chosen = [number for number, name in enumerate(stored.names) if name in given]
     network, _ = load_generalist(shipped("generalist.safetensors"))
     bf16 = fabric_precision(data.fabric) == "bf16-mixed"
-    alphabet, lengths = Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
+    possible = PossibleTexts(
+        Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
+    )
     tuned = specialize(
         network,
         pictures[chosen],
-        alphabet,
-        lengths,
+        possible,
         data.config.specialization,
         seed=data.seed,
         known={place: given[stored.names[number]] for place, number in enumerate(chosen)},
         bf16=bf16,
     )
     logits = read_columns(tuned, torch.from_numpy(pictures), bf16=bf16)
-    decoded = decode_all(logits, alphabet, lengths)
+    decoded = decode_all(logits, possible)
     return {name: one.text for name, one in zip(stored.names, decoded, strict=True)}
 
 
