@@ -5,7 +5,10 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from simgan_captcha.api.learning import Run
@@ -17,9 +20,11 @@ from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
-from simgan_captcha.pipeline.stages import final_readings
+from simgan_captcha.pipeline.stages import final_readings, specialization
 from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS
+from simgan_captcha.recognizer.distill import LabelledImages
 from simgan_captcha.report.report import write_report
+from simgan_captcha.types import Floats, Ids
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when
 from tests.small_run import (
@@ -137,6 +142,42 @@ def test_pseudo_labels_fit_the_scheme(finished: Path) -> None:
     labels = json.loads((finished / "specialize" / PSEUDO_LABELS).read_text())
     assert len(labels["names"]) == len(labels["texts"]) == len(labels["confidences"]) == 24
     assert set("".join(labels["texts"])) <= set("abc1")
+
+
+@pytest.mark.parametrize(
+    ("stabilities", "kept", "trained"),
+    [
+        ([0.5, 0.8, 0.9], 3, 3),  # each round corrects mistakes
+        ([0.9, 0.8, 1.0], 1, 2),  # the second adds some, and ends it
+        ([0.5, 0.8, 0.7], 2, 3),
+    ],
+)
+def test_rounds_go_on_while_readings_become_more_stable(
+    stabilities: list[float], kept: int, trained: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of stability s reads s * 10 of 10 images as it learned them."""
+    config = small_config(*PRETRAINED, "distillation.rounds=3")
+    data: Any = SimpleNamespace(config=config, background=lambda: None)
+    learned = list[Ids]()
+
+    def learn(data: object, folder: Path, images: LabelledImages, number: int, advance: object):  # type: ignore[no-untyped-def]
+        learned.append(images.ids)
+        return SimpleNamespace(reader=number)
+
+    def read(reader: int, background: None, pixels: object) -> Floats:
+        ids = learned[-1].copy()
+        ids[round(10 * stabilities[reader]) :] += 1
+        return np.eye(4, dtype=np.float32)[ids % 4]
+
+    monkeypatch.setattr(specialization, "_learn_texts", learn)
+    monkeypatch.setattr(specialization, "read_probabilities", read)
+    images = LabelledImages(
+        np.zeros((10, 24, 48), np.uint8), np.zeros((10, 2), np.int64), np.zeros(10, np.bool_)
+    )
+    found, results = specialization._learn_in_rounds(data, Path(), images, lambda *_: None)
+    assert len(results) == trained
+    assert found.result is results[kept - 1]
+    assert found.stability == pytest.approx(stabilities[kept - 1])
 
 
 @pytest.mark.parametrize(

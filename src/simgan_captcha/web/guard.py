@@ -1,8 +1,8 @@
 """Middleware that checks the host, origin, size and speed of requests, and sets safe headers.
 
 A page of another site must not be able to read this server's pages through DNS rebinding, that is,
-by a host name that points at this machine. It must not be able to change corrections with a form or
-a script either.
+by a host name that points at this machine. It must not be able to change anything with a form or a
+script either.
 """
 
 import asyncio

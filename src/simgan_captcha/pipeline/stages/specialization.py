@@ -216,36 +216,59 @@ def learn_texts(
         np.array(list(taught.values())),
         np.array([name in known for name in taught]),
     )
-    results, learned, read = _learn_in_rounds(data, folder, batch, advance)
-    readings = list(decode(scheme, list(taught), read))
+    kept, results = _learn_in_rounds(data, folder, batch, advance)
+    readings = list(decode(scheme, list(taught), kept.read))
     alike = [scheme.fold(one.text) == scheme.fold(of_teacher[one.name]) for one in readings]
     sure_of = dict(zip(teacher.names, teacher.confidences, strict=True))
     figures = {
         "taught": float(np.mean([sure_of[one.name] for one in readings])),
         "agreement": float(np.mean(alike)),
         "sure": float(np.mean([one.confidence for one in readings])),
-        "stability": float((read.argmax(-1) == learned).all(1).mean()),
+        "stability": kept.stability,
     }
-    return Distilled(results[-1].reader, results, figures)
+    return Distilled(kept.result.reader, results, figures)
+
+
+class _Round(NamedTuple):
+    """One training on N images."""
+
+    result: ReaderResult
+    learned: Ids
+    """Class ids (N, L) of the texts that the recognizer learned."""
+    read: Floats
+    """Probabilities (N, L, K) that it gives after training."""
+
+    @property
+    def stability(self) -> float:
+        """The share of images that the recognizer reads as it learned them."""
+        return float((self.read.argmax(-1) == self.learned).all(1).mean())
 
 
 def _learn_in_rounds(
     data: RunData, folder: Path, images: LabelledImages, advance: Advance
-) -> tuple[list[ReaderResult], Ids, Floats]:
+) -> tuple[_Round, list[ReaderResult]]:
     """Train one recognizer after another, each on the readings of the one before.
 
+    Where the texts hold many mistakes, each round corrects some, and stability rises. Where they
+    hold few, a further round adds mistakes of its own, and stability falls: the round before is
+    then kept, and no other follows.
+
     Returns:
-        The trainings, the class ids (N, L) that the last recognizer learned, and its probabilities
-        (N, L, K).
+        The round that is kept, and the results of all rounds.
     """
+    kept: _Round | None = None
     results = list[ReaderResult]()
-    while True:
+    while len(results) < data.config.distillation.rounds:
         results.append(_learn_texts(data, folder, images, len(results), advance))
         read = read_probabilities(results[-1].reader, data.background(), images.pixels)
-        if len(results) == data.config.distillation.rounds:
-            return results, images.ids, read
+        latest = _Round(results[-1], images.ids, read)
+        if kept is not None and latest.stability < kept.stability:
+            break
+        kept = latest
         ids = _balanced_ids(read, data.config.scheme.alphabet)
         images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
+    assert kept is not None  # there is at least one round
+    return kept, results
 
 
 def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
