@@ -91,6 +91,9 @@ def test_its_results_are_used_like_those_of_other_runs(finished: Path, tmp_path:
     page = write_report(finished).read_text()
     assert "Distilled reader" in page
     assert "The distilled recognizer is not tested on synthetic images." in page
+    assert "The run does without the simulator and the stages after it: the distilled" in page
+    for section in ("Synthetic and real captchas", "Refiner", "Learning curves"):
+        assert f"<h2>{section}</h2>" not in page
 
 
 def test_a_killed_run_gives_the_same_readings(

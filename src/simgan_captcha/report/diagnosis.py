@@ -11,7 +11,7 @@ from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.lesson import Lesson, load_lesson
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 from simgan_captcha.report import charts
-from simgan_captcha.report.inputs import as_mapping, as_texts, first_text, read_json
+from simgan_captcha.report.inputs import as_texts, first_text, read_json, scheme_of
 
 _PRIOR_CHARACTERS = 80
 """Maximum number of characters in the chart: those with the largest differences from the prior."""
@@ -80,9 +80,7 @@ def _against_prior(run: Json, readings: list[Reading]) -> Json | None:
     text = "".join(reading.text for reading in readings)
     if not text:
         return None
-    scheme = as_mapping(run.get("scheme")) or as_mapping(
-        as_mapping(run.get("config")).get("scheme")
-    )
+    scheme = scheme_of(run)
     alphabet = first_text(scheme.get("alphabet")) or "".join(sorted(set(text)))
     prior = 1 / len(alphabet)
     shares = character_shares(readings, alphabet)

@@ -79,6 +79,11 @@ def read_json(path: Path, damage: list[str]) -> Json | None:
         return None
 
 
+def scheme_of(run: Json) -> Json:
+    """The scheme in a ``run.json``; empty if it has none."""
+    return as_mapping(run.get("scheme")) or as_mapping(as_mapping(run.get("config")).get("scheme"))
+
+
 def as_mapping(value: object) -> Json:
     """The value if it is a JSON object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}

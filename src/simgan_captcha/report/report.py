@@ -18,7 +18,14 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import Json
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.graph import STAGES, Stage, recorded_stages, stage_named
+from simgan_captcha.pipeline.graph import (
+    STAGES,
+    Stage,
+    left_out,
+    recorded_config,
+    recorded_stages,
+    stage_named,
+)
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
 from simgan_captcha.report import charts
@@ -32,6 +39,7 @@ from simgan_captcha.report.inputs import (
     read_json,
     read_readings,
     refiner_sheets,
+    scheme_of,
     warnings_of,
 )
 from simgan_captcha.report.judged import judged_section
@@ -96,6 +104,8 @@ def write_report(run_folder: Path) -> Path:
         own=own,
         **_flow(manifests, shown=own["warnings"]),
         **_pictures(run_folder, stages, readings, gallery, damage),
+        shares_picture=first_text(scheme_of(run).get("background")) in (None, "shared"),
+        why_left_out=_why_left_out(run_folder, run),
         calibrated=_calibration(run_folder, run, stages, manifests, damage),
         curve_groups=[curve_group(run_folder, stage, damage) for stage in stages if stage.curves],
         reading=_reading_section(readings, gallery),
@@ -184,6 +194,12 @@ def _flow(manifests: Manifests, shown: Sequence[str]) -> Json:
     }
 
 
+def _why_left_out(folder: Path, run: Json) -> str | None:
+    """Why the run does without the simulator; None if it needs it."""
+    config = recorded_config(run)
+    return None if config is None else left_out(stage_named("simulate"), folder, config)
+
+
 def _pictures(
     folder: Path,
     stages: Sequence[Stage],
@@ -197,6 +213,8 @@ def _pictures(
     return {
         "background": _sheet(folder / "background" / "background.png", damage),
         "mask": _mask(folder / BACKGROUND, damage),
+        "simulated": stage_named("simulate") in stages,
+        "refined": refined,
         "synthetic": _sheet(folder / "simulate" / "sheet.png", damage),
         "real": gallery.first({reading.name: reading.text for reading in readings or ()}),
         "refiner_sheets": [
