@@ -18,6 +18,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from simgan_captcha.data.pictures import open_picture
+from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.inference.readings import Reading, save_readings
@@ -457,3 +459,23 @@ def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
     assert (fit["shift"], fit["slope"]) == pytest.approx((-0.5, 1.25), abs=0.02)
     assert fit["spread"] < 0.05
     assert fit["left_out"] == pytest.approx([row["right"] for row in rows], abs=0.01)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_errors_that_labels_remove_are_counted_as_a_share() -> None:
+    module = load("teach_curve")
+    row = {"without": [0.9, 0, 1], "in_use": [0.96, 0, 1]}
+    assert module.errors_gone(row) == pytest.approx(0.6)
+    assert module.errors_gone({**row, "in_use": [0.8, 0, 1]}) == pytest.approx(-1)
+    assert module.errors_gone({**row, "without": [1.0, 0, 1]}) == 0
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_every_format_of_the_table_is_a_picture_and_the_last_three_are_none() -> None:
+    module = load("picture_formats")
+    files = module.in_formats(Image.new("RGB", (48, 24), (10, 200, 90)))
+    for name, data in list(files.items())[:-3]:
+        assert open_picture(data).rgb.shape == (24, 48, 3), name
+    for data in list(files.values())[-3:]:
+        with pytest.raises(ImageError):
+            open_picture(data)

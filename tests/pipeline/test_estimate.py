@@ -321,6 +321,8 @@ def test_the_estimate_of_a_distilled_reader_has_the_constants_that_were_measured
             1 / (1 + math.exp(-(fit["shift"] + fit["slope"] * x + side * fit["spread"])))
             for side in (0, -1, 1)
         ]
+        if min(row["taught"] * row["agreement"], row["sure"] * row["stability"]) >= 0.98:
+            expected[2] = 1
         found = estimate_from_agreement(**figures)
         assert [found.accuracy, found.low, found.high] == pytest.approx(expected)
 
@@ -333,3 +335,6 @@ def test_a_distilled_reader_that_agrees_less_is_estimated_lower() -> None:
     assert accuracies == sorted(set(accuracies))
     certain = estimate_from_agreement(taught=1.0, agreement=1.0, sure=1.0, stability=1.0)
     assert certain.accuracy < 1  # one may agree with a mistake
+    assert certain.high == 1  # nothing shows that there is one
+    unsure = estimate_from_agreement(taught=0.9, agreement=1.0, sure=1.0, stability=1.0)
+    assert unsure.high < 1

@@ -93,9 +93,12 @@ def estimate_from_agreement(
         sure: Mean confidence of the recognizer, 0 to 1.
         stability: Share of images that the recognizer reads like the previous round, 0 to 1.
     """
-    x = (logit(taught * agreement) + logit(sure * stability)) / 2
+    shares = taught * agreement, sure * stability
+    x = sum(map(logit, shares)) / 2
     middle = _SHIFT + _SLOPE * x
-    return Estimate(*(_sigmoid(middle + _SPREAD * side) for side in (0.0, -1.0, 1.0)))
+    accuracy, low, high = (_sigmoid(middle + _SPREAD * side) for side in (0.0, -1.0, 1.0))
+    # Nothing bounds the accuracy from above where neither share shows a mistake.
+    return Estimate(accuracy, low, 1.0 if min(shares) >= 1 - _NEAREST else high)
 
 
 def distilled_estimate(run: Path) -> Estimate:
