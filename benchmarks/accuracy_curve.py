@@ -1,13 +1,13 @@
-"""Accuracy on real captchas against training TFLOP: what each part of the program adds.
+"""Plots accuracy on real captchas against training FLOPs: what each part of the program adds.
 
     python benchmarks/accuracy_curve.py OUT --challenges ../shared/data/hackmit2017/challenges
 
-Every arm is a whole run of the pipeline, and its reader trains as long as makes the arm cost what
-the preset costs. The averaged reader of every checkpoint is put aside while the arm learns; it is
-judged, on 5,000 real captchas under random names, when the arm is done. FLOPs are those of all
-stages up to the checkpoint. Before an arm's last checkpoint the learning rate has not come down
-yet, so it reads less well than an arm planned to end there. Writes
-benchmarks/results/accuracy_curve_PRESET.{json,md,png}.
+Each arm is a complete run of the pipeline. Its reader trains until the arm has cost as much as the
+preset. The script keeps the averaged reader of each checkpoint while the arm trains. When the arm
+is finished, it judges these readers on 5,000 real captchas under random names. The FLOPs of a
+checkpoint include all stages up to it. The learning rate is still high at all checkpoints but the
+last. An earlier checkpoint therefore reads less well than an arm that was planned to end there.
+Writes benchmarks/results/accuracy_curve_PRESET.{json,md,png}.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from simgan_captcha.recognizer.train import CHECKPOINT
 from simgan_captcha.training.checkpoint import load_weights
 
 AVERAGED = {"read": "average", "adapt": "teacher"}
-"""Stages that train the reader, and what their checkpoints call the weights that are kept."""
+"""The stages that train a reader, and the checkpoint prefix of the weights to keep."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Arm:
 
     settings: tuple[str, ...]
     begins_as: str | None = None
-    """The arm whose first stages are the same; they are copied."""
+    """The arm that has the same first stages. Its stages are copied."""
 
 
 _NOT_ADAPTED = "adaptation.steps=0"
@@ -59,7 +59,7 @@ ARMS = {
 
 
 class CheckpointKeeper(StageProgress):
-    """Puts the averaged reader of every checkpoint aside; a stage tells of a step after saving."""
+    """Keeps the averaged reader of each checkpoint. A stage reports a step after saving it."""
 
     def __init__(self, run: Path, config: RunConfig, kept: Path) -> None:
         super().__init__()
@@ -72,20 +72,20 @@ class CheckpointKeeper(StageProgress):
         self.name = name
 
     def update(self, step: float, total: float, **told: float | str) -> None:
-        """A step was taken."""
+        """Report a step."""
         super().update(step, total, **told)
         if self.name in AVERAGED and step in checkpoint_steps(self.config, self.name):
             architecture = reader_architecture(self.config)
             reader = build_reader(architecture)
             saved, _ = load_weights(self.run / self.name / CHECKPOINT)
             prefix = f"module/{AVERAGED[self.name]}/"
-            # Some of what was trained may be for training alone, as places are.
+            # The checkpoint may hold weights that only training needs, such as those for positions.
             reader.load_state_dict({key: saved[prefix + key] for key in reader.state_dict()})
             save_reader(self.kept / checkpoint_name(self.name, int(step)), reader, architecture)
 
 
 def checkpoint_steps(config: RunConfig, stage: str) -> list[int]:
-    """Steps of a stage that leave a checkpoint."""
+    """The steps of a stage that leave a checkpoint."""
     settings = config.reader if stage == "read" else config.adaptation
     every = settings.checkpoint_every
     return sorted({*range(every, settings.steps + 1, every), settings.steps} - {0})
@@ -160,11 +160,11 @@ def main() -> None:
 
 
 def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) -> list[str]:
-    """An arm's settings: as many checkpoints as asked for, as many FLOPs as the preset."""
+    """The settings of an arm: the requested number of checkpoints and the FLOPs of the preset."""
     plain = resolve_config(preset, settings)
     every = [
         f"reader.checkpoint_every={max(1, plain.reader.steps // points)}",
-        "adaptation.longest=1",  # as many steps whatever the reader is sure of
+        "adaptation.longest=1",  # the number of steps is independent of confidence
         f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
     ]
     chosen = [*settings, *every, *arm.settings]
@@ -180,7 +180,7 @@ def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) ->
 def judge_checkpoints(
     run: Path, config: RunConfig, kept: Path, test: RealCaptchas
 ) -> Iterator[dict[str, Any]]:
-    """The accuracy of each checkpoint, and what all training up to it took."""
+    """The accuracy of each checkpoint, and the cost of all training up to it."""
     background = Background.load(run / "background" / "background.npz")
     for stage in AVERAGED if config.adaptation.steps else ["read"]:
         steps = checkpoint_steps(config, stage)
@@ -197,7 +197,7 @@ def judge_checkpoints(
 
 
 def tflop_to(share: float, curve: Sequence[dict[str, Any]]) -> str:
-    """Training until the first checkpoint that reads so large a share of captchas."""
+    """The training cost up to the first checkpoint that reads this share of the captchas."""
     for point in curve:
         if point["captcha_accuracy"] >= share:
             return f"{point['training_flops'] / 1e12:.1f}"
@@ -205,7 +205,7 @@ def tflop_to(share: float, curve: Sequence[dict[str, Any]]) -> str:
 
 
 def chart(curves: dict[str, list[dict[str, Any]]]) -> bytes:
-    """All curves as PNG."""
+    """Draw all curves as a PNG."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for arm, curve in curves.items():

@@ -1,11 +1,11 @@
-"""The benchmarks that take minutes on a CPU, one after another; `make bench` runs this.
+"""Runs the benchmarks that take minutes on a CPU, one after another. `make bench` calls it.
 
     python benchmarks/bench.py --run RUN [--rivals PYTHON]
 
-Each writes to benchmarks/results/, when all are done. Its ratios are compared with those committed
-before: one that is more than 20 % lower is reported, and the command ends with 1. Other work on the
-machine moves ratios less than times, but it moves them (that of puzzle_rate from 4.5 to 6): measure
-again before you believe a loss.
+The results are written to benchmarks/results/ when all benchmarks are finished. Their ratios are
+compared with the committed ones. A ratio that is more than 20 % lower is reported, and the exit
+code is then 1. Other work on the machine affects ratios less than times, but it does affect them:
+the ratio of puzzle_rate has varied from 4.5 to 6. Measure again before you trust a loss.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MOST_LOST = 0.2
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script, and where in its JSON ratios stand: the more, the better."""
+    """A script, and the keys of its ratios in the JSON result. Higher ratios are better."""
 
     script: str
     ratios: Mapping[str, tuple[str, ...]]
@@ -52,7 +52,7 @@ BENCHMARKS = (
             "our reader by the 2017 network": ("readers", "ours", "times_2017"),
         },
     ),
-    Benchmark("labelling_rate", {}),  # rates alone, for docs/scale.md
+    Benchmark("labelling_rate", {}),  # no ratios, only rates for docs/scale.md
 )
 
 
@@ -76,11 +76,11 @@ def main() -> None:
             command += ["--rivals", options.rivals]
         print(f"== {benchmark.script}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            # A benchmark that fails leaves what was committed.
+            # If a benchmark fails, the committed results stay as they are.
             subprocess.run([*command, "--out", folder], check=True)
             lost += compare(before, ratios(benchmark, Path(folder)))
             written |= {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-    for name, data in written.items():  # last, or benchmarks would record changed files
+    for name, data in written.items():  # at the end, or the benchmarks would record a dirty commit
         (options.out / name).write_bytes(data)
     for line in lost:
         print(f"WORSE: {line}")
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def ratios(benchmark: Benchmark, folder: Path) -> dict[str, float]:
-    """Those that a result holds; none where it was not measured yet."""
+    """The ratios in a result, or none if it has not been measured yet."""
     path = folder / f"{benchmark.script}.json"
     if not path.exists():
         return {}
@@ -103,7 +103,7 @@ def ratios(benchmark: Benchmark, folder: Path) -> dict[str, float]:
 
 
 def committed(benchmark: Benchmark) -> dict[str, float]:
-    """The ratios of the last commit; none outside git."""
+    """The ratios in the last commit, or none outside git."""
     with tempfile.TemporaryDirectory() as folder:
         name = f"{benchmark.script}.json"
         shown = subprocess.run(
@@ -117,7 +117,7 @@ def committed(benchmark: Benchmark) -> dict[str, float]:
 
 
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    """Print each ratio beside the committed one; give those that are lost."""
+    """Print each ratio with the committed one. Return those that fell."""
     lost = []
     for name in before.keys() - after.keys():
         print(f"{name}: not measured (was {before[name]:.3g})")

@@ -1,4 +1,4 @@
-"""A simulator and real captchas as streams, for benchmarks that train without a run.
+"""Streams of synthetic and real captchas, for benchmarks that train without a run.
 
 Shapes: B batch, H and W pixels, L characters, K classes.
 """
@@ -26,26 +26,26 @@ from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synt
 from simgan_captcha.types import GreyImages
 
 REFINE, READ, ADAPT, FRESH, MEASURE = range(11, 16)
-"""Synthetic streams: no two trainings see the same images."""
+"""Numbers of the synthetic streams. No two trainings see the same images."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What all trainings of one seed share. No label of a real image is in it."""
+    """What all trainings of one seed share. It holds no label of a real image."""
 
     scheme: Scheme
     background: Background
     simulator: CaptchaSimulator
     images: GreyImages
-    """Real ones, (N, H, W)."""
+    """The real images, (N, H, W)."""
     seed: int
     workers: int = 0
-    """Processes that draw ahead."""
+    """The number of processes that draw in advance."""
 
     def synthetic(
         self, stream: int, size: int, first: int = 0, refiner: Refiner | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Labelled batches as readers see them, (B, 2, H, W) and (B, L), refined or raw."""
+        """Labelled batches for readers, (B, 2, H, W) and (B, L), refined or raw."""
         batches = synthetic_batches(
             self.simulator, size, self.seed, stream=stream, first=first, workers=self.workers
         )
@@ -54,22 +54,22 @@ class Lab:
             yield (normalised if refiner is None else refined(normalised, refiner)), ids
 
     def real(self, size: int, first: int = 0) -> Iterator[Tensor]:
-        """Unlabelled batches, (B, 2, H, W)."""
+        """Unlabelled batches of real images for readers, (B, 2, H, W)."""
         for images in real_batches(self.images, size, self.seed, first):
             yield torch.from_numpy(self.background.normalise(images))
 
     def synthetic_ink(self, stream: int, size: int) -> BatchStream:
-        """Batches as refiners see them, (B, 1, H, W)."""
+        """Batches of synthetic images for refiners, (B, 1, H, W)."""
         return lambda first: (images[:, :1] for images, _ in self.synthetic(stream, size, first))
 
     def real_ink(self, size: int) -> BatchStream:
-        """Unlabelled batches, (B, 1, H, W)."""
+        """Unlabelled batches of real images for refiners, (B, 1, H, W)."""
         return lambda first: (images[:, :1] for images in self.real(size, first))
 
     def refine(
         self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
     ) -> tuple[SimGANResult, float]:
-        """Train a refiner of ink, or go on with it; what it left, and seconds of all sittings."""
+        """Train a refiner of ink, or continue its training. Return it and the total seconds."""
         size, fabric, stopwatch = settings.batch_size, alone(), Stopwatch(folder)
         recogniser = None
         if reader is not None:
@@ -91,7 +91,7 @@ class Lab:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments of a benchmark whose rows are trainings."""
+    """The argument parser of a benchmark that trains a network for each row."""
     found = argparse.ArgumentParser(description=description)
     found.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
     found.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
@@ -104,25 +104,25 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def keep_out_of_results(out: Path) -> None:
-    """End the command if a try-out would write where full runs do."""
+    """Exit if a trial would write to the folder of full runs."""
     if out == RESULTS:
         sys.exit("expected --out with --tiny, whose figures are none; give another folder")
 
 
 @torch.no_grad()
 def refined(images: Tensor, refiner: Refiner) -> Tensor:
-    """(B, 2, H, W) with their ink refined, on the CPU."""
+    """Refine the ink of images (B, 2, H, W). The result is on the CPU."""
     device = next(refiner.parameters()).device
     return torch.cat([refiner(images[:, :1].to(device)).cpu(), images[:, 1:]], 1)
 
 
 def alone() -> Fabric:
-    """One process, on an accelerator where there is one."""
+    """A Fabric with one process, on an accelerator if there is one."""
     return Fabric(accelerator="auto", devices=1)
 
 
 def ticking(stopwatch: Stopwatch, name: str) -> Callable[[int, int, dict[str, float]], None]:
-    """``on_step`` that saves the time and says now and then how far a training is."""
+    """An ``on_step`` callback that saves the time and prints the progress of a training."""
 
     def on_step(step: int, total: int, figures: dict[str, Any]) -> None:
         stopwatch.tick()

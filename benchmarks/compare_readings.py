@@ -1,8 +1,8 @@
-"""Whether two runs on the same images under other names read the same, bit for bit.
+"""Compares the readings of two runs on the same images under different names, bit for bit.
 
     python benchmarks/compare_readings.py RUN RENAMED-RUN
 
-Readings are compared in the order of the images' content. RUN must have been judged. Writes
+The readings are sorted by the content of their images. RUN must have been judged. Writes
 benchmarks/results/renamed_readings.json.
 """
 

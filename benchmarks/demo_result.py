@@ -1,4 +1,4 @@
-"""What `make demo` came to: the server's verdict, and what the run cost.
+"""Records the result of `make demo`: the verdict of the server, and the cost of the run.
 
     python benchmarks/demo_result.py demo-run
 
@@ -30,7 +30,7 @@ def main() -> None:
         "training_flops": training_flops(run),
         "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
         "seconds_by_stage": {name: stage["seconds"] for name, stage in stages.items()},
-        # Of the run, which may have been elsewhere.
+        # The machine of the run, which may differ from this one.
         "machine": stages["adapt"]["machine"],
         "versions": stages["adapt"]["versions"],
     }

@@ -1,9 +1,9 @@
-"""What refining adds where no captcha is in sight: examples/refine_digits.py, recorded.
+"""Measures what refining adds on images that are not captchas, with examples/refine_digits.py.
 
     python benchmarks/digits.py WORK
 
-A classifier of handwritten digits learns from printed ones, as they are and refined, for the
-example's seeds. Writes benchmarks/results/digits.{json,md}.
+A classifier of handwritten digits trains on printed digits, once raw and once refined. The seeds
+are those of the example. Writes benchmarks/results/digits.{json,md}.
 """
 
 import argparse

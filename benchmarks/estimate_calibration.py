@@ -1,16 +1,16 @@
-"""How the estimate of a distilled reader follows from confidence, agreement and stability.
+"""Fits the accuracy estimate of a distilled reader to its confidence, agreement and stability.
 
     python benchmarks/estimate_calibration.py
 
-Learns readers of synthetic families in fonts that the generalist never saw, and fits
+The script trains readers on synthetic families in held-out fonts of the generalist. It then fits
 
     logit(share right) = a + b x,  x = (logit(taught * agreement) + logit(sure * stability)) / 2
 
-by logistic regression; see `pipeline.estimate.estimate_from_agreement` for the four figures. The
-spread is the 90th percentile of the absolute errors, each of a family that the fit leaves out.
-`pipeline.estimate` holds the three constants. No real image takes part. Writes
-benchmarks/results/estimate_calibration.{json,md} after each family; families that it holds already
-are not learned again.
+by logistic regression. `pipeline.estimate.estimate_from_agreement` explains the four figures. Each
+family is left out of the fit once. The spread is the 90th percentile of the absolute errors on
+these families. `pipeline.estimate` holds the three constants. No real image is used. Writes
+benchmarks/results/estimate_calibration.{json,md} after each family. Families that the file already
+holds are not trained again.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[str, Any]) -> None:
-    """The families so far, and the fit to them."""
+    """Write the families so far, and the fit to them."""
     fit = fitted(rows) if len(rows) > 2 else None
     shown = ("taught", "agreement", "sure", "stability", "right")
     write_result(
@@ -81,7 +81,7 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[s
 
 
 def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one family."""
+    """Train on one family, and return its figures."""
     generator = np.random.default_rng((options.seed, family))
     style = draw_style(shelf, generator, 1.0)
     drawn = [render(draw_plan(style, shelf, generator), shelf) for _ in range(options.images)]
@@ -119,7 +119,7 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
 
 
 def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The constants, and what the fit without a family says of it."""
+    """The constants, and the errors of the fits that leave one family out."""
     x = np.array(
         [
             (logit(row["taught"] * row["agreement"]) + logit(row["sure"] * row["stability"])) / 2
@@ -129,7 +129,7 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     y = np.array([row["right"] for row in rows])
 
     def regression(kept: np.ndarray[Any, Any]) -> tuple[float, float]:
-        """Logistic regression: the likeliest shift and slope."""
+        """Logistic regression: the shift and slope of maximum likelihood."""
 
         def unlikelihood(constants: np.ndarray[Any, Any]) -> float:
             logits = constants[0] + constants[1] * x[kept]

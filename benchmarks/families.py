@@ -1,12 +1,12 @@
-"""How far the same program gets on captchas of other families, told alphabet and length alone.
+"""Measures the program on captchas of other families, given only alphabet and length.
 
     python benchmarks/families.py WORK --python VENV/bin/python --node-path MODULES
 
-For each family: 2,000 unlabelled images by a generator that is not ours (benchmarks/generators/),
-or by our puzzle for a user whom nothing was tried on;
-``init`` as a user would call it, ``run`` with one preset for all, then the judge. Families whose
-generator is not installed are left out, and said to be. No font of theirs is among the simulator's.
-Writes benchmarks/results/families.{json,md}.
+Each family has 2,000 unlabelled images. A third-party generator (benchmarks/generators/) draws
+them, or our puzzle for a user that was not used in development. The script calls ``init`` as a user
+would, ``run`` with one preset for all families, and then ``judge``. It skips families without an
+installed generator, and says so. The simulator has none of their fonts. Writes
+benchmarks/results/families.{json,md}.
 """
 
 import argparse
@@ -36,19 +36,19 @@ _SERIF = "/usr/share/fonts/truetype/liberation/LiberationSerif-Regular.ttf"
 
 @dataclass(frozen=True)
 class Family:
-    """One generator, as it is asked."""
+    """One generator and its arguments."""
 
     program: tuple[str, ...]
-    """Interpreter, script; then come folder and count, then ``arguments``."""
+    """Interpreter and script. The folder, the count and ``arguments`` follow."""
     arguments: tuple[str, ...]
     alphabet: str
-    """What a user would say of it, likewise ``length``."""
+    """The alphabet and the ``length`` that a user would give."""
     length: str
     alike: str = ""
-    """Characters that its generator draws much alike; a second figure counts them as one, of the
-    same readings."""
+    """Characters that the generator draws much alike. A second figure counts them as the same
+    character."""
     seen: Mapping[str, str] = field(default_factory=dict)
-    """What `init` cannot see, and a user who looks at ten images writes in the scheme."""
+    """Settings that `init` cannot see, and that a user sees in ten images."""
 
 
 FAMILIES = {
@@ -73,7 +73,7 @@ FAMILIES = {
         (ascii_lowercase + digits, "4", "6", "200", "70", _SERIF),
         ascii_lowercase + digits,
         "4-6",
-        alike="o0",  # whatever is as high as an x is drawn as high as a digit
+        alike="o0",  # x-height letters are as high as digits here
     ),
     "svg-captcha (npm), 4, one line": Family(("node", "svg_captcha.js"), ("4", "1"), _NO_O, "4"),
     "GD::SecurityImage (Perl), 5": Family(
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def draw(family: Family, folder: Path, options: argparse.Namespace) -> str | None:
-    """A family's images and labels, kept once drawn; why there are none."""
+    """Draw the images and labels of a family, unless they exist. Return why that is impossible."""
     if folder.exists():
         return None
     begun = folder.with_name(folder.name + "-begun")
@@ -196,7 +196,7 @@ def draw_into(folder: Path, family: Family, options: argparse.Namespace) -> str 
 
 
 def draw_puzzle(folder: Path, count: int) -> None:
-    """Our own puzzle's captchas of a user whom nothing was tried on."""
+    """Draw captchas of our own puzzle, for a user that was not used in development."""
     from simgan_captcha.puzzle.answers import answer
     from simgan_captcha.puzzle.artwork import Artist
 
@@ -212,7 +212,7 @@ def draw_puzzle(folder: Path, count: int) -> None:
 
 
 def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """``init``, ``run`` and ``judge``, as on a command line."""
+    """Call ``init``, ``run`` and ``judge`` as on a command line."""
     run, scheme, images = folder / "run", folder / "my.toml", folder / "images"
     if not scheme.exists():
         told = ["--alphabet", family.alphabet, "--length", family.length]
@@ -244,7 +244,7 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
 
 
 def alike_accuracy(run: Path, labels: Path, alike: str) -> float:
-    """Share of texts read right if these characters count as one."""
+    """The share of texts that are right if these characters count as the same one."""
     as_one = str.maketrans(alike, alike[:1] * len(alike))
     with labels.open(newline="") as file:
         true = {row["name"]: row["label"].translate(as_one) for row in csv.DictReader(file)}
@@ -253,7 +253,7 @@ def alike_accuracy(run: Path, labels: Path, alike: str) -> float:
 
 
 def call(*arguments: str | Path) -> None:
-    """One of our commands; its lines pass through."""
+    """Call one of our commands. Its output is passed through."""
     subprocess.run([sys.executable, "-m", "simgan_captcha", *map(str, arguments)], check=True)
 
 

@@ -1,10 +1,10 @@
-"""What `init` proposes for families that it knows nothing of, beside what a person would write.
+"""Compares what `init` proposes for unknown families with what a person would write.
 
     python benchmarks/first_look.py WORK --families ../shared/data/families
 
-Eight real families and the images of the six generators that zero_shot.py drew into WORK. Nothing
-is given: alphabet, length, background and clutter are proposed. An alphabet is compared by its
-characters, case ignored. Writes benchmarks/results/first_look.{json,md}.
+The images are eight real families, and those of the six generators that zero_shot.py drew into
+WORK. `init` proposes alphabet, length, background and clutter from the images alone. Alphabets are
+compared as sets of characters, without case. Writes benchmarks/results/first_look.{json,md}.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import simgan_captcha as sc
 
 
 class Person(NamedTuple):
-    """What a person writes after a look at ten images."""
+    """What a person writes after looking at ten images."""
 
     alphabet: str
     length: str
@@ -45,11 +45,11 @@ SEEN = {
     "gregwar5": ("plain", ("lines",)),
     "puzzle4": ("shared", ()),
 }
-"""Background and clutter of each family, as a person sees them."""
+"""The background and clutter of each family, as a person sees them."""
 
 
 def person(name: str) -> Person:
-    """What a person writes of a family."""
+    """What a person writes for a family."""
     if name in REAL_FAMILIES:
         return Person(*REAL_FAMILIES[name], *SEEN[name])
     family = FAMILIES[GENERATORS[name]]
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def looked(folder: Path, person: Person) -> dict[str, Any]:
-    """What is proposed for one folder."""
+    """What `init` proposes for one folder."""
     start = time.process_time()
     seen = sc.inspect(folder)
     scheme = seen.scheme

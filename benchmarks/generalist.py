@@ -1,11 +1,11 @@
-"""What the generalist reads of synthetic families in fonts that it never saw, and what it cost.
+"""Measures the generalist on synthetic families in held-out fonts, and its training cost.
 
     python benchmarks/generalist.py --log PRETRAINING/log.jsonl
 
 The script draws families of the wide simulator in held-out fonts. The shipped network reads them
-twice: free, and within alphabet and length. Accuracy is counted by kind of difficulty. ``--log``,
-the log of the training that made the weights, adds a curve of accuracy over TFLOP. Writes
-benchmarks/results/generalist.{json,md}.
+twice: without constraints, and with known alphabet and length. Accuracy is counted by kind of
+difficulty. ``--log`` is the log of the training that made the weights. It adds a curve of accuracy
+against training FLOPs. Writes benchmarks/results/generalist.{json,md}.
 """
 
 import argparse
@@ -37,9 +37,9 @@ class Known:
 
     plan: ImagePlan
     free: bool
-    """Whether the text was right with nothing known."""
+    """Whether the text is right without constraints."""
     constrained: bool
-    """Whether it was right with alphabet and length known."""
+    """Whether the text is right with known alphabet and length."""
 
 
 KINDS: dict[str, Callable[[ImagePlan], bool]] = {
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_families(shelf: FontShelf, families: int, images: int, seed: int) -> list[Known]:
-    """Draw and read families in the fonts of a shelf."""
+    """Draw families in the fonts of a shelf, and read them."""
     reader = GeneralistReader(threads=1)
     known = []
     for family in range(families):
@@ -150,7 +150,7 @@ def read_families(shelf: FontShelf, families: int, images: int, seed: int) -> li
 
 
 def shares(known: Sequence[Known]) -> dict[str, list[float]]:
-    """Share right and its interval, for either way of reading."""
+    """The share of right texts and its interval, for both ways of reading."""
     return {
         way: share_with_interval(sum(getattr(k, way) for k in known), len(known))
         for way in ("free", "constrained")
@@ -158,7 +158,7 @@ def shares(known: Sequence[Known]) -> dict[str, list[float]]:
 
 
 def training_step(shelf: FontShelf, steps: int) -> dict[str, float]:
-    """Median CPU seconds of a training step on one thread, in bfloat16 and in float32."""
+    """The median CPU seconds of a training step on one thread, in bfloat16 and in float32."""
     torch.set_num_threads(1)
     settings = PretrainingSettings()
     pool = draw_pool(shelf, 1, 0, families=8, images=8, difficulty=1.0)

@@ -1,4 +1,4 @@
-"""Measures on a GPU: the paper's refiner at its full size, and the time to a good reader.
+"""Measures speed on a GPU: the refiner of the paper at full size, and the time to a good reader.
 
     python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
 
@@ -13,8 +13,8 @@ measurements.
 4. It takes training steps of the run's reader without the simulator, both as they are and through
    ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
 
-Writes benchmarks/results/gpu.{json,md}, from a GPU alone. Without one, give another --out to try
-the script, with ``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values.
+Writes benchmarks/results/gpu.{json,md}, but only on a GPU. To try the script without a GPU, give
+another --out, with ``--steps 3 --batch 4 --matrix 64`` and small ``--set`` values.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from simgan_captcha.recognizer.train import MEMORY_FORMAT, in_memory_format, tak
 from simgan_captcha.simgan import SimGANSettings, train_refiner
 from simgan_captcha.simulator.simulator import Simulator
 
-_STREAM = 80  # of synthetic batches; a run's own have other numbers
+_STREAM = 80  # the number of the synthetic stream; runs use other numbers
 _PEAKS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -53,7 +53,7 @@ _PEAKS = {
     "A10G": 70.0,
     "RTX 4090": 165.0,
 }
-"""TFLOP/s in bfloat16, dense, by the makers' data sheets; the first name that fits."""
+"""Dense bfloat16 TFLOP/s from the data sheets. The first name that matches is used."""
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def main() -> None:
         update={
             "batch_size": options.batch,
             "steps": options.steps,
-            # Hardly any, so that the steps that are counted are those of the adversarial loop.
+            # Minimal pre-training, so that the adversarial steps are measured.
             "pretrain_refiner_steps": 1,
             "pretrain_discriminator_steps": 1,
         }
@@ -142,7 +142,7 @@ def _seconds(taken: float | None) -> str:
 
 
 def matrix_product_rate(rows: int, gpu: bool) -> float:
-    """TFLOP/s of a square product in bfloat16, the best of twenty."""
+    """TFLOP/s of a square matrix product in bfloat16, the best of twenty."""
     left, right = (
         torch.randn(rows, rows, device="cuda" if gpu else "cpu", dtype=torch.bfloat16)
         for _ in range(2)
@@ -158,7 +158,7 @@ def matrix_product_rate(rows: int, gpu: bool) -> float:
 
 
 def time_to_accuracy(run: Path, seed: int) -> dict[str, Any]:
-    """Each stage's accuracy, and the seconds from the start until a stage had so much."""
+    """The accuracy of each stage, and the seconds until a stage reached each target."""
     judged = row(run, seed, load_real(run))
     stages = manifests(run)
     accuracy = judged["stages"] | {"readings": judged["captcha_accuracy"]}
@@ -180,7 +180,7 @@ def time_to_accuracy(run: Path, seed: int) -> dict[str, Any]:
 
 
 def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, Any]:
-    """Algorithm 1 on the run's images; its adversarial steps, simulator and all."""
+    """Run Algorithm 1 on the run's images, and time its adversarial steps with the simulator."""
     config, fabric = run_config(run), run_fabric(run)
     background = Background.load(run / "background" / "background.npz")
     simulator = Simulator(config.scheme, config.simulator, background)
@@ -200,7 +200,7 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
             on_step=lambda step, total, figures: ended.append(time.perf_counter()),
             warn=print,
         )
-    # Without the pre-training, and the first adversarial step, in which kernels are chosen.
+    # Without the pre-training and the first adversarial step, which chooses kernels.
     steps = len(ended) - 3
     if steps < 1:
         raise UsageError(f"expected --steps of at least 2, got {settings.steps}")
@@ -219,7 +219,7 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
 
 
 def time_reader(run: Path, batch: int, *, compiled: bool, steps: int = 50) -> float:
-    """Images a second of the reader's training step on images that are there, best of three."""
+    """Images per second in a training step of the reader without the simulator, best of three."""
     config, fabric = run_config(run), run_fabric(run)
     architecture = reader_architecture(config, pose=True)
     model = in_memory_format(build_reader(architecture))
@@ -237,7 +237,7 @@ def time_reader(run: Path, batch: int, *, compiled: bool, steps: int = 50) -> fl
 
     forward = torch.compile(loss_of, mode="reduce-overhead") if compiled else loss_of
     best = 0.0
-    for _ in range(4):  # the first of them compiles, or chooses kernels
+    for _ in range(4):  # the first one compiles or chooses kernels
         if fabric.device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What of Gregwar's captchas costs a reader most: new ones, with one part left out at a time.
+"""Shows which part of Gregwar captchas costs a reader most, by leaving out one part at a time.
 
     python benchmarks/gregwar_parts.py RUN
 
-RUN is a run of `families.py` on them; its reader reads what it never saw. Nothing is learned here.
+RUN is a run of `families.py` on Gregwar captchas. Its reader reads new images. Nothing is trained.
 Writes benchmarks/results/gregwar_parts.{json,md}.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def read(reader: ImageReader, folder: Path) -> dict[str, Any]:
-    """What share of a set's texts is right: of all, of outlined ones, and of the others by font."""
+    """The share of right texts in a set: all texts, outlined ones, and the others by font."""
     with (folder / "labels.csv").open(newline="") as file:
         labels = list(csv.DictReader(file))
     readings = reader.read_each(folder / "images" / row["name"] for row in labels)

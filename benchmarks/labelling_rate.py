@@ -1,10 +1,10 @@
-"""What bulk labelling costs an image: `simgan-captcha label`, from Parquet to Parquet.
+"""Measures the cost per image of bulk labelling: `simgan-captcha label`, from Parquet to Parquet.
 
     python benchmarks/labelling_rate.py --run RUN
 
-The run's reader, exported, labels the run's store, ``--rounds`` times, in a process of its own with
-all cores. CPU seconds are of the whole command, its start too; docs/scale.md reckons with them.
-Writes benchmarks/results/labelling_rate.{json,md}.
+The exported reader of the run labels the store of the run ``--rounds`` times. Each round is a
+process of its own with all cores. The CPU seconds include the start of the command. docs/scale.md
+uses them. Writes benchmarks/results/labelling_rate.{json,md}.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def label(reader: Path, store: Path, out: Path) -> dict[str, float]:
-    """Seconds, of the clock and of all cores."""
+    """Wall seconds, and CPU seconds of all cores."""
     before, started = os.times(), time.perf_counter()
     places = [str(reader), str(store), str(out)]
     command = [sys.executable, "-m", "simgan_captcha", "label", *places, "--quiet"]

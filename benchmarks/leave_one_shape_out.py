@@ -1,10 +1,10 @@
-"""How far a character comes back whose real shape no font of the simulator draws.
+"""Measures how well a character is read if no font of the simulator draws its real shape.
 
     python benchmarks/leave_one_shape_out.py OUT --challenges ../shared/data/hackmit2017/challenges
 
-The real captchas have a double-storey g. One run has all fonts, another only those with a
-single-storey one; nobody tells the latter what it lacks. Both are judged after reading and after
-adaptation, on all captchas. Writes benchmarks/results/leave_one_shape_out_CHARACTER.{json,md}.
+The real captchas have a double-storey g. One run has all fonts. The other run has only fonts with a
+single-storey g, and gets no hint that a shape is missing. Both are judged on all captchas, after
+reading and after adaptation. Writes benchmarks/results/leave_one_shape_out_CHARACTER.{json,md}.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.evaluation.judgement import Judgement
 
 DRAWN_AS_IN_REAL_IMAGES = {
-    # Its glyph encloses two counters, a single-storey g one.
+    # The glyph encloses two counters. A single-storey g encloses one.
     "g": (
         "stix-bold",
         "source-sans-black",
@@ -29,7 +29,7 @@ DRAWN_AS_IN_REAL_IMAGES = {
         "caladea-bold",
     ),
 }
-"""Fonts whose glyph of a character has the shape that the HackMIT 2017 captchas have."""
+"""Fonts with a glyph of the shape that the HackMIT 2017 captchas have, by character."""
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def of_character(judgement: Judgement, character: str) -> dict[str, Any]:
-    """How often it is right where it stands, and how often it is read at all."""
+    """How often the character is right where it occurs, and how often it is read at all."""
     score, matrix = judgement.per_character[character], judgement.confusion_matrix
     read = sum(reads.get(character, 0) for reads in matrix.values())
     taken_for = sorted(matrix.get(character, {}).items(), key=lambda pair: -pair[1])

@@ -1,11 +1,11 @@
-"""What an install without extras takes: megabytes, and seconds of the first reading.
+"""Measures an install without extras: megabytes, and seconds of the first reading.
 
     python benchmarks/light_install.py
 
-Makes a new environment, installs the package from this folder without extras, and starts
-``simgan-captcha read image.png`` in it, ``--rounds`` times after the first. Megabytes are those
-that ``du -sm`` counts in ``site-packages``, with pip and setuptools. Other work on the machine
-makes the seconds of wall time longer, those of CPU hardly. Writes
+The script makes a new environment and installs the package from this folder without extras. It
+starts ``simgan-captcha read image.png`` there once, and then ``--rounds`` times. Megabytes are
+those of ``du -sm`` on ``site-packages``, including pip and setuptools. Other work on the machine
+increases wall times, but barely changes CPU times. Writes
 benchmarks/results/light_install.{json,md}.
 """
 
@@ -23,7 +23,7 @@ from record import RESULTS, provenance, write_result
 
 ROOT = Path(__file__).parents[1]
 _LARGEST = 8
-"""Entries of ``site-packages`` that the result names."""
+"""The entries of ``site-packages`` that the result names."""
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def install(environment: Path) -> dict[str, int]:
-    """Megabytes of ``site-packages`` and of each entry, by name."""
+    """Install the package. Return the megabytes of ``site-packages`` and of each entry."""
     python = environment / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     options = ("--quiet", "--constraint", ROOT / "constraints.txt")
@@ -76,14 +76,14 @@ def install(environment: Path) -> dict[str, int]:
 
 
 def read(environment: Path, image: Path) -> tuple[float, float]:
-    """Seconds of wall time and of CPU that reading an image takes, from start to end."""
+    """Wall and CPU seconds of one complete ``read`` command."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [environment / "bin" / "simgan-captcha", "read", image],
         capture_output=True,
         text=True,
         check=True,
-        env={"PATH": "/usr/bin:/bin"},  # no PYTHONPATH of this process
+        env={"PATH": "/usr/bin:/bin"},  # without the PYTHONPATH of this process
     )
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "  4071  " in done.stdout, done.stdout

@@ -1,9 +1,9 @@
-"""A preset on the real captchas with several seeds, every reader of it judged.
+"""Judges every reader of a preset on the real captchas, with several seeds.
 
     python benchmarks/main_table.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-The images are renamed at random first, so no name can matter; the truth comes through `judge`
-alone, when everything is learned. Beside it stands what each run said of itself without a label.
+The images get random names first, so names cannot matter. `judge` alone uses the true texts, after
+all training. The table also shows the accuracy that each run estimated without labels.
 Writes benchmarks/results/main_table_PRESET.{json,md}.
 """
 
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def row(run: Path, seed: int, real: RealCaptchas) -> dict[str, Any]:
-    """Judge a run's readers on every stored image; what they cost and what the run said."""
+    """Judge the readers of a run on all stored images. Return accuracy, cost and estimate."""
     judged = {stage: judge_stage(run, stage, real) for stage in ("calibrate", "read", "adapt")}
     diagnosis, stages = read_diagnosis(run), manifests(run)
     texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}

@@ -1,17 +1,18 @@
-"""Which network reads best for the same training FLOPs, supervised and label-free.
+"""Compares networks at equal training FLOPs, supervised and label-free.
 
     python benchmarks/networks.py --run RUN --tflop 10
 
-Every network is trained by one recipe, that of the package's reader, for TFLOP teraflop each time:
+Each network trains with the settings of the package's reader, in up to three ways. Each training
+takes TFLOP teraflop.
 
 - ``supervised``: on the true texts of 15,000 real captchas.
 - ``label_free``: on the simulator as the run calibrated it.
-- ``placed``: on the same images. Every position of the feature map must also tell whose middle
-  lies there, as in the package's reader; a simulator knows.
+- ``placed``: on the same images. Each position of the feature map also predicts which character
+  has its middle there, as in the package's reader. The simulator knows the middles.
 
-All are judged on the other 5,000 real captchas; nothing is adapted. What tells places costs some
-2 %. That is counted of our net alone, as it reads by them. Writes
-benchmarks/results/networks.{json,md}.
+All networks are judged on the other 5,000 real captchas, without adaptation. Predicting the middles
+costs about 2 %. This cost is counted only for the package's network, which uses them to read.
+Writes benchmarks/results/networks.{json,md}.
 
 Shapes: B batch, C channels, H and W pixels, L characters, K classes, T columns of a feature map.
 """
@@ -64,11 +65,11 @@ from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import CaptchaSimulator, LabelledStream, synthetic_batches
 
 PLACED = "placed"
-_STREAM = 50  # of synthetic batches; a run's own have other numbers
+_STREAM = 50  # the number of the synthetic stream; runs use other numbers
 
 
 class CoarseAttentionReader(AttentionReader):
-    """The package's first net: one more pooling, so that the map is an eighth of the image."""
+    """The package's first network. One more pooling reduces the map to an eighth of the image."""
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
         super().__init__(architecture)
@@ -89,7 +90,7 @@ class MapReader(nn.Module, ABC):
         self.middles = nn.Linear(channels, architecture.classes + 1) if architecture.pose else None
 
     def forward(self, images: Tensor) -> Any:
-        """(B, 2, H, W) -> what `head` says; with ``pose``, and whose middle lies where."""
+        """(B, 2, H, W) -> logits of `head`, and with ``pose`` also logits of the middles."""
         features = self.features(images)
         logits = self.head(features)
         if self.middles is None:
@@ -98,11 +99,11 @@ class MapReader(nn.Module, ABC):
 
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:
-        """Logits of a map (B, C, rows, columns)."""
+        """Compute the logits from a feature map (B, C, rows, columns)."""
 
 
 class FlattenedReader(MapReader):
-    """The feature map, flattened, and one linear layer."""
+    """The flattened feature map, and one linear layer."""
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
         super().__init__(architecture)
@@ -111,15 +112,15 @@ class FlattenedReader(MapReader):
         self.classify = nn.Linear(channels * rows * columns, self.shape[0] * self.shape[1])
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits (B, L, K)."""
+        """Compute logits (B, L, K)."""
         logits: Tensor = self.classify(features.flatten(1))
         return logits.view(len(features), *self.shape)
 
 
 class ColumnReader(MapReader):
-    """Every column of the map says a character or nothing (CTC); its neighbours are looked at too.
+    """Each column of the map predicts a character or a blank (CTC), with its neighbours as context.
 
-    Source: CRNN, arXiv:1507.05717. Deviation: a convolution over columns for its LSTM.
+    Source: CRNN, arXiv:1507.05717. Deviation: a convolution over columns instead of the LSTM.
     """
 
     def __init__(self, architecture: ReaderArchitecture) -> None:
@@ -132,13 +133,13 @@ class ColumnReader(MapReader):
         )
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits (B, T, K + 1), the last class blank."""
+        """Compute logits (B, T, K + 1). The last class is the blank."""
         logits: Tensor = self.columns(features.flatten(1, 2))
         return logits.transpose(1, 2)
 
 
 class DecoderReader(MapReader):
-    """A learned query a slot, and two layers of transformer decoder over the map.
+    """One learned query for each slot, and two transformer decoder layers over the map.
 
     Source: the parallel decoder of PARSeq, arXiv:2207.06966, without its permutations.
     """
@@ -155,7 +156,7 @@ class DecoderReader(MapReader):
         self.classify = nn.Linear(channels, architecture.classes)
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits (B, L, K)."""
+        """Compute logits (B, L, K)."""
         seen = features.flatten(2).transpose(1, 2) + self.position
         slots = self.decoder(self.query.expand(len(seen), -1, -1), seen)
         logits: Tensor = self.classify(slots)
@@ -164,8 +165,8 @@ class DecoderReader(MapReader):
 
 @torch.no_grad()
 def map_shape(features: nn.Module, architecture: ReaderArchitecture) -> tuple[int, int, int]:
-    """Channels, rows and columns of a feature map."""
-    features.eval()  # or batch normalisation would count the empty image
+    """The channels, rows and columns of a feature map."""
+    features.eval()  # the empty image must not change the batch statistics
     channels, rows, columns = features(
         torch.zeros(1, 2, architecture.height, architecture.width)
     ).shape[1:]
@@ -174,7 +175,7 @@ def map_shape(features: nn.Module, architecture: ReaderArchitecture) -> tuple[in
 
 
 def column_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """CTC's loss, a character: logits (B, T, K + 1), class ids (B, L)."""
+    """CTC loss per character, of logits (B, T, K + 1) and class ids (B, L)."""
     B, T, classes = logits.shape
     loss = nn.functional.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),
@@ -187,8 +188,10 @@ def column_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Ten
 
 
 def with_middles(objective: Objective) -> Objective:
-    """An objective that counts whose middle lies at each position, too, as the scout's does, and
-    of a net that counts characters their number."""
+    """Add the loss of the middles to an objective, as the bootstrap recognizer does.
+
+    If the network counts characters, its counting loss is added too.
+    """
 
     def both(outputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, told = objective(outputs[0], targets[..., 0].long())
@@ -201,13 +204,13 @@ def with_middles(objective: Objective) -> Objective:
 
 
 def likeliest(logits: Tensor) -> list[list[int]]:
-    """Class ids of logits (B, L, K)."""
+    """The most probable class ids for logits (B, L, K)."""
     ids: list[list[int]] = logits.argmax(-1).tolist()
     return ids
 
 
 def likeliest_path(logits: Tensor) -> list[list[int]]:
-    """Class ids of logits (B, T, K + 1): repeats merged, blanks left out; of any length."""
+    """Class ids of any length for logits (B, T, K + 1): merges repeats and drops blanks."""
     blank = logits.shape[-1] - 1
     paths = [path.unique_consecutive() for path in logits.argmax(-1)]
     return [path[path != blank].tolist() for path in paths]
@@ -222,7 +225,7 @@ class Network:
     objective: Objective = character_objective
     decode: Callable[[Tensor], list[list[int]]] = likeliest
     placed: bool = True
-    """Whether it has a map that is fine enough to tell positions on."""
+    """Whether the feature map is fine enough to predict the middles."""
 
 
 NETWORKS = {
@@ -338,7 +341,7 @@ def main() -> None:
 def measure_cost(
     network: Network, architecture: ReaderArchitecture, batch_size: int
 ) -> dict[str, Any]:
-    """Multiply-adds to read an image in millions, parameters, FLOPs of a training step."""
+    """Megamultiply-adds to read an image, parameters, and FLOPs of a training step."""
     with torch.device("meta"):
         model = network.build(architecture)
         image = torch.empty(1, 2, architecture.height, architecture.width)
@@ -362,7 +365,7 @@ def train_network(
     fabric: Fabric,
     seed: int,
 ) -> nn.Module:
-    """The averaged network, as `recognizer.train.train_reader` trains the package's own."""
+    """The averaged network, trained as `recognizer.train.train_reader` trains the package's."""
     torch.manual_seed(seed)
     model = network.build(architecture)
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)

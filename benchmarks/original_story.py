@@ -1,22 +1,22 @@
-"""The 2017 project's system from end to end, and then one mended thing at a time.
+"""Measures the system of 2017 from end to end, and then with one improvement at a time.
 
     python benchmarks/original_story.py WORK --challenges ../shared/data/hackmit2017/challenges
 
 The first rows are the 2017 system: its generator, binarisation and masks, the refiner and the
 discriminator of the paper, Algorithm 1 with both pre-trainings, and its classifier. The classifier
-learns until it reads 97 % of its own synthetic images. It learns once from raw images and once from
-refined ones. The faults of the 2017 code are mended here, because nothing could be measured with
-them: an empty image history, images of two ranges, a sum against a mean, a ReLU on logits.
+trains until it reads 97 % of its own synthetic images. It trains once on raw images and once on
+refined ones. The 2017 code had faults that made measurements impossible. They are fixed here: an
+empty image history, two different image ranges, a sum instead of a mean, and a ReLU on logits.
 
 Each further row adds one change: rotations of 30 degrees instead of 20, letters that may overlap,
 grey images instead of binary ones, and the current reader instead of the classifier. All rows are
-judged on 5,000 real captchas. The 2017 text claims about 55 % after raw images and 95 % after
-refined ones.
+judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 % with refined
+ones.
 
 ``--size cpu`` trains a smaller refiner (16 features, 2 blocks) and a smaller classifier (a quarter
-of the features) on smaller batches. ``--size full`` has the sizes of the text and needs a GPU. Each
-row is written to benchmarks/results/original_story_SIZE.json at once and is not made again. A
-training that was stopped continues.
+of the features) on smaller batches. ``--size full`` uses the sizes of the text and needs a GPU.
+Each row is written to benchmarks/results/original_story_SIZE.json as soon as it is finished, and is
+not repeated. An interrupted training continues.
 """
 
 import sys
@@ -55,14 +55,14 @@ from simgan_captcha.types import GreyImages
 
 @dataclass(frozen=True)
 class Step:
-    """A state of the system between 2017 and today."""
+    """A version of the system between 2017 and today."""
 
     rotation: float = 20.0
-    """Largest turn in degrees."""
+    """The largest rotation in degrees."""
     apart: bool = True
-    """Whether drawings whose letters run together are drawn again."""
+    """Whether images with touching letters are drawn again."""
     grey: bool = False
-    """Grey images, normalised by the background, drawn by today's simulator in the one font."""
+    """Use grey images, normalised by the background, from today's simulator with one font."""
     network: Literal["2017", "today"] = "2017"
 
 
@@ -78,11 +78,11 @@ IMAGES = ("raw", "refined")
 
 @dataclass(frozen=True)
 class Size:
-    """How large the trainings are."""
+    """The sizes of the trainings."""
 
     simgan: SimGANSettings
     features: int
-    """Of the 2017 classifier; 128 in the text."""
+    """The features of the 2017 classifier. The text has 128."""
     batch: int
     classifier: ClassifierSettings
 
@@ -90,7 +90,7 @@ class Size:
 def in_the_papers_form(
     features: int, blocks: int, widths: tuple[int, int, int, int], **others: Any
 ) -> SimGANSettings:
-    """A refiner that draws images anew, of another size than the text's."""
+    """The settings of a refiner without a global skip, in another size than the text's."""
     return SimGANSettings(
         refiner=RefinerSettings(features=features, blocks=blocks, global_skip=False),
         discriminator=DiscriminatorSettings(widths=widths),
@@ -133,14 +133,14 @@ SIZES = {
 
 
 def background_of(step: Step, images: GreyImages) -> Background:
-    """The line mask and the encoding: the original's, or today's for grey images."""
+    """Estimate the line mask and the encoding: the original's, or today's for grey images."""
     if step.grey:
         return estimate_background(images)
     return estimate_background(images, "binary", "average")
 
 
 def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
-    """What draws synthetic captchas, all in one font."""
+    """The generator of synthetic captchas, with a single font."""
     font = OriginalSimulatorSettings().font
     if step.grey:
         turn = (-step.rotation, step.rotation)
@@ -150,7 +150,7 @@ def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
 
 
 def network_of(step: Step, size: Size, seed: int) -> nn.Module:
-    """An untrained network that reads."""
+    """An untrained reader network."""
     height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.length, SCHEME.classes
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -162,7 +162,7 @@ def network_of(step: Step, size: Size, seed: int) -> nn.Module:
 def run(
     name: str, images: str, size: Size, lab: Lab, folder: Path, test: RealCaptchas
 ) -> dict[str, Any]:
-    """One row: the refiner if there is one, the classifier, and what it reads of real captchas."""
+    """Train and judge one row: the refiner if there is one, then the classifier."""
     refiner, found, seconds, tflop, each = None, {}, 0.0, 0.0, 0.0
     if images == "refined":
         result, seconds = lab.refine(size.simgan, folder / "refine")
@@ -246,7 +246,7 @@ COLUMNS = (
 
 
 def table(rows: Rows, out: Path, size: str) -> None:
-    """Write what is there so far."""
+    """Write the rows that exist so far."""
     lines = []
     for name in STEPS:
         for images in IMAGES:

@@ -1,8 +1,8 @@
-"""Our own reader that knows letters before any run, on a list of images; for zero_shot.py.
+"""Runs our generalist, which needs no training, on a list of images for zero_shot.py.
 
     python benchmarks/our_generalist.py KNOWN JOB RESULT
 
-The same job and result as of stock_readers.py.
+JOB and RESULT have the same format as in stock_readers.py.
 """
 
 import argparse
@@ -20,7 +20,7 @@ KNOWN = (NOTHING, DECODED)
 
 
 def start(job: Job, known: str) -> Read:
-    """Ready to read paths, told what is known."""
+    """Return a function that reads paths, with what is known of the texts."""
     told: dict[str, Any] = {}
     if known == DECODED:
         told = {"alphabet": job.alphabet, "length": (job.shortest, job.longest)}

@@ -1,11 +1,12 @@
-"""The same captcha in every picture format, read in every way: the text, or the refusal.
+"""Reads one captcha in every image format and through every interface.
 
     python benchmarks/picture_formats.py RUN
 
-RUN is a finished run. The captcha that it reads with the highest confidence is written in each
-format and mode, and given to the generalist, to the run, to an exported file, to `label`, to the
-page of `serve` and to a run's folder of images. No label is needed: all must give the same text.
-Writes benchmarks/results/picture_formats.{json,md}.
+RUN is a finished run. The script takes the captcha that the run reads with the highest confidence,
+and writes it in each format and mode. It gives each file to the generalist, the run, an exported
+file, `label`, the page of `serve`, and a run's folder of images. The result holds the text or the
+refusal. Labels are not needed, because all interfaces must give the same text. Writes
+benchmarks/results/picture_formats.{json,md}.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from simgan_captcha.web.guard import LOOPBACK_HOSTS
 from simgan_captcha.web.server import build_server
 
 Door = Callable[[Path], str]
-"""Reads a file: its text, or why it is refused."""
+"""A function that reads a file and returns its text, or the reason of a refusal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,12 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def in_formats(picture: Image.Image) -> dict[str, bytes]:
-    """The picture as files by name; the last ones are no pictures that can be read."""
+    """Encode an image in all formats, by file name. The last files are not readable images."""
     alpha = picture.convert("RGBA")
     alpha.putalpha(255)
     turned = picture.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # orientation: display rotated by 90 degrees clockwise
     sixteen = Image.fromarray(257 * np.asarray(picture.convert("L")).astype(np.uint16))
     png = saved(picture, "PNG")
     return {
@@ -108,7 +109,7 @@ def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 @contextmanager
 def doors(run: sc.Run, folder: Path) -> Iterator[dict[str, Door]]:
-    """Every way to read a file with a run, an exported reader or the generalist."""
+    """Yield every way to read a file with a run, an exported reader or the generalist."""
     exported = folder / "reader.onnx"
     run.export(exported)
     reader = sc.Reader(exported)
@@ -152,7 +153,7 @@ def doors(run: sc.Run, folder: Path) -> Iterator[dict[str, Door]]:
 
 
 def command(reader: Path, source: Path | str, stdin: bytes | None = None) -> str:
-    """The text that the command line prints as JSON."""
+    """Read an image with the command line, and return the text from its JSON."""
     done = subprocess.run(
         [sys.executable, "-m", "simgan_captcha", "read", reader, source, "--json"],
         input=stdin,
@@ -165,7 +166,7 @@ def command(reader: Path, source: Path | str, stdin: bytes | None = None) -> str
 
 
 def labelled(reader: Path, path: Path) -> str:
-    """The text that bulk labelling writes."""
+    """Read an image with bulk labelling, and return the text that it writes."""
     with TemporaryDirectory() as folder:
         table, out = Path(folder) / "in.parquet", Path(folder) / "out"
         pq.write_table(pa.table({"name": [path.name], "image": [path.read_bytes()]}), table)
@@ -180,7 +181,7 @@ def labelled(reader: Path, path: Path) -> str:
 
 @contextmanager
 def served(run: Path) -> Iterator[httpx.Client]:
-    """A client of the page of a run, on loopback."""
+    """Serve the page of a run on loopback, and yield a client for it."""
     with listen("127.0.0.1", 0) as listener:
         server = build_server(run, LOOPBACK_HOSTS)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,12 +1,12 @@
-"""What the puzzle server takes for a challenge and for a submission, against plain PIL drawing.
+"""Measures the puzzle server's time for a challenge and a submission, against plain PIL drawing.
 
     python benchmarks/puzzle_rate.py
 
-A challenge is 1,000 captchas as JSON. Plain drawing renders every letter of every captcha anew,
-turns it, and draws stripes and lines each time, to the same pixels, and leaves out the JSON. A
-submission is 15,000 solutions, 10,000 of them right. Each is done in turn, five times; time is CPU
-time of this process, which runs one thread, so that other work on the machine counts little. Writes
-benchmarks/results/puzzle_rate.json.
+A challenge is 1,000 captchas as JSON. Plain drawing renders and rotates each letter again for each
+captcha. It also draws the stripes and lines each time. It gives the same pixels, and writes no
+JSON. A submission is 15,000 solutions, 10,000 of them right. The three measurements alternate, five
+times. Times are CPU times of this process, which uses one thread. Other work on the machine
+therefore has little effect. Writes benchmarks/results/puzzle_rate.json.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def draw_plainly(face: ImageFont.FreeTypeFont, name: str) -> Image.Image:
-    """One captcha with nothing kept from any other."""
+    """Draw one captcha without any cache."""
     image = Image.new("RGB", (WIDTH, HEIGHT))
     draw = ImageDraw.Draw(image)
     plan = background_plan(USER)

@@ -1,14 +1,18 @@
-"""How fast captchas are read: our reader beside what a user would reach for, on one core.
+"""Measures how fast our reader and stock readers read captchas, on one core.
 
     python benchmarks/reading_rate.py --run RUN --rivals PYTHON
 
-Readers: the run's, exported (float32, and int8 if that is not refused); the 2017 project's network,
-exported untrained, for its speed alone; ddddocr with both of its models, and Tesseract, as images
-come and after the run's background is taken away. Each reads the same images in a process of its
-own that is held to one core; in turn, ``--rounds`` times. Images a second are of CPU time, so that
-other work on the machine counts little; latencies are of wall time. PYTHON is of an environment
-with ddddocr and pytesseract (`make bench` makes one). Writes
-benchmarks/results/reading_rate.{json,md}.
+The readers are:
+
+- the exported reader of the run, in float32, and in int8 unless the export refuses int8;
+- the exported network of 2017, untrained, for its speed only;
+- ddddocr with both of its models, and Tesseract. They read the original images and images without
+  the background of the run.
+
+Each reader reads the same images in a process of its own on one core. The readers take turns
+``--rounds`` times. Images per second use CPU time, so other work on the machine has little effect.
+Latencies use wall time. PYTHON belongs to an environment with ddddocr and pytesseract (`make bench`
+makes one). Writes benchmarks/results/reading_rate.{json,md}.
 """
 
 import argparse
@@ -45,7 +49,7 @@ SCRIPT = Path(__file__).with_name("timed_reader.py")
 
 @dataclass(frozen=True)
 class Timed:
-    """A reader to start, and the images it is given."""
+    """A reader to time, and the folder of its images."""
 
     kind: str
     python: str
@@ -140,7 +144,7 @@ def main() -> None:
 
 
 def rivals(python: str | None) -> list[str]:
-    """Those that can be measured here; says of the others what they lack."""
+    """The stock readers that are available here. Prints what the others need."""
     if python is None:
         return []
     found = ["ddddocr", "ddddocr-beta"]
@@ -151,7 +155,7 @@ def rivals(python: str | None) -> list[str]:
 
 
 def write_images(run: Path, names: list[str], work: Path) -> None:
-    """The images as they came, and with black letters on white where the background was."""
+    """Write the original images, and black letters on white without the background."""
     stored = CaptchaStore(run / "store").in_content_order()
     files = dict(zip(stored.names, stored.images, strict=True))
     background = Background.load(run / "background" / "background.npz")
@@ -165,7 +169,7 @@ def write_images(run: Path, names: list[str], work: Path) -> None:
 
 
 def export_all(run: Path, work: Path) -> str | None:
-    """The run's reader and the 2017 network as files; why int8 is refused, if it is."""
+    """Export the run's reader and the 2017 network. Return the reason if int8 is refused."""
     reader, background, config = load_run_reader(run)
     scheme = config.scheme
     _, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
@@ -184,7 +188,7 @@ def export_all(run: Path, work: Path) -> str | None:
 
 
 def measure(timed: Timed, core: int) -> dict[str, Any]:
-    """What a process of its own says, held to one core."""
+    """Time a reader in its own process on one core, and return its figures."""
     command = [timed.python, str(SCRIPT), str(core), timed.kind, str(timed.folder)]
     finished = subprocess.run(
         [*command, *([str(timed.model)] if timed.model else [])], stdout=subprocess.PIPE, check=True
@@ -194,7 +198,7 @@ def measure(timed: Timed, core: int) -> dict[str, Any]:
 
 
 def summary(rounds: list[dict[str, Any]], images: int) -> Mapping[str, Any]:
-    """Medians over rounds; latencies over all images of all rounds."""
+    """Medians over the rounds. Latencies are over all images of all rounds."""
     alone = np.concatenate([of["milliseconds"] for of in rounds])
     rates = [images / of["cpu_seconds"] for of in rounds]
     return {

@@ -1,7 +1,7 @@
-"""Real captchas and their true texts, which only benchmarks bring together.
+"""Real captchas with their true texts, which only benchmarks combine.
 
-The truth comes through `judge` alone. What learns without labels gets none of this: runs are judged
-when they are done. Only the supervised readers that runs are compared with learn from it.
+The truth is available only through `judge`. Label-free training gets none of it: runs are judged
+after they finish. Only the supervised readers, which serve for comparison, learn from it.
 
 Shapes: N images, B of them at a time, H and W pixels, L characters, K classes.
 """
@@ -46,17 +46,17 @@ from simgan_captcha.types import GreyImages
 NAMES = "names.json"
 
 LIGHT = AugmentationSettings(rotation=3, scale=0.03, shear=0.03, shift=0.04, noise=0.05, hole=0.1)
-"""Augmentation of real images that are learned from with their labels."""
+"""The augmentation of real images in supervised training."""
 
 Indices = npt.NDArray[np.int64]
 
 
 def rename(challenges: Path, folder: Path) -> Path:
-    """A copy of the batches under random names, made once, beside a table of the true names.
+    """Copy the batches under random names, once, with a table of the true names.
 
-    Names decide nothing in a run that reads such a copy; `truth_of` knows the table.
+    Names cannot influence a run that reads such a copy. `truth_of` uses the table.
     """
-    folder = folder.resolve()  # as the run records where its batches are
+    folder = folder.resolve()  # because the run records the folder
     table = folder / NAMES
     if not table.exists():
         names = {}
@@ -80,7 +80,7 @@ def finish_run(
     settings: Sequence[str],
     progress: StageProgress | None = None,
 ) -> None:
-    """Bring a run to its end; its finished stages are kept."""
+    """Finish a run. Its finished stages are kept."""
     with progress or StageProgress() as shown:
         run_pipeline(
             run,
@@ -90,7 +90,7 @@ def finish_run(
 
 
 def truth_of(run: Path) -> Callable[[str], str]:
-    """True texts of a run's images by their names, also where `rename` gave them."""
+    """A function that returns an image's true text by its name, also after `rename`."""
     recorded = read_run(run)
     true = puzzle_truth(recorded["user"])
     table = Path(recorded["challenges"]).parent / NAMES
@@ -101,12 +101,12 @@ def truth_of(run: Path) -> Callable[[str], str]:
 
 
 def run_config(run: Path) -> RunConfig:
-    """What a run was made with."""
+    """The configuration of a run."""
     return load_config(read_run(run)["config"])
 
 
 def run_fabric(run: Path) -> Fabric:
-    """Device, precision and threads as the run's own reader was trained with."""
+    """The device, precision and threads that trained the reader of the run."""
     torch.set_num_threads(run_config(run).threads or core_count())
     precision: Any = manifests(run)["read"]["precision"]
     return Fabric(accelerator="auto", devices=1, precision=precision)
@@ -114,7 +114,7 @@ def run_fabric(run: Path) -> Fabric:
 
 @dataclass(frozen=True)
 class RealCaptchas:
-    """Some images of a run, and what they say."""
+    """Some images of a run, with their true texts."""
 
     names: list[str]
     images: GreyImages
@@ -122,26 +122,26 @@ class RealCaptchas:
     texts: list[str]
 
     def take(self, chosen: Indices) -> "RealCaptchas":
-        """Those at these places."""
+        """Select the images at these indices."""
         return RealCaptchas(
             [self.names[n] for n in chosen], self.images[chosen], [self.texts[n] for n in chosen]
         )
 
     def judge(self, texts: Sequence[str], scheme: Scheme) -> Judgement:
-        """Readings of these images, in their order, against the truth."""
+        """Judge readings of these images, given in the same order."""
         truth = dict(zip(self.names, self.texts, strict=True))
         return judge(self.names, texts, truth, scheme.alphabet)
 
 
 def load_real(run: Path) -> RealCaptchas:
-    """All captchas of a run in content order, which has nothing to do with their names."""
+    """Load all captchas of a run in content order, which is independent of their names."""
     names, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     true = truth_of(run)
     return RealCaptchas(names, images, [true(name) for name in names])
 
 
 def load_challenges(challenges: Path, user: str, scheme: Scheme) -> RealCaptchas:
-    """All captchas of a folder of batch files, without a run, in the order of their contents."""
+    """Load all captchas of a folder of batch files in content order, without a run."""
     found = []
     for path in challenges.glob("challenge-*"):
         for image in json.loads(path.read_text())["images"]:
@@ -154,10 +154,10 @@ def load_challenges(challenges: Path, user: str, scheme: Scheme) -> RealCaptchas
 
 
 def split(real: RealCaptchas, train: int, test: int, seed: int) -> tuple[RealCaptchas, ...]:
-    """So many to learn from and so many others to be tested on, drawn by the seed.
+    """Draw disjoint training and test sets of these sizes by the seed.
 
     Raises:
-        UsageError: There are not as many.
+        UsageError: There are too few images.
     """
     if train + test > len(real.names):
         raise UsageError(
@@ -171,7 +171,7 @@ def split(real: RealCaptchas, train: int, test: int, seed: int) -> tuple[RealCap
 def labelled_stream(
     real: RealCaptchas, background: Background, scheme: Scheme, batch_size: int, seed: int
 ) -> LabelledStream:
-    """Shuffled batches with their true texts and light augmentation, epoch after epoch."""
+    """Yield shuffled batches with true texts and light augmentation, epoch after epoch."""
     each_epoch = len(real.images) // batch_size
     if not each_epoch:
         raise UsageError(f"expected --train of at least {batch_size}, got {len(real.images)}")
@@ -192,13 +192,13 @@ def labelled_stream(
 def judge_reader(
     reader: nn.Module, background: Background, scheme: Scheme, real: RealCaptchas
 ) -> Judgement:
-    """A reader's readings of real images against the truth."""
+    """Judge a reader on real images."""
     readings = read_images(reader, background, scheme, real.names, real.images)
     return real.judge([reading.text for reading in readings], scheme)
 
 
 def judge_stage(run: Path, stage: str, real: RealCaptchas) -> Judgement:
-    """Readings by the reader that a stage of a run left: ``calibrate``'s is the scout."""
+    """Judge the reader of a run's stage. That of ``calibrate`` is the bootstrap recognizer."""
     reader, architecture = load_reader(run / stage / READER)
     reader = without_pose(reader, replace(architecture, pose=False))
     background = Background.load(run / "background" / "background.npz")
@@ -206,7 +206,7 @@ def judge_stage(run: Path, stage: str, real: RealCaptchas) -> Judgement:
 
 
 def figures(judgement: Judgement) -> dict[str, Any]:
-    """What reports say of a judgement; shares in [0, 1], the interval 95 %."""
+    """The figures of a judgement for reports: shares in [0, 1] and the 95 % interval."""
     return {
         "images": judgement.images,
         "captcha_accuracy": judgement.captcha_accuracy,

@@ -1,12 +1,12 @@
-"""What a run reads of eight families of real captchas after learning from them, without labels.
+"""Measures runs on eight families of real captchas, which they learn without labels.
 
     python benchmarks/real_families.py --families ../shared/data/families
 
-The first look at each family gets its alphabet and length, as a user would state them. A run
-follows. Its readings are then compared with the labels, case ignored; the labels take no part
-before. The table also shows the best of four stock readers, from benchmarks/results/zero_shot.json
-(300 images, alphabet and length known). Writes benchmarks/results/real_families.{json,md} after
-each family. Rows that the file holds already are not made again.
+`init` gets the alphabet and length of each family, as a user would state them. A run follows. Its
+readings are then compared with the labels, ignoring case. Labels are not used before that. The
+table also shows the best of four stock readers, from benchmarks/results/zero_shot.json (300 images,
+alphabet and length known). Writes benchmarks/results/real_families.{json,md} after each family.
+Rows that the file already holds are not repeated.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one family."""
+    """Learn one family, and return its figures."""
     folder = options.families / name
     truth = {n: t.casefold() for n, t in read_labels_csv(folder / "labels.csv").items()}
     characters, length = REAL_FAMILIES[name]
@@ -116,12 +116,12 @@ def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
 
 
 def doubles(text: str) -> bool:
-    """Whether a character stands twice in a row."""
+    """Whether a text repeats a character directly."""
     return any(a == b for a, b in pairwise(text))
 
 
 def share_error(truth: Mapping[str, str], read: Mapping[str, str]) -> float:
-    """The largest relative error of a character's share of all characters."""
+    """The largest relative error of a character frequency."""
     true, found = (Counter("".join(texts.values())) for texts in (truth, read))
     return max(
         abs(found[c] / max(1, found.total()) / (count / true.total()) - 1)
@@ -130,7 +130,7 @@ def share_error(truth: Mapping[str, str], read: Mapping[str, str]) -> float:
 
 
 def means(rows: Sequence[Mapping[str, Any]], stock: Mapping[str, float]) -> tuple[str, ...]:
-    """The last row of the table: means over families, and how often the estimate is right."""
+    """The last row of the table: means over families, and the coverage of the estimate."""
 
     def mean(values: Sequence[float]) -> str:
         return f"{sum(values) / len(values):.1%}"
@@ -151,7 +151,7 @@ def means(rows: Sequence[Mapping[str, Any]], stock: Mapping[str, float]) -> tupl
 
 
 def best_stock(file: Path) -> dict[str, float]:
-    """The best stock reader's share of each family, alphabet and length known."""
+    """The best stock reader's accuracy on each family with known alphabet and length."""
     rows = read_object(file)["rows"] if file.is_file() else []
     best: dict[str, float] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""What every benchmark says of itself beside its figures, and how both are written down."""
+"""Provenance of benchmark results, and functions that write the results."""
 
 import json
 import shlex
@@ -16,11 +16,11 @@ from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-"""Where full runs write; a try-out names another folder."""
+"""The folder of full runs. A trial gives another folder."""
 
 
 def provenance() -> dict[str, Any]:
-    """The command, the commit that runs, the machine and the versions; to be asked at the start."""
+    """The command, commit, machine and versions. Call this at the start of a benchmark."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
         "command": shlex.join(["python", script, *sys.argv[1:]]),
@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit checked out, with ``-dirty`` where files differ from it; None outside git."""
+    """The current commit, with ``-dirty`` if files differ from it. None outside git."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"],
@@ -46,13 +46,13 @@ def commit() -> str | None:
 
 
 def manifests(run: Path) -> dict[str, dict[str, Any]]:
-    """What each finished stage of a run recorded, by the stage's name."""
+    """The manifest of each finished stage of a run, by the name of the stage."""
     paths = sorted(run.glob(f"*/{MANIFEST}"))
     return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
 def training_flops(run: Path, *, up_to: str = "readings") -> int:
-    """Of the stages of a run up to one, that included; a multiply-add is two."""
+    """The FLOPs of a run up to and including a stage. A multiply-add counts as two."""
     order = [stage.name for stage in STAGES]
     counted = order[: order.index(up_to) + 1]
     return sum(of["training_flops"] for stage, of in manifests(run).items() if stage in counted)
@@ -66,15 +66,15 @@ def write_result(
     headers: Sequence[str],
     rows: Iterable[Sequence[str]],
 ) -> None:
-    """Write ``name.json`` and, for people, ``name.md``; print the latter.
+    """Write ``name.json`` and a readable ``name.md``, and print the latter.
 
     Args:
-        out: Folder.
-        name: Of the files, without their endings.
+        out: The folder.
+        name: The file name without extension.
         title: One line.
-        report: All figures, `provenance` and ``seed`` among them.
-        headers: Of the table's columns.
-        rows: The table's cells.
+        report: All figures, including `provenance` and ``seed``.
+        headers: The column headers of the table.
+        rows: The cells of the table.
     """
     made_by = (
         f"`{report['command']}`, commit {report['commit']}, seed {report['seed']}, "
@@ -85,15 +85,15 @@ def write_result(
 
 
 class Rows:
-    """Rows of a result that is made over several sittings, kept in one JSON file.
+    """Rows of a result that takes several sittings, kept in one JSON file.
 
-    A row is written as soon as it is there, with the command and the commit that made it. Rows that
-    the file has need not be made again.
+    Each row is written as soon as it is finished, with its command and commit. Rows in the file
+    need not be repeated.
 
     Args:
-        path: The file; made with the first row.
-        keys: What identifies a row.
-        identity: What all rows have in common; a file of another one is refused.
+        path: The file. The first row creates it.
+        keys: The keys that identify a row.
+        identity: What all rows have in common. A file with another identity is refused.
     """
 
     def __init__(self, path: Path, keys: Sequence[str], identity: Mapping[str, Any]) -> None:
@@ -107,21 +107,21 @@ class Rows:
             self.rows = kept["rows"]
 
     def has(self, *values: Any) -> bool:
-        """Whether there is a row of these values of the keys."""
+        """Whether a row has these values of the keys."""
         return any(tuple(row[key] for key in self.keys) == values for row in self.rows)
 
     def add(self, row: Mapping[str, Any], began: Mapping[str, Any]) -> None:
-        """Keep a row, made by what `provenance` said."""
+        """Add a row, with the `provenance` of its making."""
         self.rows.append({**row, "made_by": dict(began)})
         write_json(self.path, {"identity": self.identity, "rows": self.rows})
 
     def of(self, **values: Any) -> list[dict[str, Any]]:
-        """Rows with these values."""
+        """The rows with these values."""
         return [row for row in self.rows if values.items() <= row.items()]
 
 
 def over_seeds(values: Sequence[float], form: str = "{:.1%}") -> str:
-    """Mean and half the width of its 95 % interval (Student's t)."""
+    """The mean and the half-width of its 95 % interval (Student's t)."""
     if not values:
         return "–"
     mean = form.format(statistics.fmean(values))
@@ -139,7 +139,7 @@ def write_table(
     rows: Iterable[Sequence[str]],
     above: Sequence[str] = (),
 ) -> None:
-    """Write a table for people, and print it; ``above`` are lines between title and table."""
+    """Write and print a Markdown table. ``above`` are lines between title and table."""
     lines = [
         f"# {title}",
         "",
@@ -154,16 +154,16 @@ def write_table(
 
 
 def share_with_interval(right: int, count: int) -> list[float]:
-    """The share right, and the ends of its 95 % interval."""
+    """The share of right texts, and the ends of its 95 % interval."""
     return [right / count, *wilson_interval(right, count)]
 
 
 def percent(share: Sequence[float]) -> str:
-    """What `share_with_interval` gives, for people."""
+    """Format the result of `share_with_interval`."""
     return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"
 
 
 def with_interval(figures: Mapping[str, Any]) -> str:
-    """Whole captchas right, with the 95 % interval, of `real_captchas.figures`."""
+    """Format the accuracy of `real_captchas.figures` on whole captchas, with its 95 % interval."""
     low, high = figures["captcha_interval"]
     return f"**{figures['captcha_accuracy']:.2%}** ({low:.2%} to {high:.2%})"

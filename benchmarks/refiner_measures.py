@@ -1,4 +1,4 @@
-"""What is measured of a refiner: whether it keeps texts, and how real its images look.
+"""Measures of a refiner: whether it keeps the texts, and how realistic its images are.
 
 Shapes: N images, B of them at a time, H and W pixels, F features, L characters.
 """
@@ -17,9 +17,9 @@ from simgan_captcha.simgan import (
 )
 
 FRESH = (48, 32, 32, 32)
-"""Widths of the discriminator that is trained from nothing, the same for all refiners."""
+"""The widths of the new discriminator, which are the same for all refiners."""
 STEPS = 300
-"""Steps of its training."""
+"""The number of its training steps."""
 
 
 def measure_refiner(
@@ -30,20 +30,21 @@ def measure_refiner(
     seed: int,
     steps: int = STEPS,
 ) -> dict[str, float]:
-    """Whether refining keeps the text, and how far refined images are from real ones.
+    """Measure whether refining keeps the texts, and how far refined images are from real ones.
 
-    ``texts_kept``: images that the reader trained on raw images reads as before refining.
-    ``told_from_real``: images that a discriminator trained from nothing on three quarters of both
-    tells right in the rest; half would be chance. ``kernel_distance``: squared, of the reader's
-    features, as KID does (arXiv:1801.01401): unbiased, 0 where both are alike.
+    ``texts_kept`` is the share of images that the reader reads as before refining. It was trained
+    on raw images. ``told_from_real`` is the accuracy of a new discriminator. It trains on three
+    quarters of the refined and real images and is tested on the rest. Chance is one half.
+    ``kernel_distance`` is the squared kernel distance between reader features, as in KID
+    (arXiv:1801.01401). It is unbiased, and 0 if both distributions are equal.
 
     Args:
-        synthetic: (N, 2, H, W).
-        refined: The same images refined, or the same again.
-        real: (N, 2, H, W).
-        recogniser: Trained on raw images.
-        seed: Of the fresh discriminator.
-        steps: Of its training.
+        synthetic: Raw images, (N, 2, H, W).
+        refined: The same images, refined or unchanged.
+        real: Real images, (N, 2, H, W).
+        recogniser: A reader that was trained on raw images.
+        seed: The seed of the new discriminator.
+        steps: The number of its training steps.
     """
     before, after = features_and_ids(recogniser, synthetic), features_and_ids(recogniser, refined)
     of_real = features_and_ids(recogniser, real)
@@ -56,7 +57,7 @@ def measure_refiner(
 
 @torch.inference_mode()
 def features_and_ids(recogniser: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a reader's last layers are given, (N, F), and what it reads, (N, L)."""
+    """The inputs of a reader's last layers, (N, F), and the class ids that it reads, (N, L)."""
     seen: list[Tensor] = []
     classify = recogniser.get_submodule("classify")
     hook = classify.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
@@ -66,7 +67,7 @@ def features_and_ids(recogniser: nn.Module, images: Tensor) -> tuple[Tensor, Ten
 
 
 def told_apart(refined: Tensor, real: Tensor, seed: int, steps: int = STEPS) -> float:
-    """How many images a discriminator trained from nothing tells right, (N, 1, H, W) each."""
+    """The accuracy of a new discriminator on refined and real images, (N, 1, H, W) each."""
     torch.manual_seed(seed)
     discriminator = Discriminator(DiscriminatorSettings(widths=FRESH))
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
@@ -101,7 +102,7 @@ def _batches(count: int, seed: int, steps: int, size: int = 32) -> Iterator[Tens
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy, cubic kernel; features (N, F), (M, F)."""
+    """Unbiased squared maximum mean discrepancy with a cubic kernel. Features (N, F), (M, F)."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
