@@ -5,8 +5,8 @@
 Each arm is a complete run of the pipeline. Its reader trains until the arm has cost as much as the
 preset. The script keeps the averaged reader of each checkpoint while the arm trains. When the arm
 is finished, it judges these readers on 5,000 real captchas under random names. The FLOPs of a
-checkpoint include all stages up to it. The learning rate is still high at all checkpoints but the
-last. An earlier checkpoint therefore reads less well than an arm that was planned to end there.
+checkpoint include all stages up to it. The learning rate has fully decayed only at the last
+checkpoint. An earlier one therefore reads less well than an arm that was planned to end there.
 Writes benchmarks/results/accuracy_curve_PRESET.{json,md,png}.
 """
 

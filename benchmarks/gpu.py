@@ -10,7 +10,7 @@ measurements.
    seconds to 95 % and to 99 %.
 3. It trains the refiner of preset ``paper``: 64 features, 4 blocks, full resolution, batches of
    512. This shows steps a second, TFLOP/s and memory.
-4. It takes training steps of the run's reader without the simulator, both as they are and through
+4. It times training steps of the run's reader without the simulator, both as they are and through
    ``torch.compile`` with CUDA graphs. This shows whether compiling would pay.
 
 Writes benchmarks/results/gpu.{json,md}, but only on a GPU. To try the script without a GPU, give

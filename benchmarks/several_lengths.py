@@ -1,11 +1,11 @@
-"""Texts of several lengths: slots with a class for nobody, or columns with a blank (CTC).
+"""Compares two readers of texts of several lengths: slots with an empty class, and CTC.
 
     python benchmarks/several_lengths.py --family WORK/FAMILY --tflop 3
 
-FAMILY is a folder that families.py left: a run of a scheme with several lengths, and labels.csv.
-Both readers are trained by one recipe for TFLOP teraflop on the simulator as the run calibrated
-it, both told whose middle lies where, and judged on all images; nothing is adapted. Writes
-benchmarks/results/several_lengths.{json,md}.
+FAMILY is a folder of families.py: a run of a scheme with several lengths, and labels.csv. Both
+readers train with the same settings for TFLOP teraflop, on the simulator as the run calibrated it.
+Both also learn which character has its middle at each position. They are judged on all images,
+without adaptation. Writes benchmarks/results/several_lengths.{json,md}.
 """
 
 import argparse
@@ -38,26 +38,28 @@ from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import synthetic_batches
 
-_STREAM = 60  # of synthetic batches; a run's own have other numbers
+_STREAM = 60  # the number of the synthetic stream; runs use other numbers
 
 
 def columns_of_texts(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """CTC's loss of logits (B, T, K + 1), whose last class but one stands for nobody in ``ids``
-    (B, L) and is never said."""
+    """CTC loss of logits (B, T, K + 1) and class ids (B, L).
+
+    The last class but one marks empty slots in ``ids``. It is not a CTC target.
+    """
     B, T, classes = logits.shape
     present = ids != classes - 2
     loss = torch.nn.functional.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),
         ids,
         torch.full((B,), T),
-        present.sum(1),  # the first slots are filled
+        present.sum(1),  # the characters fill the first slots
         blank=classes - 1,
     )
     return loss, {"loss": loss}
 
 
 def path_of_texts(logits: Tensor) -> list[list[int]]:
-    """Class ids of logits (B, T, K + 1), without nobody's."""
+    """Decode logits (B, T, K + 1) to class ids, without the class of empty slots."""
     nobody = logits.shape[-1] - 2
     paths = NETWORKS["ctc"].decode(logits)
     return [[k for k in path if k != nobody] for path in paths]

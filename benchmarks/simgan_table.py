@@ -1,16 +1,16 @@
-"""What refining is worth: readers of raw and of refined images, at equal steps.
+"""Compares readers that train on raw and on refined images, with equal training steps.
 
     python benchmarks/simgan_table.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-The simulator is crude on purpose: one font (or two), not calibrated. For each seed, one reader
-learns from raw images. For each arm, a refiner is trained; another reader then learns from refined
-images, for as many steps. Both readers are then adapted to the real images by self-training. They
-are judged on 5,000 real captchas. The reader of raw images saw no label of a real image. It serves
-the consistency loss and shows whether texts are kept.
+The simulator is crude on purpose: it has one or two fonts and is not calibrated. For each seed, one
+reader trains on raw images. For each arm, a refiner trains, and then another reader trains on
+refined images, for the same number of steps. Both readers are then adapted to the real images by
+self-training. They are judged on 5,000 real captchas. The reader of raw images has seen no label of
+a real image. It also serves the consistency loss and measures whether texts are kept.
 
-Each row is written to benchmarks/results/simgan_table.json at once and is not made again. A
-training that was stopped continues. So the table can be made in several sittings, and the arms in
-any order: ``--arms raw paper flow --seeds 1``.
+Each row is written to benchmarks/results/simgan_table.json as soon as it is finished, and is not
+repeated. An interrupted training continues. The table can therefore take several sittings, with the
+arms in any order: ``--arms raw paper flow --seeds 1``.
 """
 
 import json
@@ -43,7 +43,7 @@ FONTS = {
     "two fonts": ["dejavu-sans-bold", "roboto-black"],
 }
 
-# CPU-sized: 16 features and 2 blocks, where the paper has 64 and 4; full resolution.
+# The size for a CPU: 16 features and 2 blocks, where the paper has 64 and 4. Full resolution.
 _SIZE: dict[str, Any] = {"features": 16, "blocks": 2}
 _BASE: dict[str, Any] = {
     "discriminator": {"widths": [48, 32, 32, 32]},
@@ -89,7 +89,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "flow, hinge, R1, two scales": {**_GUARDED, **_HINGE, **_FLOW, **_SCALES},
     "flow, hinge, contrastive": {**_GUARDED, **_HINGE, **_FLOW, **_NCE},
 }
-"""What each arm changes of `SimGANSettings`, besides `_BASE`."""
+"""The settings of `SimGANSettings` that each arm changes, in addition to `_BASE`."""
 
 READER = ("reader.steps=2000", "adaptation.steps=600", "adaptation.longest=1")
 TINY_READER = (
@@ -111,7 +111,7 @@ _TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """One seed's trainings, and how large they are."""
+    """The trainings of one seed, and their sizes."""
 
     lab: Lab
     config: RunConfig
@@ -121,14 +121,14 @@ class Bench:
     tiny: bool
 
     def settings(self, arm: str) -> SimGANSettings:
-        """An arm's refiner."""
+        """The settings of an arm's refiner."""
         values = {**_BASE, **ARMS[arm], **(_TINY if self.tiny else {})}
         if self.tiny:
             values["pretrain_refiner_steps"] = min(1, values.get("pretrain_refiner_steps", 0))
         return SimGANSettings.model_validate(values)
 
     def read(self, arm: str, refiner: Refiner | None) -> tuple[ReaderResult, float]:
-        """A reader that learned from nothing on an arm's images, and seconds."""
+        """Train a reader from random weights on an arm's images. Return it and the seconds."""
         folder, settings = self.folder / arm / "read", self.config.reader
         stopwatch = Stopwatch(folder)
         result = train_reader(
@@ -140,7 +140,7 @@ class Bench:
         return result, stopwatch.seconds()
 
     def adapt(self, arm: str, reader: nn.Module) -> tuple[ReaderResult, float]:
-        """That reader self-trained on real images, and seconds."""
+        """Adapt a reader to the real images by self-training. Return it and the seconds."""
         folder, settings = self.folder / arm / "adapt", self.config.adaptation
         stopwatch = Stopwatch(folder)
         result = adapt_reader(
@@ -156,12 +156,12 @@ class Bench:
         return result, stopwatch.seconds()
 
     def judge(self, reader: nn.Module) -> dict[str, Any]:
-        """A reader's figures on the real captchas that are judged."""
+        """Judge a reader on the real test captchas."""
         lab = self.lab
         return figures(judge_reader(reader, lab.background, lab.scheme, self.test))
 
     def row(self, arm: str) -> dict[str, Any]:
-        """Everything that the table says of an arm."""
+        """Train and judge an arm, and return its row of the table."""
         refiner, measured = None, {}
         seconds = tflop = 0.0
         if arm != RAW:
@@ -185,7 +185,7 @@ class Bench:
         }
 
     def measure(self, arm: str, refiner: Refiner, witness: nn.Module) -> dict[str, Any]:
-        """Whether texts are kept, and how real refined images look to whom."""
+        """Measure whether refining keeps the texts, and how realistic the refined images are."""
         lab, count = self.lab, self.measured
         synthetic, _ = next(lab.synthetic(MEASURE, count))
         after = torch.cat([refined(each, refiner) for each in synthetic.split(100)])
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(rows: Rows, out: Path) -> None:
-    """Write what is there so far."""
+    """Write the rows that exist so far."""
     headers = (
         *("simulator", "images", "seeds", "whole captchas", "over raw, points", "characters"),
         *("adapted", "over raw, points", "texts kept", "discriminator right"),
@@ -259,7 +259,7 @@ def table(rows: Rows, out: Path) -> None:
 
 
 def cells(of_arm: Sequence[dict[str, Any]], all_rows: Sequence[dict[str, Any]]) -> list[str]:
-    """An arm's cells: means over seeds and half the width of their 95 % intervals."""
+    """The cells of an arm: means over seeds, and half-widths of their 95 % intervals."""
     raw = {row["seed"]: row for row in all_rows if row["arm"] == RAW}
 
     def share(stage: str, of: str = "captcha_accuracy") -> str:

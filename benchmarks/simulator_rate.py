@@ -1,10 +1,10 @@
-"""How many images a second one core draws: our simulator, JPEG included, against the original's.
+"""Measures the images per second and core of our simulator and the 2017 generator, with JPEG.
 
     python benchmarks/simulator_rate.py --run RUN
 
-Each generator draws its batches in turn, five times, on the background of a finished run; ours as
-it is before calibration and with the run's. Time is CPU time of this process, which runs one
-thread, so that other work on the machine counts little. Writes
+The generators take turns to draw batches on the background of a finished run, five times. Our
+simulator draws with and without the calibration of the run. Times are CPU times of this process,
+which uses one thread. Other work on the machine therefore has little effect. Writes
 benchmarks/results/simulator_rate.{json,md}.
 """
 
@@ -32,7 +32,7 @@ REPEATS = 5
 def rate(
     simulator: Simulator | OriginalSimulator, generator: np.random.Generator, count: int
 ) -> float:
-    """Images a second of CPU time."""
+    """Images per second of CPU time."""
     started = time.process_time()
     simulator.batch(generator, count)
     return count / (time.process_time() - started)
@@ -56,7 +56,7 @@ def main() -> None:
     }
     random = np.random.default_rng(SEED)
     for simulator, count in generators.values():
-        rate(simulator, random, count // 10)  # what is slow only once
+        rate(simulator, random, count // 10)  # warm up
     rates: dict[str, list[float]] = {name: [] for name in generators}
     for _ in range(REPEATS):
         for name, (simulator, count) in generators.items():

@@ -1,11 +1,11 @@
-"""What self-training on the unlabelled images of one family adds to the generalist.
+"""Measures what self-training on the unlabelled images of one family adds to the generalist.
 
     python benchmarks/specialization.py --families ../shared/data/families
 
-Alphabet and length of each real family are known, and case is ignored. The table shows the whole
-texts right at once and after specialization. It also shows the mean confidence of the specialized
-network and the CPU seconds. Labels judge; they take no part in learning. Writes
-benchmarks/results/specialization.{json,md} after each family. Families that the file holds already
+The alphabet and length of each real family are known. Case is ignored. The table shows the accuracy
+on whole texts before and after specialization, the mean confidence of the specialized network, and
+the CPU seconds. Labels are used only for judging. Writes
+benchmarks/results/specialization.{json,md} after each family. Families that the file already holds
 are not measured again.
 """
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(
     folder: Path, name: str, settings: SpecializationSettings, seed: int
 ) -> dict[str, Any]:
-    """Figures of one family."""
+    """Measure one family."""
     truth = read_labels_csv(folder / "labels.csv")
     files = sorted((folder / "images").iterdir())
     images = prepare([open_picture(file).rgb for file in files])
@@ -93,7 +93,7 @@ def measured(
     network, _ = load_generalist(WEIGHTS)
 
     def right(of: Generalist) -> tuple[list[float], float]:
-        """The share that a network reads right, and its mean confidence."""
+        """The accuracy of a network, and its mean confidence."""
         decoded = decode_all(read_columns(of, torch.from_numpy(images), bf16=True), possible)
         count = sum(
             one.text.casefold() == truth[file.name].casefold()

@@ -1,11 +1,11 @@
-"""Readers that others made and taught, on a list of images; for zero_shot.py.
+"""Runs a pretrained reader of another project on a list of images, for zero_shot.py.
 
     PYTHON benchmarks/stock_readers.py READER KNOWN JOB RESULT
 
-PYTHON is of an environment with ddddocr, captcha-whisperer and rapidocr (`make rivals` makes one),
-so nothing of our package is imported. JOB is a JSON file with image paths, alphabet, lengths and
-when the process was started; RESULT gets the texts in their order, and what they cost on one
-thread.
+PYTHON belongs to an environment with ddddocr, captcha-whisperer and rapidocr (`make rivals` makes
+one). This script therefore imports nothing of our package. JOB is a JSON file with image paths,
+alphabet, lengths and the start time of the process. The script writes the texts in the same order
+to RESULT, with their cost on one thread.
 """
 
 import argparse
@@ -21,20 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 NOTHING, ALPHABET, DECODED = "nothing", "alphabet", "decoded"
-"""What is known: nothing; the alphabet, if the reader takes one; or alphabet and length, which
-`constrained_text` applies to the output of its network."""
+"""What is known: nothing; the alphabet, if the reader accepts one; or alphabet and length, which
+`constrained_text` applies to the network output."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Images to read, and what may be known of their texts."""
+    """Images to read, and what may be known about their texts."""
 
     images: Sequence[str]
     alphabet: str
     shortest: int
     longest: int
     began: float
-    """When the process was started, as `time.time`."""
+    """The start time of the process, as from `time.time`."""
 
 
 Read = Callable[[list[str]], list[str]]
@@ -42,17 +42,17 @@ Read = Callable[[list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Frames:
-    """What a network gives out for one image, to be decoded by CTC."""
+    """The network output for one image, to be decoded by CTC."""
 
     probabilities: npt.NDArray[np.float32]
-    """(T, K): time steps, classes."""
+    """(T, K): time steps and classes."""
     labels: Sequence[str]
-    """K."""
+    """The characters of the K classes."""
     blank: int
 
 
 def ddddocr(job: Job, known: str, *, beta: bool = False) -> Read:
-    """What a user would reach for first; ``beta`` is its larger network."""
+    """ddddocr, a popular stock reader. ``beta`` selects its larger network."""
     from ddddocr import DdddOcr
 
     reader = DdddOcr(show_ad=False, beta=beta)
@@ -70,9 +70,10 @@ def ddddocr(job: Job, known: str, *, beta: bool = False) -> Read:
 
 
 def captcha_whisperer(job: Job, known: str) -> Read:
-    """A small network for captchas alone.
+    """captcha-whisperer, a small network for captchas only.
 
-    Its own decoding takes the class of '0' for none and never says '0'; `constrained_text` does.
+    Its own decoder takes the class of '0' as the blank and never returns '0'. `constrained_text`
+    can return it.
     """
     from captcha_whisperer import BLANK_INDEX, LABELS, CaptchaRecognizer
     from captcha_whisperer.preprocess import preprocess_bytes
@@ -91,7 +92,7 @@ def captcha_whisperer(job: Job, known: str) -> Read:
 
 
 def rapidocr(job: Job, known: str) -> Read:
-    """A recogniser of lines of print, without its finder of lines."""
+    """The line recognizer of rapidocr, without its text detector."""
     from rapidocr import RapidOCR
 
     reader = RapidOCR(params={"Global.log_level": "error"})
@@ -115,12 +116,12 @@ def rapidocr(job: Job, known: str) -> Read:
 
 @dataclass(frozen=True)
 class StockReader:
-    """A reader, and the package it comes in."""
+    """A reader, and the package that contains it."""
 
     package: str
     start: Callable[[Job, str], Read]
     known: tuple[str, ...] = (NOTHING, DECODED)
-    """What it can be told."""
+    """The kinds of knowledge that it can use."""
 
 
 READERS = {
@@ -136,17 +137,17 @@ READERS = {
 
 
 def constrained_text(frames: Frames, job: Job) -> str:
-    """The text of the most probable path that keeps to alphabet and length.
+    """The text of the most probable path that satisfies alphabet and length.
 
-    By dynamic programming over time steps, characters so far, and class; upper and lower case are
-    one alphabet. Empty where there are fewer time steps than characters.
+    This is dynamic programming over time steps, number of characters, and class. Case is ignored.
+    The text is empty if there are fewer time steps than characters.
 
-    The package's own decoder (generalist/decoding.py) cannot take its place: this file runs where
-    the package is not installed. Nor do they do the same. That one gives what the network says of
-    other characters to the alphabet's; this one strikes other characters out.
+    The package has its own decoder (generalist/decoding.py), but this script runs where the package
+    is not installed. The two decoders also differ: the package's assigns the probability of other
+    characters to the alphabet, and this one discards it.
 
-    Source: A. Graves et al., Connectionist temporal classification, 2006; the best path instead of
-    the sum over paths.
+    Source: A. Graves et al., Connectionist temporal classification, 2006. Deviation: the best path
+    instead of the sum over paths.
     """
     allowed = set(job.alphabet.casefold())
     kept = [n for n, label in enumerate(frames.labels) if label.casefold() in allowed]
@@ -155,14 +156,14 @@ def constrained_text(frames: Frames, job: Job) -> str:
     steps, classes = scores.shape
     same = np.where(np.eye(classes, dtype=bool), -np.inf, 0)
     state = np.arange((job.longest + 1) * classes).reshape(-1, classes)
-    best = np.full(state.shape, -np.inf)  # by characters so far, and the last class
+    best = np.full(state.shape, -np.inf)  # by number of characters and last class
     best[0, 0] = 0
-    came = np.tile(state, (steps, 1, 1))  # from which state; at first, that it stays
+    came = np.tile(state, (steps, 1, 1))  # the previous state, initially the same state
     for step in range(steps):
         new = best.copy()
         new[:, 0] = best.max(1)
         came[step, :, 0] = state[:, 0] + best.argmax(1)
-        begun = best[:-1, None, :] + same  # characters before, class begun, class before
+        begun = best[:-1, None, :] + same  # number of characters before, new class, class before
         begins = begun.max(2) > best[1:]
         begins[:, 0] = False
         new[1:][begins] = begun.max(2)[begins]
@@ -182,9 +183,9 @@ def constrained_text(frames: Frames, job: Job) -> str:
 
 
 def hold_to_one_thread() -> list[int]:
-    """Make ONNX's runtime use one thread from now on; the sizes of the models it will open.
+    """Limit ONNX Runtime to one thread. Return a list that collects the sizes of opened models.
 
-    Left alone it takes as many threads as there are cores, whatever OMP_NUM_THREADS says.
+    By default it uses as many threads as there are cores, even if OMP_NUM_THREADS is set.
     """
     import onnxruntime
 
@@ -202,7 +203,7 @@ def hold_to_one_thread() -> list[int]:
 
 
 def do(job: Job, start: Callable[[], Read]) -> dict[str, Any]:
-    """Read the images, and say what it cost in this process, which is thought to be new."""
+    """Read the images, and return the texts and their cost. This process must be new."""
     sizes = hold_to_one_thread()
     read = start()
     read([job.images[0]])

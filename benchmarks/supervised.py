@@ -1,11 +1,12 @@
-"""How a run's label-free readings compare with those of a supervised reader of the same net.
+"""Compares the label-free readings of a run with a supervised reader of the same network.
 
     python benchmarks/supervised.py --run RUN
 
-The supervised one learns from the true texts of 15,000 of the run's captchas, with light
-augmentation, for as many FLOPs as all stages of the run took together. Both are judged on the other
-5,000, the run's net also with what verifies its readings. The run saw those 5,000 too, but never a
-label. Writes benchmarks/results/supervised_PRESET.{json,md}.
+The supervised reader trains on the true texts of 15,000 captchas of the run, with light
+augmentation. It gets as many FLOPs as all stages of the run together. Both readers are judged on
+the other 5,000 captchas. The network of the run is judged with and without the verification of
+readings. The run has seen these 5,000 images too, but no label. Writes
+benchmarks/results/supervised_PRESET.{json,md}.
 """
 
 import argparse

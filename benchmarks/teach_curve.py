@@ -1,13 +1,13 @@
-"""What a few labels bring: whole texts right against the number of labels, on real families.
+"""Measures what a few labels add: accuracy against the number of labels, on real families.
 
     python benchmarks/teach_curve.py --families ../shared/data/families --work FOLDER
 
-Each family is learned without labels first (preset `quick`, without the simulator). Then it is
-taught with labels of random images. Two other readers learn from the same labels for comparison:
-the same network from random weights, from the labels alone; and the generalist, fine-tuned on them
-alone. All are judged on the same images, whose labels nobody was taught; case is ignored. Writes
-benchmarks/results/teach_curve.{json,md} after each row. Rows that the file holds already are not
-made again; runs are kept in FOLDER.
+Each family is first learned without labels (preset `quick`, without the simulator). `teach` then
+uses labels of random images. Two other readers train on the same labels for comparison. One is the
+same network from random weights. The other is the generalist, fine-tuned. Both train on the labels
+alone. All readers are judged on the same images, which are not among the labelled ones. Case is
+ignored. Writes benchmarks/results/teach_curve.{json,md} after each row. Rows that the file already
+holds are not repeated. FOLDER keeps the runs.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from simgan_captcha.training.parallel import fabric_precision
 
 WITHOUT_SIMULATOR = {"distillation.enough": 0}
 JUDGED = ("without", "taught", "in_use", "from_nothing", "generalist")
-"""Keys of a row with a share that is right."""
+"""The keys of a row that hold an accuracy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(name: str, count: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One row: a family with so many labels."""
+    """Measure one row: a family with this number of labels."""
     folder = options.families / name
     run = learned_without_labels(name, seed, options)
     readings = run.readings()
@@ -117,7 +117,7 @@ def measured(name: str, count: int, seed: int, options: argparse.Namespace) -> d
 
 
 def learned_without_labels(name: str, seed: int, options: argparse.Namespace) -> sc.Run:
-    """The finished run of a family, made if it is missing."""
+    """The finished run of a family. It is made if it is missing."""
     alphabet, length = REAL_FAMILIES[name]
     images = options.families / name / "images"
     scheme = sc.inspect(images, alphabet=alphabet, length=least_and_most(length)).scheme
@@ -132,7 +132,7 @@ def learned_without_labels(name: str, seed: int, options: argparse.Namespace) ->
 
 
 def from_nothing(data: RunData, given: Mapping[str, str], work: Path) -> dict[str, str]:
-    """Texts of the recognizer's network after training on the labels alone."""
+    """Train the recognizer's network on the labels alone, and return its texts."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     alone = TeacherTexts(list(given), list(given.values()), [1.0] * len(given))
@@ -145,7 +145,7 @@ def from_nothing(data: RunData, given: Mapping[str, str], work: Path) -> dict[st
 
 
 def fine_tuned_generalist(data: RunData, given: Mapping[str, str]) -> dict[str, str]:
-    """Texts of the generalist after training on the labels alone."""
+    """Train the generalist on the labels alone, and return its texts."""
     scheme = data.config.scheme
     stored = CaptchaStore(data.run / STORE).in_content_order()
     pictures = prepare([open_picture(image).rgb for image in stored.images])
@@ -170,7 +170,7 @@ def fine_tuned_generalist(data: RunData, given: Mapping[str, str]) -> dict[str, 
 
 
 def errors_gone(row: Mapping[str, Any]) -> float:
-    """The share of the errors without labels that the reader in use does not make."""
+    """The share of the label-free errors that the reader in use corrects."""
     before = 1 - row["without"][0]
     return 1 - (1 - row["in_use"][0]) / before if before else 0.0
 

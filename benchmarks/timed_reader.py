@@ -1,11 +1,16 @@
-"""One reader on a folder of images, on one core, in a process of its own; for reading_rate.py.
+"""Times one reader on a folder of images, in a process of its own on one core.
 
     PYTHON benchmarks/timed_reader.py CORE KIND FOLDER [MODEL]
 
-Prints JSON: CPU seconds from the start of the process until one image is read, milliseconds of
-some images given alone, CPU seconds of all images at once as far as the reader can, peak memory,
-and the texts in the files' order. Imports nothing of this package but the exported reader, as
-rivals live in another environment.
+reading_rate.py calls this script. It prints JSON with these figures:
+
+- the CPU seconds from the start of the process until one image is read;
+- the milliseconds of some images that are read one at a time;
+- the CPU seconds of all images, in batches if the reader supports them;
+- the peak memory, and the texts in the order of the files.
+
+The script imports nothing of this package except the exported reader, because the stock readers
+live in another environment.
 """
 
 import argparse
@@ -19,13 +24,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_ALONE = 50  # images that are given one by one
+_ALONE = 50  # images that are read one at a time
 
 Read = Callable[[list[bytes]], list[str]]
 
 
 def simgan(model: str) -> Read:
-    """A file that ``simgan-captcha export`` wrote."""
+    """A reader of a file that ``simgan-captcha export`` wrote."""
     from simgan_captcha import Reader
 
     reader = Reader(model, threads=1)
@@ -33,12 +38,12 @@ def simgan(model: str) -> Read:
 
 
 def ddddocr(_: str, *, beta: bool = False) -> Read:
-    """What a user would reach for, held to one thread; its second model is said to be better."""
+    """ddddocr, limited to one thread. ``beta`` selects its second model."""
     import onnxruntime
     from ddddocr import DdddOcr
 
-    # Left alone it takes as many threads as there are cores, which the runtime puts on cores of
-    # their own, whatever this process is held to.
+    # By default the runtime uses as many threads as there are cores, and pins them to cores of its
+    # own, even if this process may use only one core.
     session = onnxruntime.InferenceSession
 
     def of_one_thread(model: str, **named: Any) -> Any:
@@ -52,7 +57,7 @@ def ddddocr(_: str, *, beta: bool = False) -> Read:
 
 
 def tesseract(_: str) -> Read:
-    """A line of text of these characters."""
+    """Tesseract, for one line of text of these characters."""
     import io
 
     import pytesseract
@@ -79,14 +84,14 @@ READERS: dict[str, Callable[[str], Read]] = {
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those it started and waited for."""
+    """CPU seconds of this process and of the child processes that it waited for."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(of.ru_utime + of.ru_stime for of in spent)
 
 
 def peak_bytes() -> int:
-    """Resident memory at its highest, of this process or of the largest that it waited for."""
-    # Not of getrusage, which remembers the process this one was forked from.
+    """The peak resident memory of this process or of its largest finished child."""
+    # Not from getrusage, which includes the process that this one was forked from.
     own = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return max(int(own[1]) if own else 0, children) * 1024
@@ -100,7 +105,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="")
     options = parser.parse_args()
     interpreter = cpu_seconds()
-    os.sched_setaffinity(0, {options.core})  # before runtimes count the cores
+    os.sched_setaffinity(0, {options.core})  # before the runtimes count the cores
     images = [path.read_bytes() for path in sorted(options.folder.iterdir())]
     before = cpu_seconds()
     read = READERS[options.kind](options.model)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and how close its training comes to the limit of the machine.
+"""Measures where the time of a run goes, and how close its training is to the machine's limit.
 
     python benchmarks/training_rate.py --run RUN
 
@@ -43,11 +43,11 @@ from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import LabelledStream, synthetic_batches
 
-_STREAM = 70  # of synthetic batches; a run's own have other numbers
+_STREAM = 70  # the number of the synthetic stream; runs use other numbers
 _CONVOLUTIONS = ((64, 32, 32), (64, 64, 32), (64, 64, 16), (64, 128, 16), (128, 48, 25))
-"""Images, channels in and out, and pixels a side."""
+"""Images, input and output channels, and side length in pixels."""
 _DRAWN_BEFORE = 8
-_SETTLING = 3  # first steps that are left out
+_SETTLING = 3  # the number of first steps to leave out
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     kept = list(itertools.islice(drawn(0), _DRAWN_BEFORE))
 
     def rate(stream: LabelledStream) -> float:
-        """Images a second, without the first steps."""
+        """Images per second, without the first steps."""
         ended: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             train_reader(
@@ -162,7 +162,7 @@ def convolution_rate(images: int, channels: int, side: int) -> float:
 
 
 def shares(run: Path) -> dict[str, dict[str, Any]]:
-    """Of every stage of a run, in their order."""
+    """Seconds, share of the time and TFLOP of each stage of a run, in order."""
     recorded = manifests(run)
     total = sum(stage["seconds"] for stage in recorded.values())
     return {

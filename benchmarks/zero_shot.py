@@ -1,15 +1,16 @@
-"""What readers read of captchas that they learn nothing from: stock readers and our generalist.
+"""Measures stock readers and our generalist on captchas that they were not trained on.
 
     python benchmarks/zero_shot.py WORK --rivals PYTHON --python VENV/bin/python --node-path MODULES
 
 The captchas are eight real families, new images of the six generators of families.py, and the
-20,000 real ones of the puzzle. Each is read twice: with nothing known, and within alphabet and
-length. Stock readers do not take a length, and only one takes an alphabet. They are therefore also
-decoded with both (stock_readers.py), which is more than they come with.
+20,000 real ones of the puzzle. Each is read twice: with nothing known, and with known alphabet and
+length. Stock readers do not accept a length, and only one accepts an alphabet. stock_readers.py
+therefore also decodes their outputs with both. The packages themselves cannot do this.
 
-Every reader gets the same images, on one thread, in its own process. The texts of stock readers are
-kept in WORK and not read again. Images, generators or readers that are missing are named and left
-out. Labels only judge. Writes benchmarks/results/zero_shot.{json,md} and zero_shot_cost.{json,md}.
+All readers get the same images, on one thread, each in its own process. WORK keeps the texts of
+stock readers, which are not read again. The script reports missing images, generators and readers,
+and leaves them out. Labels are used only for judging. Writes benchmarks/results/zero_shot.{json,md}
+and zero_shot_cost.{json,md}.
 """
 
 import argparse
@@ -57,7 +58,7 @@ REAL_FAMILIES = {
     "thsr4": ("234579ACFHKMNPQRTYZ", "4"),
     "spas4": ("2345678abcdefgmnpwxy", "4"),
 }
-"""Alphabet and length of each, as its README has them."""
+"""The alphabet and length of each family, from its README."""
 
 GENERATORS = {
     "pypi_digits4": "captcha (PyPI), 4 digits",
@@ -67,7 +68,7 @@ GENERATORS = {
     "gregwar5": "Gregwar (PHP), 5",
     "puzzle4": "the puzzle, another user",
 }
-"""Folders, and which of `families.FAMILIES` they hold."""
+"""Folders, and their entries in `families.FAMILIES`."""
 
 HACKMIT = "hackmit2017"
 SETS = (*REAL_FAMILIES, *GENERATORS, HACKMIT)
@@ -75,23 +76,23 @@ SETS = (*REAL_FAMILIES, *GENERATORS, HACKMIT)
 
 @dataclass(frozen=True)
 class CaptchaSet:
-    """Captchas of one kind: a folder with ``images/`` and ``labels.csv``."""
+    """Captchas of one kind, in a folder with ``images/`` and ``labels.csv``."""
 
     name: str
     kind: str
     folder: Path
     alphabet: str
     length: str
-    """As on our command line: "4" or "4-6"."""
+    """The length as on our command line: "4" or "4-6"."""
 
     def job(self, images: Iterable[str]) -> Job:
-        """What a reader is given."""
+        """The job for a reader."""
         paths = [str((self.folder / "images" / name).resolve()) for name in images]
         return Job(paths, self.alphabet, *least_and_most(self.length), time.time())
 
 
 def least_and_most(length: str) -> tuple[int, int]:
-    """Of "4" or "4-6"."""
+    """The shortest and longest length in a string such as "4" or "4-6"."""
     least, _, most = length.partition("-")
     return int(least), int(most or least)
 
@@ -144,7 +145,7 @@ def parse() -> argparse.Namespace:
 
 
 def found_readers(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Readers with what they are told; says of the others why they are left out."""
+    """The requested readers, each with its kinds of knowledge. Prints why others are left out."""
     asked = options.readers or [*READERS, OURS]
     stock = [(name, known) for name in READERS if name in asked for known in READERS[name].known]
     if stock and not options.rivals:
@@ -155,7 +156,7 @@ def found_readers(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def found_sets(options: argparse.Namespace) -> list[CaptchaSet]:
-    """Sets asked for that are there or can be drawn; says of the others why they are left out."""
+    """The requested sets that exist or can be drawn. Prints why others are left out."""
     sets = []
     for name in [name for name in REAL_FAMILIES if name in options.sets]:
         (alphabet, length), folder = REAL_FAMILIES[name], options.families / name
@@ -181,7 +182,7 @@ def found_sets(options: argparse.Namespace) -> list[CaptchaSet]:
 
 
 def unpack_puzzle(options: argparse.Namespace) -> Path:
-    """Some of the puzzle's real captchas as loose images under numbers, made once."""
+    """Unpack some real captchas of the puzzle as numbered image files, once."""
     folder: Path = options.work / f"hackmit2017-{options.images}-of-seed-{options.seed}"
     if (folder / "labels.csv").exists():
         return folder
@@ -201,7 +202,7 @@ def unpack_puzzle(options: argparse.Namespace) -> Path:
 
 
 def sample(one: CaptchaSet, count: int, seed: int) -> list[str]:
-    """Names of so many images of a set, by the seed; of all where it has no more."""
+    """Draw this number of image names from a set by the seed, or all if there are no more."""
     names = sorted(path.name for path in (one.folder / "images").iterdir())
     if not 0 < count < len(names):
         return names
@@ -211,7 +212,7 @@ def sample(one: CaptchaSet, count: int, seed: int) -> list[str]:
 def read(
     one: CaptchaSet, images: Sequence[str], reader: str, known: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """What a process of its own read and spent; of a stock reader what was kept, if it was."""
+    """Read images in a new process. For stock readers, return the kept result if there is one."""
     kept: Path = options.work / "texts" / f"{reader}-{known}" / f"{one.name}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     if reader != OURS and kept.exists():
@@ -237,7 +238,7 @@ def read(
 def judged(
     one: CaptchaSet, images: Sequence[str], texts: Sequence[str], truth: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Whole texts and characters right, case ignored."""
+    """The accuracy on whole texts and characters, without case."""
     alphabet = "".join(dict.fromkeys(one.alphabet.casefold()))
     found = judge(images, texts, truth, alphabet, fold=str.casefold)
     return {
@@ -251,7 +252,7 @@ def judged(
 
 
 def cost(done: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
-    """What a reading cost, and by which versions."""
+    """The cost of reading, and the versions."""
     kept = ("cpu_seconds", "startup_seconds", "startup_cpu_seconds", "model_bytes", "versions")
     return {"cpu_seconds_per_image": done["cpu_seconds"] / len(images)} | {
         key: done[key] for key in kept
@@ -259,7 +260,7 @@ def cost(done: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean accuracy over the sets of a kind, by reader and by what it was told.
+    """The mean accuracy over the sets of a kind, by reader and by what is known.
 
     The reader `BEST` is the best stock reader of each set.
     """
@@ -281,7 +282,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each reader's cost, told nothing, over all sets; start-up is the median of processes."""
+    """The cost of each reader over all sets with nothing known. Start-up is a median."""
     found = {}
     for reader in unique(row["reader"] for row in rows):
         of = [row for row in rows if row["reader"] == reader and row["known"] == NOTHING]
@@ -302,12 +303,12 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """Each once, in the order of the first."""
+    """The distinct values, in the order of first occurrence."""
     return list(dict.fromkeys(values))
 
 
 def write_accuracy(options: argparse.Namespace, report: Mapping[str, Any]) -> None:
-    """A table of sets by readers, for each thing that readers were told."""
+    """Write a table of sets by readers, for each kind of knowledge."""
     rows = report["rows"]
     readers = unique(row["reader"] for row in rows)
     cells = {(row["known"], row["set"], row["reader"]): cell(row) for row in rows}
@@ -326,7 +327,7 @@ def write_accuracy(options: argparse.Namespace, report: Mapping[str, Any]) -> No
     columns = [*readers, BEST]
     names = unique(row["set"] for row in rows)
     names += unique(key[1] for key in cells if key[1] not in names)
-    # Of a single set the mean is the set.
+    # A mean over a single set repeats that set, so it is left out.
     lines = [name for name in names if not name.startswith("mean of 1 ")]
     write_result(
         options.out,
@@ -350,7 +351,7 @@ def cell(row: Mapping[str, Any]) -> str:
 
 
 def write_cost(options: argparse.Namespace, report: Mapping[str, Any]) -> None:
-    """Speed, start-up and size of each reader, beside its characters right."""
+    """Write speed, start-up and size of each reader, with its accuracy on characters."""
     characters = {
         (reader, known): mean(
             row["character_accuracy"]

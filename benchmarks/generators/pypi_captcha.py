@@ -1,12 +1,12 @@
-"""Captchas of the PyPI package ``captcha``.
+"""Draws captchas with the PyPI package ``captcha``.
 
 Arguments: FOLDER COUNT ALPHABET SHORTEST LONGEST WIDTH HEIGHT [FONT | --gradients | --textures]
 
-With ``--gradients`` each captcha lies on two light colours that run into each other, as Pillow
-draws them; with ``--textures`` on Pillow's noise, blurred until its grain is as wide as strokes, or
-finer, and as strong as each image draws.
+With ``--gradients``, each background is a Pillow gradient between two light colours. With
+``--textures``, each background is Pillow noise in two light colours. The noise is blurred, so that
+its grain is at most as wide as the strokes. Each image has its own blur and colours.
 
-Needs an environment of its own with that package, which is no dependency of this one.
+The script needs its own environment with that package, which this package does not depend on.
 """
 
 import csv
@@ -29,15 +29,15 @@ draw = ImageCaptcha(width=width, height=height, fonts=fonts)
 
 
 def on_gradient(image: Image.Image) -> Image.Image:
-    """Its darkness on a gradient across any direction."""
+    """Put the darkness of an image on a gradient in a random direction."""
     ramp = Image.linear_gradient("L").rotate(random.uniform(0, 360), Image.Resampling.BICUBIC)
     black, white = [tuple(random.choices(range(110, 256), k=3)) for _ in range(2)]
-    middle = ramp.crop((52, 52, 204, 204)).resize((width, height))  # what no turn leaves empty
+    middle = ramp.crop((52, 52, 204, 204)).resize((width, height))  # never empty after rotation
     return ImageChops.multiply(image.convert("RGB"), ImageOps.colorize(middle, black, white))
 
 
 def on_texture(image: Image.Image) -> Image.Image:
-    """Its darkness on a grain of two light colours."""
+    """Put the darkness of an image on a grain of two light colours."""
     grain = Image.effect_noise((width, height), 100).filter(
         ImageFilter.GaussianBlur(random.uniform(0.7, 2))
     )
