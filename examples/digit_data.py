@@ -1,4 +1,4 @@
-"""Printed digits with labels, handwritten ones without, and a classifier: data of an example."""
+"""Data of the example: labelled printed digits, unlabelled handwritten ones, and a classifier."""
 
 import matplotlib
 import numpy as np
@@ -32,7 +32,7 @@ def print_digits(seed: int, number: int) -> tuple[Tensor, Tensor]:
 
 
 def train_classifier(seed: int, refine: nn.Module, steps: int = 600) -> nn.Module:
-    """A classifier of refined printed digits: (B, 1, 8, 8) -> logits (B, 10)."""
+    """Train a classifier on refined printed digits: (B, 1, 8, 8) -> logits (B, 10)."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, stride=2))
     net.extend([nn.ReLU(), nn.Flatten(), nn.Linear(32 * 9, 10)])
@@ -47,5 +47,5 @@ def train_classifier(seed: int, refine: nn.Module, steps: int = 600) -> nn.Modul
 
 @torch.no_grad()
 def accuracy(net: nn.Module) -> float:
-    """Share of the handwritten digits that a classifier gets right; their labels judge only."""
+    """The accuracy of a classifier on the handwritten digits. Their labels serve only for this."""
     return float((net(REAL).argmax(1) == torch.from_numpy(_DIGITS.target)).float().mean())

@@ -1,7 +1,8 @@
-"""Printed digits refined towards unlabelled handwritten ones: python refine_digits.py FOLDER
+"""Refines printed digits towards unlabelled handwritten ones: python refine_digits.py FOLDER
 
-A classifier of handwritten digits learns from printed ones, as they are and refined. FOLDER gets
-checkpoints, figures for TensorBoard, and pictures. Data and classifier are in digit_data.py.
+A classifier of handwritten digits trains on printed digits, once raw and once refined. The script
+writes checkpoints, TensorBoard figures and images to FOLDER. The data and the classifier are in
+digit_data.py.
 """
 
 import itertools
@@ -17,13 +18,13 @@ SETTINGS = simgan.SimGANSettings(
     refiner=simgan.RefinerSettings(features=16, blocks=2),
     batch_size=64,
     steps=600,
-    consistency=1.0,  # a classifier must read refined digits as before
+    consistency=1.0,  # keep the classifier's output on refined digits
 )
 
 
 def main(folder: Path, settings: simgan.SimGANSettings = SETTINGS, steps: int = 600) -> None:
     for seed in (1, 2, 3):
-        plain = train_classifier(seed, nn.Identity(), steps)  # it saw no handwritten digit
+        plain = train_classifier(seed, nn.Identity(), steps)  # it has seen no handwritten digit
         printed = (print_digits(seed, number)[0] for number in itertools.count())
         refiner = simgan.train(
             printed, REAL, settings, folder=folder / str(seed), seed=seed, recogniser=plain

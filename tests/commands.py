@@ -1,4 +1,4 @@
-"""The command line, in this process or one of its own, and how it ends."""
+"""Runs the command line in this process or a new one, and checks how it ends."""
 
 import re
 import signal
@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "simgan_captcha"]
 
 
 def recorded(run: Path, challenges: str) -> None:
-    """A run's folder that says what it is: user marty, preset quick; nothing was learned."""
+    """Write the record of a run with user marty and preset quick. Nothing is trained."""
     config = resolve_config("quick").model_dump(mode="json")
     record_run(
         run,
@@ -33,13 +33,13 @@ def recorded(run: Path, challenges: str) -> None:
 
 
 class Outcome:
-    """Of one command: what it printed, and how it ended."""
+    """The exit code and the output of one command."""
 
     def __init__(self, code: int | None, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
     def error(self, code: int, *parts: str) -> None:
-        """It ended with this code and one line on stderr that holds these parts."""
+        """Assert that it ended with this code and one line on stderr with these parts."""
         assert self.code == code, self.err
         assert "Traceback" not in self.err + self.out
         lines = [line for line in self.err.splitlines() if not line.startswith("warning: ")]
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def command(*arguments: str | Path, input: str | None = None) -> Outcome:
-    """In this process; ``input`` is typed in."""
+    """Run a command in this process. ``input`` is its standard input."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -58,7 +58,7 @@ def command(*arguments: str | Path, input: str | None = None) -> Outcome:
 
 
 def real_command(*arguments: str | Path, **options: Any) -> Outcome:
-    """In a process of its own."""
+    """Run a command in its own process."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )
@@ -66,7 +66,7 @@ def real_command(*arguments: str | Path, **options: Any) -> Outcome:
 
 
 def kill_when(process: "subprocess.Popen[Any]", path: Path, lines: int) -> None:
-    """SIGKILL once a file is there and has so many lines, unless the process ends before."""
+    """Kill a process as soon as a file has this many lines, unless the process ends before."""
     deadline = time.monotonic() + 200
     while process.poll() is None:
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""What tests of several modules look at: the puzzle's real captchas, where there are any."""
+"""Fixtures for tests of several modules: the real captchas of the puzzle, and a server."""
 
 import signal
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from simgan_captcha.data.images import decode_grey
 from simgan_captcha.types import GreyImages
 from tests.data.misbehaving_server import MisbehavingServer
 
-# A shell's background job, as the tests may be, has its Ctrl-C ignored, and every process a test
-# starts would inherit that. A handler of our own is not inherited: children begin with the default.
+# A background job of a shell ignores Ctrl-C, and the processes that a test starts would inherit
+# this. They do not inherit a handler of our own, but start with the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On shared cores an example may take any time.
+# On shared cores an example can take a long time.
 settings.register_profile(
     "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -30,7 +30,7 @@ _REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
 
 @pytest.fixture(scope="session")
 def real_batches() -> Path:
-    """The folder of the 20 challenge batches; tests that need it are skipped without it."""
+    """The folder of the 20 challenge batches. Tests that need it are skipped without it."""
     if not _REAL_BATCHES.is_dir():
         pytest.skip(f"no real captchas; to test with them, put batches into {_REAL_BATCHES}")
     return _REAL_BATCHES
@@ -49,6 +49,6 @@ def real_images(real_batches: Path) -> GreyImages:
 
 @pytest.fixture
 def server() -> Iterator[MisbehavingServer]:
-    """Answers as it is told to; see `tests.data.misbehaving_server`."""
+    """A server that misbehaves as requested. See `tests.data.misbehaving_server`."""
     with MisbehavingServer() as running:
         yield running

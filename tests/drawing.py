@@ -1,4 +1,4 @@
-"""Scenes for tests of what draws and of what looks at drawings."""
+"""Scenes for tests of the simulator and of image analysis."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ LINES = ((5, 10, 90, 14), (10, 8, 92, 44), (3, 30, 80, 46), (20, 40, 95, 5))
 
 
 def plain(width: int = 100, height: int = 50, grey: int = 100, ink: float = 250.0) -> Background:
-    """One grey without lines."""
+    """A background of one grey without lines."""
     return Background(
         np.full((height, width), grey, np.uint8), np.zeros((height, width), np.bool_), ink
     )
 
 
 def striped(stripes: Sequence[int], ink: int) -> Background:
-    """100x50: four stripes of 25 pixels, and four lines of 2 pixels as bright as the ink."""
+    """A 100x50 background: four stripes of 25 pixels, and four lines of 2 pixels in ink grey."""
     row = np.repeat(np.array(stripes, np.uint8), 25)
     picture, mask = Image.fromarray(np.tile(row, (50, 1))), Image.new("1", (100, 50))
     for line in LINES:
@@ -30,6 +30,6 @@ def striped(stripes: Sequence[int], ink: int) -> Background:
 
 
 def encode_jpeg(grey: GreyImages, quality: int) -> bytes:
-    """A grey image (H, W) through the real codec; ``quality`` in 1 to 100."""
+    """Encode a grey image (H, W) as JPEG. ``quality`` is in 1 to 100."""
     _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)

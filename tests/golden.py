@@ -1,10 +1,10 @@
-"""Golden hashes: small runs of every kind, and the SHA-256 of what each of their stages wrote.
+"""Golden hashes: small runs of every kind, and the SHA-256 of the files of each stage.
 
     python -m tests.golden > before.txt
 
-Run it before and after a change that must not change behaviour, and compare the two files. The
-lines are ``case stage file sha256``; ``identity`` is the stage's identity and ``result`` what its
-manifest reports, both as JSON without speeds and places.
+Run this before and after a change that must not change behaviour, and compare the two outputs. The
+lines are ``case stage file sha256``. ``identity`` is the identity of the stage. ``result`` is the
+result in its manifest. Both are hashed as JSON, without speeds and paths.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def _hashes(run: Path) -> Iterator[str]:
     for manifest_path in sorted(run.glob("*/manifest.json")):
         folder = manifest_path.parent
         manifest = json.loads(manifest_path.read_text())
-        # The store has no identity but what it holds.
+        # The identity of the store is its content.
         recorded = folder / "identity.json"
         identity = json.loads(recorded.read_text()) if recorded.exists() else manifest["content"]
         result = {k: v for k, v in manifest["result"].items() if k not in _NOT_COMPARED}
@@ -84,7 +84,7 @@ def _hashes(run: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the hashes of all cases, or of those that are named."""
+    """Print the hashes of all cases, or of the named ones."""
     with TemporaryDirectory() as temporary:
         challenges = Path(temporary) / "challenges"
         captchas = draw_captchas()

@@ -1,4 +1,4 @@
-"""A run small enough to be made whole in seconds: 240 captchas of two characters, 48x24 pixels."""
+"""A complete run in seconds: 240 captchas of two characters, 48x24 pixels."""
 
 import base64
 import hashlib
@@ -65,7 +65,7 @@ PRETRAINED = (
     "distillation.batch_size=8",
     "distillation.enough=0",
 )
-"""On top of `ASSIGNMENTS`: a run that begins with the generalist, and needs no simulator."""
+"""Additions to `ASSIGNMENTS`: a run that starts with the generalist and needs no simulator."""
 CALIBRATED = (
     "calibrate=true",
     "refine=false",
@@ -88,7 +88,7 @@ CALIBRATED = (
     "simulator.horizontal=[0, 0.1]",
     "simulator.vertical=[0.4, 0.6]",
 )
-"""On top of `ASSIGNMENTS`: a run that is calibrated, and small all the same."""
+"""Additions to `ASSIGNMENTS`: a small run with calibration."""
 
 
 def small_config(*assignments: str) -> RunConfig:
@@ -96,7 +96,7 @@ def small_config(*assignments: str) -> RunConfig:
 
 
 def shaded() -> Background:
-    """Grey from left to right, with a white line across."""
+    """A background that is shaded from left to right, with a white line across."""
     grey = np.tile(np.linspace(70, 120, SCHEME.width, dtype=np.uint8), (SCHEME.height, 1))
     mask = np.zeros_like(grey, np.bool_)
     mask[15:17, 5:40] = True
@@ -105,7 +105,7 @@ def shaded() -> Background:
 
 
 def draw_captchas(count: int = 240, seed: int = 7) -> list[tuple[bytes, str]]:
-    """JPEG files, and what they say."""
+    """JPEG files and their texts."""
     settings = SimulatorSettings(fonts=("caladea-bold",), size=(13, 14), jpeg_quality=(95, 95))
     images, ids = Simulator(SCHEME, settings, shaded()).batch(np.random.default_rng(seed), count)
     return [
@@ -115,7 +115,7 @@ def draw_captchas(count: int = 240, seed: int = 7) -> list[tuple[bytes, str]]:
 
 
 def batch_json(named: Sequence[tuple[str, bytes]]) -> bytes:
-    """A challenge batch as the puzzle serves it."""
+    """A challenge batch in the format of the puzzle."""
     images = [{"name": n, "jpg_base64": base64.b64encode(data).decode()} for n, data in named]
     return json.dumps({"images": images}).encode()
 
@@ -123,7 +123,7 @@ def batch_json(named: Sequence[tuple[str, bytes]]) -> bytes:
 def write_challenges(
     folder: Path, captchas: Sequence[tuple[bytes, str]], *, batches: int = 4, naming: int = 0
 ) -> dict[str, str]:
-    """Batch files of captchas under random names and in random order; the true texts by name."""
+    """Write batch files with random names in random order. Return the true texts by name."""
     random = np.random.default_rng([naming, 99])
     order = random.permutation(len(captchas))
     names = [random.bytes(16).hex() for _ in captchas]
@@ -142,20 +142,20 @@ def pipeline(
     seed: int = SEED,
     progress: StageProgress | None = None,
 ) -> list[Reading]:
-    """A run from its beginning or from where it was; its readings."""
+    """Start or continue a run. Return its readings."""
     request = Request(str(challenges), user, PRESET, seed, settings=(*ASSIGNMENTS, *assignments))
     return load_readings(run_pipeline(run, request, progress=progress or StageProgress(quiet=True)))
 
 
 def run_arguments(run: Path, challenges: Path | str, *assignments: str) -> list[str]:
-    """The same as `pipeline`, for the command line."""
+    """The command-line arguments that are equivalent to `pipeline`."""
     settings = [f"--set={assignment}" for assignment in (*ASSIGNMENTS, *assignments)]
     where = ["run", str(run), "--challenges", str(challenges), "--user", USER]
     return [*where, "--preset", PRESET, "--seed", str(SEED), "--quiet", *settings]
 
 
 def by_content(run: Path, readings: Sequence[Reading]) -> dict[str, Reading]:
-    """Readings by the SHA-256 of their images, without the names."""
+    """Readings by the SHA-256 of their images, with empty names."""
     captchas = CaptchaStore(run / "store").in_content_order()
     sha256 = {
         name: hashlib.sha256(image).hexdigest()

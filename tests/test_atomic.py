@@ -1,4 +1,4 @@
-"""Files that are whole or not there, on a real disk with real processes."""
+"""Files are written completely or not at all, on a real disk with real processes."""
 
 import json
 import signal

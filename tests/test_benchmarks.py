@@ -1,4 +1,4 @@
-"""Benchmarks that are run seldom, or elsewhere, at a size that shows they work."""
+"""Small versions of the benchmarks that run rarely or on other machines."""
 
 import argparse
 import dataclasses
@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch itself
 @pytest.mark.usefixtures("benchmarks")
 def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(60))
@@ -56,7 +56,7 @@ def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> N
     assert figures["flops_per_step"] > 0
     assert load("gpu").matrix_product_rate(16, False) > 0
     assert load("gpu").time_reader(run, 4, compiled=False, steps=1) > 0
-    if shutil.which("g++"):  # without a GPU, torch compiles by it
+    if shutil.which("g++"):  # torch needs it to compile without a GPU
         assert load("gpu").time_reader(run, 4, compiled=True, steps=1) > 0
 
 
@@ -90,14 +90,14 @@ def test_ratios_that_fell_by_a_fifth_are_told(
 
 @pytest.mark.usefixtures("benchmarks")
 def test_committed_results_hold_the_ratios_that_are_compared() -> None:
-    """Or bench would find nothing worse, whatever happened."""
+    """Otherwise bench.py would never report a lower ratio."""
     bench = load("bench")
     for benchmark in bench.BENCHMARKS:
         assert bench.ratios(benchmark, bench.RESULTS).keys() == benchmark.ratios.keys()
 
 
 def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
-    """Of the one that needs no generator but ours; one that is not installed is left out."""
+    """The puzzle needs no other generator. A family without its generator is left out."""
     settings = [
         "calibrate=false",
         "refine=false",
@@ -144,7 +144,7 @@ def test_characters_drawn_alike_count_as_one_beside(tmp_path: Path) -> None:
 def test_texts_are_counted_by_font_and_those_outlined_apart(tmp_path: Path) -> None:
     scheme = Scheme(alphabet="ab", length=2, width=16, height=8)
     (tmp_path / "images").mkdir()
-    # As bright as its first letter says: the reader below tells that, and that the second is 'a'.
+    # The brightness encodes the first letter. The reader below reads it, and 'a' as the second.
     rows = [("aa", "Sans", 0), ("ba", "Sans", 0), ("ab", "Serif", 0), ("ba", "Serif", 1)]
     lines = ["name,label,font,outlined"]
     for number, (text, font, outlined) in enumerate(rows):
@@ -176,7 +176,7 @@ def test_decoding_keeps_to_alphabet_and_length_as_all_paths_tried(
     for _ in range(20):
         probabilities = random.dirichlet(np.ones(len(labels)), steps)
         best, of_best = "", 0.0
-        for path in itertools.product((0, 1, blank), repeat=steps):  # 7 is not of the alphabet
+        for path in itertools.product((0, 1, blank), repeat=steps):  # 7 is not in the alphabet
             starts = [n for n, _ in itertools.groupby(path)]
             text = "".join(labels[n] for n in starts if n != blank)
             probability = float(np.prod(probabilities[range(steps), path]))
@@ -198,7 +198,7 @@ cost = ("cpu_seconds", "startup_seconds", "startup_cpu_seconds", "model_bytes")
 json.dump({{**done, **dict.fromkeys(cost, 1), "versions": {{}}}}, open(result, "w"))
 print(reader, known, len(job["images"]), file=open("{told}", "a"))
 """
-"""Instead of an environment with stock readers; they read what it says."""
+"""A stand-in for an environment with stock readers."""
 
 
 def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_readers_that_learn_nothing_are_judged_on_the_same_images(tmp_path: Path
         *("--python", tmp_path / "none"),
         *("--readers", "ddddocr", "rapidocr", "--out", tmp_path),
     ]
-    for _ in range(2):  # what was read is not read again
+    for _ in range(2):  # the second run reads nothing again
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert told.read_text().splitlines() == [
@@ -253,7 +253,7 @@ def test_our_generalist_does_the_same_job(tmp_path: Path) -> None:
 
 @pytest.fixture
 def real_captchas(tmp_path: Path) -> Path:
-    """A batch of captchas of the puzzle's size; the texts do not matter."""
+    """A batch of captchas in the puzzle's size. Their texts do not matter."""
     rng = np.random.default_rng(1)
     grey = np.tile(np.linspace(60, 140, 100), (50, 1))
     captchas = []
@@ -284,7 +284,7 @@ def test_the_table_of_refiners_is_made_arm_by_arm(
     first = run("raw", "paper")
     assert first.keys() == {"raw", "paper"}
     again = run("raw", "paper", every)
-    assert {arm: again[arm] for arm in first} == first  # and not made again
+    assert {arm: again[arm] for arm in first} == first  # they are not made again
     row = again[every]
     assert row["refiner"]["adversarial"] == "hinge"
     assert 0 <= row["read"]["captcha_accuracy"] <= row["read"]["captcha_interval"][1] <= 1
@@ -294,7 +294,7 @@ def test_the_table_of_refiners_is_made_arm_by_arm(
         assert key not in again["raw"]
     assert row["tflop"] > row["refiner_tflop"] > 0
     assert "| one font | flow, hinge, contrastive | 1 |" in capsys.readouterr().out
-    for arm in table.ARMS:  # all can be built
+    for arm in table.ARMS:  # all arms can be built
         table.SimGANSettings.model_validate({**table._BASE, **table.ARMS[arm]})
     with pytest.raises(SystemExit, match=r"expected .* to be of"):
         table.Rows(tmp_path / "simgan_table.json", ("arm",), {"test": 5})
@@ -321,7 +321,7 @@ def test_the_story_of_2017_is_told_row_by_row(tmp_path: Path, real_captchas: Pat
         ("2017", "refined"),
     ]
     rows = run("2017", "today's reader")
-    assert rows[:2] == first  # and not made again
+    assert rows[:2] == first  # they are not made again
     assert len(rows) == 4
     for row in rows:
         assert row["images"] == 40
@@ -332,7 +332,7 @@ def test_the_story_of_2017_is_told_row_by_row(tmp_path: Path, real_captchas: Pat
 
 
 def draw_digits(folder: Path, count: int) -> None:
-    """A family of four printed digits, plain enough for the generalist."""
+    """Draw a family of four printed digits, plain enough for the generalist."""
     (folder / "images").mkdir(parents=True)
     rng, lines = np.random.default_rng(1), ["name,label"]
     font = ImageFont.truetype(font_path("roboto-black"), 30)
@@ -347,7 +347,7 @@ def draw_digits(folder: Path, count: int) -> None:
 
 @pytest.mark.usefixtures("benchmarks")
 def test_the_generalist_is_measured_by_kind_of_difficulty(tmp_path: Path) -> None:
-    """On fonts that every installation has."""
+    """The fonts are part of every installation."""
     fields = [field.name for field in dataclasses.fields(FontEntry)]
     rows = [
         f"{font_path(name)}\t{name}\t{name}\t\tOFL\theld-out\tFalse"
@@ -373,7 +373,7 @@ def test_the_generalist_is_measured_by_kind_of_difficulty(tmp_path: Path) -> Non
 def test_specialization_is_measured_family_by_family_once(tmp_path: Path) -> None:
     draw_digits(tmp_path / "henan4", 12)
     labels = tmp_path / "henan4" / "labels.csv"
-    labels.write_text(labels.read_text().replace("0.png,", "0.png,wrong"))  # also of 10.png
+    labels.write_text(labels.read_text().replace("0.png,", "0.png,wrong"))  # and 10.png
     arguments = ["--families", str(tmp_path), "--only", "henan4", "--steps", "2"]
     for _ in range(2):
         load("specialization").main([*arguments, "--out", str(tmp_path)])
@@ -412,7 +412,7 @@ def test_mean_and_interval_over_seeds() -> None:
 
 @pytest.mark.usefixtures("benchmarks")
 def test_a_refiners_images_are_measured() -> None:
-    """Images of two kinds are told apart and lie apart, images of one kind are and do not."""
+    """The measures separate images of two kinds, but not images of one kind."""
     measures = load("refiner_measures")
     generator = torch.Generator().manual_seed(1)
     dark, other, bright = (
@@ -429,7 +429,7 @@ def test_families_are_summed_up_by_means_and_by_how_often_estimates_hold() -> No
     module = load("real_families")
     assert module.doubles("122")
     assert not module.doubles("1212")
-    # Of four characters half are 'a'; three quarters are read so.
+    # Half of the characters are 'a', but three quarters are read as 'a'.
     assert module.share_error({"1": "aabb"}, {"1": "aaab"}) == pytest.approx(0.5)
     rows = [
         {

@@ -37,7 +37,7 @@ def test_configuration_page_is_what_the_code_says() -> None:
 def test_commands_page_is_what_the_help_says() -> None:
     page = load(ROOT / "docs" / "write_commands.py").page()
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == page, "run: make docs"
-    assert not re.findall(r"^\| `.*` \|  \|$", page, re.MULTILINE)  # without help
+    assert not re.findall(r"^\| `.*` \|  \|$", page, re.MULTILINE)  # no row lacks its help
 
 
 def test_readme_names_every_command_and_no_other() -> None:

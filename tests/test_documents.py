@@ -1,4 +1,4 @@
-"""JSON of any depth and shape is read or refused, and nothing else happens."""
+"""JSON of any depth and shape is read or refused, without any other effect."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ def test_shapes_are_as_a_model_says_or_refused(value: dict[str, Any]) -> None:
 def test_endless_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     with path.open("wb") as file:
-        file.truncate(1 << 40)  # of holes
+        file.truncate(1 << 40)  # sparse
     with pytest.raises(ValueError, match="larger"):
         read_object(path)
     with pytest.raises(FileNotFoundError):

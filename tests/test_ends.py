@@ -1,4 +1,4 @@
-"""Real processes that are killed or terminated leave none of theirs behind."""
+"""Real processes that are killed or terminated leave no child processes behind."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ PATIENCE = 240.0
 
 
 def session_of(leader: int) -> list[int]:
-    """Processes of the session that a process leads; skips where none can be told.
+    """The running processes in the session of a leader, without the leader.
 
-    Itself and ended ones are not counted.
+    Skips the test where /proc is not available.
     """
     if not Path("/proc/self/stat").exists():
         pytest.skip("no /proc that tells the processes of a session; run on Linux")
@@ -63,13 +63,13 @@ def started(arguments: list[str]) -> "subprocess.Popen[str]":
 
 @pytest.fixture
 def training(tmp_path: Path, challenges: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A run whose workers have just begun; they may not yet be up."""
+    """A run that is starting its workers. They may not be ready yet."""
     run = tmp_path / "run"
     arguments = run_arguments(run, challenges, "reader.steps=100000", "refine=false", "workers=2")
     process = started([*COMMAND, *arguments])
     try:
         deadline = time.monotonic() + PATIENCE
-        # The tracker of resources, the fork server and the workers.
+        # The resource tracker, the fork server and the workers.
         while len(session_of(process.pid)) < 3:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -127,7 +127,7 @@ def test_pretraining_that_is_killed_leaves_no_process(tmp_path: Path, how: signa
 
 
 def test_head_ends_a_command_quietly(tmp_path: Path) -> None:
-    """Some hundred kilobytes, more than a pipe holds."""
+    """The output has several hundred kilobytes, more than a pipe holds."""
     text = "import sys; from simgan_captcha.cli import app, main;"
     many = "@app.command()\ndef many() -> None:\n    for _ in range(9999): print('x' * 50)\n"
     for more in ("", "    sys.stdout.write('short')\n"):

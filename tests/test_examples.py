@@ -1,4 +1,4 @@
-"""The example runs, at a size that shows it works."""
+"""The example runs at a small size."""
 
 import importlib
 import re

@@ -45,11 +45,11 @@ class Warned(StageProgress):
         self.warnings.append(line)
 
 
-# Checkpoints.
+# Checkpoints
 
 
 def killed_in_training(run: Path, challenges: Path) -> Path:
-    """The checkpoint of a run that was killed after some steps."""
+    """Kill a run after some training steps, and return its checkpoint."""
     checkpoint = run / "read" / "checkpoint.safetensors"
     with subprocess.Popen([*COMMAND, *run_arguments(run, challenges, *TINY)]) as process:
         kill_when(process, checkpoint, 0)
@@ -100,7 +100,7 @@ def test_json_of_others_gives_one_line(run: Path, tmp_path: Path, name: str, con
     command("read", run, image).error(1, "expected")
 
 
-# Names, standard input, terminals.
+# Names, standard input, terminals
 
 
 def test_names_that_are_not_utf_8_and_steer_terminals(run: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_is_no_image_on_standard_input(run: Path) -> None:
         assert said in done.stderr.decode()
 
 
-# What a run that is shared tells of its user.
+# Private data in a run that is shared
 
 
 def everything_in(run: Path) -> bytes:
@@ -146,7 +146,7 @@ def test_a_run_goes_on_with_the_folder_it_recorded(
 ) -> None:
     monkeypatch.setenv("HOME", str(made[1].parent))
     arguments = run_arguments(run, made[1], *TINY)
-    del arguments[2:4]  # --challenges
+    del arguments[2:4]  # removes --challenges
     outcome = command(*arguments)
     assert outcome.code == 0, outcome.err
     assert load_readings(run / READINGS) == made[2]
@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_the_folder_it_recorded(
 def test_a_token_is_nowhere_in_a_run(
     server: MisbehavingServer, made: tuple[Path, Path, list[Reading]], tmp_path: Path
 ) -> None:
-    """Whatever becomes of the download."""
+    """This holds even if the download fails."""
     url = httpx.URL(server.url).copy_with(username="me", password="pw0rd")
     address = f"{str(url).rstrip('/')}/{{n}}?token=s3cr3t"
     outcome = command(

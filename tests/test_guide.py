@@ -26,7 +26,7 @@ ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
 def commands() -> list[list[str]]:
-    """The guide's, in its order, without "simgan-captcha"."""
+    """The commands of the guide in their order, without "simgan-captcha"."""
     blocks = re.findall(r"^```\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
@@ -58,7 +58,7 @@ def test_the_guide_followed_to_the_letter(tmp_path: Path, monkeypatch: pytest.Mo
     followed = []
     for words in commands():
         more = {
-            # A net that has learned so little reads too little surely to calibrate with.
+            # After so little training, too few readings are confident enough for calibration.
             "run": [*small, "--set=calibrate=false", "--quiet"],
             "audit": ["--images", "20", "--steps", "2", "--quiet"],
         }.get(words[0], [])

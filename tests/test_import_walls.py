@@ -1,4 +1,4 @@
-"""The walls between modules stand (``make test`` runs lint-imports), and would fall loudly."""
+"""The import rules hold (``make test`` runs lint-imports), and violations are detected."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "simgan_captcha"
 
-# What may know the truth, or shows it once somebody has judged.
+# Modules that may know the truth, or show it after judging.
 KNOWING = {
     "cli/__init__.py",
     "cli/judge.py",
@@ -31,12 +31,12 @@ KNOWING = {
 }
 
 
-# What people call, with a parameter for each option that they may name.
+# Public functions that have a parameter for each option.
 OF_MANY_OPTIONS = {"api/learning.py:learn", "cli/learn.py:run", "puzzle/server.py:serve"}
 
 
 def lint_imports(folder: Path) -> dict[str, str]:
-    """KEPT or BROKEN, by the name of the contract."""
+    """KEPT or BROKEN for each contract."""
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
         cwd=folder,
@@ -62,7 +62,7 @@ def lint_imports(folder: Path) -> dict[str, str]:
             "nothing that learns",
         ),
         (
-            # Late and by a detour, as one would in a hurry.
+            # An indirect import inside a function.
             "training/streams.py",
             "def late():\n    from simgan_captcha.evaluation.judge import puzzle_truth",
             "nothing that learns",
@@ -107,7 +107,7 @@ def lint_imports(folder: Path) -> dict[str, str]:
             "the puzzle never gets",
         ),
         ("inference/planted.py", "import torch", "reading imports no torch"),
-        # Upwards, and sideways.
+        # Imports from a higher layer and from the same layer.
         ("data/planted.py", "import simgan_captcha.simulator.glyphs", "rooms import only"),
         ("recognizer/planted.py", "import simgan_captcha.simgan", "rooms import only"),
         ("simulator/planted.py", "import simgan_captcha.calibration.poses", "rooms import only"),
@@ -131,7 +131,7 @@ def test_the_walls_stand(tmp_path: Path) -> None:
 
 
 def test_nothing_that_learns_names_the_answer_rule() -> None:
-    """Nor could reach it past the linter: by its text, its hash, or an import made of strings."""
+    """The linter cannot see dynamic imports or a copy of the rule, so this searches the source."""
     learning = [
         path
         for path in PACKAGE.rglob("*.py")
@@ -193,7 +193,7 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_nothing_but_the_page_and_teaching_names_where_corrections_are_kept() -> None:
-    """They are labels of real images, in the very folder of the run that learns."""
+    """Corrections are labels of real images, in the folder of the run that learns."""
     naming = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")

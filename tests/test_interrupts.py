@@ -1,4 +1,4 @@
-"""Ctrl-C waits until what must not stop half way is done, and is not lost."""
+"""Ctrl-C waits until a protected block has ended, and is not lost."""
 
 import signal
 import threading
@@ -17,7 +17,7 @@ def press() -> None:
 
 
 def pressed_within(done: list[str], *guards: Guard) -> None:
-    """Press in the innermost block, and say which blocks went on."""
+    """Press Ctrl-C in the innermost block, and record which blocks continue."""
     if not guards:
         press()
     else:
@@ -33,7 +33,7 @@ def test_ctrl_c_comes_when_the_block_has_ended(guard: Guard) -> None:
     with pytest.raises(KeyboardInterrupt):
         pressed_within(done, guard)
     assert done == [guard.__name__]
-    with pytest.raises(KeyboardInterrupt):  # as it was before
+    with pytest.raises(KeyboardInterrupt):  # the handler is restored
         press()
 
 
@@ -58,7 +58,7 @@ def test_the_blocks_own_error_goes_before_a_ctrl_c() -> None:
 
 
 def test_other_threads_hold_nothing() -> None:
-    """Only the main thread handles signals, and only it may say how."""
+    """Only the main thread can handle signals and set handlers."""
     same: list[bool] = []
 
     def work() -> None:

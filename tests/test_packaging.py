@@ -1,4 +1,4 @@
-"""What is installed with the package: its files, and what each extra adds."""
+"""The files that are installed with the package, and what each extra adds."""
 
 import re
 import subprocess
@@ -45,7 +45,7 @@ def test_every_file_of_the_package_is_installed() -> None:
 
 
 def requirements(*extras: str) -> list[str]:
-    """What pyproject.toml asks for, without extras or with some."""
+    """The requirements in pyproject.toml, without extras or with some."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     asked = list(project["dependencies"])
     for extra in extras:
@@ -57,7 +57,7 @@ def requirements(*extras: str) -> list[str]:
 
 @cache
 def absent_modules(*extras: str) -> set[str]:
-    """Modules that are installed here, but would not be with these extras alone."""
+    """Modules that are installed here, but would be absent with these extras alone."""
     pending = [Requirement(asked) for asked in requirements(*extras)]
     present = {canonicalize_name("simgan-captcha")}
     while pending:
@@ -75,7 +75,7 @@ def absent_modules(*extras: str) -> set[str]:
 
 
 def installed_with(extras: tuple[str, ...], code: str, *arguments: str | Path) -> Outcome:
-    """Python code in a process where nothing can be imported but what these extras install."""
+    """Run Python code that can import only what these extras install."""
     script = (
         "import sys\n"
         f"absent = {absent_modules(*extras)!r}\n"
@@ -109,7 +109,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of 42, in the size that the exported reader takes."""
+    """An image of 42 in the size that the exported reader takes."""
     path = tmp_path_factory.mktemp("image") / "image.png"
     picture = Image.new("RGB", (SCHEME.width, SCHEME.height), "white")
     ImageDraw.Draw(picture).text((8, 0), "42", "black", ImageFont.load_default(20))

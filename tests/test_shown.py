@@ -1,4 +1,4 @@
-"""Text of unknown origin is shown without doing anything where it is shown."""
+"""Text of unknown origin has no effect on the terminal or program that shows it."""
 
 import csv
 import io
