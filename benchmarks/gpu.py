@@ -1,4 +1,4 @@
-"""Measures speed on a GPU: the refiner of the paper at full size, and the time to a good reader.
+"""Measures the full-size refiner of the paper on a GPU, and the time to a good reader.
 
     python benchmarks/gpu.py WORK --challenges ../shared/data/hackmit2017/challenges
 

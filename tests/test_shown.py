@@ -1,4 +1,4 @@
-"""Text of unknown origin has no effect on the terminal or program that shows it."""
+"""Text of unknown origin has no effect where it is shown."""
 
 import csv
 import io
