@@ -77,7 +77,7 @@ def judge(
     )
     figures = judgement.model_dump(mode="json")
     figures["readings_sha256"] = file_hash(run / READINGS)
-    # Said before it is kept: a folder that refuses must not cost the result.
+    # The result is printed first, so that it is not lost if the folder is not writable.
     typer.echo(json.dumps(figures) if as_json else "\n".join(judgement_in_words(judgement)))
     try:
         write_json(run / JUDGEMENT, figures)
@@ -94,7 +94,7 @@ def judge(
 def _judge_taught(
     run: Path, truth: "Truth", recorded: dict[str, Any], *, ignore_case: bool, as_json: bool
 ) -> None:
-    """Print how the taught reader does on images whose labels it was not taught."""
+    """Print the accuracy of the taught reader on images that it was not taught with."""
     from simgan_captcha.evaluation.judge import judge_run
     from simgan_captcha.evaluation.judgement import judgement_in_words
     from simgan_captcha.inference.readings import load_readings
@@ -121,7 +121,7 @@ def _judge_taught(
 
 
 def _own_estimate(run: Path) -> "Estimate | None":
-    """The run's own estimate; a run without a usable one can be judged all the same."""
+    """The estimate of the run; None if it has no usable one, which does not prevent judging."""
     from simgan_captcha.api.learning import Run
     from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 
@@ -135,7 +135,7 @@ def _own_estimate(run: Path) -> "Estimate | None":
 
 
 class FailOn(enum.StrEnum):
-    """From which severity on an audit fails."""
+    """Lowest severity at which the command fails."""
 
     high = "high"
     medium = "medium"
@@ -143,7 +143,7 @@ class FailOn(enum.StrEnum):
 
 
 _WEAK = 3
-"""Exit code of an audit whose severity is that of --fail-on, as 1 and 2 are errors."""
+"""Exit code if the severity reaches --fail-on. Codes 1 and 2 are errors."""
 
 
 @app.command()

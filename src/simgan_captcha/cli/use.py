@@ -1,4 +1,4 @@
-"""Commands that use a reader: export, read, label and serve."""
+"""The commands that use a reader: export, read, label and serve."""
 
 import enum
 import sys
@@ -99,7 +99,7 @@ def read(
 def _reader_and_images(
     sources: list[str], alphabet: str | None, length: str | None
 ) -> "tuple[TextReader, list[str]]":
-    """The reader that the sources begin with, or the generalist, and the images to read."""
+    """The reader at the start of the sources, or the generalist, and the images to read."""
     if not _is_reader(sources[0]):
         from simgan_captcha.generalist.reader import GeneralistReader
 
@@ -123,7 +123,7 @@ def _reader_and_images(
 
 
 def _is_reader(source: str) -> bool:
-    """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
+    """Whether a source is a reader: a run, an exported file, or a missing file of unknown kind."""
     from simgan_captcha.data.kinds import HEAD, IMAGES, SUFFIXES, kind_of
 
     path = Path(source)
@@ -136,12 +136,12 @@ def _is_reader(source: str) -> bool:
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:
             return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
-    # A missing file that is named like an image is no reader, either.
+    # A missing file with the name of an image or zip file is no reader.
     return path.suffix.lower() not in (*SUFFIXES, ".zip")
 
 
 class Engine(enum.StrEnum):
-    """What runs bulk labelling."""
+    """Engine of bulk labelling."""
 
     local = "local"
     ray = "ray"
@@ -181,7 +181,7 @@ def label(
     from simgan_captcha.inference.reader import Reader
     from simgan_captcha.pipeline.progress import StageProgress
 
-    Reader(reader)  # what is wrong with it is said before any work
+    Reader(reader)  # reports a damaged reader before any work
     partitions, out = find_partitions(inputs), resolved(out)
     pending = open_output(out, reader.read_bytes(), partitions)
     run_engine = label_on_ray if engine == Engine.ray else label_here
