@@ -1,4 +1,4 @@
-"""Controlled ends of processes: delayed Ctrl-C, SIGTERM as Ctrl-C, and workers without a parent."""
+"""Controlled process ends: delayed Ctrl-C, SIGTERM as Ctrl-C, workers that end with the parent."""
 
 import contextlib
 import multiprocessing
