@@ -47,7 +47,7 @@ def judge(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a finished run's readings with the truth. Nothing learns from this."""
+    """Compare the readings of a finished run with true texts. Nothing learns from them."""
     from simgan_captcha.atomic import file_hash, write_json
     from simgan_captcha.evaluation.judge import Truth, judge_run
     from simgan_captcha.evaluation.judgement import judgement_in_words
@@ -167,10 +167,10 @@ def audit(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
+    """Measure how weak a captcha is and which changes would make it stronger, for its owner.
 
-    The figures are kept in the run, in audit/audit.json, with a page and Markdown of them. Nothing
-    is sent to any server.
+    The figures are stored in the run, in audit/audit.json, with an HTML page and a Markdown file.
+    Nothing is sent to any server.
     """
     from simgan_captcha.evaluation.audit.figures import AuditSettings
     from simgan_captcha.evaluation.audit.figures import audit as examine
@@ -195,7 +195,7 @@ def audit(
 @app.command()
 @needing("learn", "simgan-captcha report")
 def report(run: RunFolder) -> None:
-    """Write the run's HTML report again."""
+    """Write the HTML report of a run again."""
     from simgan_captcha.report.report import write_report
 
     typer.echo(write_report(run))

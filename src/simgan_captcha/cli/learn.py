@@ -67,8 +67,8 @@ def run(
 ) -> None:
     """Learn from unlabelled captchas and read them all.
 
-    To continue a run, give its folder alone. Other options change it; another preset starts with
-    its own settings. Only the stages that a change reaches are repeated.
+    To continue a run, give only its folder. Other options change the run. A new preset starts with
+    its own settings. Only the stages that depend on a change are repeated.
     """
     from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
     from simgan_captcha.scheme import load_scheme
@@ -183,7 +183,7 @@ def init(
     ] = None,
     recursive: Recursive = False,
 ) -> None:
-    """Look at images of another captcha family: write a commented scheme and a contact sheet."""
+    """Inspect images of a new captcha family; write a commented scheme and a contact sheet."""
     from simgan_captcha.api.inspection import inspect
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.cli.scheme_file import scheme_text

@@ -28,9 +28,9 @@ def submit(
         str | None, typer.Option(help="User of the puzzle; the run's if left out.")
     ] = None,
 ) -> None:
-    """Send the 15,000 readings a run is surest of to a puzzle server.
+    """Send the 15,000 readings with the highest confidence to a puzzle server.
 
-    The server's answer is kept in the run, in submission/verdict.json.
+    The answer of the server is stored in the run, in submission/verdict.json.
     """
     from simgan_captcha.pipeline.run_folder import read_run
 
@@ -98,7 +98,7 @@ def demo(
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Play the puzzle on this machine: download, learn, read, submit; exit 0 if it passes."""
+    """Solve a puzzle on this machine: download, learn, read and submit. Exit 0 if it passes."""
     from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
     from simgan_captcha.puzzle.server import running_puzzle
     from simgan_captcha.training.parallel import started_together

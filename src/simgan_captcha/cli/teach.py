@@ -40,8 +40,8 @@ def teach(
 ) -> None:
     """Teach a finished run with a few labels, and read all its images again.
 
-    Labels of earlier calls count as well. What is learned lies in RUN/teach; the readings without
-    labels stay as they are.
+    Labels of earlier calls are used as well. The results are in RUN/teach. The readings without
+    labels do not change.
     """
     from simgan_captcha.api.learning import Run
     from simgan_captcha.inference.readings import load_readings

@@ -23,7 +23,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write it, as reader.onnx.")],
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits.")] = False,
 ) -> None:
-    """Write a finished run's reader as one ONNX file, which reads without torch."""
+    """Write the reader of a finished run as one ONNX file, which needs no torch."""
     from simgan_captcha.api.learning import Run
 
     finished = Run(run)
@@ -69,7 +69,7 @@ def read(
     ] = None,
     recursive: Recursive = False,
 ) -> None:
-    """Read images: text, confidence, confidence per character. Only runs need torch."""
+    """Read images: text, confidence, and confidence per character. Only runs need torch."""
     from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
@@ -166,9 +166,9 @@ def label(
     ] = Engine.local,
     quiet: Quiet = False,
 ) -> None:
-    """Read any number of images: each row of Parquet files becomes one row of OUT's parts.
+    """Read any number of images. Each row of the Parquet files becomes one row in the parts of OUT.
 
-    Run it again to go on where it was: parts that are there are not made again.
+    Run the command again to continue: finished parts are not repeated.
     """
     from simgan_captcha.inference.label import label_here
     from simgan_captcha.inference.on_ray import label_on_ray
@@ -214,7 +214,7 @@ def serve(
         typer.Option(help="A name that a proxy asks for it by; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a run to a browser: read images, watch it learn, review what it read."""
+    """Serve a run to a browser: read images, watch the training, and review readings."""
     from simgan_captcha.web.server import serve
 
     serve(
