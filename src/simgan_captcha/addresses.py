@@ -1,4 +1,4 @@
-"""Addresses of puzzle servers, as ``http://127.0.0.1:8000/u/marty/challenge``."""
+"""Addresses of puzzle servers, such as ``http://127.0.0.1:8000/u/marty/challenge``."""
 
 import re
 from urllib.parse import unquote
@@ -7,16 +7,17 @@ _SECRET = re.compile(
     r"key|token|secret|pass|pwd|^pw$|auth|sig$|signature|session|^sid$|credential|jwt|^code$",
     re.IGNORECASE,
 )
-"""Names of parameters whose values open something."""
+"""Pattern of the names of parameters with secret values."""
 _LIKE_A_SECRET = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~+/=-]{20,}")
 HIDDEN = "***"
 
 
 def without_password(url: str) -> str:
-    """The address as it may be shown and recorded: no user, no password, no token.
+    """Remove user, password and tokens from an address, so that it may be shown and recorded.
 
-    Values of parameters that are named as secrets, or look like one, become `HIDDEN`; a ``{n}`` in
-    them stays. What follows a ``#`` is left out where there are parameters.
+    A value becomes `HIDDEN` if the name of its parameter indicates a secret, or if the value looks
+    like one. A ``{n}`` in the value is kept. If there are parameters, the part after ``#`` is
+    removed.
 
     Example:
         >>> without_password("http://me:pw@host/{n}?token=S&page=2")
@@ -40,14 +41,14 @@ def _hidden(parameter: str) -> str:
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is meant for HTTP, rightly written or not, and no folder."""
+    """Whether a location is meant as a URL, correct or not, and not as a folder."""
     return "://" in location or re.match(r"https?:", location, re.IGNORECASE) is not None
 
 
 def server_and_user(url: str) -> tuple[str, str | None]:
-    """The server's own address, without a slash at its end, and the user that the address names.
+    """The address of the server, without a slash at its end, and the user in an address.
 
-    Both the server's address and that of one of a user's pages are understood.
+    The argument is the address of the server or of a page of a user.
 
     Examples:
         >>> server_and_user("http://127.0.0.1:8000/")
@@ -64,5 +65,5 @@ def server_and_user(url: str) -> tuple[str, str | None]:
 LOOPBACK_DIRECT: dict[str, None] = dict.fromkeys(
     f"all://{host}" for host in ("127.0.0.1", "localhost", "[::1]")
 )
-"""A proxy of the environment cannot reach this machine's loopback.
-For the ``mounts`` of an httpx client."""
+"""Value for ``mounts`` of an httpx client, so that loopback addresses bypass a configured proxy. A
+proxy cannot reach the loopback of this machine."""

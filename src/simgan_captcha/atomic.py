@@ -1,6 +1,6 @@
-"""Files that are either whole or not there, whenever the process is killed or the disk fills.
+"""Atomic file writes: a file is complete or absent, even if the process is killed or the disk full.
 
-JSON, and plain arrays as .npz, which are read only if every checksum holds.
+The module also writes JSON documents, and arrays as .npz files with checksums.
 """
 
 import hashlib
@@ -19,7 +19,10 @@ import numpy.typing as npt
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the target: if the block ends well, flushed to disk and renamed over it."""
+    """Open a temporary file in the folder of the target. It replaces the target after the block.
+
+    The file is flushed to disk before that. If the block raises an error, the target is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -33,31 +36,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write the whole file at once, see `replacing`."""
+    """Write a file atomically, see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A JSON document, indented, ending in a newline."""
+    """Write an indented JSON document that ends in a newline."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays, numbers and texts by name, compressed."""
+    """Write arrays, numbers and texts by name to a compressed .npz file."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read what `write_arrays` wrote; nothing is unpickled.
+    """Read a file of `write_arrays` without unpickling.
 
     Raises:
-        Exception: Whatever zipfile, zlib and numpy make of a file that is missing or damaged.
+        Exception: The file is missing or damaged. The exception is one of zipfile, zlib or numpy.
     """
     data = io.BytesIO(path.read_bytes())
-    # numpy reads no further than an array's last byte, so it does not see every checksum.
+    # numpy stops after the last byte of an array, so it does not check every checksum.
     if damaged := zipfile.ZipFile(data).testzip():
         raise ValueError(f"checksum of {damaged}")
     data.seek(0)
@@ -66,11 +69,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def core_count() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

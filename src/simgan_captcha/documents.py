@@ -1,4 +1,4 @@
-"""JSON that others may have written: of any depth and shape, read into an object or refused."""
+"""Safe parsing of JSON from unknown sources."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,15 @@ Json = dict[str, Any]
 
 MAX_BYTES = 16_000_000
 MAX_DEPTH = 64
-"""Of objects and arrays in one another; nothing of ours needs ten, and programs recurse."""
+"""Largest nesting depth of objects and arrays. The documents of this package need fewer than ten.
+The limit protects recursive functions."""
 
 
 def parse_object(text: bytes | str) -> Json:
-    """The JSON object that a text holds.
+    """Parse a text that contains one JSON object.
 
     Raises:
-        ValueError: Anything else, whatever is wrong with it.
+        ValueError: The text is not JSON, contains no object, or is nested too deeply.
     """
     try:
         value = json.loads(text)
@@ -39,11 +40,11 @@ def parse_object(text: bytes | str) -> Json:
 
 
 def read_object(path: Path) -> Json:
-    """The JSON object that a file holds.
+    """Read a file that contains one JSON object.
 
     Raises:
-        OSError: No such file, or one that cannot be read.
-        ValueError: Anything else, whatever is wrong with it.
+        OSError: The file is missing or cannot be read.
+        ValueError: The file is too large, or its text is refused by `parse_object`.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")
@@ -51,10 +52,10 @@ def read_object(path: Path) -> Json:
 
 
 def require_shape(value: Json, shape: type[BaseModel]) -> Json:
-    """The same object, if its values have the types that a model says.
+    """Check that the values of an object have the types of a model, and return the object.
 
     Raises:
-        ValueError: A value is missing or of another type; the first such is named.
+        ValueError: A value is missing or has another type. The message names the first one.
     """
     try:
         shape.model_validate(value)

@@ -1,69 +1,69 @@
-"""The exceptions this package raises on purpose.
+"""The exceptions of this package.
 
-    SimganCaptchaError            something a user can act on; the CLI prints it as one line
-    ├── UsageError                what was asked cannot be: exit code 2
-    │   ├── ConfigError           an unknown key or a value out of range
-    │   ├── MissingExtraError     a part of the installation that was left out
+    SimganCaptchaError            any error that a user can fix; the CLI prints it as one line
+    ├── UsageError                the request is impossible; exit code 2
+    │   ├── ConfigError           a key is unknown, or a value is out of range
+    │   ├── MissingExtraError     an extra is not installed
     │   └── SchemeError           text, alphabet or image size do not fit the scheme
-    ├── ImageError                bytes that are not the image they should be
-    ├── BatchError                a challenge batch that cannot be unpacked at all
-    ├── DownloadError             a server or folder that does not give what it should
-    ├── StoreError                a captcha store that is missing, empty or damaged
-    ├── RunError                  a run folder that is locked, missing a stage, or damaged
-    │   └── TooLittleReadError    a scout that knows too little for calibration
-    ├── SubmissionError           the puzzle server did not take the solutions
-    └── ShapeError                tensors that do not fit together
+    ├── ImageError                bytes do not decode to the expected image
+    ├── BatchError                a challenge batch cannot be unpacked
+    ├── DownloadError             a server or folder does not return the expected data
+    ├── StoreError                a captcha store is missing, empty or damaged
+    ├── RunError                  a run folder is locked, lacks a stage, or is damaged
+    │   └── TooLittleReadError    the bootstrap recognizer reads too little for a calibration
+    ├── SubmissionError           the puzzle server did not accept the solutions
+    └── ShapeError                tensors have shapes that do not fit together
 
-Every message says what was expected, what was got, and what to do.
+Every message states what was expected, what was found, and what to do.
 """
 
 
 class SimganCaptchaError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of all errors of this package that a user can fix."""
 
     exit_code = 1
 
 
 class UsageError(SimganCaptchaError):
-    """What the user asked for cannot be done as asked."""
+    """The request of the user is impossible."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """An unknown configuration key, or a value out of its range."""
+    """A configuration key is unknown, or a value is out of range."""
 
 
 class MissingExtraError(UsageError):
-    """What needs an extra that is not installed."""
+    """An extra of the package is needed and not installed."""
 
 
 class SchemeError(UsageError):
-    """Text, alphabet, length or image size that do not fit the scheme."""
+    """A text, an alphabet, a length or an image size does not fit the scheme."""
 
 
 class ImageError(SimganCaptchaError):
-    """Bytes that do not decode to the image they should be."""
+    """Bytes do not decode to the expected image."""
 
 
 class BatchError(SimganCaptchaError):
-    """A challenge batch that cannot be unpacked at all."""
+    """A challenge batch cannot be unpacked."""
 
 
 class DownloadError(SimganCaptchaError):
-    """A server or a folder that does not give what it should."""
+    """A server or a folder does not return the expected data."""
 
 
 class StoreError(SimganCaptchaError):
-    """A captcha store that is missing, empty or damaged."""
+    """A captcha store is missing, empty or damaged."""
 
 
 class RunError(SimganCaptchaError):
-    """A run folder that is locked, lacks a stage, or is damaged."""
+    """A run folder is locked, lacks a stage, or is damaged."""
 
 
 class TooLittleReadError(RunError):
-    """A scout that reads too few characters surely to calibrate with."""
+    """The bootstrap recognizer reads too few characters with high confidence for a calibration."""
 
 
 class SubmissionError(SimganCaptchaError):
@@ -71,4 +71,4 @@ class SubmissionError(SimganCaptchaError):
 
 
 class ShapeError(SimganCaptchaError):
-    """Tensors whose shapes do not fit together."""
+    """Tensors have shapes that do not fit together."""

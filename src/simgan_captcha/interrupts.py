@@ -1,4 +1,4 @@
-"""How processes end: Ctrl-C between two steps, SIGTERM as Ctrl-C, workers with their parent."""
+"""Controlled process ends: delayed Ctrl-C, SIGTERM as Ctrl-C, workers that end with the parent."""
 
 import contextlib
 import multiprocessing
@@ -11,14 +11,15 @@ from multiprocessing import resource_tracker
 from types import FrameType
 
 KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
-"""Ends a process at once, whatever it does; nothing of its own code runs any more."""
+"""Signal that ends a process immediately. None of its own code runs afterwards."""
 
 
 def end_with_parent(by: signal.Signals = KILL) -> None:
-    """End this process as soon as the one that started it is gone, killed or not.
+    """End this process as soon as its parent has ended, for any reason.
 
-    For the first line of what runs in a worker of multiprocessing, of any start method: it works
-    even where the parent is gone already, and where others (a fork server) still live.
+    A multiprocessing worker of any start method calls this function first. The function also works
+    if the parent has already ended, and if other processes, such as a fork server, are still
+    running.
 
     Args:
         by: Signal that ends this process.
@@ -28,7 +29,7 @@ def end_with_parent(by: signal.Signals = KILL) -> None:
         return
 
     def wait() -> None:
-        parent.join()  # until a pipe closes that the parent alone holds open
+        parent.join()  # waits for the end of a pipe that only the parent keeps open
         os.kill(os.getpid(), by)
 
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
@@ -36,18 +37,18 @@ def end_with_parent(by: signal.Signals = KILL) -> None:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Answer SIGTERM as Ctrl-C until the block ends; `held_back` then holds it back, too.
+    """Handle SIGTERM like Ctrl-C until the block ends, so that `held_back` delays it as well.
 
-    A service manager and a batch queue stop a process so, and it deserves the same tidy end.
+    Service managers and batch queues stop processes by SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say how signals are handled
+        yield  # only the main thread may set signal handlers
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    # A process whose Ctrl-C is ignored (a shell's background job) must still end by SIGTERM.
+    # A background job of a shell ignores Ctrl-C, but must still end by SIGTERM.
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     before = signal.signal(signal.SIGTERM, interrupt)
     if ignored:
@@ -57,24 +58,24 @@ def termination_as_interrupt() -> Iterator[None]:
     finally:
         if ignored:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # None: it was not Python that had set it.
+        # The value is None if the earlier handler was not set by Python.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends, for what must not stop half way.
+    """Delay Ctrl-C until the block ends, for operations that must not stop half way.
 
-    Python's own queues are of that kind: a thread that one of them was about to wake may never hear
-    of it, and is waited for in vain when all is closed.
+    Operations on Python's own queues are an example. If Ctrl-C interrupts such an operation, it may
+    never wake a waiting thread, and the program waits for this thread forever when it ends.
 
     Raises:
-        KeyboardInterrupt: When the block ends, if Ctrl-C was pressed meanwhile (or whatever else
-            this process does at Ctrl-C).
+        KeyboardInterrupt: Ctrl-C was pressed during the block. It is raised at the end of the
+            block, by the handler that was set before.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield  # Ctrl-C reaches the main thread alone
+        yield  # only the main thread receives Ctrl-C
         return
     pressed = threading.Event()
     signal.signal(signal.SIGINT, lambda number, frame: pressed.set())
@@ -88,27 +89,27 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_from_children(*others: signal.Signals) -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends, and for good from processes that start in it.
+    """Delay Ctrl-C until the block ends, and block it permanently in processes that it starts.
 
-    A terminal's Ctrl-C reaches all processes of its group. A child that is still importing would
-    end with a traceback; one that ended by itself would be waited for in vain, or leave its parent
-    half built. Children inherit the mask, so only this process stops them. Holds nothing from
-    children on Windows.
+    Ctrl-C in a terminal reaches all processes of its group. A child that is still importing would
+    end with a traceback. If a child ended on its own, its parent might wait for it forever, or fail
+    during its own setup. Children inherit the signal mask, so only this process stops them. On
+    Windows, children are not protected.
 
     Args:
-        others: Further signals, as SIGTERM, which reach a whole group, too. A child that is kept
-            from SIGTERM must be one that its parent does not end by it.
+        others: Further signals to block, such as SIGTERM, which also reach a whole group. The
+            parent cannot use these signals to end such a child.
 
     Raises:
-        KeyboardInterrupt: As `held_back` does.
+        KeyboardInterrupt: See `held_back`.
     """
     with held_back():
         if sys.platform == "win32":
             yield
             return
-        # Python's tracker of resources lifts the mask when it starts: so it starts before.
+        # Python's resource tracker removes the mask when it starts. So it must start before.
         resource_tracker.ensure_running()
-        # The mask holds for this thread alone; another one may take the signal for this process.
+        # The mask applies to this thread only. Another thread may receive the signal.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *others})
         try:
             yield

@@ -1,4 +1,4 @@
-"""The scheme: what a person sees of a captcha family, and texts as class ids."""
+"""The scheme of a captcha family: alphabet, length, image size, and class ids of texts."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ from simgan_captcha.errors import ConfigError, SchemeError
 from simgan_captcha.shown import shortened
 
 Length = int | tuple[int, int]
-"""Number of characters in a text, or the least and the greatest."""
+"""Number of characters in a text, or the least and the greatest number."""
 
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
@@ -125,7 +125,7 @@ class Scheme(BaseModel):
 
     @staticmethod
     def from_toml(path: str | os.PathLike[str]) -> "Scheme":
-        """Read the scheme of a file, see `load_scheme`."""
+        """Read a scheme from a file, see `load_scheme`."""
         return load_scheme(Path(path))
 
     def to_toml(self) -> str:
@@ -148,7 +148,7 @@ class Scheme(BaseModel):
 
     @property
     def classes(self) -> int:
-        """Number of classes, with that of an empty slot."""
+        """Number of classes, including the class of an empty slot."""
         return len(self.alphabet) + (self.absent is not None)
 
     def fold(self, text: str) -> str:
@@ -179,7 +179,7 @@ class Scheme(BaseModel):
         return ids + [len(self.alphabet)] * (self.length - len(text))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of class ids, each in [0, classes)."""
+        """Decode class ids, each in [0, classes), to a text."""
         return "".join(self.alphabet[i] for i in ids if i != self.absent)
 
 
@@ -212,10 +212,10 @@ HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, he
 
 
 def load_scheme(path: Path) -> Scheme:
-    """Read the scheme of a file.
+    """Read a scheme from a file.
 
     Raises:
-        ConfigError: The file is missing or not TOML. Or a key is unknown, or a value is missing or
+        ConfigError: The file is missing or is not TOML, a key is unknown, or a value is missing or
             out of range.
     """
     try:

@@ -1,4 +1,4 @@
-"""Text of unknown origin as it may be shown: on a terminal, in a spreadsheet, in a report."""
+"""Safe display of text from unknown sources on a terminal, in a spreadsheet and in a report."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ from urllib.parse import quote
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Control characters but tab and line feed, marks that turn the direction of writing, and bytes of
-names that are not UTF-8."""
+"""Pattern of control characters except tab and line feed, of marks that change the direction of
+writing, and of surrogates, with which Python represents bytes that are not UTF-8."""
 _SURROGATES = re.compile("[\\ud800-\\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that steers a terminal or cannot be encoded written as an escape.
+    r"""Escape all characters of a text that control a terminal or cannot be encoded.
 
     Example:
         >>> print(printable("a\x1b[31mb"))
@@ -25,13 +25,13 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a surrogate of a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def one_line(text: str) -> str:
-    r"""The text as `printable` gives it, line feeds and tabs written as escapes, too.
+    r"""Escape a text as `printable` does, and also line feeds and tabs.
 
     Example:
         >>> print(one_line("a\nb"))
@@ -41,7 +41,7 @@ def one_line(text: str) -> str:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """The beginning of a long text, and how many characters there are in all.
+    """Shorten a long text to its beginning and the number of its characters.
 
     Example:
         >>> shortened("abcdefgh", 3)
@@ -51,19 +51,19 @@ def shortened(text: str, most: int = 60) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe stands before what looks so.
+    """Put an apostrophe before a text that a spreadsheet would interpret as a formula.
 
     Example:
         >>> spreadsheet_cell("=1+1"), spreadsheet_cell("a=1")
         ("'=1+1", 'a=1')
     """
-    # One that begins with an apostrophe already gets another, so that nothing is ambiguous.
+    # Such a text with leading apostrophes also gets another one, so the result is unambiguous.
     risky = text.lstrip("'").startswith(_FORMULA)
     return f"'{text}" if risky else text
 
 
 def from_spreadsheet_cell(cell: str) -> str:
-    """What `spreadsheet_cell` was given.
+    """Restore the text of a cell from `spreadsheet_cell`.
 
     Example:
         >>> from_spreadsheet_cell("'=1+1"), from_spreadsheet_cell("'tis")
@@ -74,7 +74,7 @@ def from_spreadsheet_cell(cell: str) -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with ``~`` for this user's home folder, whose path holds the user's name."""
+    """Replace the home folder in a text by ``~``, because its path contains the user name."""
     home = str(Path.home())
     if len(home) < 2:
         return text
@@ -83,7 +83,7 @@ def without_home(text: str) -> str:
 
 
 def in_utf8(text: str) -> str:
-    r"""The text with bytes that are not UTF-8, as names of files may hold, written as escapes.
+    r"""Escape bytes of a text that are not UTF-8, which file names may contain.
 
     Example:
         >>> print(in_utf8("caf\udce9"))
@@ -93,5 +93,5 @@ def in_utf8(text: str) -> str:
 
 
 def in_labels(count: int) -> str:
-    """``taught with N labels``, of a reader."""
+    """The words ``taught with N labels`` about a reader."""
     return f"taught with {count} label{'s' if count != 1 else ''}"

@@ -1,4 +1,4 @@
-"""Images in any form, as a folder that a run can learn from or a program can inspect."""
+"""Conversion of images in any form to a folder for a run or an inspection."""
 
 import base64
 import hashlib
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     Images = str | os.PathLike[str] | Sequence[OneImage]
 
 _BATCH = 1000
-"""Images that are written to one file."""
+"""Number of images in a file."""
 
 
 def location_of(images: "Images", run: Path) -> str:
-    """A folder or an address that a run can learn from; other images are written to the run."""
+    """Folder or address that a run can learn from. Images in other forms are written to the run."""
     if isinstance(images, (str, os.PathLike)):
         place = os.fspath(images)
         if is_url(place):
@@ -54,7 +54,7 @@ def location_of(images: "Images", run: Path) -> str:
 
 @contextmanager
 def image_folder(images: "Images") -> Iterator[Path]:
-    """A folder with images as files."""
+    """Provide a folder with image files."""
     if isinstance(images, (str, os.PathLike)):
         if is_url(os.fspath(images)):
             raise UsageError(

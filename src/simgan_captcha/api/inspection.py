@@ -1,4 +1,4 @@
-"""Inspect unlabelled images of an unknown captcha family."""
+"""Inspection of unlabelled images of an unknown captcha family."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a program sees in unlabelled images, and a scheme that follows from it."""
+    """Measurements of unlabelled images, and a proposed scheme."""
 
     scheme: Scheme
-    """A proposal, to be compared with the images."""
+    """Proposed scheme, which the user should compare with the images."""
     doubts: tuple[str, ...]
-    """What may be wrong, in words."""
+    """Sentences about possible mistakes of the scheme."""
     look: "FirstLook" = field(repr=False)
-    """The measurements."""
+    """Measurements of the images."""
     survey: "Survey | None" = field(repr=False)
-    """What the generalist found; None if this installation has none, or it does not know the
-    alphabet."""
+    """Alphabet and length found by the generalist; None if this installation has no generalist, or
+    the generalist does not know the alphabet."""
     texts: tuple[str, ...] = field(repr=False)
-    """What the generalist reads of each of ``look.pictures``."""
+    """Texts that the generalist reads in ``look.pictures``."""
     remarks: dict[str, str] = field(repr=False)
-    """What speaks for the proposed alphabet and length, in words."""
+    """Sentences that explain the proposed alphabet and length."""
 
     @property
     def sheet(self) -> bytes:
@@ -50,15 +50,15 @@ def inspect(
 
     Args:
         images: A folder of images, a captcha store or a list, see `learn`.
-        alphabet: Every character that a text may hold; None proposes what the generalist finds.
-        length: Number of characters, or the least and the greatest; None proposes what the
-            generalist finds.
-        recursive: Whether folders within a folder are looked into.
+        alphabet: All characters that texts may contain; None uses those that the generalist finds.
+        length: Number of characters, or the least and the greatest number; None uses the length
+            that the generalist finds.
+        recursive: Whether subfolders are included.
 
     Raises:
         UsageError: There are no images.
-        ImageError: Fewer than two images can be read.
-        ConfigError: An alphabet or a length that no scheme may have.
+        ImageError: Fewer than two images can be decoded.
+        ConfigError: The alphabet or the length is not allowed in a scheme.
     """
     from simgan_captcha.data.inspect import doubts, look_at, scheme_of
 
@@ -81,7 +81,7 @@ def inspect(
 def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
 ) -> "tuple[Survey | None, tuple[str, ...]]":
-    """What the generalist finds in the images, and its texts."""
+    """Survey of the images by the generalist, and its texts."""
     from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
 
@@ -95,18 +95,18 @@ def _survey(
 
 
 def _alphabet_in_words(survey: "Survey") -> str:
-    """What speaks for the proposed alphabet."""
+    """Sentence that explains the proposed alphabet."""
     words = f"Found in {survey.images} images by the generalist: {', '.join(survey.groups)}"
     return words + (f"; never seen: {survey.unseen}" if survey.unseen else "") + ". Compare."
 
 
 def _length_in_words(survey: "Survey") -> str:
-    """What speaks for the proposed length."""
+    """Sentence that explains the proposed length."""
     return f"Found by the generalist in {survey.length_share:.0%} of the images it is surest of."
 
 
 def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:
-    """What a person should look at."""
+    """Sentences about the results that the user should check."""
     found = []
     if survey.confidence < _UNSURE:
         found.append(
@@ -122,11 +122,11 @@ def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:
 
 
 _UNSURE = 0.8
-"""Mean probability of a character below which a person is asked to look."""
+"""Mean probability of a character below which the user should check the result."""
 
 
 def changed_scheme(scheme: Scheme, alphabet: str | None, length: Length | None) -> Scheme:
-    """The scheme with another alphabet or length, where they are given."""
+    """Replace alphabet and length of a scheme if they are given."""
     values = scheme.model_dump()
     if alphabet is not None:
         values["alphabet"] = alphabet

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from simgan_captcha.recognizer.export import Parity
 
 Settings = Mapping[str, Any] | Sequence[str]
-"""Changes of a preset, as ``{"reader.steps": 100}`` or ``["reader.steps=100"]``."""
+"""Changes of a preset, such as ``{"reader.steps": 100}`` or ``["reader.steps=100"]``."""
 
 
 @needing("learn", "learning")
@@ -57,22 +57,24 @@ def learn(
 ) -> "Run":
     """Learn from unlabelled images, and read all of them.
 
-    Without a scheme the images are inspected first, see `inspect`; then give at least an alphabet
-    and a length, because these are hard to see.
+    Without a scheme, the images are inspected first, see `inspect`. In this case give at least the
+    alphabet and the length, because they are hard to find automatically.
 
     Args:
         images: A folder of JPEG or PNG images or of challenge batches, a captcha store, an address,
-            or a list of paths, encoded bytes, Pillow images or arrays (H, W) or (H, W, 3).
-        run: Folder of the run; finished stages in it are skipped. None takes a temporary one, which
-            is deleted together with the returned object.
-        scheme: The captcha family; `HACKMIT_2017` for the puzzle's.
-        alphabet: Every character that a text may hold; overrides the scheme's.
-        length: Number of characters, or the least and the greatest; overrides the scheme's.
+            or a list. Items of a list are paths, encoded bytes, Pillow images or arrays (H, W) or
+            (H, W, 3).
+        run: Folder of the run; finished stages in it are skipped. None uses a temporary folder,
+            which is deleted together with the returned object.
+        scheme: Scheme of the captcha family; `HACKMIT_2017` for the puzzle.
+        alphabet: All characters that texts may contain; it replaces the alphabet of the scheme.
+        length: Number of characters, or the least and the greatest number; it replaces the length
+            of the scheme.
         preset: ``quick``, ``cpu``, ``paper`` or ``original``.
         seed: Random seed of everything that is drawn.
         settings: Changes of the preset, see docs/configuration.md.
-        progress: Called with each event, and may raise to stop the run. By default there are bars
-            on a terminal, lines in a notebook, and only warnings elsewhere.
+        progress: Called with each event. It may raise an exception to stop the run. By default, a
+            terminal shows bars, a notebook shows lines, and other outputs show only warnings.
 
     Raises:
         SimganCaptchaError: A setting or an image does not fit, or a stage failed. The work so far
@@ -82,7 +84,7 @@ def learn(
         >>> learn("captchas/", alphabet="0123456789", length=4).estimate  # doctest: +SKIP
         Estimate(accuracy=0.987, low=0.981, high=0.991, known_accuracy=0.99)
     """
-    import torch  # noqa: F401  # where it is missing, before anything is done
+    import torch  # noqa: F401  # so that a missing torch is found before anything is done
 
     if scheme is None:
         scheme = inspect(images, alphabet=alphabet, length=length).scheme
@@ -102,9 +104,9 @@ def learn(
 
 
 def complete(folder: Path, request: Request, progress: OnEvent) -> Path:
-    """Run all stages that are not finished and write the report; the path of the report.
+    """Run all unfinished stages, write the report, and return its path.
 
-    Of several processes that torchrun started, the others train along with the first.
+    If torchrun started several processes, the other processes train together with the first.
     """
     from simgan_captcha.pipeline.run import assist, run_pipeline
     from simgan_captcha.report.report import REPORT, write_report
@@ -119,10 +121,10 @@ def complete(folder: Path, request: Request, progress: OnEvent) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run in its folder."""
+    """A finished run."""
 
     folder: Path
-    """Holds the captchas, the recognizers, the readings and the report."""
+    """Folder with the captchas, the recognizers, the readings and the report."""
     _temporary: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -156,12 +158,12 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The whole configuration."""
+        """The configuration of the run."""
         return self._loaded[2]
 
     @property
     def scheme(self) -> Scheme:
-        """The captcha family."""
+        """The scheme of the captcha family."""
         return self.config.scheme
 
     @cached_property
@@ -169,9 +171,9 @@ class Run:
         """The recognizer with the highest estimated accuracy.
 
         Raises:
-            RunError: The run is not finished, or has been changed since.
+            RunError: The run is not finished, or its settings have changed since.
         """
-        network, background, config = self._loaded  # first: it says which extra is missing
+        network, background, config = self._loaded  # first, because it names a missing extra
         from simgan_captcha.inference.reader import ImageReader
         from simgan_captcha.recognizer.decode import recogniser
 
@@ -184,7 +186,7 @@ class Run:
     @overload
     def read(self, images: "Source") -> Reading: ...
     def read(self, images: "Source | list[Source]") -> "Reading | list[Reading | Unreadable]":
-        """Read other images of the family, see `ImageReader.read`."""
+        """Read new images of the captcha family, see `ImageReader.read`."""
         return self.reader.read(images)
 
     def readings(self) -> list[Reading]:
@@ -195,11 +197,11 @@ class Run:
         """Write the recognizer as one ONNX file for `Reader`, which needs no torch.
 
         Args:
-            file: Path, as ``reader.onnx``.
+            file: Path such as ``reader.onnx``.
             int8: Whether to compute in 8 bits.
 
         Returns:
-            How its readings of real images compare with those of the run.
+            A comparison of its readings of real images with those of the run.
         """
         from simgan_captcha.data.store import CaptchaStore
         from simgan_captcha.pipeline.run_data import load_images
@@ -226,15 +228,15 @@ class Run:
         """Teach the run with a few labels.
 
         `read` and `export` use the taught reader if it is better. The estimate and the readings of
-        the run stay those without labels.
+        the run do not change.
 
         Args:
             labels: Texts by the names of images of the run, or the path of a CSV file with the
                 header ``name,label``.
-            progress: Called with each event; by default progress is shown.
+            progress: Called with each event; by default progress is shown as by `learn`.
 
         Returns:
-            How the taught reader compares with the one without labels.
+            A comparison of the taught reader with the reader without labels.
 
         Raises:
             UsageError: No label belongs to an image of the run, or the file cannot be read.
@@ -248,19 +250,19 @@ class Run:
         texts = collect(given, names, self.scheme).texts
         with _shown(progress) as on_event:
             lesson = teach(self.folder, texts, progress=on_event)
-        for loaded in ("_loaded", "reader"):  # of the reader before
+        for loaded in ("_loaded", "reader"):  # they belong to the reader before teaching
             self.__dict__.pop(loaded, None)
         return lesson
 
     @property
     def lesson(self) -> "Lesson | None":
-        """What the run was taught with labels; None if it was not."""
+        """Summary of the teaching with labels; None if the run was not taught."""
         from simgan_captcha.pipeline.lesson import load_lesson
 
         return load_lesson(self.folder)
 
     def report(self) -> Path:
-        """Write the HTML report again; its path."""
+        """Write the HTML report again and return its path."""
         from simgan_captcha.report.report import write_report
 
         return write_report(self.folder)

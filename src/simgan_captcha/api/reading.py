@@ -1,4 +1,4 @@
-"""Read images of any family with the pretrained generalist."""
+"""Reading of images of any captcha family with the pretrained generalist."""
 
 from typing import TYPE_CHECKING, overload
 
@@ -19,21 +19,21 @@ def read(
 def read(
     images: "Source | list[Source]", *, alphabet: str | None = None, length: "Length | None" = None
 ) -> "Reading | list[Reading | Unreadable]":
-    """Read images of any family with the pretrained generalist, without training.
+    """Read images of any captcha family with the pretrained generalist, without training.
 
     Args:
-        images: An image, or a list, see `Source`.
-        alphabet: Characters that texts may hold; None allows all that it knows.
-        length: Number of characters, or the least and the greatest; None allows any.
+        images: An image or a list of images, see `Source`.
+        alphabet: Characters that texts may contain; None allows all that the generalist knows.
+        length: Number of characters, or the least and the greatest number; None allows any.
 
     Returns:
-        A reading; for a list, a list in the same order, with an `Unreadable` for each image that
-        cannot be read.
+        A reading. For a list, a list in the same order, with an `Unreadable` for each image that
+        cannot be decoded.
 
     Raises:
         RunError: This installation has no generalist.
-        ConfigError: An alphabet or a length that it cannot read.
-        ImageError: A single image cannot be read.
+        ConfigError: The generalist cannot read this alphabet or length.
+        ImageError: A single image cannot be decoded.
     """
     from simgan_captcha.generalist.reader import GeneralistReader
 

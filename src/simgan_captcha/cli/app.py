@@ -1,4 +1,4 @@
-"""The command line itself: its errors, its options, and how it starts."""
+"""The base of the command line: errors, common options and the start."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _TORCH_ERRORS = {
     "gloo|NCCL": "another process of this training was lost; see what it said, and run the same "
     "command again to go on where it was",
 }
-"""Messages for the errors that torch raises, by what these errors say."""
+"""Messages for errors of torch, by a pattern of the text of the error."""
 
 
 _ORDER = (
@@ -56,11 +56,11 @@ class Commands(typer.core.TyperGroup):
 
 
 def _message(error: BaseException) -> str | None:
-    """The message for an error; None for a mistake of this package, and where nobody reads on."""
+    """The message for an error. None for a bug of this package, or if the output pipe is closed."""
     if isinstance(error, SimganCaptchaError):
         return str(error)
     if isinstance(error, BrokenPipeError) and reader_has_left():
-        return None  # typer ends quietly, with 1
+        return None  # typer ends without a message, with exit code 1
     if isinstance(error, OSError):
         return (
             f"the system refused: {error}; free space or correct the path, then run the same "
@@ -138,10 +138,10 @@ def warn_if_outdated(run: Path, recorded: dict[str, Any]) -> None:
 
 
 def parse_length(text: str) -> tuple[int, int]:
-    """The least and the greatest length of ``N`` or ``MIN-MAX``.
+    """Parse ``N`` or ``MIN-MAX`` to the least and the greatest length.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: The text has neither form.
     """
     found = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", text)
     if not found or not 1 <= int(found[1]) <= int(found[2] or found[1]) <= 64:
@@ -154,7 +154,8 @@ def main() -> None:
     if DEBUG in sys.argv:
         sys.argv.remove(DEBUG)
         Commands.debug = True
-    # Threads that spin while they wait take the core from others, and from the simulator's own
-    # workers: on a shared machine trainings ran at half the speed. Read when torch is loaded.
+    # Without this setting, waiting threads keep their core busy and slow down other processes and
+    # the workers of the simulator. On a shared machine, trainings ran at half the speed. The
+    # variable must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -1,4 +1,4 @@
-"""How a command ends before its time: by SIGTERM, or because nobody reads what it prints."""
+"""Early ends of a command, by SIGTERM or by a closed output pipe."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ from simgan_captcha.interrupts import termination_as_interrupt
 
 @contextlib.contextmanager
 def ending_well() -> Iterator[None]:
-    """Answer SIGTERM as Ctrl-C, and print all that is printed before the block ends.
+    """Handle SIGTERM like Ctrl-C, and flush the output at the end of the block.
 
     Raises:
-        BrokenPipeError: What reads the output has ended, as ``head`` does; see `reader_has_left`.
+        BrokenPipeError: The process that reads the output has ended, see `reader_has_left`.
     """
     with termination_as_interrupt():
         yield
-        sys.stdout.flush()  # at the interpreter's own end it would be too late for quiet
+        sys.stdout.flush()  # a later error in the interpreter would print a traceback
 
 
 def reader_has_left() -> bool:
-    """Whether what reads this command's output has ended, as ``head`` does after ten lines."""
+    """Whether the process that reads the output has ended, such as ``head`` after ten lines."""
     try:
         output = sys.stdout.fileno()
     except (OSError, ValueError):
-        return False  # no file at all
+        return False  # the output is no file
     if not hasattr(select, "poll"):
         return not os.isatty(output)
     waiting = select.poll()

@@ -47,7 +47,7 @@ def judge(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a finished run's readings with the truth. Nothing learns from this."""
+    """Compare the readings of a finished run with true texts. Nothing learns from them."""
     from simgan_captcha.atomic import file_hash, write_json
     from simgan_captcha.evaluation.judge import Truth, judge_run
     from simgan_captcha.evaluation.judgement import judgement_in_words
@@ -77,7 +77,7 @@ def judge(
     )
     figures = judgement.model_dump(mode="json")
     figures["readings_sha256"] = file_hash(run / READINGS)
-    # Said before it is kept: a folder that refuses must not cost the result.
+    # The result is printed first, so that it is not lost if the folder is not writable.
     typer.echo(json.dumps(figures) if as_json else "\n".join(judgement_in_words(judgement)))
     try:
         write_json(run / JUDGEMENT, figures)
@@ -94,7 +94,7 @@ def judge(
 def _judge_taught(
     run: Path, truth: "Truth", recorded: dict[str, Any], *, ignore_case: bool, as_json: bool
 ) -> None:
-    """Print how the taught reader does on images whose labels it was not taught."""
+    """Print the accuracy of the taught reader on images that it was not taught with."""
     from simgan_captcha.evaluation.judge import judge_run
     from simgan_captcha.evaluation.judgement import judgement_in_words
     from simgan_captcha.inference.readings import load_readings
@@ -121,7 +121,7 @@ def _judge_taught(
 
 
 def _own_estimate(run: Path) -> "Estimate | None":
-    """The run's own estimate; a run without a usable one can be judged all the same."""
+    """The estimate of the run; None if it has no usable one, which does not prevent judging."""
     from simgan_captcha.api.learning import Run
     from simgan_captcha.pipeline.run_folder import DIAGNOSIS
 
@@ -135,7 +135,7 @@ def _own_estimate(run: Path) -> "Estimate | None":
 
 
 class FailOn(enum.StrEnum):
-    """From which severity on an audit fails."""
+    """Lowest severity at which the command fails."""
 
     high = "high"
     medium = "medium"
@@ -143,7 +143,7 @@ class FailOn(enum.StrEnum):
 
 
 _WEAK = 3
-"""Exit code of an audit whose severity is that of --fail-on, as 1 and 2 are errors."""
+"""Exit code if the severity reaches --fail-on. Codes 1 and 2 are errors."""
 
 
 @app.command()
@@ -167,10 +167,10 @@ def audit(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """How weak a captcha is, for its owner: what falls, at what cost, and which change would help.
+    """Measure how weak a captcha is and which changes would make it stronger, for its owner.
 
-    The figures are kept in the run, in audit/audit.json, with a page and Markdown of them. Nothing
-    is sent to any server.
+    The figures are stored in the run, in audit/audit.json, with an HTML page and a Markdown file.
+    Nothing is sent to any server.
     """
     from simgan_captcha.evaluation.audit.figures import AuditSettings
     from simgan_captcha.evaluation.audit.figures import audit as examine
@@ -195,7 +195,7 @@ def audit(
 @app.command()
 @needing("learn", "simgan-captcha report")
 def report(run: RunFolder) -> None:
-    """Write the run's HTML report again."""
+    """Write the HTML report of a run again."""
     from simgan_captcha.report.report import write_report
 
     typer.echo(write_report(run))

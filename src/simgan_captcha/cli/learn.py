@@ -1,4 +1,4 @@
-"""Commands that learn: init and run."""
+"""The commands init and run."""
 
 import shlex
 from collections.abc import Sequence
@@ -67,8 +67,8 @@ def run(
 ) -> None:
     """Learn from unlabelled captchas and read them all.
 
-    To continue a run, give its folder alone. Other options change it; another preset starts with
-    its own settings. Only the stages that a change reaches are repeated.
+    To continue a run, give only its folder. Other options change the run. A new preset starts with
+    its own settings. Only the stages that depend on a change are repeated.
     """
     from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
     from simgan_captcha.scheme import load_scheme
@@ -106,7 +106,7 @@ def _place(
 
 
 def _user(place: str, user: str | None, earlier: "Request | None") -> str | None:
-    """The user of the puzzle; None for a folder that is no earlier run's and needs none."""
+    """The user of the puzzle; None for a folder, unless an earlier run has a user."""
     named = None
     if is_url(place):
         server, named = server_and_user(place)
@@ -123,10 +123,10 @@ def _user(place: str, user: str | None, earlier: "Request | None") -> str | None
 def kept_settings(
     earlier: "Request", preset: str | None, *, replaces_scheme: bool = False
 ) -> list[str]:
-    """The settings of an earlier request that a new one keeps.
+    """The settings of an earlier request that a new request keeps.
 
-    Another preset starts with its own values, but the captchas stay the same. Another scheme
-    replaces what was set of the earlier one.
+    A new preset starts with its own values, and keeps only settings of the captchas. A new scheme
+    replaces the settings of the earlier scheme.
     """
     from simgan_captcha.config.of_scheme import OF_THE_SCHEME
 
@@ -140,18 +140,18 @@ def kept_settings(
 
 
 def later_settings(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
-    """Both, each key once with its latest value, so that repeating a command adds nothing."""
+    """Merge settings. Each key occurs once with its latest value, so a repeated command is safe."""
     latest: dict[str, str] = {}
     for setting in [*earlier, *later]:
         key = setting.partition("=")[0].strip()
-        latest.pop(key, None)  # so that it comes after what it overrides
+        latest.pop(key, None)  # so that the key comes after settings that it overrides
         latest[key] = setting
     return tuple(latest.values())
 
 
 def train(run: Path, request: "Request", *, quiet: bool) -> Path:
-    """Run all stages on all cores, then write the report; the path of the report."""
-    config = request.config()  # a mistake is found before torch is loaded
+    """Run all stages on all cores, write the report, and return its path."""
+    config = request.config()  # finds mistakes before torch is loaded
     import logging
 
     import torch
@@ -162,7 +162,7 @@ def train(run: Path, request: "Request", *, quiet: bool) -> Path:
     from simgan_captcha.training.parallel import leads, local_processes
 
     torch.set_num_threads(config.threads or max(1, core_count() // local_processes()))
-    # Its line about the precision repeats ours.
+    # Lightning prints the precision, which this package already prints.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with StageProgress(quiet=quiet or not leads()) as progress:
         report = complete(run, request, progress)
@@ -183,7 +183,7 @@ def init(
     ] = None,
     recursive: Recursive = False,
 ) -> None:
-    """Look at images of another captcha family: write a commented scheme and a contact sheet."""
+    """Inspect images of a new captcha family; write a commented scheme and a contact sheet."""
     from simgan_captcha.api.inspection import inspect
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.cli.scheme_file import scheme_text

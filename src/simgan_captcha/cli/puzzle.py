@@ -1,4 +1,4 @@
-"""Commands around the puzzle: submit, puzzle and demo."""
+"""The commands of the puzzle: submit, puzzle and demo."""
 
 import dataclasses
 from contextlib import ExitStack
@@ -28,9 +28,9 @@ def submit(
         str | None, typer.Option(help="User of the puzzle; the run's if left out.")
     ] = None,
 ) -> None:
-    """Send the 15,000 readings a run is surest of to a puzzle server.
+    """Send the 15,000 readings with the highest confidence to a puzzle server.
 
-    The server's answer is kept in the run, in submission/verdict.json.
+    The answer of the server is stored in the run, in submission/verdict.json.
     """
     from simgan_captcha.pipeline.run_folder import read_run
 
@@ -48,7 +48,7 @@ def _submit(url: str, run: Path, user: str) -> bool:
     from simgan_captcha.report.report import write_report
 
     verdict = send(url, user, load_readings(run / READINGS))
-    # Said before it is kept: a disk that refuses must not cost a passcode.
+    # The result is printed first, so that a passcode is not lost if the disk is not writable.
     typer.echo(f"{verdict.submitted} solutions submitted: {verdict.message}")
     if verdict.passed:
         typer.echo(f"passcode: {verdict.passcode}")
@@ -98,7 +98,7 @@ def demo(
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Play the puzzle on this machine: download, learn, read, submit; exit 0 if it passes."""
+    """Solve a puzzle on this machine: download, learn, read and submit. Exit 0 if it passes."""
     from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
     from simgan_captcha.puzzle.server import running_puzzle
     from simgan_captcha.training.parallel import started_together
@@ -107,7 +107,7 @@ def demo(
         raise UsageError(
             "expected one process, got several of torchrun's; they share run, not demo"
         )
-    # The store knows its batches by their address, so a run continues on the same port.
+    # The store identifies batches by their address, so a run must continue on the same port.
     known = read_run(run)["challenges"] if (run / RUN).exists() else None
     port = (urlsplit(known).port or 0) if known else 0
     with ExitStack() as stack:

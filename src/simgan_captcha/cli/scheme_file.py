@@ -73,7 +73,7 @@ clutter = {{ clutter }}
 # - text: rows {{ rows }}
 # - lines that all images share: {{ lined }} of the pixels
 """
-"""A Jinja template."""
+"""Jinja template of the scheme file."""
 
 
 def scheme_text(
@@ -84,15 +84,15 @@ def scheme_text(
     given: Collection[str] = (),
     remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """A scheme file with what was seen and given; what is guessed says so.
+    """Write a scheme file with comments. The comments mark guessed values.
 
     Args:
-        look: At the folder.
-        scheme: That follows from it, see `scheme_of`.
-        folder: To be named.
-        name: Of the file.
-        given: Which of ``alphabet`` and ``length`` a person gave.
-        remarks: What speaks for these two, where they were found in the images.
+        look: Measurements of the images in the folder.
+        scheme: Proposed scheme, see `scheme_of`.
+        folder: Folder of the images, which the comments name.
+        name: Name of the scheme file.
+        given: Those of ``alphabet`` and ``length`` that the user gave.
+        remarks: Explanations of ``alphabet`` and ``length`` that were found in the images.
     """
     stretches = ", ".join(
         f"{count} in {images / look.stretches.total():.0%}"
@@ -108,7 +108,7 @@ def scheme_text(
     return template.render(
         looked_at=f"{look.looked_at:,}",
         files=f"{look.files:,}",
-        folder=one_line(str(folder)),  # a comment holds no control characters
+        folder=one_line(str(folder)),  # a comment must not contain control characters
         name=name,
         sheet=f"{Path(name).stem}.png",
         scheme=scheme,

@@ -1,4 +1,4 @@
-"""The command teach: a few labels for a finished run, from a file or asked in the terminal."""
+"""The command teach, with labels from a file, from image names or from questions."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,8 +40,8 @@ def teach(
 ) -> None:
     """Teach a finished run with a few labels, and read all its images again.
 
-    Labels of earlier calls count as well. What is learned lies in RUN/teach; the readings without
-    labels stay as they are.
+    Labels of earlier calls are used as well. The results are in RUN/teach. The readings without
+    labels do not change.
     """
     from simgan_captcha.api.learning import Run
     from simgan_captcha.inference.readings import load_readings
@@ -130,7 +130,7 @@ def _in_words(lesson: "Lesson") -> Iterator[str]:
 
 
 def _ask(run: Path, readings: "list[Reading]", scheme: "Scheme", count: int) -> None:
-    """Ask for texts in the terminal; each answer is kept at once."""
+    """Ask for texts in the terminal. Each answer is stored immediately."""
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.data.images import encode_png
     from simgan_captcha.data.pictures import open_picture
@@ -162,7 +162,7 @@ def _ask(run: Path, readings: "list[Reading]", scheme: "Scheme", count: int) -> 
 
 
 def _answer(question: str, proposed: str, scheme: "Scheme") -> str:
-    """The text that a person gives, or ``?`` or ``.``."""
+    """Ask for a text, and return it or ``?`` or ``.``."""
     from simgan_captcha.teaching.labels import collect
 
     while True:

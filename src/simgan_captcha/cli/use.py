@@ -1,4 +1,4 @@
-"""Commands that use a reader: export, read, label and serve."""
+"""The commands that use a reader: export, read, label and serve."""
 
 import enum
 import sys
@@ -23,7 +23,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write it, as reader.onnx.")],
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits.")] = False,
 ) -> None:
-    """Write a finished run's reader as one ONNX file, which reads without torch."""
+    """Write the reader of a finished run as one ONNX file, which needs no torch."""
     from simgan_captcha.api.learning import Run
 
     finished = Run(run)
@@ -69,7 +69,7 @@ def read(
     ] = None,
     recursive: Recursive = False,
 ) -> None:
-    """Read images: text, confidence, confidence per character. Only runs need torch."""
+    """Read images: text, confidence, and confidence per character. Only runs need torch."""
     from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
@@ -99,7 +99,7 @@ def read(
 def _reader_and_images(
     sources: list[str], alphabet: str | None, length: str | None
 ) -> "tuple[TextReader, list[str]]":
-    """The reader that the sources begin with, or the generalist, and the images to read."""
+    """The reader at the start of the sources, or the generalist, and the images to read."""
     if not _is_reader(sources[0]):
         from simgan_captcha.generalist.reader import GeneralistReader
 
@@ -123,7 +123,7 @@ def _reader_and_images(
 
 
 def _is_reader(source: str) -> bool:
-    """Whether a source is a reader: a run, an exported file, or a name of neither kind."""
+    """Whether a source is a reader: a run, an exported file, or a missing file of unknown kind."""
     from simgan_captcha.data.kinds import HEAD, IMAGES, SUFFIXES, kind_of
 
     path = Path(source)
@@ -136,12 +136,12 @@ def _is_reader(source: str) -> bool:
     if path.is_file() and path.suffix != ".onnx":
         with path.open("rb") as file:
             return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
-    # A missing file that is named like an image is no reader, either.
+    # A missing file with the name of an image or zip file is no reader.
     return path.suffix.lower() not in (*SUFFIXES, ".zip")
 
 
 class Engine(enum.StrEnum):
-    """What runs bulk labelling."""
+    """Engine of bulk labelling."""
 
     local = "local"
     ray = "ray"
@@ -166,9 +166,9 @@ def label(
     ] = Engine.local,
     quiet: Quiet = False,
 ) -> None:
-    """Read any number of images: each row of Parquet files becomes one row of OUT's parts.
+    """Read any number of images. Each row of the Parquet files becomes one row in the parts of OUT.
 
-    Run it again to go on where it was: parts that are there are not made again.
+    Run the command again to continue: finished parts are not repeated.
     """
     from simgan_captcha.inference.label import label_here
     from simgan_captcha.inference.on_ray import label_on_ray
@@ -181,7 +181,7 @@ def label(
     from simgan_captcha.inference.reader import Reader
     from simgan_captcha.pipeline.progress import StageProgress
 
-    Reader(reader)  # what is wrong with it is said before any work
+    Reader(reader)  # reports a damaged reader before any work
     partitions, out = find_partitions(inputs), resolved(out)
     pending = open_output(out, reader.read_bytes(), partitions)
     run_engine = label_on_ray if engine == Engine.ray else label_here
@@ -214,7 +214,7 @@ def serve(
         typer.Option(help="A name that a proxy asks for it by; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a run to a browser: read images, watch it learn, review what it read."""
+    """Serve a run to a browser: read images, watch the training, and review readings."""
     from simgan_captcha.web.server import serve
 
     serve(

@@ -1,4 +1,4 @@
-"""The configuration for a captcha family of which only the scheme is known."""
+"""The configuration for a captcha family with a known scheme and nothing else known."""
 
 import json
 from typing import Any
@@ -9,15 +9,16 @@ OF_THE_SCHEME = ("scheme.", "simulator.", "calibration.first_steps")
 """Prefixes of the keys of `scheme_values`: they belong to the captchas, not to a preset."""
 
 _USUAL_HEIGHT = 0.6
-"""Of the image's, where a scheme does not say how high its texts are."""
+"""Height of texts as a share of the image height, if a scheme does not give it."""
 _EMS = (0.75, 1.4)
-"""Font sizes in heights of a text: letters of one line are two thirds of an em high, turned and
-shifted ones less of the height of all."""
+"""Range of the font size as a factor of the text height. Letters on one line are two thirds of an
+em high. Rotated and shifted letters take a smaller part of the height of the whole text."""
 _FIRST_STEPS = 1200
-"""Of the scout; letters that may be anything take longer to learn than the puzzle's."""
+"""First steps of the bootstrap recognizer. Unknown letters take longer to learn than those of the
+puzzle."""
 _NARROWEST = 0.05
 _EXTENT = (0.8, 1.2)
-"""Widths that texts are drawn in, in those of a usual one."""
+"""Range of the text width as a factor of the usual width."""
 _WIDE: dict[str, Any] = {
     "strokes": (0.0, 0.3, 0.6, 1.0, -1.0),
     "ink": (-25, 15),
@@ -26,13 +27,13 @@ _WIDE: dict[str, Any] = {
     "jpeg_quality": (40, 95),
 }
 _OF_EACH_IMAGE: dict[str, Any] = {"ink": (-120, 30)}
-"""Where every letter or image has a colour of its own."""
+"""Values for images in which every letter or image has its own colour."""
 
 
 def scheme_values(scheme: Scheme) -> dict[str, Any]:
-    """The values of a configuration, by key, for a family of which only the scheme is known.
+    """The values of a configuration by key, for a family with this scheme.
 
-    The ranges of the presets are those of one puzzle. These are wider.
+    The ranges of the presets fit one puzzle. The ranges here are wider.
 
     Raises:
         ConfigError: No font has all characters of the alphabet.

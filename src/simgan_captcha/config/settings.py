@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen model a stage, presets, and ``--set key=value``."""
+"""The configuration of a run: a frozen model for each stage, presets, and ``--set key=value``."""
 
 import difflib
 import json
@@ -26,58 +26,60 @@ Preset = Literal["quick", "cpu", "paper", "original"]
 
 
 class RunConfig(BaseModel):
-    """Everything that decides a run, but for the images."""
+    """All settings of a run. Together with the images and the seed, they determine its result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scheme: Scheme = HACKMIT_2017
     """The captcha family."""
     batches: int | None = Field(default=None, ge=1)
-    """Challenge batches to bring in; by default all of a folder, 20 of a URL."""
+    """Number of challenge batches to load; by default all of a folder, or 20 of a URL."""
     download: DownloadSettings = DownloadSettings()
-    """How politely and patiently."""
+    """Limits, timeouts and retries of downloads."""
     encoding: Literal["relative", "binary"] = "relative"
-    """How networks see images, see `background.Background`."""
+    """Encoding of images for networks, see `background.Background`."""
     lines: Lines = "contrast"
-    """How shared lines are found: ``contrast``, ``average`` or ``and``, see `background`."""
+    """Method that finds shared lines: ``contrast``, ``average`` or ``and``, see `background`."""
     removed_lines: int = Field(default=0, ge=0, le=50)
-    """Width in pixels of lines that differ per image, to be taken out by morphology; 0: none."""
+    """Width in pixels of lines that differ between images and are removed by morphology; 0 removes
+    none."""
     pretrained: bool = True
     """Whether the run begins with the pretrained generalist, if it knows the alphabet. Without it,
     everything is learned from the simulator."""
     specialization: SpecializationSettings = SpecializationSettings()
-    """Self-training of the generalist on the run's images."""
+    """Self-training of the generalist on the images of the run."""
     distillation: DistillationSettings = DistillationSettings()
-    """Training of the recognizer on what the specialized generalist reads."""
+    """Training of the recognizer on readings of the specialized generalist."""
     generator: Literal["fonts", "original"] = "fonts"
-    """Which simulator draws."""
+    """Simulator that draws the synthetic images."""
     simulator: SimulatorSettings = SimulatorSettings()
     """Ranges of the ``fonts`` simulator."""
     original_simulator: OriginalSimulatorSettings = OriginalSimulatorSettings()
-    """The 2017 project's generator."""
+    """Settings of the generator of 2017."""
     calibrate: bool = True
     """Whether the ``fonts`` simulator is fitted to the real images first."""
     calibration: CalibrationSettings = CalibrationSettings()
-    """How the scout that calibration needs is trained."""
+    """Calibration, and training of the bootstrap recognizer that it needs."""
     refine: bool = True
     """Whether a refiner is trained."""
     witness_steps: int = Field(default=600, ge=1)
-    """Steps on raw images, before the refiner, of the reader that watches whether refining keeps
-    the text; after a calibration its scout does that."""
+    """Number of training steps of a recognizer that checks whether refining preserves the text. It
+    trains on raw images. After a calibration, the bootstrap recognizer checks this instead."""
     simgan: SimGANSettings = SimGANSettings()
-    """The refiner's networks and training."""
+    """Networks and training of the refiner."""
     reader: ReaderSettings = ReaderSettings()
-    """The reader's network and supervised training."""
+    """Network and supervised training of the recognizer."""
     adaptation: AdaptationSettings = AdaptationSettings()
     """Self-training on the real images."""
     verification: VerificationSettings = VerificationSettings()
-    """How doubtful characters of the run's own images are decided."""
+    """Rescoring of uncertain characters in the images of the run."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """``auto``: bf16-mixed where the hardware computes in bf16, else 32-true."""
+    """Precision of the computation. ``auto`` is bf16-mixed if the hardware supports bf16, and
+    32-true otherwise."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """Threads that torch computes with; 0 takes as many as there are cores."""
+    """Number of threads of torch; 0 uses one for each core."""
     workers: int = Field(default=1, ge=0, le=256)
-    """Processes that draw synthetic images ahead; 0 draws in the training process."""
+    """Number of processes that draw synthetic images ahead; 0 draws in the training process."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
@@ -102,9 +104,10 @@ class RunConfig(BaseModel):
 
     @property
     def begins_pretrained(self) -> bool:
-        """Whether the run begins with the generalist: as configured, and if it can read the scheme.
+        """Whether the run begins with the generalist.
 
-        The generator of 2017 goes with a run of 2017, which had none.
+        This needs ``pretrained`` and a scheme that the generalist can read. It excludes the
+        generator of 2017.
         """
         scheme = self.scheme
         known = set(scheme.alphabet) <= set(CHARACTERS) and scheme.length <= MOST_CHARACTERS
@@ -112,7 +115,7 @@ class RunConfig(BaseModel):
 
     @property
     def calibrates(self) -> bool:
-        """Whether the run has a calibration; the generator of 2017 has nothing to fit."""
+        """Whether the run has a calibration; the generator of 2017 cannot be calibrated."""
         return self.calibrate and self.generator == "fonts"
 
     @property
@@ -141,12 +144,12 @@ _SMALL_SIMGAN = {
 }
 
 PRESETS: dict[Preset, dict[str, Any]] = {
-    # On the 2017 puzzle 20 TFLOP of training in all, 35 where little is read surely.
+    # The whole training on the 2017 puzzle takes 20 TFLOP, or 35 if few readings are confident.
     "quick": {
         "calibration": {"steps": 300},
         "simgan": {
             **_SMALL_SIMGAN,
-            # So few steps end while the refiner still overshoots: at 1 it kept a quarter of texts.
+            # After so few steps, the refiner still overshoots: with 1 it kept a quarter of texts.
             "regularization": 5,
             "pretrain_discriminator_steps": 50,
             "steps": 100,
@@ -155,7 +158,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "reader": {"steps": 600},
         "adaptation": {"steps": 800},
     },
-    # Likewise 60 and 100.
+    # The whole training on the 2017 puzzle takes 60 TFLOP, or 100 if few readings are confident.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
         "reader": {"steps": 5000},
@@ -179,21 +182,22 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
     "original": ORIGINAL,
 }
-"""What each preset changes of the defaults."""
+"""Changes of the defaults by each preset."""
 
 
 def resolve_config(
     preset: str, assignments: Sequence[str] = (), scheme: Scheme | None = None
 ) -> RunConfig:
-    """A preset with some values changed.
+    """Build the configuration of a preset with some changed values.
 
     Args:
         preset: One of `PRESETS`.
-        assignments: As ``reader.steps=100``; values are JSON, or else plain text.
-        scheme: A captcha family that is not the HackMIT puzzle, see `scheme_values`.
+        assignments: Changes such as ``reader.steps=100``. A value is JSON, or otherwise plain text.
+        scheme: Captcha family other than the HackMIT puzzle, see `scheme_values`.
 
     Raises:
-        ConfigError: An unknown preset or key (the nearest right one is named), or a bad value.
+        ConfigError: A preset or key is unknown (the message names the nearest one), or a value is
+            invalid.
 
     Example:
         >>> resolve_config("quick", ["reader.steps=7"]).reader.steps
@@ -201,7 +205,7 @@ def resolve_config(
     """
     if preset not in PRESETS:
         raise ConfigError(f"expected a preset of {', '.join(PRESETS)}; got {preset!r}")
-    # The default scheme is there from the start, so that one of its values can be changed alone.
+    # The default scheme is included, so that a single one of its values can be changed.
     values: dict[str, Any] = {"scheme": HACKMIT_2017.model_dump()}
     values |= json.loads(json.dumps(PRESETS[preset]))
     if scheme is not None:
@@ -216,10 +220,10 @@ def resolve_config(
 
 
 def load_config(values: Mapping[str, Any]) -> RunConfig:
-    """A configuration from plain values, as `RunConfig.model_dump` gives them.
+    """Build a configuration from plain values, as `RunConfig.model_dump` returns them.
 
     Raises:
-        ConfigError: An unknown key or a value out of its range.
+        ConfigError: A key is unknown, or a value is out of range.
     """
     try:
         return RunConfig.model_validate(values)

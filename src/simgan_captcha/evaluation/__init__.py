@@ -1,1 +1,1 @@
-"""What needs the truth or asks how weak a captcha is: judging and auditing a run."""
+"""Evaluation of a run: comparison with true texts, and an audit of the captcha."""

@@ -1,10 +1,10 @@
-"""Upper and lower case as one, for alphabets or people that do not tell them apart."""
+"""Comparison of texts without regard to upper and lower case."""
 
 from simgan_captcha.scheme import Scheme
 
 
 def in_one_case(text: str, scheme: Scheme) -> str:
-    """The text with one character for both cases: that of the alphabet, else of `alike`.
+    """Replace each letter by its case in the alphabet, or otherwise by its case in `alike`.
 
     Example:
         >>> in_one_case("aB1", Scheme(alphabet="Abc", length=3, width=60, height=30))

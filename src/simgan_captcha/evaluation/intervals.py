@@ -1,18 +1,18 @@
-"""How far a share that was counted may be from the true one."""
+"""Confidence intervals of shares."""
 
 import math
 
 from simgan_captcha.errors import UsageError
 
 _Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution: 95 % lie within +- this."""
+"""The 97.5 % quantile of the standard normal distribution: 95 % of it lie within +- this value."""
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % score interval of a share, (low, high) within [0, 1]; (0, 1) of no trials.
+    """95 % score interval of a share, (low, high) within [0, 1]; (0, 1) without trials.
 
     Raises:
-        UsageError: Not 0 <= successes <= trials.
+        UsageError: The numbers are not 0 <= successes <= trials.
 
     Source:
         E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
@@ -30,5 +30,5 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     scale = 1 + _Z_95**2 / trials
     centre = (share + _Z_95**2 / (2 * trials)) / scale
     spread = _Z_95 / scale * math.sqrt(share * (1 - share) / trials + _Z_95**2 / (4 * trials**2))
-    # Rounding may put an end a hair on the wrong side of the share when it is 0 or 1.
+    # If the share is 0 or 1, rounding errors may put an end on the wrong side of it.
     return max(0.0, min(centre - spread, share)), min(1.0, max(centre + spread, share))

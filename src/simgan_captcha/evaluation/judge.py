@@ -1,7 +1,7 @@
-"""Readings against true texts: exact match, per character, intervals, confusions, calibration.
+"""Comparison of readings with true texts: accuracies, intervals, confusions and calibration.
 
-This module, `labels` and `simgan_captcha.puzzle` are the only places where the true text of a real
-image exists. Nothing that learns without labels may import them.
+Only this module, `labels`, `simgan_captcha.teaching` and `simgan_captcha.puzzle` use true texts of
+real images. Code that learns without labels must not import them.
 """
 
 from collections import Counter
@@ -47,22 +47,22 @@ def judge(
     confidences: Sequence[float] | None = None,
     estimate: Estimate | None = None,
 ) -> Judgement:
-    """Compare what was read with what is true, character by character at the same position.
+    """Compare readings with true texts, character by character at the same position.
 
     Args:
         names: N distinct image names.
-        texts: What was read from each, N.
-        truth: The true text by name: a mapping that may lack some and hold others, or a function
-            that knows every name.
-        alphabet: Every character a true text may hold.
-        fold: What makes a true text and what was read comparable, where some characters count as
-            one, see `scheme.Scheme.alike`.
-        confidences: How sure the reader was of each whole text, N, in [0, 1].
-        estimate: What the run that read them says of its own accuracy.
+        texts: N texts of the readings.
+        truth: True texts by image name. A mapping may lack names and contain others. A function
+            must know every name.
+        alphabet: All characters that true texts may contain.
+        fold: Function that maps true texts and readings to comparable texts, if some characters
+            count as one, see `scheme.Scheme.alike`.
+        confidences: N confidences of the whole texts, in [0, 1].
+        estimate: The accuracy that the run estimated for its readings.
 
     Raises:
         ShapeError: The sequences differ in length.
-        SchemeError: A true text is empty or holds a character outside the alphabet.
+        SchemeError: A true text is empty or contains a character outside the alphabet.
         UsageError: A name repeats, a confidence is out of range, or no reading has a true text.
 
     Example:
@@ -108,13 +108,13 @@ def judge(
 
 @dataclass(frozen=True)
 class _Compared:
-    """N readings that have a true text; both texts are comparable."""
+    """N readings and their true texts, both as comparable texts."""
 
     names: list[str]
     true: list[str]
     read: list[str]
     sure: list[float] | None
-    """How sure the reader was of each."""
+    """Confidences of the readings."""
 
     @staticmethod
     def of(
@@ -124,7 +124,7 @@ class _Compared:
         fold: Callable[[str], str],
         confidences: Sequence[float] | None,
     ) -> "_Compared":
-        """The readings with a label, see `judge` for the arguments."""
+        """Select the readings that have a label; see `judge` for the arguments."""
         judged = _with_label(names, labels)
         return _Compared(
             [names[index] for index in judged],
@@ -134,28 +134,28 @@ class _Compared:
         )
 
     def pairs(self) -> list[tuple[str, str]]:
-        """What is true, and what was read."""
+        """Pairs of true text and reading."""
         return list(zip(self.true, self.read, strict=True))
 
     def hits(self) -> list[list[bool]]:
-        """Right or not at each position of each truth."""
+        """Whether each position of each true text was read correctly."""
         return [_hits(true, read) for true, read in self.pairs()]
 
     def right(self) -> list[bool]:
-        """Whether the whole text is the truth."""
+        """Whether each reading is the true text."""
         return [true == read for true, read in self.pairs()]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Where the true texts come from; exactly one is given."""
+    """Source of the true texts; exactly one of the fields is given."""
 
     user: str | None = None
-    """Of the puzzle, whose answer rule tells them."""
+    """User of the puzzle; the answer rule of the puzzle gives the texts."""
     labels: Path | None = None
-    """A CSV file, see `labels.read_labels_csv`."""
+    """CSV file with labels, see `labels.read_labels_csv`."""
     in_names: str | None = None
-    """A pattern of the images' names, see `labels.labels_in_names`."""
+    """Pattern of image names that contain the texts, see `labels.labels_in_names`."""
 
     def __post_init__(self) -> None:
         given = [self.user, self.labels, self.in_names]
@@ -175,12 +175,12 @@ def judge_run(
     ignore_case: bool = False,
     estimate: Estimate | None = None,
 ) -> Judgement:
-    """Compare a run's readings with true texts, without the images whose labels it was taught.
+    """Compare the readings of a run with true texts, excluding images that it was taught with.
 
     Raises:
         RunError: The list of taught images is damaged.
-        UsageError: As `judge`, or the labels cannot be read.
-        SchemeError: As `judge`.
+        UsageError: The labels cannot be read, or `judge` raises it.
+        SchemeError: See `judge`.
     """
     taught = taught_names(run)
     kept = [reading for reading in readings if reading.name not in taught]
@@ -194,7 +194,7 @@ def judge_run(
     if truth.user is not None:
         answers = puzzle_truth(truth.user)
     else:
-        # Before taught images are left out: their labels have a partner, and are not unread.
+        # Labels of taught images are matched first. Otherwise they would count as unread.
         names = [reading.name for reading in readings]
         matched = match_labels(
             read_labels_csv(truth.labels)
@@ -221,8 +221,8 @@ def judge_run(
 
 
 def puzzle_truth(user: str) -> Callable[[str], str]:
-    """The puzzle's own answers for one user, by image name."""
-    # Late, so that judging by a label file never loads the answer rule.
+    """The answers of the puzzle for one user, by image name."""
+    # The import is late, so that a comparison with a label file never loads the answer rule.
     from simgan_captcha.puzzle.answers import answer
 
     return partial(answer, user)
@@ -246,7 +246,7 @@ def _check_readings(
 
 
 def _with_label(names: Sequence[str], labels: Mapping[str, str]) -> list[int]:
-    """Places of the readings that have a label, at least one."""
+    """Indices of the readings that have a label, at least one."""
     judged = [index for index, name in enumerate(names) if name in labels]
     if not judged:
         raise UsageError(
@@ -273,7 +273,7 @@ def _check_truth(true: Sequence[str], alphabet: str) -> None:
 
 
 def _hits(true: str, read: str) -> list[bool]:
-    """Right or not at each position of the truth; of another length nothing can be aligned."""
+    """Whether each position of the true text is correct; none is if the lengths differ."""
     if len(true) != len(read):
         return [False] * len(true)
     return [a == b for a, b in zip(true, read, strict=True)]

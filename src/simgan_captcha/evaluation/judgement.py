@@ -1,17 +1,17 @@
-"""What judging finds, as figures that are kept in a run's folder."""
+"""Results of a comparison with true texts, which are stored in the folder of the run."""
 
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.evaluation.labels import few_of
 
 MAX_CONFUSIONS = 50
-"""Pairs listed in `Judgement.confusions`."""
+"""Largest number of pairs in `Judgement.confusions`."""
 
 MAX_WRONG = 100
-"""Readings listed in `Judgement.wrong`."""
+"""Largest number of readings in `Judgement.wrong`."""
 
 CALIBRATION_BINS = 10
-"""Equal-width bins of confidence."""
+"""Number of confidence bins of equal width."""
 
 
 class _Figures(BaseModel):
@@ -19,16 +19,16 @@ class _Figures(BaseModel):
 
 
 class CharacterScore(_Figures):
-    """How often one true character was read right."""
+    """Number of correct readings of one true character."""
 
     right: int
     total: int
     accuracy: float | None
-    """right / total; None when the character never was the truth."""
+    """right / total; None if no true text contains the character."""
 
 
 class Confusion(_Figures):
-    """One character taken for another."""
+    """A true character that was read as another character."""
 
     truth: str
     read: str
@@ -36,7 +36,7 @@ class Confusion(_Figures):
 
 
 class WrongReading(_Figures):
-    """One image whose text was not the truth."""
+    """An incorrect reading of an image."""
 
     name: str
     truth: str
@@ -45,85 +45,92 @@ class WrongReading(_Figures):
 
 
 class CalibrationBin(_Figures):
-    """Images whose confidence lies in [low, high) (the last bin includes 1)."""
+    """Images with a confidence in [low, high); the last bin includes 1."""
 
     low: float
     high: float
     images: int
     confidence: float
-    """Mean confidence of the bin's images, in [0, 1]."""
+    """Mean confidence of the images in the bin, in [0, 1]."""
     accuracy: float
-    """Share of the bin's images read right, in [0, 1]."""
+    """Share of correctly read images in the bin, in [0, 1]."""
 
 
 class OwnEstimate(_Figures):
-    """What the run said of itself, having no label, beside the truth."""
+    """Comparison of the estimate of the run without labels with the true accuracy."""
 
     accuracy: float
-    """Its estimate of captcha_accuracy."""
+    """Estimate of captcha_accuracy."""
     low: float
     high: float
     points_below: float
-    """Percentage points from the estimate up to the truth; negative where it was too high."""
+    """True accuracy minus estimate in percentage points; negative if the estimate is too high."""
 
 
 class Judgement(_Figures):
-    """What `judge` found; ``model_dump(mode="json")`` is what `judge/judgement.json` holds.
+    """Result of `judge`; `judge/judgement.json` contains its ``model_dump(mode="json")``.
 
     Accuracies, intervals and confidences are shares in [0, 1], not percent.
     """
 
     images: int
-    """Readings that have a true text; every figure below is about these."""
+    """Number of readings with a true text. All accuracies refer to these readings."""
     captcha_accuracy: float
-    """Share of images whose whole text is the truth."""
+    """Share of images with a correct reading of the whole text."""
     captcha_interval: tuple[float, float]
     """95 % Wilson interval of captcha_accuracy."""
     character_accuracy: float
-    """Share of true characters read right at their position."""
+    """Share of true characters that are read correctly at their position."""
     character_interval: tuple[float, float]
-    """95 % Wilson interval of character_accuracy, as if characters were independent."""
+    """95 % Wilson interval of character_accuracy, computed as if characters were independent."""
     per_position: list[float]
     """Character accuracy at each position, from the left."""
     per_character: dict[str, CharacterScore]
-    """By true character, in the order of the alphabet."""
+    """Scores by true character, in the order of the alphabet."""
     confusions: list[Confusion]
-    """The most frequent first, at most `MAX_CONFUSIONS`."""
+    """Confusions, the most frequent first, at most `MAX_CONFUSIONS`."""
     confusion_matrix: dict[str, dict[str, int]]
-    """Counts by true, then by read character, right ones included; zeros are left out."""
+    """Counts by true character and then by read character, including correct readings. Zeros are
+    omitted."""
     wrong_length: int
-    """Readings of another length than the truth: wrong in the captcha and in every character."""
+    """Number of readings with another length than the true text. All their characters count as
+    wrong."""
     unlabelled: int
-    """Readings without a true text; left out of every figure."""
+    """Number of readings without a true text. They are excluded from all other figures."""
     unlabelled_examples: list[str] = []
-    """Names of the first three of them."""
+    """Names of the first three of these readings."""
     unread: int
-    """True texts without a reading; left out of every figure."""
+    """Number of true texts without a reading. They are excluded from all other figures."""
     unread_examples: list[str] = []
-    """Names of the first three of them."""
+    """Names of the first three of these texts."""
     ambiguous: int = 0
-    """Of `unread`, those whose name would fit several readings, or that of another label."""
+    """Number of texts in `unread` with a name that fits several readings, or the same reading as
+    another label."""
     taught: int = 0
-    """True texts that the run was taught with; left out of every figure and count."""
+    """Number of true texts that the run was taught with. They are excluded from all other figures
+    and counts."""
     ignoring_case: bool = False
     """Whether upper and lower case count as the same."""
     mean_confidence: float | None
-    """Compare with captcha_accuracy; None when no confidences were given."""
+    """Mean confidence, for comparison with captcha_accuracy; None without confidences."""
     expected_calibration_error: float | None
-    """Mean of |confidence - accuracy| over the bins, weighted by their images; 0 is perfect.
+    """Mean of |confidence - accuracy| over the bins, weighted by their numbers of images.
+
+    It is 0 for perfectly calibrated confidences, and None without confidences.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3.
     """
     calibration: list[CalibrationBin]
-    """Bins that hold images, ascending; empty when no confidences were given."""
+    """Bins with images, in ascending order; empty without confidences."""
     wrong: list[WrongReading]
-    """At most `MAX_WRONG`: the most confident first, or in the order given without confidences."""
+    """At most `MAX_WRONG` incorrect readings, the most confident first. Without confidences, they
+    have the order of the readings."""
     own_estimate: OwnEstimate | None
-    """None when no estimate was given."""
+    """Comparison with the estimate of the run; None without an estimate."""
 
 
 def judgement_in_words(judgement: Judgement) -> list[str]:
-    """Lines for a person: how much is right, what is confused, and what found no partner."""
+    """Describe a judgement in lines of text: accuracies, confusions, and unmatched labels."""
     low, high = judgement.captcha_interval
     lines = [
         f"{judgement.images} images: {judgement.captcha_accuracy:.2%} of captchas right "

@@ -1,6 +1,6 @@
-"""Labels that people have: read from a CSV file or from file names, and matched with readings.
+"""Labels from a CSV file or from image names, and their matching with readings.
 
-What is here knows the true texts of real images. Nothing that learns without labels may import it.
+This module reads true texts of real images. Code that learns without labels must not import it.
 """
 
 import csv
@@ -17,29 +17,30 @@ from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
 
 MAX_LABELS_BYTES = 64_000_000
-"""Larger label files are refused before they are read."""
+"""Largest size of a label file."""
 
 EXAMPLES = 3
-"""Names shown of those that found no partner."""
+"""Number of names shown as examples."""
 
 TAUGHT = Path("teach") / "taught.json"
-"""In a run's folder: names of the images whose labels it was taught with, a JSON list."""
+"""File in the folder of a run: a JSON list of the names of the images that it was taught with."""
 
 _SEPARATORS = (",", ";", "\t")
 _LABEL = "{label}"
 
 
 def read_labels_csv(path: Path) -> dict[str, str]:
-    """True texts by image name, from a CSV file whose header is ``name,label`` in any case.
+    """Read true texts by image name from a CSV file.
 
-    The separator is a comma, a semicolon or a tab; the encoding UTF-8 or UTF-16.
+    The header is ``name,label`` in upper or lower case. The separator is a comma, a semicolon or a
+    tab. The encoding is UTF-8 or UTF-16.
 
     Args:
-        path: At most `MAX_LABELS_BYTES` long. A name may repeat with the same label.
+        path: CSV file of at most `MAX_LABELS_BYTES`. A name may repeat with the same label.
 
     Raises:
-        UsageError: Missing, too large, in another encoding, with another header, with an incomplete
-            row or a name with two different labels, or without any label.
+        UsageError: The file is missing, too large, or in another encoding. Or the header is wrong,
+            a row is incomplete, a name has two different labels, or there are no labels.
     """
     text = _labels_text(path)
     separator = _separator(path, text)
@@ -73,14 +74,15 @@ def read_labels_csv(path: Path) -> dict[str, str]:
 
 
 def labels_in_names(names: Iterable[str], pattern: str) -> dict[str, str]:
-    """True texts by image name, taken from the names themselves.
+    """Extract true texts from image names.
 
     Args:
-        names: Of the images; those that the pattern does not fit have no label.
-        pattern: A whole name, with ``{label}`` where the text stands and ``*`` for anything.
+        names: Names of the images. Names that do not match the pattern have no label.
+        pattern: Pattern of a whole name, with ``{label}`` for the text and ``*`` for any
+            characters.
 
     Raises:
-        UsageError: The pattern has not exactly one ``{label}``, or fits no name.
+        UsageError: The pattern does not have exactly one ``{label}``, or matches no name.
 
     Example:
         >>> labels_in_names(["a1z9_03.png", "other.png"], "{label}_*.png")
@@ -104,19 +106,19 @@ def labels_in_names(names: Iterable[str], pattern: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Matched:
-    """Labels by the names of the readings that they belong to."""
+    """Labels by the names of their readings."""
 
     labels: dict[str, str]
-    """Those that no reading fits keep their own name."""
+    """Labels by name. A label without a reading keeps its own name."""
     ambiguous: int
-    """Labels left without a partner because several readings, or several labels, would fit."""
+    """Number of labels without a reading because the match is not unique."""
 
 
 def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
-    """Give labels the names of readings, with or without folder and extension.
+    """Match labels with readings by name, with or without folder and extension.
 
-    An equal name comes first. Among the rest, a label belongs to a reading if the names agree
-    without folders and without the extension of an image, and no other label or reading does.
+    Equal names are matched first. The remaining names are compared without folders and without
+    image extensions. A label and a reading match if no other label or reading has this name.
 
     Example:
         >>> match_labels({"a": "xy", "c": "z"}, ["a.jpg", "b.jpg"])
@@ -142,21 +144,21 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 
 
 def examples(names: Sequence[str]) -> str:
-    """The first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
+    """List the first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
     return few_of(names[:EXAMPLES], len(names))
 
 
 def few_of(few: Sequence[str], count: int) -> str:
-    """Some of so many names, as `examples` shows them."""
+    """List a few of ``count`` names, as `examples` does."""
     shown = [shortened(one_line(name)) for name in few]
     return ", ".join([*shown, *(["…"] if count > len(few) else [])])
 
 
 def taught_names(run: Path) -> frozenset[str]:
-    """Names of the images whose labels a run was taught with; none if it was not taught.
+    """Names of the images that a run was taught with; empty if it was not taught.
 
     Raises:
-        RunError: The list of them is damaged.
+        RunError: The list of names is damaged.
     """
     path = run / TAUGHT
     try:
@@ -174,13 +176,13 @@ def taught_names(run: Path) -> frozenset[str]:
 
 
 def _stem(name: str) -> str:
-    """Without folders, and without an extension that images have."""
+    """Remove folders and an image extension from a name."""
     last = PurePosixPath(name.replace("\\", "/"))
     return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
 def _separator(path: Path, text: str) -> str:
-    """Of a table whose first line is the header; the header is checked."""
+    """Find the separator of a table by its header, which is checked."""
     first = next(_lines(text), None)
     for separator in _SEPARATORS:
         fields = [] if first is None else first.split(separator)
@@ -218,12 +220,12 @@ def _labels_text(path: Path) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """UTF-16 where a byte order mark or the header's zero bytes say so, else UTF-8."""
+    """UTF-16 if there is a byte order mark or a zero byte in the header, else UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if data[:1] and data[1:2] == b"\0":
         return "utf-16-le"
     if data[:1] == b"\0":
         return "utf-16-be"
-    # Spreadsheet programs put a byte order mark before the header.
+    # Spreadsheet programs write a byte order mark before the header.
     return "utf-8-sig"

@@ -1,1 +1,1 @@
-"""The 2017 project's system, kept for comparison: its generator, its network, its preset."""
+"""The system of 2017, kept for comparison: its generator, its network and its preset."""

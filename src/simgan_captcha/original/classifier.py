@@ -1,4 +1,4 @@
-"""The 2017 project's last step: a classifier trained until it reads its own synthetic images.
+"""The last step of the 2017 system: train a classifier until it reads its own synthetic images.
 
 Shapes: B batch, H and W pixels, L characters, K classes.
 """
@@ -20,32 +20,32 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class ClassifierSettings(BaseModel):
-    """Schedule of the classifier."""
+    """Schedule of the training of the classifier."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    """Adam's step size."""
+    """Learning rate of Adam."""
     target: float = Field(default=0.97, gt=0, le=1)
-    """Share of fresh synthetic images that must be read whole before training ends."""
+    """Share of correctly read new synthetic images at which training ends."""
     examine_every: int = Field(default=250, ge=1)
-    """Steps between examinations, each followed by a checkpoint."""
+    """Number of steps between evaluations, each followed by a checkpoint."""
     examined: int = Field(default=16, ge=1)
-    """Fresh batches of an examination."""
+    """Number of new batches in an evaluation."""
     most_steps: int = Field(default=20_000, ge=1)
-    """Steps after which training ends in any case."""
+    """Largest number of steps."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcome of a training."""
+    """Result of a training."""
 
     steps: int
-    """Steps made."""
+    """Number of steps."""
     synthetic_accuracy: float
-    """Share of fresh synthetic images read whole at the last examination."""
+    """Share of new synthetic images that were read correctly in the last evaluation."""
     flops: int
-    """Floating-point operations of training; a multiply-add is two."""
+    """Number of floating-point operations of the training; a multiply-add is two."""
 
 
 def train_classifier(
@@ -56,20 +56,20 @@ def train_classifier(
     folder: Path,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Trained:
-    """Train a classifier in place, by Adam, until it reads its own synthetic images.
+    """Train a classifier in place with Adam, until it reads its own synthetic images.
 
-    A training that was stopped goes on from the checkpoint in ``folder``.
+    A stopped training continues from the checkpoint in ``folder``.
 
     Args:
-        network: Images (B, 2, H, W) -> logits (B, L, K); left in evaluation mode.
-        stream: Batches to learn from, raw or refined.
-        fresh: Batches of the same kind to be examined on, which ``stream`` never gives.
+        network: Network from images (B, 2, H, W) to logits (B, L, K). It ends in evaluation mode.
+        stream: Training batches, raw or refined.
+        fresh: Batches of the same kind for evaluation, with other images than ``stream``.
         settings: Schedule.
-        folder: For the checkpoint; made if missing.
+        folder: Folder of the checkpoint; created if missing.
         on_step: Called after every step with its number.
 
     Raises:
-        RunError: The checkpoint is damaged or of other settings.
+        RunError: The checkpoint is damaged or has other settings.
     """
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
     path, step, accuracy, each = folder / CHECKPOINT, 0, 0.0, 0
@@ -103,7 +103,7 @@ def train_classifier(
 
 @torch.no_grad()
 def examine(network: nn.Module, fresh: LabelledStream, batches: int) -> float:
-    """Share of images of so many batches that are read whole."""
+    """Share of images in the first ``batches`` batches that are read correctly."""
     network.eval()
     stream, device = fresh(0), next(network.parameters()).device
     right = []

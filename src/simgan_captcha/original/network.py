@@ -1,4 +1,4 @@
-"""The 2017 project's network, kept for comparison as preset ``original``."""
+"""The network of 2017, kept for comparison as preset ``original``."""
 
 from torch import Tensor, nn
 
@@ -6,18 +6,19 @@ from simgan_captcha.errors import ConfigError
 
 
 class OriginalReader(nn.Module):
-    """The 2017 network: four wide convolutions and a flat head; 333 MMAC on 50x100 pixels.
+    """The network of 2017: four wide convolutions and a dense head, 333 MMAC on 50x100 pixels.
 
     Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". It reads the ink channel only, because the
-    original had no line mask. Images must be large enough for four unpadded halvings.
+    original had no line mask. Four convolutions without padding, each with a max-pool, must fit
+    into the image.
 
     Args:
         height: H.
         width: W.
         length: L.
         classes: K.
-        features: Width of the four convolutions, the original's by default; a quarter of it costs
-            a sixth.
+        features: Feature maps of the four convolutions, by default as in the original. A quarter of
+            them takes a sixth of the operations.
     """
 
     def __init__(

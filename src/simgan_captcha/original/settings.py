@@ -6,18 +6,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class OriginalSimulatorSettings(BaseModel):
-    """What of the original's generator can be changed."""
+    """Settings of the generator of 2017."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     font: str = "dejavu-sans-bold"
-    """A name (see `glyphs.DEFAULT_FONTS`) or a font file."""
+    """Name of a font (see `glyphs.DEFAULT_FONTS`) or a font file."""
     font_size: int = Field(default=26, ge=4, le=200)
-    """Pixels per em."""
+    """Font size in pixels per em."""
     rotation: float = Field(default=20.0, ge=0, le=180)
-    """Largest turn in degrees, either way."""
+    """Largest rotation in degrees, in either direction."""
     apart: bool = True
-    """Whether drawings are drawn again whose letters run together, as in the original."""
+    """Whether texts with touching letters are drawn again, as in the original."""
 
 
 ORIGINAL: dict[str, Any] = {
@@ -37,4 +37,4 @@ ORIGINAL: dict[str, Any] = {
     "reader": {"kind": "original", "images": "refined", "batch_size": 128, "steps": 20000},
     "adaptation": {"steps": 0},
 }
-"""The 2017 project's system with its faults mended: its generator, encoding and networks."""
+"""The system of 2017 without its bugs: its generator, encoding and networks."""

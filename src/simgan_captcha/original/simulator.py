@@ -1,12 +1,13 @@
-"""The 2017 project's own generator, kept for comparison as preset ``original``.
+"""The generator of 2017, kept for comparison as preset ``original``.
 
-Binary letters of one font, turned by at most 20 degrees; drawings whose letters run together are
-drawn again; the line mask is laid over them. Two things differ from the original: its font is not
-ours to give, so an open one takes its place; and its "add noise" is left out, which multiplied by
-random numbers and then asked what is above 0, so that nothing changed.
+It draws binary letters of one font, rotated by at most 20 degrees. If letters touch, the text is
+drawn again. The line mask is drawn over the letters. There are two deviations from the original.
+The font is an open one, because this package may not distribute the original font. The step "add
+noise" is missing, because it had no effect: it multiplied the image by random numbers, and then
+compared it with 0.
 
-Source: 0b01/SimGAN-Captcha, "(Dumb) Generator". All lengths are the original's for 100x50 pixels
-and 4 characters, and grow with the scheme.
+Source: 0b01/SimGAN-Captcha, "(Dumb) Generator". All lengths are those of the original for 100x50
+pixels and 4 characters. They are scaled to the scheme.
 """
 
 import numpy as np
@@ -21,20 +22,21 @@ from simgan_captcha.simulator.simulator import check_background
 from simgan_captcha.types import GreyImages, Ids, Mask
 
 MAX_DRAWINGS = 10_000
-"""Drawings tried for one image; of the default settings about one in nine will do."""
+"""Largest number of attempts to draw one image. With default settings, about one attempt in nine
+succeeds."""
 
 
 class OriginalSimulator:
-    """Draws labelled binary captchas as the 2017 project did."""
+    """Draws labelled binary captchas as the system of 2017 did."""
 
     def __init__(
         self, scheme: Scheme, settings: OriginalSimulatorSettings, background: Background
     ) -> None:
-        """Draw every character once.
+        """Prepare an image of every character.
 
         Raises:
-            ConfigError: The background has another size than the scheme, or the font does not
-                serve.
+            ConfigError: The background has another size than the scheme, or the font cannot be
+                used.
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
@@ -47,10 +49,10 @@ class OriginalSimulator:
             self._tiles.append(tile)
 
     def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
-        """Well-formed images (count, H, W) ``uint8``, 0 or 255, and their class ids (count, L).
+        """Draw images (count, H, W) ``uint8``, 0 or 255, and their class ids (count, L).
 
         Raises:
-            ConfigError: The settings hardly ever give a well-formed image.
+            ConfigError: `MAX_DRAWINGS` attempts to draw an image with separate letters failed.
         """
         images = np.empty((count, self.scheme.height, self.scheme.width), np.uint8)
         ids = np.empty((count, self.scheme.length), np.int64)
@@ -72,7 +74,7 @@ class OriginalSimulator:
         )
 
     def _draw(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
-        """Letters that may overlap, (H, W), and their class ids (L,)."""
+        """Draw letters that may overlap, (H, W), and return them with their class ids (L,)."""
         width, height, length = self.scheme.width, self.scheme.height, self.scheme.length
         ids = generator.integers(len(self._tiles), size=length)
         canvas = Image.new("1", (width, height))
@@ -92,13 +94,13 @@ class OriginalSimulator:
 
 
 def segment(letters: Mask) -> list[int]:
-    """Where the original would cut between letters: the last empty column before each wide step.
+    """Columns (x in pixels) at which the original would cut between letters.
 
-    Columns (x in pixels) with hardly more ink than the emptiest one, whose next such column is at
-    least 8 columns on.
+    A column counts as empty if it has at most one pixel more ink than the emptiest column. The cuts
+    are the empty columns with a distance of at least 8 columns to the next empty column.
 
     Args:
-        letters: (H, W).
+        letters: Mask of the ink, (H, W).
     """
     ink = letters.sum(axis=0)
     empty = np.flatnonzero(ink < ink.min() + 2)

@@ -1,1 +1,1 @@
-"""How servers of this package listen and run."""
+"""Sockets and HTTP connections of the servers of this package."""

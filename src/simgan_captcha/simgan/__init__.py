@@ -1,15 +1,16 @@
 """Simulated + unsupervised learning for any images: SimGAN, arXiv:1612.07828.
 
-Synthetic images go in, images that look like a pile of unlabelled real ones come out, and what the
-synthetic ones were labelled with stays true::
+`train` learns from synthetic images and unlabelled real images. It returns a refiner, which makes
+synthetic images look real and preserves their labels::
 
     from simgan_captcha import simgan
 
     refiner = simgan.train(synthetic, real)
     refined = refiner(images)
 
-`train` takes images in many forms; all else works on (B, C, H, W) float32 in [-1, 1]. Importing
-this package, or its `settings`, does not import torch; the first use of anything else does.
+`train` accepts images in many forms, see `to_stream`. Everything else works on (B, C, H, W) float32
+in [-1, 1]. Importing this package or its `settings` does not import torch. The first use of any
+other name does.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the first module that has it; all are imported now."""
+    """Import all modules, and return a public name from the first module that defines it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from simgan_captcha.simgan import (

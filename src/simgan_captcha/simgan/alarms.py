@@ -1,8 +1,8 @@
-"""What goes wrong in adversarial training, seen in the figures and said in words.
+"""Alarms that detect failures of adversarial training in its figures.
 
-Every function takes the latest rows of figures, oldest first, and gives a sentence (what it saw,
-with numbers, and what to change) or None. They look at the last `WINDOW` rows and say nothing while
-there are fewer, since one bad step is no failure.
+Each function takes the latest rows of figures, oldest first. It returns None, or a sentence with
+the measured numbers and the setting to change. It considers the last `WINDOW` rows, and returns
+None if there are fewer, because one bad step is no failure.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,26 +11,28 @@ from statistics import fmean
 Rows = Sequence[Mapping[str, float]]
 
 WINDOW = 100
-"""Adversarial steps looked at."""
+"""Number of adversarial steps that an alarm considers."""
 
 WON_DISCRIMINATOR_LOSS = 0.05
-"""Nats; below this the discriminator is sure of nearly every patch (undecided: 0.693)."""
+"""Loss in nats below which the discriminator is confident about nearly every patch. An undecided
+discriminator has a loss of ln 2 = 0.693."""
 WON_ACCURACY = 0.98
-"""Fraction of patches told right."""
+"""Fraction of correctly classified patches from which the discriminator has won."""
 WON_REFINER_LOSS = 3.0
-"""Nats; above this the refiner fools it with less than one patch in twenty."""
+"""Adversarial loss in nats above which fewer than one refined patch in twenty looks real."""
 
 IDENTITY_CHANGE = 0.002
-"""Mean absolute change per pixel, of a range of 2: a quarter of an 8-bit grey level."""
+"""Mean absolute change per pixel, for a range of 2; it is a quarter of an 8-bit grey level."""
 
 MIN_LABEL_AGREEMENT = 0.8
-"""Fraction of refined images that must still be read as before refining."""
+"""Smallest acceptable fraction of images with the same reading before and after refining."""
 
 
 def discriminator_has_won(rows: Rows) -> str | None:
-    """Its loss is near zero, its accuracy near one, and the refiner's adversarial loss high.
+    """Detect a discriminator with a loss near zero while the adversarial loss is high.
 
-    Reads ``discriminator_loss``, ``discriminator_accuracy`` and ``adversarial_loss``.
+    Its accuracy must also be near one. The function uses the figures ``discriminator_loss``,
+    ``discriminator_accuracy`` and ``adversarial_loss``.
     """
     recent = rows[-WINDOW:]
     if len(recent) < WINDOW:
@@ -50,7 +52,10 @@ def discriminator_has_won(rows: Rows) -> str | None:
 
 
 def refiner_is_identity(rows: Rows) -> str | None:
-    """It changes next to nothing. Reads ``change``: mean absolute change per pixel."""
+    """Detect a refiner that changes almost nothing.
+
+    The function uses the figure ``change``, the mean absolute change per pixel.
+    """
     recent = rows[-WINDOW:]
     if len(recent) < WINDOW:
         return None
@@ -65,7 +70,7 @@ def refiner_is_identity(rows: Rows) -> str | None:
 
 
 def refining_destroys_labels(rows: Rows) -> str | None:
-    """The latest ``label_agreement`` is below the bound; rows without one are passed over."""
+    """Detect a low latest ``label_agreement``; rows without this figure are skipped."""
     measured = [row["label_agreement"] for row in rows if "label_agreement" in row]
     if not measured or measured[-1] >= MIN_LABEL_AGREEMENT:
         return None
@@ -81,4 +86,4 @@ ALARMS: Mapping[str, Callable[[Rows], str | None]] = {
     "refiner_is_identity": refiner_is_identity,
     "refining_destroys_labels": refining_destroys_labels,
 }
-"""Every alarm, by name."""
+"""All alarms by name."""

@@ -1,15 +1,17 @@
 """SimGAN in one call: `train` for images of any kind, `train_refiner` for streams and Fabric.
 
-Both run the same loop, Algorithm 1 of SimGAN, arXiv:1612.07828: refiner R and discriminator D
-alternate. With D(x) the probability that a patch of x is refined, s synthetic and y real images,
-and means over patches, pixels and the batch::
+Both functions run Algorithm 1 of SimGAN, arXiv:1612.07828, which updates the refiner R and the
+discriminator D alternately. D(x) is the probability that a patch of x is refined, s are synthetic
+images, and y are real images. The losses are means over patches, pixels and the batch::
 
     L_D = -1/2 mean log D(R(s)) - 1/2 mean log(1 - D(y))        equation 2, halved
     L_R = -mean log(1 - D(R(s))) + lambda mean |R(s) - s|       equation 4
 
-Half of the refined images that D sees are past ones (section 2.3). Deviations: means in place of
-sums, Adam in place of SGD, an average of R's weights is kept, and R learns what to add to the image
-(``global_skip``). `SimGANSettings` lists what came after the paper, all of it off by default.
+Half of the refined images that D sees come from earlier steps (section 2.3). There are four
+deviations from the paper. The losses are means in place of sums. The optimizer is Adam in place of
+SGD. The result is an average of the weights of R. R learns the difference that it adds to the image
+(``global_skip``). `SimGANSettings` also has methods that are newer than the paper. They are off by
+default.
 """
 
 import math
@@ -36,21 +38,22 @@ from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-"""``on_step(step, total, figures)``, after every step."""
+"""A function ``on_step(step, total, figures)`` that is called after every step."""
 
 
 class Watching(TypedDict, total=False):
-    """What accompanies a training; all of it may be left out."""
+    """Optional callbacks and helpers of a training."""
 
     on_step: OnStep
-    """Called after every step, with ``images_per_second`` among the figures."""
+    """It is called after every step. The figures contain ``images_per_second``."""
     warn: Callable[[str], None]
-    """Gets every alarm's sentence when it is first raised."""
+    """It is called with the sentence of each alarm when the alarm is first raised."""
     label_agreement: LabelAgreement | None
-    """Measured every ``picture_every`` adversarial steps on the first synthetic batch; without it
-    that alarm is silent."""
+    """It is called every ``picture_every`` adversarial steps with the first synthetic batch.
+    Without it, the alarm `alarms.refining_destroys_labels` is off."""
     recogniser: Recogniser | None
-    """What ``settings.consistency`` asks; its weights stay. ``flops`` leaves it out."""
+    """The recognizer for ``settings.consistency``. Its weights stay fixed, and ``flops`` does not
+    include its operations."""
 
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -59,18 +62,19 @@ REFINER = "refiner.safetensors"
 
 @dataclass(frozen=True)
 class SimGANResult:
-    """What a training leaves."""
+    """Result of a training."""
 
     refiner: Refiner
-    """The averaged refiner, in eval mode, on the device it was trained on."""
+    """The averaged refiner, in evaluation mode, on the device of the training."""
     flops: int
-    """Floating-point operations of the whole training, counted, so equal on every machine."""
+    """Number of floating-point operations of the whole training. It is counted, not measured, so
+    it is the same on every machine."""
     images: int
-    """Synthetic and real images seen, in all its processes."""
+    """Number of synthetic and real images used, in all processes together."""
     alarms: tuple[str, ...]
-    """Sentences of the alarms raised, each at most once."""
+    """Sentences of the alarms that were raised, each at most once."""
     figures: dict[str, float]
-    """The last step's figures, as in metrics.jsonl."""
+    """Figures of the last step, as in metrics.jsonl."""
 
 
 def train(
@@ -87,29 +91,32 @@ def train(
     """Train a refiner that makes synthetic images look like unlabelled real ones.
 
     Args:
-        synthetic: Images to refine, all (H, W) large with C channels: a tensor, an array, a PyTorch
-            dataset or any iterable, see `batches.to_stream`. ``uint8``, or float in [-1, 1].
-        real: Images to look like, of the same size and channels, without labels.
-        settings: Networks, losses and steps; C is taken from the images. None takes the defaults.
-        folder: For a checkpoint, ``metrics.jsonl``, TensorBoard's events, pictures and
-            ``refiner.safetensors`` (`load_refiner`). A training that was stopped goes on when it
-            is called again with the same images and settings. None writes nothing.
-        seed: Of weights and of the images' order. The caller's random state stays as it is.
+        synthetic: Images to refine, all of the same size (H, W) with C channels. They are a tensor,
+            an array, a PyTorch dataset or any iterable, see `batches.to_stream`. Values are
+            ``uint8``, or float in [-1, 1].
+        real: Unlabelled real images of the same size and number of channels.
+        settings: Networks, losses and steps. C is taken from the images. None uses the defaults.
+        folder: Folder for a checkpoint, ``metrics.jsonl``, TensorBoard events, pictures and
+            ``refiner.safetensors`` (see `load_refiner`). To continue a stopped training, call this
+            function again with the same images and settings. None writes nothing.
+        seed: Random seed of the weights and of the order of images. The random state of the caller
+            does not change.
         progress: ``progress(step, total, figures)``, called after every step.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``mps``.
-        recogniser: What ``settings.consistency`` asks: (B, C, H, W) images to logits (..., K).
+        recogniser: The recognizer for ``settings.consistency``. It maps images (B, C, H, W) to
+            logits (..., K).
 
     Returns:
-        The refiner, in evaluation mode on the device: ``refiner(images)`` refines (B, C, H, W)
-        float images in [-1, 1] of any size; shape and range stay.
+        The refiner, in evaluation mode on the device. ``refiner(images)`` refines (B, C, H, W)
+        float images in [-1, 1] of any size. Shape and range do not change.
 
     Raises:
-        UsageError: There are no images, or no such device.
-        ShapeError: Images of several sizes or kinds.
-        RunError: The checkpoint is of other settings, or the training diverged.
+        UsageError: There are no images, or the device does not exist.
+        ShapeError: The images have several sizes or kinds.
+        RunError: The checkpoint has other settings, or the training diverged.
 
     Warns:
-        RuntimeWarning: An alarm of `alarms`, such as a discriminator that has won.
+        RuntimeWarning: An alarm of `alarms` was raised, such as a discriminator that has won.
 
     Example:
         >>> import torch
@@ -121,7 +128,7 @@ def train(
     """
     settings = settings or SimGANSettings()
     fabric = _fabric(device)
-    # Two orders, so that datasets of pairs do not come in pairs.
+    # The two seeds differ. Otherwise the images of paired datasets would stay in pairs.
     streams = [
         to_stream(images, settings.batch_size, 2 * seed + k)
         for k, images in enumerate((synthetic, real))
@@ -142,7 +149,7 @@ def train(
 
 
 def _fabric(device: str) -> Fabric:
-    """One process on a device."""
+    """Fabric for one process on a device."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"expected the device auto, cpu, cuda, cuda:N or mps, got {device!r}")
     kind, _, number = device.partition(":")
@@ -162,29 +169,32 @@ def train_refiner(
     settings: SimGANSettings,
     **watching: Unpack[Watching],
 ) -> SimGANResult:
-    """Train a refiner until synthetic images look real, or go on with a training that was killed.
+    """Train a refiner until synthetic images look real, or continue an interrupted training.
 
-    Writes ``refiner.safetensors`` (the averaged weights, last of all), ``checkpoint.safetensors``,
-    ``metrics.jsonl``, TensorBoard's ``events.*`` and ``sheet-000500.png`` ... into ``folder``. A
-    folder with a checkpoint of the same settings and seed goes on from there and, on the CPU, ends
-    with the very weights of a training never interrupted; a finished one only gives its result.
+    The function writes ``checkpoint.safetensors``, ``metrics.jsonl``, TensorBoard's ``events.*``
+    and ``sheet-000500.png`` etc. into ``folder``. At the end, it writes the averaged weights to
+    ``refiner.safetensors``. If the folder has a checkpoint of the same settings and seed, training
+    continues from it. On the CPU, the resulting weights are exactly those of an uninterrupted
+    training. For a finished training, the function only returns its result.
 
     Args:
-        synthetic: Batches to refine, ``settings.batch_size`` images each; of several processes each
-            has a stream of its own, of its `parallel.share` of the images.
-        real: Unlabelled real batches, of the same shape and range.
-        folder: Where to write; made if missing. None writes nothing.
-        fabric: Device and precision (32-true or a mixed one). Several processes train as one on the
-            joint batch: all read the checkpoint, the first alone writes.
-        seed: Of the first weights, of the image history and of everything drawn.
+        synthetic: Batches to refine, of ``settings.batch_size`` images each. With several
+            processes, each has its own stream with its `parallel.share` of the images.
+        real: Unlabelled real batches of the same shape and range.
+        folder: Folder to write to; created if missing. None writes nothing.
+        fabric: Device and precision (32-true or a mixed one). Several processes train together on
+            the joint batch. All of them read the checkpoint, and only the first writes.
+        seed: Random seed of the initial weights, the image history and everything else that is
+            drawn.
         settings: Networks, losses and Algorithm 1.
         **watching: See `Watching`.
 
     Raises:
-        ShapeError: A batch of another shape or range than expected, or of both sizes.
-        RunError: The checkpoint is damaged or of other settings, or the training diverged.
-        UsageError: There is no recogniser to ask.
-        ConfigError: Several processes cannot share a batch.
+        ShapeError: A batch has an unexpected shape or range, or synthetic and real images differ
+            in size.
+        RunError: The checkpoint is damaged or has other settings, or the training diverged.
+        UsageError: The settings need a recognizer, and none was given.
+        ConfigError: The processes cannot share a batch.
     """
     recogniser = watching.get("recogniser")
     if settings.consistency and recogniser is None:
@@ -212,7 +222,7 @@ def _run(
     folder: Path | None,
     watching: Watching,
 ) -> None:
-    """Step after step to the end, with all that is written and reported on the way."""
+    """Make all remaining steps, and write and report their figures."""
     settings = training.settings
     on_step, warn = watching.get("on_step"), watching.get("warn")
     started, first_image = time.monotonic(), training.images

@@ -1,7 +1,9 @@
-"""Differentiable augmentation of all images that the discriminator sees, for few real images.
+"""Differentiable augmentation of all images that the discriminator sees.
 
-Source: DiffAugment, arXiv:2006.10738. The refiner's gradient passes through the augmentation, so
-the refined images themselves need not look augmented.
+It helps if there are few real images. The gradient of the refiner passes through the augmentation,
+so the refined images themselves need not look augmented.
+
+Source: DiffAugment, arXiv:2006.10738.
 
 Shapes: B batch, C channel, H and W in pixels.
 """
@@ -15,22 +17,22 @@ from simgan_captcha.simgan.networks import displace
 from simgan_captcha.simgan.settings import Augmentation
 
 _BRIGHTNESS = 0.5
-"""Largest change of brightness either way, of a range of 2; as in the paper."""
+"""Largest change of brightness in either direction, for a range of 2, as in the paper."""
 _SHIFT = 1 / 8
-"""Largest shift either way, as a share of the side; as in the paper."""
+"""Largest shift in either direction, as a share of the image side, as in the paper."""
 _HOLE = 1 / 2
-"""Sides of the hole, as shares of the image's; as in the paper."""
+"""Sides of the cutout, as shares of the image sides, as in the paper."""
 
 
 class DiffAugment:
-    """Random brightness, translation and cutout of each image of a batch, differentiable.
+    """Random, differentiable brightness, translation and cutout of each image of a batch.
 
-    Deviations from the source: saturation and contrast are left out, values stay in [-1, 1], and
-    what a shift brings in repeats the edge where the source has zeros.
+    Deviations from the source: there is no change of saturation and contrast, and values stay in
+    [-1, 1]. A shift repeats the image edge, where the source inserts zeros.
 
     Args:
-        kinds: Which changes; they are made in this order.
-        generator: A CPU generator; every draw comes from it.
+        kinds: Kinds of changes, in the order of their application.
+        generator: CPU generator of all random numbers.
 
     Example:
         >>> images = torch.zeros(4, 1, 16, 16)
@@ -43,7 +45,7 @@ class DiffAugment:
         self.kinds, self.generator = tuple(kinds), generator
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment (B, C, H, W) float images in [-1, 1]; shape and range stay."""
+        """Augment (B, C, H, W) float images in [-1, 1]; shape and range do not change."""
         changes = {
             "brightness": self._brightness,
             "translation": self._translation,
@@ -54,7 +56,7 @@ class DiffAugment:
         return images
 
     def _uniform(self, images: Tensor, count: int) -> Tensor:
-        """(B, count) numbers in [-1, 1) on the images' device."""
+        """Draw (B, count) uniform numbers in [-1, 1) on the device of the images."""
         drawn = torch.rand(len(images), count, generator=self.generator) * 2 - 1
         return drawn.to(images.device)
 
@@ -69,7 +71,7 @@ class DiffAugment:
         return displace(images, shift.view(-1, 2, 1, 1).expand(-1, -1, height, width))
 
     def _cutout(self, images: Tensor) -> Tensor:
-        """A rectangle of half the sides, at a random place, becomes 0, the middle grey."""
+        """Set a rectangle at a random place to 0, the middle grey."""
         height, width = images.shape[2:]
         middle = (self._uniform(images, 2) + 1) / 2
         y = torch.arange(height, device=images.device) + 0.5

@@ -1,4 +1,4 @@
-"""Images of any kind as endless numbered batches, which a killed training can open where it was.
+"""Images of any kind as endless numbered batches, from which a stopped training can continue.
 
 Shapes: N images, B batch, C channel, H and W in pixels.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 from simgan_captcha.errors import ShapeError, UsageError
 
 BatchStream = Callable[[int], Iterator[Tensor]]
-"""``stream(n)``: the endless batches from number n on, (B, C, H, W) float32 in [-1, 1]; batch k is
-the same whenever and from wherever it is asked for."""
+"""A function ``stream(n)`` that returns endless batches (B, C, H, W) float32 in [-1, 1], starting
+with batch n. Batch k is always the same, for every start n."""
 
 
 class ImageDataset(Protocol):
-    """A map-style dataset, as PyTorch's: images by number, alone or first in a tuple."""
+    """A map-style dataset as in PyTorch: its items are images, or tuples with the image first."""
 
     def __len__(self) -> int: ...
 
@@ -29,30 +29,30 @@ class ImageDataset(Protocol):
 
 
 Images = Tensor | npt.NDArray[Any] | ImageDataset | Iterable[Any] | BatchStream
-"""What `to_stream` takes."""
+"""Images in any form that `to_stream` accepts."""
 
 
 def to_stream(images: Images, batch_size: int, seed: int) -> BatchStream:
-    """Endless batches of images.
+    """Make endless batches from images.
 
     Args:
-        images: One of these:
+        images: One of these forms:
 
             - A tensor or an array of all images, (N, H, W) or (N, C, H, W).
-            - A map-style dataset or a list of images. It is shuffled anew in every epoch.
-            - An iterable of images, or of batches of four dimensions, as a ``DataLoader`` gives. It
-              is taken in its order and begun again at its end. A generator cannot be begun again,
-              so it must not end. A training that is resumed skips what it had taken.
-            - A `BatchStream`. It is passed through.
+            - A map-style dataset or a list of images. Each epoch has a new random order.
+            - An iterable of images, or of batches with four dimensions, such as a ``DataLoader``.
+              Its order is kept, and it starts again at its end. A generator cannot start again, so
+              it must not end. A resumed training skips the batches that were already used.
+            - A `BatchStream`. It is returned unchanged.
 
             An image is a Pillow image, or a tensor or an array of (H, W) or (C, H, W). Its values
-            are ``uint8``, or float in [-1, 1]. Of a tuple or a list, as datasets give images with
-            their labels, the first is the image.
+            are ``uint8``, or float in [-1, 1]. If an item is a tuple or a list, as in datasets with
+            labels, its first element is the image.
         batch_size: B.
-        seed: Decides the order of datasets.
+        seed: Random seed of the order of datasets.
 
     Raises:
-        UsageError: There are no images, or they are of no such kind.
+        UsageError: There are no images, or they have another form.
     """
     if callable(images) and not hasattr(images, "__getitem__") and not hasattr(images, "__iter__"):
         return images
@@ -68,10 +68,11 @@ def to_stream(images: Images, batch_size: int, seed: int) -> BatchStream:
 
 
 def to_image(image: Any) -> Tensor:
-    """One image, or one batch of four dimensions, as float32 in [-1, 1]: (C, H, W), (B, C, H, W).
+    """Convert an image to (C, H, W), or a batch to (B, C, H, W), float32 in [-1, 1].
 
     Raises:
-        ShapeError: Neither ``uint8`` nor float, or of other dimensions.
+        ShapeError: The values are neither ``uint8`` nor float, or the number of dimensions is
+            wrong.
 
     Example:
         >>> to_image(np.array([[0, 255]], np.uint8)).tolist()
@@ -99,7 +100,7 @@ def to_image(image: Any) -> Tensor:
 
 
 class _Shuffled:
-    """Batches of a dataset: one random order of all images after another, without gaps."""
+    """Batches of a dataset in random order. A batch may contain images of two epochs."""
 
     def __init__(self, images: Any, batch_size: int, seed: int) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
@@ -119,7 +120,7 @@ class _Shuffled:
 
 
 class _InOrder:
-    """Batches of an iterable in its order; of a generator only the first can be had twice."""
+    """Batches of an iterable in its order. A generator can only repeat its first batch."""
 
     def __init__(self, images: Iterable[Any], batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
@@ -163,7 +164,7 @@ class _InOrder:
 
 
 class CheckedBatches:
-    """A stream, counted and checked; opened at its count when the first batch is asked for."""
+    """A stream that counts and checks its batches. It opens at its count on the first use."""
 
     def __init__(
         self, name: str, stream: BatchStream, expected: tuple[int, int], device: torch.device
@@ -174,14 +175,14 @@ class CheckedBatches:
         self._iterator: Iterator[Tensor] | None = None
 
     def next(self) -> Tensor:
-        """The next batch, (B, C, H, W)."""
+        """Return the next batch, (B, C, H, W)."""
         if self._iterator is None:
             self._iterator = self._stream(self.count)
         self.count += 1
         return self._checked(next(self._iterator))
 
     def first(self) -> Tensor:
-        """Batch 0, uncounted."""
+        """Return batch 0 without counting it."""
         return self._checked(next(self._stream(0)))
 
     def _checked(self, images: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class CheckedBatches:
                 f"{tuple(images.shape)}; change batch_size or channels, or the stream"
             )
         low, high = images.min().item(), images.max().item()
-        # Images of two ranges are told apart at a glance, and the discriminator wins.
+        # If the ranges differ, the discriminator separates the images easily and wins.
         if images.dtype != torch.float32 or not -1 <= low <= high <= 1:
             raise ShapeError(
                 f"expected {self._name} images of float32 in [-1, 1], got {images.dtype} from "

@@ -1,6 +1,6 @@
-"""Patch-wise contrastive loss: a patch stays recognisable among all patches of its image.
+"""Patch-wise contrastive loss, which keeps a patch recognisable among all patches of its image.
 
-Shapes: B batch, F features, P patches, D numbers a patch.
+Shapes: B batch, F features, P patches, D numbers per patch.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TEMPERATURE = 0.07
-"""τ, as in the source."""
+"""Temperature τ, as in the source."""
 
 
 def patch_nce_loss(queries: Tensor, keys: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Cross-entropy of finding each patch of an image among all patches of its counterpart.
+    """Cross-entropy of finding each refined patch among all patches of the image before refining.
 
     Args:
-        queries: Patches of the refined image, (B, P, D), float, of length 1; gradients pass.
-        keys: The same patches of the image before refining, (B, P, D); taken as they are. The patch
-            at the same place is the right one, the P - 1 others of the image are wrong.
+        queries: Patches of the refined image, (B, P, D), float, of length 1. They receive
+            gradients.
+        keys: The same patches before refining, (B, P, D), without gradients. The patch at the same
+            place is correct, and the P - 1 other patches of the image are wrong.
         temperature: τ.
 
     Returns:
-        Scalar, in nats; ln P when undecided.
+        Scalar in nats; ln P if all patches are equally likely.
 
     Source:
         CUT, arXiv:2007.15651, equations 3 and 4.
@@ -40,18 +41,20 @@ def patch_nce_loss(queries: Tensor, keys: Tensor, temperature: float = TEMPERATU
 
 
 class PatchSampler(nn.Module):
-    """Describes patches of feature maps: the same P places of every layer, D numbers of length 1.
+    """Maps patches of feature maps to vectors of D numbers and length 1.
+
+    The P places are the same in every layer.
 
     Source:
-        CUT, arXiv:2007.15651, section 3.2: of every layer of the generator's encoder a network of
-        two layers, D = 256, and P = 256 places. Deviation: D and P are smaller by default, since
-        the refiner has fewer features and the images are small.
+        CUT, arXiv:2007.15651, section 3.2. There, each layer of the encoder has a network of two
+        layers with D = 256, and P = 256. Deviation: D and P are smaller by default, because the
+        refiner has fewer features and the images are small.
 
     Args:
         features: F of the maps.
         layers: Number of maps.
         size: D.
-        places: P, at most; a map with fewer pixels gives them all.
+        places: Largest P. A map with fewer pixels uses all of them.
     """
 
     def __init__(self, features: int, layers: int, size: int = 64, places: int = 128) -> None:
@@ -63,11 +66,11 @@ class PatchSampler(nn.Module):
         )
 
     def draw(self, pixels: int, generator: torch.Generator) -> Tensor:
-        """Numbers (P,) of the places to look at, of so many pixels of a map."""
+        """Draw the numbers (P,) of places in a map of ``pixels`` pixels."""
         return torch.randperm(pixels, generator=generator)[: self.places]
 
     def forward(self, maps: Sequence[Tensor], places: Tensor) -> list[Tensor]:
-        """(B, P, D) for every map of (B, F, h, w)."""
+        """Map each feature map (B, F, h, w) to vectors (B, P, D)."""
         chosen = [layer.flatten(2)[:, :, places].transpose(1, 2) for layer in maps]
         return [
             F.normalize(head(patches).float(), dim=-1)

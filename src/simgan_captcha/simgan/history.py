@@ -1,4 +1,4 @@
-"""Refined images of the past, so that the discriminator does not forget old artefacts."""
+"""A history of refined images, so that the discriminator does not forget earlier artefacts."""
 
 from collections.abc import Mapping
 
@@ -9,18 +9,19 @@ from simgan_captcha.errors import ShapeError
 
 
 class ImageHistory:
-    """A fixed number of past refined images, replaced at random.
+    """A fixed number of earlier refined images, replaced at random.
 
-    The caller draws half of the discriminator's refined batch from here and adds the other, fresh
-    half: once the history is full, that replaces b/2 random ones, as the paper has it.
+    The refined batch of the discriminator has b images. The caller draws half of them from the
+    history, and adds the new half to it. In a full history, these replace b/2 random images, as in
+    the paper.
 
     Args:
-        capacity: Images it holds when full, at least one.
-        generator: A CPU generator; every draw comes from it.
+        capacity: Largest number of images, at least one.
+        generator: CPU generator of all random numbers.
 
     Source:
-        SimGAN, arXiv:1612.07828, section 2.3. Deviation: while it fills, ``draw`` can give only
-        what is there.
+        SimGAN, arXiv:1612.07828, section 2.3. Deviation: until the history is full, ``draw``
+        returns at most the images that it has.
 
     Example:
         >>> history = ImageHistory(4, torch.Generator().manual_seed(1))
@@ -42,14 +43,14 @@ class ImageHistory:
 
     @property
     def images(self) -> Tensor:
-        """All images held, (N, C, H, W), in no particular order; (0,) while there are none."""
+        """All images in the history, (N, C, H, W), in no particular order; (0,) if it is empty."""
         return torch.empty(0) if self._images is None else self._images[: self._count]
 
     def draw(self, n: int) -> Tensor:
-        """A random sample without replacement, (n, C, H, W).
+        """Draw a random sample without replacement, (n, C, H, W).
 
         Raises:
-            ShapeError: ``n`` is more than it holds.
+            ShapeError: ``n`` is larger than the number of images in the history.
         """
         if n > self._count:
             raise ShapeError(
@@ -58,10 +59,11 @@ class ImageHistory:
         return self.images[self._choose(n)]
 
     def add(self, images: Tensor) -> None:
-        """Keep (B, C, H, W) images: in free places first, then in place of random old ones.
+        """Add (B, C, H, W) images. They fill free places first, then replace random old images.
 
         Raises:
-            ShapeError: More images than the capacity, or other shapes than before.
+            ShapeError: There are more images than the capacity, or their shape differs from that
+                of earlier images.
         """
         if len(images) > self.capacity:
             raise ShapeError(
@@ -75,7 +77,7 @@ class ImageHistory:
                 f"expected images of {tuple(self._images.shape[1:])}, got "
                 f"{tuple(images.shape[1:])}; one history holds one shape"
             )
-        # The replaced ones are chosen before the free places fill: no new image is lost at once.
+        # Images to replace are chosen before the free places fill. So no new image is replaced.
         free = min(self.capacity - self._count, len(images))
         replaced = self._choose(len(images) - free)
         self._images[replaced] = images[free:].detach()
@@ -83,11 +85,11 @@ class ImageHistory:
         self._count += free
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which `restore` goes on exactly."""
+        """Tensors from which `restore` restores the history exactly."""
         return {"images": self.images, "generator": self._generator.get_state()}
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Go on from a `state`, with the images on ``device``."""
+        """Restore a `state`, with the images on ``device``."""
         self._images, self._count = None, 0
         if len(state["images"]):
             self.add(state["images"].to(device))

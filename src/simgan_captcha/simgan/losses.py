@@ -1,4 +1,4 @@
-"""The losses of SimGAN, arXiv:1612.07828, sections 2.1 and 2.2, and later ones in their place.
+"""The losses of SimGAN, arXiv:1612.07828, sections 2.1 and 2.2, and newer alternatives.
 
 Shapes: B batch, C channel, H and W in pixels, h and w rows and columns of patches.
 """
@@ -12,22 +12,22 @@ from simgan_captcha.simgan.networks import REAL, REFINED
 
 
 def self_regularization_loss(refined: Tensor, synthetic: Tensor) -> Tensor:
-    """Mean absolute change the refiner made, so that labels stay true.
+    """Mean absolute change by the refiner; a small change preserves the labels.
 
     Args:
         refined: Refiner output, (B, C, H, W), float, grey levels in [-1, 1].
-        synthetic: The same images before refining; same shape and device.
+        synthetic: The same images before refining, of the same shape and on the same device.
 
     Returns:
-        Scalar, in grey levels per pixel; 0 means unchanged, 2 is the maximum.
+        Scalar in grey levels per pixel, from 0 (unchanged) to 2.
 
     Raises:
-        ShapeError: Shapes differ; the message shows both.
+        ShapeError: The shapes differ; the message shows both.
 
     Source:
-        SimGAN, equation 4, self-regularization with identity features. Deviation: mean over
-        pixels, not sum, so its weight means the same for every image size. A sum against a mean
-        adversarial loss drowns the latter, and the refiner learns the identity.
+        SimGAN, equation 4, self-regularization with identity features. Deviation: mean over pixels
+        in place of the sum, so the same weight fits every image size. A sum would be much larger
+        than the adversarial loss, which is a mean, and the refiner would learn the identity.
 
     Example:
         >>> grey, white = torch.full((2, 1, 8, 8), 0.5), torch.ones(2, 1, 8, 8)
@@ -43,24 +43,24 @@ def self_regularization_loss(refined: Tensor, synthetic: Tensor) -> Tensor:
 
 
 def local_adversarial_loss(logits: Tensor, target: int) -> Tensor:
-    """Cross-entropy of every local patch with one class, averaged over patches and batch.
+    """Cross-entropy of local patches with one class, averaged over patches and batch.
 
-    The discriminator's loss with the class its images have; the refiner's with `REAL` on refined
-    images.
+    With the true class of the images, it is the loss of the discriminator. With `REAL` for refined
+    images, it is the loss of the refiner.
 
     Args:
-        logits: The discriminator's, (B, 2, h, w), float.
+        logits: Logits of the discriminator, (B, 2, h, w), float.
         target: `REAL` (0) or `REFINED` (1).
 
     Returns:
-        Scalar, in nats; ln 2 = 0.693 when undecided.
+        Scalar in nats; ln 2 = 0.693 if both classes are equally likely.
 
     Raises:
-        ShapeError: Not (B, 2, h, w).
+        ShapeError: The logits are not (B, 2, h, w).
 
     Source:
-        SimGAN, section 2.2. Deviation: mean over patches, not sum, for the reason given at
-        `self_regularization_loss`.
+        SimGAN, section 2.2. Deviation: mean over patches in place of the sum, for the reason given
+        in `self_regularization_loss`.
 
     Example:
         >>> round(local_adversarial_loss(torch.zeros(4, 2, 3, 3), target=1).item(), 3)
@@ -72,25 +72,25 @@ def local_adversarial_loss(logits: Tensor, target: int) -> Tensor:
 
 
 def margins(logits: Tensor) -> Tensor:
-    """How much more real than refined each patch looks, (B, h, w), of (B, 2, h, w) logits.
+    """Logit of `REAL` minus logit of `REFINED` of each patch, (B, h, w), from (B, 2, h, w) logits.
 
     Raises:
-        ShapeError: Not (B, 2, h, w).
+        ShapeError: The logits are not (B, 2, h, w).
     """
     _check_logits(logits)
     return logits[:, REAL].float() - logits[:, REFINED].float()
 
 
 def hinge_loss(logits: Tensor, target: int) -> Tensor:
-    """The discriminator's hinge loss: patches that are right by a margin of 1 cost nothing.
+    """Hinge loss of the discriminator. It is 0 for patches with a correct margin of at least 1.
 
     Args:
-        logits: The discriminator's, (B, 2, h, w), float.
-        target: `REAL` (0) or `REFINED` (1), the class that its images have.
+        logits: Logits of the discriminator, (B, 2, h, w), float.
+        target: `REAL` (0) or `REFINED` (1), the true class of the images.
 
     Returns:
-        Scalar: mean of max(0, 1 - m) over patches, with m the margin towards the right class; 1
-        when undecided.
+        Scalar: the mean of max(0, 1 - m) over patches, where m is the margin of the true class. It
+        is 1 if both classes are equally likely.
 
     Source:
         Geometric GAN, arXiv:1705.02894, equation 14. Not in SimGAN.
@@ -104,27 +104,27 @@ def hinge_loss(logits: Tensor, target: int) -> Tensor:
 
 
 def hinge_refiner_loss(logits: Tensor) -> Tensor:
-    """The refiner's side of `hinge_loss`: minus the mean margin of refined patches, a scalar."""
+    """Hinge loss of the refiner: minus the mean margin of refined patches, a scalar."""
     return -margins(logits).mean()
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """How steep the discriminator is at real images: half its mean squared gradient.
+    """Half the mean squared gradient of the discriminator at real images.
 
     Args:
-        discriminator: (B, C, H, W) -> logits (B, 2, h, w).
+        discriminator: Network from images (B, C, H, W) to logits (B, 2, h, w).
         real: Real images, (B, C, H, W), float.
 
     Returns:
-        Scalar. Its gradient reaches the discriminator's weights.
+        Scalar. It is differentiable with respect to the weights of the discriminator.
 
     Source:
-        Mescheder et al., arXiv:1801.04406, equation 9. Deviations, so that the weight means the
-        same for every image size: the discriminator's margins are summed over patches, and the
-        squared gradient is averaged over pixels.
+        Mescheder et al., arXiv:1801.04406, equation 9. Deviations: the margins are summed over
+        patches, and the squared gradient is averaged over pixels. So the same weight fits every
+        image size.
     """
     leaf = real.detach().requires_grad_(True)
-    images = leaf.view_as(leaf)  # torch's FLOP counter does not take the gradient of a leaf
+    images = leaf.view_as(leaf)  # torch's FLOP counter does not support the gradient of a leaf
     (gradient,) = torch.autograd.grad(
         margins(discriminator(images)).sum(), images, create_graph=True
     )
@@ -132,29 +132,33 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 
 def flow_roughness(flow: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring vectors of a flow field, (B, 2, H, W); a scalar.
+    """Mean absolute difference of neighbouring vectors of a flow field (B, 2, H, W), a scalar.
+
+    Its unit is pixels per pixel.
 
     Source:
-        Total variation of a flow, as in spatially transformed images, arXiv:1801.02612, equation 4;
-        here absolute differences, in pixels per pixel.
+        Total variation of a flow, as in spatially transformed images, arXiv:1801.02612, equation 4.
+        Deviation: absolute differences.
     """
     return flow.diff(dim=2).abs().mean() + flow.diff(dim=3).abs().mean()
 
 
 def consistency_loss(on_refined: Tensor, on_synthetic: Tensor) -> Tensor:
-    """Cross-entropy of what a recogniser reads of refined images with what it read before.
+    """Cross-entropy between the predictions of a recognizer before and after refining.
 
     Args:
-        on_refined: Its logits, (..., K), float; the gradient goes through them.
-        on_synthetic: Its logits of the same images before refining; taken as they are.
+        on_refined: Logits of the recognizer for refined images, (..., K), float. They receive the
+            gradient.
+        on_synthetic: Logits for the same images before refining, without gradient.
 
     Returns:
-        Scalar, in nats.
+        Scalar in nats.
 
     Source:
-        The semantic-consistency loss of CyCADA, arXiv:1711.03213, equation 4; there of hard labels,
-        here of soft ones. Not in SimGAN, whose L1 term guards pixels and so the text only roughly:
-        a gap that tells i from l is few pixels.
+        The semantic-consistency loss of CyCADA, arXiv:1711.03213, equation 4. Deviation: soft
+        labels in place of hard ones. SimGAN has no such loss. Its L1 term limits the change of
+        pixels, which protects the text only roughly: the gap that distinguishes i from l is a few
+        pixels.
 
     Example:
         >>> sure = torch.tensor([[9.0, -9.0]])
@@ -166,10 +170,10 @@ def consistency_loss(on_refined: Tensor, on_synthetic: Tensor) -> Tensor:
 
 
 def patch_accuracy(logits: Tensor, target: int) -> Tensor:
-    """Fraction of patches in (B, 2, h, w) logits given the class ``target``; scalar in [0, 1].
+    """Fraction of patches that (B, 2, h, w) logits assign to the class ``target``, in [0, 1].
 
     Raises:
-        ShapeError: Not (B, 2, h, w).
+        ShapeError: The logits are not (B, 2, h, w).
     """
     _check_logits(logits)
     return (logits.argmax(dim=1) == target).float().mean()

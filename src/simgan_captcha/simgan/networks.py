@@ -1,7 +1,7 @@
 """The refiner and the discriminator of SimGAN, arXiv:1612.07828, appendix, for images of any size.
 
-Shapes: B batch, C channel, H and W in pixels, F features, d downscale. Neither network normalises:
-an image's own brightness must not leak into its neighbours of the batch.
+Shapes: B batch, C channel, H and W in pixels, F features, d downscale. The networks have no batch
+normalization, because the brightness of an image must not affect the other images of the batch.
 """
 
 from pathlib import Path
@@ -17,31 +17,33 @@ from simgan_captcha.simgan.settings import DiscriminatorSettings, RefinerSetting
 from simgan_captcha.training.checkpoint import load_weights, save_weights
 
 REAL, REFINED = 0, 1
-"""The discriminator's two classes: indices along dimension 1 of its logits."""
+"""The two classes of the discriminator, as indices along dimension 1 of its logits."""
 
 
 class Refinement(NamedTuple):
-    """A refined batch, and how it came about."""
+    """A refined batch with its intermediate results."""
 
     refined: Tensor
-    """(B, C, H, W), in [-1, 1]."""
+    """The refined images (B, C, H, W), in [-1, 1]."""
     displaced: Tensor
-    """(B, C, H, W): the images after the flow field, before the blocks; without one, the images."""
+    """The images (B, C, H, W) after the flow field and before the blocks. Without a flow head, they
+    are the input images."""
     flow: Tensor | None
-    """(B, 2, H, W): displacement in pixels, rightwards and downwards; None without a flow head."""
+    """Displacement (B, 2, H, W) in pixels to the right and downwards; None without a flow head."""
 
 
 class FlowHead(nn.Module):
     """A smooth displacement of every pixel: (B, C, H, W) -> (B, 2, H, W), in pixels.
 
-    Two 3x3 convolutions on the image, a mean over cells of k x k pixels, two 3x3 convolutions, tanh
-    times the largest displacement, bilinear interpolation to the image's size. Strokes can move and
-    change their width, which changes of grey levels alone do only by redrawing them. The last
-    convolution starts at zero, so an untrained head displaces nothing.
+    The layers are two 3x3 convolutions on the image, a mean over cells of k x k pixels, and two 3x3
+    convolutions. Their output passes through tanh, is multiplied by the largest displacement, and
+    is interpolated bilinearly to the size of the image. The displacement moves strokes and changes
+    their width. Without it, the network must redraw them for that. The last convolution starts at
+    zero, so an untrained head displaces nothing.
 
     Source:
-        Spatial transformer networks, arXiv:1506.02025 (sampling a moved grid by `grid_sample`);
-        a dense field in its place, as in spatially transformed images, arXiv:1801.02612.
+        Spatial transformer networks, arXiv:1506.02025, for sampling a moved grid with
+        `grid_sample`. Spatially transformed images, arXiv:1801.02612, for the dense flow field.
     """
 
     def __init__(self, settings: RefinerSettings) -> None:
@@ -60,21 +62,23 @@ class FlowHead(nn.Module):
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """The flow field of (B, C, H, W) float images in [-1, 1]."""
+        """Compute the flow field of (B, C, H, W) float images in [-1, 1]."""
         cells = F.avg_pool2d(self.fine(images), self.settings.flow_cell, ceil_mode=True)
         vectors = self.leave(self.coarse(cells)).float().tanh() * self.settings.displacement
         return F.interpolate(vectors, images.shape[2:], mode="bilinear", align_corners=False)
 
 
 def displace(images: Tensor, flow: Tensor) -> Tensor:
-    """Move the content of images by a flow field; what comes in at an edge repeats the edge.
+    """Move the content of images by a flow field. Outside of an image, its edge is repeated.
 
     Args:
-        images: (B, C, H, W), float.
-        flow: (B, 2, H, W), float: a vector of (1, 0) moves the content one pixel to the right.
+        images: Images (B, C, H, W), float.
+        flow: Flow field (B, 2, H, W), float. A vector (1, 0) moves the content one pixel to the
+            right.
 
     Returns:
-        (B, C, H, W): pixel (y, x) is the image at (y - flow_y, x - flow_x), bilinear.
+        Images (B, C, H, W). Pixel (y, x) is the image at (y - flow_y, x - flow_x), interpolated
+        bilinearly.
 
     Example:
         >>> image = torch.tensor([[[[0.0, 1.0, 0.0, 0.0]]]])
@@ -85,7 +89,7 @@ def displace(images: Tensor, flow: Tensor) -> Tensor:
     height, width = images.shape[2:]
     y = torch.arange(height, device=images.device, dtype=flow.dtype).view(-1, 1)
     x = torch.arange(width, device=images.device, dtype=flow.dtype)
-    # grid_sample's coordinates: the image spans -1 to 1, pixels have their middle at a half.
+    # Coordinates of grid_sample: the image spans -1 to 1, and pixel x has its centre at x + 0.5.
     across = (2 * (x - flow[:, 0]) + 1) / width - 1
     down = (2 * (y - flow[:, 1]) + 1) / height - 1
     grid = torch.stack([across, down], -1)
@@ -93,21 +97,23 @@ def displace(images: Tensor, flow: Tensor) -> Tensor:
 
 
 class Refiner(nn.Module):
-    """Makes synthetic images look real, pixel by pixel: (B, C, H, W) -> (B, C, H, W), in [-1, 1].
+    """Makes synthetic images look real: (B, C, H, W) -> (B, C, H, W), in [-1, 1].
 
-    A 3x3 convolution, then ``blocks`` residual blocks, then a 1x1 convolution. A block is 3x3,
-    ReLU, 3x3; its input is added, and a ReLU follows.
+    The layers are a 3x3 convolution, ``blocks`` residual blocks, and a 1x1 convolution. A block is
+    a 3x3 convolution, a ReLU and a 3x3 convolution. Its input is added to the output, and another
+    ReLU follows.
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Refiner Network" (tanh at the end).
-        Deviations, all off in the paper's settings:
+        Deviations, which the settings of the paper turn off:
 
-        - ``global_skip`` adds the network's output to the image and clamps, in place of tanh. The
-          last convolution starts at zero, so an untrained refiner is exactly the identity and the
-          pre-training has nothing left to do.
-        - ``downscale`` moves d x d pixels into channels first and back at the end. Any size goes
-          in: what does not divide by d is padded with its own edge, and cropped at the end.
-        - ``displacement`` moves the image by a `FlowHead` first.
+        - ``global_skip`` adds the output of the network to the image, and clamps the sum in place
+          of tanh. The last convolution starts at zero. So an untrained refiner is exactly the
+          identity, and needs no pre-training.
+        - ``downscale`` first moves d x d pixels into channels, and moves them back at the end.
+          Images of any size are allowed. If d does not divide the size, the edge of the image is
+          repeated, and the result is cropped.
+        - ``displacement`` first moves the image by a `FlowHead`.
 
     Example:
         >>> Refiner(RefinerSettings(channels=3, features=8))(torch.zeros(2, 3, 20, 30)).shape
@@ -127,15 +133,15 @@ class Refiner(nn.Module):
         self.flow = FlowHead(settings) if settings.displacement else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Refine (B, C, H, W) float images in [-1, 1]; shape and range stay.
+        """Refine (B, C, H, W) float images in [-1, 1]; shape and range do not change.
 
         Raises:
-            ShapeError: Not four dimensions, or another number of channels.
+            ShapeError: The images do not have four dimensions, or not C channels.
         """
         return self.explain(images).refined
 
     def explain(self, images: Tensor) -> Refinement:
-        """Refine like `forward`, and give the flow field and the displaced images with it."""
+        """Refine as `forward` does, and also return the displaced images and the flow field."""
         _check_images(images, self.settings.channels)
         flow = None if self.flow is None else self.flow(images)
         displaced = images if flow is None else displace(images, flow)
@@ -148,7 +154,7 @@ class Refiner(nn.Module):
         return Refinement(clamped, displaced, flow)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What the first convolution and every block give, (B, F, H/d, W/d) each."""
+        """Outputs of the first convolution and of every block, (B, F, H/d, W/d) each."""
         _, _, H, W = images.shape
         d = self.settings.downscale
         x = F.pad(images, (0, -W % d, 0, -H % d), mode="replicate") if d > 1 else images
@@ -159,17 +165,19 @@ class Refiner(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells refined patches from real ones: (B, C, H, W) -> logits (B, 2, h, w).
+    """Classifies patches as real or refined: (B, C, H, W) -> logits (B, 2, h, w).
 
-    One pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of 31x31
-    pixels. With several ``scales`` the rows of all networks stand below each other, those of
-    smaller images repeated to the same size, so that every scale has the same weight in a mean.
+    There is a pair of logits (`REAL`, `REFINED`) for each of about H/4 x W/4 overlapping patches of
+    31x31 pixels. With several ``scales``, each scale has its own network. Logits of smaller images
+    are repeated to the size of the largest, so that each scale has the same weight in a mean. The
+    logits of all scales are concatenated along h.
 
     Source:
         SimGAN, arXiv:1612.07828, appendix "Discriminator Network": 3x3/2 convolution, 3x3/2,
-        3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two; a softmax over the two follows in the
-        loss. No ReLU after the last: logits that cannot go below zero learn only half of it.
-        Several scales: pix2pixHD, arXiv:1711.11585, section 3.2; not in the paper.
+        3x3/1 max-pool, 3x3, 3x3/1 max-pool, 1x1, 1x1 to two channels. The loss applies the softmax
+        over the two channels. There is no ReLU after the last convolution, because logits must be
+        able to become negative.
+        Several scales come from pix2pixHD, arXiv:1711.11585, section 3.2. The paper has one.
     """
 
     def __init__(self, settings: DiscriminatorSettings) -> None:
@@ -179,10 +187,10 @@ class Discriminator(nn.Module):
         self.coarser = nn.ModuleList(_patch_layers(settings) for _ in range(settings.scales - 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 2, h, w) of (B, C, H, W) float images in [-1, 1].
+        """Compute logits (B, 2, h, w) of (B, C, H, W) float images in [-1, 1].
 
         Raises:
-            ShapeError: Not four dimensions, or another number of channels.
+            ShapeError: The images do not have four dimensions, or not C channels.
         """
         _check_images(images, self.settings.channels)
         logits: list[Tensor] = [self.layers(images)]
@@ -215,16 +223,16 @@ def _patch_layers(settings: DiscriminatorSettings) -> nn.Sequential:
 
 
 def save_refiner(path: Path, refiner: Refiner) -> None:
-    """Write weights and settings to one safetensors file, and the settings as JSON beside it."""
+    """Write weights and settings to a safetensors file, and the settings also to a JSON file."""
     settings = refiner.settings.model_dump(mode="json")
     save_weights(path, refiner.state_dict(), {"network": "Refiner", "settings": settings})
 
 
 def load_refiner(path: Path) -> Refiner:
-    """The refiner that `save_refiner` wrote, in eval mode, on the CPU.
+    """Load the refiner that `save_refiner` wrote, in evaluation mode, on the CPU.
 
     Raises:
-        RunError: The file is missing, damaged, or holds something else.
+        RunError: The file is missing or damaged, or contains another network.
     """
     tensors, description = load_weights(path)
     try:
@@ -250,10 +258,11 @@ class _Block(nn.Module):
 
 
 class _Clamp(torch.autograd.Function):
-    """Clamp to [-1, 1]; outside, a gradient still passes when a step along it leads back in.
+    """Clamp to [-1, 1]. Outside this range, gradients that lead back into it still pass.
 
-    With the plain clamp's zero gradient, a background at -1 that one bad step pushes below would
-    stay there for good; tanh flattens there too, and cannot give -1 and +1 at all.
+    A plain clamp has zero gradient outside the range. If one bad step pushed a background of -1
+    below the range, it would never come back. The gradient of tanh also vanishes there, and tanh
+    never reaches -1 and +1.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""The settings of a SimGAN training: networks, losses and Algorithm 1. Imports no torch.
+"""The settings of a SimGAN training: networks, losses and Algorithm 1.
 
-The defaults are this package's form of the paper. Everything that came after the paper is off by
-default; each setting names its source.
+The defaults follow the paper, with the deviations that `api` lists. Methods that are newer than the
+paper are off by default, and each setting names its source. This module does not import torch.
 """
 
 from typing import Annotated, Literal
@@ -11,35 +11,36 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Width = Annotated[int, Field(ge=1, le=1024)]
 
 Augmentation = Literal["brightness", "translation", "cutout"]
-"""A kind of differentiable augmentation, see `augmentation`."""
+"""Kind of a differentiable augmentation, see `augmentation`."""
 
 
 class RefinerSettings(BaseModel):
-    """Size of the refiner; the paper's, for eyes: ``RefinerSettings(global_skip=False)``.
+    """Size of the refiner.
 
-    Cost: ``blocks * 2 * 9 * features**2 / downscale**2`` multiply-adds a pixel, to the first order:
-    1,470 million for the paper's on 50x100 pixels.
+    ``RefinerSettings(global_skip=False)`` is the network of the paper for images of eyes. A pixel
+    takes about ``blocks * 2 * 9 * features**2 / downscale**2`` multiply-adds. The network of the
+    paper takes 1,470 million on 50x100 pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     channels: int = Field(default=1, ge=1, le=16)
-    """C, of what goes in and of what comes out."""
+    """C, the number of channels of the images."""
     features: Width = 64
-    """F, feature maps of every block."""
+    """F, the number of feature maps of every block."""
     blocks: int = Field(default=4, ge=1, le=64)
-    """ResNet blocks."""
+    """Number of residual blocks."""
     downscale: int = Field(default=1, ge=1, le=8)
-    """d: the blocks see the image at 1/d of its height and width, for 1/d² of the cost."""
+    """Factor d: the blocks work at 1/d of the height and width, for 1/d² of the cost."""
     global_skip: bool = True
-    """True: the network learns what to add to the image. False: it draws the image anew."""
+    """Whether the output of the network is added to the image. Otherwise the output replaces it."""
     displacement: float = Field(default=0.0, ge=0, le=64)
-    """Largest displacement in pixels of the flow field that is applied before the blocks; 0, as in
-    the paper, builds none. See `networks.FlowHead`."""
+    """Largest displacement in pixels of the flow field that is applied before the blocks. With 0,
+    as in the paper, there is no flow field. See `networks.FlowHead`."""
     flow_features: Width = 16
-    """Feature maps of the flow head."""
+    """Number of feature maps of the flow head."""
     flow_cell: int = Field(default=4, ge=1, le=64)
-    """Pixels between the vectors of the flow field; it is interpolated between them."""
+    """Distance in pixels between the vectors of the flow field, which is interpolated."""
 
 
 class DiscriminatorSettings(BaseModel):
@@ -48,24 +49,25 @@ class DiscriminatorSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     channels: int = Field(default=1, ge=1, le=16)
-    """C of the images it judges."""
+    """C, the number of channels of the images."""
     widths: tuple[Width, Width, Width, Width] = (96, 64, 32, 32)
-    """Feature maps of its four hidden convolutions, 1 to 1024 each."""
+    """Numbers of feature maps of the four hidden convolutions, 1 to 1024 each."""
     spectral_norm: bool = False
-    """Whether no convolution may stretch anything (spectral normalisation, arXiv:1802.05957)."""
+    """Whether the convolutions have spectral normalization (arXiv:1802.05957)."""
     scales: int = Field(default=1, ge=1, le=4)
-    """Number of networks: the first judges the image, each further one the image at half the size
-    of the one before, so patches of 31, 62, ... pixels (arXiv:1711.11585)."""
+    """Number of networks. The first sees the full image. Each further network sees it at half the
+    size of the one before, so patches have 31, 62, ... pixels (arXiv:1711.11585)."""
 
 
 class SimGANSettings(BaseModel):
     """Networks, losses and Algorithm 1.
 
-    The paper's own, for eyes: ``RefinerSettings(global_skip=False)``, pre-training for 1,000 and
-    200 steps, ``discriminator_updates=1``. For ``refiner_updates`` its appendix prints 50 beside
-    the words "we update R twice"; the original project took 2. It trains with plain SGD at 0.001;
-    here both networks use Adam (momentum 0.5), which needs far fewer steps. Its regularization
-    weighs a sum over pixels, so it does not carry over.
+    The settings of the paper, for images of eyes, are ``RefinerSettings(global_skip=False)``,
+    pre-training for 1,000 and 200 steps, and ``discriminator_updates=1``. For ``refiner_updates``,
+    its appendix has the number 50, but also the words "we update R twice"; the original project
+    used 2. The paper trains by SGD at 0.001. Here both networks use Adam (momentum 0.5), which
+    needs far fewer steps. The ``regularization`` of the paper cannot be used here, because it is
+    the weight of a sum over pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -75,51 +77,50 @@ class SimGANSettings(BaseModel):
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """Size of the discriminator."""
     batch_size: int = Field(default=32, ge=2, le=65536)
-    """B: images of every batch, from both streams."""
+    """B, the number of images in a batch of each stream."""
     steps: int = Field(default=2000, ge=1)
-    """Adversarial steps, T in Algorithm 1, after both pre-trainings."""
+    """T in Algorithm 1, the number of adversarial steps after both pre-trainings."""
     refiner_updates: int = Field(default=2, ge=1, le=1000)
-    """K_g: refiner updates in one adversarial step, each on a fresh synthetic batch."""
+    """K_g, the number of refiner updates in an adversarial step, each on a new synthetic batch."""
     discriminator_updates: int = Field(default=1, ge=1, le=1000)
-    """K_d: discriminator updates in one adversarial step."""
+    """K_d, the number of discriminator updates in an adversarial step."""
     pretrain_refiner_steps: int = Field(default=0, ge=0)
-    """Steps on self-regularisation alone; needed only without ``global_skip``."""
+    """Number of steps on self-regularization alone; needed only without ``global_skip``."""
     pretrain_discriminator_steps: int = Field(default=100, ge=0)
-    """Steps of the discriminator alone, against the refiner as it is then."""
+    """Number of steps in which only the discriminator learns, before the adversarial steps."""
     refiner_learning_rate: float = Field(default=2e-4, gt=0, le=1)
-    """Adam's step size for the refiner."""
+    """Learning rate of Adam for the refiner."""
     discriminator_learning_rate: float = Field(default=2e-4, gt=0, le=1)
-    """Adam's step size for the discriminator. A larger one than the refiner's gives two time scales
-    (arXiv:1706.08500)."""
+    """Learning rate of Adam for the discriminator. If it is larger than that of the refiner, the
+    training has two time scales (arXiv:1706.08500)."""
     adversarial: Literal["cross-entropy", "hinge"] = "cross-entropy"
-    """Adversarial loss: the paper's, or the hinge loss (arXiv:1705.02894), see `losses`."""
+    """Adversarial loss: cross-entropy as in the paper, or the hinge loss (arXiv:1705.02894), see
+    `losses`."""
     r1: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the gradient penalty on real images, see `losses.r1_penalty`; 0, as in the paper,
-    computes none."""
+    """Weight of the gradient penalty on real images, see `losses.r1_penalty`; 0 in the paper."""
     augmentations: tuple[Augmentation, ...] = ()
-    """Random changes of all images that the discriminator sees, of ``brightness``, ``translation``
-    and ``cutout`` (arXiv:2006.10738), for few real images; none in the paper."""
+    """Random changes of all images that the discriminator sees: ``brightness``, ``translation`` and
+    ``cutout`` (arXiv:2006.10738). They help with few real images. The paper has none."""
     regularization: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """λ: nats that a mean change of 1 (half the range, in every pixel) costs the refiner. With a
-    flow field, the change of the displaced image."""
+    """Weight λ of self-regularization, in nats for a mean change of 1, which is half the range.
+    With a flow field, the change is measured from the displaced image."""
     contrastive: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the patch-wise contrastive loss between image and refined image
-    (arXiv:2007.15651), see `contrastive`; use it with ``regularization=0``. 0, as in the paper,
-    computes none."""
+    (arXiv:2007.15651), see `contrastive`; 0 in the paper. Use it with ``regularization=0``."""
     flow_smoothness: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Nats that a flow field costs whose neighbouring vectors differ by one pixel per pixel; only
-    with ``refiner.displacement``."""
+    """Weight of the roughness of the flow field, in nats for neighbouring vectors that differ by
+    one pixel per pixel. Used only with ``refiner.displacement``."""
     consistency: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of a recogniser's word that the refined image says what the synthetic one says, see
-    `losses.consistency_loss`; 0, as in the paper, does without."""
+    """Weight of the loss that lets a recognizer read refined images as it reads synthetic ones, see
+    `losses.consistency_loss`; 0 in the paper."""
     history_capacity: int = Field(default=2048, ge=2)
-    """Past refined images kept for the discriminator; at least ``batch_size``."""
+    """Number of earlier refined images kept for the discriminator; at least ``batch_size``."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Decay, per refiner update, of the averaged refiner that is kept; less in the beginning."""
+    """Decay per refiner update of the averaged refiner; it is smaller in the beginning."""
     picture_every: int = Field(default=500, ge=1)
-    """Steps between pictures, and between measurements of label agreement."""
+    """Number of steps between pictures, and between measurements of label agreement."""
     checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SimGANSettings":
@@ -137,11 +138,11 @@ class SimGANSettings(BaseModel):
 
     @property
     def total_steps(self) -> int:
-        """Steps of all three phases together."""
+        """Number of steps of all three phases together."""
         return self.pretrain_refiner_steps + self.pretrain_discriminator_steps + self.steps
 
     def with_channels(self, channels: int) -> "SimGANSettings":
-        """The same settings for images of so many channels."""
+        """The same settings for images with another number of channels."""
         update = {"channels": channels}
         return self.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""The picture to look at while training: synthetic | refined | difference | real."""
+"""A picture of the progress of a training: synthetic | refined | difference | real."""
 
 import io
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 MAX_ROWS = 8
 MAX_BYTES = 180_000
-"""Uncompressed; a picture never grows beyond 200 kB, whatever the images."""
+"""Largest number of uncompressed bytes. It keeps every PNG file below 200 kB."""
 _GAP = 2
 
 
 def sheet_png(synthetic: Tensor, refined: Tensor, real: Tensor) -> bytes:
-    """A PNG, one row per image, of four columns: synthetic | refined | difference | real.
+    """Draw a PNG with one row per image: synthetic | refined | difference | real.
 
-    In the difference, middle grey is no change, white is 2 brighter. Up to `MAX_ROWS` rows; large
-    images are shown smaller.
+    In the difference, middle grey shows no change, and white shows an increase of 2. There are at
+    most `MAX_ROWS` rows. Large images are scaled down.
 
     Args:
-        synthetic: (B, C, H, W) float in [-1, 1]; three channels are shown as RGB, else the first.
-        refined: The same images refined.
-        real: (B, C, H, W) float in [-1, 1], of the same size.
+        synthetic: Images (B, C, H, W), float in [-1, 1]. Three channels are shown as RGB. Otherwise
+            only the first channel is shown.
+        refined: The same images after refining.
+        real: Real images (B, C, H, W), float in [-1, 1], of the same size.
     """
     columns = (synthetic, refined, (refined - synthetic) / 2, real)
     rows = [
@@ -41,7 +42,7 @@ def sheet_png(synthetic: Tensor, refined: Tensor, real: Tensor) -> bytes:
 
 
 def _pixels(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(H + gap, W + gap, 1 or 3) ``uint8``, with a white gap below and to the right."""
+    """Pixels (H + gap, W + gap, 1 or 3) ``uint8``, with a white gap below and on the right."""
     shown = image if len(image) == 3 else image[:1]
     grey = ((shown.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     pixels = grey.permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Algorithm 1 of SimGAN, arXiv:1612.07828: its steps, and a state that is resumable to the bit."""
+"""Algorithm 1 of SimGAN, arXiv:1612.07828: its steps, and a state that can be restored exactly."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -31,12 +31,12 @@ from simgan_captcha.training.checkpoint import load_training_state, save_trainin
 from simgan_captcha.training.parallel import share
 
 LabelAgreement = Callable[[Tensor, Tensor], float]
-"""``agreement(synthetic, refined)``: the fraction of images, (B, C, H, W) each, whose label some
-recogniser reads the same before and after refining."""
+"""A function ``agreement(synthetic, refined)`` of two batches (B, C, H, W). It returns the fraction
+of images for which a recognizer has the same reading before and after refining."""
 
 
 class Training:
-    """All that changes while training, and so all that a checkpoint holds."""
+    """The state of a training, which a checkpoint contains."""
 
     def __init__(
         self,
@@ -85,16 +85,16 @@ class Training:
 
     @property
     def images(self) -> int:
-        """Images seen so far, in all processes."""
+        """Number of images used so far, in all processes together."""
         return (self.synthetic.count + self.real.count) * self.settings.batch_size
 
     @property
     def adversarial(self) -> bool:
-        """Whether the step just made was one of Algorithm 1, after both pre-trainings."""
+        """Whether the latest step belongs to Algorithm 1, after both pre-trainings."""
         return self.step > self.settings.total_steps - self.settings.steps
 
     def first_batches(self) -> tuple[Tensor, Tensor]:
-        """The first synthetic and real batch: the same after every restart, for the pictures."""
+        """The first synthetic and real batch, for pictures; they are the same after a restart."""
         sample, real_sample = self.synthetic.first(), self.real.first()
         if sample.shape != real_sample.shape:
             raise ShapeError(
@@ -104,7 +104,7 @@ class Training:
         return sample, real_sample
 
     def advance(self) -> dict[str, float]:
-        """One step of the phase that it belongs to; the mean figures of its updates."""
+        """Make one step of the current phase, and return the mean figures of its updates."""
         s = self.settings
         self.step += 1
         if self.step <= s.pretrain_refiner_steps:
@@ -119,7 +119,7 @@ class Training:
 
     def _update_refiner(self, *, adversarial: bool) -> Figures:
         synthetic = self.synthetic.next()
-        # DDP awaits gradients of all that a module forwards; the frozen discriminator has none.
+        # After a forward pass, DDP waits for gradients. The frozen discriminator has none.
         with frozen(self.discriminator), self.fabric.no_backward_sync(self.discriminator):
             loss, figures = (
                 refiner_loss(
@@ -158,7 +158,7 @@ class Training:
     def _average_refiner(self) -> None:
         self.refiner_updates += 1
         n = self.refiner_updates
-        # A short memory at first, or the average would stay at the untrained weights.
+        # The decay is small at first. Otherwise the average would stay near the untrained weights.
         decay = min(self.settings.ema_decay, (1 + n) / (10 + n))
         for kept, new in zip(self.average.parameters(), self.refiner.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
@@ -167,14 +167,14 @@ class Training:
     def look(
         self, sample: Tensor, real_sample: Tensor, label_agreement: LabelAgreement | None
     ) -> bytes:
-        """A picture of how the sample is refined now; adds the label agreement to the figures."""
+        """Draw a picture of the refined sample, and add the label agreement to the figures."""
         refined = self.average(sample)
         if label_agreement is not None:
             self.figures["label_agreement"] = label_agreement(sample, refined)
         return sheet_png(sample, refined, real_sample)
 
     def new_alarms(self, figures: dict[str, float]) -> list[str]:
-        """Sentences of the alarms that these figures raise for the first time."""
+        """Return the sentences of the alarms that these figures raise for the first time."""
         if not self.adversarial:
             return []
         self.recent = [*self.recent, figures][-WINDOW:]
@@ -204,7 +204,7 @@ class Training:
         return {"settings": self.settings.model_dump(mode="json"), "seed": self.seed}
 
     def save(self, path: Path) -> None:
-        """Write everything that `load` goes on from."""
+        """Write a checkpoint for `load`."""
         numbers = {
             "made_with": self._made_with(),
             "step": self.step,
@@ -220,10 +220,10 @@ class Training:
         save_training_state(path, **self._parts(), tensors=tensors, numbers=numbers)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            RunError: It is damaged, or of other settings or another seed.
+            RunError: The checkpoint is damaged, or has other settings or another seed.
         """
         tensors, numbers = load_training_state(path, **self._parts())
         if numbers.get("made_with") != self._made_with():

@@ -1,4 +1,4 @@
-"""What one update of each network computes, and what it costs."""
+"""The losses of one update of each network, and their floating-point operations."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,24 +29,24 @@ from simgan_captcha.training.parallel import gather
 Figures = dict[str, Tensor]
 
 Recogniser = Callable[[Tensor], Tensor]
-"""``recogniser(images)``: logits (..., K) of images (B, C, H, W), on their device."""
+"""A function from images (B, C, H, W) to logits (..., K) on the same device."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What the losses need besides the two networks, if the settings ask for it."""
+    """Further inputs of the losses, which some settings need."""
 
     recogniser: Recogniser | None = None
-    """What ``consistency`` asks."""
+    """Recognizer for ``consistency``."""
     sampler: PatchSampler | None = None
-    """What ``contrastive`` describes patches with."""
+    """Patch sampler for ``contrastive``."""
     augment: DiffAugment | None = None
-    """What changes all images that the discriminator sees."""
+    """Augmentation of all images that the discriminator sees."""
     generator: torch.Generator = field(default_factory=torch.Generator)
-    """Draws the patches of ``contrastive``."""
+    """Random generator of the patches for ``contrastive``."""
 
     def shown(self, images: Tensor) -> Tensor:
-        """Images as the discriminator sees them."""
+        """Images as the discriminator sees them, augmented if there is an augmentation."""
         return images if self.augment is None else self.augment(images)
 
 
@@ -54,7 +54,7 @@ NO_EXTRAS = Extras()
 
 
 def refiner_pretraining_loss(refiner: nn.Module, synthetic: Tensor) -> tuple[Tensor, Figures]:
-    """Self-regularisation alone: learn the identity first."""
+    """Self-regularization alone, with which the refiner first learns the identity."""
     change = self_regularization_loss(refiner(synthetic), synthetic)
     return change, {"change": change}
 
@@ -66,10 +66,10 @@ def refiner_loss(
     settings: SimGANSettings,
     extras: Extras = NO_EXTRAS,
 ) -> tuple[Tensor, Figures]:
-    """Equation 4 of SimGAN: look real to every patch, and change little.
+    """Equation 4 of SimGAN: the adversarial loss of the refiner plus self-regularization.
 
-    With ``settings.consistency``, also: be read as before. With ``settings.contrastive``: keep
-    every patch recognisable. With a flow field: displace smoothly.
+    ``settings.consistency`` adds `consistency_loss`, and ``settings.contrastive`` adds
+    `contrastive_loss`. A flow field adds `flow_roughness`.
     """
     refined, displaced, flow = refiner.explain(synthetic)
     logits = discriminator(extras.shown(refined))
@@ -83,7 +83,7 @@ def refiner_loss(
     if flow is not None:
         roughness = flow_roughness(flow)
         loss = loss + settings.flow_smoothness * roughness
-        # The change in all, of which displacement is a part, says whether anything is done.
+        # The figure is the total change, which includes the displacement.
         figures["change"] = self_regularization_loss(refined, synthetic)
         figures |= {"displacement": flow.norm(dim=1).mean(), "roughness": roughness}
     if settings.contrastive and extras.sampler is not None:
@@ -106,7 +106,7 @@ def _contrast(
     sampler: PatchSampler,
     generator: torch.Generator,
 ) -> Tensor:
-    """`contrastive_loss` of refined images, by the refiner's own layers as in CUT."""
+    """`contrastive_loss` of refined images, on features of the refiner itself as in CUT."""
     queries = refiner.features(refined)
     with torch.no_grad():
         keys = refiner.features(synthetic)
@@ -124,22 +124,23 @@ def discriminator_loss(
     extras: Extras = NO_EXTRAS,
     fabric: Fabric | None = None,
 ) -> tuple[Tensor, Figures]:
-    """Equation 2 of SimGAN, halved, so that undecided is ln 2; or the hinge loss, halved.
+    """Half of equation 2 of SimGAN, or half of the hinge loss.
 
-    Half of the refined images come from the history, as soon as it holds as many; the fresh ones go
-    into it afterwards. Only those are refined: the other half of the synthetic ones is not needed.
+    The factor 1/2 makes the loss ln 2 if both classes are equally likely.
 
-    Of several processes, which ``fabric`` joins, each has the whole history and takes its share of
-    what is drawn.
+    Half of the refined images come from the history, once it has enough images. The new half is
+    added to the history afterwards. Only this half of the synthetic images is refined.
+
+    With several processes, each has the whole history, and takes its share of the drawn images.
 
     Args:
-        refiner: Gets no gradient.
-        discriminator: Is trained.
-        images: Synthetic and real ones, (B, C, H, W) each.
-        history: Of refined images, (C, H, W) each.
-        settings: Which loss, and the weight of `r1_penalty`.
-        extras: How the discriminator sees images.
-        fabric: The processes.
+        refiner: The refiner, which receives no gradient.
+        discriminator: The discriminator to train.
+        images: Synthetic and real images, (B, C, H, W) each.
+        history: History of refined images, (C, H, W) each.
+        settings: Kind of loss, and weight of `r1_penalty`.
+        extras: Augmentation of the images.
+        fabric: Fabric of all processes; None for a single process without Fabric.
     """
     synthetic, real = images
     processes, rank = (fabric.world_size, fabric.global_rank) if fabric else (1, 0)
@@ -155,7 +156,7 @@ def discriminator_loss(
     accuracy = (patch_accuracy(on_refined, REFINED) + patch_accuracy(on_real, REAL)) / 2
     figures = {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
     if settings.r1:
-        # Fabric's wrapper allows one backward pass of a mixed precision, and this is a second one.
+        # In mixed precision, Fabric's wrapper allows one backward pass. This is a second one.
         penalty = r1_penalty(getattr(discriminator, "module", discriminator), real)
         loss = loss + settings.r1 * penalty
         figures["gradient_penalty"] = penalty
@@ -164,7 +165,7 @@ def discriminator_loss(
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients pass through the module to its input, none are computed for its weights."""
+    """Compute no gradients for the weights of a module, only for its input."""
     module.requires_grad_(False)
     try:
         yield
@@ -173,14 +174,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def patch_sampler(settings: SimGANSettings) -> PatchSampler | None:
-    """What ``contrastive`` describes the refiner's layers with; None where it weighs nothing."""
+    """Patch sampler for ``contrastive``; None if the weight is 0."""
     if not settings.contrastive:
         return None
     return PatchSampler(settings.refiner.features, settings.refiner.blocks + 1)
 
 
 def count_forward_flops(settings: RefinerSettings, height: int, width: int) -> int:
-    """Floating-point operations of refining one image; a multiply-add is two."""
+    """Number of floating-point operations to refine one image; a multiply-add is two."""
     with torch.device("meta"):
         refiner, image = Refiner(settings), torch.empty(1, settings.channels, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -189,10 +190,11 @@ def count_forward_flops(settings: RefinerSettings, height: int, width: int) -> i
 
 
 def count_training_flops(settings: SimGANSettings, height: int, width: int) -> int:
-    """Floating-point operations of a whole training on images of one size, on any machine.
+    """Number of floating-point operations of a whole training, which is the same on any machine.
 
-    Counts one update of each kind, forward and backward, on tensors without storage, times how
-    often it is made; a multiply-add is two operations. What a recogniser costs is not in it.
+    The function counts one update of each kind, forward and backward, on tensors without storage.
+    It multiplies each count by the number of such updates. A multiply-add is two operations. The
+    operations of a recognizer are not included.
     """
     with torch.device("meta"):
         refiner, discriminator = Refiner(settings.refiner), Discriminator(settings.discriminator)

@@ -1,5 +1,5 @@
-"""Teaches a finished run with a few labels. Everything here may know true texts of real images.
+"""Teaching of a finished run with a few labels. This package may use true texts of real images.
 
-What it learns lies in a folder of its own, ``RUN/teach``. The readings, the figures and the
-recognizers that the run made without labels stay as they are.
+Its results are in a separate folder, ``RUN/teach``. The readings, figures and recognizers that the
+run made without labels do not change.
 """

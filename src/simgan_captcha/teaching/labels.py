@@ -1,4 +1,4 @@
-"""The labels that a run is taught with: collected, matched with its images, and kept.
+"""Labels for teaching a run: they are collected, matched with its images, and stored.
 
 RUN/teach/labels.json   {"texts": {name: text}}
 """
@@ -20,16 +20,16 @@ KEPT = Path(TEACH) / "labels.json"
 
 @dataclass(frozen=True)
 class Collected:
-    """Labels of a run's images, and how many others there were."""
+    """Labels of images of a run, and names of labels without an image."""
 
     texts: dict[str, str]
-    """Texts by the names of images of the run, in the scheme's case."""
+    """Texts by image name, in the case of the scheme."""
     without_image: list[str]
     """Names of labels that belong to no image of the run."""
 
 
 def labels_of(file: str | os.PathLike[str]) -> dict[str, str]:
-    """Texts by name of a CSV file, see `evaluation.labels.read_labels_csv`."""
+    """Read texts by image name from a CSV file, see `evaluation.labels.read_labels_csv`."""
     return read_labels_csv(Path(file))
 
 
@@ -37,10 +37,10 @@ def collect(labels: Mapping[str, str], names: list[str], scheme: Scheme) -> Coll
     """Match labels with the images of a run, see `evaluation.labels.match_labels`.
 
     Args:
-        labels: Texts by name, with or without folder and extension.
-        names: Of the run's images.
-        scheme: Of the run. A character that is missing from its alphabet counts as its upper or
-            lower case, if the alphabet has that.
+        labels: Texts by image name, with or without folder and extension.
+        names: Names of the images of the run.
+        scheme: Scheme of the run. If a character is missing from its alphabet, it is replaced by
+            its upper or lower case, if the alphabet has that.
 
     Raises:
         UsageError: No label belongs to an image of the run.
@@ -65,7 +65,7 @@ def collect(labels: Mapping[str, str], names: list[str], scheme: Scheme) -> Coll
 
 
 def kept_labels(run: Path) -> dict[str, str]:
-    """The labels that were collected earlier, by name.
+    """The labels that were collected earlier, by image name.
 
     Raises:
         RunError: The file is damaged.
@@ -84,7 +84,7 @@ def kept_labels(run: Path) -> dict[str, str]:
 
 
 def keep_labels(run: Path, texts: Mapping[str, str]) -> dict[str, str]:
-    """Add labels to those that were collected earlier; newer ones win. All of them."""
+    """Add labels to those that were collected earlier, and return all. New labels replace old."""
     together = kept_labels(run) | dict(texts)
     (run / TEACH).mkdir(exist_ok=True)
     write_json(run / KEPT, {"texts": together})

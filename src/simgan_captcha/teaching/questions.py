@@ -1,4 +1,4 @@
-"""Chooses the images whose labels teach most."""
+"""Selection of the images to label, so that few labels teach as much as possible."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from simgan_captcha.inference.readings import Reading
 
 _UNSURE = 0.9
-"""A character with a lower probability is doubtful."""
+"""Probability of a character below which it is uncertain."""
 
 
 def most_useful(
@@ -14,24 +14,24 @@ def most_useful(
 ) -> list[str]:
     """Names of the images to ask about, the most useful first.
 
-    Each image has doubts: pairs of characters on which two readers disagree, and characters of low
-    probability. An image counts for each of its doubts d with n(d) / (1 + a(d)), where n(d) is the
-    number of images with this doubt and a(d) how often it was asked about already. So frequent
-    confusions come first, and none is asked about again and again. Images without a doubt follow,
-    the least probable texts first.
+    An uncertainty of an image is a pair of characters on which two readers disagree, or a character
+    of low probability. The score of an image is the sum of n(d) / (1 + a(d)) over its uncertainties
+    d. Here n(d) is the number of images with d, and a(d) is the number of images with d that were
+    already chosen. So frequent confusions come first, and none is repeated too often. Images
+    without uncertainties come last, the least probable texts first.
 
     Args:
-        readings: Of the run's recognizer, for all images.
-        second: Texts of another reader by name, such as the specialized generalist.
-        labelled: Names of images that have a label; they are not chosen.
-        count: Number of names wanted; there are fewer if the images do not suffice.
+        readings: Readings of the recognizer of the run, for all images.
+        second: Texts of another reader by image name, such as the specialized generalist.
+        labelled: Names of images with a label; they are not chosen.
+        count: Largest number of names.
     """
     free = [reading for reading in readings if reading.name not in labelled]
     doubts = {one.name: _doubts(one, second.get(one.name)) for one in free}
     frequency = Counter(doubt for of_image in doubts.values() for doubt in of_image)
     asked: Counter[str] = Counter()
     chosen = list[str]()
-    # Least probable first, so that these win among images with the same doubts.
+    # The least probable texts are first, so they are chosen among images with equal scores.
     left = [one.name for one in sorted(free, key=lambda one: (one.confidence, one.name))]
 
     def value(name: str) -> float:

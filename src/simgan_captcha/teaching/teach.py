@@ -27,10 +27,10 @@ from simgan_captcha.pipeline.stages.specialization import (
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 
 TAUGHT_READINGS = Path(TEACH) / READINGS.name
-"""Readings of the run's images by the taught reader."""
+"""Readings of the images of the run by the taught reader."""
 
 FEWEST_VALIDATED = 10
-"""Fewer labels are not enough for cross-validation."""
+"""Smallest number of labels for cross-validation."""
 
 _TAUGHT = Path(TEACH) / "taught.json"
 _WORK = "work"
@@ -40,10 +40,10 @@ _FOLDS = 2
 def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -> Lesson:
     """Teach a finished run with the texts of some of its images.
 
-    The generalist specializes again, now with these texts among its pseudo-labels, and a light
-    recognizer learns what it reads. If the run had to learn from the simulator, its own readings
-    take the place of the generalist's. Known texts make up 25 % of a batch for ten labels, and up
-    to 50 % for many.
+    The generalist is specialized again, with these texts among its pseudo-labels. Then a small
+    recognizer learns from its readings. If the run learned from the simulator, the readings of the
+    run replace those of the generalist. Known texts are 25 % of a batch for ten labels, and up to
+    50 % for many.
 
     The taught reader is used from now on unless cross-validation over the labels or, with few
     labels, the estimate shows that it is worse.
@@ -54,12 +54,12 @@ def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -
         progress: Called with each event.
 
     Returns:
-        What was learned; `pipeline.lesson.load_lesson` returns it again.
+        A summary of the lesson; `pipeline.lesson.load_lesson` loads it later.
 
     Raises:
-        UsageError: No label, or the name of an image that the run does not have.
+        UsageError: There are no labels, or a name belongs to no image of the run.
         SchemeError: A text does not fit the scheme.
-        RunError: The run is not finished, or another process holds it.
+        RunError: The run is not finished, or another process uses it.
     """
     with opened(run, progress) as data:
         before = {reading.name: reading for reading in load_readings(run / READINGS)}
@@ -91,7 +91,7 @@ def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -
 
 
 def texts_of_generalist(run: Path) -> dict[str, str]:
-    """Texts by name of the specialized generalist of a run; none if the run has none."""
+    """Texts of the specialized generalist of a run by image name; empty if the run has none."""
     path = run / "specialize" / PSEUDO_LABELS
     if not path.exists():
         return {}
@@ -119,9 +119,9 @@ def _is_better(
 
 
 def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> tuple[Distilled, bool]:
-    """Learn from labels; also whether the generalist was the teacher."""
+    """Learn from labels; also return whether the generalist was the teacher."""
     work = data.run / TEACH / _WORK
-    shutil.rmtree(work, ignore_errors=True)  # of other labels
+    shutil.rmtree(work, ignore_errors=True)  # it may contain work with other labels
     work.mkdir(parents=True)
     kept = read_diagnosis(data.run)["kept"]
     try:
@@ -142,7 +142,7 @@ def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> tupl
 def _cross_validate(
     data: RunData, labels: Mapping[str, str], names: Sequence[str], reporter: Reporter
 ) -> int:
-    """How many of the images are read right by readers taught with the labels of the others."""
+    """Number of labelled images that are read correctly by readers taught with the other labels."""
     scheme, right = data.config.scheme, 0
     order = np.random.default_rng(data.seed).permutation(len(names))
     for fold in range(_FOLDS):
@@ -163,7 +163,7 @@ def _read(data: RunData, learned: Distilled, names: Sequence[str]) -> dict[str, 
 
 
 def _write(data: RunData, names: Sequence[str], learned: Distilled, lesson: Lesson) -> None:
-    """Write the taught reader and its readings, the lesson last."""
+    """Write the taught reader, its readings and finally the lesson."""
     run, scheme = data.run, data.config.scheme
     probabilities = read_probabilities(learned.reader, data.background(), data.images)
     (run / LESSON).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures in a terminal."""
+"""Display of images in a terminal."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.pipeline.lesson import TEACH
 
 ASKED = Path(TEACH) / "asked.png"
-"""The image that a person is asked about, for terminals without colours."""
+"""File with the image to label, for terminals without colours."""
 
 _COLUMNS = 76
 _UPPER_HALF = "\u2580"
 
 
 def picture_in_blocks(rgb: Pixels) -> str:
-    """An image (H, W, 3) in half blocks of 24-bit colour, at most 76 columns wide.
+    """Draw an image (H, W, 3) with half blocks in 24-bit colour, at most 76 columns wide.
 
     Each character shows two pixels: the upper as its colour, the lower as its background.
     """

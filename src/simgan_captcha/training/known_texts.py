@@ -16,8 +16,8 @@ _HALF = 10
 def known_of_batch(known: int, batch_size: int) -> int:
     """Number of images with known texts in a batch.
 
-    Their share of the batch is n / (2 n + 20), where n is the number of known texts: 0.25 for ten
-    of them, at most 0.5.
+    Their share of the batch is n / (2 n + 20), where n is the number of known texts. It is 0.25 for
+    ten texts, and at most 0.5.
     """
     return round(batch_size * _MOST * known / (known + _HALF))
 

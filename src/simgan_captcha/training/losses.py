@@ -1,4 +1,4 @@
-"""Losses that trainings of several rooms share."""
+"""Losses that several subpackages use."""
 
 from torch import Tensor
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 
 _PATIENCE = timedelta(hours=24)
-"""Longest wait for other processes. It covers a download or a fit of the leader. A lost process
+"""Longest wait for other processes. It covers a download or a fit in process 0. A lost process
 causes no wait: its connections break, and torchrun stops the others."""
 
 

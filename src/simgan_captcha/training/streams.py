@@ -20,12 +20,12 @@ from simgan_captcha.interrupts import end_with_parent, held_back, kept_from_chil
 from simgan_captcha.types import GreyImages
 
 _REAL = 0
-"""First word of the seeds of real batches; the streams of synthetic batches count from 1."""
+"""First number of the seeds of real batches; the streams of synthetic batches count from 1."""
 
 LabelledStream = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
-"""``stream(n)``: endless (images (B, 2, H, W) float32 in [-1, 1], class ids (B, L) int64) from
-batch number n on; batch k is the same from wherever it is asked for. Of several processes each has
-a stream of its own, of its `parallel.share` of the images."""
+"""A function ``stream(n)`` that returns endless pairs of images (B, 2, H, W) float32 in [-1, 1] and
+class ids (B, L) int64, starting with batch n. Batch k is always the same, for every start n. With
+several processes, each has its own stream with its `parallel.share` of the images."""
 
 
 class CaptchaSimulator(Protocol):

@@ -1,1 +1,1 @@
-"""Measures how weak a captcha is, for its owner."""
+"""Audit of the weaknesses of a captcha, for its owner."""

@@ -1,4 +1,4 @@
-"""An audit from its beginning to its figures, as JSON; no label takes part."""
+"""The audit of a finished run and its figures as JSON. It needs no labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,37 +38,38 @@ from simgan_captcha.pipeline.run_folder import (
 from simgan_captcha.report.inputs import of_these_readings, read_json
 
 BROKEN = 0.01
-"""From this share on a captcha counts as broken (Bursztein, Martin and Mitchell, Text-based CAPTCHA
-strengths and weaknesses, CCS 2011, section 2.3): an attacker has as many tries as they like."""
+"""Share of correctly read texts from which a captcha counts as broken, because an attacker may try
+any number of times. Source: Bursztein, Martin and Mitchell, Text-based CAPTCHA strengths and
+weaknesses, CCS 2011, section 2.3."""
 
 TIMED = 500
-"""Real images, at most, that are read to measure texts per hour."""
+"""Largest number of real images that are read to measure texts per hour."""
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """How much is drawn and trained, and who else reads."""
+    """Settings of an audit."""
 
     images: int = 1000
-    """Drawn of each change."""
+    """Number of images drawn for each change."""
     steps: int = 150
-    """That the reader is fine-tuned for, on each change."""
+    """Number of fine-tuning steps of the reader for each change."""
     seed: int = 1
     stock: tuple[str, ...] = ()
-    """Names of stock readers, see `stock_readers`."""
+    """Names of stock readers for comparison, see `stock_readers`."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was measured and found."""
+    """Measurements and findings of an audit."""
 
     measured: list[Measured]
     flops: int
-    """Of fine-tuning."""
+    """Number of floating-point operations of fine-tuning."""
     per_hour: float
-    """Texts that the run's reader reads on one core."""
+    """Number of texts that the reader of the run reads in an hour on one core."""
     timed: int
-    """Images that this was measured with."""
+    """Number of images in this measurement."""
     found: Found
     readers: list[StockRow]
 
@@ -78,16 +79,16 @@ def audit(
     settings: AuditSettings,
     on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
 ) -> tuple[Json, list[Measured]]:
-    """The figures of a finished run's audit, and what was measured of each change.
+    """Audit a finished run, and return the figures and the measurements of each change.
 
     Args:
-        run: Its folder; nothing is written there.
-        settings: How much is measured.
-        on_step: Called with the change, the step and how many there are.
+        run: Folder of the run; nothing is written to it.
+        settings: Settings of the audit.
+        on_step: Called with the name of the change, the step and the number of steps.
 
     Raises:
-        RunError: The run is not finished, or damaged.
-        UsageError: An unknown stock reader, or a run that does not draw with fonts.
+        RunError: The run is not finished or is damaged.
+        UsageError: A stock reader is unknown, or the simulator of the run does not use fonts.
     """
     check_stock_readers(settings.stock)
     reader, background, config = load_run_reader(run, taught=False)
@@ -130,15 +131,15 @@ def audit_figures(
     made: Audit,
     settings: AuditSettings,
 ) -> Json:
-    """As JSON: how severe it is, why, what to do about it, and what was measured.
+    """Figures of an audit as JSON: severity, findings with fixes, and measurements.
 
     Args:
-        run: The finished run's folder.
-        recorded: Its ``run.json``.
-        diagnosis: What it says of itself, see `estimate.diagnose`.
-        judged: A judgement of the readings that are there now, if somebody has made one.
-        made: What was measured and found.
-        settings: How much was measured.
+        run: Folder of the finished run.
+        recorded: Content of its ``run.json``.
+        diagnosis: Its diagnosis with the estimates, see `estimate.diagnose`.
+        judged: A judgement of the current readings, if there is one.
+        made: Measurements and findings.
+        settings: Settings of the audit.
     """
     read = _share_read(judged, diagnosis)
     falls = max(read["share"], made.found.given_away)
@@ -190,7 +191,7 @@ def audit_figures(
 
 
 def _share_read(judged: Json | None, diagnosis: Mapping[str, Any]) -> Json:
-    """The share of texts that the run reads, judged if it was, and the low end of its interval."""
+    """Share of correctly read texts with the lower end of its interval, judged or estimated."""
     if judged is not None:
         low = judged["captcha_interval"][0]
         return {"share": judged["captcha_accuracy"], "low": low, "by": "judged"}
@@ -199,7 +200,7 @@ def _share_read(judged: Json | None, diagnosis: Mapping[str, Any]) -> Json:
 
 
 def _of_changes(measured: Sequence[Measured]) -> list[Finding]:
-    """Changes that cost a fine-tuned reader more than both intervals leave open."""
+    """Findings for changes that make a fine-tuned reader worse, with disjoint intervals."""
     now, least, _ = measured[0].learned_on
     found = []
     for one in measured[1:]:
@@ -218,7 +219,7 @@ def _with_interval(share: tuple[float, float, float]) -> Json:
 
 
 def _cost(run: Path, recorded: Mapping[str, Any]) -> Json:
-    """What the run took, over the stages that it has as it is set now."""
+    """Cost of the stages that the run has with its current settings."""
     stages = {
         stage.name: manifest
         for stage in recorded_stages(recorded, run)

@@ -1,4 +1,4 @@
-"""Weaknesses of the owner's images themselves, found without a reader and without a network."""
+"""Weaknesses of the images themselves, which are found without a network."""
 
 import hashlib
 from collections import Counter
@@ -17,45 +17,46 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
 
 MOST_IMAGES = 5_000
-"""Looked at; of more, as many are taken evenly."""
+"""Largest number of examined images. If there are more, the examined ones are evenly spaced."""
 
 _MOST_PIXELS = 20_000_000
-"""In all the images whose pixels are compared at a time."""
+"""Largest total number of pixels of the compared images."""
 _MOST_COMPARED = 200
 _FEWEST_COMPARED = 20
-"""Fewer images say nothing of what all have in common."""
+"""Smallest number of images that are compared."""
 _SAME = 8
-"""Grey levels by which JPEG may change what is the same."""
+"""Largest difference in grey levels, caused by JPEG, of pixels that count as the same."""
 _IN_MOST = 0.8
-"""Share of images in which a pixel is the same, so that no text can be what it shows."""
+"""Share of images in which a pixel of the background is the same. Pixels of text vary more."""
 _PICTURE = 0.1
-"""Share of pixels that are the same in most images, yet not of the commonest grey level."""
+"""Share of pixels from which a shared background counts as a picture."""
 _APART = 12
-"""Grey levels from the commonest one on that a pixel is part of a picture."""
+"""Smallest difference in grey levels between a pixel of a picture and the median of the image."""
 _TWO_CLASSES = 0.85
-"""Share of the variance between ink and ground, of all, from which on they are two classes."""
+"""Share of the variance between ink and ground in the total variance, from which they are two
+classes."""
 _IN_DOUBT = 0.2
-"""Pixels in the middle third between ink and ground, for each pixel of ink."""
+"""Largest number of pixels in the middle third between ink and ground, per pixel of ink."""
 _ONE_INK = 20
-"""Standard deviation over images, in levels, of ink that has one colour."""
+"""Largest standard deviation over images, in levels, of an ink with one colour."""
 
 Encoded = tuple[str, bytes]
-"""An image's name and its encoded bytes."""
+"""Name and encoded bytes of an image."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a look at the images found, and how much was looked at."""
+    """Findings about images, and the number of examined images."""
 
     findings: list[Finding]
     images: int
-    """Looked at."""
+    """Number of examined images."""
     of: int
-    """There are."""
+    """Number of all images."""
     notes: list[str]
-    """What was left out, in sentences."""
+    """Sentences about omitted images and checks."""
     given_away: float
-    """Share of texts that names or metadata say, in [0, 1]."""
+    """Share of texts that names or metadata reveal, in [0, 1]."""
 
 
 def find_weaknesses(
@@ -65,14 +66,14 @@ def find_weaknesses(
     *,
     read_right: float = 1.0,
 ) -> Found:
-    """Look for weaknesses that images, their names and their texts show.
+    """Find weaknesses of images, of their names and of their texts.
 
     Args:
-        images: The owner's, as they are served.
-        texts: What was read, by the names of images; without, only what pixels and files show.
-        scheme: Alphabet and length, for the size of the text space.
-        read_right: Share of the texts that is right, as far as known; below a half, texts say more
-            about the reader than about the captcha.
+        images: Names and encoded bytes of the images, as the server sends them.
+        texts: Texts of readings by image name. Without them, only pixels and files are examined.
+        scheme: Scheme with alphabet and length, for the number of possible texts.
+        read_right: Known or estimated share of correct texts. Below 0.5, texts are not examined,
+            because their statistics depend more on the reader than on the captcha.
     """
     some = evenly(images, MOST_IMAGES)
     notes = []
@@ -101,7 +102,7 @@ def find_weaknesses(
 
 
 def _repeated_images(images: Sequence[tuple[str, GreyImages]]) -> list[Finding]:
-    """Images that are pixel for pixel the same."""
+    """Find images with identical pixels."""
     names: dict[bytes, list[str]] = {}
     for name, grey in images:
         digest = hashlib.sha256(repr(grey.shape).encode() + grey.tobytes()).digest()
@@ -125,7 +126,7 @@ def _repeated_images(images: Sequence[tuple[str, GreyImages]]) -> list[Finding]:
 
 
 def pixel_findings(encoded: Sequence[bytes]) -> list[Finding]:
-    """What pixels have in common: a shared background, and ink that one threshold takes off.
+    """Find a shared background, and ink that one threshold separates.
 
     Args:
         encoded: Images that `open_picture` accepts.
@@ -149,7 +150,7 @@ def _shared_background(rgb: Sequence[GreyImages]) -> list[Finding]:
         return []
     grey = np.stack([image.mean(-1) for image in rgb if image.shape == size])
     middle = np.median(grey, 0)
-    # Half of the images may hold ink at the same place; four fifths do not.
+    # Ink may be at the same place in half of the images, but not in four fifths.
     same = (np.abs(grey - middle) <= _SAME).mean(0) >= _IN_MOST
     picture = same & (np.abs(middle - np.median(middle)) > _APART)
     if picture.mean() < _PICTURE:
@@ -188,7 +189,7 @@ def _separable_ink(rgb: Sequence[GreyImages]) -> list[Finding]:
 
 
 def _two_classes(rgb: GreyImages) -> npt.NDArray[np.float64] | None:
-    """The ink's colour where a threshold on the distance from the ground's colour is clear."""
+    """Colour of the ink, if a threshold on the distance from the ground colour separates it."""
     coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
     ground = rgb[coarse == np.bincount(coarse.ravel()).argmax()].mean(0)
     distance = np.abs(rgb - ground).max(-1)
@@ -203,7 +204,7 @@ def _two_classes(rgb: GreyImages) -> npt.NDArray[np.float64] | None:
 
 
 def _otsu(levels: npt.NDArray[np.uint8]) -> tuple[int, float]:
-    """The threshold between two classes, and their share of the variance (Otsu 1979)."""
+    """Threshold between two classes, and the share of the variance between them (Otsu 1979)."""
     density = np.bincount(levels.ravel(), minlength=256) / levels.size
     below, moment = density.cumsum(), (density * np.arange(256)).cumsum()
     variance = float((density * (np.arange(256) - moment[-1]) ** 2).sum())

@@ -1,4 +1,4 @@
-"""Names and metadata of image files that give the text away."""
+"""Search for names and metadata of image files that reveal the text."""
 
 import base64
 import hashlib
@@ -14,11 +14,11 @@ from simgan_captcha.evaluation.audit.verdict import Finding, Severity, severity_
 from simgan_captcha.evaluation.intervals import wilson_interval
 
 _NOT_TEXT = {"icc_profile", "exif", "transparency", "jfif_version", "jfif_density", "background"}
-"""What Pillow tells of an image besides texts."""
+"""Keys of ``Image.info`` in Pillow that are not texts."""
 _MOST_TEXT = 4_000
-"""Characters of a field that are looked at."""
+"""Largest number of examined characters of a field."""
 _VARIED = 0.1
-"""Share of images in which a field has its own value, from which on it is one for each image."""
+"""Number of different values of a field, as a share of the images, from which the field varies."""
 
 
 def _base64(text: str) -> str:
@@ -33,15 +33,15 @@ _WAYS: dict[str, Callable[[str], str]] = {
     "as SHA-1": lambda text: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
     "as SHA-256": lambda text: hashlib.sha256(text.encode()).hexdigest(),
 }
-"""How a text may be written, in words; what is compared ignores case."""
+"""Possible encodings of a text by description. Comparisons ignore case."""
 
 
 def leak_findings(images: Sequence[tuple[str, bytes]], texts: Mapping[str, str]) -> list[Finding]:
-    """What names and metadata of images say of their texts.
+    """Find names and metadata of images that reveal their texts.
 
     Args:
-        images: Names and encoded bytes.
-        texts: That were read, by name; wrong ones hide leaks and make none.
+        images: Names and encoded bytes of images.
+        texts: Texts of readings by name. Wrong readings can hide a leak, but not create one.
     """
     pairs = [(PurePosixPath(name).stem, texts[name]) for name, _ in images if texts.get(name)]
     findings = []
@@ -69,7 +69,7 @@ def leak_findings(images: Sequence[tuple[str, bytes]], texts: Mapping[str, str])
 def _field_findings(
     field: str, values: Mapping[str, str], texts: Mapping[str, str], images: int
 ) -> list[Finding]:
-    """A field that gives texts away, or one that differs from image to image."""
+    """Report a field that reveals texts, or that differs between images."""
     found = _given_away([(value, texts[name]) for name, value in values.items() if texts.get(name)])
     fix = "Write images without metadata: only pixels, and what is needed to show them."
     if found is not None:
@@ -87,7 +87,7 @@ def _field_findings(
         ]
     different = Counter(values.values())
     if len(different) < max(2, _VARIED * images):
-        return []  # as the name of a program, the same in all
+        return []  # the field has few values, such as the name of a program
     return [
         Finding(
             f"Metadata differ from image to image ({field})",
@@ -100,7 +100,7 @@ def _field_findings(
 
 
 def metadata_of(data: bytes) -> Iterator[tuple[str, str]]:
-    """Fields of one JPEG or PNG that hold text: comments, text chunks, EXIF, what follows the end.
+    """Fields of a JPEG or PNG with text: comments, text chunks, EXIF, and bytes after the end.
 
     Args:
         data: An image that `open_picture` accepts.
@@ -110,10 +110,10 @@ def metadata_of(data: bytes) -> Iterator[tuple[str, str]]:
     if trailing.strip(b"\0\r\n "):
         yield "bytes after the end", _text(trailing)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF
+        warnings.simplefilter("ignore")  # damaged EXIF causes warnings
         try:
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                image.load()  # text may follow the pixels
+                image.load()  # reads text after the pixels, too
                 fields = dict(image.info)
                 exif = image.getexif()
                 tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
@@ -133,19 +133,23 @@ def _text(value: str | bytes) -> str:
 
 
 def _given_away(pairs: Sequence[tuple[str, str]]) -> tuple[str, float, tuple[str, str]] | None:
-    """How texts stand in what belongs to them, the share, and one example; None by chance.
+    """Find an encoding with which fields contain their texts more often than by chance.
 
     Args:
-        pairs: Where a text may stand, and the text.
+        pairs: Pairs of a field and the text of its image.
+
+    Returns:
+        Description of the encoding, share of fields that contain their text, and an example. None
+        if there is no such encoding.
     """
     count = len(pairs)
     if not pairs or 2 * Counter(text for _, text in pairs).most_common(1)[0][1] > count:
-        return None  # nearly all texts are one: nothing tells what belongs to which
+        return None  # most texts are equal, so chance cannot be measured
     others = [_another(pairs, number) for number in range(count)]
     best: tuple[str, float, tuple[str, str]] | None = None
     for way, written in _WAYS.items():
         holds = [written(text).casefold() in where.casefold() for where, text in pairs]
-        # As often a text stands where another one belongs: chance.
+        # Chance is measured by the number of texts that the field of another text contains.
         chance = sum(
             written(text).casefold() in where.casefold()
             for (_, text), where in zip(pairs, others, strict=True)
@@ -158,6 +162,6 @@ def _given_away(pairs: Sequence[tuple[str, str]]) -> tuple[str, float, tuple[str
 
 
 def _another(pairs: Sequence[tuple[str, str]], number: int) -> str:
-    """Where the text of the next image stands that has another text."""
+    """Field of the next image that has another text."""
     turns = ((number + step) % len(pairs) for step in range(1, len(pairs)))
     return next(pairs[turn][0] for turn in turns if pairs[turn][1] != pairs[number][1])

@@ -1,4 +1,4 @@
-"""An audit as Markdown, for an issue or a repository; pictures are on the page alone."""
+"""An audit as Markdown, for an issue or a repository. Only the HTML page has pictures."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from simgan_captcha.evaluation.audit.words import (
 
 
 def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
-    """The whole report.
+    """Write the whole report as Markdown.
 
     Args:
-        name: Of the run.
-        figures: See `figures.audit_figures`.
+        name: Name of the run.
+        figures: Figures of the audit, see `figures.audit_figures`.
     """
     verdict, cost = figures["verdict"], figures["cost"]
     images = cost["unlabelled_images"]
@@ -88,14 +88,14 @@ def _findings(figures: Mapping[str, Any]) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; cells are escaped."""
+    """Format a Markdown table with escaped cells."""
     lines = [heads, ["---"] * len(heads)]
     body = [[escaped(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, *body])
 
 
 def escaped(text: str) -> str:
-    """Text of others as plain text on one line: no markup, no HTML, no end of a cell.
+    """Escape Markdown, HTML and line feeds in a text from an unknown source.
 
     Example:
         >>> escaped("a|b <i>*c*")

@@ -1,7 +1,7 @@
-"""How weak a captcha is, for its owner: what a reader without labels gets, and what would cost it.
+"""Measurement of changes of a captcha that make it harder for a reader without labels.
 
-One feature at a time is changed in what the run's simulator draws. The run's own reader reads it,
-as it is and after it has learned on for a while on the change, as an attacker's would.
+Each measurement changes one feature of the images from the simulator of the run. The reader of the
+run reads these images before and after fine-tuning on them. An attacker would fine-tune as well.
 """
 
 import math
@@ -31,10 +31,10 @@ from simgan_captcha.training.parallel import make_fabric
 from simgan_captcha.training.streams import synthetic_batches
 from simgan_captcha.types import GreyImages
 
-_STREAM = 200  # and one more for each change; the run's own trainings use numbers below
+_STREAM = 200  # each change adds its number; trainings of the run use lower numbers
 _SHOWN = 6
-"""Images of each change that a person looks at."""
-_STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # of waves; in image heights
+"""Number of sample images of each change."""
+_STEEPNESS, _WAVELENGTH = (0.3, 0.3), (0.7, 2.5)  # of waves; wavelengths in image heights
 
 Generator = np.random.Generator
 Change = Callable[[Simulator, DrawParameters, Generator], DrawParameters]
@@ -42,16 +42,17 @@ Change = Callable[[Simulator, DrawParameters, Generator], DrawParameters]
 
 @dataclass(frozen=True)
 class Measured:
-    """How often drawn images of one change are read wholly right."""
+    """Accuracy on drawn images with one change."""
 
     name: str
     what: str
     as_it_is: tuple[float, float, float]
-    """Share by the run's reader, 0 to 1, and its 95 % interval."""
+    """Share of texts that the reader of the run reads correctly, in [0, 1], and its 95 %
+    interval."""
     learned_on: tuple[float, float, float]
-    """The same after learning on the change."""
+    """The same share and interval after fine-tuning on the change."""
     samples: GreyImages
-    """(6, H, W) ``uint8``."""
+    """Sample images (6, H, W) ``uint8``."""
 
 
 def audit_run(
@@ -65,26 +66,26 @@ def audit_run(
     steps: int,
     on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
 ) -> tuple[list[Measured], int]:
-    """What every change costs, first none; and the training FLOPs it took.
+    """Measure every change, and return the measurements and the FLOPs of fine-tuning.
 
-    A change that changes nothing of these captchas is left out.
+    The first measurement is without a change. Changes without effect on these captchas are omitted.
 
     Args:
-        config: The run's.
-        simulator: The run's, calibrated if the run is.
-        reader: The run's.
-        folder: For checkpoints, which are not kept.
-        seed: Of what is drawn.
-        images: Drawn of each change.
-        steps: That the reader learns on, of each change.
-        on_step: Called with the change, the step and how many there are.
+        config: Configuration of the run.
+        simulator: Simulator of the run, calibrated if the run is.
+        reader: Reader of the run.
+        folder: Folder for temporary checkpoints.
+        seed: Random seed of the images.
+        images: Number of images drawn for each change.
+        steps: Number of fine-tuning steps for each change.
+        on_step: Called with the name of the change, the step and the number of steps.
     """
     measured, flops = list[Measured](), 0
     for number, (name, (what, change)) in enumerate(changes(simulator).items()):
         changed = ChangedSimulator(simulator, change)
         drawn, ids = changed.batch(np.random.default_rng([_STREAM, seed]), images)
         if measured and (drawn[:_SHOWN] == measured[0].samples).all():
-            continue  # as of letters that are upright already
+            continue  # the change has no effect, for example on letters that are already upright
         learned = _learned_on(
             config,
             changed,
@@ -111,15 +112,15 @@ def audit_run(
 def texts_per_hour(
     reader: nn.Module, background: Background, scheme: Scheme, encoded: Sequence[bytes]
 ) -> float:
-    """Texts that one core of this machine reads in an hour, decoding included.
+    """Number of texts that one core of this machine reads in an hour, including decoding.
 
-    By processor time, so that other work on the machine does not count.
+    The measurement uses processor time, so that other work on the machine does not count.
 
     Args:
-        reader: The run's.
-        background: The run's.
-        scheme: The run's.
-        encoded: Images of the run's store, at least one.
+        reader: Reader of the run.
+        background: Background of the run.
+        scheme: Scheme of the run.
+        encoded: Encoded images of the store, at least one.
     """
 
     def read(some: Sequence[bytes]) -> None:
@@ -129,7 +130,7 @@ def texts_per_hour(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        read(encoded[:10])  # what is done once is no cost of a text
+        read(encoded[:10])  # excludes the time for initialization
         began = time.process_time()
         read(encoded)
         seconds = time.process_time() - began
@@ -139,20 +140,20 @@ def texts_per_hour(
 
 
 class ChangedSimulator:
-    """Draws as a simulator does, with one feature changed."""
+    """A simulator with one changed feature."""
 
     def __init__(self, simulator: Simulator, change: Change) -> None:
         self.simulator, self.change = simulator, change
 
     def batch(self, generator: Generator, count: int) -> tuple[GreyImages, npt.NDArray[np.int64]]:
-        """Images (count, H, W) ``uint8`` and class ids (count, L)."""
+        """Draw images (count, H, W) ``uint8`` and class ids (count, L)."""
         parameters = self.simulator.draw_parameters(generator, count)
         changed = self.change(self.simulator, parameters, generator)
         return self.simulator.render(changed), changed.ids
 
 
 def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
-    """By name: what is changed, in words, and how. The first changes nothing."""
+    """Descriptions and functions of all changes by name. The first changes nothing."""
     scheme, most = simulator.scheme, math.ceil(simulator.settings.clutter.lines[1])
     found = simulator.calibration is not None
     more: dict[str, tuple[str, Change]] = {
@@ -165,7 +166,8 @@ def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
         words = " and ".join(scheme.clutter) + " left out"
         more = {"without clutter": (words, _without_clutter), **more}
     if scheme.background == "shared":
-        # Of ink on black the strongest is equally strong in every image: nothing is fainter.
+        # Other backgrounds are encoded as ink on black. The strongest ink then has the same value
+        # in every image, so a lower contrast would have no effect.
         more["fainter"] = ("letters at half their contrast", _fainter)
     return {
         "as it is": (
@@ -191,7 +193,7 @@ def _unchanged(_: Simulator, drawn: DrawParameters, __: Generator) -> DrawParame
 def _upright(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
     if simulator.calibration is None:
         return replace(drawn, rotation=np.zeros_like(drawn.rotation))
-    # A glyph that was found leaning stands upright when it is turned back.
+    # A calibrated glyph may itself be rotated. It is upright after the inverse rotation.
     return replace(drawn, rotation=simulator.calibration.offset[drawn.ids, 2])
 
 
@@ -243,7 +245,7 @@ def _without_clutter(_: Simulator, drawn: DrawParameters, __: Generator) -> Draw
 def _more_lines(
     simulator: Simulator, drawn: DrawParameters, generator: Generator
 ) -> DrawParameters:
-    """Lines of their own, over whatever clutter there is."""
+    """Add lines over any existing clutter."""
     lines = draw_clutter(
         simulator.scheme.model_copy(update={"clutter": ("lines",)}),
         simulator.settings.clutter.model_copy(update={"line_strength": (1, 1)}),
@@ -275,7 +277,7 @@ def _learned_on(
     steps: int,
     on_step: Callable[[int, int], None],
 ) -> tuple[nn.Module, int]:
-    """A reader that went on learning on a simulator's images, and the FLOPs of that."""
+    """Fine-tune the reader on images of a simulator; return it with the FLOPs of fine-tuning."""
     background, settings = simulator.simulator.background, config.brief_training(steps)
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -292,7 +294,7 @@ def _learned_on(
     result = train_reader(
         batches,
         reader_architecture(config),
-        # Enough to learn a change; as much as from the start would first unlearn what it knows.
+        # A lower learning rate is enough for a change. The full one would first degrade the reader.
         settings.model_copy(update={"learning_rate": settings.learning_rate / 3}),
         TrainingSession(
             folder, make_fabric("32-true"), seed, lambda step, total, _: on_step(step, total)

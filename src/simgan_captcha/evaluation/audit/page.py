@@ -1,4 +1,4 @@
-"""What an audit found, for the captcha's owner: JSON, a page, Markdown, and a few lines."""
+"""The report of an audit for the owner of the captcha, as JSON, HTML and Markdown."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ _MOST_BYTES, _MOST_SIDE = 200_000, 1_200
 
 
 def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measured]) -> Path:
-    """Write ``audit.json``, ``audit.html`` and ``audit.md`` into ``audit/``; the page's path."""
+    """Write ``audit.json``, ``audit.html`` and ``audit.md`` to ``audit/``; return the HTML path."""
     write_json(run / AUDIT, dict(figures))
     name = run.resolve().name
     write_bytes(run / MARKDOWN, audit_markdown(name, figures).encode())
@@ -41,7 +41,7 @@ def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measur
         effect_in_words=effect_in_words,
         rate=rate_in_words,
         reader_in_words=reader_in_words,
-        # What an attacker who learns on would lose.
+        # Points are the difference in accuracy after fine-tuning.
         changes=[
             {
                 **change,
@@ -56,7 +56,7 @@ def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measur
 
 
 def _row(images: GreyImages) -> GreyImages:
-    """Side by side, (H, W)."""
+    """Images side by side as one image (H, W)."""
     height, width = images.shape[1:]
     row = np.full((height, len(images) * (width + _GAP) - _GAP), 255, np.uint8)
     for number, image in enumerate(images):

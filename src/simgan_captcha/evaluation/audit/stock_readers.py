@@ -1,4 +1,4 @@
-"""Readers that an attacker has for nothing, on the same images as the run's own."""
+"""Comparison of the run with ready-made readers that an attacker can use without training."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,35 +13,35 @@ from simgan_captcha.inference.readings import Reading
 from simgan_captcha.scheme import Scheme
 
 READ = 200
-"""Real images that each of them reads, at most."""
+"""Largest number of real images that each stock reader reads."""
 
 ReadOne = Callable[[bytes], str]
-"""The text of one encoded image."""
+"""A function that reads one encoded image."""
 
 
 @dataclass(frozen=True)
 class StockRow:
-    """How often a reader that learned nothing of this captcha agrees with the run's."""
+    """Agreement of a stock reader with the reader of the run."""
 
     name: str
     images: int = 0
     agrees: tuple[float, float, float] | None = None
-    """Share of whole texts that are those of the run, and its 95 % interval."""
+    """Share of whole texts that agree with those of the run, and its 95 % interval."""
     texts_per_hour: float | None = None
-    """By the processor time of one core."""
+    """Number of texts in an hour of processor time of one core."""
     skipped: str | None = None
-    """Why there are no figures."""
+    """Reason why there are no figures."""
 
 
 class _MissingError(Exception):
-    """The reader is not installed; says what to do."""
+    """A stock reader is not available; the message states the reason."""
 
 
 def check_stock_readers(names: Sequence[str]) -> None:
-    """Refuse names that nobody knows, before anything is measured.
+    """Check that all names are known, before anything is measured.
 
     Raises:
-        UsageError: An unknown name.
+        UsageError: A name is unknown.
     """
     for name in names:
         if name not in _STOCK:
@@ -54,16 +54,16 @@ def stock_rows(
     texts: Mapping[str, str],
     scheme: Scheme,
 ) -> Iterator[StockRow]:
-    """A row for the generalist, and one for each reader that is asked for by name.
+    """Compare the generalist and each named stock reader with the run.
 
-    Without labels nobody knows the truth, so texts are compared with those of the run. Readers that
-    have learned apart from each other rarely make the same mistake in a whole text.
+    True texts are unknown without labels, so texts are compared with those of the run. Readers that
+    were trained separately rarely make the same mistake in a whole text.
 
     Args:
-        names: Of stock readers, see `check_stock_readers`.
-        images: Real ones, encoded, by name.
-        texts: That the run read, by name.
-        scheme: The run's; its alphabet and length are known to whoever looks at the captcha.
+        names: Names of stock readers, see `check_stock_readers`.
+        images: Names and encoded bytes of real images.
+        texts: Texts of the run by image name.
+        scheme: Scheme of the run. Anybody who sees the captcha knows its alphabet and length.
     """
     known = [image for image in images if image[0] in texts]
     some = evenly(known, READ)
@@ -91,12 +91,12 @@ def stock_rows(
 def _read_or_nothing(read: ReadOne, data: bytes) -> str:
     try:
         return read(data)
-    except Exception:  # whatever a reader of others raises: it has not read this image
+    except Exception:  # a foreign reader may raise anything; it has not read this image
         return ""
 
 
 def _comparable(text: str, scheme: Scheme) -> str:
-    """Within the alphabet; in one case where the alphabet does not hold both."""
+    """Reduce a text to the alphabet, in one case unless the alphabet has both."""
     letters = {c for c in scheme.alphabet if c.isalpha()}
     if not any(c.swapcase() in letters for c in letters):
         text = in_one_case(text, scheme)

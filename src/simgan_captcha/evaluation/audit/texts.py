@@ -1,4 +1,4 @@
-"""What texts that were read show: repeats, the size of their space, and uneven characters."""
+"""Weaknesses of the texts: repeats, few possible texts, and unevenly frequent characters."""
 
 import math
 from collections import Counter
@@ -8,32 +8,33 @@ from simgan_captcha.evaluation.audit.verdict import Finding, Severity
 from simgan_captcha.scheme import Scheme
 
 _GUESSED = 100
-"""Texts, of which a blind guess gets one percent: enough to count as broken."""
+"""Number of possible texts at which a blind guess is right in 1 %. Such a captcha is broken."""
 _SMALL = 10_000
-"""Texts that a program tries in hours where nothing limits it."""
+"""Number of possible texts that a program can try in hours if there is no limit on tries."""
 _LARGE = 1_000_000
-"""From here on the size is no finding."""
+"""Number of possible texts from which there is no finding."""
 _FEWEST = 100
-"""Texts, below which frequencies say nothing."""
+"""Smallest number of readings for a test of character frequencies."""
 _SURPRISE = 8.0
-"""Standard deviations of the sum of squares, from which on characters are not evenly drawn."""
+"""Number of standard deviations of the sum of squares from which characters are uneven."""
 _UNEVEN = 1.5
-"""Times as often as expected, or as seldom; errors of a reader alone reach less."""
+"""Factor between the frequency of a character and the expected one, in either direction, from which
+characters are uneven. Errors of a reader alone cause a smaller factor."""
 
 
 def text_findings(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
-    """Weaknesses of how texts are drawn, as far as readings show them.
+    """Find weaknesses in the way texts are drawn, from readings.
 
     Args:
-        texts: That were read, most of them rightly.
-        scheme: Of alphabet and length.
+        texts: Texts of readings, most of them correct.
+        scheme: Scheme with alphabet and length.
     """
     repeated = _repeated_texts(texts, scheme)
     return [*repeated, *_small_space(texts, scheme), *_uneven_characters(texts, scheme)]
 
 
 def text_space(scheme: Scheme) -> int:
-    """How many texts alphabet and length allow.
+    """Number of texts that alphabet and length allow.
 
     Example:
         >>> text_space(Scheme(alphabet="0123456789", length=4, width=70, height=30))
@@ -44,10 +45,10 @@ def text_space(scheme: Scheme) -> int:
 
 
 def space_from_repeats(texts: Sequence[str]) -> tuple[float, float, float] | None:
-    """Size of the space from which texts are drawn, with a 95 % interval, by how often they repeat.
+    """Estimate the number of possible texts from repeats, with a 95 % interval.
 
-    Of N texts drawn evenly from S, N (N - 1) / 2S pairs are equal on average (the birthday
-    problem). None where fewer than five pairs are equal.
+    If N texts are drawn uniformly from S possible texts, N (N - 1) / 2S pairs are equal on average
+    (birthday problem). The result is None if fewer than five pairs are equal.
     """
     pairs = equal_pairs(texts)
     if pairs < 5:
@@ -58,7 +59,7 @@ def space_from_repeats(texts: Sequence[str]) -> tuple[float, float, float] | Non
 
 
 def equal_pairs(texts: Sequence[str]) -> int:
-    """Pairs of texts that are equal."""
+    """Number of pairs of equal texts."""
     return sum(count * (count - 1) // 2 for count in Counter(texts).values())
 
 
@@ -139,10 +140,11 @@ def _uneven_characters(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
 
 
 def best_guess(texts: Sequence[str]) -> tuple[str, float]:
-    """The guess that is most often right, and how often, as a share.
+    """The most probable text, and its probability.
 
-    It is the commonest text, if that was read five times, or the commonest character at each place
-    of texts of the commonest length, whichever is likelier.
+    There are two candidates. One is the most frequent text, if it was read at least five times. The
+    other combines the most frequent character at each position, among texts of the most frequent
+    length. The result is the more probable candidate.
     """
     length, times = Counter(map(len, texts)).most_common(1)[0]
     guess, share = "", times / len(texts)

@@ -1,43 +1,43 @@
-"""How severe it is that texts are read, what each finding asks for, and what no image shows."""
+"""Severity of weaknesses, findings with fixes, and a checklist for the owner."""
 
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 HIGH, MEDIUM = 0.30, 0.10
-"""Shares of texts that fall, from which on a verdict is of that severity."""
+"""Shares of correctly read texts from which the severity is high or medium."""
 
 
 class Severity(enum.StrEnum):
-    """How urgent it is, the least first."""
+    """Severity of a weakness, in ascending order."""
 
     low = "low"
     medium = "medium"
     high = "high"
 
     def reaches(self, other: "Severity") -> bool:
-        """Whether this one is at least as severe as another."""
+        """Whether this severity is at least the other one."""
         order = list(Severity)
         return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A weakness, how it shows, and what to do about it."""
+    """A weakness with its evidence and a fix."""
 
     name: str
     severity: Severity
     evidence: str
-    """A sentence with the figures that it rests on."""
+    """A sentence with the measured figures."""
     fix: str
-    """What the owner should change."""
+    """A sentence about the change that the owner should make."""
     effect: float | None = None
-    """Share of texts, in [0, 1], that the fix takes from an attacker; None where nothing was
-    measured."""
+    """Share of texts, in [0, 1], that an attacker can no longer read after the fix; None if it was
+    not measured."""
 
 
 def severity_of(share: float) -> Severity:
-    """Severity by the share of texts that fall, in [0, 1].
+    """Severity for a share of correctly read texts, in [0, 1].
 
     Example:
         >>> [str(severity_of(share)) for share in (0.3, 0.1, 0.09)]
@@ -49,7 +49,7 @@ def severity_of(share: float) -> Severity:
 
 
 def most_effective_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings with a measured effect by its size, then the others by severity."""
+    """Sort findings with a measured effect by its size, followed by the others by severity."""
     order = list(Severity)
     return sorted(
         findings,
@@ -69,18 +69,19 @@ CHANGE_FIXES = {
     "lines": "Draw lines through the text, as strong as its strokes.",
     "more lines": "Draw more lines through the text, as strong as its strokes.",
 }
-"""What to do, by the name of a change of `measure.changes` that makes reading harder."""
+"""Fixes by the names of changes in `measure.changes` that make reading harder."""
 
 
 def change_finding(name: str, what: str, points: float, now: float, then: float) -> Finding:
-    """A change that costs even a reader which has been fine-tuned on it.
+    """Make a finding for a change that makes even a fine-tuned reader worse.
 
     Args:
-        name: Of the change.
-        what: It does, in words.
-        points: Share that is lost at least, by the intervals of both measurements.
-        now: Share of drawn images read right without it, after as much fine-tuning.
-        then: The same with it.
+        name: Name of the change.
+        what: Description of the change.
+        points: Smallest loss of accuracy that the intervals of both measurements allow.
+        now: Share of drawn images that are read correctly without the change, after the same
+            fine-tuning.
+        then: The same share with the change.
     """
     return Finding(
         f"Would cost readers: {what}",
@@ -94,7 +95,7 @@ def change_finding(name: str, what: str, points: float, now: float, then: float)
 
 @dataclass(frozen=True)
 class Check:
-    """Something no image shows, which the owner checks by hand."""
+    """A question about the captcha that images cannot answer, for the owner to check."""
 
     question: str
     why: str
@@ -139,4 +140,4 @@ CHECKLIST = (
         "Calling it without the page, or with another method, must not pass without an answer.",
     ),
 )
-"""To be checked by the owner; the audit never sends anything to a server."""
+"""Questions for the owner. The audit never sends anything to a server."""

@@ -1,4 +1,4 @@
-"""The verdict of an audit in sentences, for page, Markdown and terminal alike."""
+"""The verdict of an audit in sentences, for the HTML page, Markdown and the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ _BY = {
 
 
 def verdict_sentences(figures: Mapping[str, Any]) -> list[str]:
-    """How much falls and how fast, then what that means."""
+    """Sentences about the share of correctly read texts, the speed, and their meaning."""
     verdict, speed = figures["verdict"], figures["speed"]
     sentences = [
         f"{verdict['share']:.1%} of texts fall, {_BY[verdict['by']]}.",
@@ -40,7 +40,7 @@ def verdict_sentences(figures: Mapping[str, Any]) -> list[str]:
 
 
 def rate_in_words(per_hour: float) -> str:
-    """Rounded to two digits, as a measurement on one machine tells no more.
+    """Format a rate with two significant digits, because a measurement is not more precise.
 
     Example:
         >>> rate_in_words(2_791_417), rate_in_words(4.2)
@@ -51,14 +51,14 @@ def rate_in_words(per_hour: float) -> str:
 
 
 def effect_in_words(effect: float | None) -> str:
-    """Share of texts that a fix takes from an attacker, for a table."""
+    """Format the effect of a fix for a table."""
     if effect is None:
         return "not measured"
     return f"{effect:.1%}" if effect >= 0.0005 else f"1 in {1 / effect:,.0f}"
 
 
 def reader_in_words(row: Mapping[str, Any]) -> str:
-    """What one stock reader got, or why there is nothing to say."""
+    """Describe the result of a stock reader, or the reason why there is none."""
     if row["skipped"] is not None:
         return f"left out: {row['skipped']}"
     agrees = row["agrees"]
@@ -69,7 +69,7 @@ def reader_in_words(row: Mapping[str, Any]) -> str:
 
 
 def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
-    """Lines for a terminal."""
+    """Describe an audit in lines for a terminal."""
     estimate, verdict = figures["estimate"], figures["verdict"]
     lines = [
         f"{estimate['accuracy']:.1%} of captchas fall, as estimated ({estimate['low']:.1%} to "
@@ -82,7 +82,7 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"reader {row['name']}: {reader_in_words(row)}" for row in figures["readers"]]
     lines += [
-        # Names of metadata come from files.
+        # Names of metadata come from files, so they need escaping.
         f"finding ({one['severity']}): {one_line(one['name'])}. {one['fix']}"
         for one in figures["findings"]
     ]
