@@ -228,8 +228,8 @@ def test_the_scheme_file_of_init_can_be_read(
 
 
 GUESSES = {
-    "alphabet": "# A guess: leave out what never occurs",
-    "length": "# A guess: letters that touch are seen as one.",
+    "alphabet": "# A guess: remove characters that never occur",
+    "length": "# A guess: letters that touch count as one.",
 }
 
 
@@ -242,7 +242,7 @@ def test_unknown_settings_are_marked_as_guesses(given: list[str], found: list[st
     for key, guess in GUESSES.items():
         assert (guess in text) == (key not in [*given, *found])
     assert all(f"# {remark}\n{key} = " in text for key, remark in remarks.items())
-    assert ("# Stretches of ink" in text) == ("length" not in found)
+    assert ("# Separate stretches of ink" in text) == ("length" not in found)
 
 
 def test_init_without_the_generalist_marks_the_length_as_a_guess(

@@ -102,7 +102,8 @@ def _alphabet_in_words(survey: "Survey") -> str:
 
 def _length_in_words(survey: "Survey") -> str:
     """Sentence that explains the proposed length."""
-    return f"Found by the generalist in {survey.length_share:.0%} of the images it is surest of."
+    share = f"{survey.length_share:.0%}"
+    return f"Found by the generalist in {share} of the images with the highest confidence."
 
 
 def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:

@@ -12,63 +12,62 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.shown import one_line
 
 _SCHEME_FILE = """\
-# A scheme for simgan-captcha, from {{ looked_at }} of the {{ files }} images in
-# {{ folder }}. Look at {{ sheet }}, correct what is wrong here, then:
+# A scheme for simgan-captcha, proposed from {{ looked_at }} of the {{ files }} images in
+# {{ folder }}. Compare it with {{ sheet }}, correct it, then:
 #
-#   simgan-captcha run RUN --scheme {{ name }} --images {{ folder }}
+#   simgan-captcha run RUN --scheme {{ name }} --images {{ folder }} --preset quick
 
-# Every character that a text may hold, each once.
+# All characters that a text may contain.
 {% if "alphabet" in guessed %}
-# A guess: leave out what never occurs, add what does.
+# A guess: remove characters that never occur, and add missing ones.
 {% endif %}
 {% if "alphabet" in remarks %}
 # {{ remarks.alphabet }}
 {% endif %}
 alphabet = {{ alphabet }}
 
-# Characters that look the same and count as one, as in ["o0", "1lI"]: the first of each
-# stands in the alphabet and is read for all, the others do not.
+# Characters that look the same and count as one, as in ["o0", "1lI"]. The first of each
+# group belongs to the alphabet and is read for all of them; the others do not belong to it.
 alike = []
 
-# Characters in every text; where their number varies, in the longest and the shortest.
+# Number of characters in a text. If it varies: in the longest and in the shortest text.
 {% if "length" in guessed %}
-# A guess: letters that touch are seen as one.
+# A guess: letters that touch count as one.
 {% endif %}
 {% if "length" in remarks %}
 # {{ remarks.length }}
 {% else %}
-# Stretches of ink side by side: {{ stretches }} of the images.
+# Separate stretches of ink: {{ stretches }} of the images.
 {% endif %}
 length = {{ scheme.length }}
 {{ "shortest = %d" % scheme.shortest if scheme.shortest else "# shortest =" }}
 
-# Pixels that an image is read at.{{ other_sizes }}
+# Size in pixels at which images are read.{{ other_sizes }}
 width = {{ scheme.width }}
 height = {{ scheme.height }}
 
-# shared: all images have one picture behind the text, and one size. plain: behind it
-# is one colour, each image's own or that of all; any size is scaled to fit. varying:
-# likewise, but colours run into each other (gradients, clouds) or lie side by side.
+# shared: all images have the same picture behind the text, and the same size.
+# plain: the background has one colour, which may differ between images of any size.
+# varying: as plain, but with gradients, clouds or areas of different colours.
 background = "{{ scheme.background }}"
 
-# Pixels from the top of a text to its foot, about, at that size.
+# Height of a text in pixels at that size, approximately.
 text_height = {{ scheme.text_height }}
 
-# And from its left end to its right one; where lengths vary, of one of middle length.
+# Width of a text. If lengths vary: of a text of medium length.
 text_width = {{ scheme.text_width }}
 
-# Nothing here can see these two, and each may cost accuracy where it is not so: look at
-# the images. Whether texts stand on waves that bend their letters; whether they are of
-# different fonts.
+# init cannot detect these two. Look at the images; a wrong value can cost accuracy.
+# waves: texts follow waves that bend their letters.
+# several_fonts: texts are set in different fonts.
 waves = false
 several_fonts = false
 
-# Elsewhere in every image, among the letters: lines (straight or curved), dots, texture
-# (a grain about as fine as strokes). A guess: look at the images, leave out what they do
-# not have, add what they do.
+# What crosses the letters in every image: "lines" (straight or curved), "dots", "texture"
+# (grain about as fine as the strokes). A guess: look at the images and correct it.
 clutter = {{ clutter }}
 
-# Seen as well; a run finds it by itself:
+# Also found; a run finds these by itself:
 # - ink: {{ ink }}
 # - text: rows {{ rows }}
 # - lines that all images share: {{ lined }} of the pixels
