@@ -108,9 +108,9 @@ def test_no_candidate_draws_ink_without_coverage(monkeypatch: pytest.MonkeyPatch
     """A contrast below 1 would show the canvas of a glyph."""
     tried: list[float] = []
 
-    def recorded(*arguments: Any) -> GreyImages:
-        tried.append(float(arguments[3][_CONTRAST]))
-        return draw_rendered(*arguments)
+    def recorded(*arguments: Any, **named: Any) -> GreyImages:
+        tried.append(float(named["values"][_CONTRAST]))
+        return draw_rendered(*arguments, **named)
 
     monkeypatch.setattr(rendering_fit, "draw_rendered", recorded)
     values = start_rendering(BACKGROUND)
