@@ -128,9 +128,9 @@ def doors(run: sc.Run, folder: Path) -> Iterator[dict[str, Door]]:
     with served(run.folder) as client:
 
         def page(path: Path) -> str:
-            (answer,) = client.post("/api/read", files={"files": path.read_bytes()}).json()[
-                "readings"
-            ]
+            reply = client.post("/api/read", files={"files": path.read_bytes()}).json()
+            # A request whose images are all refused is answered with a problem.
+            (answer,) = reply.get("readings") or reply["errors"]
             return str(answer.get("text") or f"refused: {answer['error']}")
 
         yield {
