@@ -159,7 +159,7 @@ def command(reader: Path, source: Path | str, stdin: bytes | None = None) -> str
         input=stdin,
         capture_output=True,
     )
-    if not done.stdout.strip():
+    if b"error: " in done.stderr:
         return f"refused: {done.stderr.decode().strip().splitlines()[-1]}"
     (row,) = json.loads(done.stdout)["readings"]
     return str(row.get("text") or f"refused: {row['error']}")
