@@ -13,6 +13,7 @@ from simgan_captcha.errors import UsageError
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Unreadable
 from simgan_captcha.inference.sources import image_sources
 from simgan_captcha.types import Floats, GreyImages, Ids
+from tests.commands import command
 from tests.small_run import SCHEME, draw_captchas, write_challenges
 
 CAPTCHAS = draw_captchas(6)
@@ -46,6 +47,13 @@ def test_standard_input_accepts_images_of_all_formats(kind: str) -> None:
 def test_other_standard_input_is_an_error(data: bytes, got: str) -> None:
     with pytest.raises(UsageError, match=rf"one file name per line, from standard input, {got}"):
         from_stdin(data)
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_an_error_in_standard_input_leaves_no_output(form: str) -> None:
+    done = command("read", "-", form, input="")
+    done.error(2, "from standard input, got nothing")
+    assert done.out == ""
 
 
 def test_an_invalid_file_name_does_not_affect_other_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import enum
 import sys
 from collections import Counter
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,17 +74,19 @@ def read(
     from simgan_captcha.data.kinds import in_words
     from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
     from simgan_captcha.inference.sources import image_sources
-    from simgan_captcha.shown import in_labels
+    from simgan_captcha.shown import taught_with
 
     if as_json + as_csv + (parquet is not None) > 1:
         raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
     reader, images = _reader_and_images(sources, alphabet, length)
     if reader.taught:
-        typer.echo(f"the reader was {in_labels(reader.taught)}", err=True)
+        typer.echo(f"the reader was {taught_with(reader.taught)}", err=True)
     left_out: Counter[str] = Counter()
     rows = reader.read_each(
         image_sources(images, sys.stdin.buffer, recursive=recursive, left_out=left_out)
     )
+    # The first row is read before any output, so that an error in the sources leaves none.
+    rows = chain(list(islice(rows, 1)), rows)
     if parquet is not None:
         unreadable = write_parquet(rows, parquet)
     elif as_json or as_csv:
