@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from record import RESULTS, provenance, write_table
+from record import RESULTS, made_by_line, provenance, write_table
 
 import simgan_captcha as sc
 from simgan_captcha.atomic import write_json
@@ -195,7 +196,7 @@ def served(run: Path) -> Iterator[httpx.Client]:
 
 
 def write(
-    out: Path, expected: str, table: Mapping[str, Mapping[str, str]], began: Mapping[str, object]
+    out: Path, expected: str, table: Mapping[str, Mapping[str, str]], began: Mapping[str, Any]
 ) -> None:
     ways = list(next(iter(table.values())))
     rows, reasons = [], dict[str, None]()
@@ -211,7 +212,7 @@ def write(
         f"One captcha, {expected!r}, in every picture format, read in every way",
         ("file", *ways),
         rows,
-        (f"`{began['command']}`, commit {began['commit']}", ""),
+        (made_by_line(began), ""),
     )
     with (out / "picture_formats.md").open("a") as file:
         file.write("\n".join(["", "What is refused, in words:", "", *reasons, ""]))

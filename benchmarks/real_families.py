@@ -21,6 +21,7 @@ from typing import Any
 from record import (
     RESULTS,
     Rows,
+    made_by_line,
     manifests,
     percent,
     provenance,
@@ -195,11 +196,7 @@ def write(
             "texts with a doubled character", "seconds", "training TFLOP",
         ),
         cells,
-        (
-            f"`{began['command']}`, commit {began['commit']}, {began['machine']}, torch "
-            f"{began['versions']['torch']}",
-            "",
-        ),
+        (made_by_line(began), ""),
     )  # fmt: skip
 
 

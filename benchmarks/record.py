@@ -76,12 +76,17 @@ def write_result(
         headers: The column headers of the table.
         rows: The cells of the table.
     """
-    made_by = (
-        f"`{report['command']}`, commit {report['commit']}, seed {report['seed']}, "
-        f"{report['machine']}, torch {report['versions']['torch']}, {report['precision']}"
-    )
+    made_by = f"{made_by_line(report)}, seed {report['seed']}, {report['precision']}"
     write_json(out / f"{name}.json", report)
     write_table(out / f"{name}.md", title, headers, rows, (made_by, ""))
+
+
+def made_by_line(began: Mapping[str, Any]) -> str:
+    """The result of `provenance` as a line below a title."""
+    return (
+        f"`{began['command']}`, commit {began['commit']}, {began['machine']}, torch "
+        f"{began['versions']['torch']}"
+    )
 
 
 class Rows:

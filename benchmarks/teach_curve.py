@@ -14,36 +14,47 @@ import argparse
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, Rows, percent, provenance, share_with_interval, write_table
+from record import (
+    RESULTS,
+    Rows,
+    made_by_line,
+    percent,
+    provenance,
+    share_with_interval,
+    write_table,
+)
 from zero_shot import REAL_FAMILIES, least_and_most
 
 import simgan_captcha as sc
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.evaluation.labels import read_labels_csv
-from simgan_captcha.generalist.decoding import Alphabet
 from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.generalist.specialization.specialize import (
-    PossibleTexts,
     decode_all,
     prepare,
     read_columns,
     specialize,
 )
 from simgan_captcha.inference.readings import load_readings
+from simgan_captcha.pipeline.lesson import TAUGHT_READINGS
 from simgan_captcha.pipeline.run import opened
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import STORE
-from simgan_captcha.pipeline.stages.specialization import TeacherTexts, learn_texts
+from simgan_captcha.pipeline.stages.specialization import (
+    TeacherTexts,
+    learn_texts,
+    possible_texts,
+)
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.teaching.labels import collect
-from simgan_captcha.teaching.teach import TAUGHT_READINGS
 from simgan_captcha.training.parallel import fabric_precision
 
 WITHOUT_SIMULATOR = {"distillation.enough": 0}
@@ -137,8 +148,8 @@ def from_nothing(data: RunData, given: Mapping[str, str], work: Path) -> dict[st
     work.mkdir(parents=True)
     alone = TeacherTexts(list(given), list(given.values()), [1.0] * len(given))
     one_round = data.config.distillation.model_copy(update={"rounds": 1})
-    object.__setattr__(data, "config", data.config.model_copy(update={"distillation": one_round}))
-    reader = learn_texts(data, work, alone, given, lambda *_: None).reader
+    data = replace(data, config=data.config.model_copy(update={"distillation": one_round}))
+    reader = learn_texts(data, work, alone, given, lambda *_: None).kept.reader
     names, images = data.captchas
     probabilities = read_probabilities(reader, data.background(), images)
     return {one.name: one.text for one in decode(data.config.scheme, names, probabilities)}
@@ -146,15 +157,12 @@ def from_nothing(data: RunData, given: Mapping[str, str], work: Path) -> dict[st
 
 def fine_tuned_generalist(data: RunData, given: Mapping[str, str]) -> dict[str, str]:
     """Train the generalist on the labels alone, and return its texts."""
-    scheme = data.config.scheme
     stored = CaptchaStore(data.run / STORE).in_content_order()
     pictures = prepare([open_picture(image).rgb for image in stored.images])
     chosen = [number for number, name in enumerate(stored.names) if name in given]
     network, _ = load_generalist(shipped("generalist.safetensors"))
     bf16 = fabric_precision(data.fabric) == "bf16-mixed"
-    possible = PossibleTexts(
-        Alphabet(scheme.alphabet), (scheme.shortest or scheme.length, scheme.length)
-    )
+    possible = possible_texts(data.config.scheme)
     tuned = specialize(
         network,
         pictures[chosen],
@@ -199,11 +207,7 @@ def write(out: Path, rows: Rows, began: Mapping[str, Any]) -> None:
             "labelled images right before", "right in cross-validation", "seconds of teaching",
         ),
         cells,
-        (
-            f"`{began['command']}`, commit {began['commit']}, {began['machine']}, torch "
-            f"{began['versions']['torch']}",
-            "",
-        ),
+        (made_by_line(began), ""),
     )  # fmt: skip
 
 

@@ -92,6 +92,6 @@ def in_utf8(text: str) -> str:
     return _SURROGATES.sub(lambda found: _escaped(found[0]), text)
 
 
-def in_labels(count: int) -> str:
+def taught_with(count: int) -> str:
     """The words ``taught with N labels`` about a reader."""
     return f"taught with {count} label{'s' if count != 1 else ''}"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from simgan_captcha.evaluation.judge import Truth, judge_run
-from simgan_captcha.evaluation.labels import TAUGHT
 from simgan_captcha.inference.readings import Reading, save_readings
+from simgan_captcha.pipeline.lesson import TAUGHT_NAMES
 from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
 from simgan_captcha.scheme import Scheme
 from tests.commands import command, recorded
@@ -86,14 +86,14 @@ def test_cases_that_both_stand_in_the_alphabet_count_as_one(tmp_path: Path) -> N
 
 
 def test_taught_images_are_left_out_in_words(run: Path) -> None:
-    (run / TAUGHT).parent.mkdir()
-    (run / TAUGHT).write_text(json.dumps([WRONG, "i4.png", "i19.png"]))
+    (run / TAUGHT_NAMES).parent.mkdir()
+    (run / TAUGHT_NAMES).write_text(json.dumps([WRONG, "i4.png", "i19.png"]))
     rows = {name: text for name, text in TEXTS.items() if name != "i19.png"}
     done = command("judge", run, "--labels", write_labels(run, rows))
     assert "17 images: 100.00% of captchas right" in done.out
     assert "taught images left out: 2, as the run has learned from their labels" in done.out
     assert "labels without a reading: none" in done.out
-    (run / TAUGHT).write_text(json.dumps(list(TEXTS)))
+    (run / TAUGHT_NAMES).write_text(json.dumps(list(TEXTS)))
     done = command("judge", run, "--labels", write_labels(run, rows))
     done.error(2, "all 20 were; nothing is left to judge by")
 

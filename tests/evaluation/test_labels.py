@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.evaluation.labels import (
     MAX_LABELS_BYTES,
-    TAUGHT,
     labels_in_names,
     match_labels,
     read_labels_csv,
     taught_names,
 )
+from simgan_captcha.pipeline.lesson import TAUGHT_NAMES
 
 
 def _csv(folder: Path, content: str | bytes) -> Path:
@@ -156,10 +156,10 @@ def test_patterns_that_name_no_label_or_fit_nothing_are_refused() -> None:
 
 def test_names_of_taught_images(tmp_path: Path) -> None:
     assert taught_names(tmp_path) == frozenset()
-    (tmp_path / TAUGHT).parent.mkdir()
-    (tmp_path / TAUGHT).write_text(json.dumps(["a", "b"]))
+    (tmp_path / TAUGHT_NAMES).parent.mkdir()
+    (tmp_path / TAUGHT_NAMES).write_text(json.dumps(["a", "b"]))
     assert taught_names(tmp_path) == {"a", "b"}
     for damaged in ("[", "{}", "[1]", "[" * 100_000):
-        (tmp_path / TAUGHT).write_text(damaged)
+        (tmp_path / TAUGHT_NAMES).write_text(damaged)
         with pytest.raises(RunError, match="it is damaged"):
             taught_names(tmp_path)

@@ -103,6 +103,17 @@ def test_the_taught_reader_is_used_and_says_so(
     page = write_report(run).read_text()
     assert "Taught with labels" in page
     assert lesson.in_words() == "taught with 3 labels"
+    shutil.rmtree(run / TEACH)
+    assert Run(run).reader.taught == 0
+
+
+def test_labels_of_earlier_calls_are_used_as_well(run: Path) -> None:
+    first, second, third = labels(run, 3)
+    Run(run).teach({first: "ab", second: "ab"}, progress=lambda event: None)
+    lesson = Run(run).teach({second: "bc", third: "AB"}, progress=lambda event: None)
+    assert lesson.labels == 3
+    kept = json.loads((run / KEPT).read_text())["texts"]
+    assert kept == {first: "ab", second: "bc", third: "ab"}
 
 
 def test_a_reader_that_is_no_better_is_not_used(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from simgan_captcha.pipeline.run_folder import (
     READINGS,
     STORE,
     Request,
-    read_diagnosis,
     read_run,
+    run_estimate,
 )
 from simgan_captcha.scheme import HACKMIT_2017, Length, Scheme
 
@@ -140,8 +140,7 @@ class Run:
         Raises:
             RunError: The run is not finished.
         """
-        diagnosis = read_diagnosis(self.folder)
-        return Estimate(**diagnosis["estimates"][diagnosis["kept"]])
+        return run_estimate(self.folder)
 
     @cached_property
     @needing("learn", "the reader of a run")
@@ -227,7 +226,8 @@ class Run:
     ) -> "Lesson":
         """Teach the run with a few labels.
 
-        `read` and `export` use the taught reader if it is better. The estimate and the readings of
+        Labels of earlier calls are used as well. `read` and `export` use the taught reader if it is
+        better. The estimate and the readings of
         the run do not change.
 
         Args:
@@ -242,12 +242,12 @@ class Run:
             UsageError: No label belongs to an image of the run, or the file cannot be read.
             SchemeError: A label does not fit the scheme.
         """
-        from simgan_captcha.teaching.labels import collect, labels_of
+        from simgan_captcha.teaching.labels import collect, keep_labels, kept_labels
         from simgan_captcha.teaching.teach import teach
 
         names = [reading.name for reading in self.readings()]
-        given = labels if isinstance(labels, Mapping) else labels_of(labels)
-        texts = collect(given, names, self.scheme).texts
+        keep_labels(self.folder, collect(labels, names, self.scheme).texts)
+        texts = kept_labels(self.folder, names)
         with _shown(progress) as on_event:
             lesson = teach(self.folder, texts, progress=on_event)
         for loaded in ("_loaded", "reader"):  # they belong to the reader before teaching

@@ -3,7 +3,7 @@
 import enum
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,8 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
-    from simgan_captcha.evaluation.judge import Truth
     from simgan_captcha.pipeline.estimate import Estimate
+    from simgan_captcha.pipeline.lesson import Lesson
 
 
 @app.command()
@@ -52,6 +52,7 @@ def judge(
     from simgan_captcha.evaluation.judge import Truth, judge_run
     from simgan_captcha.evaluation.judgement import judgement_in_words
     from simgan_captcha.inference.readings import load_readings
+    from simgan_captcha.pipeline.lesson import TAUGHT_READINGS
     from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS, read_run
     from simgan_captcha.report.report import write_report
     from simgan_captcha.scheme import check_scheme
@@ -64,21 +65,25 @@ def judge(
             f"{run} is a run on captchas of {recorded['user']}, and is judged by the answers for "
             f"{user}"
         )
-    if taught:
-        _judge_taught(run, truth, recorded, ignore_case=ignore_case, as_json=as_json)
-        return
+    lesson = _lesson_of(run) if taught else None
+    readings = run / (TAUGHT_READINGS if lesson else READINGS)
     judgement = judge_run(
         run,
-        load_readings(run / READINGS),
+        load_readings(readings),
         check_scheme(recorded["scheme"]),
         truth,
         ignore_case=ignore_case,
-        estimate=_own_estimate(run),
+        estimate=lesson.after if lesson else _own_estimate(run),
     )
-    figures = judgement.model_dump(mode="json")
-    figures["readings_sha256"] = file_hash(run / READINGS)
+    figures = judgement.model_dump(mode="json") | {"readings_sha256": file_hash(readings)}
+    lines = judgement_in_words(judgement)
+    if lesson:
+        figures["taught_labels"] = lesson.labels
+        lines.insert(0, f"reader {lesson.in_words()}")
     # The result is printed first, so that it is not lost if the folder is not writable.
-    typer.echo(json.dumps(figures) if as_json else "\n".join(judgement_in_words(judgement)))
+    typer.echo(json.dumps(figures) if as_json else "\n".join(lines))
+    if lesson:
+        return  # the run and its report stay those without labels
     try:
         write_json(run / JUDGEMENT, figures)
         report = write_report(run)
@@ -91,33 +96,13 @@ def judge(
         typer.echo(f"report: {report}")
 
 
-def _judge_taught(
-    run: Path, truth: "Truth", recorded: dict[str, Any], *, ignore_case: bool, as_json: bool
-) -> None:
-    """Print the accuracy of the taught reader on images that it was not taught with."""
-    from simgan_captcha.evaluation.judge import judge_run
-    from simgan_captcha.evaluation.judgement import judgement_in_words
-    from simgan_captcha.inference.readings import load_readings
+def _lesson_of(run: Path) -> "Lesson":
     from simgan_captcha.pipeline.lesson import load_lesson
-    from simgan_captcha.scheme import check_scheme
-    from simgan_captcha.teaching.teach import TAUGHT_READINGS
 
     lesson = load_lesson(run)
     if lesson is None:
         raise RunError(f"expected a taught run in {run}; teach it with simgan-captcha teach {run}")
-    judgement = judge_run(
-        run,
-        load_readings(run / TAUGHT_READINGS),
-        check_scheme(recorded["scheme"]),
-        truth,
-        ignore_case=ignore_case,
-        estimate=lesson.after,
-    )
-    if as_json:
-        figures = judgement.model_dump(mode="json") | {"taught_labels": lesson.labels}
-        typer.echo(json.dumps(figures))
-    else:
-        typer.echo("\n".join([f"reader {lesson.in_words()}", *judgement_in_words(judgement)]))
+    return lesson
 
 
 def _own_estimate(run: Path) -> "Estimate | None":

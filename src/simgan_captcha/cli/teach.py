@@ -65,8 +65,7 @@ def teach(
             warn(f"{len(collected.without_image)} labels belong to no image of the run")
     if ask:
         _ask(run, readings, scheme, ask)
-    known = set(names)
-    texts = {name: text for name, text in kept_labels(run).items() if name in known}
+    texts = kept_labels(run, names)
     if not texts:
         typer.echo("no labels given; nothing was taught")
         return
@@ -144,7 +143,7 @@ def _ask(run: Path, readings: "list[Reading]", scheme: "Scheme", count: int) -> 
     stored = CaptchaStore(run / STORE).in_content_order()
     image_of = dict(zip(stored.names, stored.images, strict=True))
     text_of = {reading.name: reading.text for reading in readings}
-    names = most_useful(readings, texts_of_generalist(run), set(kept_labels(run)), count)
+    names = most_useful(readings, texts_of_generalist(run), set(kept_labels(run, text_of)), count)
     typer.echo(
         f"{len(names)} images to label. Enter accepts the text shown, ? skips the image, "
         ". ends the questions; answers are kept."
@@ -163,7 +162,7 @@ def _ask(run: Path, readings: "list[Reading]", scheme: "Scheme", count: int) -> 
 
 def _answer(question: str, proposed: str, scheme: "Scheme") -> str:
     """Ask for a text, and return it or ``?`` or ``.``."""
-    from simgan_captcha.teaching.labels import collect
+    from simgan_captcha.teaching.labels import text_of_scheme
 
     while True:
         try:
@@ -174,6 +173,6 @@ def _answer(question: str, proposed: str, scheme: "Scheme") -> str:
         if answer in ("?", ".") and answer not in scheme.alphabet:
             return str(answer)
         try:
-            return collect({"image": answer}, ["image"], scheme).texts["image"]
+            return text_of_scheme(answer, scheme)
         except SchemeError as error:
             typer.echo(str(error))

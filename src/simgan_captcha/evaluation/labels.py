@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from simgan_captcha.data.kinds import SUFFIXES
 from simgan_captcha.errors import RunError, UsageError
+from simgan_captcha.pipeline.lesson import TAUGHT_NAMES
 from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
 
 MAX_LABELS_BYTES = 64_000_000
@@ -21,9 +22,6 @@ MAX_LABELS_BYTES = 64_000_000
 
 EXAMPLES = 3
 """Number of names shown as examples."""
-
-TAUGHT = Path("teach") / "taught.json"
-"""File in the folder of a run: a JSON list of the names of the images that it was taught with."""
 
 _SEPARATORS = (",", ";", "\t")
 _LABEL = "{label}"
@@ -160,7 +158,7 @@ def taught_names(run: Path) -> frozenset[str]:
     Raises:
         RunError: The list of names is damaged.
     """
-    path = run / TAUGHT
+    path = run / TAUGHT_NAMES
     try:
         names = json.loads(path.read_bytes())
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

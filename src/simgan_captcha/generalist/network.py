@@ -16,7 +16,7 @@ from simgan_captcha.generalist.features import CHANNELS, HEIGHT
 from simgan_captcha.training.checkpoint import load_weights
 
 GEOMETRY = 4
-"""Values that every column tells of the character whose middle it holds."""
+"""Number of values that each column predicts for the character at its centre."""
 
 
 class GeneralistOutput(NamedTuple):
@@ -25,9 +25,9 @@ class GeneralistOutput(NamedTuple):
     logits: Tensor
     """(B, T, K); class 0 is the blank."""
     geometry: Tensor
-    """(B, T, 4): how far right of the column's middle the character's middle lies, in columns; its
-    distance below the image's middle, in image heights; log of the capital's height in image
-    heights; rotation in radians."""
+    """(B, T, 4) pose of the character at each column. x of its centre, in columns from the centre
+    of the column. y of its centre, in image heights from the centre of the image. Log of the height
+    of a capital, in image heights. Rotation in radians."""
 
 
 def _convolution(
@@ -57,8 +57,8 @@ class _Residual(nn.Module):
 class _Mixer(nn.Module):
     """Pre-norm self-attention along the width, then a two-layer perceptron.
 
-    Neighbouring columns are told apart by a depthwise convolution before the attention, which
-    serves as a relative position code for any width (Chu et al., arXiv 2102.10882).
+    A depthwise convolution before the attention distinguishes neighbouring columns. It serves as a
+    relative position code for any width (Chu et al., arXiv:2102.10882).
     """
 
     def __init__(self, width: int, heads: int = 4) -> None:

@@ -5,7 +5,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,12 +12,16 @@ from simgan_captcha.atomic import file_hash, write_json
 from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import RunError
 from simgan_captcha.pipeline.estimate import Estimate
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READER
-from simgan_captcha.shown import in_labels
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READER, READINGS
+from simgan_captcha.shown import taught_with
 
 TEACH = "teach"
 """Folder of a run for everything that was made with labels."""
 LESSON = Path(TEACH) / "lesson.json"
+TAUGHT_NAMES = Path(TEACH) / "taught.json"
+"""Names of the images whose labels a run was taught with, a JSON list."""
+TAUGHT_READINGS = Path(TEACH) / READINGS.name
+"""Readings of the run's images by the taught reader."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Lesson:
 
     def in_words(self) -> str:
         """``taught with N labels``."""
-        return in_labels(self.labels)
+        return taught_with(self.labels)
 
 
 class _Written(BaseModel):
+    """What `save_lesson` writes: a lesson, and hashes of the files that it belongs to."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
     labels: int
@@ -57,7 +62,7 @@ class _Written(BaseModel):
 
 
 def save_lesson(run: Path, lesson: Lesson) -> None:
-    """Write the lesson. The taught recognizer must already be saved."""
+    """Write what was taught, after the taught reader."""
     hashes = {
         "reader_sha256": file_hash(run / TEACH / READER),
         "diagnosis_sha256": file_hash(run / DIAGNOSIS),
@@ -66,34 +71,27 @@ def save_lesson(run: Path, lesson: Lesson) -> None:
 
 
 def load_lesson(run: Path) -> Lesson | None:
-    """The lesson of a run; None if the run was not taught.
+    """What a run was taught; None if it was not.
 
     Raises:
-        RunError: The lesson is damaged, or the run has changed since.
+        RunError: Damaged, or the run has been changed since it was taught.
     """
+    if not (run / LESSON).exists():
+        return None
     try:
         written = require_shape(read_object(run / LESSON), _Written)
-        whole = written["reader_sha256"] == file_hash(run / TEACH / READER)
-        lesson = _lesson(written)
-    except (FileNotFoundError, NotADirectoryError):
-        if not (run / LESSON).exists():
-            return None
-        whole = False
+        of_reader, of_diagnosis = written.pop("reader_sha256"), written.pop("diagnosis_sha256")
+        for name in ("before", "after"):
+            written[name] = written[name] and Estimate(**written[name])
+        lesson = Lesson(**written)
     except (OSError, ValueError, TypeError) as error:
         raise _unusable(run, f"{LESSON} is damaged ({error})") from None
-    if not whole:
+    reader = run / TEACH / READER
+    if not reader.exists() or of_reader != file_hash(reader):
         raise _unusable(run, f"{Path(TEACH) / READER} is damaged")
-    if written["diagnosis_sha256"] != file_hash(run / DIAGNOSIS):
+    if of_diagnosis != file_hash(run / DIAGNOSIS):
         raise _unusable(run, "the run was changed after it was taught")
     return lesson
-
-
-def _lesson(written: dict[str, Any]) -> Lesson:
-    of_labels = {
-        key: written[key] for key in ("labels", "right_before", "cross_validated", "better")
-    }
-    before, after = Estimate(**written["before"]), written["after"]
-    return Lesson(before=before, after=Estimate(**after) if after else None, **of_labels)
 
 
 def _unusable(run: Path, why: str) -> RunError:

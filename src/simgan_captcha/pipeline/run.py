@@ -40,6 +40,7 @@ from simgan_captcha.pipeline.run_folder import (
     Request,
     read_diagnosis,
     read_run,
+    run_estimate,
 )
 from simgan_captcha.recognizer.decode import load_reader
 from simgan_captcha.recognizer.train import CHECKPOINT
@@ -184,11 +185,10 @@ def load_run_reader(run: Path, *, taught: bool = True) -> tuple[nn.Module, Backg
 
 
 def _estimate_line(run: Path) -> str:
-    diagnosis = read_diagnosis(run)
-    estimate = diagnosis["estimates"][diagnosis["kept"]]
+    estimate = run_estimate(run)
     return (
-        f"estimate   {estimate['accuracy']:.1%} of captchas read right "
-        f"({estimate['low']:.1%} to {estimate['high']:.1%}), estimated without labels"
+        f"estimate   {estimate.accuracy:.1%} of captchas read right "
+        f"({estimate.low:.1%} to {estimate.high:.1%}), estimated without labels"
     )
 
 

@@ -1,6 +1,6 @@
 """The data that the stages of one run share: images, background, simulator and batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,11 @@ class RunData:
     def images(self) -> GreyImages:
         """All captchas, (N, H, W) ``uint8``, in content order."""
         return self.captchas[1]
+
+    def images_named(self, names: Iterable[str]) -> GreyImages:
+        """The captchas of some names, (N, H, W) ``uint8``, in the order of the names."""
+        number_of = {name: number for number, name in enumerate(self.captchas[0])}
+        return self.images[[number_of[name] for name in names]]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -159,6 +159,16 @@ def read_run(run: Path) -> dict[str, Any]:
         ) from None
 
 
+def run_estimate(run: Path) -> Estimate:
+    """The estimated accuracy of the recognizer that a finished run keeps.
+
+    Raises:
+        RunError: The run is not finished, or its diagnosis is damaged.
+    """
+    diagnosis = read_diagnosis(run)
+    return Estimate(**diagnosis["estimates"][diagnosis["kept"]])
+
+
 def read_diagnosis(run: Path) -> dict[str, Any]:
     """The diagnosis of a finished run, see `estimate.diagnose`.
 

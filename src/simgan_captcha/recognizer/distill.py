@@ -22,23 +22,25 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.train import draw_seed
-from simgan_captcha.training.known_texts import KNOWN_FORGIVENESS, draw_numbers
-from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
+from simgan_captcha.training.known_texts import draw_numbers, known_of_batch
+from simgan_captcha.training.losses import (
+    FORGIVENESS,
+    LEAST_FORGIVENESS,
+    generalized_cross_entropy,
+)
 from simgan_captcha.training.streams import LabelledStream
 from simgan_captcha.types import GreyImages, Ids
 
-_LEAST_FORGIVENESS = 0.02
-
 
 def forgiving_objective(
-    logits: Tensor, ids: Tensor, known: int = 0
+    logits: Tensor, ids: Tensor, *, known: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Generalized cross-entropy of all characters, from logits (B, L, K) and class ids (B, L).
 
     The mean of (1 - p^q) / q, where p is the probability of a character. q is `FORGIVENESS` times
     the mean probability of the characters of its class in the batch. So texts of a class that is
-    not learned yet are not taken for mistakes. For the last ``known`` texts of the batch, which are
-    certain, q is nearly 0.
+    not learned yet are not taken for mistakes. With ``known`` texts among all images, the last
+    `known_of_batch` texts of the batch are certain, and their q is nearly 0.
     """
     p = logits.float().softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
     of_each, flat = p.detach().flatten(), ids.flatten()
@@ -46,8 +48,8 @@ def forgiving_objective(
         of_each.new_zeros(logits.shape[-1]).index_add_(0, flat, values)
         for values in (of_each, torch.ones_like(of_each))
     )
-    q = (FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(_LEAST_FORGIVENESS)[ids]
-    q[len(q) - known :] = KNOWN_FORGIVENESS
+    q = (FORGIVENESS * sums / counts.clamp_min(1)).clamp_min(LEAST_FORGIVENESS)[ids]
+    q[len(q) - known_of_batch(known, len(q)) :] = LEAST_FORGIVENESS
     loss = generalized_cross_entropy(p, q)
     return loss, {"loss": loss, "accuracy": (logits.argmax(-1) == ids).float().mean()}
 

@@ -7,18 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.documents import read_object
 from simgan_captcha.errors import UsageError
 from simgan_captcha.inference.readings import load_readings, save_readings
 from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.pipeline.estimate import Estimate
-from simgan_captcha.pipeline.lesson import LESSON, TEACH, Lesson, save_lesson
+from simgan_captcha.pipeline.lesson import (
+    LESSON,
+    TAUGHT_NAMES,
+    TAUGHT_READINGS,
+    TEACH,
+    Lesson,
+    save_lesson,
+)
 from simgan_captcha.pipeline.progress import OnEvent, Reporter, ignore
 from simgan_captcha.pipeline.run import opened
 from simgan_captcha.pipeline.run_data import RunData
-from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis
+from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis, run_estimate
 from simgan_captcha.pipeline.stages.specialization import (
-    PSEUDO_LABELS,
     Distilled,
     TeacherTexts,
     learn_texts,
@@ -26,13 +31,9 @@ from simgan_captcha.pipeline.stages.specialization import (
 )
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 
-TAUGHT_READINGS = Path(TEACH) / READINGS.name
-"""Readings of the images of the run by the taught reader."""
-
 FEWEST_VALIDATED = 10
 """Smallest number of labels for cross-validation."""
 
-_TAUGHT = Path(TEACH) / "taught.json"
 _WORK = "work"
 _FOLDS = 2
 
@@ -74,10 +75,9 @@ def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -
         if len(names) >= FEWEST_VALIDATED:
             validated = _cross_validate(data, labels, names, reporter)
         reporter.stage(TEACH)
-        learned, from_generalist = _learn(data, labels, reporter)
-        diagnosis = read_diagnosis(run)
-        estimated = Estimate(**diagnosis["estimates"][diagnosis["kept"]])
-        after = learned.estimate if from_generalist else None
+        learned = _learn(data, labels, reporter)
+        estimated = run_estimate(run)
+        after = learned.estimate if _learns_from_generalist(run) else None
         lesson = Lesson(
             labels=len(names),
             right_before=sum(right),
@@ -92,11 +92,16 @@ def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -
 
 def texts_of_generalist(run: Path) -> dict[str, str]:
     """Texts of the specialized generalist of a run by image name; empty if the run has none."""
-    path = run / "specialize" / PSEUDO_LABELS
-    if not path.exists():
+    try:
+        texts = TeacherTexts.of_run(run)
+    except FileNotFoundError:
         return {}
-    texts = TeacherTexts(**read_object(path))
     return dict(zip(texts.names, texts.texts, strict=True))
+
+
+def _learns_from_generalist(run: Path) -> bool:
+    """Whether the run keeps the recognizer that learned from the generalist."""
+    return bool(read_diagnosis(run)["kept"] == "distill")
 
 
 def _require_labels(labels: Mapping[str, str], read: Mapping[str, object]) -> None:
@@ -118,15 +123,14 @@ def _is_better(
     return after is None or after.accuracy >= before.accuracy
 
 
-def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> tuple[Distilled, bool]:
-    """Learn from labels; also return whether the generalist was the teacher."""
+def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> Distilled:
+    """Learn from labels and from the texts of the generalist or of the run."""
     work = data.run / TEACH / _WORK
     shutil.rmtree(work, ignore_errors=True)  # it may contain work with other labels
     work.mkdir(parents=True)
-    kept = read_diagnosis(data.run)["kept"]
     try:
-        if kept == "distill":
-            teacher, _ = specialized_texts(data, labels, reporter.step)
+        if _learns_from_generalist(data.run):
+            teacher = specialized_texts(data, labels, reporter.step)
         else:
             readings = load_readings(data.run / READINGS)
             teacher = TeacherTexts(
@@ -134,7 +138,7 @@ def _learn(data: RunData, labels: Mapping[str, str], reporter: Reporter) -> tupl
                 [one.text for one in readings],
                 [one.confidence for one in readings],
             )
-        return learn_texts(data, work, teacher, labels, reporter.step), kept == "distill"
+        return learn_texts(data, work, teacher, labels, reporter.step)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -149,25 +153,25 @@ def _cross_validate(
         held_out = {names[number] for number in order[fold::_FOLDS]}
         reporter.stage(f"fold {fold + 1}")
         taught = {name: text for name, text in labels.items() if name not in held_out}
-        learned, _ = _learn(data, taught, reporter)
+        learned = _learn(data, taught, reporter)
         for name, text in _read(data, learned, sorted(held_out)).items():
             right += scheme.fold(text) == labels[name]
     return right
 
 
 def _read(data: RunData, learned: Distilled, names: Sequence[str]) -> dict[str, str]:
-    numbers = {name: number for number, name in enumerate(data.captchas[0])}
-    images = data.images[[numbers[name] for name in names]]
-    probabilities = read_probabilities(learned.reader, data.background(), images)
+    images = data.images_named(names)
+    probabilities = read_probabilities(learned.kept.reader, data.background(), images)
     return {one.name: one.text for one in decode(data.config.scheme, list(names), probabilities)}
 
 
 def _write(data: RunData, names: Sequence[str], learned: Distilled, lesson: Lesson) -> None:
     """Write the taught reader, its readings and finally the lesson."""
     run, scheme = data.run, data.config.scheme
-    probabilities = read_probabilities(learned.reader, data.background(), data.images)
+    reader = learned.kept.reader
+    probabilities = read_probabilities(reader, data.background(), data.images)
     (run / LESSON).unlink(missing_ok=True)
-    write_json(run / _TAUGHT, list(names))
-    save_reader(run / TEACH / READER, learned.reader, reader_architecture(data.config))
+    write_json(run / TAUGHT_NAMES, list(names))
+    save_reader(run / TEACH / READER, reader, reader_architecture(data.config))
     save_readings(run / TAUGHT_READINGS, list(decode(scheme, data.captchas[0], probabilities)))
     save_lesson(run, lesson)

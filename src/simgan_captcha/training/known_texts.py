@@ -6,9 +6,6 @@ Only `simgan_captcha.teaching` has known texts. Everything else passes none.
 import torch
 from torch import Tensor
 
-KNOWN_FORGIVENESS = 0.02
-"""Exponent of `losses.generalized_cross_entropy` for known texts; almost the cross-entropy."""
-
 _MOST = 0.5
 _HALF = 10
 

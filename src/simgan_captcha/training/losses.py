@@ -4,6 +4,8 @@ from torch import Tensor
 
 FORGIVENESS = 0.7
 """Usual exponent of `generalized_cross_entropy`."""
+LEAST_FORGIVENESS = 0.02
+"""Exponent with which it is almost the cross-entropy."""
 _LEAST_PROBABILITY = 1e-6
 
 

@@ -34,8 +34,12 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
-from simgan_captcha.training.known_texts import KNOWN_FORGIVENESS, draw_numbers, known_of_batch
-from simgan_captcha.training.losses import FORGIVENESS, generalized_cross_entropy
+from simgan_captcha.training.known_texts import draw_numbers, known_of_batch
+from simgan_captcha.training.losses import (
+    FORGIVENESS,
+    LEAST_FORGIVENESS,
+    generalized_cross_entropy,
+)
 from simgan_captcha.types import Floats
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -115,7 +119,7 @@ def specialize(
     s, known = settings, known or {}
     numbers = torch.tensor(sorted(known), dtype=torch.long)
     forgiveness = torch.full((s.batch_size,), FORGIVENESS)
-    forgiveness[s.batch_size - known_of_batch(len(known), s.batch_size) :] = KNOWN_FORGIVENESS
+    forgiveness[s.batch_size - known_of_batch(len(known), s.batch_size) :] = LEAST_FORGIVENESS
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(images)
     student, teacher = copy.deepcopy(network), copy.deepcopy(network)

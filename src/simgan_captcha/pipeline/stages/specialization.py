@@ -4,7 +4,7 @@ The generalist specializes on the run's images. A small recognizer then learns t
 specialized generalist reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig
@@ -21,9 +20,9 @@ from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import read_object
 from simgan_captcha.errors import RunError
-from simgan_captcha.generalist.decoding import Alphabet
+from simgan_captcha.generalist.decoding import Alphabet, Decoded
 from simgan_captcha.generalist.features import HEIGHT
-from simgan_captcha.generalist.network import load_generalist
+from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.generalist.specialization.class_balance import (
     balanced_classes,
@@ -51,7 +50,6 @@ from simgan_captcha.recognizer.distill import (
 )
 from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, count_flops, train_reader
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.training.known_texts import known_of_batch
 from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, Ids
 
@@ -75,13 +73,23 @@ class TeacherTexts(NamedTuple):
     confidences: list[float]
     """Probability of each text, 0 to 1."""
 
+    @staticmethod
+    def of_run(run: Path) -> "TeacherTexts":
+        """Texts of the specialized generalist of a run.
+
+        Raises:
+            FileNotFoundError: The stage ``specialize`` is not finished.
+        """
+        return TeacherTexts(**read_object(run / "specialize" / PSEUDO_LABELS))
+
 
 class Distilled(NamedTuple):
     """A recognizer that learned the texts of a teacher."""
 
-    reader: nn.Module
-    results: list[ReaderResult]
-    """Results of the rounds."""
+    kept: ReaderResult
+    """Result of the round that is kept."""
+    rounds: list[ReaderResult]
+    """Results of all rounds."""
     figures: dict[str, float]
     """Arguments of `estimate_from_agreement`."""
 
@@ -94,20 +102,21 @@ class Distilled(NamedTuple):
 def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings = data.config.specialization
-    _show_first_texts(data)
-    found, columns = specialized_texts(data, {}, advance)
+    prepared = _Prepared.of(data, {})
+    _show_first_texts(data, prepared)
+    found = _specialized_texts(data, prepared, {}, advance)
     confidences = [round(confidence, 4) for confidence in found.confidences]
     write_json(folder / PSEUDO_LABELS, found._replace(confidences=confidences)._asdict())
     return StageOutcome(
         (PSEUDO_LABELS,),
         images=len(found.names) + settings.steps * settings.batch_size,
-        training_flops=count_specialization_flops(settings, columns, len(found.names)),
+        training_flops=count_specialization_flops(
+            settings, prepared.images.shape[-1], len(found.names)
+        ),
     )
 
 
-def specialized_texts(
-    data: RunData, known: Mapping[str, str], advance: Advance
-) -> tuple[TeacherTexts, int]:
+def specialized_texts(data: RunData, known: Mapping[str, str], advance: Advance) -> TeacherTexts:
     """Specialize the generalist and read with it.
 
     Args:
@@ -115,50 +124,63 @@ def specialized_texts(
         known: True texts by image name. These images are added to those that the generalist learns
             from. Only `simgan_captcha.teaching` gives any.
         advance: Called after each step.
-
-    Returns:
-        The texts, and the number of columns of the network's input.
     """
-    settings, captchas = data.config.specialization, CaptchaStore(data.run / STORE)
-    ordered = captchas.in_content_order()
-    chosen = {*evenly(ordered.names, settings.images), *known}
-    pairs = zip(ordered.names, ordered.images, strict=True)
-    encoded = {name: image for name, image in pairs if name in chosen}
-    names = list(encoded)
-    network, _ = load_generalist(shipped("generalist.safetensors"))
-    possible = _possible_texts(data.config.scheme)
-    bf16 = _bf16(data)
-    images = prepare([open_picture(image).rgb for image in encoded.values()])
+    return _specialized_texts(data, _Prepared.of(data, known), known, advance)
+
+
+class _Prepared(NamedTuple):
+    """The generalist, and the images that it specializes on."""
+
+    network: Generalist
+    names: list[str]
+    images: Floats
+    """(N, 4, 40, W)."""
+
+    @staticmethod
+    def of(data: RunData, known: Collection[str]) -> "_Prepared":
+        """Select images evenly, and add those of the known names."""
+        ordered = CaptchaStore(data.run / STORE).in_content_order()
+        chosen = {*evenly(ordered.names, data.config.specialization.images), *known}
+        pairs = zip(ordered.names, ordered.images, strict=True)
+        encoded = {name: image for name, image in pairs if name in chosen}
+        images = prepare([open_picture(image).rgb for image in encoded.values()])
+        network, _ = load_generalist(shipped("generalist.safetensors"))
+        return _Prepared(network, list(encoded), images)
+
+
+def _specialized_texts(
+    data: RunData, prepared: _Prepared, known: Mapping[str, str], advance: Advance
+) -> TeacherTexts:
+    network, names, images = prepared
+    numbers = {name: number for number, name in enumerate(names)}
     specialized = specialize(
         network,
         images,
-        possible,
-        settings,
+        possible_texts(data.config.scheme),
+        data.config.specialization,
         seed=data.seed,
-        known={names.index(name): text for name, text in known.items()},
-        bf16=bf16,
+        known={numbers[name]: text for name, text in known.items()},
+        bf16=_bf16(data),
         on_step=advance,
     )
-    logits = read_columns(specialized, torch.from_numpy(images), bf16=bf16)
-    decoded = decode_all(logits, possible)
-    texts = [one.text for one in decoded]
-    return TeacherTexts(names, texts, [one.confidence for one in decoded]), images.shape[-1]
+    decoded = _decoded(data, specialized, images)
+    return TeacherTexts(names, [one.text for one in decoded], [one.confidence for one in decoded])
 
 
-def _show_first_texts(data: RunData) -> None:
+def _show_first_texts(data: RunData, prepared: _Prepared) -> None:
     """Show a few readings of the generalist before training."""
-    encoded = evenly(
-        CaptchaStore(data.run / STORE).in_content_order().images, data.config.specialization.images
-    )
-    images = prepare([open_picture(image).rgb for image in encoded[:_FIRST]])
-    network, _ = load_generalist(shipped("generalist.safetensors"))
-    logits = read_columns(network, torch.from_numpy(images), bf16=_bf16(data))
-    found = decode_all(logits, _possible_texts(data.config.scheme))
+    found = _decoded(data, prepared.network, prepared.images[:_FIRST])
     texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
     data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
 
 
-def _possible_texts(scheme: Scheme) -> PossibleTexts:
+def _decoded(data: RunData, network: Generalist, images: Floats) -> list[Decoded]:
+    logits = read_columns(network, torch.from_numpy(images), bf16=_bf16(data))
+    return decode_all(logits, possible_texts(data.config.scheme))
+
+
+def possible_texts(scheme: Scheme) -> PossibleTexts:
+    """What the texts of a scheme may say."""
     fewest = scheme.shortest or scheme.length
     return PossibleTexts(Alphabet(scheme.alphabet), (fewest, scheme.length))
 
@@ -169,19 +191,18 @@ def _bf16(data: RunData) -> bool:
 
 def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
-    texts = TeacherTexts(**read_object(data.run / "specialize" / PSEUDO_LABELS))
-    learned = learn_texts(data, folder, texts, {}, advance)
+    learned = learn_texts(data, folder, TeacherTexts.of_run(data.run), {}, advance)
     if data.fabric.is_global_zero:
-        save_reader(folder / READER, learned.reader, reader_architecture(data.config))
+        save_reader(folder / READER, learned.kept.reader, reader_architecture(data.config))
     return StageOutcome(
         (READER,),
         {
-            **learned.results[-1].figures,
+            **learned.kept.figures,
             **{name: round(value, 4) for name, value in learned.figures.items()},
             "estimate": asdict(learned.estimate),
         },
-        images=sum(result.images for result in learned.results),
-        training_flops=sum(result.flops for result in learned.results),
+        images=sum(result.images for result in learned.rounds),
+        training_flops=sum(result.flops for result in learned.rounds),
     )
 
 
@@ -209,14 +230,12 @@ def learn_texts(
             "expected readings with the alphabet and length of the scheme, the generalist gives "
             "none; correct the scheme, or run with --set pretrained=false"
         )
-    names, stored = data.captchas
-    number_of = {name: number for number, name in enumerate(names)}
     batch = LabelledImages(
-        stored[[number_of[name] for name in taught]],
+        data.images_named(taught),
         np.array(list(taught.values())),
         np.array([name in known for name in taught]),
     )
-    kept, results = _learn_in_rounds(data, folder, batch, advance)
+    kept, rounds = _learn_in_rounds(data, folder, batch, advance)
     readings = list(decode(scheme, list(taught), kept.read))
     alike = [scheme.fold(one.text) == scheme.fold(of_teacher[one.name]) for one in readings]
     sure_of = dict(zip(teacher.names, teacher.confidences, strict=True))
@@ -226,7 +245,7 @@ def learn_texts(
         "sure": float(np.mean([one.confidence for one in readings])),
         "stability": kept.stability,
     }
-    return Distilled(kept.result.reader, results, figures)
+    return Distilled(kept.result, rounds, figures)
 
 
 class _Round(NamedTuple):
@@ -259,14 +278,15 @@ def _learn_in_rounds(
     kept: _Round | None = None
     results = list[ReaderResult]()
     while len(results) < data.config.distillation.rounds:
+        if kept is not None:
+            ids = _balanced_ids(kept.read, data.config.scheme.alphabet)
+            images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
         results.append(_learn_texts(data, folder, images, len(results), advance))
         read = read_probabilities(results[-1].reader, data.background(), images.pixels)
         latest = _Round(results[-1], images.ids, read)
         if kept is not None and latest.stability < kept.stability:
             break
         kept = latest
-        ids = _balanced_ids(read, data.config.scheme.alphabet)
-        images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
     assert kept is not None  # there is at least one round
     return kept, results
 
@@ -274,9 +294,7 @@ def _learn_in_rounds(
 def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
     """Class ids (N, L) of probabilities (N, L, K), with a bias against too frequent classes."""
     characters = len(alphabet)
-    read = (
-        probabilities.argmax(-1) < characters
-    )  # the class after the characters is that of empty slots
+    read = probabilities.argmax(-1) < characters  # the last class is that of empty slots
     of_read = probabilities[read][:, :characters]
     if not len(of_read):
         return np.asarray(probabilities.argmax(-1))
@@ -299,7 +317,6 @@ def _learn_texts(
     changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
     settings = config.reader.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
-    known = known_of_batch(int(images.known.sum()), settings.batch_size)
     return train_reader(
         labelled_batches(
             images,
@@ -318,7 +335,7 @@ def _learn_texts(
             seed,
             lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
         ),
-        objective=partial(forgiving_objective, known=known),
+        objective=partial(forgiving_objective, known=int(images.known.sum())),
     )
 
 
