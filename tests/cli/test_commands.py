@@ -142,7 +142,7 @@ def test_run_whole_in_a_process_of_its_own(
     arguments = [a for a in run_arguments(tmp_path / "run", challenges) if a != "--quiet"]
     outcome = real_command(*arguments)
     assert outcome.code == 0, outcome.err
-    assert outcome.out == ""  # what is said on the way is no result
+    assert outcome.out == ""  # progress is written to stderr
     for stage in ("store", "background", "simulate", "refine", "read", "adapt", "readings"):
         assert re.search(rf"^{stage} +\d+\.\d s, \d+ images, \d", outcome.err, re.MULTILINE), stage
     assert "TFLOP of training" in outcome.err
@@ -234,7 +234,7 @@ def test_judge_sets_the_runs_own_estimate_beside_the_truth(
         said = f"estimated {accuracy:.1%} (0.0% to 100.0%) without a label, {way}"
         assert said in outcome.out.splitlines()
 
-    # What the run says of itself is not needed to judge it.
+    # Judging does not need the estimate of the run.
     (run / DIAGNOSIS).write_text("{")
     outcome = command(*arguments, "--json")
     assert outcome.code == 0

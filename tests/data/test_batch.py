@@ -1,4 +1,4 @@
-"""One batch: what is in it is checked, whatever it is."""
+"""Checks of the contents of one batch."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What of an image is given to all that learns or reads, as its scheme has it."""
+"""Conversion of images to the grey levels that recognizers receive."""
 
 import io
 
@@ -79,7 +79,7 @@ def test_pale_letters_among_dark_dots_are_amplified() -> None:
 def test_letters_determine_the_scale_if_they_are_most_of_the_ink(
     length: int, letters_measure: bool
 ) -> None:
-    """A dark line is no dot: it is as large as a letter, and counts by its share of the ink."""
+    """A dark line is not taken for dots: it is as large as a letter and has a share of the ink."""
     image = bar((255, 255, 255), (175, 175, 175))
     image[2, :length] = 5
     of_letters = ink_on_black(image, 40, 20)[(image == 175).all(-1)]

@@ -1,4 +1,4 @@
-"""Batches end in the store: counted, exactly once, whatever they are and whenever it is killed."""
+"""Each batch is stored exactly once, also after kills and for damaged batches."""
 
 import base64
 import dataclasses

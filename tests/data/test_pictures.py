@@ -1,4 +1,4 @@
-"""The same picture has the same pixels through every door, whatever its format and mode."""
+"""A picture has the same pixels in every format and mode, and from every kind of source."""
 
 import io
 import struct
@@ -47,7 +47,7 @@ SAVED = {
 """Modes that Pillow writes in each format."""
 TABLE = [(kind, mode) for kind in FORMATS for mode in MODES if mode in SAVED[kind]]
 AS_ARRAYS = {"1", "L", "LA", "RGB", "RGBA", "I;16"}
-"""Modes whose arrays are the picture; of others they are inks, places in a palette, or chroma."""
+"""Modes whose arrays hold grey levels or RGB. Other arrays hold inks, palette indices or chroma."""
 
 
 def drawn(seed: int, size: tuple[int, int] = (48, 24)) -> Image.Image:

@@ -1,4 +1,4 @@
-"""`judge` as it is called: labels as people have them, taught images, and where it cannot write."""
+"""The command `judge`: forms of labels, taught images, and folders that are not writable."""
 
 import json
 from pathlib import Path

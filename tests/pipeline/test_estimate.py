@@ -110,7 +110,7 @@ def test_few_images_give_a_wide_interval() -> None:
 
 
 def test_overconfidence_on_known_images_is_subtracted() -> None:
-    # Right half the time on known images, and as sure of those as of the real ones.
+    # Half of the known images are right, and confidences are equal on known and real images.
     found = estimated([(True, 0.99), (False, 0.99)] * 500, [0.99] * 1000)
     assert found.accuracy == pytest.approx(0.5)
     assert found.high < 0.55
@@ -119,7 +119,7 @@ def test_overconfidence_on_known_images_is_subtracted() -> None:
 def simulated(
     generator: np.random.Generator, sureness: tuple[float, float], too_sure: float, count: int
 ) -> list[tuple[bool, float]]:
-    """Of a reader that is right as often as it is sure, but for how much too sure it is."""
+    """Readings whose accuracy is the confidence minus ``too_sure``."""
     sure = generator.beta(*sureness, count)
     right = generator.random(count) < np.clip(sure - too_sure, 0, 1)
     return list(zip(right.tolist(), sure.tolist(), strict=True))
@@ -207,7 +207,7 @@ def test_balanced_characters_give_no_warning(count: int) -> None:
 
 
 def test_a_small_difference_gives_no_warning() -> None:
-    # That 'a' is 51 % of a hundred thousand is no chance, and of no use to anybody.
+    # A share of 51 % in 100,000 characters is significant, but too small for a warning.
     assert warnings(["ab"] * 49_000 + ["aa"] * 1_000, "ab") == []
     assert len(warnings(["ab"] * 45_000 + ["aa"] * 5_000, "ab")) == 2
 
@@ -278,7 +278,7 @@ def test_an_improvement_gives_no_warning() -> None:
 
 
 def test_a_run_keeps_the_better_recognizer(tmp_path: Path) -> None:
-    """The same two readers, then the other way about: the same one reads, and reads the same."""
+    """Whichever recognizer comes first, the better one is kept, with the same readings."""
     write_challenges(tmp_path / "challenges", draw_captchas())
     run = tmp_path / "run"
     pipeline(run, tmp_path / "challenges")

@@ -62,8 +62,10 @@ def times(run: Path) -> dict[str, int]:
 
 
 def spent(run: Path, config: RunConfig | None = None, *, readers: int) -> int:
-    """Training FLOPs of all stages, as if there were as many captchas as readers may compare, but
-    for what cannot be planned: views of known images that turn out doubtful."""
+    """Training FLOPs of all stages, with the largest number of captchas that are compared.
+
+    Views of uncertain known images are left out, because their number cannot be planned.
+    """
     views = VIEWS * int(manifests(run)["readings"]["result"]["known_read_again"])
     fewer = readers * (COMPARED - len(CAPTCHAS)) - views
     reading = count_flops(reader_architecture(config or small_config()), 1, backward=False)
@@ -244,7 +246,7 @@ def test_readings_are_outdated_from_a_change_until_the_run_ends_again(
     assert re.match(why, why_outdated(run, read_run(run)) or "none")
     with pytest.raises(RunError, match=why):
         load_run_reader(run)
-    # They are there all the same, and not outdated once the run is set back or goes to its end.
+    # The readings exist. They are current again after the old settings, or at the end of the run.
     assert load_readings(run / READINGS)
     pipeline(run, challenges, assignment, seed=seed)
     assert why_outdated(run, read_run(run)) is None
@@ -356,7 +358,7 @@ def test_an_interrupt_anywhere_loses_nothing(
         def update(self, step: float, total: float, **figures: float | str) -> None:
             nonlocal stops
             self.seen = getattr(self, "seen", 0) + 1
-            # Later and later, as the readings begin anew each time.
+            # Later each time, because the readings start again from the beginning.
             if self.seen == 5 * 2 ** (stops // 8):
                 stops += 1
                 raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Bulk labelling: one row out for each row in, whatever the rows are and whoever is killed."""
+"""Bulk labelling writes one row for each input row, also after kills and for damaged rows."""
 
 import json
 import signal
@@ -229,7 +229,7 @@ def test_odd_names_in_a_folder_given_as_uri(model: Path, tmp_path: Path) -> None
 
 
 def test_passwords_in_a_uri_are_not_written() -> None:
-    """Nor what else stands beside a bucket and a path."""
+    """Other parts of an address than bucket and path are not shown either."""
     at = place("s3://KEY:SECRET@bucket/in?region=eu-west-1")
     assert at.name == "s3://bucket/in"
     partition = Partition(at.name, at.path, "", 0, 1, 0, 1, "s3://KEY:SECRET@bucket/in")

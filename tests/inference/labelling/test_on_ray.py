@@ -1,4 +1,4 @@
-"""Bulk labelling on a real Ray cluster of two nodes, whose workers are killed in the middle."""
+"""Bulk labelling on a real Ray cluster of two nodes, with workers that are killed."""
 
 import os
 import signal
