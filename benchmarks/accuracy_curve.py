@@ -46,8 +46,8 @@ class Arm:
 
 
 _NOT_ADAPTED = "adaptation.steps=0"
-_NOT_REFINED = ("refine=false", "reader.images=raw")
-_REFINED = ("refine=true", "reader.images=refined")
+_NOT_REFINED = ("reader.images=raw",)
+_REFINED = ("reader.images=refined",)
 
 ARMS = {
     "raw": Arm(("calibrate=false", *_NOT_REFINED, _NOT_ADAPTED)),

@@ -22,8 +22,8 @@ from tests.small_run import CALIBRATED, draw_captchas, pipeline, write_challenge
 
 CASES: dict[str, tuple[str, ...]] = {
     "refined_and_adapted": (),
-    "several_lengths": ("scheme.shortest=1", "refine=false", "adaptation.steps=2"),
-    "calibrated": (*CALIBRATED, "refine=true", "simgan.steps=4"),
+    "several_lengths": ("scheme.shortest=1", "reader.images=raw", "adaptation.steps=2"),
+    "calibrated": (*CALIBRATED, "reader.images=refined", "simgan.steps=4"),
     "calibrated_several_lengths": (*CALIBRATED, "adaptation.steps=0", "scheme.shortest=1"),
     "cluttered": (
         *CALIBRATED,

@@ -40,6 +40,7 @@ ASSIGNMENTS = (
     "simgan.history_capacity=16",
     "simgan.picture_every=3",
     "simgan.checkpoint_every=2",
+    "reader.images=refined",
     "reader.channels=[4, 4, 4, 4, 8]",
     "reader.batch_size=8",
     "reader.steps=12",
@@ -55,7 +56,7 @@ ASSIGNMENTS = (
 )
 PRETRAINED = (
     "pretrained=true",
-    "refine=false",
+    "reader.images=raw",
     "specialization.images=24",
     "specialization.steps=2",
     "specialization.batch_size=4",
@@ -68,7 +69,7 @@ PRETRAINED = (
 """Additions to `ASSIGNMENTS`: a run that starts with the generalist and needs no simulator."""
 CALIBRATED = (
     "calibrate=true",
-    "refine=false",
+    "reader.images=raw",
     "adaptation.steps=2",
     "calibration.images=240",
     "calibration.rounds=2",

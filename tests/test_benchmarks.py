@@ -48,7 +48,7 @@ def load(name: str) -> ModuleType:
 def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(60))
     run = tmp_path / "run"
-    pipeline(run, tmp_path / "challenges", "refine=false")
+    pipeline(run, tmp_path / "challenges", "reader.images=raw")
     settings = small_config("simgan.steps=4", "simgan.batch_size=4").simgan
     figures = load("gpu").time_refiner(run, settings, 1)
     assert figures["steps_per_second"] > 0
@@ -100,7 +100,7 @@ def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     """The puzzle needs no other generator. A family without its generator is left out."""
     settings = [
         "calibrate=false",
-        "refine=false",
+        "reader.images=raw",
         "reader.channels=[4, 4, 4, 4, 8]",
         "reader.steps=3",
         "adaptation.steps=0",

@@ -16,7 +16,7 @@ from tests.commands import COMMAND, command, kill_when, real_command
 from tests.data.misbehaving_server import MisbehavingServer
 from tests.small_run import draw_captchas, pipeline, run_arguments, write_challenges
 
-TINY = ("refine=false", "adaptation.steps=0", "reader.steps=40")
+TINY = ("reader.images=raw", "adaptation.steps=0", "reader.steps=40")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 
 CAPTCHAS = draw_captchas()
-SMALL = (*(a for a in ASSIGNMENTS if not a.startswith("scheme.")), "refine=false")
+SMALL = (*(a for a in ASSIGNMENTS if not a.startswith("scheme.")), "reader.images=raw")
 
 
 def learn(images: Any, **options: Any) -> sc.Run:

@@ -486,7 +486,6 @@ def test_batches_of_which_nothing_is_left(tmp_path: Path) -> None:
         ("scheme.alphabet=aab", ["repeats 'a'"]),
         ('simulator.fonts=["comic"]', ["font file or one of", "got 'comic'"]),
         ("scheme.alphabet=ab雪", ["lacks '雪'"]),
-        ("refine=false --set reader.images=refined", []),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -569,7 +568,7 @@ def test_files_that_may_not_grow(
 def test_ctrl_c(tmp_path: Path, made: tuple[Path, Path, dict[str, str]], moment: str) -> None:
     run = tmp_path / "run"
     # With a process that draws ahead, as that gets the Ctrl-C of a terminal too.
-    arguments = run_arguments(run, made[1], "reader.steps=100000", "refine=false", "workers=1")
+    arguments = run_arguments(run, made[1], "reader.steps=100000", "reader.images=raw", "workers=1")
     with subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,

@@ -56,7 +56,7 @@ def test_the_original_preset_is_the_system_of_2017() -> None:
         "original",
     )
     assert config.reader.images == "refined"
-    assert config.refine
+    assert config.refines
     assert not config.simgan.refiner.global_skip
     assert not config.adaptation.steps
 
@@ -70,7 +70,6 @@ def test_the_original_preset_is_the_system_of_2017() -> None:
         ("reader.channels=[4,4,4,4,8]", "reader.channels", (4, 4, 4, 4, 8)),
         ("reader.images=refined", "reader.images", "refined"),
         ('reader.images="refined"', "reader.images", "refined"),
-        ("refine=false", "refine", False),
         ("batches=null", "batches", None),
         ("scheme.alphabet=abc=1", "scheme.alphabet", "abc=1"),
         ("simgan.refiner.features=3", "simgan.refiner.features", 3),
@@ -178,9 +177,10 @@ def test_flops_of_what_is_left_out_are_not_planned() -> None:
     def planned(*assignments: str) -> int:
         return planned_training_flops(resolve_config("quick", ["pretrained=false", *assignments]))
 
-    parts = map(planned, ("refine=false", "adaptation.steps=0", "reader.steps=1"))
+    parts = map(planned, ("adaptation.steps=0", "reader.steps=1"))
     assert all(0 < part < planned() for part in parts)
-    assert planned("reader.images=refined") > planned()
+    refined = planned("reader.images=refined")
+    assert refined > planned("reader.images=refined", "simgan.steps=1") > planned()
 
 
 @pytest.mark.parametrize("key", ["waves", "several_fonts"])

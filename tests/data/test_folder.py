@@ -409,7 +409,7 @@ def test_a_run_on_captchas_of_several_lengths_sizes_and_colours(tmp_path: Path) 
     small = [a for a in ASSIGNMENTS if not a.startswith(("scheme.", "simulator.", "calibrate="))]
     settings = [
         *small,
-        "refine=false",
+        "reader.images=raw",
         "reader.channels=[8, 8, 16, 16, 32]",
         "reader.batch_size=32",
         "reader.learning_rate=0.01",

@@ -410,7 +410,7 @@ def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
 
 
 def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) -> None:
-    short = ("refine=false", "adaptation.steps=0")
+    short = ("reader.images=raw", "adaptation.steps=0")
     readings = pipeline(tmp_path / "run", challenges, *short)
     assert len(readings) == len(CAPTCHAS)
     found = manifests(tmp_path / "run")
@@ -429,11 +429,6 @@ def test_the_original_system_runs_completely(tmp_path: Path, challenges: Path) -
     )
     assert len(pipeline(tmp_path / "run", challenges, *settings)) == len(CAPTCHAS)
     assert spent(tmp_path / "run", readers=1) == planned_training_flops(small_config(*settings))
-
-
-def test_refined_images_need_a_refiner(tmp_path: Path, challenges: Path) -> None:
-    with pytest.raises(UsageError, match=r"refine=true or reader.images=raw"):
-        pipeline(tmp_path / "run", challenges, "refine=false", "reader.images=refined")
 
 
 def test_invalid_images_and_batches_are_quarantined_and_reported(

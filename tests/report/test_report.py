@@ -150,7 +150,8 @@ def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> d
     """Write a run folder as docs/how-it-works.md describes it, and return the true texts."""
     generator = np.random.default_rng(7)
     scheme = {"alphabet": ALPHABET, "length": 4, "width": 100, "height": 50}
-    _write_json(run / "run.json", {"preset": "quick", "scheme": scheme, "seed": 1, "config": {}})
+    recorded = {"preset": "quick", "scheme": scheme, "seed": 1}
+    _write_json(run / "run.json", {**recorded, "config": {"reader": {"images": "refined"}}})
     CaptchaStore(run / "store").add(
         "challenge-0", [Captcha(name, image) for name, image in captchas.items()]
     )
@@ -276,7 +277,7 @@ def test_results_of_other_readings_or_settings_are_not_shown(
     _write_json(judgement, {**figures, "readings_sha256": "of other readings"})
     recorded = json.loads((run / "run.json").read_text())
     assert "Refiner" in _Page(write_report(run)).headings
-    _write_json(run / "run.json", {**recorded, "config": {"refine": False}})
+    _write_json(run / "run.json", {**recorded, "config": {"reader": {"images": "raw"}}})
     page = _Page(write_report(run))
     assert "Refiner" not in page.headings
     assert "Accuracy against labels" not in page.headings

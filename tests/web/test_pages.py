@@ -191,7 +191,7 @@ def test_live_progress_of_a_run_that_another_process_makes(
 ) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas())
     run = tmp_path / "run"
-    settings = ("reader.steps=500", "refine=false")
+    settings = ("reader.steps=500", "reader.images=raw")
     arguments = run_arguments(run, tmp_path / "challenges", *settings)
     with subprocess.Popen(
         [sys.executable, "-m", "simgan_captcha", *arguments],

@@ -60,8 +60,6 @@ class RunConfig(BaseModel):
     """Whether the ``fonts`` simulator is fitted to the real images first."""
     calibration: CalibrationSettings = CalibrationSettings()
     """Calibration, and training of the bootstrap recognizer that it needs."""
-    refine: bool = True
-    """Whether a refiner is trained."""
     witness_steps: int = Field(default=600, ge=1)
     """Number of training steps of a recognizer that checks whether refining preserves the text. It
     trains on raw images. After a calibration, the bootstrap recognizer checks this instead."""
@@ -83,10 +81,6 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
-        if self.reader.images == "refined" and not self.refine:
-            raise ValueError(
-                "reader.images=refined needs a refiner; set refine=true or reader.images=raw"
-            )
         if self.generator == "original" and self.scheme.absent is not None:
             raise ValueError(
                 "generator=original draws texts of one length; leave out scheme.shortest, or use "
@@ -117,6 +111,11 @@ class RunConfig(BaseModel):
     def calibrates(self) -> bool:
         """Whether the run has a calibration; the generator of 2017 cannot be calibrated."""
         return self.calibrate and self.generator == "fonts"
+
+    @property
+    def refines(self) -> bool:
+        """Whether a refiner is trained, because the recognizer learns from its images."""
+        return self.reader.images == "refined"
 
     @property
     def reads_poses(self) -> bool:

@@ -83,7 +83,7 @@ def reading_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the recognizer's supervised training."""
     reader, scheme = config.reader, config.scheme
     flops = _step_flops(config, pose=config.reads_poses) * reader.steps
-    if reader.images == "refined":
+    if config.refines:
         refining = count_forward_flops(config.simgan.refiner, scheme.height, scheme.width)
         flops += reader.steps * reader.batch_size * refining
     return flops

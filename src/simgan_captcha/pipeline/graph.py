@@ -192,9 +192,7 @@ def _read() -> Work:
 
 
 def _read_inputs(config: RunConfig) -> tuple[str, ...]:
-    # Without calibration, the recognizer starts with the weights of the refiner's witness.
-    needs_refiner = config.reader.images == "refined" or not config.calibrates
-    return (*_simulated(config), *(("refine",) if config.refine and needs_refiner else ()))
+    return (*_simulated(config), *(("refine",) if config.refines else ()))
 
 
 def _adapt() -> Work:
@@ -268,7 +266,7 @@ STAGES = (
         _refine,
         inputs=_simulated,
         settings=_refine_settings,
-        included=lambda config: config.refine,
+        included=lambda config: config.refines,
         trainings=_refine_trainings,
         curves=True,
         only_if_unsure=True,

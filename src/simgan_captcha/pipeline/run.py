@@ -129,7 +129,7 @@ def _start(config: RunConfig) -> Fabric:
     sizes = [config.reader.batch_size]
     if config.adaptation.steps:
         sizes += [config.adaptation.batch_size, config.adaptation.synthetic_batch_size]
-    if config.refine:
+    if config.refines:
         sizes.append(config.simgan.batch_size)
     for size in sizes:
         share(fabric, size)  # refuse a bad size now, not when the last stage begins

@@ -109,10 +109,10 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the recognizer on synthetic images, raw or refined."""
     config, settings = data.config, data.config.reader
     refiner: Refiner | None = None
-    if settings.images == "refined":
+    if config.refines:
         refiner = load_refiner(data.run / "refine" / REFINER)
         refiner.to(data.fabric.device)
-    starts_trained = settings.kind == "attention" and (config.calibrates or config.refine)
+    starts_trained = settings.kind == "attention" and (config.calibrates or config.refines)
     # Synthetic images have known letter positions; predicting them too makes training faster.
     posed = config.reads_poses
     result = train_reader(
