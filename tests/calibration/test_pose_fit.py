@@ -6,12 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simgan_captcha.calibration.calibrate import calibrate
 from simgan_captcha.calibration.pose_fit import (
     PoseFit,
+    cover,
     draw_characters,
     fit_poses,
+    glyph_radius,
     superfluous_characters,
 )
 from simgan_captcha.calibration.poses import Poses
@@ -295,6 +299,44 @@ def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:
     beyond = right - 60 + down - 10 > height
     assert drawn[~beyond].max() > 0.9
     assert not drawn[beyond].any()
+
+
+# Patches.
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(30, 40), (50, 100), (20, 200)]),
+    st.floats(0, 1.5),
+)
+@settings(deadline=None, max_examples=60)
+def test_patches_cover_what_whole_drawings_do(
+    seed: int, size: tuple[int, int], strength: float
+) -> None:
+    """For all poses, partly or wholly outside the image and strongly deformed ones included."""
+    height, width = size
+    generator = np.random.default_rng(seed)
+    glyphs = torch.from_numpy(font_glyphs(STRANGER, SIZE))
+    ids = torch.from_numpy(generator.integers(CLASSES, size=(3, 4)))
+    pose = generator.normal(0, strength * np.array([0, 0, 40, *6 * [0.3]]), (3, 4, len(POSE)))
+    pose[..., :2] = generator.uniform(-20, (width + 20, height + 20), (3, 4, 2))
+    places = torch.from_numpy(pose.astype(np.float32)).requires_grad_()
+    radius = glyph_radius(glyphs.numpy())
+    weights = torch.from_numpy(generator.normal(size=(3, height, width)).astype(np.float32))
+    together = cover(glyphs, ids, places, size, radius)
+    whole = 1 - (1 - draw_characters(glyphs, ids, places, height, width)).prod(1)
+    np.testing.assert_allclose(together.detach(), whole.detach(), atol=1e-5)
+    patched, entire = (
+        torch.autograd.grad((each * weights).sum(), places)[0] for each in (together, whole)
+    )
+    np.testing.assert_allclose(patched, entire, rtol=1e-3, atol=1e-2)
+
+
+def test_the_radius_of_glyphs_holds_their_ink() -> None:
+    glyphs = np.zeros((2, 40, 40), np.float32)
+    assert glyph_radius(glyphs) <= 1
+    glyphs[1, 20, 29] = 1  # 9.5 glyph pixels from the centre, which are 4.75 image pixels
+    assert 4.75 <= glyph_radius(glyphs) <= 5.5
 
 
 # Superfluous characters.

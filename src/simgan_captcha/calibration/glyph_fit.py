@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
 from simgan_captcha.calibration.pose_fit import (
     POSE_UNIT,
-    draw_characters,
+    Near,
+    cover,
     fit_poses,
     form_prior,
-    mean_near,
-    near_characters,
     superfluous_characters,
 )
 from simgan_captcha.calibration.poses import Poses
@@ -194,7 +193,7 @@ class _Descent:
     def __init__(
         self, normalised: FloatImages, poses: Poses, glyphs: Floats, begun: Floats, moving: int
     ) -> None:
-        self.size = normalised.shape[2:]
+        self.size = normalised.shape[2], normalised.shape[3]
         self.ids, self.present = torch.from_numpy(poses.ids), torch.from_numpy(poses.present)
         N, L = self.ids.shape
         self.ink = torch.from_numpy((normalised[:, 0] + 1) / 2)
@@ -229,15 +228,17 @@ class _Descent:
             self._step(batch, window)
 
     def _step(self, batch: Tensor, window: Tensor) -> None:
-        (H, W), shape, L = self.size, self.shape, self.ids.shape[1]
+        shape, L = self.shape, self.ids.shape[1]
         at = self.pose(batch).view(-1, L, len(POSE)) * self.moved
         counts = self.sure[batch]
-        drawn = draw_characters(_blurred(shape.clamp(0, 1), window), self.ids[batch], at, H, W)
-        covered = 1 - (1 - drawn * counts[..., None, None]).prod(1)
-        near = near_characters(at.detach(), H, W) & self.present[batch][..., None, None]
-        looked_at = self.visible[batch] * ~(near & ~counts[..., None, None]).any(1)
+        glyphs = _blurred(shape.clamp(0, 1), window)
+        radius = shape.shape[1] / 2 / GLYPH_SCALE
+        covered = cover(glyphs, self.ids[batch], at, self.size, radius, counts)
+        near = Near.of(at.detach(), self.size)
+        unsure = self.present[batch] & ~counts
+        looked_at = self.visible[batch] * ~near.of_any(unsure, self.size)
         missed = (covered - self.ink[batch]).square() * looked_at
-        misfit = mean_near(missed.detach(), looked_at, near)
+        misfit = near.mean(missed.detach(), looked_at)
         self.misfit[batch] = misfit.where(counts, torch.nan)
         # Where the clamp has no gradient, this term leads back to [0, 1].
         outside = (shape - shape.detach().clamp(0, 1)).square().sum()
