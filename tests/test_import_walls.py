@@ -101,6 +101,8 @@ def lint_imports(folder: Path) -> dict[str, str]:
         ("api/planted.py", "import simgan_captcha.evaluation.judge", "nothing that learns"),
         ("web/planted.py", "import simgan_captcha.puzzle.answers", "the page in the browser"),
         ("web/planted.py", "import simgan_captcha.puzzle.answers", "only judging"),
+        ("web/planted.py", "import simgan_captcha.teaching.teach", "rooms import only"),
+        ("web/planted.py", "import simgan_captcha.evaluation.labels", "the page in the browser"),
         (
             "puzzle/planted.py",
             "import simgan_captcha.simulator.glyphs",
