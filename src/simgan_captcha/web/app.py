@@ -259,46 +259,13 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
 
 def _add_review(app: FastAPI, run: Path, lessons: Lessons) -> None:
     gallery, corrections = Gallery(run), Corrections(run)
+    _add_review_page(app, run, gallery, corrections, lessons)
 
     def reading_of(key: str) -> Reading:
         reading = gallery.reading(key)
         if reading is None:
             raise HTTPException(404, "expected the SHA-256 of the name of a captcha that was read")
         return reading
-
-    @app.get("/review", response_class=HTMLResponse, include_in_schema=False)
-    def review_page(
-        page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
-        order: Order | Literal["useful"] = "useful",
-        character: Annotated[str, Query(max_length=1)] = "",
-    ) -> Response:
-        texts, labelled, found, problems = dict[str, str](), set[str](), None, []
-        try:
-            texts, labelled = corrections.texts(), labelled_names(run)
-        except RunError as error:
-            problems.append(str(error))
-        try:
-            if order == "useful":
-                found = gallery.questions(labelled | texts.keys(), character)
-            else:
-                found = gallery.page(page, order, character)
-        except RunError as error:
-            problems.append(str(error))
-        return _page(
-            "review.html",
-            run,
-            scheme=_scheme(run),
-            order=order,
-            character=character,
-            page=found,
-            cards=[_card(reading, texts.get(reading.name)) for reading in found.readings]
-            if found
-            else [],
-            corrected=len(texts),
-            elsewhere=len(labelled - texts.keys()),
-            teaching=lessons.status(),
-            problems=problems,
-        )
 
     @app.get(
         "/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 422, 503)
@@ -333,6 +300,45 @@ def _add_review(app: FastAPI, run: Path, lessons: Lessons) -> None:
         """All corrections as CSV (name,label), for ``simgan-captcha judge --labels``."""
         headers = {"Content-Disposition": 'attachment; filename="corrections.csv"'}
         return Response(labels_csv(corrections.texts()), media_type="text/csv", headers=headers)
+
+
+def _add_review_page(
+    app: FastAPI, run: Path, gallery: Gallery, corrections: Corrections, lessons: Lessons
+) -> None:
+    @app.get("/review", response_class=HTMLResponse, include_in_schema=False)
+    def review_page(
+        page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+        order: Order | Literal["useful"] = "useful",
+        character: Annotated[str, Query(max_length=1)] = "",
+    ) -> Response:
+        texts, labelled, found, problems = dict[str, str](), set[str](), None, []
+        try:
+            texts = corrections.texts()
+            labelled = labelled_names(run)
+        except RunError as error:
+            problems.append(str(error))
+        try:
+            if order == "useful":
+                found = gallery.questions(labelled | texts.keys(), character)
+            else:
+                found = gallery.page(page, order, character)
+        except RunError as error:
+            problems.append(str(error))
+        return _page(
+            "review.html",
+            run,
+            scheme=_scheme(run),
+            order=order,
+            character=character,
+            page=found,
+            cards=[_card(reading, texts.get(reading.name)) for reading in found.readings]
+            if found
+            else [],
+            corrected=len(texts),
+            elsewhere=len(labelled - texts.keys()),
+            teaching=lessons.status(),
+            problems=problems,
+        )
 
 
 def _card(reading: Reading, text: str | None) -> dict[str, Any]:
