@@ -35,6 +35,20 @@ def end_with_parent(by: signal.Signals = KILL) -> None:
     threading.Thread(target=wait, name="end with parent", daemon=True).start()
 
 
+def end_with_input() -> None:
+    """End this process as soon as its standard input closes.
+
+    A child process whose input is a pipe from its parent so ends with the parent.
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), KILL)
+
+    threading.Thread(target=wait, name="end with input", daemon=True).start()
+
+
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
     """Handle SIGTERM like Ctrl-C until the block ends, so that `held_back` delays it as well.

@@ -19,9 +19,13 @@ from simgan_captcha.pipeline.estimate import Estimate, distilled_estimate, limit
 from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
-from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis, read_run
+from simgan_captcha.pipeline.run_folder import (
+    PSEUDO_LABELS,
+    READINGS,
+    read_diagnosis,
+    read_run,
+)
 from simgan_captcha.pipeline.stages import final_readings, specialization
-from simgan_captcha.pipeline.stages.specialization import PSEUDO_LABELS
 from simgan_captcha.recognizer.distill import LabelledImages
 from simgan_captcha.report.report import write_report
 from simgan_captcha.types import Floats, Ids

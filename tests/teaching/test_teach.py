@@ -11,20 +11,20 @@ from PIL import Image
 
 from simgan_captcha.api.learning import Run
 from simgan_captcha.atomic import file_hash
+from simgan_captcha.cli import teach as teach_command
 from simgan_captcha.errors import RunError, SchemeError, UsageError
 from simgan_captcha.generalist.specialization import specialize
 from simgan_captcha.inference.exported import METADATA
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.estimate import Estimate
-from simgan_captcha.pipeline.lesson import LESSON, TEACH, Lesson, load_lesson
+from simgan_captcha.pipeline.lesson import LABELS, LESSON, TEACH, Lesson, load_lesson
 from simgan_captcha.pipeline.progress import Event
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_folder import READER, READINGS
 from simgan_captcha.pipeline.stages import specialization
 from simgan_captcha.report.report import write_report
 from simgan_captcha.teaching import teach as teaching
-from simgan_captcha.teaching.labels import KEPT
 from simgan_captcha.teaching.terminal import ASKED
 from simgan_captcha.web.corrections import Corrections
 from tests.commands import command
@@ -112,7 +112,7 @@ def test_labels_of_earlier_calls_are_used_as_well(run: Path) -> None:
     Run(run).teach({first: "ab", second: "ab"}, progress=lambda event: None)
     lesson = Run(run).teach({second: "bc", third: "AB"}, progress=lambda event: None)
     assert lesson.labels == 3
-    kept = json.loads((run / KEPT).read_text())["texts"]
+    kept = json.loads((run / LABELS).read_text())["texts"]
     assert kept == {first: "ab", second: "bc", third: "ab"}
 
 
@@ -235,7 +235,7 @@ def test_questions_are_answered_in_the_terminal(run: Path, monkeypatch: pytest.M
     assert "9 images to label. Enter accepts the text shown" in done.out
     assert "lacks 'z'" in done.out
     assert "expected a text of 2 characters, got 'abc'" in done.out
-    kept = json.loads((run / KEPT).read_text())["texts"]
+    kept = json.loads((run / LABELS).read_text())["texts"]
     assert len(kept) == 2
     assert list(kept.values())[1] == "bc"  # of the alphabet's case
     with Image.open(run / ASKED) as asked:
@@ -247,6 +247,24 @@ def test_questions_are_answered_in_the_terminal(run: Path, monkeypatch: pytest.M
     assert again.code == 0, again.err
     assert Run(run).lesson is not None
     assert "taught with 3 labels" in again.out
+
+
+def test_images_corrected_on_the_page_are_not_asked_about(run: Path) -> None:
+    for name in list(labels(run, 60))[1:]:
+        Corrections(run).put(name, "ab", Run(run).scheme)
+    done = command("teach", run, "--ask", "3", input=".\n")
+    assert done.code == 0, done.err
+    assert "1 image to label" in done.out
+
+
+def test_the_gain_of_a_run_that_learned_from_the_simulator_is_unknown(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teach_command, "BATCH", 2)
+    monkeypatch.setattr(teaching, "_learns_from_generalist", lambda run: False)
+    done = command("teach", run, "--ask", "3", "--quiet", input="\n\n.\n")
+    assert done.code == 0, done.err
+    assert "gain        unknown before the lesson" in done.out
 
 
 def test_no_answer_teaches_nothing(run: Path) -> None:
@@ -317,6 +335,11 @@ def test_a_lesson_that_is_damaged_or_of_another_run_is_not_used(
         load_lesson(run)
     (run / TEACH / READER).write_bytes(reader)
     assert isinstance(load_lesson(run), Lesson)
+    # Teaching again replaces a damaged lesson.
+    (run / LESSON).write_text("{")
+    done = command("teach", run, "--ask", "1", "--quiet", input="ab\n")
+    assert done.code == 0, done.err
+    assert Run(run).reader.taught == 4
 
 
 def test_a_run_that_learned_from_the_simulator_is_taught_from_its_readings(

@@ -50,6 +50,17 @@ def test_a_character_filters_and_pages_end(tmp_path: Path) -> None:
     assert gallery.page(99, "least", None).number == 1
 
 
+def test_questions_leave_out_what_was_answered(tmp_path: Path) -> None:
+    gallery = write(tmp_path, [reading(f"{n}", "ab", n / 100) for n in range(PAGE_SIZE + 5)])
+    first = gallery.questions(set(), None)
+    assert (first.found, first.pages, len(first.readings)) == (PAGE_SIZE + 5, 1, PAGE_SIZE)
+    answered = {each.name for each in first.readings}
+    second = gallery.questions(answered, None)
+    assert second.found == len(second.readings) == 5
+    assert not answered & {each.name for each in second.readings}
+    assert gallery.questions(set(), "c").found == 0
+
+
 def test_new_readings_are_shown(tmp_path: Path) -> None:
     gallery = write(tmp_path, [reading("1", "ab", 0.5)])
     assert gallery.reading(captcha_key("1")) == reading("1", "ab", 0.5)
@@ -89,7 +100,7 @@ def test_captchas_of_hostile_names_are_shown_and_corrected(tmp_path: Path, run: 
             assert f'data-key="{key}"' in page.text
             assert client.get(f"/api/captchas/{key}").content == image
             assert client.put(f"/api/corrections/{key}", json={"text": "1c"}).status_code == 200
-        assert client.get("/review").text.count('data-correction="1c"') == len(names)
+        assert client.get("/review?order=least").text.count('data-correction="1c"') == len(names)
 
 
 def test_queries_out_of_range_are_problems(client: httpx.Client) -> None:

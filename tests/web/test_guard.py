@@ -77,6 +77,7 @@ def test_other_sites_cannot_change_anything(run: Path, headers: dict[str, str]) 
             ("PUT", f"/api/corrections/{key}"),
             ("DELETE", f"/api/corrections/{key}"),
             ("POST", "/api/read"),
+            ("POST", "/api/teaching"),
         ):
             reply = client.request(method, path, json={"text": "ab"}, headers=headers)
             a_problem(reply, 403, "another site")
@@ -92,6 +93,8 @@ def test_a_form_of_another_site_is_not_accepted_as_json(
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             reply = client.put(address_of, content='{"text": "ab"}', headers={"Content-Type": kind})
             a_problem(reply, 422)
+            teach = client.post("/api/teaching", content="{}", headers={"Content-Type": kind})
+            a_problem(teach, 422, "body")
         assert client.post(address_of, json={"text": "ab"}).status_code == 405
         assert not (run / FILE).exists()
         assert client.put(address_of, json={"text": "ab"}).status_code == 200

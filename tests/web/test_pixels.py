@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.web.pixels import claimed_size
+from simgan_captcha.inference.pixels import claimed_size
 from tests.web.serving import asking, serving
 from tests.web.test_read_api import a_problem, files
 

@@ -155,10 +155,14 @@ class Run:
         lesson = self.lesson
         return lesson.labels if lesson and lesson.better else 0
 
-    @property
+    @cached_property
+    @needing("learn", "the configuration of a run")
     def config(self) -> RunConfig:
         """The configuration of the run."""
-        return self._loaded[2]
+        from simgan_captcha.pipeline.run import load_run_reader
+
+        # A damaged lesson must not prevent a new one.
+        return load_run_reader(self.folder, taught=False)[2]
 
     @property
     def scheme(self) -> Scheme:

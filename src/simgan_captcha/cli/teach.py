@@ -1,7 +1,8 @@
 """The command teach, with labels from a file, from image names or from questions."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from simgan_captcha.api.learning import Run
     from simgan_captcha.inference.readings import Reading
     from simgan_captcha.pipeline.lesson import Lesson
+    from simgan_captcha.pipeline.progress import StageProgress
     from simgan_captcha.scheme import Scheme
+
+BATCH = 10
+"""Number of answers after which their gain is stated."""
 
 
 @app.command()
@@ -64,12 +69,13 @@ def teach(
         if collected.without_image:
             warn(f"{len(collected.without_image)} labels belong to no image of the run")
     if ask:
-        _ask(run, readings, scheme, ask)
+        _ask(finished, readings, ask, quiet=quiet)
     texts = kept_labels(run, names)
     if not texts:
         typer.echo("no labels given; nothing was taught")
         return
-    lesson = _taught(finished, texts, quiet=quiet)
+    with _training(finished, quiet=quiet) as progress:
+        lesson = finished.teach(texts, progress=progress)
     typer.echo("\n".join(_in_words(lesson)))
 
 
@@ -94,7 +100,9 @@ def _given(
     return given
 
 
-def _taught(run: "Run", texts: Mapping[str, str], *, quiet: bool) -> "Lesson":
+@contextmanager
+def _training(run: "Run", *, quiet: bool) -> "Iterator[StageProgress]":
+    """The display of a training, which uses the number of threads of the run."""
     import torch
 
     from simgan_captcha.atomic import core_count
@@ -102,7 +110,7 @@ def _taught(run: "Run", texts: Mapping[str, str], *, quiet: bool) -> "Lesson":
 
     torch.set_num_threads(run.config.threads or core_count())
     with StageProgress(quiet=quiet) as progress:
-        return run.teach(texts, progress=progress)
+        yield progress
 
 
 def _in_words(lesson: "Lesson") -> Iterator[str]:
@@ -128,36 +136,86 @@ def _in_words(lesson: "Lesson") -> Iterator[str]:
         yield "result      the labels made it no better; the reader without labels stays in use"
 
 
-def _ask(run: Path, readings: "list[Reading]", scheme: "Scheme", count: int) -> None:
+def _ask(run: "Run", readings: "list[Reading]", count: int, *, quiet: bool) -> None:
     """Ask for texts in the terminal. Each answer is stored immediately."""
     from simgan_captcha.atomic import write_bytes
     from simgan_captcha.data.images import encode_png
     from simgan_captcha.data.pictures import open_picture
     from simgan_captcha.data.store import CaptchaStore
+    from simgan_captcha.pipeline.lesson import labelled_names
+    from simgan_captcha.pipeline.questions import most_useful, texts_of_generalist
     from simgan_captcha.pipeline.run_folder import STORE
-    from simgan_captcha.teaching.labels import keep_labels, kept_labels
-    from simgan_captcha.teaching.questions import most_useful
-    from simgan_captcha.teaching.teach import texts_of_generalist
+    from simgan_captcha.teaching.labels import keep_labels
     from simgan_captcha.teaching.terminal import ASKED, picture_in_blocks
+    from simgan_captcha.web.corrections import Corrections
 
-    stored = CaptchaStore(run / STORE).in_content_order()
+    folder, gains = run.folder, _Gains(run, quiet=quiet)
+    stored = CaptchaStore(folder / STORE).in_content_order()
     image_of = dict(zip(stored.names, stored.images, strict=True))
     text_of = {reading.name: reading.text for reading in readings}
-    names = most_useful(readings, texts_of_generalist(run), set(kept_labels(run, text_of)), count)
+    known = labelled_names(folder) | Corrections(folder).texts().keys()
+    names = most_useful(readings, texts_of_generalist(folder), known, count)
     typer.echo(
-        f"{len(names)} images to label. Enter accepts the text shown, ? skips the image, "
-        ". ends the questions; answers are kept."
+        f"{len(names)} image{'s' if len(names) != 1 else ''} to label. Enter accepts the text "
+        "shown, ? skips the image, . ends the questions; answers are kept."
     )
     for number, name in enumerate(names, 1):
         pixels = open_picture(image_of[name]).rgb
-        write_bytes(run / ASKED, encode_png(pixels))
+        write_bytes(folder / ASKED, encode_png(pixels))
         if sys.stdout.isatty():
             typer.echo(picture_in_blocks(pixels))
-        answer = _answer(f"{number} of {len(names)} ({run / ASKED})", text_of[name], scheme)
+        question = f"{number} of {len(names)} ({folder / ASKED})"
+        answer = _answer(question, text_of[name], run.scheme)
         if answer == ".":
             return
-        if answer != "?":
-            keep_labels(run, {name: answer})
+        if answer == "?":
+            continue
+        keep_labels(folder, {name: answer})
+        if number < len(names):  # the lesson follows the last one
+            gains.answered(text_of)
+
+
+class _Gains:
+    """States after each batch of answers what they gained."""
+
+    def __init__(self, run: "Run", *, quiet: bool) -> None:
+        from simgan_captcha.report.diagnosis import lesson_shown
+
+        lesson = lesson_shown(run.folder, [])
+        taught = lesson.after if lesson and lesson.better else None
+        self._run, self._quiet = run, quiet
+        self._from = taught or run.estimate
+        self._answers = 0
+
+    def answered(self, names: Collection[str]) -> None:
+        """Count an answer. After each batch, train with all labels of these images, and compare."""
+        from simgan_captcha.teaching.labels import kept_labels
+        from simgan_captcha.teaching.teach import estimate_gain
+
+        self._answers += 1
+        if self._answers % BATCH:
+            return
+        texts = kept_labels(self._run.folder, names)
+        try:
+            typer.echo(
+                f"{len(texts)} labels: one training estimates what they gain; Ctrl-C goes on "
+                "without it"
+            )
+            with _training(self._run, quiet=self._quiet) as progress:
+                now = estimate_gain(self._run.folder, texts, progress=progress)
+        except KeyboardInterrupt:
+            typer.echo("\ngain        not estimated; the answers are kept")
+            return
+        if now is None:
+            typer.echo(
+                "gain        unknown before the lesson, because the run learned from the simulator"
+            )
+            return
+        typer.echo(
+            f"gain        {len(texts)} labels: from {self._from.accuracy:.1%} to "
+            f"{now.accuracy:.1%} of captchas read right as estimated"
+        )
+        self._from = now
 
 
 def _answer(question: str, proposed: str, scheme: "Scheme") -> str:

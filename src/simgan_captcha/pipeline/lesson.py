@@ -18,6 +18,8 @@ from simgan_captcha.shown import taught_with
 TEACH = "teach"
 """Folder of a run for everything that was made with labels."""
 LESSON = Path(TEACH) / "lesson.json"
+LABELS = Path(TEACH) / "labels.json"
+"""Labels that `simgan_captcha.teaching.labels` stores: {"texts": {name: text}}."""
 TAUGHT_NAMES = Path(TEACH) / "taught.json"
 """Names of the images whose labels a run was taught with, a JSON list."""
 TAUGHT_READINGS = Path(TEACH) / READINGS.name
@@ -61,6 +63,12 @@ class _Written(BaseModel):
     diagnosis_sha256: str
 
 
+class _Labels(BaseModel):
+    """Required keys of the stored labels."""
+
+    texts: dict[str, object]
+
+
 def save_lesson(run: Path, lesson: Lesson) -> None:
     """Write what was taught, after the taught reader."""
     hashes = {
@@ -92,6 +100,23 @@ def load_lesson(run: Path) -> Lesson | None:
     if of_diagnosis != file_hash(run / DIAGNOSIS):
         raise _unusable(run, "the run was changed after it was taught")
     return lesson
+
+
+def labelled_names(run: Path) -> set[str]:
+    """Names of the images with a stored label. The texts stay unread.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    try:
+        return {*require_shape(read_object(run / LABELS), _Labels)["texts"]}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"expected labels in {run / LABELS}, the file is damaged ({error}); mend it or delete "
+            "it"
+        ) from None
 
 
 def _unusable(run: Path, why: str) -> RunError:

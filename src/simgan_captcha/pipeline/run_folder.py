@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,8 @@ READER = "reader.safetensors"
 """Name of a recognizer in the folder of the stage that trained it."""
 CALIBRATION = "calibration.npz"
 """Name of the calibration in the folder of its stage."""
+PSEUDO_LABELS = "pseudo_labels.json"
+"""Texts of the specialized generalist, in the folder of its stage."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,25 @@ class Request:
             scheme=config["scheme"],
             config=config,
         )
+
+
+class TeacherTexts(NamedTuple):
+    """Readings of some of a run's images by a teacher."""
+
+    names: list[str]
+    texts: list[str]
+    """One for each name; some may be empty or of a wrong length."""
+    confidences: list[float]
+    """Probability of each text, 0 to 1."""
+
+    @staticmethod
+    def of_run(run: Path) -> "TeacherTexts":
+        """Texts of the specialized generalist of a run.
+
+        Raises:
+            FileNotFoundError: The stage ``specialize`` is not finished.
+        """
+        return TeacherTexts(**read_object(run / "specialize" / PSEUDO_LABELS))
 
 
 class _Recorded(BaseModel):

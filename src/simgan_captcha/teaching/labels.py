@@ -13,10 +13,8 @@ from simgan_captcha.documents import read_object
 from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.evaluation.casing import in_one_case
 from simgan_captcha.evaluation.labels import examples, match_labels, read_labels_csv
-from simgan_captcha.pipeline.lesson import TEACH
+from simgan_captcha.pipeline.lesson import LABELS, TEACH
 from simgan_captcha.scheme import Scheme
-
-KEPT = Path(TEACH) / "labels.json"
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,12 @@ def kept_labels(run: Path, names: Iterable[str]) -> dict[str, str]:
 def keep_labels(run: Path, texts: Mapping[str, str]) -> None:
     """Add labels to those that were collected earlier. New labels replace old ones."""
     (run / TEACH).mkdir(exist_ok=True)
-    write_json(run / KEPT, {"texts": _all_kept(run) | dict(texts)})
+    write_json(run / LABELS, {"texts": _all_kept(run) | dict(texts)})
 
 
 def _all_kept(run: Path) -> dict[str, str]:
     try:
-        texts = read_object(run / KEPT)["texts"]
+        texts = read_object(run / LABELS)["texts"]
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("no texts by name")
         return texts
@@ -99,5 +97,6 @@ def _all_kept(run: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError, KeyError) as error:
         raise RunError(
-            f"expected labels in {run / KEPT}, the file is damaged ({error}); mend it or delete it"
+            f"expected labels in {run / LABELS}, the file is damaged ({error}); mend it or delete "
+            "it"
         ) from None

@@ -22,10 +22,15 @@ from simgan_captcha.pipeline.lesson import (
 from simgan_captcha.pipeline.progress import OnEvent, Reporter, ignore
 from simgan_captcha.pipeline.run import opened
 from simgan_captcha.pipeline.run_data import RunData
-from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis, run_estimate
+from simgan_captcha.pipeline.run_folder import (
+    READER,
+    READINGS,
+    TeacherTexts,
+    read_diagnosis,
+    run_estimate,
+)
 from simgan_captcha.pipeline.stages.specialization import (
     Distilled,
-    TeacherTexts,
     learn_texts,
     specialized_texts,
 )
@@ -90,13 +95,30 @@ def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -
         return lesson
 
 
-def texts_of_generalist(run: Path) -> dict[str, str]:
-    """Texts of the specialized generalist of a run by image name; empty if the run has none."""
-    try:
-        texts = TeacherTexts.of_run(run)
-    except FileNotFoundError:
-        return {}
-    return dict(zip(texts.names, texts.texts, strict=True))
+def estimate_gain(
+    run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore
+) -> Estimate | None:
+    """The estimated accuracy of the reader that a lesson with these labels gives now.
+
+    The reader is trained as in `teach`, without cross-validation, and not kept.
+
+    Args:
+        run: Folder of a finished run.
+        labels: Labels of `teaching.labels.kept_labels`, at least one.
+        progress: Called with each event.
+
+    Returns:
+        None if the run learned from the simulator: there is no estimate then, and no training.
+
+    Raises:
+        RunError: The run is not finished, or another process uses it.
+    """
+    if not _learns_from_generalist(run):
+        return None
+    with opened(run, progress) as data:
+        reporter = Reporter(progress)
+        reporter.stage("gain")
+        return _learn(data, labels, reporter).estimate
 
 
 def _learns_from_generalist(run: Path) -> bool:

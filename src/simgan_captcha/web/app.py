@@ -11,15 +11,18 @@
     PUT    /api/corrections/{key}     save a correction
     DELETE /api/corrections/{key}     remove a correction
     GET    /api/corrections.csv       all corrections, for ``simgan-captcha judge --labels``
+    POST   /api/teaching              start teaching the run with the corrections
+    GET    /api/teaching              the lesson in progress, or the last result
 
 Addresses in the pages are relative, so a proxy can serve them under any path.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, File, HTTPException, Query, Response, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse
@@ -33,6 +36,7 @@ from simgan_captcha.data.images import MAX_BYTES, decode_rgb, encode_png
 from simgan_captcha.data.kinds import kind_of
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.lesson import labelled_names
 from simgan_captcha.pipeline.run_folder import read_run
 from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.report.inputs import refiner_sheets
@@ -41,6 +45,7 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.web.corrections import Corrections, labels_csv
 from simgan_captcha.web.gallery import Gallery, Order, captcha_key
 from simgan_captcha.web.guard import RequestGuard
+from simgan_captcha.web.lessons import Lessons, TeachingStatus
 from simgan_captcha.web.problems import answer_with_problems, describe_problems, problem
 from simgan_captcha.web.run_page import RunPage
 from simgan_captcha.web.run_reader import ImageReading, ImageRefusal, RunReader
@@ -66,6 +71,12 @@ class CorrectionText(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     text: str
+
+
+class StartTeaching(BaseModel):
+    """A request to teach the run with its corrections; an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Correction(BaseModel):
@@ -98,12 +109,20 @@ def create_app(
         RunError: There is no run in the folder.
     """
     read_run(run)
+    lessons = Lessons(run)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(lessons.stop)
+
     app = FastAPI(
         title="simgan-captcha serve",
         version=__version__,
         description="Reads images with a run's reader, and shows the run. See docs/serve.md.",
         docs_url=None,  # FastAPI's documentation page loads scripts from another host.
         redoc_url=None,
+        lifespan=lifespan,
         form_limits={"max_files": MAX_FILES, "max_fields": 1, "max_part_size": 1024},
     )
     app.add_middleware(RequestGuard, hosts=hosts)
@@ -117,7 +136,8 @@ def create_app(
     )
     _add_reading(app, run)
     _add_run(app, run, stopping)
-    _add_review(app, run)
+    _add_review(app, run, lessons)
+    _add_teaching(app, lessons)
     return app
 
 
@@ -237,40 +257,15 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
 # Review readings.
 
 
-def _add_review(app: FastAPI, run: Path) -> None:
+def _add_review(app: FastAPI, run: Path, lessons: Lessons) -> None:
     gallery, corrections = Gallery(run), Corrections(run)
+    _add_review_page(app, run, gallery, corrections, lessons)
 
     def reading_of(key: str) -> Reading:
         reading = gallery.reading(key)
         if reading is None:
             raise HTTPException(404, "expected the SHA-256 of the name of a captcha that was read")
         return reading
-
-    @app.get("/review", response_class=HTMLResponse, include_in_schema=False)
-    def review_page(
-        page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
-        order: Order = "least",
-        character: Annotated[str, Query(max_length=1)] = "",
-    ) -> Response:
-        scheme, problems, texts, found = _scheme(run), [], {}, None
-        try:
-            found = gallery.page(page, order, character)
-            texts = corrections.texts()
-        except RunError as error:
-            problems.append(str(error))
-        return _page(
-            "review.html",
-            run,
-            scheme=scheme,
-            order=order,
-            character=character,
-            page=found,
-            cards=[_card(reading, texts.get(reading.name)) for reading in found.readings]
-            if found
-            else [],
-            corrected=len(texts),
-            problems=problems,
-        )
 
     @app.get(
         "/api/captchas/{key}", response_class=Response, responses=describe_problems(404, 422, 503)
@@ -307,6 +302,45 @@ def _add_review(app: FastAPI, run: Path) -> None:
         return Response(labels_csv(corrections.texts()), media_type="text/csv", headers=headers)
 
 
+def _add_review_page(
+    app: FastAPI, run: Path, gallery: Gallery, corrections: Corrections, lessons: Lessons
+) -> None:
+    @app.get("/review", response_class=HTMLResponse, include_in_schema=False)
+    def review_page(
+        page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+        order: Order | Literal["useful"] = "useful",
+        character: Annotated[str, Query(max_length=1)] = "",
+    ) -> Response:
+        texts, labelled, found, problems = dict[str, str](), set[str](), None, []
+        try:
+            texts = corrections.texts()
+            labelled = labelled_names(run)
+        except RunError as error:
+            problems.append(str(error))
+        try:
+            if order == "useful":
+                found = gallery.questions(labelled | texts.keys(), character)
+            else:
+                found = gallery.page(page, order, character)
+        except RunError as error:
+            problems.append(str(error))
+        return _page(
+            "review.html",
+            run,
+            scheme=_scheme(run),
+            order=order,
+            character=character,
+            page=found,
+            cards=[_card(reading, texts.get(reading.name)) for reading in found.readings]
+            if found
+            else [],
+            corrected=len(texts),
+            elsewhere=len(labelled - texts.keys()),
+            teaching=lessons.status(),
+            problems=problems,
+        )
+
+
 def _card(reading: Reading, text: str | None) -> dict[str, Any]:
     return {
         "key": captcha_key(reading.name),
@@ -315,3 +349,18 @@ def _card(reading: Reading, text: str | None) -> dict[str, Any]:
         "characters": marked_characters(reading),
         "correction": text,
     }
+
+
+# Teach the run.
+
+
+def _add_teaching(app: FastAPI, lessons: Lessons) -> None:
+    @app.post("/api/teaching", status_code=202, responses=describe_problems(403, 409, 422, 503))
+    def teach(_: StartTeaching) -> TeachingStatus:
+        """Start teaching the run with its corrections. Readings without labels do not change."""
+        return lessons.start()
+
+    @app.get("/api/teaching")
+    def teaching() -> TeachingStatus:
+        """The lesson in progress, or else the last result."""
+        return lessons.status()

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.inference.readings import Reading, load_readings
+from simgan_captcha.pipeline.questions import most_useful, texts_of_generalist
 from simgan_captcha.pipeline.run_folder import READINGS, STORE
 from simgan_captcha.report.inputs import file_states
 
@@ -73,6 +75,25 @@ class Gallery:
         first = PAGE_SIZE * (number - 1)
         shown = [readings[index] for index in chosen[first : first + PAGE_SIZE]]
         return Page(number, pages, len(chosen), first + 1, shown)
+
+    def questions(self, answered: Set[str], character: str | None) -> Page:
+        """The readings whose true texts would teach most, as one page.
+
+        Args:
+            answered: Names of images whose texts are known; they are left out.
+            character: See `page`.
+
+        Raises:
+            RunError: See `page`.
+        """
+        with self._lock:
+            self._refresh_readings()
+            readings = self._readings
+        readings = [one for one in readings if not character or character in one.text]
+        names = most_useful(readings, texts_of_generalist(self._run), answered, PAGE_SIZE)
+        by_name = {one.name: one for one in readings}
+        left = sum(name not in answered for name in by_name)
+        return Page(1, 1, left, 1, [by_name[name] for name in names])
 
     def reading(self, key: str) -> Reading | None:
         """The reading of the captcha with this key; None if there is none.

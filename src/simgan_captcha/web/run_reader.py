@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.images import MAX_PIXELS, encode_png
 from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.inference.pixels import claimed_size
 from simgan_captcha.pipeline.graph import STAGES
-from simgan_captcha.pipeline.lesson import LESSON
+from simgan_captcha.pipeline.lesson import LESSON, load_lesson
 from simgan_captcha.pipeline.manifest import FINISHED
 from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import FloatImages, GreyImages
-from simgan_captcha.web.pixels import claimed_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,8 @@ class ImageReading(BaseModel):
     """Probability of the whole text, 0 to 1."""
     character_confidence: list[float]
     """Probability of each character, 0 to 1."""
+    taught: str | None = None
+    """``taught with N labels``, if the recognizer was."""
     input: str | None = None
     """Input of the network, a PNG as a ``data:`` URI: ink in grey to white, lines in blue."""
     heat: list[str] | None = None
@@ -75,6 +77,7 @@ class RunReader:
         # At most two requests have their pixels in memory.
         self._decoding = threading.Semaphore(2)
         self._loaded: tuple[nn.Module, Background, RunConfig] | None = None
+        self._taught: str | None = None
         self._state: Any = None
 
     def read(
@@ -115,6 +118,7 @@ class RunReader:
                         text=reading.text,
                         confidence=reading.confidence,
                         character_confidence=list(reading.character_confidence),
+                        taught=self._taught,
                         input=pictures[row][0] if pictures else None,
                         heat=[*compress(pictures[row][1:], slots[row])] if pictures else None,
                     )
@@ -165,6 +169,8 @@ class RunReader:
             )
             self._loaded = load_run_reader(self._run)
             self._loaded[0].requires_grad_(False)
+            lesson = load_lesson(self._run)
+            self._taught = lesson.in_words() if lesson and lesson.better else None
             self._state = state
         return self._loaded
 

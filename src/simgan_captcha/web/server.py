@@ -42,7 +42,7 @@ def serve(
         if not is_loopback(listener):
             warn(
                 f"{url_of(listener)} is open to other machines and has no password: everyone who "
-                "reaches it can read images and correct readings; see docs/serve.md"
+                "reaches it can read images, correct readings and start a lesson; see docs/serve.md"
             )
         server = build_server(run, answered_hosts(listener, allow_hosts))
         announce(url_of(listener))

@@ -18,7 +18,6 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.images import evenly
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.documents import read_object
 from simgan_captcha.errors import RunError
 from simgan_captcha.generalist.decoding import Alphabet, Decoded
 from simgan_captcha.generalist.features import HEIGHT
@@ -41,7 +40,7 @@ from simgan_captcha.pipeline.estimate import Estimate, estimate_from_agreement
 from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
-from simgan_captcha.pipeline.run_folder import READER, STORE
+from simgan_captcha.pipeline.run_folder import PSEUDO_LABELS, READER, STORE, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
 from simgan_captcha.recognizer.distill import (
     LabelledImages,
@@ -53,34 +52,12 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, Ids
 
-PSEUDO_LABELS = "pseudo_labels.json"
-"""Texts of the specialized generalist, in the folder of its stage."""
-
 _FIRST = 10
 """Number of images whose texts are shown before training."""
 _BALANCE = 1.0
 """Strength of the biases against characters that are read too often, between two rounds."""
 _SEEDS = 10_007
 """Difference between the seeds of two rounds."""
-
-
-class TeacherTexts(NamedTuple):
-    """Readings of some of a run's images by a teacher."""
-
-    names: list[str]
-    texts: list[str]
-    """One for each name; some may be empty or of a wrong length."""
-    confidences: list[float]
-    """Probability of each text, 0 to 1."""
-
-    @staticmethod
-    def of_run(run: Path) -> "TeacherTexts":
-        """Texts of the specialized generalist of a run.
-
-        Raises:
-            FileNotFoundError: The stage ``specialize`` is not finished.
-        """
-        return TeacherTexts(**read_object(run / "specialize" / PSEUDO_LABELS))
 
 
 class Distilled(NamedTuple):

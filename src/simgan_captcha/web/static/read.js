@@ -64,7 +64,8 @@ function showReading(file, reading) {
   given.alt = `image read as ${reading.text}`;
   item.querySelector(".file").textContent = reading.name;
   item.querySelector(".said-text .text").textContent = reading.text;
-  item.querySelector(".said-text .share").textContent = `${percent(reading.confidence)} confidence`;
+  const by = reading.taught ? ` · recognizer ${reading.taught}` : "";
+  item.querySelector(".said-text .share").textContent = `${percent(reading.confidence)} confidence${by}`;
   const saw = item.querySelector(".saw img");
   saw.src = reading.input;
   saw.alt = "input of the network: the ink of the image";

@@ -25,6 +25,7 @@ async function keep(card, text) {
     const answer = await ask(address, request);
     card.dataset.correction = answer.text ?? "";
     total.textContent = answer.total.toLocaleString("en");
+    showCorrections(answer.total);
     said.textContent = answer.text === null ? `Correction of ${answer.reading} removed.` : `Saved: ${answer.text}.`;
     entry.removeAttribute("aria-invalid");
     show(card);

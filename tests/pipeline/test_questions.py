@@ -1,7 +1,7 @@
 """Which images a person is asked about."""
 
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.teaching.questions import most_useful
+from simgan_captcha.pipeline.questions import most_useful
 
 
 def reading(name: str, text: str, *probabilities: float) -> Reading:

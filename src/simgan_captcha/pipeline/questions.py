@@ -2,8 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from heapq import heapify, heappop, heapreplace
+from pathlib import Path
 
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.pipeline.run_folder import TeacherTexts
 
 _UNSURE = 0.9
 """Probability of a character below which it is uncertain."""
@@ -31,18 +34,33 @@ def most_useful(
     frequency = Counter(doubt for of_image in doubts.values() for doubt in of_image)
     asked: Counter[str] = Counter()
     chosen = list[str]()
-    # The least probable texts are first, so they are chosen among images with equal scores.
-    left = [one.name for one in sorted(free, key=lambda one: (one.confidence, one.name))]
 
     def value(name: str) -> float:
         return sum(frequency[doubt] / (1 + asked[doubt]) for doubt in doubts[name])
 
+    # The number in this order decides among images with equal scores: less probable texts first.
+    order = sorted(free, key=lambda one: (one.confidence, one.name))
+    left = [(-value(one.name), number, one.name) for number, one in enumerate(order)]
+    heapify(left)
     while left and len(chosen) < count:
-        best = max(left, key=value)  # the first of equals
-        left.remove(best)
-        chosen.append(best)
-        asked.update(doubts[best])
+        score, number, name = left[0]
+        # Scores only fall. So the first is the best if its score is still right.
+        if (now := -value(name)) != score:
+            heapreplace(left, (now, number, name))
+            continue
+        heappop(left)
+        chosen.append(name)
+        asked.update(doubts[name])
     return chosen
+
+
+def texts_of_generalist(run: Path) -> dict[str, str]:
+    """Texts of the specialized generalist of a run by image name; empty if there are none."""
+    try:
+        texts = TeacherTexts.of_run(run)
+        return dict(zip(texts.names, texts.texts, strict=True))
+    except (OSError, ValueError, TypeError):  # questions are possible without them
+        return {}
 
 
 def _doubts(reading: Reading, other: str | None) -> set[str]:
