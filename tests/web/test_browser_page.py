@@ -78,7 +78,7 @@ def exported(path: Path, scheme: Scheme, background: Background) -> Path:
     network = build_reader(ReaderArchitecture(*size, channels=(4, 4, 4, 4, 8))).eval()
     with torch.no_grad():
         for weights in network.parameters():
-            weights *= 2  # so that the images give different confidences
+            weights.mul_(2)  # so that the images give different confidences
     images = np.random.default_rng(1).integers(0, 256, (2, *size[:2]), np.uint8)
     export_reader(path, network, background, scheme, images)
     return path
