@@ -26,6 +26,7 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
 from tests.small_run import SCHEME, shaded
 from tests.web.conftest import keep_screenshot
+from tests.web.serving import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "browser"
@@ -61,6 +62,7 @@ def address() -> Iterator[str]:
 def page(chromium: Browser, address: str) -> Iterator[Page]:
     """The page, which must load nothing from elsewhere and report no error."""
     page = chromium.new_page(viewport={"width": 400, "height": 700})
+    page.set_default_timeout(1000 * PATIENCE_SECONDS)
     requested, errors = list[str](), list[str]()
     page.on("request", lambda request: requested.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
