@@ -77,9 +77,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Open build/site/index.html.
 docs: $(VENV)/installed
 	$(BIN)/python docs/write_configuration.py
 	$(BIN)/python docs/write_commands.py
+	$(BIN)/python docs/write_site.py
 
 clean:
-	rm -rf $(VENV) .venv-rivals build dist demo-run
+	rm -rf $(VENV) .venv-rivals .cache build dist demo-run

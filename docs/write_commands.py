@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from simgan_captcha.cli import app
+from simgan_captcha.cli.endings import EXIT_CODES
 
 PAGE = Path(__file__).with_name("commands.md")
 
@@ -24,6 +25,8 @@ def page() -> str:
     ]
     for name in group.list_commands(None):
         lines += section(group.commands[name])
+    codes = [f"| {code} | {cell(meaning)} |" for code, meaning in EXIT_CODES.items()]
+    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", *codes, ""]
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from simgan_captcha import __version__
+from simgan_captcha.cli.endings import DONE, EXIT_CODES, FAILED, IMPOSSIBLE
 from simgan_captcha.cli.learn import later_settings
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.inference.readings import Reading, load_readings, save_readings
@@ -91,7 +92,29 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_version() -> None:
     assert command("--version").out == f"simgan-captcha {__version__}\n"
+    module = real_command("--version")  # python -m simgan_captcha
+    assert (module.code, module.out) == (0, f"simgan-captcha {__version__}\n")
     assert command("--version", "run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], DONE),
+        (["read", "damaged.png"], FAILED),
+        (["read", "damaged.png", "--alphabet", "aa"], IMPOSSIBLE),
+        (["run", "--no-such-option"], IMPOSSIBLE),
+        (["no-such-command"], IMPOSSIBLE),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_exit_codes_are_those_of_the_table(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    assert command(*arguments).code == code
+    assert code in EXIT_CODES
 
 
 @pytest.mark.parametrize(

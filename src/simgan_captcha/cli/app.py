@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from simgan_captcha._version import __version__
-from simgan_captcha.cli.endings import ending_well, reader_has_left
+from simgan_captcha.cli.endings import FAILED, ending_well, reader_has_left
 from simgan_captcha.errors import SimganCaptchaError, UsageError
 from simgan_captcha.shown import printable
 
@@ -52,7 +52,7 @@ class Commands(typer.core.TyperGroup):
             message = _message(error)
             if message is None or Commands.debug:
                 raise
-            _give_up(message, error.exit_code if isinstance(error, SimganCaptchaError) else 1)
+            _give_up(message, error.exit_code if isinstance(error, SimganCaptchaError) else FAILED)
 
 
 def _message(error: BaseException) -> str | None:

@@ -1,4 +1,4 @@
-"""Early ends of a command, by SIGTERM or by a closed output pipe."""
+"""Ends of a command: exit codes, SIGTERM, and a closed output pipe."""
 
 import contextlib
 import os
@@ -7,6 +7,19 @@ import sys
 from collections.abc import Iterator
 
 from simgan_captcha.interrupts import termination_as_interrupt
+
+DONE, FAILED, IMPOSSIBLE, WEAK = range(4)
+
+EXIT_CODES = {
+    DONE: "The command did what was asked.",
+    FAILED: "Something failed, such as an unfinished run, a damaged file or a full disk, or the "
+    "command was interrupted. Also if `read` could not read one of the images, or if the puzzle "
+    "refused the solutions of `submit` or `demo`.",
+    IMPOSSIBLE: "The request is impossible, such as an unknown option, a wrong setting, a scheme "
+    "that does not fit, or a missing extra.",
+    WEAK: "The severity that `audit` found is that of `--fail-on` or higher.",
+}
+"""All exit codes of the command line and their meanings, for docs/commands.md."""
 
 
 @contextlib.contextmanager

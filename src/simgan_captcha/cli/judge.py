@@ -16,6 +16,7 @@ from simgan_captcha.cli.app import (
     warn,
     warn_if_outdated,
 )
+from simgan_captcha.cli.endings import WEAK
 from simgan_captcha.errors import RunError
 from simgan_captcha.extras import needing
 
@@ -127,10 +128,6 @@ class FailOn(enum.StrEnum):
     low = "low"
 
 
-_WEAK = 3
-"""Exit code if the severity reaches --fail-on. Codes 1 and 2 are errors."""
-
-
 @app.command()
 @needing("learn", "simgan-captcha audit")
 def audit(
@@ -174,7 +171,7 @@ def audit(
     typer.echo("\n".join(audit_in_words(figures)))
     typer.echo(f"page: {write_audit(run, figures, measured)}")
     if fail_on is not None and Severity(figures["verdict"]["severity"]).reaches(Severity(fail_on)):
-        raise typer.Exit(_WEAK)
+        raise typer.Exit(WEAK)
 
 
 @app.command()

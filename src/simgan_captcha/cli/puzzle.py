@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from simgan_captcha.cli.app import Quiet, RunFolder, Seed, Settings, app, warn_if_outdated
+from simgan_captcha.cli.endings import FAILED
 from simgan_captcha.cli.learn import train
 from simgan_captcha.errors import UsageError
 from simgan_captcha.extras import needing
@@ -37,7 +38,7 @@ def submit(
     recorded = read_run(run)
     warn_if_outdated(run, recorded)
     if not _submit(url, run, user or recorded["user"]):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _submit(url: str, run: Path, user: str) -> bool:
@@ -125,4 +126,4 @@ def demo(
         passed = _submit(url, run, "demo")
     typer.echo(f"report: {report}")
     if not passed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

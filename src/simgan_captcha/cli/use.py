@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, parse_length, warn
+from simgan_captcha.cli.endings import FAILED
 from simgan_captcha.errors import UsageError
 from simgan_captcha.extras import needing
 
@@ -96,7 +97,7 @@ def read(
     for line in in_words(left_out, reader.notes):
         warn(line)
     if unreadable:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _reader_and_images(
