@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, overload
@@ -174,19 +174,47 @@ class Run:
         """
         network, background, config = self._loaded  # first, because it names a missing extra
         from simgan_captcha.inference.reader import ImageReader
-        from simgan_captcha.recognizer.decode import recogniser
+        from simgan_captcha.recognizer.decode import read_probabilities, recogniser
 
-        reader = ImageReader(config.scheme, recogniser(network, background))
+        reader = ImageReader(
+            config.scheme,
+            recogniser(network, background),
+            partial(read_probabilities, network, background),
+        )
         reader.taught = self._taught
         return reader
 
     @overload
-    def read(self, images: "list[Source]") -> "list[Reading | Unreadable]": ...
+    def read(
+        self,
+        images: "list[Source]",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> "list[Reading | Unreadable]": ...
     @overload
-    def read(self, images: "Source") -> Reading: ...
-    def read(self, images: "Source | list[Source]") -> "Reading | list[Reading | Unreadable]":
-        """Read new images of the captcha family, see `ImageReader.read`."""
-        return self.reader.read(images)
+    def read(
+        self,
+        images: "Source",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> Reading: ...
+    def read(
+        self,
+        images: "Source | list[Source]",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> "Reading | list[Reading | Unreadable]":
+        """Read new images of the captcha family, see `Reader.read`."""
+        return self.reader.read(images, alphabet=alphabet, length=length, pattern=pattern, top=top)
 
     def readings(self) -> list[Reading]:
         """The readings of the images that the run learned from."""
