@@ -163,15 +163,15 @@ def test_alike_characters_count_as_one() -> None:
     [
         ({"alphabet": "abx"}, "out of 'ab1', which the reader knows, got 'x' in it; leave"),
         ({"alphabet": ""}, "empty one; name the characters"),
-        ({"length": 4}, "expected a length of 3 to 3.*got 4; change it"),
-        ({"length": (3, 2)}, "expected a length of 3 to 3"),
-        ({"pattern": "abx"}, r"at 'x': x is none of the characters.*'ab1'; change the pattern"),
+        ({"length": 4}, "expected a length of 3, which.*got 4; change it"),
+        ({"length": (3, 2)}, "expected a length of 3, which the reader reads, got 3 to 2"),
+        ({"pattern": "abx"}, r"at x: x is none of the characters.*'ab1'; change the pattern"),
         ({"pattern": "[A-Z]ab"}, r"\[A-Z\] is none"),
         (
             {"pattern": r"\d\d", "alphabet": "ab"},
             "some text matches.*change the pattern, the alpha",
         ),
-        ({"pattern": "ab"}, "some text matches, got 'ab', which no text"),
+        ({"pattern": "ab"}, "some text matches, got ab, which no text"),
         ({"top": 0}, "expected 1 to 100 texts"),
     ],
 )
@@ -183,8 +183,8 @@ def test_what_the_reader_cannot_read_is_said(options: dict[str, object], message
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(a", r"at 'its end': a group is not closed; add \)"),
-        ("a)", r"at '\)': this \) closes no group; leave it out"),
+        ("(a", r"at its end: a group is not closed; add \)"),
+        ("a)", r"at \): this \) closes no group; leave it out"),
         ("[ab", "the class is not closed"),
         ("^ab1$", r"covers the whole text; leave out \^"),
         ("a**", r"repeated twice; write \\\* for"),

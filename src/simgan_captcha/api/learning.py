@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from simgan_captcha.api.images import location_of
 from simgan_captcha.api.inspection import changed_scheme, inspect
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.errors import StoreError
 from simgan_captcha.extras import needing
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.estimate import Estimate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.background import Background
+    from simgan_captcha.inference.family import Family
     from simgan_captcha.inference.reader import ImageReader, Source, Unreadable
     from simgan_captcha.pipeline.lesson import Lesson
     from simgan_captcha.recognizer.export import Parity
@@ -181,8 +183,25 @@ class Run:
             recogniser(network, background),
             partial(read_probabilities, network, background),
         )
+        reader.own_family = self._family
         reader.taught = self._taught
         return reader
+
+    def _family(self) -> "Family | None":
+        """Look of the images that the run learned from; None if they are no longer there."""
+        from simgan_captcha.data.store import CaptchaStore
+        from simgan_captcha.inference.family import OWN_IMAGES, Family
+        from simgan_captcha.inference.reader import ImageReader
+        from simgan_captcha.recognizer.decode import recogniser
+
+        network, background, config = self._loaded
+        reader = ImageReader(config.scheme, recogniser(network, background))
+        try:
+            images = CaptchaStore(self.folder / STORE).in_content_order().images
+        except StoreError:
+            return None
+        list(reader.read_each(images[:OWN_IMAGES]))
+        return Family.of(reader.looks)
 
     @overload
     def read(
@@ -244,6 +263,7 @@ class Run:
             images[:COMPARED],
             int8=int8,
             taught=self._taught,
+            family=self._family(),
         )
 
     def teach(

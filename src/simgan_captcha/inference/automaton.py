@@ -11,6 +11,7 @@ import numpy as np
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.inference.pattern import Choice, Node, OneOf, Repeat, Series, parse
+from simgan_captcha.shown import shortened
 from simgan_captcha.types import Ids, Mask
 
 _MOST_STATES = 2000
@@ -133,8 +134,8 @@ class _Nondeterministic:
 
     def too_large(self) -> ConfigError:
         return ConfigError(
-            f"expected a pattern of at most {_MOST_STATES} states, {self.pattern!r} has more; "
-            "repeat less"
+            f"expected a pattern of at most {_MOST_STATES} states, "
+            f"{shortened(self.pattern)} has more; repeat less"
         )
 
     def add(self, node: Node, start: int) -> int:

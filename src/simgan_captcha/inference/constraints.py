@@ -80,7 +80,7 @@ def matching_texts(pattern: str, matching: Automaton, texts: Automaton) -> Autom
     found = both(matching, texts)
     if found.empty:
         raise ConfigError(
-            f"expected a pattern that some text matches, got {pattern!r}, which no text matches "
+            f"expected a pattern that some text matches, got {pattern}, which no text matches "
             "that has the alphabet and the length that were given or that the reader reads; "
             "change the pattern, the alphabet or the length"
         )
@@ -95,10 +95,15 @@ def _lengths(length: Length | None, scheme: Scheme) -> tuple[int, int]:
     both = max(fewest, known[0]), min(most, known[1])
     if fewest > most or both[0] > both[1]:
         raise ConfigError(
-            f"expected a length of {known[0]} to {known[1]}, which the reader reads, got "
-            f"{length}; change it, or learn a reader of that length"
+            f"expected a length of {_in_words(known)}, which the reader reads, got "
+            f"{_in_words((fewest, most))}; change it, or learn a reader of that length"
         )
     return both
+
+
+def _in_words(lengths: tuple[int, int]) -> str:
+    fewest, most = lengths
+    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
 
 
 def best_texts(

@@ -14,6 +14,7 @@ import numpy as np
 from simgan_captcha.atomic import core_count
 from simgan_captcha.documents import parse_object
 from simgan_captcha.errors import ConfigError, RunError
+from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.onnx_file import inspect
 from simgan_captcha.inference.readings import require_probabilities, require_readings
 from simgan_captcha.scheme import Scheme, check_scheme
@@ -46,6 +47,8 @@ class Exported:
     recognise: Recognise
     probabilities: Probabilities | None
     """None for files of earlier versions."""
+    family: Family | None
+    """Look of the images that it learned from; None for files of earlier versions."""
 
 
 def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = None) -> Exported:
@@ -77,7 +80,7 @@ def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = No
 def _loaded(data: bytes, threads: int | None) -> Exported:
     classes = inspect(data).classes
     session = _session(data, threads)
-    scheme, version, taught = _described(session.get_modelmeta().custom_metadata_map)
+    scheme, version, taught, family = _described(session.get_modelmeta().custom_metadata_map)
     if classes is not None and classes != scheme.classes:
         raise ValueError(
             f"it distinguishes {classes} classes, its scheme has {scheme.classes}: its alphabet "
@@ -102,9 +105,9 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
     blank = np.zeros((1, scheme.height, scheme.width), np.uint8)
     require_readings(scheme, *recognise(blank))
     if PROBABILITIES not in names:
-        return Exported(scheme, version, taught, recognise, None)
+        return Exported(scheme, version, taught, recognise, None, family)
     probabilities(blank)
-    return Exported(scheme, version, taught, recognise, probabilities)
+    return Exported(scheme, version, taught, recognise, probabilities, family)
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -145,7 +148,7 @@ def _of_onnxruntime(work: Callable[[], Any]) -> Any:
         raise
 
 
-def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
+def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int, Family | None]:
     if METADATA not in metadata:
         raise ValueError(f"its metadata has no {METADATA}")
     described = parse_object(metadata[METADATA])
@@ -157,8 +160,10 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
     taught = described.get("taught_labels", 0)  # missing in files of earlier versions
     if not isinstance(taught, int) or isinstance(taught, bool) or taught < 0:
         raise ValueError("its metadata does not say how many labels it was taught with")
+    images = described.get("images")  # missing in files of earlier versions
+    family = None if images is None else Family.from_description(images)
     try:
-        return check_scheme(values), version, taught
+        return check_scheme(values), version, taught, family
     except ConfigError as error:
         raise ValueError(f"its metadata holds no scheme: {error}") from None
 

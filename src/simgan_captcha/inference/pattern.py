@@ -91,9 +91,10 @@ class _Parser:
 
     def error(self, why: str) -> ConfigError:
         """The error at the position."""
+        rest = shortened(self.pattern[self.at :], 10)
         return ConfigError(
-            f"expected a pattern such as [A-Z]{{2}}\\d{{4}}, got {self.pattern!r}, at "
-            f"{self.pattern[self.at : self.at + 10] or 'its end'!r}: {why}"
+            f"expected a pattern such as [A-Z]{{2}}\\d{{4}}, got {self.pattern}, at "
+            f"{rest or 'its end'}: {why}"
         )
 
     def takes(self, text: str) -> bool:

@@ -26,6 +26,7 @@ from simgan_captcha.inference.constraints import (
     texts_of_scheme,
 )
 from simgan_captcha.inference.exported import Probabilities, Recognise, load_exported
+from simgan_captcha.inference.family import FEWEST_LOOKS, MOST_LOOKS, Family, Look, look
 from simgan_captcha.inference.readings import Alternative, Reading, to_readings
 from simgan_captcha.scheme import Length, Scheme
 from simgan_captcha.types import Floats, GreyImages
@@ -129,6 +130,15 @@ class TextReader(ABC):
         An `Unreadable` in the input is passed on in its place.
         """
 
+    def alarm(self) -> str | None:
+        """Say in words that the images read so far are unlike those that the reader learned from.
+
+        Returns:
+            None if they are not, if there are fewer than 10, or if nothing is known about its
+            images, as for the generalist and for exported files of earlier versions.
+        """
+        return None
+
 
 class ImageReader(TextReader):
     """Reads images of one scheme with a given recognition function."""
@@ -153,6 +163,10 @@ class ImageReader(TextReader):
         self.scheme = scheme
         self.recognise = recognise
         self.probabilities = probabilities
+        self.own_family: Callable[[], Family | None] | None = None
+        """Gives the look of the images that the reader learned from, if it is known."""
+        self.looks: list[Look] = []
+        """Figures of the first images that were read."""
         self.threads = threads or core_count()
 
     def read_each(
@@ -191,12 +205,16 @@ class ImageReader(TextReader):
             return []
         for one in decoded:
             self.notes.update(one.notes)
-        return to_text([one.name for one in decoded], np.stack([one.grey for one in decoded]))
+        grey = np.stack([one.grey for one in decoded])
+        readings, confidence = to_text([one.name for one in decoded], grey)
+        for one, share in zip(decoded[: MOST_LOOKS - len(self.looks)], confidence, strict=False):
+            self.looks.append(look(*one.size, one.grey, share))
+        return readings
 
     def _to_text(self, constraints: Constraints) -> "_ToText":
         """The function that reads pixels (N, H, W) under constraints."""
         if constraints == NONE:
-            return lambda names, grey: list(to_readings(self.scheme, names, *self.recognise(grey)))
+            return self._most_probable
         if self.probabilities is None:
             raise RunError(
                 "expected a reader that gives the probabilities of all characters, this file is of "
@@ -205,7 +223,7 @@ class ImageReader(TextReader):
         texts, probabilities = texts_of_scheme(constraints, self.scheme), self.probabilities
         decode, absent, top = self.scheme.decode, self.scheme.absent, constraints.top
 
-        def to_text(names: list[str], grey: GreyImages) -> list[Reading]:
+        def to_text(names: list[str], grey: GreyImages) -> tuple[list[Reading], list[float]]:
             each = probabilities(grey)
             best = best_texts(each, texts, absent, top)
             if constraints.any_text:  # alternatives alone never change what is read
@@ -214,9 +232,23 @@ class ImageReader(TextReader):
                     [read, *(other for other in others if decode(other) != decode(read))][:top]
                     for read, others in zip(chosen, best, strict=True)
                 ]
-            return [self._reading(*one) for one in zip(names, each, best, strict=True)]
+            readings = [self._reading(*one) for one in zip(names, each, best, strict=True)]
+            return readings, each.max(-1).prod(-1).tolist()
 
         return to_text
+
+    def _most_probable(
+        self, names: list[str], grey: GreyImages
+    ) -> tuple[list[Reading], list[float]]:
+        readings = list(to_readings(self.scheme, names, *self.recognise(grey)))
+        return readings, [reading.confidence for reading in readings]
+
+    def alarm(self) -> str | None:
+        """See `TextReader.alarm`."""
+        if self.own_family is None or len(self.looks) < FEWEST_LOOKS:
+            return None
+        family = self.own_family()
+        return family.alarm(self.looks) if family else None
 
     def _reading(self, name: str, probabilities: Floats, texts: list[list[int]]) -> Reading:
         """The reading of one image (L, K) and its alternatives, from class ids of its texts."""
@@ -232,19 +264,23 @@ class ImageReader(TextReader):
         given = image.data if isinstance(image, NamedImage) else image
         try:
             picture = open_scheme_image(given, self.scheme)
-            return _Decoded(name, pixels_of_scheme(picture.rgb, self.scheme), picture.notes)
+            H, W, _ = picture.rgb.shape
+            grey = pixels_of_scheme(picture.rgb, self.scheme)
+            return _Decoded(name, grey, (W, H), picture.notes)
         except (OSError, ImageError) as error:
             return Unreadable(name, str(error))
 
 
-_ToText = Callable[[list[str], GreyImages], list[Reading]]
-"""Gives the readings of pixels (N, H, W) under the N names."""
+_ToText = Callable[[list[str], GreyImages], tuple[list[Reading], list[float]]]
+"""Gives the readings of pixels (N, H, W) under N names, and the confidences without constraints."""
 
 
 @dataclass(frozen=True)
 class _Decoded:
     name: str
     grey: GreyImages
+    size: tuple[int, int]
+    """Width and height of the picture in pixels."""
     notes: tuple[str, ...]
 
 
@@ -280,6 +316,7 @@ class Reader(ImageReader):
         super().__init__(
             exported.scheme, exported.recognise, exported.probabilities, threads=threads
         )
+        self.own_family = lambda: exported.family
         self.taught = exported.taught
         self.version: str = exported.version
         """Version of the package that wrote the file."""

@@ -35,6 +35,7 @@ from simgan_captcha.inference.exported import (
     PROBABILITIES,
     Recognise,
 )
+from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.recognizer.decode import recogniser
 from simgan_captcha.scheme import Scheme
@@ -72,6 +73,7 @@ def export_reader(
     *,
     int8: bool = False,
     taught: int = 0,
+    family: Family | None = None,
 ) -> Parity:
     """Export a recognizer, and compare it with the one in torch on real images.
 
@@ -84,6 +86,7 @@ def export_reader(
         int8: Whether weights and activations are quantised to 8 bits. The first half of the images
             then gives the ranges, and the second half is compared.
         taught: Number of labels that the recognizer was taught with; metadata, too.
+        family: Look of the images that the recognizer learned from; metadata, too.
 
     Raises:
         RunError: Readings differ. In float32 no difference is allowed, in int8 the share
@@ -99,6 +102,7 @@ def export_reader(
         "scheme": scheme.model_dump(mode="json"),
         "precision": "int8" if int8 else "float32",
         "taught_labels": taught,
+        **({"images": family.describe()} if family else {}),
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
     with tempfile.TemporaryDirectory() as folder:
