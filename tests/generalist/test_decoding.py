@@ -17,7 +17,7 @@ from simgan_captcha.generalist.decoding import (
     decode_columns,
     other_texts,
 )
-from simgan_captcha.inference.automaton import of_pattern
+from simgan_captcha.inference.constraints.automaton import of_pattern
 from simgan_captcha.types import Floats
 
 

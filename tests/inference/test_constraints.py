@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha.errors import ConfigError, RunError
-from simgan_captcha.inference.automaton import of_pattern
-from simgan_captcha.inference.constraints import Constraints, best_texts, texts_of_scheme
+from simgan_captcha.inference.constraints.automaton import of_pattern
+from simgan_captcha.inference.constraints.texts import Constraints, best_texts, texts_of_scheme
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.scheme import Scheme

@@ -44,7 +44,7 @@ Pattern = Annotated[
 ]
 Top = Annotated[
     int,
-    typer.Option(help="Print the so many most probable texts of each image.", min=1, max=100),
+    typer.Option(help="Number of texts of each image, the most probable ones.", min=1, max=100),
 ]
 MinConfidence = Annotated[
     float | None,
@@ -78,7 +78,7 @@ def read(
     image could not be read.
     """
     from simgan_captcha.data.kinds import in_words
-    from simgan_captcha.inference.constraints import Constraints
+    from simgan_captcha.inference.constraints.texts import Constraints
     from simgan_captcha.inference.formats import (
         Shown,
         write_csv,

@@ -14,7 +14,7 @@ import numpy as np
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import BLANK, CHARACTERS, MOST_CHARACTERS
-from simgan_captcha.inference.automaton import Automaton, of_lengths
+from simgan_captcha.inference.constraints.automaton import Automaton, of_lengths
 from simgan_captcha.types import Doubles, Floats, Ids
 
 _NEVER = np.float32(-1e9)

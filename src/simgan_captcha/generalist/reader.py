@@ -19,13 +19,13 @@ from simgan_captcha.generalist.decoding import (
 )
 from simgan_captcha.generalist.features import STRIDE, features
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.inference.automaton import (
+from simgan_captcha.inference.constraints.automaton import (
     Automaton,
     of_any_length,
     of_lengths,
     of_pattern,
 )
-from simgan_captcha.inference.constraints import NONE, Constraints, matching_texts
+from simgan_captcha.inference.constraints.texts import NONE, Constraints, matching_texts
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Alternative, Reading
 from simgan_captcha.scheme import Length, least_and_greatest

@@ -5,7 +5,7 @@ No label is needed: the figures are of pixels, and of the reader's own confidenc
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ _TAIL = 0.01
 _LEAST_CONFIDENT = 0.1
 """Share of the own images that lies below the range of the confidence. It is larger, because each
 family has a few images that are hardly read."""
+_MOST_EVIDENCE = 2
+"""Number of figures that an alarm names."""
 _MARGIN = 0.05
 """Share by which a range is widened, so that equal images do not make an empty range."""
 
@@ -32,7 +34,7 @@ _MARGIN = 0.05
 class Look:
     """Figures of one image."""
 
-    shape: float
+    aspect_ratio: float
     """Width of the picture divided by its height."""
     brightness: float
     """Mean of the pixels that the reader receives, 0 to 255."""
@@ -112,18 +114,20 @@ class Family:
         """
         if len(looks) < FEWEST_LOOKS:
             return None
-        rows, evidence = [asdict(one) for one in looks], []
+        found = []
         for name, (low, high) in self.ranges.items():
-            values = np.array([row[name] for row in rows])
+            values = np.array([getattr(one, name) for one in looks])
             outside = int(((values < low) | (values > high)).sum())
-            if 2 * outside > len(rows):
-                evidence.append(
-                    f"{outside} have a {name} outside {low:.3g} to {high:.3g} "
-                    f"(the median is {np.median(values):.3g})"
+            if 2 * outside > len(looks):
+                where = (
+                    f"below {low:.3g}" if name == "confidence" else f"not {low:.3g} to {high:.3g}"
                 )
-        if not evidence:
+                words = f"the {name.replace('_', ' ')} of {outside} is {where}"
+                found.append((outside, f"{words} (median {np.median(values):.3g})"))
+        if not found:
             return None
+        strongest = sorted(found, key=lambda one: -one[0])[:_MOST_EVIDENCE]
         return (
             "these images may be of another captcha family than those that the reader learned "
-            f"from: of {len(rows)} images, {', '.join(evidence)}"
+            f"from: of {len(looks)} images, {', and '.join(words for _, words in strongest)}"
         )

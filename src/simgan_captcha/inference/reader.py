@@ -19,7 +19,7 @@ from simgan_captcha.atomic import core_count
 from simgan_captcha.data.foreground import open_scheme_image, pixels_of_scheme
 from simgan_captcha.data.pictures import PictureSource
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.inference.constraints import (
+from simgan_captcha.inference.constraints.texts import (
     NONE,
     Constraints,
     best_texts,

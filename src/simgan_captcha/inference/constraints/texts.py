@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.inference.automaton import Automaton, both, of_lengths, of_pattern
+from simgan_captcha.inference.constraints.automaton import Automaton, both, of_lengths, of_pattern
 from simgan_captcha.scheme import Length, Scheme, least_and_greatest
 from simgan_captcha.shown import shortened
 from simgan_captcha.types import Doubles, Floats, Ids

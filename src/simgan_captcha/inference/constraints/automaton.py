@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.inference.pattern import Choice, Node, OneOf, Repeat, Series, parse
+from simgan_captcha.inference.constraints.pattern import Choice, Node, OneOf, Repeat, Series, parse
 from simgan_captcha.shown import shortened
 from simgan_captcha.types import Ids, Mask
 
