@@ -65,7 +65,7 @@ def test_the_guide_followed_to_the_letter(tmp_path: Path, monkeypatch: pytest.Mo
         done = command(*words, *more)
         assert done.code == 0, (words, done.err)
         followed.append(words[0])
-    assert followed == ["init", "run", "judge", "export", "read", "audit"]
+    assert followed == ["init", "run", "judge", "export", "read", "read", "read", "audit"]
     written = load_scheme(Path("my.toml"))
     assert (written.alphabet, written.shortest, written.length) == (ALPHABET, 4, 6)
     assert len(load_readings(Path("RUN") / READINGS)) == 120

@@ -32,7 +32,9 @@ KNOWING = {
 
 
 # Public functions that have a parameter for each option.
-OF_MANY_OPTIONS = {"api/learning.py:learn", "cli/learn.py:run", "puzzle/server.py:serve"}
+OF_MANY_OPTIONS = {
+    *("api/learning.py:learn", "cli/learn.py:run", "cli/read.py:read", "puzzle/server.py:serve")
+}
 
 
 def lint_imports(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from simgan_captcha.generalist.decoding import (
     Alphabet,
     ctc_log_probability,
     decode_columns,
+    other_texts,
 )
+from simgan_captcha.inference.constraints.automaton import of_pattern
 from simgan_captcha.types import Floats
 
 
@@ -76,6 +79,41 @@ def test_any_text_keeps_to_alphabet_and_length(
     assert list(decoded.columns) == sorted(set(decoded.columns))
     assert all(0 <= c <= 1 for c in decoded.confidences)
     assert 0 <= decoded.confidence <= 1
+
+
+PATTERNS = ["[ab]c?", "a+", "(ab|ca)b*", "c{2}", "[^a]{1,2}", "(a|b){3}", "a?b?c?"]
+
+
+def by_alignment(log: Floats, columns: int) -> dict[str, float]:
+    """For each text of abc the log probability of its best alignment."""
+    best: dict[str, float] = {}
+    for path in itertools.product(range(4), repeat=columns):
+        text = "".join("abc"[k - 1] for k in collapse(path))
+        score = float(sum(log[t, k] for t, k in enumerate(path)))
+        best[text] = max(score, best.get(text, -math.inf))
+    return best
+
+
+@given(st.integers(0, 10_000), st.integers(4, 6), st.sampled_from(PATTERNS), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_the_best_texts_of_a_pattern_are_found(
+    seed: int, columns: int, pattern: str, others: int
+) -> None:
+    alphabet, logits = Alphabet("abc"), logits_of(seed, columns)
+    log = np.log(np.maximum(alphabet.probabilities(logits), 1e-9))
+    ranked = sorted(
+        ((score, text) for text, score in by_alignment(log, columns).items()), reverse=True
+    )
+    expected = [text for _, text in ranked if re.fullmatch(pattern, text)]
+    texts = of_pattern(pattern, "abc")
+    first = decode_columns(logits, alphabet, matching=texts).text
+    assert first == expected[0]
+    found = other_texts(logits, alphabet, texts, first, others)
+    assert sorted(text for text, _ in found) == sorted(expected[1 : 1 + others])
+    for text, confidence in found:
+        ids = ["abc".index(c) + 1 for c in text]
+        assert confidence == pytest.approx(math.exp(ctc_log_probability(log, ids)), rel=1e-3)
+    assert found == sorted(found, key=lambda one: -one[1])
 
 
 def test_the_other_case_counts_where_the_alphabet_lacks_it() -> None:

@@ -17,6 +17,7 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.inference.exported import METADATA, load_exported
 from simgan_captcha.inference.onnx_file import inspect
 from simgan_captcha.inference.reader import Reader
+from simgan_captcha.inference.readings import require_probabilities
 from simgan_captcha.recognizer.export import export_reader
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
 from tests.small_run import SCHEME, draw_captchas, shaded
@@ -66,6 +67,8 @@ def of_scheme(**change: Any) -> dict[str, Any]:
         (of_scheme(length=64), "its scheme needs"),
         (of_scheme(width=50), "its scheme needs"),
         (of_scheme(length=True), "holds no scheme"),
+        ({**DESCRIBED, "images": [1]}, "no ranges of its images"),
+        ({**DESCRIBED, "images": {"aspect_ratio": [2, 1]}}, "no range of aspect_ratio"),
     ],
 )
 def test_metadata_must_fit(exported: bytes, values: Any, message: str) -> None:
@@ -170,6 +173,22 @@ def test_impossible_output_is_refused(ids: float, confidence: float, message: st
 )
 def test_shapes_must_fit(options: dict[str, Any]) -> None:
     refused(giving(1, 0.5, **options), "could not load it")
+
+
+def test_probabilities_must_be_distributions() -> None:
+    each = np.full((2, LENGTH, SCHEME.classes), 1 / SCHEME.classes, np.float32)
+    assert require_probabilities(SCHEME, each, 2) is each
+    for wrong in (each[:1], each[..., :-1], each * 2, each * np.nan, each - 1, each[0]):
+        with pytest.raises(RunError, match=r"probabilities with the sum 1.*export it again"):
+            require_probabilities(SCHEME, wrong, 2)
+
+
+def test_a_file_of_an_earlier_version_reads_without_constraints() -> None:
+    reader = Reader(giving(1, 0.5).SerializeToString())
+    image = np.zeros((HEIGHT, WIDTH), np.uint8)
+    assert reader.read(image).text == SCHEME.decode([1] * LENGTH)
+    with pytest.raises(RunError, match="of an earlier version; export it again"):
+        reader.read(image, top=2)
 
 
 def test_tensors_that_are_larger_than_their_data_are_refused() -> None:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, overload
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from simgan_captcha.api.images import location_of
 from simgan_captcha.api.inspection import changed_scheme, inspect
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.errors import StoreError
 from simgan_captcha.extras import needing
 from simgan_captcha.inference.readings import Reading, load_readings
 from simgan_captcha.pipeline.estimate import Estimate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.background import Background
+    from simgan_captcha.inference.family import Family
     from simgan_captcha.inference.reader import ImageReader, Source, Unreadable
     from simgan_captcha.pipeline.lesson import Lesson
     from simgan_captcha.recognizer.export import Parity
@@ -178,19 +180,64 @@ class Run:
         """
         network, background, config = self._loaded  # first, because it names a missing extra
         from simgan_captcha.inference.reader import ImageReader
-        from simgan_captcha.recognizer.decode import recogniser
+        from simgan_captcha.recognizer.decode import read_probabilities, recogniser
 
-        reader = ImageReader(config.scheme, recogniser(network, background))
+        reader = ImageReader(
+            config.scheme,
+            recogniser(network, background),
+            partial(read_probabilities, network, background),
+        )
+        reader.own_family = self._family
         reader.taught = self._taught
         return reader
 
+    def _family(self) -> "Family | None":
+        """Look of the images that the run learned from; None if they are no longer there."""
+        from simgan_captcha.data.store import CaptchaStore
+        from simgan_captcha.inference.family import OWN_IMAGES, Family
+        from simgan_captcha.inference.reader import ImageReader
+        from simgan_captcha.recognizer.decode import recogniser
+
+        network, background, config = self._loaded
+        reader = ImageReader(config.scheme, recogniser(network, background))
+        try:
+            images = CaptchaStore(self.folder / STORE).in_content_order().images
+        except StoreError:
+            return None
+        list(reader.read_each(images[:OWN_IMAGES]))
+        return Family.of(reader.looks)
+
     @overload
-    def read(self, images: "list[Source]") -> "list[Reading | Unreadable]": ...
+    def read(
+        self,
+        images: "list[Source]",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> "list[Reading | Unreadable]": ...
     @overload
-    def read(self, images: "Source") -> Reading: ...
-    def read(self, images: "Source | list[Source]") -> "Reading | list[Reading | Unreadable]":
-        """Read new images of the captcha family, see `ImageReader.read`."""
-        return self.reader.read(images)
+    def read(
+        self,
+        images: "Source",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> Reading: ...
+    def read(
+        self,
+        images: "Source | list[Source]",
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> "Reading | list[Reading | Unreadable]":
+        """Read new images of the captcha family, see `Reader.read`."""
+        return self.reader.read(images, alphabet=alphabet, length=length, pattern=pattern, top=top)
 
     def readings(self) -> list[Reading]:
         """The readings of the images that the run learned from."""
@@ -220,6 +267,7 @@ class Run:
             images[:COMPARED],
             int8=int8,
             taught=self._taught,
+            family=self._family(),
         )
 
     def teach(

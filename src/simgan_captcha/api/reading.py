@@ -10,14 +10,29 @@ if TYPE_CHECKING:
 
 @overload
 def read(
-    images: "list[Source]", *, alphabet: str | None = None, length: "Length | None" = None
+    images: "list[Source]",
+    *,
+    alphabet: str | None = None,
+    length: "Length | None" = None,
+    pattern: str | None = None,
+    top: int = 1,
 ) -> "list[Reading | Unreadable]": ...
 @overload
 def read(
-    images: "Source", *, alphabet: str | None = None, length: "Length | None" = None
+    images: "Source",
+    *,
+    alphabet: str | None = None,
+    length: "Length | None" = None,
+    pattern: str | None = None,
+    top: int = 1,
 ) -> "Reading": ...
 def read(
-    images: "Source | list[Source]", *, alphabet: str | None = None, length: "Length | None" = None
+    images: "Source | list[Source]",
+    *,
+    alphabet: str | None = None,
+    length: "Length | None" = None,
+    pattern: str | None = None,
+    top: int = 1,
 ) -> "Reading | list[Reading | Unreadable]":
     """Read images of any captcha family with the pretrained generalist, without training.
 
@@ -25,6 +40,8 @@ def read(
         images: An image or a list of images, see `Source`.
         alphabet: Characters that texts may contain; None allows all that the generalist knows.
         length: Number of characters, or the least and the greatest number; None allows any.
+        pattern: What texts match as a whole, such as ``[A-Z]{2}\\d{4}``, see `pattern.parse`.
+        top: Number of texts of each image: the reading and its alternatives.
 
     Returns:
         A reading. For a list, a list in the same order, with an `Unreadable` for each image that
@@ -32,9 +49,11 @@ def read(
 
     Raises:
         RunError: This installation has no generalist.
-        ConfigError: The generalist cannot read this alphabet or length.
+        ConfigError: The generalist cannot read this alphabet, length or pattern.
         ImageError: A single image cannot be decoded.
     """
     from simgan_captcha.generalist.reader import GeneralistReader
 
-    return GeneralistReader(alphabet, length).read(images)
+    return GeneralistReader().read(
+        images, alphabet=alphabet, length=length, pattern=pattern, top=top
+    )

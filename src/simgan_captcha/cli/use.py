@@ -1,21 +1,14 @@
-"""The commands that use a reader: export, read, label and serve."""
+"""The commands that use a run or its reader: export, label and serve."""
 
 import enum
-import sys
 from collections import Counter
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from simgan_captcha.cli.app import AsJson, Quiet, Recursive, RunFolder, app, parse_length, warn
-from simgan_captcha.cli.endings import FAILED
-from simgan_captcha.errors import UsageError
+from simgan_captcha.cli.app import Quiet, RunFolder, app, warn
 from simgan_captcha.extras import needing
-
-if TYPE_CHECKING:
-    from simgan_captcha.inference.reader import TextReader
 
 
 @app.command()
@@ -37,111 +30,6 @@ def export(
         f"{parity.images} real images read as in torch, confidences at most "
         f"{parity.confidence_error:.2g} apart"
     )
-
-
-@app.command()
-def read(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[READER] SOURCES...",
-            help="First a reader: a finished run's folder or a file that export wrote; without "
-            "one, the pretrained generalist reads. Then images, folders and zip files of them, "
-            "challenge batches, captcha stores; - for an image, or for "
-            "names of files, from standard input.",
-            show_default=False,
-        ),
-    ],
-    alphabet: Annotated[
-        str | None,
-        typer.Option(
-            help="Characters that texts may hold, for the generalist.", show_default=False
-        ),
-    ] = None,
-    length: Annotated[
-        str | None,
-        typer.Option(
-            help="Characters in a text, as 4 or 4-6, for the generalist.", show_default=False
-        ),
-    ] = None,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    parquet: Annotated[
-        Path | None, typer.Option(help="Write a Parquet file.", show_default=False)
-    ] = None,
-    recursive: Recursive = False,
-) -> None:
-    """Read images: text, confidence, and confidence per character. Only runs need torch."""
-    from simgan_captcha.data.kinds import in_words
-    from simgan_captcha.inference.formats import write_csv, write_json, write_lines, write_parquet
-    from simgan_captcha.inference.sources import image_sources
-    from simgan_captcha.shown import taught_with
-
-    if as_json + as_csv + (parquet is not None) > 1:
-        raise UsageError("expected one of --json, --csv and --parquet FILE, got several")
-    reader, images = _reader_and_images(sources, alphabet, length)
-    if reader.taught:
-        typer.echo(f"the reader was {taught_with(reader.taught)}", err=True)
-    left_out: Counter[str] = Counter()
-    rows = reader.read_each(
-        image_sources(images, sys.stdin.buffer, recursive=recursive, left_out=left_out)
-    )
-    # The first row is read before any output, so that an error in the sources leaves none.
-    rows = chain(list(islice(rows, 1)), rows)
-    if parquet is not None:
-        unreadable = write_parquet(rows, parquet)
-    elif as_json or as_csv:
-        unreadable = (write_json if as_json else write_csv)(rows, sys.stdout)
-    else:
-        unreadable = write_lines(rows, sys.stdout, sys.stderr)
-    for line in in_words(left_out, reader.notes):
-        warn(line)
-    if unreadable:
-        raise typer.Exit(FAILED)
-
-
-def _reader_and_images(
-    sources: list[str], alphabet: str | None, length: str | None
-) -> "tuple[TextReader, list[str]]":
-    """The reader at the start of the sources, or the generalist, and the images to read."""
-    if not _is_reader(sources[0]):
-        from simgan_captcha.generalist.reader import GeneralistReader
-
-        lengths = parse_length(length) if length else None
-        return GeneralistReader(alphabet, lengths), sources
-    if alphabet is not None or length is not None:
-        raise UsageError(
-            f"expected --alphabet and --length without a reader, got {sources[0]}, which has its "
-            "own; leave them out"
-        )
-    if len(sources) == 1:
-        raise UsageError(f"expected images to read with {sources[0]}, got none; name some")
-    reader, images = Path(sources[0]), sources[1:]
-    if reader.is_file() or reader.suffix == ".onnx":
-        from simgan_captcha.inference.reader import Reader
-
-        return Reader(reader), images
-    from simgan_captcha.api.learning import Run
-
-    return Run(reader).reader, images
-
-
-def _is_reader(source: str) -> bool:
-    """Whether a source is a reader: a run, an exported file, or a missing file of unknown kind."""
-    from simgan_captcha.data.kinds import HEAD, IMAGES, SUFFIXES, kind_of
-
-    path = Path(source)
-    if source == "-":
-        return False
-    if path.is_dir():
-        from simgan_captcha.pipeline.run_folder import RUN
-
-        return (path / RUN).exists()
-    if path.is_file() and path.suffix != ".onnx":
-        with path.open("rb") as file:
-            return kind_of(file.read(HEAD)) not in (*IMAGES, "zip", "JSON")
-    # A missing file with the name of an image or zip file is no reader.
-    return path.suffix.lower() not in (*SUFFIXES, ".zip")
 
 
 class Engine(enum.StrEnum):

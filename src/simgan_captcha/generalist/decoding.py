@@ -5,13 +5,16 @@ characters of a text at most.
 """
 
 import copy
-from collections.abc import Sequence
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import BLANK, CHARACTERS, MOST_CHARACTERS
+from simgan_captcha.inference.constraints.automaton import Automaton, of_lengths
 from simgan_captcha.types import Doubles, Floats, Ids
 
 _NEVER = np.float32(-1e9)
@@ -84,22 +87,31 @@ class Alphabet:
 
 
 def decode_columns(
-    logits: Floats, alphabet: Alphabet, lengths: tuple[int, int] | None = None
+    logits: Floats,
+    alphabet: Alphabet,
+    lengths: tuple[int, int] | None = None,
+    matching: Automaton | None = None,
 ) -> Decoded:
     """The text of the most probable alignment.
+
+    An image with too few columns for any text gives another text, of fewer characters.
 
     Args:
         logits: (T, K) of one image.
         alphabet: Characters that a text may hold.
         lengths: Fewest and most characters; None: any number.
+        matching: Set of texts over the alphabet, instead of lengths; None: any text.
     """
     probabilities = alphabet.probabilities(logits)
-    log = np.log(np.maximum(probabilities, 1e-9)).astype(np.float32)
+    log = _logarithm(probabilities)
     path = log.argmax(1)
     ids = collapsed(path)
     if lengths is not None and not lengths[0] <= len(ids) <= lengths[1]:
         fewest, most = lengths[0], min(lengths[1], MOST_CHARACTERS)
-        path = _best_path(log, fewest, most)
+        _, path = _best_path(log, of_lengths(len(alphabet.characters), fewest, most), _LEAST)
+        ids = collapsed(path)
+    if matching is not None and not matching.accepts(i - 1 for i in ids):
+        _, path = _best_path(log, matching)
         ids = collapsed(path)
     columns = _peaks(path, log)
     inside = np.array([1 - probabilities[t, 0] for t in columns])
@@ -129,51 +141,155 @@ def _peaks(path: Ids, log: Floats) -> list[int]:
     ]
 
 
-def _best_path(log: Floats, fewest: int, most: int) -> Ids:
-    """The most probable path of ``fewest`` to ``most`` characters (Viterbi).
+def _best_path(log: Floats, texts: Automaton, least: float = 0) -> tuple[float, Ids]:
+    """The most probable path whose text belongs to a set (Viterbi), and its log probability.
 
-    After column t, ``here[n, c]`` is the best path of n characters that ends in c (0: a blank):
+    If there is none, the probability is below _NEVER / 2, and the text is another one.
 
-        here'[n, 0] = log p(blank) + max_c here[n, c]
-        here'[n, c] = log p(c) + max(here[n, c], max_{c' != c} here[n - 1, c'])
+    After column t, ``here[s, c]`` is the best path whose text leads to state s of the automaton and
+    that ends in c (0: a blank). The state after s and character c is s.c:
+
+        here'[s, 0] = log p(blank) + max_c here[s, c]
+        here'[s, c] = log p(c) + max(here[s, c], max_{r: r.c = s} max_{c' != c} here[r, c'])
+
+    Characters that are less probable than ``least`` in every column are left out.
     """
     T, C = log.shape
-    tried = np.concatenate([[0], 1 + np.flatnonzero(log[:, 1:].max(0) > np.log(_LEAST))])
-    if len(tried) == 1:
-        tried = np.arange(C)
-    p, A = log[:, tried], len(tried)
-    here = np.full((most + 1, A), _NEVER, np.float32)
+    tried = np.arange(C)
+    if least:
+        some = 1 + np.flatnonzero(log[:, 1:].max(0) > np.log(least))
+        tried = np.concatenate([[0], some]) if len(some) else tried
+    p, A, S = log[:, tried], len(tried), len(texts.moves)
+    before = _states_before(texts.moves[:, tried[1:] - 1])
+    here = np.full((S, A), _NEVER, np.float32)
     here[0, 0] = 0
-    back = np.zeros((T, most + 1, A), np.int32)  # n * A + c of the state before
-    states = np.arange((most + 1) * A).reshape(most + 1, A)
+    back = np.zeros((T, S, A), np.int32)  # s * A + c of the place before
+    places, columns, rows = np.arange(S * A).reshape(S, A), np.arange(A), np.arange(S)
     for t in range(T):
         order = np.argsort(here, axis=1)
         first, second = order[:, -1], order[:, -2] if A > 1 else order[:, -1]
-        rows = np.arange(most + 1)
         best, next_best = here[rows, first], here[rows, second]
-        # From n - 1 characters in anything but c.
-        other = np.where(first[:, None] == np.arange(A), second[:, None], first[:, None])
-        value = np.where(first[:, None] == np.arange(A), next_best[:, None], best[:, None])
-        entered = np.full_like(here, _NEVER)
-        entered[1:] = value[:-1]
-        came = np.zeros_like(states)
-        came[1:] = states[:-1, :1] + other[:-1]
-        stays = here >= entered
-        new = np.where(stays, here, entered)
-        back[t] = np.where(stays, states, came)
+        # From each state in anything but c; the last row is for the states that nothing leads to.
+        other = np.where(first[:, None] == columns, second[:, None], first[:, None])
+        value = np.where(first[:, None] == columns, next_best[:, None], best[:, None])
+        value = np.concatenate([value, np.full((1, A), _NEVER, np.float32)])
+        came = np.concatenate([places[:, :1] + other, np.zeros((1, A), np.int64)])
+        new, back[t] = here.copy(), places
+        for states in before:
+            entered = value[states, columns]
+            enters = entered > new
+            new = np.where(enters, entered, new)
+            back[t] = np.where(enters, came[states, columns], back[t])
         new[:, 0] = best
-        back[t, :, 0] = states[:, 0] + first
+        back[t, :, 0] = places[:, 0] + first
         here = new + p[t]
-    ends = here[fewest:].max(1)
-    count = fewest + int(ends.argmax())
-    if here[count].max() < _NEVER / 2:  # fewer columns than characters
-        count = int(np.flatnonzero(here.max(1) > _NEVER / 2)[-1])
-    state = int(states[count, here[count].argmax()])
+    ends = np.flatnonzero(texts.accepting)
+    state = int(ends[here[ends].max(1).argmax()])
+    score = float(here[state].max())
+    if score < _NEVER / 2:  # fewer columns than characters
+        state = int(np.flatnonzero(here.max(1) > _NEVER / 2)[-1])
+    place = int(places[state, here[state].argmax()])
     path = np.zeros(T, np.int64)
     for t in range(T - 1, -1, -1):
-        path[t] = tried[state % A]
-        state = int(back[t].reshape(-1)[state])
-    return path
+        path[t] = tried[place % A]
+        place = int(back[t].reshape(-1)[place])
+    return score, path
+
+
+def _states_before(moves: Ids) -> list[Ids]:
+    """Arrays (S, 1 + A) that together hold all states from which c leads to a state; else S."""
+    S, A = moves.shape
+    before = list[Ids]()
+    for state, character in zip(*(part.tolist() for part in np.nonzero(moves >= 0)), strict=True):
+        target = moves[state, character]
+        free = (one for one in before if one[target, 1 + character] == S)
+        one = next(free, None)
+        if one is None:
+            one = np.full((S, 1 + A), S)
+            before.append(one)
+        one[target, 1 + character] = state
+    return before
+
+
+def other_texts(
+    logits: Floats, alphabet: Alphabet, texts: Automaton, text: str, count: int
+) -> list[tuple[str, float]]:
+    """The texts of a set that are read after the best one, with their probabilities under CTC.
+
+    They are those of the most probable alignments. When a text c_1 ... c_n is taken, what remains
+    of its part of the set is split into the texts that begin with c_1 ... c_i and do not continue
+    with c_{i+1}, for each i; the next text is the best of the best of all parts.
+
+    Source: Lawler 1972, "A procedure for computing the K best solutions".
+
+    Args:
+        logits: (T, K) of one image.
+        alphabet: Characters that a text may hold.
+        texts: Set of texts.
+        text: The best one, see `decode_columns`.
+        count: Greatest number of other texts.
+    """
+    log = _logarithm(alphabet.probabilities(logits))
+    waiting: list[tuple[float, int, tuple[int, ...], _Part]] = []
+    taken = tuple(alphabet.characters.index(c) for c in text)
+    numbers = itertools.count()
+    part, found = _Part((), frozenset(), True), list[tuple[int, ...]]()
+    while True:
+        for smaller in part.without(taken):
+            score, path = _best_path(log, smaller.of(texts))
+            ids = tuple(i - 1 for i in collapsed(path))
+            if score > _NEVER / 2:
+                # The number decides between equal scores, so that parts are not compared.
+                heapq.heappush(waiting, (-score, next(numbers), ids, smaller))
+        if not waiting or len(found) == count:
+            break
+        _, _, taken, part = heapq.heappop(waiting)
+        found.append(taken)
+    scored = [(ctc_log_probability(log, [i + 1 for i in ids]), ids) for ids in found]
+    return [
+        ("".join(alphabet.characters[i] for i in ids), min(1.0, float(np.exp(score))))
+        for score, ids in sorted(scored, reverse=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The texts of a set that begin with a prefix and do not continue in certain ways."""
+
+    prefix: tuple[int, ...]
+    excluded: frozenset[int]
+    """Characters that do not follow the prefix."""
+    may_end: bool
+    """Whether the prefix itself belongs to the part."""
+
+    def without(self, text: tuple[int, ...]) -> "Iterator[_Part]":
+        """Parts that together hold all texts of this one except the given one."""
+        for i in range(len(self.prefix), len(text) + 1):
+            own = i == len(self.prefix)
+            excluded = self.excluded if own else frozenset[int]()
+            may_end = self.may_end if own else True
+            if i < len(text):
+                yield _Part(text[:i], excluded | {text[i]}, may_end)
+            else:
+                yield _Part(text, excluded, False)
+
+    def of(self, texts: Automaton) -> Automaton:
+        """The part of a set: the prefix's states, the state behind it, then those of the set."""
+        n, (S, A) = len(self.prefix), texts.moves.shape
+        moves = np.full((n + 1 + S, A), -1)
+        moves[n + 1 :] = np.where(texts.moves >= 0, texts.moves + n + 1, -1)
+        moves[range(n), self.prefix] = range(1, n + 1)
+        state = 0
+        for character in self.prefix:
+            state = int(texts.moves[state, character])
+        moves[n] = moves[n + 1 + state]
+        moves[n, list(self.excluded)] = -1
+        ends = texts.accepting[state] and self.may_end
+        return Automaton(moves, np.concatenate([np.zeros(n, bool), [ends], texts.accepting]))
+
+
+def _logarithm(probabilities: Floats) -> Floats:
+    return np.log(np.maximum(probabilities, 1e-9)).astype(np.float32)
 
 
 def ctc_log_probability(log: Floats, ids: Sequence[int]) -> float:

@@ -4,23 +4,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Picture, Pixels, open_picture
 from simgan_captcha.errors import ConfigError, ImageError
-from simgan_captcha.generalist.characters import MOST_CHARACTERS
+from simgan_captcha.generalist.characters import CHARACTERS, MOST_CHARACTERS
 from simgan_captcha.generalist.decoding import (
     Alphabet,
-    Decoded,
     decode_columns,
+    other_texts,
 )
 from simgan_captcha.generalist.features import STRIDE, features
 from simgan_captcha.generalist.shipped import shipped
+from simgan_captcha.inference.constraints.automaton import (
+    Automaton,
+    of_any_length,
+    of_lengths,
+    of_pattern,
+)
+from simgan_captcha.inference.constraints.texts import NONE, Constraints, matching_texts
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
-from simgan_captcha.inference.readings import Reading
+from simgan_captcha.inference.readings import Alternative, Reading
 from simgan_captcha.scheme import Length, least_and_greatest
 from simgan_captcha.types import Floats
 
@@ -92,14 +99,39 @@ class GeneralistReader(TextReader):
         self.alphabet, self.lengths = Alphabet(alphabet), check_length(length)
         self._session = _session(threads or 0)
 
-    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
-        """See `TextReader.read_each`."""
+    def read_each(
+        self, images: Iterable[Source | Unreadable], constraints: Constraints = NONE
+    ) -> Iterator[Reading | Unreadable]:
+        """See `TextReader.read_each`; constraints replace those of the constructor."""
+        texts = self._texts(constraints)
         numbered = enumerate(images)
         while some := list(islice(numbered, _AT_ONCE)):
             opened = [self._open(image, str(number)) for number, image in some]
-            decoded = iter(self._decode([o[1] for o in opened if not isinstance(o, Unreadable)]))
+            pictures = [one for one in opened if not isinstance(one, Unreadable)]
+            read = iter(self._read(pictures, texts, constraints.top))
             for one in opened:
-                yield one if isinstance(one, Unreadable) else _reading(one[0], next(decoded))
+                yield one if isinstance(one, Unreadable) else next(read)
+
+    def _texts(self, constraints: Constraints) -> "_Texts":
+        """What texts may be read under constraints.
+
+        Raises:
+            ConfigError: A character is unknown, the pattern is invalid, or no text is left.
+        """
+        alphabet, lengths = self.alphabet, self.lengths
+        if constraints.alphabet is not None:
+            alphabet = Alphabet(constraints.alphabet)
+        if constraints.length is not None:
+            lengths = check_length(constraints.length)
+        if constraints.pattern is None:
+            return _Texts(alphabet, lengths)
+        matching = of_pattern(constraints.pattern, CHARACTERS).of(
+            [CHARACTERS.index(c) for c in alphabet.characters]
+        )
+        texts = matching_texts(constraints.pattern, matching, _of(alphabet, lengths))
+        # A pattern says which characters there are, as an alphabet does.
+        alphabet = Alphabet("".join(alphabet.characters[k] for k in texts.used))
+        return _Texts(alphabet, lengths, texts.of(texts.used))
 
     def _open(self, image: Source | Unreadable, otherwise: str) -> tuple[str, Pixels] | Unreadable:
         if isinstance(image, Unreadable):
@@ -141,22 +173,59 @@ class GeneralistReader(TextReader):
             )
         ]
 
-    def _decode(self, images: list[npt.NDArray[np.uint8]]) -> list[Decoded]:
-        given = [features(image) for image in images]
+    def _read(
+        self, pictures: list[tuple[str, Pixels]], texts: "_Texts", top: int
+    ) -> list[Reading | Unreadable]:
+        """Readings of named images, in order; images of the same width are read together."""
+        given = [features(image) for _, image in pictures]
         by_width: dict[int, list[int]] = {}
         for index, one in enumerate(given):
             by_width.setdefault(one.shape[-1], []).append(index)
-        decoded: dict[int, Decoded] = {}
+        read: dict[int, Reading | Unreadable] = {}
         for indices in by_width.values():
             logits, _ = self._columns(np.stack([given[i] for i in indices]))
             for index, of_image in zip(indices, logits, strict=True):
-                decoded[index] = decode_columns(of_image, self.alphabet, self.lengths)
-        return [decoded[index] for index in range(len(images))]
+                read[index] = texts.reading(pictures[index][0], of_image, top)
+        return [read[index] for index in range(len(pictures))]
 
     def _columns(self, images: Floats) -> tuple[Floats, Floats]:
         """Logits (N, T, K) and geometry (N, T, 4) of inputs (N, 4, 40, W)."""
         logits, geometry = self._session.run(None, {"images": images})
         return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
+
+
+class _Texts(NamedTuple):
+    """What texts may be read."""
+
+    alphabet: Alphabet
+    lengths: tuple[int, int] | None
+    matching: Automaton | None = None
+    """The texts of the lengths that match a pattern."""
+
+    def reading(self, name: str, logits: Floats, top: int) -> Reading | Unreadable:
+        """The reading of one image (T, K), with top - 1 alternatives."""
+        found = decode_columns(logits, self.alphabet, self.lengths, self.matching)
+        texts = _of(self.alphabet, self.lengths) if self.matching is None else self.matching
+        if not texts.accepts(self.alphabet.characters.index(c) for c in found.text):
+            return Unreadable(
+                name,
+                f"expected an image wide enough for the length or the pattern, got room for "
+                f"{len(found.text)} characters; give another length or a larger image",
+            )
+        others = other_texts(logits, self.alphabet, texts, found.text, top - 1) if top > 1 else ()
+        return Reading(
+            name,
+            found.text,
+            found.confidence,
+            found.confidences,
+            tuple(Alternative(*other) for other in others),
+        )
+
+
+def _of(alphabet: Alphabet, lengths: tuple[int, int] | None) -> Automaton:
+    """All texts of an alphabet that have these lengths."""
+    count = len(alphabet.characters)
+    return of_any_length(count) if lengths is None else of_lengths(count, *lengths)
 
 
 def open_source(image: Source) -> Picture:
@@ -181,7 +250,3 @@ def _session(threads: int) -> Any:
     return onnxruntime.InferenceSession(
         model.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-
-
-def _reading(name: str, decoded: Decoded) -> Reading:
-    return Reading(name, decoded.text, decoded.confidence, decoded.confidences)

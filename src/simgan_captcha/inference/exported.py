@@ -14,18 +14,22 @@ import numpy as np
 from simgan_captcha.atomic import core_count
 from simgan_captcha.documents import parse_object
 from simgan_captcha.errors import ConfigError, RunError
+from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.onnx_file import inspect
-from simgan_captcha.inference.readings import require_readings
+from simgan_captcha.inference.readings import require_probabilities, require_readings
 from simgan_captcha.scheme import Scheme, check_scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
 """``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
 
+Probabilities = Callable[[GreyImages], Floats]
+"""``probabilities(images)``: (N, H, W) ``uint8`` -> those of all classes (N, L, K)."""
+
 METADATA = "simgan_captcha"
 """Metadata key of an exported recognizer: JSON with its ``scheme`` and ``version``."""
 
-IMAGES, IDS, CONFIDENCE = "images", "ids", "confidence"
+IMAGES, IDS, CONFIDENCE, PROBABILITIES = "images", "ids", "confidence", "probabilities"
 """Names of the input and the outputs of an exported recognizer."""
 
 _MAX_MODEL_BYTES = 512_000_000
@@ -41,6 +45,10 @@ class Exported:
     taught: int
     """Number of labels that the recognizer was taught with."""
     recognise: Recognise
+    probabilities: Probabilities | None
+    """None for files of earlier versions."""
+    family: Family | None
+    """Look of the images that it learned from; None for files of earlier versions."""
 
 
 def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = None) -> Exported:
@@ -72,16 +80,16 @@ def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = No
 def _loaded(data: bytes, threads: int | None) -> Exported:
     classes = inspect(data).classes
     session = _session(data, threads)
-    scheme, version, taught = _described(session.get_modelmeta().custom_metadata_map)
+    scheme, version, taught, family = _described(session.get_modelmeta().custom_metadata_map)
     if classes is not None and classes != scheme.classes:
         raise ValueError(
             f"it distinguishes {classes} classes, its scheme has {scheme.classes}: its alphabet "
             "was changed"
         )
-    _require_ends(session, scheme)
+    names = _require_ends(session, scheme)
 
     def recognise(images: GreyImages) -> tuple[Ids, Floats]:
-        ids, confidence = _run(session, images)
+        ids, confidence = _run(session, [IDS, CONFIDENCE], images)
         if ids.shape != (len(images), scheme.length) or confidence.shape != ids.shape:
             raise RunError(
                 f"expected {scheme.length} characters of each image, the reader gave {ids.shape} "
@@ -89,9 +97,17 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
             )
         return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
 
+    def probabilities(images: GreyImages) -> Floats:
+        (found,) = _run(session, [PROBABILITIES], images)
+        return require_probabilities(scheme, np.asarray(found, np.float32), len(images))
+
     # A blank image shows errors that shapes and types do not.
-    require_readings(scheme, *recognise(np.zeros((1, scheme.height, scheme.width), np.uint8)))
-    return Exported(scheme, version, taught, recognise)
+    blank = np.zeros((1, scheme.height, scheme.width), np.uint8)
+    require_readings(scheme, *recognise(blank))
+    if PROBABILITIES not in names:
+        return Exported(scheme, version, taught, recognise, None, family)
+    probabilities(blank)
+    return Exported(scheme, version, taught, recognise, probabilities, family)
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -117,8 +133,8 @@ def _session(data: bytes, threads: int | None) -> Any:
     )
 
 
-def _run(session: Any, images: GreyImages) -> Any:
-    return _of_onnxruntime(lambda: session.run([IDS, CONFIDENCE], {IMAGES: images}))
+def _run(session: Any, names: list[str], images: GreyImages) -> Any:
+    return _of_onnxruntime(lambda: session.run(names, {IMAGES: images}))
 
 
 def _of_onnxruntime(work: Callable[[], Any]) -> Any:
@@ -132,7 +148,7 @@ def _of_onnxruntime(work: Callable[[], Any]) -> Any:
         raise
 
 
-def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
+def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int, Family | None]:
     if METADATA not in metadata:
         raise ValueError(f"its metadata has no {METADATA}")
     described = parse_object(metadata[METADATA])
@@ -144,14 +160,16 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int]:
     taught = described.get("taught_labels", 0)  # missing in files of earlier versions
     if not isinstance(taught, int) or isinstance(taught, bool) or taught < 0:
         raise ValueError("its metadata does not say how many labels it was taught with")
+    images = described.get("images")  # missing in files of earlier versions
+    family = None if images is None else Family.from_description(images)
     try:
-        return check_scheme(values), version, taught
+        return check_scheme(values), version, taught, family
     except ConfigError as error:
         raise ValueError(f"its metadata holds no scheme: {error}") from None
 
 
-def _require_ends(session: Any, scheme: Scheme) -> None:
-    """Check the names, types and shapes of the input and the outputs."""
+def _require_ends(session: Any, scheme: Scheme) -> set[str]:
+    """Check the names, types and shapes of the input and the outputs; return the names."""
     of_each = [None, scheme.length]
     expected = [
         (IMAGES, "tensor(uint8)", [None, scheme.height, scheme.width]),
@@ -161,5 +179,9 @@ def _require_ends(session: Any, scheme: Scheme) -> None:
     ends = [*session.get_inputs(), *session.get_outputs()]
     # The number of images is not fixed, and appears as a name or None.
     found = [(e.name, e.type, [s if isinstance(s, int) else None for s in e.shape]) for e in ends]
+    names = {end.name for end in ends}
+    if PROBABILITIES in names:  # files of earlier versions have none
+        expected.append((PROBABILITIES, "tensor(float)", [*of_each, scheme.classes]))
     if sorted(found, key=str) != sorted(expected, key=str):
         raise ValueError(f"it maps {found}, its scheme needs {expected}"[:600])
+    return names

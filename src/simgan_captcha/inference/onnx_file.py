@@ -61,7 +61,7 @@ def inspect(data: bytes) -> OnnxFile:
                 _inspect_node(content, found, chosen_from)
             elif part == 5:
                 _inspect_tensor(content)
-            elif part == 13:
+            elif part in (12, 13):  # outputs, and values between
                 name, shape = _value_info(content)
                 shapes[name] = shape
             elif part == 15:

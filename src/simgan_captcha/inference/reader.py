@@ -6,10 +6,10 @@ Shapes: N images, H and W pixels, L characters.
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import overload
 
@@ -18,11 +18,18 @@ import numpy as np
 from simgan_captcha.atomic import core_count
 from simgan_captcha.data.foreground import open_scheme_image, pixels_of_scheme
 from simgan_captcha.data.pictures import PictureSource
-from simgan_captcha.errors import ImageError
-from simgan_captcha.inference.exported import Recognise, load_exported
-from simgan_captcha.inference.readings import Reading, to_readings
-from simgan_captcha.scheme import Scheme
-from simgan_captcha.types import GreyImages
+from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.inference.constraints.texts import (
+    NONE,
+    Constraints,
+    best_texts,
+    texts_of_scheme,
+)
+from simgan_captcha.inference.exported import Probabilities, Recognise, load_exported
+from simgan_captcha.inference.family import FEWEST_LOOKS, MOST_LOOKS, Family, Look, look
+from simgan_captcha.inference.readings import Alternative, Reading, to_readings
+from simgan_captcha.scheme import Length, Scheme
+from simgan_captcha.types import Floats, GreyImages
 
 _BATCH_PER_THREAD = 32
 
@@ -59,53 +66,119 @@ class TextReader(ABC):
         """Number of labels that the recognizer was taught with, usually 0."""
 
     @overload
-    def read(self, images: list[Source]) -> list[Reading | Unreadable]: ...
+    def read(
+        self,
+        images: list[Source],
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> list[Reading | Unreadable]: ...
     @overload
-    def read(self, images: Source) -> Reading: ...
-    def read(self, images: Source | list[Source]) -> Reading | list[Reading | Unreadable]:
+    def read(
+        self,
+        images: Source,
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> Reading: ...
+    def read(
+        self,
+        images: Source | list[Source],
+        *,
+        alphabet: str | None = None,
+        length: Length | None = None,
+        pattern: str | None = None,
+        top: int = 1,
+    ) -> Reading | list[Reading | Unreadable]:
         """Read one image, or a list of images in order.
 
         A reading has the name of its file, or its index in the list. An image of a list that cannot
         be read gives an `Unreadable` in its place.
 
+        Args:
+            images: An image or a list of images.
+            alphabet: Characters that texts may hold; None: all that the reader knows.
+            length: Number of characters, or the fewest and the most; None: any it knows.
+            pattern: What texts match as a whole, such as ``[A-Z]{2}\\d{4}``, see `pattern.parse`.
+            top: Number of texts of each image: the reading and its alternatives.
+
         Raises:
+            ConfigError: The reader does not know a character or the length, no text satisfies the
+                constraints, or the pattern is invalid.
+            RunError: The exported file is of an earlier version, which has no constraints.
             ImageError: A single image cannot be read.
             TypeError: The argument is not a `Source`.
         """
+        constraints = Constraints(alphabet, length, pattern, top)
         if isinstance(images, list):
-            return list(self.read_each(images))
-        (reading,) = self.read_each([images])
+            return list(self.read_each(images, constraints))
+        (reading,) = self.read_each([images], constraints)
         if isinstance(reading, Unreadable):
             raise ImageError(reading.error)
         return reading
 
     @abstractmethod
-    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
+    def read_each(
+        self, images: Iterable[Source | Unreadable], constraints: Constraints = NONE
+    ) -> Iterator[Reading | Unreadable]:
         """Like `read` of a list, but as an iterator that holds only a few batches in memory.
 
         An `Unreadable` in the input is passed on in its place.
         """
 
+    def alarm(self) -> str | None:
+        """Say in words that the images read so far are unlike those that the reader learned from.
+
+        Returns:
+            None if they are not, if there are fewer than 10, or if nothing is known about its
+            images, as for the generalist and for exported files of earlier versions.
+        """
+        return None
+
 
 class ImageReader(TextReader):
     """Reads images of one scheme with a given recognition function."""
 
-    def __init__(self, scheme: Scheme, recognise: Recognise, *, threads: int | None = None) -> None:
-        """Set the scheme, the recognition function and the number of decoding threads.
+    def __init__(
+        self,
+        scheme: Scheme,
+        recognise: Recognise,
+        probabilities: Probabilities | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """Set the scheme, the recognition functions and the number of decoding threads.
 
-        By default there are as many threads as cores.
+        Args:
+            scheme: Of the images.
+            recognise: Gives the most probable character of each slot.
+            probabilities: Gives those of all characters; only constraints and alternatives need it.
+            threads: By default as many as cores.
         """
         super().__init__()
         self.scheme = scheme
         self.recognise = recognise
+        self.probabilities = probabilities
+        self.own_family: Callable[[], Family | None] | None = None
+        """Gives the look of the images that the reader learned from, if it is known."""
+        self.looks: list[Look] = []
+        """Figures of the first images that were read."""
         self.threads = threads or core_count()
 
-    def read_each(self, images: Iterable[Source | Unreadable]) -> Iterator[Reading | Unreadable]:
+    def read_each(
+        self, images: Iterable[Source | Unreadable], constraints: Constraints = NONE
+    ) -> Iterator[Reading | Unreadable]:
         """See `TextReader.read_each`."""
+        to_text = self._to_text(constraints)
         size = self.threads * _BATCH_PER_THREAD
         with closing(self._decoded(images)) as decoded:
             while batch := list(islice(decoded, size)):
-                readings = iter(self._read([one for one in batch if isinstance(one, _Decoded)]))
+                pictures = [one for one in batch if isinstance(one, _Decoded)]
+                readings = iter(self._read(pictures, to_text))
                 for one in batch:
                     yield next(readings) if isinstance(one, _Decoded) else one
 
@@ -127,13 +200,62 @@ class ImageReader(TextReader):
                     return
                 yield waiting.popleft().result()
 
-    def _read(self, decoded: "list[_Decoded]") -> list[Reading]:
+    def _read(self, decoded: "list[_Decoded]", to_text: "_ToText") -> list[Reading]:
         if not decoded:
             return []
         for one in decoded:
             self.notes.update(one.notes)
-        recognised = self.recognise(np.stack([one.grey for one in decoded]))
-        return list(to_readings(self.scheme, [one.name for one in decoded], *recognised))
+        grey = np.stack([one.grey for one in decoded])
+        readings, confidence = to_text([one.name for one in decoded], grey)
+        for one, share in zip(decoded[: MOST_LOOKS - len(self.looks)], confidence, strict=False):
+            self.looks.append(look(*one.size, one.grey, share))
+        return readings
+
+    def _to_text(self, constraints: Constraints) -> "_ToText":
+        """The function that reads pixels (N, H, W) under constraints."""
+        if constraints == NONE:
+            return self._most_probable
+        if self.probabilities is None:
+            raise RunError(
+                "expected a reader that gives the probabilities of all characters, this file is of "
+                "an earlier version; export it again with simgan-captcha export RUN reader.onnx"
+            )
+        texts, probabilities = texts_of_scheme(constraints, self.scheme), self.probabilities
+        decode, absent, top = self.scheme.decode, self.scheme.absent, constraints.top
+
+        def to_text(names: list[str], grey: GreyImages) -> tuple[list[Reading], list[float]]:
+            each = probabilities(grey)
+            best = best_texts(each, texts, absent, top)
+            if constraints.any_text:  # alternatives alone never change what is read
+                chosen = each.argmax(-1).tolist()
+                best = [
+                    [read, *(other for other in others if decode(other) != decode(read))][:top]
+                    for read, others in zip(chosen, best, strict=True)
+                ]
+            readings = [self._reading(*one) for one in zip(names, each, best, strict=True)]
+            return readings, each.max(-1).prod(-1).tolist()
+
+        return to_text
+
+    def _most_probable(
+        self, names: list[str], grey: GreyImages
+    ) -> tuple[list[Reading], list[float]]:
+        readings = list(to_readings(self.scheme, names, *self.recognise(grey)))
+        return readings, [reading.confidence for reading in readings]
+
+    def alarm(self) -> str | None:
+        """See `TextReader.alarm`."""
+        if self.own_family is None or len(self.looks) < FEWEST_LOOKS:
+            return None
+        family = self.own_family()
+        return family.alarm(self.looks) if family else None
+
+    def _reading(self, name: str, probabilities: Floats, texts: list[list[int]]) -> Reading:
+        """The reading of one image (L, K) and its alternatives, from class ids of its texts."""
+        ids = np.array(texts)
+        each = np.take_along_axis(probabilities, ids.T, 1).T
+        first, *others = to_readings(self.scheme, [name] * len(ids), ids, each)
+        return replace(first, alternatives=tuple(Alternative(o.text, o.confidence) for o in others))
 
     def _decode(self, number: int, image: Source | Unreadable) -> "_Decoded | Unreadable":
         if isinstance(image, Unreadable):
@@ -142,15 +264,23 @@ class ImageReader(TextReader):
         given = image.data if isinstance(image, NamedImage) else image
         try:
             picture = open_scheme_image(given, self.scheme)
-            return _Decoded(name, pixels_of_scheme(picture.rgb, self.scheme), picture.notes)
+            H, W, _ = picture.rgb.shape
+            grey = pixels_of_scheme(picture.rgb, self.scheme)
+            return _Decoded(name, grey, (W, H), picture.notes)
         except (OSError, ImageError) as error:
             return Unreadable(name, str(error))
+
+
+_ToText = Callable[[list[str], GreyImages], tuple[list[Reading], list[float]]]
+"""Gives the readings of pixels (N, H, W) under N names, and the confidences without constraints."""
 
 
 @dataclass(frozen=True)
 class _Decoded:
     name: str
     grey: GreyImages
+    size: tuple[int, int]
+    """Width and height of the picture in pixels."""
     notes: tuple[str, ...]
 
 
@@ -183,7 +313,10 @@ class Reader(ImageReader):
                 `load_exported`.
         """
         exported = load_exported(file, threads)
-        super().__init__(exported.scheme, exported.recognise, threads=threads)
+        super().__init__(
+            exported.scheme, exported.recognise, exported.probabilities, threads=threads
+        )
+        self.own_family = lambda: exported.family
         self.taught = exported.taught
         self.version: str = exported.version
         """Version of the package that wrote the file."""

@@ -19,6 +19,15 @@ _MAX_BYTES = 512_000_000
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another text that an image may hold."""
+
+    text: str
+    confidence: float
+    """Probability of the whole text, as in `Reading`."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """The reading of one image."""
 
@@ -26,9 +35,16 @@ class Reading:
     text: str
     confidence: float
     """Probability of the whole text, in [0, 1]: the product over its characters and over the empty
-    slots after its end."""
+    slots after its end.
+
+    It is the share among all texts that the reader knows, not among those that satisfy the
+    constraints. If an image contradicts the constraints, all texts that satisfy them are
+    improbable, and the confidence is low. (Within an alphabet, the generalist alone gives the
+    probability of other characters to those of the alphabet.)"""
     character_confidence: tuple[float, ...]
     """Probability of each character, in [0, 1]."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The next texts in order of probability, if more than one was asked for."""
 
 
 def to_readings(
@@ -77,6 +93,30 @@ def require_readings(
             f"{confidence.max():g}: its weights are damaged; export it or repeat the run"
         )
 
+
+def require_probabilities(
+    scheme: Scheme, probabilities: npt.NDArray[np.float32], images: int
+) -> npt.NDArray[np.float32]:
+    """Return the probabilities of all classes.
+
+    Raises:
+        RunError: They are not (images, L, K), or those of a slot are no distribution.
+    """
+    wanted = (images, scheme.length, scheme.classes)
+    sums = probabilities.sum(-1)
+    # Written so that NaN also fails.
+    if probabilities.shape != wanted or not (
+        (probabilities >= 0).all() and (np.abs(sums - 1) <= _SUM).all()
+    ):
+        raise RunError(
+            f"expected {wanted} probabilities with the sum 1 in each slot, the reader gave "
+            f"{probabilities.shape} with sums up to {sums.max(initial=0):g}; export it again"
+        )
+    return probabilities
+
+
+_SUM = 1e-2
+"""Amount by which the sum of the probabilities of a slot may differ from 1."""
 
 COLUMNS = ("name", "text", "confidence", "character_confidence")
 """Columns of a table of readings."""

@@ -27,7 +27,15 @@ from simgan_captcha._version import __version__
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.data.background import ORIGINAL_THRESHOLD, Background, line_disc
 from simgan_captcha.errors import RunError
-from simgan_captcha.inference.exported import CONFIDENCE, IDS, IMAGES, METADATA, Recognise
+from simgan_captcha.inference.exported import (
+    CONFIDENCE,
+    IDS,
+    IMAGES,
+    METADATA,
+    PROBABILITIES,
+    Recognise,
+)
+from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.recognizer.decode import recogniser
 from simgan_captcha.scheme import Scheme
@@ -65,6 +73,7 @@ def export_reader(
     *,
     int8: bool = False,
     taught: int = 0,
+    family: Family | None = None,
 ) -> Parity:
     """Export a recognizer, and compare it with the one in torch on real images.
 
@@ -77,6 +86,7 @@ def export_reader(
         int8: Whether weights and activations are quantised to 8 bits. The first half of the images
             then gives the ranges, and the second half is compared.
         taught: Number of labels that the recognizer was taught with; metadata, too.
+        family: Look of the images that the recognizer learned from; metadata, too.
 
     Raises:
         RunError: Readings differ. In float32 no difference is allowed, in int8 the share
@@ -92,6 +102,7 @@ def export_reader(
         "scheme": scheme.model_dump(mode="json"),
         "precision": "int8" if int8 else "float32",
         "taught_labels": taught,
+        **({"images": family.describe()} if family else {}),
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
     with tempfile.TemporaryDirectory() as folder:
@@ -125,18 +136,22 @@ def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
 
 
 class WholeReader(nn.Module):
-    """A recognizer with normalisation, from grey levels to class ids and probabilities."""
+    """A recognizer with normalisation, from grey levels to class ids and probabilities.
+
+    It maps images (N, H, W) ``uint8`` to ids (N, L) int64, their probabilities (N, L) float32, and
+    those of all K classes (N, L, K) float32.
+    """
 
     def __init__(self, reader: nn.Module, background: Background) -> None:
         super().__init__()
         self.reader = reader
         self.normalise = _Normalise(background)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (N, H, W) ``uint8`` to ids (N, L) int64 and probabilities (N, L) float32."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
         probabilities = self.reader(self.normalise(images)).softmax(-1)
         confidence, ids = probabilities.max(-1)
-        return ids, confidence
+        return ids, confidence, probabilities
 
 
 class _Normalise(nn.Module):
@@ -193,7 +208,7 @@ def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
             whole,
             (torch.from_numpy(example),),
             input_names=[IMAGES],
-            output_names=[IDS, CONFIDENCE],
+            output_names=[IDS, CONFIDENCE, PROBABILITIES],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             verbose=False,
