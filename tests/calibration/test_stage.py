@@ -77,7 +77,7 @@ def test_a_run_learns_glyphs_and_poses(
         return drawn[-1]
 
     monkeypatch.setattr(Simulator, "draw_parameters", recorded)
-    pipeline(run, challenges, *CALIBRATING)
+    pipeline(run, challenges, *CALIBRATING, "calibration.rounds=5")
     folder = run / "calibrate"
     manifest = json.loads((folder / MANIFEST).read_text())
     found = Calibration.load(folder / "calibration.npz")
@@ -115,6 +115,7 @@ def test_a_run_learns_glyphs_and_poses(
         losses.append([json.loads(row)["loss"] for row in rows])
         assert len(rows) == steps
     assert losses[1][0] < 0.5 * losses[0][0]  # training continues from the previous weights
+    assert not (folder / "round-3").exists()  # the second reads nearly all with confidence
     # A run judges itself on calibrated images only; training also draws uncalibrated ones.
     (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
     assert (known.font == FONTS).all()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.recognizer.counting import counting_loss
-from simgan_captcha.recognizer.decode import BATCH
+from simgan_captcha.recognizer.decode import TOGETHER
 from simgan_captcha.recognizer.network import (
     MAP_STRIDE,
     ReaderArchitecture,
@@ -131,8 +131,8 @@ def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Modu
 def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> Poses:
     """Predict classes and poses of normalised images (N, 2, H, W)."""
     scout.eval()
-    batches = torch.split(torch.from_numpy(normalised), BATCH)
-    outputs = [scout(images) for images in batches]
+    images = torch.from_numpy(normalised).contiguous(memory_format=torch.channels_last)
+    outputs = [scout(batch) for batch in images.split(TOGETHER)]
     probabilities = torch.cat([o.logits for o in outputs]).float().softmax(-1).numpy()
     pose = torch.cat([o.pose for o in outputs]).float().numpy()
     pitch = scheme.width / scheme.length

@@ -9,10 +9,12 @@ class CalibrationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rounds: int = Field(default=3, ge=1, le=20)
-    """Rounds of training on synthetic images and prediction on real images. From the second round
-    on, the simulator is calibrated by the previous round."""
+    """Largest number of rounds of training on synthetic images and prediction on real images. From
+    the second round on, the simulator is calibrated by the previous round. From the second
+    round on, a round in which nearly all characters are read with confidence is the last one."""
     first_steps: int = Field(default=700, ge=1)
-    """Optimiser steps of the first round, which starts from random weights."""
+    """Optimiser steps of the first round if it starts from random weights; half of them if it
+    starts from the distilled recognizer."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of each later round."""
     free: float = Field(default=0.3, ge=0, le=1)
@@ -27,9 +29,10 @@ class CalibrationSettings(BaseModel):
     rendering_evaluations: int = Field(default=160, ge=20)
     """Number of candidates that this fit draws."""
 
-    def steps_of(self, number: int) -> int:
-        """Optimiser steps of a round; rounds count from 1."""
-        return self.first_steps if number == 1 else self.steps
+    def steps_of_rounds(self, *, trained: bool) -> tuple[int, ...]:
+        """Optimiser steps of each round; ``trained`` if the first starts from trained weights."""
+        first = max(1, self.first_steps // 2) if trained else self.first_steps
+        return (first, *[self.steps] * (self.rounds - 1))
 
 
 class VerificationSettings(BaseModel):

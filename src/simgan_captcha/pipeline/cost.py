@@ -61,11 +61,13 @@ def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchi
 
 
 def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
-    """Floating-point operations of all calibration rounds."""
+    """Floating-point operations of all calibration rounds; a run may need fewer."""
     settings = config.calibration
     each = _step_flops(config, pose=True)
-    steps = sum(settings.steps_of(number) for number in range(1, settings.rounds + 1))
-    return each * steps + scouting_flops(config, settings.images) * settings.rounds
+    return (
+        each * sum(config.calibration_steps)
+        + scouting_flops(config, settings.images) * settings.rounds
+    )
 
 
 def refining_flops(config: RunConfig, unsure: float = 0.0) -> int:

@@ -154,9 +154,8 @@ def _calibrate_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _calibrate_trainings(config: RunConfig) -> tuple[Training, ...]:
-    settings = config.calibration
-    rounds = range(1, settings.rounds + 1)
-    return tuple(Training(f"round-{number}", settings.steps_of(number)) for number in rounds)
+    rounds = enumerate(config.calibration_steps, 1)
+    return tuple(Training(f"round-{number}", steps) for number, steps in rounds)
 
 
 def _simulated(config: RunConfig) -> tuple[str, ...]:
@@ -254,7 +253,7 @@ STAGES = (
         "calibrate",
         "Calibration",
         _calibrate,
-        inputs=_after("simulate"),
+        inputs=_after("simulate", "distill"),
         settings=_calibrate_settings,
         included=lambda config: config.calibrates,
         trainings=_calibrate_trainings,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError, RunError
@@ -20,7 +20,10 @@ from simgan_captcha.training.checkpoint import load_weights, save_weights
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 BATCH = 250
-"""Number of images per forward pass."""
+"""Number of images that are normalised together."""
+
+TOGETHER = 32
+"""Number of images per forward pass. Feature maps of more do not fit into the cache of a core."""
 
 
 def read_images(
@@ -56,9 +59,15 @@ def read_probabilities(
     read = []
     for start in range(0, len(images), BATCH):
         normalised = torch.from_numpy(background.normalise(images[start : start + BATCH]))
-        read.append(reader(normalised).float().softmax(-1))
+        read.append(probabilities_of(reader, normalised))
         on_step(min(start + BATCH, len(images)), len(images), {})
     return np.asarray(torch.cat(read).numpy(), np.float32)
+
+
+def probabilities_of(reader: nn.Module, normalised: Tensor) -> Tensor:
+    """Probabilities (N, L, K) float32 of normalised images (N, 2, H, W), on the CPU."""
+    parts = normalised.contiguous(memory_format=torch.channels_last).split(TOGETHER)
+    return torch.cat([reader(part).float().softmax(-1) for part in parts])
 
 
 def decode(scheme: Scheme, names: Sequence[str], probabilities: Floats) -> Iterator[Reading]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.recognizer.augment import augment
-from simgan_captcha.recognizer.decode import BATCH
+from simgan_captcha.recognizer.decode import BATCH, probabilities_of
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.types import Floats, GreyImages
 
@@ -74,7 +74,7 @@ def read_views(
         normalised = torch.from_numpy(background.normalise(images[chosen]))
         total = torch.from_numpy(probabilities[chosen])
         for _ in range(VIEWS):
-            total = total + reader(augment(normalised, moves, generator)).float().softmax(-1)
+            total = total + probabilities_of(reader, augment(normalised, moves, generator))
         viewed[chosen] = (total / (VIEWS + 1)).numpy()
         on_step(start + len(chosen), len(doubtful), {})
     return viewed, len(doubtful)

@@ -2,18 +2,17 @@
 
 In each round the bootstrap recognizer trains on the simulator, calibrated by the round before, and
 predicts texts and poses of real images. Glyphs and poses are fitted to these predictions. The first
-successful round and the last one also fit the rendering.
+successful round and the last one also fit the rendering. From the second round on, a round in which
+the recognizer reads nearly all characters of real images with confidence is the last one.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.calibration.calibrate import calibrate as make_calibration
 from simgan_captcha.calibration.calibrate import glyph_sheet
-from simgan_captcha.calibration.glyph_fit import GlyphFit
+from simgan_captcha.calibration.glyph_fit import SURE, GlyphFit
 from simgan_captcha.calibration.look import ShapeSearch
 from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
 from simgan_captcha.calibration.scout import PosedSimulator, scout_images, scout_objective
@@ -31,6 +30,11 @@ from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import Floats
 
+_FEWEST = 2
+"""Least number of rounds: only in the second are images drawn with calibrated glyphs."""
+_NEARLY_ALL = 0.95
+"""Share of confident characters from which on a further round has little to correct."""
+
 _STREAM = 100  # random stream of synthetic images, plus the number of the round
 
 
@@ -44,7 +48,9 @@ def calibrate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         rounds.train(number)
         if data.fabric.is_global_zero:
             rounds.fit(number)
-        rounds.calibration = data.fabric.broadcast(rounds.calibration)
+        rounds.calibration, rounds.done = data.fabric.broadcast((rounds.calibration, rounds.done))
+        if rounds.done:
+            break
     return rounds.outcome() if data.fabric.is_global_zero else StageOutcome(())
 
 
@@ -54,27 +60,28 @@ class _Rounds:
     def __init__(self, data: RunData, folder: Path, advance: Advance) -> None:
         self.data, self.folder, self.advance = data, folder, advance
         self.settings, self.background = data.config.calibration, data.background()
-        self.scout: nn.Module | None = None
+        # The distilled recognizer has learned from real images, so less is left to learn.
+        self.scout = data.recognizer("distill") if data.config.begins_pretrained else None
         self.trained: ReaderResult | None = None
         self.found: GlyphFit | None = None
         self.rendered: RenderingFit | None = None
         self.calibration: Calibration | None = None
         self.glyphs: Floats | None = None
         self.formed = False  # whether calibrated letters have forms
+        self.done = False  # whether the latest round is the last one
         self.warnings: list[str] = []
         self.flops = self.seen = 0
 
     def steps(self, rounds: int) -> tuple[int, int]:
         """Training steps of the first rounds, and of all."""
-        numbers = range(1, self.settings.rounds + 1)
-        steps = [self.settings.steps_of(number) for number in numbers]
+        steps = self.data.config.calibration_steps
         return sum(steps[:rounds]), sum(steps)
 
     def train(self, number: int) -> None:
         """Train the bootstrap recognizer on the simulator as the last round calibrated it."""
         data, config = self.data, self.data.config
         done, total = self.steps(number - 1)
-        settings = config.brief_training(self.settings.steps_of(number))
+        settings = config.brief_training(config.calibration_steps[number - 1])
         ranges = config.simulator.model_copy(update={"free": self.settings.free})
         simulator = PosedSimulator(
             Simulator(config.scheme, ranges, self.background, self.calibration)
@@ -112,6 +119,7 @@ class _Rounds:
         except TooLittleReadError:
             if number == self.settings.rounds:
                 raise
+            self.done = False
             # The next round trains with the given ranges, or with an earlier calibration.
             early = f"round {number} of {self.settings.rounds} found too little read surely"
             self.warnings.append(
@@ -121,7 +129,7 @@ class _Rounds:
             return
         self.glyphs, self.formed = found.glyphs, bool(self.calibration.formed.any())
         self.warnings += of_round
-        if self.rendered is None or number == self.settings.rounds:
+        if self.rendered is None or self.done:
             self.fit_rendering(number)
         self.save()
 
@@ -144,8 +152,11 @@ class _Rounds:
             epochs=settings.epochs,
             on_epoch=on_epoch,
         )
-        told = scout_images(self.scout, normalised, config.scheme)
-        self.found, warnings = search.find(told, self.glyphs, formed=self.formed)
+        predicted = scout_images(self.scout, normalised, config.scheme)
+        surely = float((predicted.probabilities.max(-1) > SURE).mean())
+        enough = number >= _FEWEST and surely > _NEARLY_ALL
+        self.done = enough or number == settings.rounds
+        self.found, warnings = search.find(predicted, self.glyphs, formed=self.formed)
         self.flops += scouting_flops(config, len(images))
         self.seen += len(images)
         return warnings
