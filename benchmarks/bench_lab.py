@@ -20,8 +20,16 @@ from torch import Tensor, nn
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.pipeline.stages.training import ink_recogniser, label_agreement
+from simgan_captcha.recognizer.train import seeded_dropout
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simgan import BatchStream, Refiner, SimGANResult, SimGANSettings, train_refiner
+from simgan_captcha.simgan import (
+    BatchStream,
+    Features,
+    Refiner,
+    SimGANResult,
+    SimGANSettings,
+    train_refiner,
+)
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
 
@@ -49,9 +57,12 @@ class Lab:
         batches = synthetic_batches(
             self.simulator, size, self.seed, stream=stream, first=first, workers=self.workers
         )
-        for images, ids in batches:
+        for number, (images, ids) in enumerate(batches, first):
             normalised = torch.from_numpy(self.background.normalise(images))
-            yield (normalised if refiner is None else refined(normalised, refiner)), ids
+            if refiner is not None:
+                with seeded_dropout(self.seed, number):  # for the noise
+                    normalised = refined(normalised, refiner)
+            yield normalised, ids
 
     def real(self, size: int, first: int = 0) -> Iterator[Tensor]:
         """Unlabelled batches of real images for readers, (B, 2, H, W)."""
@@ -67,9 +78,16 @@ class Lab:
         return lambda first: (images[:, :1] for images in self.real(size, first))
 
     def refine(
-        self, settings: SimGANSettings, folder: Path, reader: nn.Module | None = None
+        self,
+        settings: SimGANSettings,
+        folder: Path,
+        reader: nn.Module | None = None,
+        features: Features | None = None,
     ) -> tuple[SimGANResult, float]:
-        """Train a refiner of ink, or continue its training. Return it and the total seconds."""
+        """Train a refiner of ink, or continue its training. Return it and the total seconds.
+
+        ``reader`` checks the texts, and ``features`` gives the maps for ``settings.features``.
+        """
         size, fabric, stopwatch = settings.batch_size, alone(), Stopwatch(folder)
         recogniser = None
         if reader is not None:
@@ -86,6 +104,7 @@ class Lab:
             warn=print,
             label_agreement=None if recogniser is None else partial(label_agreement, recogniser),
             recogniser=recogniser,
+            features=features,
         )
         return result, stopwatch.seconds()
 

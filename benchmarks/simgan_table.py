@@ -6,13 +6,16 @@ The simulator is crude on purpose: it has one or two fonts and is not calibrated
 reader trains on raw images. For each arm, a refiner trains, and then another reader trains on
 refined images, for the same number of steps. Both readers are then adapted to the real images by
 self-training. They are judged on 5,000 real captchas. The reader of raw images has seen no label of
-a real image. It also serves the consistency loss and measures whether texts are kept.
+a real image. It also serves the consistency loss and measures whether texts are kept. In two arms,
+further discriminators see feature maps, of this reader or of the generalist, which has seen
+synthetic images alone.
 
 Each row is written to benchmarks/results/simgan_table.json as soon as it is finished, and is not
 repeated. An interrupted training continues. The table can therefore take several sittings, with the
 arms in any order: ``--arms raw paper flow --seeds 1``.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +32,14 @@ from torch import nn
 
 from simgan_captcha.config.settings import RunConfig, resolve_config
 from simgan_captcha.data.background import estimate_background
+from simgan_captcha.generalist.network import features_of_ink, load_generalist
+from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.pipeline.cost import reader_architecture
 from simgan_captcha.pipeline.manifest import Stopwatch
+from simgan_captcha.pipeline.stages.training import ink_features
 from simgan_captcha.recognizer.adapt import adapt_reader
 from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
-from simgan_captcha.simgan import Refiner, SimGANSettings, count_forward_flops
+from simgan_captcha.simgan import Features, Refiner, SimGANSettings, count_forward_flops
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.metrics import FILE_NAME
 
@@ -69,6 +75,19 @@ _SCALES: dict[str, Any] = {
 }
 _NCE: dict[str, Any] = {"regularization": 0.0, "contrastive": 0.5}
 
+_QUARTER: dict[str, Any] = {"features": 48, "blocks": 4, "downscale": 4, "noise": True}
+_FEATURES: dict[str, Any] = {
+    "refiner": _QUARTER,
+    "features": 10.0,
+    "adversarial": "hinge",
+    "consistency": 3.0,
+    "regularization": 0.3,
+    "refiner_learning_rate": 1e-3,
+    "discriminator_learning_rate": 1e-3,
+    "refiner_updates": 1,
+    "steps": 800,
+}
+
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {
         "refiner": {**_SIZE, "global_skip": False},
@@ -88,6 +107,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "contrastive": {**_GUARDED, **_NCE},
     "flow, hinge, R1, two scales": {**_GUARDED, **_HINGE, **_FLOW, **_SCALES},
     "flow, hinge, contrastive": {**_GUARDED, **_HINGE, **_FLOW, **_NCE},
+    "quarter resolution": {**_GUARDED, "refiner": _QUARTER},
+    "features of the reader": _FEATURES,
+    "features of the generalist": _FEATURES,
 }
 """The settings of `SimGANSettings` that each arm changes, in addition to `_BASE`."""
 
@@ -167,7 +189,9 @@ class Bench:
         if arm != RAW:
             witness = self.read(RAW, None)[0].reader
             settings = self.settings(arm)
-            result, seconds = self.lab.refine(settings, self.folder / arm / "refine", witness)
+            result, seconds = self.lab.refine(
+                settings, self.folder / arm / "refine", witness, self.features(arm, witness)
+            )
             refiner, tflop = result.refiner, result.flops / 1e12
             measured = self.measure(arm, refiner, witness)
             measured |= {"refiner_seconds": seconds, "refiner_tflop": tflop}
@@ -183,6 +207,15 @@ class Bench:
             "seconds": seconds + of_reading + of_adapting,
             "tflop": tflop + (read.flops + adapted.flops) / 1e12,
         }
+
+    def features(self, arm: str, witness: nn.Module) -> Features | None:
+        """The fixed network whose feature maps discriminators of an arm see, if they do."""
+        if arm == "features of the generalist":
+            return features_of_ink(load_generalist(shipped("generalist.safetensors"))[0])
+        if arm == "features of the reader":
+            lab, reader = self.lab, copy.deepcopy(witness).eval()
+            return ink_features(reader, lab.background, lab.images, torch.device("cpu"))
+        return None
 
     def measure(self, arm: str, refiner: Refiner, witness: nn.Module) -> dict[str, Any]:
         """Measure whether refining keeps the texts, and how realistic the refined images are."""

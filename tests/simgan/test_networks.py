@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from simgan_captcha.errors import RunError, ShapeError
 from simgan_captcha.simgan import (
@@ -201,3 +202,18 @@ def test_refiner_file(tmp_path: Path) -> None:
         save_weights(path, tensors, description)
         with pytest.raises(RunError, match="expected a refiner"):
             load_refiner(path)
+
+
+def test_noise_makes_refined_images_random() -> None:
+    """An untrained refiner is the identity; a trained one draws something else each time."""
+    settings = RefinerSettings(channels=3, features=4, blocks=1, downscale=2, noise=True)
+    refiner, images = Refiner(settings), torch.rand(2, 3, 9, 14) * 2 - 1
+    torch.testing.assert_close(refiner(images), images)
+    nn.init.normal_(refiner.leave.weight)
+    first, second = refiner(images), refiner(images)
+    assert first.shape == images.shape
+    assert not torch.equal(first, second)
+    torch.manual_seed(5)
+    one = refiner(images)
+    torch.manual_seed(5)
+    assert torch.equal(refiner(images), one)

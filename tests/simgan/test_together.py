@@ -18,7 +18,7 @@ from simgan_captcha.simgan import (
     train_refiner,
 )
 from simgan_captcha.training.parallel import make_fabric, part
-from tests.simgan.training_case import SETTINGS, make_real, squares
+from tests.simgan.training_case import SETTINGS, edge_maps, make_real, squares
 
 LATER = SimGANSettings.model_validate(
     SETTINGS.model_dump()
@@ -28,6 +28,7 @@ LATER = SimGANSettings.model_validate(
         "adversarial": "hinge",
         "r1": 0.1,
         "contrastive": 0.2,
+        "features": 1.0,
         "regularization": 0.0,
         "steps": 12,
         "refiner_learning_rate": 2e-3,
@@ -55,6 +56,7 @@ def train(fabric: Fabric, folder: Path | None) -> Tensor:
         fabric=fabric,
         seed=1,
         settings=LATER,
+        features=edge_maps,
     )
     images = squares(9, 0)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from simgan_captcha.simgan.alarms import WINDOW
 from simgan_captcha.training.checkpoint import load_weights
 
 from . import training_case
-from .training_case import SETTINGS, make_real, squares, train
+from .training_case import SETTINGS, edge_maps, make_real, squares, train
 
 
 def changed(**settings: object) -> SimGANSettings:
@@ -94,6 +94,8 @@ def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
 def test_consistency_needs_a_recogniser(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a recogniser"):
         train(tmp_path, changed(consistency=1.0))
+    with pytest.raises(UsageError, match="expected a network of features"):
+        train(tmp_path, changed(features=1.0))
     assert not list(tmp_path.iterdir())
 
 
@@ -183,12 +185,15 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 MODERN = changed(
-    refiner=RefinerSettings(features=4, blocks=1, displacement=2.0, flow_features=4),
+    refiner=RefinerSettings(
+        features=4, blocks=1, noise=True, displacement=2.0, flow_features=4, downscale=2
+    ),
     discriminator=DiscriminatorSettings(widths=(8, 8, 8, 8), scales=2, spectral_norm=True),
     adversarial="hinge",
     r1=0.1,
     augmentations=("brightness", "translation", "cutout"),
     contrastive=0.5,
+    features=2.0,
     steps=9,
 )
 
@@ -202,13 +207,14 @@ def test_with_all_that_came_after_the_paper_it_resumes_to_the_bit(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", MODERN, precision=precision, on_step=stop)
-    train(tmp_path / "stopped", MODERN, precision=precision)
-    result = train(tmp_path / "whole", MODERN, precision=precision)
+        train(tmp_path / "stopped", MODERN, precision=precision, on_step=stop, features=edge_maps)
+    train(tmp_path / "stopped", MODERN, precision=precision, features=edge_maps)
+    result = train(tmp_path / "whole", MODERN, precision=precision, features=edge_maps)
     for name in ("refiner.safetensors", "metrics.jsonl", "checkpoint.safetensors"):
         stopped, whole = tmp_path / "stopped" / name, tmp_path / "whole" / name
         assert stopped.read_bytes() == whole.read_bytes(), name
     assert result.figures.keys() >= {"contrast", "displacement", "roughness", "gradient_penalty"}
+    assert result.figures.keys() >= {"feature_loss", "feature_discriminator_loss"}
     plain = count_training_flops(changed(steps=9), 16, 16)
     assert result.flops == count_training_flops(MODERN, 16, 16) > 1.5 * plain
 

@@ -2,8 +2,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.simgan import ImageHistory, Refiner, RefinerSettings, SimGANSettings
-from simgan_captcha.simgan.updates import Extras, discriminator_loss, frozen, refiner_loss
+from simgan_captcha.simgan import (
+    FeatureDiscriminator,
+    ImageHistory,
+    Refiner,
+    RefinerSettings,
+    SimGANSettings,
+)
+from simgan_captcha.simgan.updates import (
+    Extras,
+    FeatureJudge,
+    discriminator_loss,
+    frozen,
+    refiner_loss,
+)
+from tests.simgan.training_case import edge_maps, make_real, squares
 
 PLAIN = SimGANSettings()
 
@@ -73,6 +86,29 @@ def test_refiner_update_leaves_the_discriminator_alone() -> None:
     assert watched.layer.weight.grad is None
     assert watched.layer.weight.requires_grad
     assert torch.equal(loss, figures["adversarial_loss"] + 2 * figures["change"])
+
+
+def test_feature_maps_are_judged_by_a_discriminator_of_their_own() -> None:
+    refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
+    judge = FeatureJudge(edge_maps, FeatureDiscriminator([2, 2], width=4))
+    extras, settings = Extras(judge=judge), SimGANSettings(regularization=0.0, features=3.0)
+    with frozen(watched), frozen(judge.discriminator):
+        loss, figures = refiner_loss(refiner, watched, squares(1, 0), settings, extras)
+        loss.backward()
+    torch.testing.assert_close(loss, figures["adversarial_loss"] + 3 * figures["feature_loss"])
+    assert refiner.leave.weight.grad is not None
+    assert all(p.grad is None for p in judge.discriminator.parameters())
+    optimizer = torch.optim.Adam(judge.discriminator.parameters(), 1e-2)
+    losses = []
+    for number in range(60):
+        batches = squares(1, number), make_real(squares(2, number))
+        history = ImageHistory(8, torch.Generator())
+        _, figures = discriminator_loss(refiner, watched, batches, history, settings, extras=extras)
+        optimizer.zero_grad()
+        figures["feature_discriminator_loss"].backward()
+        optimizer.step()
+        losses.append(figures["feature_discriminator_loss"].item())
+    assert losses[-1] < 0.9 * losses[0]  # most places of both are empty
 
 
 def test_consistency_costs_what_the_recogniser_misreads() -> None:

@@ -60,6 +60,12 @@ def real(first: int) -> Iterator[Tensor]:
         first += 1
 
 
+def edge_maps(images: Tensor) -> list[Tensor]:
+    """Feature maps of a fixed network: differences of neighbours, at two resolutions."""
+    fine = torch.cat([images.diff(dim=2)[:, :, :, 1:], images.diff(dim=3)[:, :, 1:]], 1)
+    return [fine, F.avg_pool2d(fine.abs(), 3)]
+
+
 def train(
     folder: Path,
     settings: SimGANSettings = SETTINGS,
@@ -70,6 +76,7 @@ def train(
     real: Callable[[int], Iterator[Tensor]] = real,
     label_agreement: Callable[[Tensor, Tensor], float] | None = None,
     recogniser: Callable[[Tensor], Tensor] | None = None,
+    features: Callable[[Tensor], list[Tensor]] | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> SimGANResult:
@@ -82,6 +89,7 @@ def train(
         settings=settings,
         label_agreement=label_agreement,
         recogniser=recogniser,
+        features=features,
         on_step=on_step,
         warn=warn,
     )

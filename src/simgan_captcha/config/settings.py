@@ -94,6 +94,8 @@ class RunConfig(BaseModel):
             )
         if self.simgan.refiner.channels != 1:
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
+        if self.simgan.features and self.reader.kind != "attention" and not self.begins_pretrained:
+            raise ValueError("simgan.features needs reader.kind=attention, or pretrained=true")
         return self
 
     @property

@@ -3,6 +3,7 @@
 Shapes: B images, 40 rows, W columns, T = W / 4 output columns, K classes (`characters.CLASSES`).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.generalist.characters import CLASSES
-from simgan_captcha.generalist.features import CHANNELS, HEIGHT
+from simgan_captcha.generalist.features import CHANNELS, HEIGHT, input_width
 from simgan_captcha.training.checkpoint import load_weights
 
 GEOMETRY = 4
@@ -106,9 +107,15 @@ class Generalist(nn.Module):
         self.logits = nn.Linear(columns, CLASSES)
         self.geometry = nn.Linear(columns, GEOMETRY)
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the convolutions at 1/2, 1/4 and 1/8 of the rows, for images (B, 4, 40, W)."""
+        fine = self.stem(images)
+        middle = self.middle(fine)
+        return [fine, middle, self.high(middle)]
+
     def forward(self, images: Tensor) -> GeneralistOutput:
         """Logits and geometry of images (B, 4, 40, W), float32, W a multiple of 4."""
-        x = self.high(self.middle(self.stem(images)))
+        x = self.feature_maps(images)[-1]
         x = self.columns(x).squeeze(2).transpose(1, 2)  # (B, T, columns)
         x = self.norm(self.mixers(x))
         return GeneralistOutput(self.logits(x), self.geometry(x))
@@ -121,6 +128,24 @@ def count_forward_flops(columns: int) -> int:
     with FlopCounterMode(display=False) as counter:
         network(image)
     return int(counter.get_total_flops())
+
+
+def features_of_ink(network: Generalist) -> Callable[[Tensor], list[Tensor]]:
+    """A function from ink (B, 1, H, W) in [-1, 1] to `Generalist.feature_maps`, with gradients.
+
+    The images have dark ink on white. With i = (ink + 1) / 2, the channels of `features.features`
+    are i, -i, 0 and 0, because the colour differs from the median by -i in red, green and blue.
+    """
+    network.eval().requires_grad_(False)
+
+    def maps(ink: Tensor) -> list[Tensor]:
+        height, width = ink.shape[2:]
+        size = (HEIGHT, input_width(height, width))
+        i = F.interpolate((ink + 1) / 2, size, mode="bilinear", antialias=True)
+        none = torch.zeros_like(i)
+        return network.feature_maps(torch.cat([i, -i, none, none], 1))
+
+    return maps
 
 
 def in_halves(network: nn.Module) -> dict[str, Tensor]:

@@ -26,6 +26,9 @@ _CODE_SCALE = 0.3
 _UNSEEN = 1e-3
 """Probability added to each class before the logarithm, so that it is finite."""
 
+_MAPS = (1, 3, 5)
+"""Layers of the attention recognizer whose outputs are `AttentionReader.feature_maps`."""
+
 MAP_STRIDE = 4
 """Image pixels per pixel of the feature map of the attention recognizer."""
 
@@ -188,6 +191,15 @@ class AttentionReader(nn.Module):
         if self.pose is None:
             return logits
         return ScoutOutput(logits, self.pose(slots), middles, count)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the second, third and last convolution for images (B, 2, H, W)."""
+        maps, x = [], images
+        for number, layer in enumerate(self.features):
+            x = layer(x)
+            if number in _MAPS:
+                maps.append(x)
+        return maps
 
     def _attend(self, placed: Tensor, count: Tensor) -> Tensor:
         """Attention weights (B, heads, L, positions), which sum to 1 over the positions.

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         REAL,
         REFINED,
         Discriminator,
+        FeatureDiscriminator,
         FlowHead,
         Refinement,
         Refiner,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
     from simgan_captcha.simgan.sheet import sheet_png
     from simgan_captcha.simgan.updates import (
+        Features,
         Recogniser,
         count_forward_flops,
         count_training_flops,
@@ -67,6 +69,8 @@ __all__ = [
     "DiffAugment",
     "Discriminator",
     "DiscriminatorSettings",
+    "FeatureDiscriminator",
+    "Features",
     "FlowHead",
     "ImageHistory",
     "Images",

@@ -33,7 +33,7 @@ from simgan_captcha.simgan.batches import BatchStream, Images, to_stream
 from simgan_captcha.simgan.networks import Refiner, save_refiner
 from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.training import LabelAgreement, Training
-from simgan_captcha.simgan.updates import Recogniser, count_training_flops
+from simgan_captcha.simgan.updates import Features, Recogniser, count_training_flops
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
 
@@ -41,7 +41,18 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 """A function ``on_step(step, total, figures)`` that is called after every step."""
 
 
-class Watching(TypedDict, total=False):
+class FixedNetworks(TypedDict, total=False):
+    """Networks whose weights stay fixed. ``flops`` does not include their operations."""
+
+    recogniser: Recogniser | None
+    """The recognizer for ``settings.consistency``. It maps images (B, C, H, W) to logits
+    (..., K)."""
+    features: Features | None
+    """The network for ``settings.features``. It maps images (B, C, H, W) to a list of feature maps
+    (B, c, h, w)."""
+
+
+class Watching(FixedNetworks, total=False):
     """Optional callbacks and helpers of a training."""
 
     on_step: OnStep
@@ -51,9 +62,6 @@ class Watching(TypedDict, total=False):
     label_agreement: LabelAgreement | None
     """It is called every ``picture_every`` adversarial steps with the first synthetic batch.
     Without it, the alarm `alarms.refining_destroys_labels` is off."""
-    recogniser: Recogniser | None
-    """The recognizer for ``settings.consistency``. Its weights stay fixed, and ``flops`` does not
-    include its operations."""
 
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -86,7 +94,7 @@ def train(
     seed: int = 1,
     progress: OnStep | None = None,
     device: str = "auto",
-    recogniser: Recogniser | None = None,
+    **fixed: Unpack[FixedNetworks],
 ) -> Refiner:
     """Train a refiner that makes synthetic images look like unlabelled real ones.
 
@@ -103,15 +111,15 @@ def train(
             does not change.
         progress: ``progress(step, total, figures)``, called after every step.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or ``mps``.
-        recogniser: The recognizer for ``settings.consistency``. It maps images (B, C, H, W) to
-            logits (..., K).
+        **fixed: Networks with fixed weights that some settings need, see `FixedNetworks`.
 
     Returns:
         The refiner, in evaluation mode on the device. ``refiner(images)`` refines (B, C, H, W)
         float images in [-1, 1] of any size. Shape and range do not change.
 
     Raises:
-        UsageError: There are no images, or the device does not exist.
+        UsageError: There are no images, the device does not exist, or the settings need a network
+            that was not given.
         ShapeError: The images have several sizes or kinds.
         RunError: The checkpoint has other settings, or the training diverged.
 
@@ -143,7 +151,7 @@ def train(
         settings=settings.with_channels(channels),
         on_step=progress or (lambda step, total, figures: None),
         warn=lambda sentence: warnings.warn(sentence, RuntimeWarning, stacklevel=4),
-        recogniser=recogniser,
+        **fixed,
     )
     return result.refiner
 
@@ -199,7 +207,10 @@ def train_refiner(
     recogniser = watching.get("recogniser")
     if settings.consistency and recogniser is None:
         raise UsageError("expected a recogniser with consistency above 0, got none; give one")
-    training = Training(fabric, settings, seed, (synthetic, real), recogniser)
+    features = watching.get("features")
+    if settings.features and features is None:
+        raise UsageError("expected a network of features with features above 0, got none; give one")
+    training = Training(fabric, settings, seed, (synthetic, real), recogniser, features)
     if folder is not None and (folder / CHECKPOINT).exists():
         training.load(folder / CHECKPOINT)
     require_same_step(fabric, training.step, folder or Path())

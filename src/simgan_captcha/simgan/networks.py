@@ -4,6 +4,7 @@ Shapes: B batch, C channel, H and W in pixels, F features, d downscale. The netw
 normalization, because the brightness of an image must not affect the other images of the batch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,8 @@ class Refiner(nn.Module):
         - ``downscale`` first moves d x d pixels into channels, and moves them back at the end.
           Images of any size are allowed. If d does not divide the size, the edge of the image is
           repeated, and the result is cropped.
+        - ``noise`` adds a channel of uniform noise in [-1, 1] to the input of the network. torch's
+          random state determines it.
         - ``displacement`` first moves the image by a `FlowHead`.
 
     Example:
@@ -124,7 +127,8 @@ class Refiner(nn.Module):
         super().__init__()
         self.settings = settings
         moved = settings.channels * settings.downscale**2
-        self.enter = nn.Conv2d(moved, settings.features, 3, padding=1)
+        entering = (settings.channels + settings.noise) * settings.downscale**2
+        self.enter = nn.Conv2d(entering, settings.features, 3, padding=1)
         self.blocks = nn.ModuleList(_Block(settings.features) for _ in range(settings.blocks))
         self.leave = nn.Conv2d(settings.features, moved, 1)
         if settings.global_skip:
@@ -153,9 +157,18 @@ class Refiner(nn.Module):
         clamped: Tensor = _Clamp.apply(displaced + x)  # type: ignore[no-untyped-call]
         return Refinement(clamped, displaced, flow)
 
+    def _with_noise(self, images: Tensor) -> Tensor:
+        """Images with the channel of noise, if the network has one."""
+        if not self.settings.noise:
+            return images
+        B, _, H, W = images.shape
+        noise = torch.rand(B, 1, H, W) * 2 - 1  # drawn on the CPU: the same on every device
+        return torch.cat([images, noise.to(images)], 1)
+
     def features(self, images: Tensor) -> list[Tensor]:
         """Outputs of the first convolution and of every block, (B, F, H/d, W/d) each."""
         _, _, H, W = images.shape
+        images = self._with_noise(images)
         d = self.settings.downscale
         x = F.pad(images, (0, -W % d, 0, -H % d), mode="replicate") if d > 1 else images
         layers = [F.relu(self.enter(F.pixel_unshuffle(x, d)))]
@@ -218,8 +231,46 @@ def _patch_layers(settings: DiscriminatorSettings) -> nn.Sequential:
     if settings.spectral_norm:
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
-                nn.utils.parametrizations.spectral_norm(layer)
+                _normalized(layer)
     return layers
+
+
+class FeatureDiscriminator(nn.Module):
+    """Classifies places of feature maps as real or refined; the maps come from a fixed network.
+
+    A network that was trained for another task, such as reading, describes strokes and letters from
+    the first step on. A discriminator of pixels has to learn them. Each map has its own network: a
+    1x1 and two 3x3 convolutions with spectral normalization.
+
+    Args:
+        channels: Number of channels of each map.
+        width: Number of feature maps of the hidden layers.
+
+    Source:
+        Projected GANs, arXiv:2111.01007. Deviation: the maps are not mixed by random convolutions.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                _normalized(nn.Conv2d(count, width, 1)),
+                nn.LeakyReLU(0.2),
+                _normalized(nn.Conv2d(width, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                _normalized(nn.Conv2d(width, 2, 3, padding=1)),
+            )
+            for count in channels
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Compute logits (B, 2, h, w) of each map (B, c, h, w)."""
+        return [head(each.float()) for head, each in zip(self.heads, maps, strict=True)]
+
+
+def _normalized(layer: nn.Module) -> nn.Module:
+    normalized: nn.Module = nn.utils.parametrizations.spectral_norm(layer)
+    return normalized
 
 
 def save_refiner(path: Path, refiner: Refiner) -> None:

@@ -34,6 +34,9 @@ class RefinerSettings(BaseModel):
     """Factor d: the blocks work at 1/d of the height and width, for 1/d² of the cost."""
     global_skip: bool = True
     """Whether the output of the network is added to the image. Otherwise the output replaces it."""
+    noise: bool = False
+    """Whether the network also receives a channel of random noise, so that it can draw what is
+    random in real images (arXiv:1612.05424)."""
     displacement: float = Field(default=0.0, ge=0, le=64)
     """Largest displacement in pixels of the flow field that is applied before the blocks. With 0,
     as in the paper, there is no flow field. See `networks.FlowHead`."""
@@ -113,6 +116,9 @@ class SimGANSettings(BaseModel):
     consistency: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the loss that lets a recognizer read refined images as it reads synthetic ones, see
     `losses.consistency_loss`; 0 in the paper."""
+    features: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the adversarial loss of discriminators that see feature maps of a fixed network in
+    place of pixels (arXiv:2111.01007), see `networks.FeatureDiscriminator`; 0 in the paper."""
     history_capacity: int = Field(default=2048, ge=2)
     """Number of earlier refined images kept for the discriminator; at least ``batch_size``."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

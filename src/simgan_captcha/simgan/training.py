@@ -1,7 +1,8 @@
 """Algorithm 1 of SimGAN, arXiv:1612.07828: its steps, and a state that can be restored exactly."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from simgan_captcha.simgan.alarms import ALARMS, WINDOW
 from simgan_captcha.simgan.augmentation import DiffAugment
 from simgan_captcha.simgan.batches import BatchStream, CheckedBatches
 from simgan_captcha.simgan.history import ImageHistory
-from simgan_captcha.simgan.networks import Discriminator, Refiner
+from simgan_captcha.simgan.networks import Discriminator, FeatureDiscriminator, Refiner
 from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.sheet import sheet_png
 from simgan_captcha.simgan.updates import (
     Extras,
+    FeatureJudge,
+    Features,
     Figures,
     Recogniser,
     discriminator_loss,
@@ -45,6 +48,7 @@ class Training:
         seed: int,
         streams: tuple[BatchStream, BatchStream],
         recogniser: Recogniser | None,
+        features: Features | None = None,
     ) -> None:
         self.fabric, self.settings, self.seed = fabric, settings, seed
         expected = (share(fabric, settings.batch_size), settings.refiner.channels)
@@ -70,18 +74,35 @@ class Training:
             self.sampler, self.sampler_optimizer = fabric.setup(
                 sampler, _adam(sampler, settings.refiner_learning_rate)
             )
-        self.extras = self._extras(recogniser)
+        self.judge, self.judge_optimizer = None, None
+        if settings.features and features is not None:
+            of_features = self._feature_discriminator(features)
+            self.judge, self.judge_optimizer = fabric.setup(
+                of_features, _adam(of_features, settings.discriminator_learning_rate)
+            )
+        self.extras = self._extras(recogniser, features)
         self.step = 0
         self.refiner_updates = 0
         self.figures: dict[str, float] = {}
         self.recent: list[dict[str, float]] = []
         self.alarms: dict[str, str] = {}
 
-    def _extras(self, recogniser: Recogniser | None) -> Extras:
+    def _feature_discriminator(self, features: Features) -> FeatureDiscriminator:
+        """A discriminator for maps like those of the first real batch."""
+        with torch.no_grad():
+            channels = [each.shape[1] for each in features(self.real.first()[:1])]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            return FeatureDiscriminator(channels)
+
+    def _extras(self, recogniser: Recogniser | None, features: Features | None) -> Extras:
         draws = torch.Generator().manual_seed(self.seed)
         kinds = self.settings.augmentations
         augment = DiffAugment(kinds, draws) if kinds else None
-        return Extras(recogniser, self.sampler, augment, draws)
+        judge = None
+        if self.judge is not None and features is not None:
+            judge = FeatureJudge(features, self.judge)
+        return Extras(recogniser, self.sampler, judge, augment, draws)
 
     @property
     def images(self) -> int:
@@ -105,22 +126,28 @@ class Training:
 
     def advance(self) -> dict[str, float]:
         """Make one step of the current phase, and return the mean figures of its updates."""
-        s = self.settings
         self.step += 1
-        if self.step <= s.pretrain_refiner_steps:
-            updates = [self._update_refiner(adversarial=False)]
-        elif not self.adversarial:
-            updates = [self._update_discriminator()]
-        else:
-            updates = [self._update_refiner(adversarial=True) for _ in range(s.refiner_updates)]
-            updates += [self._update_discriminator() for _ in range(s.discriminator_updates)]
-        self.figures = _means(updates)
+        with _seeded(self.seed, self.step, self.fabric.global_rank):
+            self.figures = _means(self._updates())
         return self.figures
+
+    def _updates(self) -> list[Figures]:
+        """Make the updates of a step."""
+        s = self.settings
+        if self.step <= s.pretrain_refiner_steps:
+            return [self._update_refiner(adversarial=False)]
+        if not self.adversarial:
+            return [self._update_discriminator()]
+        updates = [self._update_refiner(adversarial=True) for _ in range(s.refiner_updates)]
+        return updates + [self._update_discriminator() for _ in range(s.discriminator_updates)]
 
     def _update_refiner(self, *, adversarial: bool) -> Figures:
         synthetic = self.synthetic.next()
-        # After a forward pass, DDP waits for gradients. The frozen discriminator has none.
-        with frozen(self.discriminator), self.fabric.no_backward_sync(self.discriminator):
+        # After a forward pass, DDP waits for gradients. The frozen discriminators have none.
+        with ExitStack() as held:
+            for judge in filter(None, (self.discriminator, self.judge)):
+                held.enter_context(frozen(judge))
+                held.enter_context(self.fabric.no_backward_sync(judge))
             loss, figures = (
                 refiner_loss(
                     self.refiner, self.discriminator, synthetic, self.settings, self.extras
@@ -149,9 +176,14 @@ class Training:
             extras=self.extras,
             fabric=self.fabric,
         )
-        self.discriminator_optimizer.zero_grad()
+        optimizers = [self.discriminator_optimizer]
+        if self.judge_optimizer is not None:
+            optimizers.append(self.judge_optimizer)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         self.fabric.backward(loss)
-        self.discriminator_optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         return figures
 
     @torch.no_grad()
@@ -168,7 +200,8 @@ class Training:
         self, sample: Tensor, real_sample: Tensor, label_agreement: LabelAgreement | None
     ) -> bytes:
         """Draw a picture of the refined sample, and add the label agreement to the figures."""
-        refined = self.average(sample)
+        with _seeded(self.seed, 0, 0):
+            refined = self.average(sample)
         if label_agreement is not None:
             self.figures["label_agreement"] = label_agreement(sample, refined)
         return sheet_png(sample, refined, real_sample)
@@ -198,6 +231,8 @@ class Training:
         }
         if self.sampler is not None:
             modules["sampler"], optimizers["sampler"] = self.sampler, self.sampler_optimizer
+        if self.judge is not None:
+            modules["judge"], optimizers["judge"] = self.judge, self.judge_optimizer
         return {"modules": modules, "optimizers": optimizers}
 
     def _made_with(self) -> dict[str, Any]:
@@ -241,6 +276,17 @@ class Training:
         history = {name: tensors[f"history/{name}"] for name in ("images", "generator")}
         self.history.restore(history, self.fabric.device)
         self.extras.generator.set_state(tensors["draws"])
+
+
+@contextmanager
+def _seeded(seed: int, step: int, rank: int) -> Iterator[None]:
+    """Context in which random draws of torch depend only on (seed, step, rank).
+
+    A resumed step draws the same noise, and the random state of the caller does not change.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed * 1_000_003 + step + rank * 2**40)
+        yield
 
 
 def _adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:

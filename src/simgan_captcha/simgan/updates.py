@@ -1,6 +1,6 @@
 """The losses of one update of each network, and their floating-point operations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,13 @@ from simgan_captcha.simgan.losses import (
     r1_penalty,
     self_regularization_loss,
 )
-from simgan_captcha.simgan.networks import REAL, REFINED, Discriminator, Refiner
+from simgan_captcha.simgan.networks import (
+    REAL,
+    REFINED,
+    Discriminator,
+    FeatureDiscriminator,
+    Refiner,
+)
 from simgan_captcha.simgan.settings import RefinerSettings, SimGANSettings
 from simgan_captcha.training.parallel import gather
 
@@ -30,6 +36,24 @@ Figures = dict[str, Tensor]
 
 Recogniser = Callable[[Tensor], Tensor]
 """A function from images (B, C, H, W) to logits (..., K) on the same device."""
+
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""A function from images (B, C, H, W) to feature maps (B, c, h, w) of a fixed network, which passes
+gradients to the images."""
+
+
+@dataclass(frozen=True)
+class FeatureJudge:
+    """A discriminator of the feature maps of images."""
+
+    features: Features
+    discriminator: FeatureDiscriminator
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Compute logits (B, 2, h, w) for each feature map of images."""
+        logits: list[Tensor] = self.discriminator(self.features(images))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,8 @@ class Extras:
     """Recognizer for ``consistency``."""
     sampler: PatchSampler | None = None
     """Patch sampler for ``contrastive``."""
+    judge: FeatureJudge | None = None
+    """Discriminator for ``features``."""
     augment: DiffAugment | None = None
     """Augmentation of all images that the discriminator sees."""
     generator: torch.Generator = field(default_factory=torch.Generator)
@@ -69,17 +95,20 @@ def refiner_loss(
     """Equation 4 of SimGAN: the adversarial loss of the refiner plus self-regularization.
 
     ``settings.consistency`` adds `consistency_loss`, and ``settings.contrastive`` adds
-    `contrastive_loss`. A flow field adds `flow_roughness`.
+    `contrastive_loss`, and ``settings.features`` the adversarial loss of feature maps. A flow field
+    adds `flow_roughness`.
     """
     refined, displaced, flow = refiner.explain(synthetic)
-    logits = discriminator(extras.shown(refined))
-    if settings.adversarial == "hinge":
-        adversarial = hinge_refiner_loss(logits)
-    else:
-        adversarial = local_adversarial_loss(logits, REAL)
+    shown = extras.shown(refined)
+    adversarial = _deception(discriminator(shown), settings)
     regularization = self_regularization_loss(refined, displaced)
     loss = adversarial + settings.regularization * regularization
     figures = {"adversarial_loss": adversarial, "change": regularization}
+    if settings.features and extras.judge is not None:
+        deceptions = [_deception(logits, settings) for logits in extras.judge(shown)]
+        of_features = torch.stack(deceptions).mean()
+        loss = loss + settings.features * of_features
+        figures["feature_loss"] = of_features
     if flow is not None:
         roughness = flow_roughness(flow)
         loss = loss + settings.flow_smoothness * roughness
@@ -97,6 +126,19 @@ def refiner_loss(
         loss = loss + settings.consistency * misread
         figures["misread"] = misread
     return loss, {"refiner_loss": loss, **figures}
+
+
+def _deception(logits: Tensor, settings: SimGANSettings) -> Tensor:
+    """The refiner's adversarial loss for the logits of refined images."""
+    if settings.adversarial == "hinge":
+        return hinge_refiner_loss(logits)
+    return local_adversarial_loss(logits, REAL)
+
+
+def _judgement(on_refined: Tensor, on_real: Tensor, settings: SimGANSettings) -> Tensor:
+    """The discriminator's loss for the logits of refined and of real images."""
+    judge = hinge_loss if settings.adversarial == "hinge" else local_adversarial_loss
+    return (judge(on_refined, REFINED) + judge(on_real, REAL)) / 2
 
 
 def _contrast(
@@ -150,11 +192,16 @@ def discriminator_loss(
     refined = torch.cat([fresh, history.draw(past * processes)[rank::processes]]) if past else fresh
     history.add(gather(fabric, fresh) if fabric else fresh)
     real = extras.shown(real)
-    on_refined, on_real = discriminator(extras.shown(refined)), discriminator(real)
-    judge = hinge_loss if settings.adversarial == "hinge" else local_adversarial_loss
-    loss = (judge(on_refined, REFINED) + judge(on_real, REAL)) / 2
+    refined = extras.shown(refined)
+    on_refined, on_real = discriminator(refined), discriminator(real)
+    loss = _judgement(on_refined, on_real, settings)
     accuracy = (patch_accuracy(on_refined, REFINED) + patch_accuracy(on_real, REAL)) / 2
     figures = {"discriminator_loss": loss, "discriminator_accuracy": accuracy}
+    if settings.features and extras.judge is not None:
+        pairs = zip(extras.judge(refined), extras.judge(real), strict=True)
+        of_features = torch.stack([_judgement(*pair, settings) for pair in pairs]).mean()
+        loss = loss + of_features
+        figures["feature_discriminator_loss"] = of_features
     if settings.r1:
         # In mixed precision, Fabric's wrapper allows one backward pass. This is a second one.
         penalty = r1_penalty(getattr(discriminator, "module", discriminator), real)
@@ -194,7 +241,7 @@ def count_training_flops(settings: SimGANSettings, height: int, width: int) -> i
 
     The function counts one update of each kind, forward and backward, on tensors without storage.
     It multiplies each count by the number of such updates. A multiply-add is two operations. The
-    operations of a recognizer are not included.
+    operations of a recognizer, and of discriminators of feature maps, are not included.
     """
     with torch.device("meta"):
         refiner, discriminator = Refiner(settings.refiner), Discriminator(settings.discriminator)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from simgan_captcha.calibration.scout import scout_objective, without_pose
 from simgan_captcha.data.background import Background
+from simgan_captcha.generalist.network import features_of_ink, load_generalist
+from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.pipeline.cost import label_check_flops, reader_architecture
 from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
@@ -16,15 +18,17 @@ from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER
 from simgan_captcha.recognizer.adapt import adapt_reader
 from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.network import logits_of
+from simgan_captcha.recognizer.network import AttentionReader, logits_of
 from simgan_captcha.recognizer.train import (
     ReaderResult,
     TrainingSession,
     character_objective,
     count_flops,
+    seeded_dropout,
     train_reader,
 )
 from simgan_captcha.simgan import (
+    Features,
     Recogniser,
     Refiner,
     count_forward_flops,
@@ -66,6 +70,30 @@ def ink_recogniser(
     return recognise
 
 
+def ink_features(
+    reader: nn.Module, background: Background, images: GreyImages, device: torch.device
+) -> Features:
+    """Freeze a recognizer, and return its feature maps as a function of ink (B, 1, H, W).
+
+    The arguments are those of `ink_recogniser`.
+    """
+    assert isinstance(reader, AttentionReader)  # `RunConfig` requires it
+    reader.requires_grad_(False).to(device)
+    mask = torch.from_numpy(background.normalise(images[:1]))[:, 1:].to(device)
+    return lambda ink: reader.feature_maps(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
+
+
+def _features(data: RunData) -> Features | None:
+    """The network for ``simgan.features``: the generalist if the run uses it, else the witness."""
+    if not data.config.simgan.features:
+        return None
+    device = data.fabric.device
+    if not data.config.begins_pretrained:
+        return ink_features(data.witness(), data.background(), data.images, device)
+    network, _ = load_generalist(shipped("generalist.safetensors"))
+    return features_of_ink(network.to(device))
+
+
 def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the refiner. A witness recognizer measures whether refining keeps the text."""
     settings, flops, images = data.config.simgan, 0, 0
@@ -94,6 +122,7 @@ def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         warn=data.warn,
         label_agreement=partial(label_agreement, recogniser),
         recogniser=recogniser,
+        features=_features(data),
     )
     if settings.consistency:
         flops += label_check_flops(data.config)
@@ -117,7 +146,7 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     posed = config.reads_poses
     result = train_reader(
         lambda first: _refined(
-            data, refiner, data.synthetic(_READ, settings.batch_size, first, posed=posed)
+            data, refiner, data.synthetic(_READ, settings.batch_size, first, posed=posed), first
         ),
         reader_architecture(config, pose=posed),
         settings,
@@ -147,12 +176,13 @@ def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
 
 
 def _refined(
-    data: RunData, refiner: Refiner | None, batches: Iterator[tuple[Tensor, Tensor]]
+    data: RunData, refiner: Refiner | None, batches: Iterator[tuple[Tensor, Tensor]], first: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Refine the ink of the batches, if there is a refiner."""
-    for normalised, ids in batches:
+    """Refine the ink of the batches from number ``first`` on, if there is a refiner."""
+    for number, (normalised, ids) in enumerate(batches, first):
         if refiner is not None:
-            with torch.no_grad(), data.fabric.autocast():
+            seeded = seeded_dropout(data.seed, number, data.fabric.global_rank)
+            with torch.no_grad(), data.fabric.autocast(), seeded:
                 refined = refiner(normalised[:, :1].to(data.fabric.device)).float()
             normalised[:, :1] = refined.cpu()
         yield normalised, ids
