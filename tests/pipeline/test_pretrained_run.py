@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, challenges: Path) -> Path
 
 def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Path) -> None:
     names = [stage.name for stage in recorded_stages(read_run(finished), finished)]
-    assert names == ["store", "background", "specialize", "distill", "readings"]
+    assert names == ["store", "specialize", "background", "distill", "readings"]
     assert sorted(path.parent.name for path in finished.glob(f"*/{MANIFEST}")) == sorted(names)
     assert read_diagnosis(finished)["kept"] == "distill"
     assert run_status(finished).finished
@@ -120,7 +120,7 @@ def test_a_poor_distilled_reader_is_followed_by_the_simulator(
     run = shutil.copytree(finished, tmp_path / "run")
     pipeline(run, challenges, *PRETRAINED, "distillation.enough=1")
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
-    assert names[2:] == ["specialize", "distill", "simulate", "read", "adapt", "readings"]
+    assert names[3:] == ["distill", "simulate", "read", "adapt", "readings"]
     estimates = read_diagnosis(run)["estimates"]
     assert list(estimates) == ["distill", "read", "adapt"]
     assert read_diagnosis(run)["kept"] == max(estimates, key=lambda s: estimates[s]["accuracy"])

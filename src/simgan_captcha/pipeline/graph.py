@@ -216,20 +216,20 @@ def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
 STAGES = (
     Stage("store", "Download and store", _store),
     Stage(
-        "background",
-        "Background",
-        _background,
-        inputs=_after("store"),
-        settings=_background_settings,
-        seeded=False,
-    ),
-    Stage(
         "specialize",
         "Specialization of the generalist",
         _specialize,
         inputs=_after("store"),
         settings=_specialize_settings,
         included=lambda config: config.begins_pretrained,
+    ),
+    Stage(
+        "background",
+        "Background",
+        _background,
+        inputs=_after("store"),
+        settings=_background_settings,
+        seeded=False,
     ),
     Stage(
         "distill",

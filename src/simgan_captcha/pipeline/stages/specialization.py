@@ -79,8 +79,8 @@ class Distilled(NamedTuple):
 def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings = data.config.specialization
-    prepared = _Prepared.of(data, {})
-    _show_first_texts(data, prepared)
+    _show_first_texts(data)
+    prepared = _Prepared.of(data, {}, settings.images)
     found = _specialized_texts(data, prepared, {}, advance)
     confidences = [round(confidence, 4) for confidence in found.confidences]
     write_json(folder / PSEUDO_LABELS, found._replace(confidences=confidences)._asdict())
@@ -102,7 +102,8 @@ def specialized_texts(data: RunData, known: Mapping[str, str], advance: Advance)
             from. Only `simgan_captcha.teaching` gives any.
         advance: Called after each step.
     """
-    return _specialized_texts(data, _Prepared.of(data, known), known, advance)
+    prepared = _Prepared.of(data, known, data.config.specialization.images)
+    return _specialized_texts(data, prepared, known, advance)
 
 
 class _Prepared(NamedTuple):
@@ -114,10 +115,10 @@ class _Prepared(NamedTuple):
     """(N, 4, 40, W)."""
 
     @staticmethod
-    def of(data: RunData, known: Collection[str]) -> "_Prepared":
-        """Select images evenly, and add those of the known names."""
+    def of(data: RunData, known: Collection[str], most: int) -> "_Prepared":
+        """Select at most ``most`` images evenly, and add those of the known names."""
         ordered = CaptchaStore(data.run / STORE).in_content_order()
-        chosen = {*evenly(ordered.names, data.config.specialization.images), *known}
+        chosen = {*evenly(ordered.names, most), *known}
         pairs = zip(ordered.names, ordered.images, strict=True)
         encoded = {name: image for name, image in pairs if name in chosen}
         images = prepare([open_picture(image).rgb for image in encoded.values()])
@@ -144,9 +145,10 @@ def _specialized_texts(
     return TeacherTexts(names, [one.text for one in decoded], [one.confidence for one in decoded])
 
 
-def _show_first_texts(data: RunData, prepared: _Prepared) -> None:
+def _show_first_texts(data: RunData) -> None:
     """Show a few readings of the generalist before training."""
-    found = _decoded(data, prepared.network, prepared.images[:_FIRST])
+    prepared = _Prepared.of(data, (), _FIRST)
+    found = _decoded(data, prepared.network, prepared.images)
     texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
     data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
 
