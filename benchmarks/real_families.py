@@ -93,7 +93,7 @@ def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         read = {one.name: one.text.casefold() for one in run.readings()}
         estimate = run.estimate
         stages = manifests(run.folder)
-        kept, flops = read_diagnosis(run.folder)["kept"], training_flops(run.folder)
+        diagnosis, flops = read_diagnosis(run.folder), training_flops(run.folder)
         specialized = read_object(run.folder / "specialize" / "pseudo_labels.json")
     teacher = [
         text.casefold() == truth[image]
@@ -106,7 +106,8 @@ def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         "specialized": sum(teacher) / len(teacher),
         "right": share_with_interval(sum(right.values()), len(right)),
         "estimate": [estimate.accuracy, estimate.low, estimate.high],
-        "kept": kept,
+        "kept": diagnosis["kept"],
+        "warnings": diagnosis["warnings"],
         "doubled": share_with_interval(sum(doubled), len(doubled)) if doubled else None,
         "share_error": share_error(truth, read),
         "seconds": round(seconds),

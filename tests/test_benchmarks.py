@@ -447,6 +447,30 @@ def test_families_are_summed_up_by_means_and_by_how_often_estimates_hold() -> No
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_few_images_come_with_their_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("few_images")
+    (tmp_path / "henan4" / "images").mkdir(parents=True)
+    for number in range(9):
+        (tmp_path / "henan4" / "images" / f"{number}.png").write_bytes(b"")
+    labels = "".join(f"{number}.png,{number}\n" for number in range(9))
+    (tmp_path / "henan4" / "labels.csv").write_text("name,label\n" + labels)
+
+    def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+        folder = options.families / name
+        images = {path.name for path in (folder / "images").iterdir()}
+        assert read_labels_csv(folder / "labels.csv") == {n: n[0] for n in images}
+        return {"images": images}
+
+    monkeypatch.setattr(module, "learned", learned)
+    options = argparse.Namespace(families=tmp_path)
+    first, again, other = (module.of_few("henan4", 4, s, options)["images"] for s in (1, 1, 2))
+    assert len(first) == 4
+    assert first == again != other
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
     module = load("estimate_calibration")
     rows = []
