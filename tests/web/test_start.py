@@ -71,6 +71,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "start_command", start)
 
 
+OUTSIDE = """[...document.querySelectorAll('section :not(.scroll *)')]
+  .filter(e => e.getClientRects().length
+    && e.getBoundingClientRect().right > e.closest('section').getBoundingClientRect().right)
+  .map(e => e.outerHTML)"""
+"""Elements that stick out of their section."""
+
+
 def fits(page: Page) -> None:
     """The page fits its width, and its controls are large enough for a finger."""
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -104,6 +111,7 @@ def test_from_a_folder_of_images_to_an_exported_reader(
         said = page.locator(".job-said")
         expect(said).to_have_text("alphabet: the alphabet repeats 'a'; name each character once")
         expect(page.get_by_label("All characters")).to_be_focused()
+        expect(page.get_by_role("status")).to_have_text("Learning has not started.")
         keep_screenshot(page, "start-refused")
         assert not here.run.exists()
 
@@ -150,6 +158,7 @@ def test_the_start_page_by_keyboard_on_a_phone(here: NewRun, open_page: OpenPage
             page = open_page(f"{address}/review", width=400, scheme=scheme)
             expect(page).to_have_url(f"{address}/start")
             fits(page)
+            assert page.evaluate(OUTSIDE) == []
             keep_screenshot(page, f"start-400-{scheme}")
         assert page.locator('[role="status"]').count() == 1
         for name in ("#content", "start", "DIV", "alphabet", "ignore_case", "shortest", "length"):
@@ -187,6 +196,8 @@ def test_values_that_no_scheme_allows_are_refused(here: NewRun) -> None:
         a_problem(reply, 403, "another site")
         a_problem(client.delete("/api/learning", headers=other_site), 403, "another site")
         a_problem(client.get("/api/reader.onnx"), 404, "export it first")
+        # A proxy can serve the page under another path.
+        assert re.findall(r"""["'`(=]/\w[^"'`)]*""", client.get("/start").text) == []
         assert client.get("/api/learning").json() == {
             "state": "none",
             "said": "",

@@ -8,17 +8,19 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.data.inspect import FirstLook
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
 from simgan_captcha.scheme import BackgroundKind, Scheme, check_scheme
 from simgan_captcha.web.jobs.command import ChildCommand, JobStatus
+
+if TYPE_CHECKING:
+    from simgan_captcha.data.inspect import FirstLook
 
 SCHEME = Path("learn") / "scheme.toml"
 OUTPUT = Path("learn") / "output.txt"
@@ -56,7 +58,7 @@ class NewRun:
     run: Path
     scheme: Scheme
     """Proposed scheme."""
-    look: FirstLook = field(repr=False)
+    look: "FirstLook" = field(repr=False)
     sheet: bytes = field(repr=False)
     """Contact sheet as PNG."""
     doubts: tuple[str, ...] = ()
@@ -142,7 +144,7 @@ class Learning:
         return self.new.scheme, "quick"
 
 
-def _corrected(scheme: Scheme, form: SchemeForm, look: FirstLook) -> Scheme:
+def _corrected(scheme: Scheme, form: SchemeForm, look: "FirstLook") -> Scheme:
     """The scheme with the values of the form.
 
     Raises:

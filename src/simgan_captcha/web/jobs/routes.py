@@ -1,16 +1,19 @@
 """The start page of a folder of images, and the routes that start commands."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.data.inspect import FirstLook
 from simgan_captcha.web.jobs.command import JobStatus
 from simgan_captcha.web.jobs.exports import Exports
 from simgan_captcha.web.jobs.learning import Learning, LearningStatus, SchemeForm
 from simgan_captcha.web.problems import describe_problems
+
+if TYPE_CHECKING:
+    from simgan_captcha.data.inspect import FirstLook
 
 _BACKGROUNDS = {
     "shared": "All have the same picture behind the text.",
@@ -94,7 +97,7 @@ def add_export(app: FastAPI, exports: Exports, name: str) -> None:
         return FileResponse(path, media_type="application/octet-stream", filename=name)
 
 
-def _in_words(look: FirstLook) -> list[str]:
+def _in_words(look: "FirstLook") -> list[str]:
     """Sentences about the images."""
     width, height = look.size
     if len(look.sizes) == 1:

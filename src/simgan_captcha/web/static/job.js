@@ -44,6 +44,7 @@ function follows(form) {
 
   function refuse(message) {
     show({ state: "failed", said: message });
+    announced.textContent = `${name} has not started.`;
     const field = form.elements[/^(?:body\.)?(\w+):/.exec(message)?.[1]];
     field?.setAttribute("aria-invalid", "true");
     field?.focus();
