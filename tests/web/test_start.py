@@ -1,5 +1,6 @@
 """The page of a folder of images: from a first look to an exported reader, at tiny size."""
 
+import os
 import re
 import signal
 import subprocess
@@ -237,6 +238,21 @@ def test_the_failure_of_a_run_is_shown_in_words(
         expect(page.locator(".job")).to_contain_text(re.compile("Not learned: .*did you mean"))
         expect(page.get_by_role("status")).to_have_text("Learning has failed.")
         keep_screenshot(page, "start-failed")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_run_page_shows_that_the_run_was_lost(here: NewRun, open_page: OpenPage) -> None:
+    with serving(here.run, new=here) as address, asking(address) as client:
+        assert client.post("/api/learning", json=FORM).status_code == 202
+        wait_until(lambda: (here.run / RUN).exists())
+        page = open_page(f"{address}/run")
+        for process in processes_of(here.run):
+            os.kill(process, signal.SIGKILL)
+        expect(
+            page.locator(".job", has_text="Not learned: the command ended with code")
+        ).to_be_visible()
+        page.get_by_role("link", name="Back to the start page").click()
+        expect(page.locator("#begun")).to_be_visible()
 
 
 def test_a_run_whose_folder_cannot_be_written_is_a_problem(here: NewRun) -> None:
