@@ -72,7 +72,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "start_command", start)
 
 
-OUTSIDE = """[...document.querySelectorAll('section :not(.scroll *)')]
+OUTSIDE = """[...document.querySelectorAll('section :not(.contact *)')]
   .filter(e => e.getClientRects().length
     && e.getBoundingClientRect().right > e.closest('section').getBoundingClientRect().right)
   .map(e => e.outerHTML)"""
