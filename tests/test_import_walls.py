@@ -203,11 +203,11 @@ def test_nothing_but_the_page_and_teaching_names_where_corrections_are_kept() ->
         for path in PACKAGE.rglob("*.py")
         if re.search(r"corrections|[\"']review\b", path.read_text("utf-8"))
     }
-    assert naming == {"cli/teach.py", "web/app.py", "web/corrections.py", "web/lessons.py"}
+    assert naming == {"cli/teach.py", "web/app.py", "web/corrections.py", "web/jobs/lessons.py"}
 
 
 def test_the_page_never_names_the_answer_rule() -> None:
-    for path in (PACKAGE / "web").glob("*.py"):
+    for path in (PACKAGE / "web").rglob("*.py"):
         assert not re.search(
             r"from simgan_captcha\.(puzzle|evaluation\.(judge|labels))\b", path.read_text("utf-8")
         ), path

@@ -257,7 +257,8 @@ def check_scheme(values: Mapping[str, Any]) -> Scheme:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {message}") from None
+        where = "".join(f"{part}: " for part in first["loc"][:1])  # no part: several values
+        raise ConfigError(f"{where}{message}") from None
 
 
 _MAX_BYTES = 1_000_000

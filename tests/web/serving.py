@@ -9,6 +9,7 @@ import httpx
 
 from simgan_captcha.serving.listening import listen, url_of
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
+from simgan_captcha.web.jobs.learning import NewRun
 from simgan_captcha.web.server import build_server
 
 PATIENCE_SECONDS = 120
@@ -16,10 +17,12 @@ PATIENCE_SECONDS = 120
 
 
 @contextmanager
-def serving(run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS) -> Iterator[str]:
+def serving(
+    run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS, new: NewRun | None = None
+) -> Iterator[str]:
     """Serve a run, and give the address."""
     with listen("127.0.0.1", 0) as listener:
-        server = build_server(run, hosts)
+        server = build_server(run, hosts, new)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

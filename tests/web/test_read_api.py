@@ -316,6 +316,8 @@ def test_openapi_describes_requests_and_responses(client: httpx.Client) -> None:
         "/api/corrections/{key}",
         "/api/corrections.csv",
         "/api/teaching",
+        "/api/export",
+        "/api/reader.onnx",
     }
     read = described["paths"]["/api/read"]["post"]
     assert list(read["requestBody"]["content"]) == ["multipart/form-data"]

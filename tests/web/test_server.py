@@ -113,7 +113,7 @@ def test_invalid_arguments_give_one_line(tmp_path: Path, made: Path) -> None:
 
 def test_addresses_in_the_pages_are_relative(client: httpx.Client) -> None:
     """A proxy can therefore serve them under another path."""
-    scripts = [f"/static/{name}.js" for name in ("ask", "read", "review", "run")]
+    scripts = [f"/static/{name}.js" for name in ("ask", "job", "read", "review", "run")]
     for path in ("/", "/run", "/review", "/report.css", "/static/page.css", *scripts):
         reply = client.get(path)
         assert reply.status_code == 200

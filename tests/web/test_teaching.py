@@ -23,7 +23,7 @@ from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.web.corrections import FILE, Corrections
 from simgan_captcha.web.gallery import captcha_key
-from simgan_captcha.web.lessons import OUTPUT, Lessons, TeachingStatus
+from simgan_captcha.web.jobs.lessons import OUTPUT, Lessons, TeachingStatus
 from tests.small_run import PRETRAINED, SCHEME, draw_captchas, pipeline, write_challenges
 from tests.web.conftest import OpenPage, keep_screenshot
 from tests.web.serving import PATIENCE_SECONDS, asking, serving

@@ -3,12 +3,15 @@
 import enum
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simgan_captcha.cli.app import Quiet, RunFolder, app, warn
 from simgan_captcha.extras import needing
+
+if TYPE_CHECKING:
+    from simgan_captcha.web.jobs.learning import NewRun
 
 
 @app.command()
@@ -98,7 +101,14 @@ def label(
 @app.command()
 @needing("serve", "simgan-captcha serve")
 def serve(
-    run: RunFolder,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="Folder of a run, or a folder or zip file of unlabelled images.",
+            show_default=False,
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
     allow_host: Annotated[
@@ -106,14 +116,34 @@ def serve(
         typer.Option(help="A name that a proxy asks for it by; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a run to a browser: read images, watch the training, and review readings."""
+    """Serve a run to a browser: read images, watch the training, and review readings.
+
+    On a folder of images, the page first shows them and learns from them. The run is written next
+    to the folder, as FOLDER-run.
+    """
+    from simgan_captcha.pipeline.run_folder import RUN
     from simgan_captcha.web.server import serve
 
+    new = None if (path / RUN).exists() or not path.exists() else look_at_images(path)
     serve(
-        run,
+        path if new is None else new.run,
+        new=new,
         host=host,
         port=port,
         allow_hosts=allow_host or (),
         announce=typer.echo,
         warn=warn,
     )
+
+
+def look_at_images(images: Path) -> "NewRun":
+    """Take a first look at the images of a new run."""
+    from simgan_captcha.api.inspection import inspect
+    from simgan_captcha.web.jobs.learning import NewRun
+
+    typer.echo(f"looking at the images in {images}", err=True)
+    images = images.resolve()
+    seen = inspect(images)
+    run = images.with_name(f"{images.stem if images.is_file() else images.name}-run")
+    typer.echo(f"the page will learn from them in {run}", err=True)
+    return NewRun(images, run, seen.scheme, seen.look, seen.sheet, seen.doubts, seen.remarks)

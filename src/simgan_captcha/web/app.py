@@ -1,5 +1,6 @@
 """The web pages of a run and their JSON API.
 
+    GET    /start                     page: learn from a folder of images, see ``web.jobs``
     GET    /                          page: read images that are dropped, pasted or chosen
     GET    /run                       page: progress, curves, refiner sheets and accuracy estimate
     GET    /review                    page: review and correct the readings
@@ -13,6 +14,10 @@
     GET    /api/corrections.csv       all corrections, for ``simgan-captcha judge --labels``
     POST   /api/teaching              start teaching the run with the corrections
     GET    /api/teaching              the lesson in progress, or the last result
+    POST   /api/export                start the export of the reader; GET gives its state
+    GET    /api/reader.onnx           the exported reader
+    POST   /api/learning              start or continue the run; GET gives its state, DELETE stops
+    GET    /api/contact-sheet         the images of the folder with the generalist's readings
 
 Addresses in the pages are relative, so a proxy can serve them under any path.
 """
@@ -20,6 +25,7 @@ Addresses in the pages are relative, so a proxy can serve them under any path.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +51,10 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.web.corrections import Corrections, labels_csv
 from simgan_captcha.web.gallery import Gallery, Order, captcha_key
 from simgan_captcha.web.guard import RequestGuard
-from simgan_captcha.web.lessons import Lessons, TeachingStatus
+from simgan_captcha.web.jobs.exports import Exports
+from simgan_captcha.web.jobs.learning import Learning, NewRun
+from simgan_captcha.web.jobs.lessons import Lessons, TeachingStatus
+from simgan_captcha.web.jobs.routes import Nothing, add_export, add_learning
 from simgan_captcha.web.problems import answer_with_problems, describe_problems, problem
 from simgan_captcha.web.run_page import RunPage
 from simgan_captcha.web.run_reader import ImageReading, ImageRefusal, RunReader
@@ -73,12 +82,6 @@ class CorrectionText(BaseModel):
     text: str
 
 
-class StartTeaching(BaseModel):
-    """A request to teach the run with its corrections; an empty object."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 class Correction(BaseModel):
     """The correction of one captcha."""
 
@@ -95,6 +98,7 @@ class Correction(BaseModel):
 def create_app(
     run: Path,
     *,
+    new: NewRun | None = None,
     hosts: Collection[str] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
@@ -102,19 +106,24 @@ def create_app(
 
     Args:
         run: The run's folder; the run may be in the making, by another process.
+        new: A folder of images that the run learns from; then the run need not exist.
         hosts: Names that a request's Host may have; None for any.
         stopping: Whether the server wants to stop: endless answers then end.
 
     Raises:
         RunError: There is no run in the folder.
     """
-    read_run(run)
-    lessons = Lessons(run)
+    learning = None if new is None else Learning(new)
+    if learning is None:
+        read_run(run)
+    pages, lessons, exports = Pages(run, learning), Lessons(run), Exports(run)
+    jobs = [job for job in (lessons, exports, learning) if job is not None]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(lessons.stop)
+        for job in jobs:
+            await run_in_threadpool(job.stop)
 
     app = FastAPI(
         title="simgan-captcha serve",
@@ -134,18 +143,39 @@ def create_app(
         lambda: FileResponse(package / "report" / "report.css"),
         include_in_schema=False,
     )
-    _add_reading(app, run)
-    _add_run(app, run, stopping)
-    _add_review(app, run, lessons)
+    _add_reading(app, run, pages)
+    _add_run(app, run, pages, exports, stopping)
+    _add_review(app, run, pages, lessons)
     _add_teaching(app, lessons)
+    add_export(app, exports, f"{run.resolve().name}.onnx")
+    if learning is not None:
+        add_learning(app, learning, pages.show)
     return app
 
 
-def _page(name: str, run: Path, **values: Any) -> Response:
-    page = page_template(f"web/templates/{name}").render(run_name=run.resolve().name, **values)
-    # A message about a damaged file may contain a lone surrogate, which UTF-8 cannot encode.
-    body = page.encode("utf-8", "replace")
-    return HTMLResponse(body, headers={"Cache-Control": "no-cache"})
+@dataclass(frozen=True)
+class Pages:
+    """Renders the pages of a run."""
+
+    run: Path
+    learning: Learning | None
+    """The command that learns, if the server was started on a folder of images."""
+
+    def show(self, name: str, **values: Any) -> Response:
+        """The page of a template."""
+        page = page_template(f"web/templates/{name}").render(
+            run_name=self.run.resolve().name,
+            learning=self.learning.status() if self.learning else None,
+            **values,
+        )
+        # A message about a damaged file may contain a lone surrogate, which UTF-8 cannot encode.
+        body = page.encode("utf-8", "replace")
+        return HTMLResponse(body, headers={"Cache-Control": "no-cache"})
+
+    def begun(self) -> None:
+        """Redirect to the start page if there is no run yet."""
+        if self.learning is not None and not self.learning.begun():
+            raise HTTPException(303, "there is no run yet", {"Location": "start"})
 
 
 def _scheme(run: Path) -> Scheme:
@@ -155,15 +185,14 @@ def _scheme(run: Path) -> Scheme:
 # Read images.
 
 
-def _add_reading(app: FastAPI, run: Path) -> None:
-    reader = RunReader(run)
+def _add_reading(app: FastAPI, run: Path, pages: Pages) -> None:
+    reader, begun = RunReader(run), [Depends(pages.begun)]
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False, dependencies=begun)
     def read_page() -> Response:
         status = run_status(run)
-        return _page(
+        return pages.show(
             "read.html",
-            run,
             scheme=_scheme(run),
             finished=status.finished,
             lesson=lesson_shown(run, []),
@@ -200,8 +229,10 @@ def _add_reading(app: FastAPI, run: Path) -> None:
 # The run.
 
 
-def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
-    page = RunPage(run)
+def _add_run(
+    app: FastAPI, run: Path, pages: Pages, exports: Exports, stopping: Callable[[], bool]
+) -> None:
+    page, begun = RunPage(run), [Depends(pages.begun)]
     followers = 0
 
     async def follower() -> AsyncIterator[None]:
@@ -216,9 +247,9 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
         finally:
             followers -= 1
 
-    @app.get("/run", response_class=HTMLResponse, include_in_schema=False)
+    @app.get("/run", response_class=HTMLResponse, include_in_schema=False, dependencies=begun)
     def run_page() -> Response:
-        return _page("run.html", run, **page.values())
+        return pages.show("run.html", export=exports.status(), **page.values())
 
     @app.get("/api/run")
     def status() -> RunStatus:
@@ -257,9 +288,9 @@ def _add_run(app: FastAPI, run: Path, stopping: Callable[[], bool]) -> None:
 # Review readings.
 
 
-def _add_review(app: FastAPI, run: Path, lessons: Lessons) -> None:
+def _add_review(app: FastAPI, run: Path, pages: Pages, lessons: Lessons) -> None:
     gallery, corrections = Gallery(run), Corrections(run)
-    _add_review_page(app, run, gallery, corrections, lessons)
+    _add_review_page(app, pages, gallery, corrections, lessons)
 
     def reading_of(key: str) -> Reading:
         reading = gallery.reading(key)
@@ -303,9 +334,11 @@ def _add_review(app: FastAPI, run: Path, lessons: Lessons) -> None:
 
 
 def _add_review_page(
-    app: FastAPI, run: Path, gallery: Gallery, corrections: Corrections, lessons: Lessons
+    app: FastAPI, pages: Pages, gallery: Gallery, corrections: Corrections, lessons: Lessons
 ) -> None:
-    @app.get("/review", response_class=HTMLResponse, include_in_schema=False)
+    run, begun = pages.run, [Depends(pages.begun)]
+
+    @app.get("/review", response_class=HTMLResponse, include_in_schema=False, dependencies=begun)
     def review_page(
         page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
         order: Order | Literal["useful"] = "useful",
@@ -324,9 +357,8 @@ def _add_review_page(
                 found = gallery.page(page, order, character)
         except RunError as error:
             problems.append(str(error))
-        return _page(
+        return pages.show(
             "review.html",
-            run,
             scheme=_scheme(run),
             order=order,
             character=character,
@@ -356,7 +388,7 @@ def _card(reading: Reading, text: str | None) -> dict[str, Any]:
 
 def _add_teaching(app: FastAPI, lessons: Lessons) -> None:
     @app.post("/api/teaching", status_code=202, responses=describe_problems(403, 409, 422, 503))
-    def teach(_: StartTeaching) -> TeachingStatus:
+    def teach(_: Nothing) -> TeachingStatus:
         """Start teaching the run with its corrections. Readings without labels do not change."""
         return lessons.start()
 

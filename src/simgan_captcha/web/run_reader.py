@@ -159,10 +159,7 @@ class RunReader:
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader
 
-        readers = [self._run / stage.name / READER for stage in STAGES if stage.recognizer]
-        background = self._run / BACKGROUND
-        about = [self._run / name for name in (RUN, FINISHED, DIAGNOSIS, LESSON)]
-        state = file_states(*about, background, *readers)
+        state = reader_state(self._run)
         if self._loaded is None or state != self._state:
             self._loaded = (
                 None  # if the run is being repeated, it has no recognizer until it is finished
@@ -173,6 +170,13 @@ class RunReader:
             self._taught = lesson.in_words() if lesson and lesson.better else None
             self._state = state
         return self._loaded
+
+
+def reader_state(run: Path) -> str:
+    """A hash that changes when the recognizer of the run changes, or another is used."""
+    readers = [run / stage.name / READER for stage in STAGES if stage.recognizer]
+    about = [run / name for name in (RUN, FINISHED, DIAGNOSIS, LESSON, BACKGROUND)]
+    return file_states(*about, *readers)
 
 
 def _explain(reader: "nn.Module", normalised: FloatImages) -> list[list[str]]:

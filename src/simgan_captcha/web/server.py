@@ -11,11 +11,13 @@ from simgan_captcha.serving.connection import PatientProtocol, server_config
 from simgan_captcha.serving.listening import is_loopback, listen, url_of
 from simgan_captcha.web.app import create_app
 from simgan_captcha.web.guard import LOOPBACK_HOSTS
+from simgan_captcha.web.jobs.learning import NewRun
 
 
 def serve(
     run: Path,
     *,
+    new: NewRun | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     allow_hosts: Collection[str] = (),
@@ -26,6 +28,7 @@ def serve(
 
     Args:
         run: Folder of the run. Another process may still be working on it.
+        new: A folder of images that the run learns from; then the run need not exist.
         host: Address to listen on; by default, only this machine can connect.
         port: TCP port; 0 for a free one.
         allow_hosts: Further accepted host names, such as that of a proxy. On loopback, only these
@@ -42,9 +45,10 @@ def serve(
         if not is_loopback(listener):
             warn(
                 f"{url_of(listener)} is open to other machines and has no password: everyone who "
-                "reaches it can read images, correct readings and start a lesson; see docs/serve.md"
+                "reaches it can read images, correct readings, start a lesson and, on a folder of "
+                "images, a run; see docs/serve.md"
             )
-        server = build_server(run, answered_hosts(listener, allow_hosts))
+        server = build_server(run, answered_hosts(listener, allow_hosts), new)
         announce(url_of(listener))
         # Ctrl-C is the normal way to stop the server.
         with contextlib.suppress(KeyboardInterrupt):
@@ -63,12 +67,15 @@ def answered_hosts(listener: socket.socket, allow_hosts: Collection[str]) -> set
     return {*allow_hosts, *LOOPBACK_HOSTS, listener.getsockname()[0]}
 
 
-def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
+def build_server(
+    run: Path, hosts: Collection[str] | None, new: NewRun | None = None
+) -> uvicorn.Server:
     """The application under uvicorn, not yet running.
 
     Args:
         run: The run's folder.
         hosts: Names that a request's Host may have; None for any.
+        new: See `serve`.
 
     Raises:
         RunError: There is no run in the folder.
@@ -76,7 +83,7 @@ def build_server(run: Path, hosts: Collection[str] | None) -> uvicorn.Server:
     server = uvicorn.Server(
         server_config(
             # Event streams end when the server stops.
-            create_app(run, hosts=hosts, stopping=lambda: server.should_exit),
+            create_app(run, new=new, hosts=hosts, stopping=lambda: server.should_exit),
             PatientProtocol,
         )
     )

@@ -29,6 +29,7 @@ function showProgress(status) {
       bar.value = stage.state === "done" ? 1 : 0;
     }
   }
+  document.getElementById("use").hidden = !status.finished;
   if (status.finished) announced.textContent = "The run is finished.";
 }
 

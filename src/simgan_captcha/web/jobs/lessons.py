@@ -6,26 +6,19 @@ never runs in the process of the server.
     RUN/teach/output.txt   what the command prints
 """
 
-import subprocess
-import threading
 from pathlib import Path
 from typing import Literal
 
-from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.errors import RunError, UsageError
+from simgan_captcha.errors import UsageError
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.lesson import TEACH, Lesson
 from simgan_captcha.report.diagnosis import lesson_shown
-from simgan_captcha.serving.child import start_command
-from simgan_captcha.serving.connection import STOP_SECONDS
 from simgan_captcha.web.corrections import Corrections
+from simgan_captcha.web.jobs.command import ChildCommand
 
 OUTPUT = Path(TEACH) / "output.txt"
-
-_TAIL_BYTES = 4096
-_ERROR = "error: "
 
 
 class TeachingStatus(BaseModel):
@@ -52,8 +45,7 @@ class Lessons:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._corrections = Corrections(run)
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._command = ChildCommand(run / OUTPUT)
 
     def start(self) -> TeachingStatus:
         """Start teaching with all corrections.
@@ -63,35 +55,23 @@ class Lessons:
             UsageError: There are no corrections.
             RunError: The corrections are damaged, or the folder of the run cannot be written.
         """
-        with self._lock:
-            if self._child is not None and self._child.poll() is None:
-                raise HTTPException(409, "expected one lesson at a time; wait until it has ended")
-            if not self._corrections.texts():
-                raise UsageError(
-                    "expected at least one correction, found none; correct or confirm a reading "
-                    "first"
-                )
-            self._forget()
-            try:
-                (self._run / TEACH).mkdir(exist_ok=True)
-                with (self._run / OUTPUT).open("wb") as output:
-                    command = ["teach", str(self._run.absolute()), "--reviewed"]
-                    self._child = start_command(command, output)
-            except OSError as error:
-                raise RunError(
-                    f"expected to write {self._run / OUTPUT}, could not ({error}); free disk "
-                    "space, or run the server as a user who may write there"
-                ) from None
+        if not self._corrections.texts():
+            raise UsageError(
+                "expected at least one correction, found none; correct or confirm a reading first"
+            )
+        self._command.start(
+            ["teach", str(self._run.absolute()), "--reviewed"],
+            busy="expected one lesson at a time; wait until it has ended",
+        )
         return self.status()
 
     def status(self) -> TeachingStatus:
         """The lesson in progress, or else the last result."""
-        child = self._child
-        code = None if child is None else child.poll()
-        if child is not None and code is None:
-            return TeachingStatus(state="teaching", said=self._lines()[-1] or "The lesson starts.")
-        if code:
-            return TeachingStatus(state="failed", said=self._reason(code))
+        command = self._command.status("The lesson starts.")
+        if command.state == "working":
+            return TeachingStatus(state="teaching", said=command.said)
+        if command.state == "failed":
+            return TeachingStatus(state="failed", said=command.said)
         damage: list[str] = []
         lesson = lesson_shown(self._run, damage)
         if lesson is None:
@@ -107,37 +87,7 @@ class Lessons:
 
     def stop(self) -> None:
         """End the lesson in progress. Its labels are kept."""
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        assert child.stdin is not None
-        with child.stdin:  # closed after the end, because the child ends at once without it
-            child.terminate()
-            try:
-                child.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-    def _lines(self) -> list[str]:
-        """The last lines that the command has printed, at least one, which may be empty."""
-        try:
-            with (self._run / OUTPUT).open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _TAIL_BYTES))
-                return file.read().decode("utf-8", "replace").strip().splitlines() or [""]
-        except OSError:
-            return [""]
-
-    def _reason(self, code: int) -> str:
-        errors = [line for line in self._lines() if line.startswith(_ERROR)]
-        if errors:
-            return errors[-1].removeprefix(_ERROR)
-        return f"the command ended with code {code} and without a result; see {self._run / OUTPUT}"
+        self._command.stop()
 
 
 def _in_words(lesson: Lesson) -> str:

@@ -1,0 +1,1 @@
+"""Commands that the pages start in child processes: learn, teach and export."""
