@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 
 from simgan_captcha.api.learning import Run
 from simgan_captcha.errors import RunError
@@ -19,16 +20,17 @@ from simgan_captcha.pipeline.estimate import Estimate, distilled_estimate, limit
 from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import (
     PSEUDO_LABELS,
     READINGS,
+    TeacherTexts,
     read_diagnosis,
     read_run,
 )
 from simgan_captcha.pipeline.stages import final_readings, specialization
 from simgan_captcha.recognizer.distill import LabelledImages
 from simgan_captcha.report.report import write_report
-from simgan_captcha.types import Floats, Ids
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when
 from tests.small_run import (
@@ -165,19 +167,14 @@ def test_rounds_go_on_while_readings_become_more_stable(
     """A round of stability s reads s * 10 of 10 images as it learned them."""
     config = small_config(*PRETRAINED, "distillation.rounds=3")
     data: Any = SimpleNamespace(config=config, background=lambda: None)
-    learned = list[Ids]()
 
     def learn(data: object, folder: Path, images: LabelledImages, number: int, advance: object):  # type: ignore[no-untyped-def]
-        learned.append(images.ids)
-        return SimpleNamespace(reader=number)
-
-    def read(reader: int, background: None, pixels: object) -> Floats:
-        ids = learned[-1].copy()
-        ids[round(10 * stabilities[reader]) :] += 1
-        return np.eye(4, dtype=np.float32)[ids % 4]
+        ids = images.ids.copy()
+        ids[round(10 * stabilities[number]) :] += 1
+        result: Any = SimpleNamespace(reader=number)
+        return specialization._Round(result, images.ids, np.eye(4, dtype=np.float32)[ids % 4])
 
     monkeypatch.setattr(specialization, "_learn_texts", learn)
-    monkeypatch.setattr(specialization, "read_probabilities", read)
     images = LabelledImages(
         np.zeros((10, 24, 48), np.uint8), np.zeros((10, 2), np.int64), np.zeros(10, np.bool_)
     )
@@ -185,6 +182,31 @@ def test_rounds_go_on_while_readings_become_more_stable(
     assert len(results) == trained
     assert found.result is results[kept - 1]
     assert found.stability == pytest.approx(stabilities[kept - 1])
+
+
+def test_an_unsure_recognizer_goes_on_with_the_same_texts(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It learns for the steps of all rounds, from where the first one ended."""
+    config = small_config(*PRETRAINED, "distillation.rounds=4")
+    rounds = list[Any]()
+    learned = specialization._learn_texts
+
+    def learning(*given: Any, **more: Any) -> Any:
+        rounds.append((given[2], more.get("first"), learned(*given, **more)))
+        return rounds[-1][2]
+
+    monkeypatch.setattr(specialization, "_learn_texts", learning)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    data = RunData(finished, config, 1, fabric, print)
+    teacher = TeacherTexts.of_run(finished)
+    found = specialization.learn_texts(data, tmp_path, teacher, {}, lambda *_: None)
+    (images, _, first), (same, begun, last) = rounds
+    assert first.confidence < 0.85  # after 6 steps
+    assert begun is first
+    np.testing.assert_array_equal(same.ids, images.ids)
+    assert found.kept is last.result
+    assert last.result.images == 3 * first.result.images
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,9 @@ def test_known_texts_reach_the_pseudo_labels_of_each_round(
     learned = specialization._learn_texts
     rounds = list[Any]()
 
-    def learning(data, folder, images, number, advance):  # type: ignore[no-untyped-def]
+    def learning(data, folder, images, number, advance, **first):  # type: ignore[no-untyped-def]
         rounds.append(images)
-        return learned(data, folder, images, number, advance)
+        return learned(data, folder, images, number, advance, **first)
 
     monkeypatch.setattr(specialization, "_learn_texts", learning)
     Run(run).teach(given, progress=lambda event: None)

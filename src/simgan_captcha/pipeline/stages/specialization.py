@@ -56,6 +56,8 @@ _FIRST = 10
 """Number of images whose texts are shown before training."""
 _BALANCE = 1.0
 """Strength of the biases against characters that are read too often, between two rounds."""
+_LEARNED = 0.85
+"""Mean confidence after the first round below which the texts are not learned yet."""
 _SEEDS = 10_007
 """Difference between the seeds of two rounds."""
 
@@ -241,6 +243,11 @@ class _Round(NamedTuple):
         """The share of images that the recognizer reads as it learned them."""
         return float((self.read.argmax(-1) == self.learned).all(1).mean())
 
+    @property
+    def confidence(self) -> float:
+        """The mean probability of the texts that it reads."""
+        return float(self.read.max(-1).prod(-1).mean())
+
 
 def _learn_in_rounds(
     data: RunData, folder: Path, images: LabelledImages, advance: Advance
@@ -251,22 +258,27 @@ def _learn_in_rounds(
     hold few, a further round adds mistakes of its own, and stability falls: the round before is
     then kept, and no other follows.
 
+    A first round that leaves the recognizer unsure was too short, as for letters of many fonts. Its
+    readings hold more mistakes than the texts. The same recognizer then goes on learning these
+    texts, for the steps of all other rounds.
+
     Returns:
         The round that is kept, and the results of all rounds.
     """
-    kept: _Round | None = None
-    results = list[ReaderResult]()
-    while len(results) < data.config.distillation.rounds:
-        if kept is not None:
-            ids = _balanced_ids(kept.read, data.config.scheme.alphabet)
-            images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
-        results.append(_learn_texts(data, folder, images, len(results), advance))
-        read = read_probabilities(results[-1].reader, data.background(), images.pixels)
-        latest = _Round(results[-1], images.ids, read)
-        if kept is not None and latest.stability < kept.stability:
+    rounds = data.config.distillation.rounds
+    kept = _learn_texts(data, folder, images, 0, advance)
+    results = [kept.result]
+    if kept.confidence < _LEARNED and rounds > 1:
+        kept = _learn_texts(data, folder, images, 1, advance, first=kept)
+        return kept, [*results, kept.result]
+    while len(results) < rounds:
+        ids = _balanced_ids(kept.read, data.config.scheme.alphabet)
+        images = images._replace(ids=np.where(images.known[:, None], images.ids, ids))
+        latest = _learn_texts(data, folder, images, len(results), advance)
+        results.append(latest.result)
+        if latest.stability < kept.stability:
             break
         kept = latest
-    assert kept is not None  # there is at least one round
     return kept, results
 
 
@@ -288,15 +300,22 @@ def _balanced_ids(probabilities: Floats, alphabet: str) -> Ids:
 
 
 def _learn_texts(
-    data: RunData, folder: Path, images: LabelledImages, number: int, advance: Advance
-) -> ReaderResult:
-    """One round: train a recognizer from random weights."""
+    data: RunData,
+    folder: Path,
+    images: LabelledImages,
+    number: int,
+    advance: Advance,
+    *,
+    first: _Round | None = None,
+) -> _Round:
+    """One round: train a recognizer from random weights, or that of the first round further."""
     config, fabric = data.config, data.fabric
-    rounds, steps = config.distillation.rounds, config.distillation.steps_of(config.scheme.classes)
+    rounds, each = config.distillation.rounds, config.distillation.steps_of(config.scheme.classes)
+    steps = each if first is None else each * (rounds - 1)
     changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
     settings = config.reader.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
-    return train_reader(
+    result = train_reader(
         labelled_batches(
             images,
             data.background(),
@@ -312,10 +331,13 @@ def _learn_texts(
             folder / f"round-{number + 1}",
             fabric,
             seed,
-            lambda step, _, figures: advance(number * steps + step, rounds * steps, figures),
+            lambda step, _, figures: advance(number * each + step, rounds * each, figures),
         ),
+        initial=None if first is None else first.result.reader,
         objective=partial(forgiving_objective, known=int(images.known.sum())),
     )
+    read = read_probabilities(result.reader, data.background(), images.pixels)
+    return _Round(result, images.ids, read)
 
 
 def specialization_flops(config: RunConfig, unsure: float = 0.0) -> int:
