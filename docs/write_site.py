@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "build" / "site-source"
@@ -50,9 +52,24 @@ def page_of(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return _REFERENCE.sub(r"\1", text)
-    cells = ((one["cell_type"], "".join(one["source"])) for one in json.loads(text)["cells"])
-    parts = (text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for cell in json.loads(text)["cells"] for part in _parts(cell)) + "\n"
+
+
+def _parts(cell: dict[str, Any]) -> Iterator[str]:
+    """Markdown of a cell of a notebook: its text, or its code and the outputs."""
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield text
+        return
+    yield f"```python\n{text}\n```"
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if png := "".join("".join(data.get("image/png", "")).split()):
+            # A cell that shows a picture begins with a comment that describes it.
+            description = text.partition("\n")[0].removeprefix("# ")
+            yield f"![{description}](data:image/png;base64,{png})"
+        elif printed := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+            yield f"```text\n{printed}\n```"
 
 
 def build() -> int:

@@ -1,4 +1,4 @@
-"""The notebooks hold no outputs, and run at a small size."""
+"""The notebooks run at a small size. Only the tutorial holds outputs, those of a full run."""
 
 import ast
 import json
@@ -46,7 +46,21 @@ def test_a_notebook_holds_no_outputs(name: str) -> None:
     code = [cell for cell in cells(name) if cell["cell_type"] == "code"]
     assert len(code) > 5
     assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
-    assert {path.stem for path in NOTEBOOKS.iterdir()} == {"learn", "simgan"}
+    assert {path.stem for path in NOTEBOOKS.iterdir()} == {"learn", "simgan", "tutorial"}
+
+
+def test_the_tutorial_holds_the_outputs_of_a_complete_run() -> None:
+    code = [cell for cell in cells("tutorial") if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [(cell, output) for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for _, output in outputs} == {"stream", "execute_result"}
+    assert {output.get("name", "stdout") for _, output in outputs} == {"stdout"}  # no warnings
+    pictures = [cell for cell, output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 10
+    # The site uses the first line as the description of the picture.
+    assert all(cell["source"][0].startswith("# ") for cell in pictures)
+    assert (NOTEBOOKS / "tutorial.ipynb").stat().st_size < 200_000
+    assert "".join(code[-1]["outputs"][0]["text"]).startswith("seed ")
 
 
 def test_a_reader_is_learned_from_a_folder(
@@ -72,3 +86,21 @@ def test_digits_are_refined(
     assert not refined.equal(images)
     assert capsys.readouterr().out.count("% of the real ones") == 2
     assert Path("digits.png").is_file()
+
+
+def test_the_tutorial_tells_the_2017_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"BATCHES": 2, "IMAGES": 40, "PRETRAIN": 2, "STEPS": 4, "CLASSIFIER": 2, "MORE": 1}
+    defined = executed("tutorial", **sizes)
+    assert defined["levels"].shape == (80, 50, 100)
+    assert defined["background"].line_mask.any()
+    assert len(defined["log"]) == 2 + 1 + 4
+    assert not defined["refined"].equal(defined["raw"][:, :1])
+    weights = [defined[name].what.weight for name in ("on_raw", "on_refined")]
+    assert not weights[0].equal(weights[1])  # the two learned from different images
+    assert {len(text) for found in defined["readings"].values() for text in found} == {4}
+    assert "learned from refined images: " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())  # everything was in a temporary folder
+    assert not defined["work"].exists()

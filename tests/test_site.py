@@ -1,5 +1,6 @@
 """The documentation site is built without a warning, and its pages lead somewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -90,6 +91,24 @@ def test_the_python_page_describes_every_public_name(site: Path) -> None:
     assert ":::" not in text  # every reference was found
     table = (ROOT / "docs" / "python.md").read_text("utf-8")
     assert {f"`{name}`" for name in [*public, "simgan"]} <= set(re.findall(r"`\w+`", table))
+
+
+def test_the_outputs_of_a_notebook_are_on_its_page(writer: ModuleType, tmp_path: Path) -> None:
+    printed = {"output_type": "stream", "name": "stdout", "text": ["72 of\n", "100\n"]}
+    value = {"output_type": "execute_result", "data": {"text/plain": ["'ab'"]}}
+    picture = {"output_type": "execute_result", "data": {"image/png": "iVBO\nRw==\n"}}
+    cells = [
+        {"cell_type": "markdown", "source": ["## Read\n", "now"]},
+        {"cell_type": "code", "source": ["# Two captchas\n", "x"], "outputs": [printed, value]},
+        {"cell_type": "code", "source": ["# Three captchas\n", "y"], "outputs": [picture]},
+    ]
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    assert writer.page_of(notebook) == (
+        "## Read\nnow\n\n```python\n# Two captchas\nx\n```\n\n```text\n72 of\n100\n```\n\n"
+        "```text\n'ab'\n```\n\n```python\n# Three captchas\ny\n```\n\n"
+        "![Three captchas](data:image/png;base64,iVBORw==)\n"
+    )
 
 
 def test_a_link_that_leads_nowhere_stops_the_build(
