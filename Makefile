@@ -39,7 +39,7 @@ FAST := tests/config tests/simulator \
 	$(addprefix tests/generalist/test_,decoding.py survey.py) \
 	$(addprefix tests/inference/test_,readings.py sources.py) \
 	$(addprefix tests/pipeline/test_,manifest.py progress.py run_folder.py) \
-	tests/teaching/test_questions.py \
+	tests/pipeline/test_questions.py \
 	$(addprefix tests/test_,addresses.py atomic.py docs.py documents.py import_walls.py interrupts.py scheme.py shown.py)
 
 test-fast: $(VENV)/installed

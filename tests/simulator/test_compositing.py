@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -53,6 +54,14 @@ def drawn_slowly(
     return coverage[1:-1, 1:-1] / 255 * ink
 
 
+def half_way(to_glyph: Doubles) -> npt.NDArray[np.bool_]:
+    """Mask (H, W) of pixels whose point in the glyph is half way between two pixels."""
+    y, x = np.mgrid[:H, :W].astype(np.float64)
+    points = np.tensordot(to_glyph, np.stack([x, y, np.ones_like(x), x * y, x * x]), 1)
+    off = np.abs(points + 0.5 - np.rint(points + 0.5))
+    return np.asarray((off < 1e-3).any(0))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 3),
@@ -93,8 +102,9 @@ def test_a_letter_is_the_same_as_in_slow_loops(
     )
     expected = drawn_slowly(glyph, to_glyph, 200, nearest=nearest, beside=beside)
     differs = np.abs(canvases[0] - expected) > 0.1
-    # Either pixel may be the nearest one to a point half way between two.
-    assert differs.sum() <= (10 if nearest else 0)
+    # Either pixel may be the nearest one to a point half way between two; the taps then spread it.
+    tied = cv2.dilate(half_way(to_glyph).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert not (differs & ~(tied & nearest)).any()
 
 
 def test_nothing_is_drawn_outside_a_letters_box() -> None:
