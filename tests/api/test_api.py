@@ -1,6 +1,7 @@
 """The Python interface of the package."""
 
 import io
+import json
 import logging
 import os
 import shutil
@@ -201,9 +202,13 @@ def test_without_the_generalist_reading_says_so(
     command("read", folder, "--length", "2").error(1, "pretrained generalist")
 
 
-def test_a_reader_has_its_own_alphabet(run: sc.Run, folder: Path) -> None:
-    outcome = command("read", run.folder, folder / "3.jpg", "--alphabet", "ab")
-    outcome.error(2, "--alphabet and --length without a reader")
+def test_a_run_reads_within_its_own_alphabet(run: sc.Run, folder: Path) -> None:
+    command("read", run.folder, folder / "3.jpg", "--alphabet", "äb").error(
+        2, "which the reader knows", "got 'ä'"
+    )
+    within = command("read", run.folder, folder / "3.jpg", "--alphabet", "ab", "--json")
+    (reading,) = json.loads(within.out)["readings"]
+    assert set(reading["text"]) <= set("ab")
 
 
 # Documents.

@@ -83,7 +83,8 @@ def test_a_png_of_the_same_pixels_is_read_the_same(
     jpeg = next(iter(captchas.values()))
     png = encode_png(decode_grey(jpeg))
     one, other = client.post("/api/read", files=files(("a", jpeg), ("b", png))).json()["readings"]
-    assert one["character_confidence"] == other["character_confidence"]
+    # The place in a batch may change the last bit.
+    assert one["character_confidence"] == pytest.approx(other["character_confidence"], rel=1e-5)
 
 
 def test_explained_readings_come_with_pictures_of_the_images_size(
