@@ -194,7 +194,7 @@ def test_a_killed_server_leaves_no_lesson(run: Path) -> None:
     correct(run, 2)
     with started(run, "--port", "0") as (server, address), asking(address) as client:
         assert client.post("/api/teaching", json={}).status_code == 202
-        wait_until(lambda: processes_of(run))
+        wait_until(lambda: bool(processes_of(run)))
         server.send_signal(signal.SIGKILL)
         server.wait()
         wait_until(lambda: not processes_of(run))
@@ -245,7 +245,7 @@ def test_a_lesson_that_cannot_be_taught_is_reported_and_another_follows(run: Pat
     assert status.state == "failed"
     assert status.said.startswith("expected labels of some of the run's 60 images")
     lessons.start()
-    wait_until(lambda: processes_of(run))  # just started, it may not show its command yet
+    wait_until(lambda: bool(processes_of(run)))  # just started, it may not show its command yet
     for process in processes_of(run):
         os.kill(process, signal.SIGKILL)
     status = ended(lessons)
