@@ -112,7 +112,9 @@ class Lab:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The argument parser of a benchmark that trains a network for each row."""
     found = argparse.ArgumentParser(description=description)
-    found.add_argument("work", type=Path, help="folder for the trainings, which are gone on with")
+    found.add_argument(
+        "work", type=Path, help="folder for the trainings; interrupted ones continue"
+    )
     found.add_argument("--challenges", type=Path, required=True, help="folder of batch files")
     found.add_argument("--user", default="rickyhan")
     found.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -125,7 +127,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def keep_out_of_results(out: Path) -> None:
     """Exit if a trial would write to the folder of full runs."""
     if out == RESULTS:
-        sys.exit("expected --out with --tiny, whose figures are none; give another folder")
+        sys.exit(
+            "expected --out with --tiny, because its figures mean nothing; give another folder"
+        )
 
 
 @torch.no_grad()

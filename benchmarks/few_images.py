@@ -17,28 +17,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from real_families import learned
-from record import RESULTS, Rows, made_by_line, percent, provenance, write_table
-from zero_shot import REAL_FAMILIES
+from real_families import arguments_of, learned
+from record import Rows, made_by_line, percent, provenance, write_table
 
 from simgan_captcha.evaluation.labels import read_labels_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser = arguments_of(__doc__, ["henan4", "swust_2020", "thsr4"])
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 100, 300, 1000])
-    parser.add_argument("--set", nargs="+", default=[], dest="settings")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(REAL_FAMILIES),
-        default=["henan4", "swust_2020", "thsr4"],
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     identity = {"preset": options.preset, "settings": options.settings}
     rows = Rows(options.out / "few_images.json", ("family", "count", "seed"), identity)

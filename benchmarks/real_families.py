@@ -48,16 +48,22 @@ AIMS = {
 }
 
 
+def arguments_of(description: str | None, families: Sequence[str]) -> argparse.ArgumentParser:
+    """The arguments of a benchmark that learns real families, by default these."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--families", type=Path, default=Path("../shared/data/families"))
+    found.add_argument("--preset", default="quick")
+    found.add_argument("--seeds", type=int, nargs="+", default=[1])
+    found.add_argument("--set", nargs="+", default=[], dest="settings")
+    found.add_argument("--only", nargs="+", choices=list(REAL_FAMILIES), default=families)
+    found.add_argument("--out", type=Path, default=RESULTS)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     began = provenance()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--families", type=Path, default=Path("../shared/data/families"))
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--set", nargs="+", default=[], dest="settings")
-    parser.add_argument("--only", nargs="+", choices=list(REAL_FAMILIES), default=list(AIMS))
+    parser = arguments_of(__doc__, list(AIMS))
     parser.add_argument("--name", default="real_families", help="of the result files")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     identity = {"preset": options.preset, "settings": options.settings}
     rows = Rows(options.out / f"{options.name}.json", ("family", "seed"), identity)

@@ -209,7 +209,7 @@ class Bench:
         }
 
     def features(self, arm: str, witness: nn.Module) -> Features | None:
-        """The fixed network whose feature maps discriminators of an arm see, if they do."""
+        """The fixed network that gives an arm's discriminators their feature maps, if any."""
         if arm == "features of the generalist":
             return features_of_ink(load_generalist(shipped("generalist.safetensors"))[0])
         if arm == "features of the reader":
@@ -226,8 +226,8 @@ class Bench:
         steps = 2 if self.tiny else STEPS
         found = measure_refiner(synthetic, after, real, witness, lab.seed, steps)
         lines = (self.folder / arm / "refine" / FILE_NAME).read_text().splitlines()[-100:]
-        told = [json.loads(line).get("discriminator_accuracy") for line in lines]
-        judged = [accuracy for accuracy in told if accuracy is not None]
+        of_steps = [json.loads(line).get("discriminator_accuracy") for line in lines]
+        judged = [accuracy for accuracy in of_steps if accuracy is not None]
         return {
             **found,
             "discriminator_accuracy": sum(judged) / len(judged),

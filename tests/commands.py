@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from simgan_captcha.cli import app
@@ -63,6 +64,21 @@ def real_command(*arguments: str | Path, **options: Any) -> Outcome:
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def processes_with(*words: str) -> list[int]:
+    """The running processes whose command has these words. Skips the test without /proc."""
+    if not Path("/proc/self/cmdline").exists():
+        pytest.skip("no /proc that shows the commands of processes; run on Linux")
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            given = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if all(word.encode() in given for word in words):
+            found.append(int(entry.name))
+    return found
 
 
 def kill_when(process: "subprocess.Popen[Any]", path: Path, lines: int) -> None:

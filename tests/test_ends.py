@@ -22,7 +22,7 @@ def session_of(leader: int) -> list[int]:
     Skips the test where /proc is not available.
     """
     if not Path("/proc/self/stat").exists():
-        pytest.skip("no /proc that tells the processes of a session; run on Linux")
+        pytest.skip("no /proc that shows the processes of a session; run on Linux")
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -38,7 +38,7 @@ def end_with_parent(by: signal.Signals = KILL) -> None:
 def end_with_input() -> None:
     """End this process as soon as its standard input closes.
 
-    A child process whose input is a pipe from its parent so ends with the parent.
+    If the input is a pipe from the parent process, this process therefore ends with its parent.
     """
 
     def wait() -> None:

@@ -12,13 +12,11 @@ import pytest
 from PIL import Image
 
 from simgan_captcha import Reader
-from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.recognizer.decode import read_probabilities, recogniser
-from simgan_captcha.recognizer.export import export_reader
 from tests.commands import command
-from tests.inference.test_reader import FILES, GREY, NETWORK, OWN
+from tests.inference.test_reader import FILES, GREY, NETWORK, OWN, export_with_family
 from tests.small_run import SCHEME, shaded
 
 PATTERN = "[ab]1"
@@ -26,11 +24,7 @@ PATTERN = "[ab]1"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ImageReader(SCHEME, recogniser(NETWORK, shaded()))
-    own.read(list(FILES))
-    path = tmp_path_factory.mktemp("exported") / "reader.onnx"
-    export_reader(path, NETWORK, shaded(), SCHEME, GREY, family=Family.of(own.looks))
-    return path
+    return export_with_family(tmp_path_factory.mktemp("exported") / "reader.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -183,6 +183,12 @@ def test_flops_of_what_is_left_out_are_not_planned() -> None:
     assert refined > planned("reader.images=refined", "simgan.steps=1") > planned()
 
 
+def test_discriminators_of_features_need_a_network_with_features() -> None:
+    with pytest.raises(ConfigError, match=r"simgan\.features needs reader\.kind=attention"):
+        resolve_config("original", ["simgan.features=1"])
+    assert resolve_config("quick", ["simgan.features=1"]).simgan.features == 1
+
+
 @pytest.mark.parametrize("key", ["waves", "several_fonts"])
 def test_what_only_a_layout_draws_is_refused_without(key: str) -> None:
     said = f"scheme.{key}=true"

@@ -10,21 +10,16 @@ from hypothesis import strategies as st
 from simgan_captcha import Reader
 from simgan_captcha.inference.family import FIGURES, Family, Look
 from simgan_captcha.inference.reader import ImageReader
-from simgan_captcha.recognizer.decode import recogniser
 from simgan_captcha.recognizer.export import export_reader
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
-from tests.inference.test_reader import FILES, GREY, NETWORK
+from tests.inference.test_reader import FILES, GREY, NETWORK, export_with_family
 from tests.small_run import SCHEME, draw_captchas, shaded
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ImageReader(SCHEME, recogniser(NETWORK, shaded()))
-    own.read(list(FILES))
-    path = tmp_path_factory.mktemp("exported") / "reader.onnx"
-    export_reader(path, NETWORK, shaded(), SCHEME, GREY, family=Family.of(own.looks))
-    return path
+    return export_with_family(tmp_path_factory.mktemp("exported") / "reader.onnx")
 
 
 def test_own_images_raise_no_alarm(exported: Path) -> None:

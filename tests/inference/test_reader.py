@@ -19,9 +19,10 @@ from simgan_captcha import Reader
 from simgan_captcha.data.images import decode_grey
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.inference.exported import METADATA
+from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Source, Unreadable
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.recognizer.decode import read_images
+from simgan_captcha.recognizer.decode import read_images, recogniser
 from simgan_captcha.recognizer.export import export_reader
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
 from simgan_captcha.types import Floats, GreyImages, Ids
@@ -34,6 +35,14 @@ ARCHITECTURE = ReaderArchitecture(
 )
 NETWORK = build_reader(ARCHITECTURE).eval()
 OWN = list(read_images(NETWORK, shaded(), SCHEME, [str(n) for n in range(len(GREY))], GREY))
+
+
+def export_with_family(path: Path) -> Path:
+    """Export the network with the look of the images, and return the path."""
+    own = ImageReader(SCHEME, recogniser(NETWORK, shaded()))
+    own.read(list(FILES))
+    export_reader(path, NETWORK, shaded(), SCHEME, GREY, family=Family.of(own.looks))
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -419,6 +419,19 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
     load_run_reader(tmp_path / "run")
 
 
+def test_discriminators_see_the_features_of_the_witness(run: Path, challenges: Path) -> None:
+    """A run without the generalist has only the witness, whose features are those of strokes."""
+    pipeline(run, challenges, "simgan.features=2", "simgan.refiner.noise=true")
+    rows = (run / "refine" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1]).keys() >= {"feature_loss", "feature_discriminator_loss"}
+    readings = load_readings(run / READINGS)
+    (run / "read" / MANIFEST).unlink()
+    (run / "read" / "checkpoint.safetensors").unlink()
+    # The noise of refined training images is the same in each run.
+    pipeline(run, challenges, "simgan.features=2", "simgan.refiner.noise=true")
+    assert load_readings(run / READINGS) == readings
+
+
 def test_the_original_system_runs_completely(tmp_path: Path, challenges: Path) -> None:
     settings = (
         "encoding=binary",

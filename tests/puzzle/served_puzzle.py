@@ -52,7 +52,7 @@ class ServedPuzzle:
         """Peak memory of the process in MiB."""
         status = Path(f"/proc/{self.process.pid}/status")
         if not status.exists():
-            pytest.skip("no /proc that tells the memory of a process; run on Linux")
+            pytest.skip("no /proc that shows the memory of a process; run on Linux")
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         assert found is not None
         return int(found[1]) // 1024

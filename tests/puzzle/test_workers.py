@@ -25,7 +25,7 @@ def children(pid: int) -> set[int]:
     """Serving child processes of a process; skips the test without /proc."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     if not listing.exists():
-        pytest.skip("no /proc that tells the children of a process; run on Linux")
+        pytest.skip("no /proc that shows the children of a process; run on Linux")
     found = {int(child) for child in listing.read_text().split()}
     # The resource tracker of Python is also a child.
     return {c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()}

@@ -49,7 +49,10 @@ def address() -> Iterator[str]:
             break
         done = subprocess.run(line, shell=True, cwd=FETCHED, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"onnxruntime-web could not be fetched: {done.stderr[-200:]}")
+            pytest.skip(
+                "no onnxruntime-web; run where npm reaches its registry, or follow "
+                f"examples/browser/README.md by hand in {FETCHED}: {done.stderr[-200:]}"
+            )
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(FETCHED))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -19,6 +19,7 @@ from simgan_captcha.serving.child import start_command
 from simgan_captcha.web.jobs import command
 from simgan_captcha.web.jobs.learning import SCHEME as SCHEME_FILE
 from simgan_captcha.web.jobs.learning import NewRun
+from tests.commands import processes_with
 from tests.small_run import ASSIGNMENTS, PRETRAINED, draw_captchas
 from tests.web.conftest import OpenPage, keep_screenshot
 from tests.web.serving import asking, serving
@@ -246,6 +247,7 @@ def test_the_run_page_shows_that_the_run_was_lost(here: NewRun, open_page: OpenP
         assert client.post("/api/learning", json=FORM).status_code == 202
         wait_until(lambda: (here.run / RUN).exists())
         page = open_page(f"{address}/run")
+        wait_until(lambda: bool(processes_of(here.run)))
         for process in processes_of(here.run):
             os.kill(process, signal.SIGKILL)
         expect(
@@ -265,7 +267,7 @@ def test_a_killed_server_leaves_no_run(new: NewRun) -> None:
     run = new.run
     with started(new.images, "--port", "0") as (server, address), asking(address) as client:
         assert client.post("/api/learning", json=FORM).status_code == 202
-        assert processes_of(run)
+        wait_until(lambda: bool(processes_of(run)))
         server.send_signal(signal.SIGKILL)
         server.wait()
         wait_until(lambda: not processes_of(run))
@@ -281,15 +283,5 @@ def test_a_folder_without_images_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def processes_of(run: Path) -> list[int]:
-    """The running commands that learn in this folder. Skips the test without /proc."""
-    if not Path("/proc/self/cmdline").exists():
-        pytest.skip("no /proc that shows the commands of processes; run on Linux")
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(run).encode() in words and b"run" in words:
-            found.append(int(entry.name))
-    return found
+    """The running commands that learn of this folder."""
+    return processes_with(str(run), "run")

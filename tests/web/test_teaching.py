@@ -24,6 +24,7 @@ from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
 from simgan_captcha.web.corrections import FILE, Corrections
 from simgan_captcha.web.gallery import captcha_key
 from simgan_captcha.web.jobs.lessons import OUTPUT, Lessons, TeachingStatus
+from tests.commands import processes_with
 from tests.small_run import PRETRAINED, SCHEME, draw_captchas, pipeline, write_challenges
 from tests.web.conftest import OpenPage, keep_screenshot
 from tests.web.serving import PATIENCE_SECONDS, asking, serving
@@ -202,18 +203,8 @@ def test_a_killed_server_leaves_no_lesson(run: Path) -> None:
 
 
 def processes_of(run: Path) -> list[int]:
-    """The running lessons of a run. Skips the test where /proc is not available."""
-    if not Path("/proc/self/cmdline").exists():
-        pytest.skip("no /proc that shows the commands of processes; run on Linux")
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(run).encode() in command and b"--reviewed" in command:
-            found.append(int(entry.name))
-    return found
+    """The running lessons of this folder."""
+    return processes_with(str(run), "--reviewed")
 
 
 def test_a_missing_extra_is_named(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from simgan_captcha.api.images import location_of
 from simgan_captcha.api.inspection import changed_scheme, inspect
@@ -25,6 +25,7 @@ from simgan_captcha.pipeline.run_folder import (
     READINGS,
     STORE,
     Request,
+    finished_config,
     read_run,
     run_estimate,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.background import Background
+    from simgan_captcha.inference.constraints.texts import Asked
     from simgan_captcha.inference.family import Family
     from simgan_captcha.inference.reader import ImageReader, Source, Unreadable
     from simgan_captcha.pipeline.lesson import Lesson
@@ -158,13 +160,9 @@ class Run:
         return lesson.labels if lesson and lesson.better else 0
 
     @cached_property
-    @needing("learn", "the configuration of a run")
     def config(self) -> RunConfig:
         """The configuration of the run."""
-        from simgan_captcha.pipeline.run import load_run_reader
-
-        # A damaged lesson must not prevent a new one.
-        return load_run_reader(self.folder, taught=False)[2]
+        return finished_config(self.folder)
 
     @property
     def scheme(self) -> Scheme:
@@ -209,35 +207,15 @@ class Run:
 
     @overload
     def read(
-        self,
-        images: "list[Source]",
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        pattern: str | None = None,
-        top: int = 1,
+        self, images: "list[Source]", **asked: Unpack["Asked"]
     ) -> "list[Reading | Unreadable]": ...
     @overload
+    def read(self, images: "Source", **asked: Unpack["Asked"]) -> Reading: ...
     def read(
-        self,
-        images: "Source",
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        pattern: str | None = None,
-        top: int = 1,
-    ) -> Reading: ...
-    def read(
-        self,
-        images: "Source | list[Source]",
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        pattern: str | None = None,
-        top: int = 1,
+        self, images: "Source | list[Source]", **asked: Unpack["Asked"]
     ) -> "Reading | list[Reading | Unreadable]":
-        """Read new images of the captcha family, see `Reader.read`."""
-        return self.reader.read(images, alphabet=alphabet, length=length, pattern=pattern, top=top)
+        """Read new images of the captcha family; the arguments are those of `Reader.read`."""
+        return self.reader.read(images, **asked)
 
     def readings(self) -> list[Reading]:
         """The readings of the images that the run learned from."""
@@ -279,8 +257,7 @@ class Run:
         """Teach the run with a few labels.
 
         Labels of earlier calls are used as well. `read` and `export` use the taught reader if it is
-        better. The estimate and the readings of
-        the run do not change.
+        better. The estimate and the readings of the run do not change.
 
         Args:
             labels: Texts by the names of images of the run, or the path of a CSV file with the

@@ -1,31 +1,18 @@
 """Reading of images of any captcha family with the pretrained generalist."""
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 if TYPE_CHECKING:
+    from simgan_captcha.inference.constraints.texts import Asked
     from simgan_captcha.inference.reader import Source, Unreadable
     from simgan_captcha.inference.readings import Reading
     from simgan_captcha.scheme import Length
 
 
 @overload
-def read(
-    images: "list[Source]",
-    *,
-    alphabet: str | None = None,
-    length: "Length | None" = None,
-    pattern: str | None = None,
-    top: int = 1,
-) -> "list[Reading | Unreadable]": ...
+def read(images: "list[Source]", **asked: Unpack["Asked"]) -> "list[Reading | Unreadable]": ...
 @overload
-def read(
-    images: "Source",
-    *,
-    alphabet: str | None = None,
-    length: "Length | None" = None,
-    pattern: str | None = None,
-    top: int = 1,
-) -> "Reading": ...
+def read(images: "Source", **asked: Unpack["Asked"]) -> "Reading": ...
 def read(
     images: "Source | list[Source]",
     *,

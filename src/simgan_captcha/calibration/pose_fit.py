@@ -160,9 +160,9 @@ def glyph_radius(glyphs: Floats) -> float:
 def _reach(radius: float, pose: Tensor, height: int) -> float:
     """Greatest distance in pixels from the centre of poses (B, L, 9) that a glyph can cover.
 
-    A disc of radius r becomes an ellipse with the half axis e = r * exp(size) * s, where s is the
-    operator norm of [[exp(stretch), shear], [0, 1]], at most exp(stretch) + |shear| or 1 + |shear|.
-    The bend then adds b * e**2 / H. Perspective divides by 1 - f, with f = (taper + swell) e / H.
+    A disc of radius r becomes an ellipse. Its half axis is e = r * exp(size) * s. Here s is the
+    operator norm of [[exp(stretch), shear], [0, 1]], at most max(exp(stretch), 1) + |shear|. The
+    bend then adds bend * e**2 / H. Perspective divides by 1 - f, with f = (taper + swell) * e / H.
     """
     if not pose.numel():
         return radius

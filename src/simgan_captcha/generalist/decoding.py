@@ -36,14 +36,14 @@ class Decoded:
 
 
 class Alphabet:
-    """Characters that texts may hold, and what of the network's classes counts for each."""
+    """Characters that texts may hold, and the classes of the network that count for each."""
 
     def __init__(self, characters: str | None = None) -> None:
         """Choose characters.
 
         Args:
-            characters: Of the texts; None: all that the generalist knows. A letter whose other case
-                is missing counts for both: sites that ignore case draw either.
+            characters: Of the texts; None: all that the generalist knows. If the other case of a
+                letter is missing, it counts for both. Sites that ignore case draw either.
 
         Raises:
             ConfigError: No characters, a repeated one, or one that the generalist does not know.
@@ -216,9 +216,9 @@ def other_texts(
 ) -> list[tuple[str, float]]:
     """The texts of a set that are read after the best one, with their probabilities under CTC.
 
-    They are those of the most probable alignments. When a text c_1 ... c_n is taken, what remains
-    of its part of the set is split into the texts that begin with c_1 ... c_i and do not continue
-    with c_{i+1}, for each i; the next text is the best of the best of all parts.
+    They are those of the most probable alignments. Each text c_1 ... c_n that is taken leaves the
+    rest of its part of the set. For each i, the texts of this rest that begin with c_1 ... c_i and
+    do not continue with c_{i+1} form a new part. The next text is the best one of all parts.
 
     Source: Lawler 1972, "A procedure for computing the K best solutions".
 

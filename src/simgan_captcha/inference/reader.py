@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import overload
+from typing import Unpack, overload
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from simgan_captcha.data.pictures import PictureSource
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.inference.constraints.texts import (
     NONE,
+    Asked,
     Constraints,
     best_texts,
     texts_of_scheme,
@@ -66,25 +67,9 @@ class TextReader(ABC):
         """Number of labels that the recognizer was taught with, usually 0."""
 
     @overload
-    def read(
-        self,
-        images: list[Source],
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        pattern: str | None = None,
-        top: int = 1,
-    ) -> list[Reading | Unreadable]: ...
+    def read(self, images: list[Source], **asked: Unpack[Asked]) -> list[Reading | Unreadable]: ...
     @overload
-    def read(
-        self,
-        images: Source,
-        *,
-        alphabet: str | None = None,
-        length: Length | None = None,
-        pattern: str | None = None,
-        top: int = 1,
-    ) -> Reading: ...
+    def read(self, images: Source, **asked: Unpack[Asked]) -> Reading: ...
     def read(
         self,
         images: Source | list[Source],

@@ -70,7 +70,7 @@ class _Labels(BaseModel):
 
 
 def save_lesson(run: Path, lesson: Lesson) -> None:
-    """Write what was taught, after the taught reader."""
+    """Write the lesson. The taught recognizer must already be saved."""
     hashes = {
         "reader_sha256": file_hash(run / TEACH / READER),
         "diagnosis_sha256": file_hash(run / DIAGNOSIS),
@@ -79,10 +79,10 @@ def save_lesson(run: Path, lesson: Lesson) -> None:
 
 
 def load_lesson(run: Path) -> Lesson | None:
-    """What a run was taught; None if it was not.
+    """The lesson of a run; None if the run was not taught.
 
     Raises:
-        RunError: Damaged, or the run has been changed since it was taught.
+        RunError: The lesson is damaged, or the run has changed since.
     """
     if not (run / LESSON).exists():
         return None

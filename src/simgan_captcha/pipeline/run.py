@@ -13,10 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from simgan_captcha.config.settings import RunConfig, load_config
+from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.cost import plan_in_words, reader_architecture
 from simgan_captcha.pipeline.graph import Advance, Stage, left_out, stage_named, stages_of
 from simgan_captcha.pipeline.lesson import TEACH, load_lesson
@@ -26,7 +25,6 @@ from simgan_captcha.pipeline.manifest import (
     locked,
     require_whole,
     run_stage,
-    why_outdated,
     write_finished,
     write_manifest,
 )
@@ -34,10 +32,10 @@ from simgan_captcha.pipeline.progress import OnEvent, Reporter, ignore
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import (
     BACKGROUND,
-    DIAGNOSIS,
     READER,
     READINGS,
     Request,
+    finished_config,
     read_diagnosis,
     read_run,
     run_estimate,
@@ -161,19 +159,8 @@ def load_run_reader(run: Path, *, taught: bool = True) -> tuple[nn.Module, Backg
     Raises:
         RunError: The run has no finished recognizer, or has changed since.
     """
-    recorded = read_run(run)
     # A recognizer and a background of different settings would give wrong readings.
-    if (run / DIAGNOSIS).exists() and (why := why_outdated(run, recorded)):
-        raise RunError(
-            f"expected a finished run in {run}: {why}; run simgan-captcha run {run} to its end"
-        )
-    try:
-        config = load_config(recorded["config"])
-    except ConfigError as error:
-        raise RunError(
-            f"expected a run of this version in {run}, its settings are of another one ({error}); "
-            "begin it again in another folder"
-        ) from None
+    config = finished_config(run)
     lesson = load_lesson(run) if taught else None
     if lesson and lesson.better:
         folder = run / TEACH

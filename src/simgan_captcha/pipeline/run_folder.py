@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_json
-from simgan_captcha.config.settings import RunConfig, resolve_config
+from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
 from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.graph import STAGES
+from simgan_captcha.pipeline.manifest import why_outdated
 from simgan_captcha.scheme import Scheme, check_scheme
 from simgan_captcha.shown import without_home
 
@@ -177,6 +178,26 @@ def read_run(run: Path) -> dict[str, Any]:
         raise RunError(
             f"expected a run in {run}, its {RUN} is damaged ({error}); delete that file and "
             "give simgan-captcha run its options again: finished stages are kept"
+        ) from None
+
+
+def finished_config(run: Path) -> RunConfig:
+    """The configuration of a finished run.
+
+    Raises:
+        RunError: The run has changed since it was finished, or is of another version.
+    """
+    recorded = read_run(run)
+    if (run / DIAGNOSIS).exists() and (why := why_outdated(run, recorded)):
+        raise RunError(
+            f"expected a finished run in {run}: {why}; run simgan-captcha run {run} to its end"
+        )
+    try:
+        return load_config(recorded["config"])
+    except ConfigError as error:
+        raise RunError(
+            f"expected a run of this version in {run}, its settings are of another one ({error}); "
+            "begin it again in another folder"
         ) from None
 
 

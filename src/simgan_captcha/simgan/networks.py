@@ -114,8 +114,8 @@ class Refiner(nn.Module):
         - ``downscale`` first moves d x d pixels into channels, and moves them back at the end.
           Images of any size are allowed. If d does not divide the size, the edge of the image is
           repeated, and the result is cropped.
-        - ``noise`` adds a channel of uniform noise in [-1, 1] to the input of the network. torch's
-          random state determines it.
+        - ``noise`` adds a channel of uniform noise in [-1, 1] to the input of the network. The
+          random state of torch determines it.
         - ``displacement`` first moves the image by a `FlowHead`.
 
     Example:

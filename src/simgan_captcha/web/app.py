@@ -53,8 +53,8 @@ from simgan_captcha.web.gallery import Gallery, Order, captcha_key
 from simgan_captcha.web.guard import RequestGuard
 from simgan_captcha.web.jobs.exports import Exports
 from simgan_captcha.web.jobs.learning import Learning, NewRun
-from simgan_captcha.web.jobs.lessons import Lessons, TeachingStatus
-from simgan_captcha.web.jobs.routes import Nothing, add_export, add_learning
+from simgan_captcha.web.jobs.lessons import Lessons, add_teaching
+from simgan_captcha.web.jobs.routes import add_export, add_learning
 from simgan_captcha.web.problems import answer_with_problems, describe_problems, problem
 from simgan_captcha.web.run_page import RunPage
 from simgan_captcha.web.run_reader import ImageReading, ImageRefusal, RunReader
@@ -146,7 +146,7 @@ def create_app(
     _add_reading(app, run, pages)
     _add_run(app, run, pages, exports, stopping)
     _add_review(app, run, pages, lessons)
-    _add_teaching(app, lessons)
+    add_teaching(app, lessons)
     add_export(app, exports, f"{run.resolve().name}.onnx")
     if learning is not None:
         add_learning(app, learning, pages.show)
@@ -381,18 +381,3 @@ def _card(reading: Reading, text: str | None) -> dict[str, Any]:
         "characters": marked_characters(reading),
         "correction": text,
     }
-
-
-# Teach the run.
-
-
-def _add_teaching(app: FastAPI, lessons: Lessons) -> None:
-    @app.post("/api/teaching", status_code=202, responses=describe_problems(403, 409, 422, 503))
-    def teach(_: Nothing) -> TeachingStatus:
-        """Start teaching the run with its corrections. Readings without labels do not change."""
-        return lessons.start()
-
-    @app.get("/api/teaching")
-    def teaching() -> TeachingStatus:
-        """The lesson in progress, or else the last result."""
-        return lessons.status()

@@ -63,7 +63,7 @@ def workers() -> list[int]:
 
 
 @pytest.mark.skipif(
-    not Path("/proc").is_dir(), reason="no /proc that tells workers to kill; run on Linux"
+    not Path("/proc").is_dir(), reason="no /proc that shows which workers to kill; run on Linux"
 )
 def test_killed_workers_cause_no_losses_or_duplicates(
     model: Path, tmp_path: Path, cluster: str

@@ -254,10 +254,11 @@ def _follow(teacher: Generalist, student: Generalist, decay: float) -> None:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, 4, 40, W) a little moved, scaled, turned and noisier.
+    """Images (B, 4, 40, W), slightly moved, scaled, rotated and with noise.
 
-    Moves by up to 1 column of the output and 2.4 rows, scales by up to 8 % (and 6 % across), turns
-    by up to 3 degrees about, adds Gaussian noise of a standard deviation of up to 0.08.
+    They move by up to 1 column of the output and 2.4 rows. The scale changes by up to 8 %, and
+    across by up to 6 % more. The rotation is up to 3 degrees. The Gaussian noise has a standard
+    deviation of up to 0.08.
     """
     B, _, _, W = images.shape
 

@@ -4,6 +4,7 @@ Shapes: N images, L slots, K classes, S states of an automaton, R texts of an im
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -41,6 +42,15 @@ class Constraints:
 
 
 NONE = Constraints()
+
+
+class Asked(TypedDict, total=False):
+    """The fields of `Constraints` as keyword arguments."""
+
+    alphabet: str | None
+    length: Length | None
+    pattern: str | None
+    top: int
 
 
 def texts_of_scheme(constraints: Constraints, scheme: Scheme) -> Automaton:
@@ -115,10 +125,11 @@ def best_texts(
 
         p_1(c_1) ... p_n(c_n) p_{n+1}(absent) ... p_L(absent).
 
-    So the best text that leads to state s after l slots follows from those of l - 1 slots, where
-    the maximum is over all states s' and characters c that lead from s' to s:
+    So the best text that leads to state s after l slots follows from those of l - 1 slots:
 
         best_l(s) = max best_{l-1}(s') p_l(c)
+
+    The maximum is over all states s' and characters c that lead from s' to s.
 
     With R instead of one best text of each state, this gives the R best texts. None comes twice,
     because the automaton is deterministic.

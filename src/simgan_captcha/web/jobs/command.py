@@ -29,6 +29,20 @@ class JobStatus(BaseModel):
     """The latest line of progress, or the reason of a failure."""
 
 
+class Nothing(BaseModel):
+    """A request without values: an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """The error of a file that the server cannot write."""
+    return RunError(
+        f"expected to write {path}, could not ({error}); free disk space, or run the server as a "
+        "user who may write there"
+    )
+
+
 class ChildCommand:
     """Runs one command at a time in a child process, which ends with the server.
 
@@ -61,10 +75,7 @@ class ChildCommand:
                 with self._output.open("wb") as output:
                     self._child = start_command(arguments, output)
             except OSError as error:
-                raise RunError(
-                    f"expected to write {self._output}, could not ({error}); free disk space, or "
-                    "run the server as a user who may write there"
-                ) from None
+                raise unwritable(self._output, error) from None
 
     def status(self, starting: str) -> JobStatus:
         """The state of the last command.

@@ -17,7 +17,7 @@ from simgan_captcha.atomic import write_bytes
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
 from simgan_captcha.scheme import BackgroundKind, Scheme, check_scheme
-from simgan_captcha.web.jobs.command import ChildCommand, JobStatus
+from simgan_captcha.web.jobs.command import ChildCommand, JobStatus, unwritable
 
 if TYPE_CHECKING:
     from simgan_captcha.data.inspect import FirstLook
@@ -110,10 +110,7 @@ class Learning:
             try:
                 write_bytes(run / SCHEME, scheme.to_toml().encode())
             except OSError as error:
-                raise RunError(
-                    f"expected to write {run / SCHEME}, could not ({error}); free disk space, or "
-                    "run the server as a user who may write there"
-                ) from None
+                raise unwritable(run / SCHEME, error) from None
             self._command.start(
                 [
                     *("run", str(run), "--images", str(self.new.images)),

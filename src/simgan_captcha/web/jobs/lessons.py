@@ -9,6 +9,7 @@ never runs in the process of the server.
 from pathlib import Path
 from typing import Literal
 
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.errors import UsageError
@@ -16,7 +17,8 @@ from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.lesson import TEACH, Lesson
 from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.web.corrections import Corrections
-from simgan_captcha.web.jobs.command import ChildCommand
+from simgan_captcha.web.jobs.command import ChildCommand, Nothing
+from simgan_captcha.web.problems import describe_problems
 
 OUTPUT = Path(TEACH) / "output.txt"
 
@@ -88,6 +90,25 @@ class Lessons:
     def stop(self) -> None:
         """End the lesson in progress. Its labels are kept."""
         self._command.stop()
+
+
+def add_teaching(app: FastAPI, lessons: Lessons) -> None:
+    """Add teaching with the corrections of the review page.
+
+    Args:
+        app: The application.
+        lessons: The command that teaches.
+    """
+
+    @app.post("/api/teaching", status_code=202, responses=describe_problems(403, 409, 422, 503))
+    def teach(_: Nothing) -> TeachingStatus:
+        """Start teaching the run with its corrections. Readings without labels do not change."""
+        return lessons.start()
+
+    @app.get("/api/teaching")
+    def teaching() -> TeachingStatus:
+        """The lesson in progress, or else the last result."""
+        return lessons.status()
 
 
 def _in_words(lesson: Lesson) -> str:

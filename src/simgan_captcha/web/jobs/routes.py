@@ -1,13 +1,12 @@
-"""The start page of a folder of images, and the routes that start commands."""
+"""The start page of a folder of images, and the routes of learning and export."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, HTMLResponse
-from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.web.jobs.command import JobStatus
+from simgan_captcha.web.jobs.command import JobStatus, Nothing
 from simgan_captcha.web.jobs.exports import Exports
 from simgan_captcha.web.jobs.learning import Learning, LearningStatus, SchemeForm
 from simgan_captcha.web.problems import describe_problems
@@ -20,12 +19,6 @@ _BACKGROUNDS = {
     "plain": "The background of each image has one colour.",
     "varying": "The background has gradients, clouds or areas of different colours.",
 }
-
-
-class Nothing(BaseModel):
-    """An empty object."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def add_learning(app: FastAPI, learning: Learning, page: Callable[..., Response]) -> None:
