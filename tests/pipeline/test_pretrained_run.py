@@ -16,7 +16,14 @@ from simgan_captcha.api.learning import Run
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.estimate import Estimate, distilled_estimate, limited_by_agreement
+from simgan_captcha.pipeline import graph
+from simgan_captcha.pipeline.estimate import (
+    Estimate,
+    checked_estimate,
+    distilled_estimate,
+    limited_by_agreement,
+    limited_by_first_readings,
+)
 from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
@@ -34,6 +41,7 @@ from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when
 from tests.small_run import (
+    CALIBRATED,
     PRETRAINED,
     draw_captchas,
     pipeline,
@@ -59,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, challenges: Path) -> Path
 
 def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Path) -> None:
     names = [stage.name for stage in recorded_stages(read_run(finished), finished)]
-    assert names == ["store", "specialize", "background", "distill", "readings"]
+    assert names == ["store", "look", "background", "specialize", "distill", "readings"]
     assert sorted(path.parent.name for path in finished.glob(f"*/{MANIFEST}")) == sorted(names)
     assert read_diagnosis(finished)["kept"] == "distill"
     assert run_status(finished).finished
@@ -122,10 +130,51 @@ def test_a_poor_distilled_reader_is_followed_by_the_simulator(
     run = shutil.copytree(finished, tmp_path / "run")
     pipeline(run, challenges, *PRETRAINED, "distillation.enough=1")
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
-    assert names[3:] == ["distill", "simulate", "read", "adapt", "readings"]
+    assert names[4:] == ["distill", "simulate", "read", "adapt", "readings"]
     estimates = read_diagnosis(run)["estimates"]
     assert list(estimates) == ["distill", "read", "adapt"]
     assert read_diagnosis(run)["kept"] == max(estimates, key=lambda s: estimates[s]["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run that begins with the simulator, and its challenges."""
+    folder = tmp_path_factory.mktemp("simulated")
+    write_challenges(folder / "batches", draw_captchas(240))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "UNKNOWN", 1.1)
+        pipeline(folder / "run", folder / "batches", *PRETRAINED, *CALIBRATED)
+    return folder / "run", folder / "batches"
+
+
+def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
+    simulated: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
+    run, _ = simulated
+    names = [stage.name for stage in recorded_stages(read_run(run), run)]
+    after = ["simulate", "calibrate", "read", "adapt", "check", "readings"]
+    assert names == ["store", "look", "background", *after]
+    assert sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) == sorted(names)
+    assert list(read_diagnosis(run)["estimates"]) == ["read", "adapt"]
+    assert checked_estimate(run).known_accuracy is not None
+    assert run_status(run).finished
+    assert "The run does without specialization of the generalist" in write_report(run).read_text()
+
+
+def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
+    simulated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
+    finished, challenges = simulated
+    run = shutil.copytree(finished, tmp_path / "run")
+    pipeline(run, challenges, *PRETRAINED, *CALIBRATED, "distillation.enough=1")
+    names = [stage.name for stage in recorded_stages(read_run(run), run)]
+    assert {"specialize", "distill", "check"} <= set(names)
+    estimates = read_diagnosis(run)["estimates"]
+    assert list(estimates) == ["distill", "read", "adapt"]
+    for stage in ("calibrate", "read", "adapt"):  # it was not trained again
+        assert (run / stage / MANIFEST).read_bytes() == (finished / stage / MANIFEST).read_bytes()
 
 
 def test_recognizers_are_compared_on_some_of_many_images(
@@ -199,7 +248,7 @@ def test_an_unsure_recognizer_goes_on_with_the_same_texts(
     monkeypatch.setattr(specialization, "_learn_texts", learning)
     fabric = Fabric(accelerator="cpu", devices=1)
     data = RunData(finished, config, 1, fabric, print)
-    teacher = TeacherTexts.of_run(finished)
+    teacher = TeacherTexts.of_stage(finished / "specialize")
     found = specialization.learn_texts(data, tmp_path, teacher, {}, lambda *_: None)
     (images, _, first), (same, begun, last) = rounds
     assert first.confidence < 0.85  # after 6 steps
@@ -234,3 +283,14 @@ def test_an_estimate_is_limited_by_that_of_a_better_recognizer() -> None:
     assert limited_by_agreement(claimed, 0.9, sure) == claimed
     unsure = Estimate(0.4, 0.1, 0.6)
     assert limited_by_agreement(claimed, 0.25, unsure) == claimed
+
+
+def test_an_estimate_is_limited_by_the_first_readings_of_the_generalist() -> None:
+    """The generalist is right in half of 400 texts; a perfect reader agrees with those."""
+    claimed, half = Estimate(0.9, 0.85, 0.95, known_accuracy=0.9), [0.5] * 400
+    perfect = [True, False] * 200
+    assert limited_by_first_readings(claimed, half, perfect) == claimed
+    poor = [n % 5 == 0 for n in range(400)]  # agrees in 20 %: right in 40 %
+    # Two standard errors of sum(c a) / sum(c^2) with c = 0.5 are 2 sqrt(400 / 16) / 100 = 0.1.
+    assert limited_by_first_readings(claimed, half, poor).accuracy == pytest.approx(0.5)
+    assert limited_by_first_readings(claimed, [0.0] * 9, [False] * 9) == claimed

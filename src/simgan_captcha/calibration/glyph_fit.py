@@ -54,7 +54,7 @@ _STARVED = 0.3  # share of the median class
 _SETTLING = 20  # final steps for the poses of all characters
 _BODY = 0.3  # share of the greatest coverage of a glyph, above haze
 _EDGE = GLYPH_SCALE  # glyph pixels around the body of a letter that are its edge: one image pixel
-_FORMED = 300  # images that decide whether forms differ
+_FORMED = 100  # images that decide whether forms differ
 _STRAY = (
     0.12,
     25.0,

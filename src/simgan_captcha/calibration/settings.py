@@ -20,13 +20,13 @@ class CalibrationSettings(BaseModel):
     free: float = Field(default=0.3, ge=0, le=1)
     """``simulator.free`` for the images of the bootstrap recognizer. It is larger there, because
     early calibrations are less reliable than the last one."""
-    images: int = Field(default=3000, ge=1)
+    images: int = Field(default=1200, ge=1)
     """Number of real images to calibrate from."""
     epochs: int = Field(default=14, ge=2)
     """Passes over these images to fit glyphs and poses."""
-    rendering_images: int = Field(default=1000, ge=1)
+    rendering_images: int = Field(default=500, ge=1)
     """Number of real images to fit the rendering to."""
-    rendering_evaluations: int = Field(default=160, ge=20)
+    rendering_evaluations: int = Field(default=100, ge=20)
     """Number of candidates that this fit draws."""
 
     def steps_of_rounds(self, *, trained: bool) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class VerificationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    doubt: float = Field(default=0.02, gt=0, le=1)
+    doubt: float = Field(default=0.1, gt=0, le=1)
     """Characters are rescored if their second likeliest class has more than this probability; 1
     turns rescoring off."""
     steps: int = Field(default=30, ge=1, le=1000)

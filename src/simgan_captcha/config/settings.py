@@ -115,11 +115,6 @@ class RunConfig(BaseModel):
         return self.calibrate and self.generator == "fonts"
 
     @property
-    def calibration_steps(self) -> tuple[int, ...]:
-        """Optimiser steps of each calibration round."""
-        return self.calibration.steps_of_rounds(trained=self.begins_pretrained)
-
-    @property
     def refines(self) -> bool:
         """Whether a refiner is trained, because the recognizer learns from its images."""
         return self.reader.images == "refined"

@@ -17,6 +17,10 @@ COMPARED = 5_000
 """Real images that each recognizer of a run reads, to choose between them."""
 
 
+CHECKED = 1_500
+"""Synthetic images, and real ones, of the check of the simulator's recognizer."""
+
+
 def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
     """Floating-point operations that the trainings of a run will take.
 
@@ -31,7 +35,7 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
     return sum(
         stage.work().planned_flops(config, unsure)
         for stage in stages_of(config)
-        if simulates or not stage.only_if_unsure
+        if simulates or stage.route != "simulator"
     )
 
 
@@ -65,7 +69,7 @@ def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
     settings = config.calibration
     each = _step_flops(config, pose=True)
     return (
-        each * sum(config.calibration_steps)
+        each * sum(settings.steps_of_rounds(trained=False))
         + scouting_flops(config, settings.images) * settings.rounds
     )
 
@@ -99,16 +103,20 @@ def adaptation_flops(config: RunConfig, unsure: float = 0.0) -> int:
 
 def estimate_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the readings that the accuracy estimate is based on."""
-    each = count_flops(reader_architecture(config), 1, backward=False)
-    images = 0
+    each, images = _image_flops(config), 0
     for stage in stages_of(config):
         if not stage.recognizer:
             continue
-        if not stage.only_if_unsure:  # the distilled recognizer, whose estimate needs no simulator
+        if stage.route == "generalist":  # whose estimate needs no simulator
             images += COMPARED
         elif unsure > 0 or not config.begins_pretrained:
             images += KNOWN + COMPARED
     return each * images
+
+
+def check_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the readings in the check of the simulator's recognizer."""
+    return _image_flops(config) * 2 * CHECKED
 
 
 def scouting_flops(config: RunConfig, images: int) -> int:
@@ -126,6 +134,11 @@ def label_check_flops(config: RunConfig) -> int:
     architecture = reader_architecture(config, pose=config.calibrates)
     each = sum(count_flops(architecture, simgan.batch_size, backward=b) for b in (False, True))
     return each * simgan.steps * simgan.refiner_updates
+
+
+def _image_flops(config: RunConfig) -> int:
+    """Floating-point operations of the recognizer for one image."""
+    return count_flops(reader_architecture(config), 1, backward=False)
 
 
 def _step_flops(config: RunConfig, *, pose: bool) -> int:

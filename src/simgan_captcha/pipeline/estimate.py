@@ -107,7 +107,27 @@ def distilled_estimate(run: Path) -> Estimate:
     Raises:
         RunError: The stage ``distill`` is not finished, or damaged.
     """
-    folder = run / "distill"
+    return _estimate_of(run / "distill")
+
+
+def checked_estimate(run: Path) -> Estimate:
+    """The estimated accuracy of the recognizer that learned from the simulator first.
+
+    Raises:
+        RunError: The stage ``check`` is not finished, or damaged.
+    """
+    return _estimate_of(run / "check")
+
+
+def first_confidence(run: Path) -> float | None:
+    """Mean confidence of the generalist's first readings; None if they are missing or damaged."""
+    try:
+        return float(require_manifest(run / "look")["result"]["confidence"])
+    except (RunError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _estimate_of(folder: Path) -> Estimate:
     try:
         return Estimate(**require_manifest(folder)["result"]["estimate"])
     except (KeyError, TypeError, ValueError):
@@ -123,13 +143,39 @@ def limited_by_agreement(estimate: Estimate, agreement: float, other: Estimate) 
     If the other recognizer is right, this one is right only if both agree. So its accuracy is at
     most the agreement plus the error rate of the other: agreement + 1 - other.low.
     """
-    most = min(1.0, agreement + 1 - other.low)
+    return _at_most(estimate, min(1.0, agreement + 1 - other.low))
+
+
+def _at_most(estimate: Estimate, most: float) -> Estimate:
     return Estimate(
         min(estimate.accuracy, most),
         min(estimate.low, most),
         min(estimate.high, most),
         estimate.known_accuracy,
     )
+
+
+def limited_by_first_readings(
+    estimate: Estimate, confidences: Sequence[float], alike: Sequence[bool]
+) -> Estimate:
+    """Limit an estimate by the generalist's first readings of some images.
+
+    The generalist reads image i right with probability c_i. A recognizer of accuracy r that errs
+    independently gives the same text with probability r c_i, if equal mistakes are rare. Weighted
+    by c_i, r is about sum(c_i a_i) / sum(c_i^2), where a_i is 1 if both texts are equal. The limit
+    is two standard errors above it.
+
+    Args:
+        estimate: Estimate to limit.
+        confidences: c_i of the generalist, 0 to 1.
+        alike: a_i.
+    """
+    weight = sum(c * c for c in confidences)
+    if weight == 0:
+        return estimate
+    found = sum(c * float(a) for c, a in zip(confidences, alike, strict=True)) / weight
+    error = math.sqrt(sum(c**3 * (1 - c) for c in confidences)) / weight
+    return _at_most(estimate, min(1.0, found + 2 * error))
 
 
 def diagnose(

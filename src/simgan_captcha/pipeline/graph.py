@@ -4,16 +4,16 @@ To add a stage, write its work and add a row to `STAGES`. The table needs no tor
 of a stage is imported when it begins.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simgan_captcha.atomic import file_hash
 from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.pipeline.estimate import distilled_estimate
+from simgan_captcha.pipeline.estimate import checked_estimate, distilled_estimate, first_confidence
 
 if TYPE_CHECKING:
     from simgan_captcha.pipeline.manifest import StageOutcome
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int, int, dict[str, float]], None]
 """``advance(step, steps, figures)`` reports the progress of a stage."""
+
+Route = Literal["generalist", "simulator"]
+"""What the recognizer learns from: texts of the generalist, or images of the simulator."""
+
+UNKNOWN = 0.2
+"""Mean confidence of the generalist's first readings below which it does not know the family."""
 
 
 class Work(NamedTuple):
@@ -67,8 +73,11 @@ class Stage:
     """Whether its metrics are shown as learning curves."""
     recognizer: bool = False
     """Whether it saves a recognizer that may read the run's images."""
-    only_if_unsure: bool = False
-    """Whether it is left out if the distilled recognizer is good enough, see `left_out`."""
+    route: Route | None = None
+    """The route that it belongs to. It is left out if the other route comes first and gives a
+    recognizer that is good enough, see `left_out`."""
+    only_first: bool = False
+    """Whether a run has it only if its route comes first."""
 
 
 def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
@@ -101,6 +110,20 @@ def _background_settings(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+def _look() -> Work:
+    from simgan_captcha.pipeline.stages import first_look
+
+    return Work(first_look.look, first_look.look_flops)
+
+
+def _generalist_settings(config: RunConfig) -> dict[str, Any]:
+    scheme = config.scheme
+    return {
+        "texts": [scheme.alphabet, scheme.shortest, scheme.length],
+        "generalist": file_hash(shipped("generalist.safetensors")),
+    }
+
+
 def _specialize() -> Work:
     from simgan_captcha.pipeline.stages import specialization
 
@@ -108,12 +131,7 @@ def _specialize() -> Work:
 
 
 def _specialize_settings(config: RunConfig) -> dict[str, Any]:
-    scheme = config.scheme
-    return {
-        **config.dump("specialization"),
-        "texts": [scheme.alphabet, scheme.shortest, scheme.length],
-        "generalist": file_hash(shipped("generalist.safetensors")),
-    }
+    return {**config.dump("specialization"), **_generalist_settings(config)}
 
 
 def _distill() -> Work:
@@ -154,7 +172,7 @@ def _calibrate_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _calibrate_trainings(config: RunConfig) -> tuple[Training, ...]:
-    rounds = enumerate(config.calibration_steps, 1)
+    rounds = enumerate(config.calibration.steps_of_rounds(trained=False), 1)
     return tuple(Training(f"round-{number}", steps) for number, steps in rounds)
 
 
@@ -201,6 +219,17 @@ def _adapt() -> Work:
     return Work(training.adapt, cost.adaptation_flops)
 
 
+def _check() -> Work:
+    from simgan_captcha.pipeline import cost
+    from simgan_captcha.pipeline.stages import final_readings
+
+    return Work(final_readings.check_simulated, cost.check_flops)
+
+
+def _check_inputs(config: RunConfig) -> tuple[str, ...]:
+    return ("look", "calibrate", "adapt" if config.adaptation.steps else "read")
+
+
 def _readings() -> Work:
     from simgan_captcha.pipeline import cost
     from simgan_captcha.pipeline.stages import final_readings
@@ -210,17 +239,17 @@ def _readings() -> Work:
 
 def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
     reading = (stage.name for stage in stages_of(config) if stage.recognizer)
-    return (*(("calibrate",) if config.rescores else ()), *reading)
+    return ("look", *(("calibrate",) if config.rescores else ()), *reading)
 
 
 STAGES = (
     Stage("store", "Download and store", _store),
     Stage(
-        "specialize",
-        "Specialization of the generalist",
-        _specialize,
+        "look",
+        "First look of the generalist",
+        _look,
         inputs=_after("store"),
-        settings=_specialize_settings,
+        settings=_generalist_settings,
         included=lambda config: config.begins_pretrained,
     ),
     Stage(
@@ -232,6 +261,15 @@ STAGES = (
         seeded=False,
     ),
     Stage(
+        "specialize",
+        "Specialization of the generalist",
+        _specialize,
+        inputs=_after("store"),
+        settings=_specialize_settings,
+        included=lambda config: config.begins_pretrained,
+        route="generalist",
+    ),
+    Stage(
         "distill",
         "Distilled reader",
         _distill,
@@ -240,6 +278,7 @@ STAGES = (
         included=lambda config: config.begins_pretrained,
         trainings=_distill_trainings,
         recognizer=True,
+        route="generalist",
     ),
     Stage(
         "simulate",
@@ -247,7 +286,7 @@ STAGES = (
         _simulate,
         inputs=_after("background"),
         settings=_of("scheme", "generator", "simulator", "original_simulator"),
-        only_if_unsure=True,
+        route="simulator",
     ),
     Stage(
         "calibrate",
@@ -257,7 +296,7 @@ STAGES = (
         settings=_calibrate_settings,
         included=lambda config: config.calibrates,
         trainings=_calibrate_trainings,
-        only_if_unsure=True,
+        route="simulator",
     ),
     Stage(
         "refine",
@@ -268,7 +307,7 @@ STAGES = (
         included=lambda config: config.refines,
         trainings=_refine_trainings,
         curves=True,
-        only_if_unsure=True,
+        route="simulator",
     ),
     Stage(
         "read",
@@ -279,7 +318,7 @@ STAGES = (
         trainings=lambda config: (Training("", config.reader.steps),),
         curves=True,
         recognizer=True,
-        only_if_unsure=True,
+        route="simulator",
     ),
     Stage(
         "adapt",
@@ -291,7 +330,17 @@ STAGES = (
         trainings=lambda config: (Training("", config.adaptation.steps),),
         curves=True,
         recognizer=True,
-        only_if_unsure=True,
+        route="simulator",
+    ),
+    Stage(
+        "check",
+        "Check of the adapted reader",
+        _check,
+        inputs=_check_inputs,
+        settings=_of(),
+        included=lambda config: config.begins_pretrained and config.calibrates,
+        route="simulator",
+        only_first=True,
     ),
     Stage(
         "readings",
@@ -301,7 +350,7 @@ STAGES = (
         settings=_of("verification"),
     ),
 )
-"""All stages in the order in which they run."""
+"""All stages, in their usual order; see `in_order`."""
 
 
 def stage_named(name: str) -> Stage:
@@ -318,28 +367,62 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     return tuple(stage for stage in STAGES if stage.included(config))
 
 
+def routes(config: RunConfig, run: Path) -> tuple[Route, ...]:
+    """The routes of a run, in order.
+
+    A run whose first look shows that the generalist does not know the family begins with the
+    simulator. The other route is taken if the first does not give a recognizer that is good enough.
+    """
+    if not config.begins_pretrained:
+        return ("simulator",)
+    confidence = first_confidence(run)
+    known = confidence is None or confidence >= UNKNOWN or not config.calibrates
+    return ("generalist", "simulator") if known else ("simulator", "generalist")
+
+
+def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
+    """The stages of a run in the order in which they run.
+
+    The iterator must be advanced while the run works, because the first look decides the order.
+    """
+    stages = stages_of(config)
+    yield from (stage for stage in stages[:-1] if stage.route is None)
+    order = routes(config, run)
+    for route in order:
+        yield from (
+            stage
+            for stage in stages
+            if stage.route == route and (route == order[0] or not stage.only_first)
+        )
+    yield stages[-1]
+
+
 def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
     """The reason why a run leaves out one of its stages; None if it needs the stage."""
-    return _without_simulator(run, config) if stage.only_if_unsure else None
+    first = routes(config, run)[0]
+    return None if stage.route in (None, first) else _good_enough(first, run, config)
 
 
-def _without_simulator(run: Path, config: RunConfig) -> str | None:
-    """The reason why a run leaves out the simulator and later stages; None if it needs them."""
-    if not config.begins_pretrained:
-        return None
+def _good_enough(first: Route, run: Path, config: RunConfig) -> str | None:
+    """The reason why the first route is enough for a run; None if it is not, or not known yet."""
+    estimate, name = (
+        (distilled_estimate, "distilled")
+        if first == "generalist"
+        else (checked_estimate, "adapted")
+    )
     try:
-        accuracy = distilled_estimate(run).accuracy
+        accuracy = estimate(run).accuracy
     except RunError:  # not known yet
         return None
     if accuracy < config.distillation.enough:
         return None
-    return f"the distilled reader is estimated to read {accuracy:.0%} right"
+    return f"the {name} reader is estimated to read {accuracy:.0%} right"
 
 
 def stages_taken(config: RunConfig, run: Path) -> tuple[Stage, ...]:
-    """The stages of a run without those that are `left_out`, in order."""
-    simulates = _without_simulator(run, config) is None
-    return tuple(stage for stage in stages_of(config) if simulates or not stage.only_if_unsure)
+    """The stages of a run without those that are `left_out`, in their usual order."""
+    taken = {stage.name for stage in in_order(config, run) if not left_out(stage, run, config)}
+    return tuple(stage for stage in STAGES if stage.name in taken)
 
 
 def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:

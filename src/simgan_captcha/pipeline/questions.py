@@ -55,12 +55,14 @@ def most_useful(
 
 
 def texts_of_generalist(run: Path) -> dict[str, str]:
-    """Texts of the specialized generalist of a run by image name; empty if there are none."""
-    try:
-        texts = TeacherTexts.of_run(run)
-        return dict(zip(texts.names, texts.texts, strict=True))
-    except (OSError, ValueError, TypeError):  # questions are possible without them
-        return {}
+    """Texts of the generalist by image name, specialized if it was; empty if there are none."""
+    for stage in ("specialize", "look"):
+        try:
+            texts = TeacherTexts.of_stage(run / stage)
+            return dict(zip(texts.names, texts.texts, strict=True))
+        except (OSError, ValueError, TypeError):  # questions are possible without them
+            continue
+    return {}
 
 
 def _doubts(reading: Reading, other: str | None) -> set[str]:

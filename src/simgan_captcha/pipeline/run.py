@@ -17,7 +17,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.pipeline.cost import plan_in_words, reader_architecture
-from simgan_captcha.pipeline.graph import Advance, Stage, left_out, stage_named, stages_of
+from simgan_captcha.pipeline.graph import Advance, Stage, in_order, left_out, stage_named
 from simgan_captcha.pipeline.lesson import TEACH, load_lesson
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
@@ -74,7 +74,7 @@ def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> 
             user=request.user or "",
         )
         stages = _Stages(data, reporter)
-        for stage in stages_of(config):
+        for stage in in_order(config, run):
             if why := left_out(stage, run, config):
                 reporter.say(f"{stage.name:<10} left out: {why}")
             else:

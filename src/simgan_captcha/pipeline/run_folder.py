@@ -30,7 +30,7 @@ READER = "reader.safetensors"
 CALIBRATION = "calibration.npz"
 """Name of the calibration in the folder of its stage."""
 PSEUDO_LABELS = "pseudo_labels.json"
-"""Texts of the specialized generalist, in the folder of its stage."""
+"""Texts of the generalist, in the folder of its first look and of its specialization."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Request:
 
 
 class TeacherTexts(NamedTuple):
-    """Readings of some of a run's images by a teacher."""
+    """Readings of some of a run's images by the generalist."""
 
     names: list[str]
     texts: list[str]
@@ -102,13 +102,18 @@ class TeacherTexts(NamedTuple):
     """Probability of each text, 0 to 1."""
 
     @staticmethod
-    def of_run(run: Path) -> "TeacherTexts":
-        """Texts of the specialized generalist of a run.
+    def of_stage(folder: Path) -> "TeacherTexts":
+        """Texts in the folder of the stage ``look`` or ``specialize``.
 
         Raises:
-            FileNotFoundError: The stage ``specialize`` is not finished.
+            FileNotFoundError: The stage is not finished.
         """
-        return TeacherTexts(**read_object(run / "specialize" / PSEUDO_LABELS))
+        return TeacherTexts(**read_object(folder / PSEUDO_LABELS))
+
+    def save(self, folder: Path) -> None:
+        """Write the file that `of_stage` reads."""
+        confidences = [round(confidence, 4) for confidence in self.confidences]
+        write_json(folder / PSEUDO_LABELS, self._replace(confidences=confidences)._asdict())
 
 
 class _Recorded(BaseModel):

@@ -51,8 +51,10 @@ STATISTICS_BATCHES = 30
 before the first step."""
 
 _UNSURE = (0.05, 0.2)
-"""Shares of unsure characters. Up to the first, adaptation takes ``steps`` steps; from the second
-on, ``longest`` times as many."""
+"""Shares of unsure characters. At the first, adaptation takes ``steps`` steps; from the second on,
+``longest`` times as many. Below the first, steps fall in proportion."""
+_LEAST_PART = 0.25
+"""Least part of ``steps``."""
 
 _STRONGEST_BIAS = 3.0  # keeps a class that is never read from being read everywhere
 
@@ -228,7 +230,8 @@ def steps_of(settings: AdaptationSettings, unsure: float) -> int:
     """
     few, many = _UNSURE
     share = min(1.0, max(0.0, (unsure - few) / (many - few)))
-    return round(settings.steps * (1 + (settings.longest - 1) * share))
+    part = min(1.0, max(_LEAST_PART, unsure / few))
+    return max(1, round(settings.steps * part * (1 + (settings.longest - 1) * share)))
 
 
 def count_adaptation_flops(

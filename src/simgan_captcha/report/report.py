@@ -195,9 +195,17 @@ def _flow(manifests: Manifests, shown: Sequence[str]) -> Json:
 
 
 def _why_left_out(folder: Path, run: Json) -> str | None:
-    """Why the run does without the simulator; None if it needs it."""
+    """What the run does without, and why; None if it has all stages."""
     config = recorded_config(run)
-    return None if config is None else left_out(stage_named("simulate"), folder, config)
+    if config is None:
+        return None
+    for stage, name in (
+        ("simulate", "the simulator and the stages after it"),
+        ("specialize", "specialization of the generalist"),
+    ):
+        if config.begins_pretrained and (why := left_out(stage_named(stage), folder, config)):
+            return f"{name}: {why}"
+    return None
 
 
 def _pictures(

@@ -4,7 +4,7 @@ Shapes: N images, L characters, K classes, G side of a glyph.
 """
 
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +132,8 @@ class Calibration:
         pixels. A gap of one pixel then keeps its width in any rotation, unlike a gap that is
         sampled from a finer glyph. Of the possible pixel grids, the one with most contrast is used.
         """
-        return [self._steeper(_raster(glyph)) for glyph in self.glyphs]
+        side = self.glyphs.shape[-1]
+        return [self._steeper(_raster(glyph.tobytes(), side)) for glyph in self.glyphs]
 
     def _steeper(self, coverage: npt.NDArray[np.generic]) -> GreyImages:
         contrast = self.rendering[RENDERING.index("contrast")]
@@ -179,9 +180,10 @@ class Calibration:
             raise ValueError(f"arrays of shapes {', '.join(map(str, shapes))}")
 
 
-def _raster(glyph: GreyImages) -> Floats:
-    """A glyph (G, G) in image resolution, (h, w)."""
-    means = []
+@lru_cache(maxsize=512)  # the fit of the rendering draws the same glyphs hundreds of times
+def _raster(pixels: bytes, side: int) -> Floats:
+    """A glyph (G, G), given by its pixels and G, in image resolution, (h, w)."""
+    glyph, means = np.frombuffer(pixels, np.uint8).reshape(side, side), []
     for down, right in np.ndindex(GLYPH_SCALE, GLYPH_SCALE):
         padded = np.pad(glyph, ((down, down), (right, right))).astype(np.float32)
         rows, columns = (side // GLYPH_SCALE for side in padded.shape)

@@ -3,9 +3,11 @@
 A resumed training opens its streams at the next batch, and receives the same images.
 """
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
 import cv2
@@ -106,8 +108,7 @@ def synthetic_batches(
         batch_size=None,
         sampler=_Every(processes, first * processes + rank),
         num_workers=workers,
-        # A fork of a process with torch threads can hang.
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=_fork_server() if workers else None,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
@@ -123,6 +124,16 @@ def synthetic_batches(
                 images, ids = next(batches)
     finally:
         del batches  # stops the workers even if a traceback holds this frame
+
+
+def _fork_server() -> BaseContext:
+    """The way to start workers. A fork of a process with torch threads can hang.
+
+    The server imports this package once, not each worker anew, which takes seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simgan_captcha.calibration.scout"])
+    return context
 
 
 def _start_worker(_: int) -> None:

@@ -32,7 +32,8 @@ class DistillationSettings(BaseModel):
     batch_size: int = Field(default=64, ge=2, le=65536)
     """Images per step."""
     enough: float = Field(default=0.8, ge=0, le=1)
-    """Estimated share of texts from which on a run does without the simulator."""
+    """Estimated share of right texts from which on a run does without its second route: the
+    simulator, or the generalist if the run begins with the simulator."""
 
     def steps_of(self, classes: int) -> int:
         """Optimiser steps of a round."""

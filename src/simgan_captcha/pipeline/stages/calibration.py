@@ -61,7 +61,8 @@ class _Rounds:
         self.data, self.folder, self.advance = data, folder, advance
         self.settings, self.background = data.config.calibration, data.background()
         # The distilled recognizer has learned from real images, so less is left to learn.
-        self.scout = data.recognizer("distill") if data.config.begins_pretrained else None
+        self.scout = data.recognizer("distill") if data.first_route == "generalist" else None
+        self.of_rounds = self.settings.steps_of_rounds(trained=self.scout is not None)
         self.trained: ReaderResult | None = None
         self.found: GlyphFit | None = None
         self.rendered: RenderingFit | None = None
@@ -74,14 +75,13 @@ class _Rounds:
 
     def steps(self, rounds: int) -> tuple[int, int]:
         """Training steps of the first rounds, and of all."""
-        steps = self.data.config.calibration_steps
-        return sum(steps[:rounds]), sum(steps)
+        return sum(self.of_rounds[:rounds]), sum(self.of_rounds)
 
     def train(self, number: int) -> None:
         """Train the bootstrap recognizer on the simulator as the last round calibrated it."""
         data, config = self.data, self.data.config
         done, total = self.steps(number - 1)
-        settings = config.brief_training(config.calibration_steps[number - 1])
+        settings = config.brief_training(self.of_rounds[number - 1])
         ranges = config.simulator.model_copy(update={"free": self.settings.free})
         simulator = PosedSimulator(
             Simulator(config.scheme, ranges, self.background, self.calibration)
@@ -149,7 +149,8 @@ class _Rounds:
             config.scheme,
             config.simulator,
             self.data.seed,
-            epochs=settings.epochs,
+            # Later rounds begin with the glyphs of the round before.
+            epochs=settings.epochs if self.glyphs is None else max(2, settings.epochs // 2),
             on_epoch=on_epoch,
         )
         predicted = scout_images(self.scout, normalised, config.scheme)

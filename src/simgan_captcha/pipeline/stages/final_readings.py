@@ -4,7 +4,7 @@ The recognizer with the higher estimated accuracy reads. The estimate uses unlab
 and synthetic images with known texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,19 @@ from simgan_captcha.calibration.rescoring import (
     hardly_doubted,
 )
 from simgan_captcha.inference.readings import Reading, save_readings
-from simgan_captcha.pipeline.cost import COMPARED, KNOWN, reader_architecture
+from simgan_captcha.pipeline.cost import CHECKED, COMPARED, KNOWN, check_flops, reader_architecture
 from simgan_captcha.pipeline.estimate import (
     Estimate,
     diagnose,
     distilled_estimate,
     estimate_accuracy,
     limited_by_agreement,
+    limited_by_first_readings,
 )
 from simgan_captcha.pipeline.graph import Advance, recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
-from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS
+from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
@@ -64,6 +65,27 @@ class _Known:
     images: GreyImages
     ids: Ids
     texts: list[str]
+
+
+def check_simulated(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+    """Estimate the accuracy of the recognizer that learned from the simulator.
+
+    The generalist has not been specialized yet, so only its first readings limit the estimate.
+    """
+    stage = "adapt" if data.config.adaptation.steps else "read"
+    reader, background = data.recognizer(stage), data.background()
+    known = _draw_known(data, CHECKED)
+    read = _Probabilities(
+        read_probabilities(reader, background, data.images[:CHECKED], advance),
+        read_probabilities(reader, background, known.images, advance),
+    )
+    estimate = _estimate(data, stage, known, {stage: read})
+    return StageOutcome(
+        (),
+        {"estimate": asdict(estimate)},
+        images=len(read.real) + len(read.known),
+        training_flops=check_flops(data.config),
+    )
 
 
 def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
@@ -136,7 +158,7 @@ def _result(
     }
 
 
-def _draw_known(data: RunData) -> _Known:
+def _draw_known(data: RunData, count: int = KNOWN) -> _Known:
     """Draw the synthetic images of the accuracy estimate.
 
     They are calibrated, without the uncalibrated share of the training images.
@@ -144,14 +166,14 @@ def _draw_known(data: RunData) -> _Known:
     simulator = data.simulator(data.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
         simulator.settings = as_found(simulator.settings)
-    images, ids = simulator.batch(np.random.default_rng([_STREAM, data.seed]), KNOWN)
+    images, ids = simulator.batch(np.random.default_rng([_STREAM, data.seed]), count)
     return _Known(images, ids, [data.config.scheme.decode(row.tolist()) for row in ids])
 
 
 def _estimate(
     data: RunData, stage: str, known: _Known | None, compared: dict[str, _Probabilities]
 ) -> Estimate:
-    """The estimate of one recognizer, limited by that of the distilled recognizer."""
+    """The estimate of one recognizer, limited by what the generalist reads."""
     if known is None:
         return distilled_estimate(data.run)
     read, scheme, names = compared[stage], data.config.scheme, data.captchas[0]
@@ -160,13 +182,26 @@ def _estimate(
         list(decode(scheme, known.texts, read.known)), known.texts, readings
     )
     if _DISTILLED not in compared:
-        return estimate
+        return _limited_by_first_look(data, estimate, readings)
     both = min(
         len(read.real), len(compared[_DISTILLED].real)
     )  # the kept recognizer has read all images
     others = decode(scheme, names[:both], compared[_DISTILLED].real[:both])
     alike = [one.text == other.text for one, other in zip(readings[:both], others, strict=True)]
     return limited_by_agreement(estimate, sum(alike) / len(alike), distilled_estimate(data.run))
+
+
+def _limited_by_first_look(data: RunData, estimate: Estimate, readings: list[Reading]) -> Estimate:
+    if not data.config.begins_pretrained:
+        return estimate
+    first = TeacherTexts.of_stage(data.run / "look")
+    text_of = {reading.name: reading.text for reading in readings}
+    pairs = [
+        (confidence, text == text_of[name])
+        for name, text, confidence in zip(first.names, first.texts, first.confidences, strict=True)
+        if name in text_of
+    ]
+    return limited_by_first_readings(estimate, [c for c, _ in pairs], [alike for _, alike in pairs])
 
 
 def _read_views(

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig
-from simgan_captcha.data.images import evenly
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
@@ -52,8 +50,6 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, Ids
 
-_FIRST = 10
-"""Number of images whose texts are shown before training."""
 _BALANCE = 1.0
 """Strength of the biases against characters that are read too often, between two rounds."""
 _LEARNED = 0.85
@@ -81,11 +77,9 @@ class Distilled(NamedTuple):
 def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings = data.config.specialization
-    _show_first_texts(data)
-    prepared = _Prepared.of(data, {}, settings.images)
+    prepared = PreparedImages.of(data, {}, settings.images)
     found = _specialized_texts(data, prepared, {}, advance)
-    confidences = [round(confidence, 4) for confidence in found.confidences]
-    write_json(folder / PSEUDO_LABELS, found._replace(confidences=confidences)._asdict())
+    found.save(folder)
     return StageOutcome(
         (PSEUDO_LABELS,),
         images=len(found.names) + settings.steps * settings.batch_size,
@@ -104,11 +98,11 @@ def specialized_texts(data: RunData, known: Mapping[str, str], advance: Advance)
             from. Only `simgan_captcha.teaching` gives any.
         advance: Called after each step.
     """
-    prepared = _Prepared.of(data, known, data.config.specialization.images)
+    prepared = PreparedImages.of(data, known, data.config.specialization.images)
     return _specialized_texts(data, prepared, known, advance)
 
 
-class _Prepared(NamedTuple):
+class PreparedImages(NamedTuple):
     """The generalist, and the images that it specializes on."""
 
     network: Generalist
@@ -117,19 +111,22 @@ class _Prepared(NamedTuple):
     """(N, 4, 40, W)."""
 
     @staticmethod
-    def of(data: RunData, known: Collection[str], most: int) -> "_Prepared":
-        """Select at most ``most`` images evenly, and add those of the known names."""
+    def of(data: RunData, known: Collection[str], most: int) -> "PreparedImages":
+        """Select the first ``most`` images in content order, and add those of the known names.
+
+        The content order is that of hashes, so the first images are a random sample.
+        """
         ordered = CaptchaStore(data.run / STORE).in_content_order()
-        chosen = {*evenly(ordered.names, most), *known}
+        chosen = {*ordered.names[:most], *known}
         pairs = zip(ordered.names, ordered.images, strict=True)
         encoded = {name: image for name, image in pairs if name in chosen}
         images = prepare([open_picture(image).rgb for image in encoded.values()])
         network, _ = load_generalist(shipped("generalist.safetensors"))
-        return _Prepared(network, list(encoded), images)
+        return PreparedImages(network, list(encoded), images)
 
 
 def _specialized_texts(
-    data: RunData, prepared: _Prepared, known: Mapping[str, str], advance: Advance
+    data: RunData, prepared: PreparedImages, known: Mapping[str, str], advance: Advance
 ) -> TeacherTexts:
     network, names, images = prepared
     numbers = {name: number for number, name in enumerate(names)}
@@ -143,19 +140,17 @@ def _specialized_texts(
         bf16=_bf16(data),
         on_step=advance,
     )
-    decoded = _decoded(data, specialized, images)
+    decoded = read_prepared(data, specialized, images)
+    return texts_of(names, decoded)
+
+
+def texts_of(names: list[str], decoded: list[Decoded]) -> TeacherTexts:
+    """Texts and confidences of decoded images."""
     return TeacherTexts(names, [one.text for one in decoded], [one.confidence for one in decoded])
 
 
-def _show_first_texts(data: RunData) -> None:
-    """Show a few readings of the generalist before training."""
-    prepared = _Prepared.of(data, (), _FIRST)
-    found = _decoded(data, prepared.network, prepared.images)
-    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in found)
-    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
-
-
-def _decoded(data: RunData, network: Generalist, images: Floats) -> list[Decoded]:
+def read_prepared(data: RunData, network: Generalist, images: Floats) -> list[Decoded]:
+    """Texts of prepared images (N, 4, 40, W) that the scheme of a run allows."""
     logits = read_columns(network, torch.from_numpy(images), bf16=_bf16(data))
     return decode_all(logits, possible_texts(data.config.scheme))
 
@@ -172,7 +167,7 @@ def _bf16(data: RunData) -> bool:
 
 def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
-    learned = learn_texts(data, folder, TeacherTexts.of_run(data.run), {}, advance)
+    learned = learn_texts(data, folder, TeacherTexts.of_stage(data.run / "specialize"), {}, advance)
     if data.fabric.is_global_zero:
         save_reader(folder / READER, learned.kept.reader, reader_architecture(data.config))
     return StageOutcome(
@@ -340,11 +335,15 @@ def _learn_texts(
     return _Round(result, images.ids, read)
 
 
+def input_columns(scheme: Scheme) -> int:
+    """Columns of the generalist's input for images of a scheme."""
+    return 4 * round(scheme.width * HEIGHT / scheme.height / 4)
+
+
 def specialization_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the specialization, with the maximum number of images."""
-    scheme, settings = config.scheme, config.specialization
-    columns = 4 * round(scheme.width * HEIGHT / scheme.height / 4)
-    return count_specialization_flops(settings, columns, settings.images)
+    settings = config.specialization
+    return count_specialization_flops(settings, input_columns(config.scheme), settings.images)
 
 
 def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
