@@ -12,7 +12,7 @@ class CalibrationSettings(BaseModel):
     """Largest number of rounds of training on synthetic images and prediction on real images. From
     the second round on, the simulator is calibrated by the previous round. From the second
     round on, a round in which nearly all characters are read with confidence is the last one."""
-    first_steps: int = Field(default=700, ge=1)
+    first_steps: int = Field(default=500, ge=1)
     """Optimiser steps of the first round if it starts from random weights; half of them if it
     starts from the distilled recognizer."""
     steps: int = Field(default=400, ge=1)
