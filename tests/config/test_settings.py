@@ -44,8 +44,8 @@ def test_a_plan_without_the_generalist_is_that_of_the_simulator() -> None:
     config = resolve_config("quick", ["pretrained=false"])
     assert 10e12 < planned_training_flops(config) <= 20e12
     assert planned_training_flops(config, unsure=1.0) <= 35e12
-    one_length = config.adaptation.model_copy(update={"longest": 1.0})
-    assert "up to" not in plan_in_words(config.model_copy(update={"adaptation": one_length}))
+    none = config.adaptation.model_copy(update={"steps": 0})
+    assert "up to" not in plan_in_words(config.model_copy(update={"adaptation": none}))
 
 
 def test_the_original_preset_is_the_system_of_2017() -> None:

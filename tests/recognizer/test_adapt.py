@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def test_the_result_of_an_adaptation(
 ) -> None:
     result, folder = whole
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, 151))
+    steps = int(result.figures["steps"])
+    assert 38 <= steps < 150  # few characters are unsure at first
+    assert [row["step"] for row in rows] == list(range(1, steps + 1))
     assert {k: v for k, v in rows[-1].items() if k != "step"} == result.figures
     assert result.figures.keys() == {
         "loss",
@@ -91,15 +94,15 @@ def test_the_result_of_an_adaptation(
     adapt(trained, tmp_path, changed(learning_rate=1e-12))
     still = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     with_learning, without = (
-        np.mean([row["real_loss"] for row in of[75:]]) for of in (rows, still)
+        np.mean([row["real_loss"] for row in of[steps // 2 :]]) for of in (rows, still)
     )
     assert with_learning < 0.7 * without
     assert not result.reader.training
-    assert result.images == 150 * (32 + 16)
+    assert result.images == steps * (32 + 16)
     reading = count_flops(ARCHITECTURE, 32, backward=False)
     learning = count_flops(ARCHITECTURE, 32 + 16, backward=True)
     # The teacher, the student, and before these, batch-norm statistics and a first reading.
-    assert result.flops == 150 * (reading + learning) + 2 * STATISTICS_BATCHES * reading
+    assert result.flops == steps * (reading + learning) + 2 * STATISTICS_BATCHES * reading
 
 
 def test_the_given_recognizer_is_unchanged(trained: nn.Module, tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_only_confident_pseudo_labels_are_learned(trained: nn.Module, tmp_path: 
     assert not same_weights(sure.reader, unsure.reader)
 
 
-@pytest.mark.parametrize("stop", [5, 140])
+@pytest.mark.parametrize("stop", [5, 30])
 def test_interrupted_adaptation_ends_with_the_same_weights(
     tmp_path: Path, trained: nn.Module, whole: tuple[ReaderResult, Path], stop: int
 ) -> None:
@@ -146,17 +149,18 @@ def test_more_unsure_characters_take_more_steps(
 ) -> None:
     settings = changed(steps=steps, longest=longest)
     less_sure = min(1.0, unsure + more)
-    assert steps <= steps_of(settings, unsure) <= steps_of(settings, less_sure)
-    assert steps_of(settings, 1.0) == round(longest * steps)
-    assert steps_of(settings, 0.0) == steps
+    assert steps_of(settings, unsure) <= steps_of(settings, less_sure)
+    assert steps_of(settings, 1.0) == math.ceil(longest * steps)
+    assert steps_of(settings, 0.05) == steps
+    assert steps_of(settings, 0.0) == math.ceil(steps / 4)
 
 
-@pytest.mark.parametrize(("confidence", "steps"), [(0.01, 6), (1.0, 15)])
+@pytest.mark.parametrize(("confidence", "steps"), [(0.01, 6), (1.0, 60)])
 def test_an_unsure_recognizer_adapts_longer(
     trained: nn.Module, tmp_path: Path, confidence: float, steps: int
 ) -> None:
     """With a threshold of 0.01 all characters are confident, with 1 none."""
-    settings = changed(steps=6, longest=2.5, confidence=confidence, checkpoint_every=4)
+    settings = changed(steps=24, longest=2.5, confidence=confidence, checkpoint_every=4)
 
     def stop(step: int, total: int, figures: dict[str, float]) -> None:
         if step == 5:

@@ -14,6 +14,7 @@ Shapes: B images, L characters, K classes.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -231,7 +232,7 @@ def steps_of(settings: AdaptationSettings, unsure: float) -> int:
     few, many = _UNSURE
     share = min(1.0, max(0.0, (unsure - few) / (many - few)))
     part = min(1.0, max(_LEAST_PART, unsure / few))
-    return max(1, round(settings.steps * part * (1 + (settings.longest - 1) * share)))
+    return math.ceil(settings.steps * part * (1 + (settings.longest - 1) * share))
 
 
 def count_adaptation_flops(
