@@ -1,5 +1,6 @@
 """The files that are installed with the package, and what each extra adds."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.recognizer.export import export_reader
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.scheme import BackgroundKind, Scheme
 from tests.commands import Outcome, recorded
 from tests.small_run import SCHEME, shaded
 
@@ -96,30 +98,36 @@ def installed_with(extras: tuple[str, ...], code: str, *arguments: str | Path) -
 COMMAND_LINE = "from simgan_captcha.cli import main; main()"
 
 
+def exported_reader(path: Path, scheme: Scheme) -> Path:
+    architecture = ReaderArchitecture(
+        scheme.height, scheme.width, scheme.length, 4, channels=(4, 4, 4, 4, 8)
+    )
+    images = np.zeros((2, scheme.height, scheme.width), np.uint8)
+    export_reader(path, build_reader(architecture).eval(), shaded(), scheme, images)
+    return path
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    architecture = ReaderArchitecture(
-        SCHEME.height, SCHEME.width, SCHEME.length, 4, channels=(4, 4, 4, 4, 8)
-    )
-    path = tmp_path_factory.mktemp("exported") / "reader.onnx"
-    images = np.zeros((2, SCHEME.height, SCHEME.width), np.uint8)
-    export_reader(path, build_reader(architecture).eval(), shaded(), SCHEME, images)
-    return path
+    return exported_reader(tmp_path_factory.mktemp("exported") / "reader.onnx", SCHEME)
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of 42 in the size that the exported reader takes."""
-    path = tmp_path_factory.mktemp("image") / "image.png"
+    return drawn(tmp_path_factory.mktemp("image") / "image.png", "42")
+
+
+def drawn(path: Path, text: str) -> Path:
     picture = Image.new("RGB", (SCHEME.width, SCHEME.height), "white")
-    ImageDraw.Draw(picture).text((8, 0), "42", "black", ImageFont.load_default(20))
+    ImageDraw.Draw(picture).text((8, 0), text, "black", ImageFont.load_default(20))
     picture.save(path)
     return path
 
 
 def test_the_light_install_lacks_what_only_learning_needs() -> None:
     assert {"torch", "lightning_fabric", "tensorboard", "matplotlib", "fastapi", "uvicorn"} | {
-        *("onnx", "numba", "scipy", "pyarrow", "ray", "httpx", "jinja2", "sympy")
+        *("onnx", "numba", "scipy", "pyarrow", "ray", "httpx", "jinja2", "sympy", "cv2")
     } <= absent_modules()
     assert absent_modules("all") & {"torch", "fastapi", "ray", "pyarrow"} == set()
 
@@ -141,6 +149,27 @@ def test_the_light_install_reads(image: Path, exported: Path) -> None:
         "print(len(sc.Reader(sys.argv[2]).read(sys.argv[1]).character_confidence))\n"
     )
     assert installed_with((), python, image, exported).out.split() == ["42", "2"]
+
+
+@pytest.mark.parametrize("background", ["plain", "varying"])
+def test_the_light_install_reads_images_of_other_backgrounds_and_sizes(
+    tmp_path: Path, image: Path, background: BackgroundKind
+) -> None:
+    with Image.open(image) as picture:
+        picture.resize((77, 41)).save(tmp_path / "large.png")
+    scheme = SCHEME.model_copy(update={"background": background})
+    file = exported_reader(tmp_path / "reader.onnx", scheme)
+    read = installed_with((), COMMAND_LINE, "read", file, tmp_path / "large.png", "--json")
+    assert (read.code, read.err) == (0, "")
+    assert len(json.loads(read.out)["readings"][0]["text"]) == SCHEME.length
+
+
+def test_the_light_install_inspects_images(tmp_path: Path) -> None:
+    for text in ("42", "71", "38", "96"):
+        drawn(tmp_path / f"{text}.png", text)
+    python = "import simgan_captcha as sc; print(sc.inspect(sys.argv[1]).scheme.width)"
+    inspected = installed_with((), python, tmp_path)
+    assert (inspected.out, inspected.err) == (f"{SCHEME.width}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from simgan_captcha.errors import ConfigError, SchemeError
 from simgan_captcha.shown import shortened
 
+SIGNS = "+-*/=?!@#$%&×÷"
+"""Common signs of captchas, those of sums among them."""
+
 Length = int | tuple[int, int]
 """Number of characters in a text, or the least and the greatest number."""
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from simgan_captcha.atomic import read_arrays, write_arrays
 from simgan_captcha.data.settings import Lines
 from simgan_captcha.errors import ImageError, RunError
+from simgan_captcha.raster import dilated, disc
 from simgan_captcha.types import FloatImages, GreyImages, Mask
 
 ORIGINAL_THRESHOLD = 200
@@ -51,8 +51,12 @@ def binarise(grey: GreyImages, threshold: int = ORIGINAL_THRESHOLD) -> Mask:
 
 def otsu_threshold(grey: GreyImages) -> int:
     """The grey level that best separates all pixels into two classes (Otsu 1979)."""
-    level, _ = cv2.threshold(grey.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return int(level)
+    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in grey], 0)
+    below, sums = counts.cumsum(dtype=np.float64), (counts * np.arange(256.0)).cumsum()
+    above = below[-1] - below
+    apart = sums * below[-1] - sums[-1] * below  # distance of the means, times all three counts
+    variance = np.divide(apart**2, below * above, out=np.zeros(256), where=below * above > 0)
+    return int(variance.argmax())
 
 
 def shared_by_average(binary: Mask, fraction: float = SEED_SHARED_FRACTION) -> Mask:
@@ -81,6 +85,8 @@ def remove_thin_lines(grey: GreyImages, line_width: int, *, bright: bool = True)
         line_width: Width of the lines in pixels, at least 1.
         bright: Whether lines and ink are brighter than the background.
     """
+    import cv2
+
     operation = cv2.MORPH_OPEN if bright else cv2.MORPH_CLOSE
     return np.asarray(cv2.morphologyEx(grey, operation, line_disc(line_width)), np.uint8)
 
@@ -90,7 +96,8 @@ def line_disc(line_width: int) -> GreyImages:
     # One pixel more would still fit into slanted lines, because their steps make them wider. The
     # size is odd because OpenCV shifts the result of an even one.
     size = (line_width + 2) | 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
+    reach = np.array(disc(size))[:, None]
+    return np.asarray(np.abs(np.arange(size) - size // 2) <= reach, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,7 @@ def _shared_picture(images: GreyImages) -> GreyImages:
     # Where most images have a letter, the median is the level of the letter.
     bright = _ink_level(images, grey) >= np.median(grey)
     bare = per_pixel_percentile(images, 100 - _UNINKED if bright else _UNINKED)
-    known = enough & (cv2.absdiff(bare, grey) < MINIMUM_CONTRAST)
+    known = enough & (_difference(bare, grey) < MINIMUM_CONTRAST)
     grey = np.where(known, grey, bare)
     if known.all():
         return grey
@@ -275,21 +282,25 @@ def _mean_without_ink(
         background: (H, W) first estimate; ink is what differs from it.
         surroundings: Diameter in pixels of the excluded area.
     """
-    difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
+    difference = _difference(images, background)
     threshold = otsu_threshold(difference)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (surroundings, surroundings))
+    area = disc(surroundings)
     total = np.zeros(background.shape, np.float64)
     count = np.zeros(background.shape, np.int64)
     for image, differs in zip(images, difference > threshold, strict=True):
-        free = cv2.dilate(differs.astype(np.uint8), disc) == 0
+        free = ~dilated(differs, area)
         total[free] += image[free]
         count[free] += 1
     return np.rint(total / np.maximum(count, 1)).astype(np.uint8), count >= _ENOUGH_FREE
 
 
+def _difference(one: GreyImages, other: GreyImages) -> GreyImages:
+    return np.maximum(one, other) - np.minimum(one, other)
+
+
 def _ink_level(images: GreyImages, background: GreyImages) -> float:
     """The most frequent level of pixels that differ from the background by Otsu's threshold."""
-    difference = cv2.absdiff(images, np.broadcast_to(background, images.shape))
+    difference = _difference(images, background)
     ink = images[difference > otsu_threshold(difference)]
     if not len(ink):
         raise ImageError("expected ink that differs between images, got identical images")

@@ -5,10 +5,10 @@ Shapes: H and W are the height and width of the scheme.
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from simgan_captcha.data.pictures import Picture, PictureSource, Pixels, luma, open_picture
+from simgan_captcha.raster import blurred, dilated, moving_median, pieces, resized
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import Floats, GreyImages, Ids, Mask
 
@@ -98,7 +98,7 @@ def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = Fa
     rgb = fitted(rgb, width, height)
     levels = rgb.astype(np.float32)
     ground = _surroundings(rgb) if varying else _commonest_colour(rgb, levels)
-    distance = np.abs(levels - ground).max(-1)
+    distance = _difference(levels, ground)
     strongest = max(_strength(distance), _LEAST_INK)
     ink = np.minimum(np.rint(distance * (INK / strongest)), 255).astype(np.uint8)
     top, left = (height - ink.shape[0]) // 2, (width - ink.shape[1]) // 2
@@ -110,11 +110,10 @@ def ink_on_black(rgb: GreyImages, width: int, height: int, *, varying: bool = Fa
 def _strength(distance: Floats) -> float:
     """Strength of the ink in levels, chosen so that pale letters among dark dots are amplified."""
     strongest = float(np.percentile(distance, _STRONGEST))
-    inked = (distance > _INKED * strongest).astype(np.uint8)
-    _, component, figures, _ = cv2.connectedComponentsWithStats(inked, connectivity=8)
-    large = figures[:, cv2.CC_STAT_AREA] >= (_LARGE * len(distance)) ** 2
-    large[0] = False  # the component without ink
-    letters = distance[large[component]]
+    inked = distance > _INKED * strongest
+    found = pieces(inked)
+    large = found.area >= (_LARGE * len(distance)) ** 2
+    letters = distance[inked][large[found.piece]]
     if not letters.size:
         return strongest
     return min(strongest, _STRONGER * float(np.percentile(letters, _OF_LETTERS)))
@@ -129,14 +128,13 @@ def fitted(rgb: GreyImages, width: int, height: int) -> GreyImages:
         min(width, max(1, round(rgb.shape[1] * scale))),
         min(height, max(1, round(rgb.shape[0] * scale))),
     )
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
+    return resized(rgb, *size)
 
 
 def uneven_share(rgb: GreyImages) -> float:
     """Share of an image (h, w, 3) where the background differs from the most frequent colour."""
     commonest = _commonest_colour(rgb, rgb.astype(np.float32))
-    return float((np.abs(_surroundings(rgb) - commonest).max(-1) > _OTHER).mean())
+    return float((_difference(_surroundings(rgb), commonest) > _OTHER).mean())
 
 
 def _surroundings(rgb: GreyImages) -> Floats:
@@ -147,31 +145,37 @@ def _surroundings(rgb: GreyImages) -> Floats:
     """
     window = min(max(3, round(_ABOUT * min(rgb.shape[:2]))), _WIDEST) | 1
     levels = rgb.astype(np.float32)
-    distance = np.abs(levels - cv2.medianBlur(rgb, window)).max(-1)
+    distance = _difference(levels, moving_median(rgb, window))
     inked = distance > _INKED * max(_strength(distance), _LEAST_INK)
-    free = cv2.dilate(inked.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0
+    free = ~dilated(inked)
     weights, spread = free.astype(np.float32), window / 4
-    near = cv2.GaussianBlur(weights, (0, 0), spread)
-    nearby = cv2.GaussianBlur(levels * weights[..., None], (0, 0), spread)
+    near = blurred(weights, spread)
+    nearby = blurred(levels * weights[..., None], spread)
     known = near > _FEW
     nearby[known] /= near[known, None]
     # Far from any background, the first estimate stays.
     filled = np.where(free[..., None], levels, np.where(known[..., None], nearby, levels))
-    return np.asarray(cv2.medianBlur(np.rint(filled).astype(np.uint8), window), np.float32)
+    return moving_median(np.rint(filled).astype(np.uint8), window).astype(np.float32)
 
 
 def _commonest_colour(rgb: GreyImages, levels: Floats) -> Floats:
     coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
     commonest = levels[coarse == np.bincount(coarse.ravel(), minlength=4096).argmax()].mean(0)
     # A background may lie across the border of two bins.
-    return np.asarray(levels[np.abs(levels - commonest).max(-1) <= _NEAR].mean(0))
+    return np.asarray(levels[_difference(levels, commonest) <= _NEAR].mean(0))
+
+
+def _difference(one: Floats, other: Floats | Pixels) -> Floats:
+    """Largest difference (h, w) in red, green and blue."""
+    red, green, blue = np.moveaxis(np.abs(one - other), -1, 0)
+    return np.asarray(np.maximum(np.maximum(red, green), blue), np.float32)
 
 
 def ink_colours(images: Sequence[Pixels], ink: Mask) -> Ids:
     """(n, 3) RGB of the pixels (H, W) that are ink, of images of any size."""
     size = (ink.shape[2], ink.shape[1])
-    resized = np.stack([cv2.resize(image, size) for image in images])
-    return np.asarray(resized[ink[: len(images)]], np.int64)
+    scaled = np.stack([resized(image, *size) for image in images])
+    return np.asarray(scaled[ink[: len(images)]], np.int64)
 
 
 def specks(ink: Mask, near_lines: Mask) -> int:
@@ -179,22 +183,20 @@ def specks(ink: Mask, near_lines: Mask) -> int:
 
     Pieces near a line do not count.
     """
-    count, of_piece, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    cut = np.isin(np.arange(count), of_piece[near_lines])
-    small = pieces[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(1) < _SPECK * len(ink)
-    return int((small & ~cut)[1:].sum())
+    found = pieces(ink)
+    small = np.maximum(found.right - found.left, found.bottom - found.top) < _SPECK * len(ink)
+    small[found.piece[near_lines[ink]]] = False
+    return int(small.sum())
 
 
 def text_extent(ink: Mask) -> tuple[int, int]:
     """Width and height of the box around the large pieces of ink (H, W)."""
-    _, _, pieces, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    large = pieces[1:][pieces[1:, cv2.CC_STAT_HEIGHT] >= _LETTER * len(ink)]
-    if not len(large):
+    found = pieces(ink)
+    large = found.bottom - found.top >= _LETTER * len(ink)
+    if not large.any():
         return ink.shape[1], ink.shape[0]
-    begin = large[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
-    end = begin + large[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    columns, rows = (end.max(0) - begin.min(0)).tolist()
-    return columns, rows
+    columns = found.right[large].max() - found.left[large].min()
+    return int(columns), int(found.bottom[large].max() - found.top[large].min())
 
 
 def stretches(ink: Mask) -> int:

@@ -8,11 +8,11 @@ import io
 from collections.abc import Sequence
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, open_picture
+from simgan_captcha.raster import resized
 from simgan_captcha.types import GreyImages
 
 _ON_SHEET = (5, 8)
@@ -80,7 +80,7 @@ def contact_sheet(pictures: Sequence[Pixels], captions: Sequence[str] = ()) -> b
     for number, image in enumerate(shown):
         row, column = divmod(number, columns)
         left, top = column * (width + 4) + 2, row * pitch + 2
-        sheet.paste(Image.fromarray(cv2.resize(image, (width, height))), (left, top))
+        sheet.paste(Image.fromarray(resized(image, width, height)), (left, top))
         if texts:
             draw.text((left, top + height), texts[number], fill="black")
     return encode_png(np.asarray(sheet, np.uint8))

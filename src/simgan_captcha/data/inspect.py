@@ -14,7 +14,6 @@ from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import Any
 
-import cv2
 import numpy as np
 
 from simgan_captcha.data.background import Background, estimate_background, plain_background
@@ -32,6 +31,7 @@ from simgan_captcha.data.foreground import (
 from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
+from simgan_captcha.raster import dilated
 from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
 from simgan_captcha.types import Doubles, Mask
 
@@ -199,7 +199,7 @@ def _of_ink(
 ) -> dict[str, Any]:
     """The fields of `FirstLook` that depend on the ink (N, H, W)."""
     # Letters cut by a line also leave small pieces.
-    near_lines = cv2.dilate(background.line_mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    near_lines = dilated(background.line_mask)
     dotted = np.median([specks(image, near_lines) for image in ink]) >= _DOTTED
     colours = ink_colours(pictures[:50], ink)
     extents = np.median([text_extent(image) for image in ink], axis=0)

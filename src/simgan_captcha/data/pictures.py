@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -50,6 +49,8 @@ FIRST_PAGE = "of several pages: the first is read"
 NEARLY_BLACK = "nearly black: its levels use only the lowest part of their range"
 """Possible values of `Picture.notes`."""
 
+_LUMA = np.array([9798, 19235, 3735], np.float32) / 32768
+"""Shares of red, green and blue in the luma; sums of their products are exact in ``float32``."""
 _DARK = 16
 """A picture without a brighter level, of 0 to 255, is nearly black; 12 of 16 bits give 15."""
 _VISIBLE = 32
@@ -90,7 +91,7 @@ class Picture:
 
 def luma(rgb: Pixels) -> GreyImages:
     """Grey levels (H, W) of colours (H, W, 3) by ITU-R BT.601; grey colours keep their level."""
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+    return np.asarray(rgb.astype(np.float32) @ _LUMA + np.float32(0.5), np.uint8)
 
 
 def open_picture(

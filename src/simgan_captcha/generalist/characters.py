@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from string import ascii_lowercase, ascii_uppercase, digits
 
-from simgan_captcha.simulator.settings import SIGNS
+from simgan_captcha.scheme import SIGNS
 
 CHARACTERS = digits + ascii_uppercase + ascii_lowercase + SIGNS
 """Every character, in the order of the class ids: the id of ``CHARACTERS[k]`` is ``k + 1``."""

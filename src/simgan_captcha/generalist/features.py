@@ -9,9 +9,10 @@ that dark and light inks look alike and a coloured line differs from a letter:
 where |d| is the Euclidean norm over the three colours, divided by the square root of 3.
 """
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+from simgan_captcha.raster import resized
 
 HEIGHT = 40
 """Rows of the network's input."""
@@ -21,7 +22,8 @@ MOST_COLUMNS = 400
 """Wider images are squeezed."""
 CHANNELS = 4
 _LEAST_SCALE = 24.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_OF_COLOURS = np.array([[0.299, 0.587, 0.114], [1, -1, 0], [-0.5, -0.5, 1]], np.float32)
+"""Luma and the two differences of colours, of red, green and blue."""
 
 
 def input_width(height: int, width: int, most: int = MOST_COLUMNS) -> int:
@@ -42,12 +44,11 @@ def features(image: npt.NDArray[np.uint8], width: int | None = None) -> npt.NDAr
     """
     H, W, _ = image.shape
     width = input_width(H, W) if width is None else width
-    shrinks = H > HEIGHT or width < W
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    scaled = np.asarray(cv2.resize(image, (width, HEIGHT), interpolation=how), np.float32)
-    d = scaled - np.median(scaled.reshape(-1, 3), axis=0)
-    norm = np.sqrt(np.einsum("hwc,hwc->hw", d, d) / 3)
-    red, green, blue = d[..., 0], d[..., 1], d[..., 2]
-    channels = np.stack([norm, d @ _LUMA, red - green, blue - (red + green) / 2])
+    planes = np.ascontiguousarray(resized(image, width, HEIGHT).transpose(2, 0, 1)).reshape(3, -1)
+    middle = planes.shape[1] // 2  # of an even number
+    medians = np.partition(planes, (middle - 1, middle))[:, middle - 1 : middle + 1]
+    d = planes - medians.mean(1, dtype=np.float32)[:, None]
+    norm = np.sqrt((d * d).sum(0) / 3)
+    channels = np.concatenate([norm[None], _OF_COLOURS @ d]).reshape(CHANNELS, HEIGHT, width)
     scale = max(float(np.percentile(norm, 98)), _LEAST_SCALE)
     return np.asarray(channels / scale, np.float32)

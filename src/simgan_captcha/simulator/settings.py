@@ -7,9 +7,6 @@ from simgan_captcha.scheme import Scheme
 Range = tuple[float, float]
 """Lowest and highest value of a random quantity."""
 
-SIGNS = "+-*/=?!@#$%&×÷"
-"""Common signs of captchas, those of sums among them."""
-
 BOLD_FONTS = {
     "dejavu-sans-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans-Bold.ttf"),
     "dejavu-serif-bold": ("matplotlib", "mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf"),

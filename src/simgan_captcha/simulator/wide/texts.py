@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from simgan_captcha.simulator.settings import SIGNS
+from simgan_captcha.scheme import SIGNS
 
 TextKind = Literal["random", "word", "sum"]
 
