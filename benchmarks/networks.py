@@ -57,11 +57,11 @@ from simgan_captcha.recognizer.train import (
     character_objective,
     learning_rate_at,
     take_step,
-    update_average,
 )
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.streams import CaptchaSimulator, LabelledStream, synthetic_batches
 
 PLACED = "placed"

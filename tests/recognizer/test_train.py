@@ -24,8 +24,8 @@ from simgan_captcha.recognizer.train import (
     count_flops,
     learning_rate_at,
     train_reader,
-    update_average,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_weights
 
 from . import training_case

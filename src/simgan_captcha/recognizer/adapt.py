@@ -38,8 +38,8 @@ from simgan_captcha.recognizer.train import (
     seeded_dropout,
     take_step,
     to_device,
-    update_average,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.parallel import mean
 from simgan_captcha.training.streams import LabelledStream
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
 from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.metrics import MetricsLog
 from simgan_captcha.training.parallel import require_same_step
@@ -83,26 +84,6 @@ def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.1
     if step < rising:
         return highest * (step + 1) / (rising + 1)
     return highest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights and batch-norm statistics towards those of the model, in place.
-
-    Args:
-        average: Module with the structure of ``model``.
-        model: The model after this step.
-        decay: Decay in [0, 1). Early steps use less, or the average would stay near its random
-            start.
-        step: Number of the step, from 1.
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    source = model.state_dict()
-    for name, kept in average.state_dict().items():
-        if kept.dtype.is_floating_point:
-            kept.lerp_(source[name], 1 - decay)
-        else:
-            kept.copy_(source[name])
 
 
 def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: bool) -> int:

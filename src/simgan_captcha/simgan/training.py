@@ -30,6 +30,7 @@ from simgan_captcha.simgan.updates import (
     refiner_loss,
     refiner_pretraining_loss,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.parallel import share
 
@@ -186,14 +187,9 @@ class Training:
             optimizer.step()
         return figures
 
-    @torch.no_grad()
     def _average_refiner(self) -> None:
         self.refiner_updates += 1
-        n = self.refiner_updates
-        # The decay is small at first. Otherwise the average would stay near the untrained weights.
-        decay = min(self.settings.ema_decay, (1 + n) / (10 + n))
-        for kept, new in zip(self.average.parameters(), self.refiner.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        update_average(self.average, self.refiner, self.settings.ema_decay, self.refiner_updates)
 
     @torch.no_grad()
     def look(
