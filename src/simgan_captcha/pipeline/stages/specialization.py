@@ -19,7 +19,7 @@ from simgan_captcha.data.images import evenly
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.generalist.decoding import Alphabet, Decoded
+from simgan_captcha.generalist.decoding import Alphabet, Decoded, PossibleTexts
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.shipped import shipped
@@ -28,7 +28,6 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.specialize import (
-    PossibleTexts,
     count_specialization_flops,
     decode_all,
     prepare,
@@ -163,7 +162,7 @@ def _decoded(data: RunData, network: Generalist, images: Floats) -> list[Decoded
 def possible_texts(scheme: Scheme) -> PossibleTexts:
     """What the texts of a scheme may say."""
     fewest = scheme.shortest or scheme.length
-    return PossibleTexts(Alphabet(scheme.alphabet), (fewest, scheme.length))
+    return PossibleTexts.of_lengths(Alphabet(scheme.alphabet), (fewest, scheme.length))
 
 
 def _bf16(data: RunData) -> bool:
