@@ -223,10 +223,10 @@ def test_any_pattern_means_what_python_says_or_is_refused(pattern: str) -> None:
         assert automaton.accepts(ids) == bool(re.fullmatch(pattern, text)), text
 
 
-def test_a_file_without_probabilities_reads_without_constraints_only() -> None:
+def test_a_reader_without_probabilities_reads_without_constraints_only() -> None:
     slots = distributions(0, FIXED)
     of = reader(FIXED, slots)
     of.probabilities = None
     assert isinstance(of.read(IMAGE), Reading)
-    with pytest.raises(RunError, match="of an earlier version; export it again with"):
+    with pytest.raises(RunError, match="only the most probable; give ImageReader"):
         of.read(IMAGE, pattern="ab1")

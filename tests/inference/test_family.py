@@ -49,7 +49,7 @@ def test_constraints_that_contradict_images_raise_no_alarm(exported: Path) -> No
     assert reader.alarm() is None
 
 
-def test_a_file_of_an_earlier_version_raises_no_alarm(tmp_path: Path) -> None:
+def test_a_file_that_knows_no_images_raises_no_alarm(tmp_path: Path) -> None:
     export_reader(tmp_path / "reader.onnx", NETWORK, shaded(), SCHEME, GREY)
     reader = Reader(tmp_path / "reader.onnx")
     reader.read([255 - grey for grey in GREY])

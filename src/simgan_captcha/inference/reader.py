@@ -94,7 +94,6 @@ class TextReader(ABC):
         Raises:
             ConfigError: The reader does not know a character or the length, no text satisfies the
                 constraints, or the pattern is invalid.
-            RunError: The exported file is of an earlier version, which has no constraints.
             ImageError: A single image cannot be read.
             TypeError: The argument is not a `Source`.
         """
@@ -120,7 +119,7 @@ class TextReader(ABC):
 
         Returns:
             None if they are not, if there are fewer than 10, or if nothing is known about its
-            images, as for the generalist and for exported files of earlier versions.
+            images, as for the generalist.
         """
         return None
 
@@ -202,8 +201,8 @@ class ImageReader(TextReader):
             return self._most_probable
         if self.probabilities is None:
             raise RunError(
-                "expected a reader that gives the probabilities of all characters, this file is of "
-                "an earlier version; export it again with simgan-captcha export RUN reader.onnx"
+                "expected a reader that gives the probabilities of all characters, this one gives "
+                "only the most probable; give ImageReader its probabilities"
             )
         texts, probabilities = texts_of_scheme(constraints, self.scheme), self.probabilities
         decode, absent, top = self.scheme.decode, self.scheme.absent, constraints.top

@@ -94,9 +94,7 @@ def _background() -> Work:
 def _background_settings(config: RunConfig) -> dict[str, Any]:
     scheme = config.scheme
     found = config.dump("encoding", "lines", "removed_lines")
-    if scheme.shares_picture:  # earlier versions did not derive grey levels from RGB
-        found["luma"] = "of RGB"
-    else:  # the scheme determines how images are decoded
+    if not scheme.shares_picture:  # the scheme determines how images are decoded
         found[scheme.background] = {"width": scheme.width, "height": scheme.height}
     return found
 

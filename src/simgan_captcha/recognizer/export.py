@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor, nn
 
-from simgan_captcha._version import __version__
+from simgan_captcha._version import FORMAT, __version__
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.data.background import ORIGINAL_THRESHOLD, Background, line_disc
 from simgan_captcha.errors import RunError
@@ -98,11 +98,12 @@ def export_reader(
         half = len(images) // 2
         model, images = _quantised(model, images[:half]), images[half:]
     described = {
+        "format": FORMAT,
         "version": __version__,
         "scheme": scheme.model_dump(mode="json"),
         "precision": "int8" if int8 else "float32",
         "taught_labels": taught,
-        **({"images": family.describe()} if family else {}),
+        "images": family.describe() if family else None,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
     with tempfile.TemporaryDirectory() as folder:

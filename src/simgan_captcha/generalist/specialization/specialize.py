@@ -233,7 +233,6 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
 
 
-@torch.no_grad()
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (B, 4, 40, W), slightly moved, scaled, rotated and with noise.
 
