@@ -35,11 +35,11 @@ from torch import nn
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.background import Background, estimate_background
 from simgan_captcha.original.classifier import ClassifierSettings, train_classifier
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.original.settings import OriginalSimulatorSettings
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.manifest import Stopwatch
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import HACKMIT_2017 as SCHEME
 from simgan_captcha.simgan import (
     DiscriminatorSettings,
@@ -151,12 +151,12 @@ def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
 
 def network_of(step: Step, size: Size, seed: int) -> nn.Module:
     """An untrained reader network."""
-    height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.length, SCHEME.classes
+    height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.max_length, SCHEME.classes
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if step.network == "today":
-            return build_reader(ReaderArchitecture(height, width, length, classes))
-        return OriginalReader(height, width, length, classes, size.features)
+            return build_recognizer(RecognizerArchitecture(height, width, length, classes))
+        return OriginalRecognizer(height, width, length, classes, size.features)
 
 
 def run(

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.recognizer.export import export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from tests.commands import Outcome, recorded
 from tests.small_run import SCHEME, shaded
 
@@ -98,12 +98,12 @@ COMMAND_LINE = "from simgan_captcha.cli import main; main()"
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    architecture = ReaderArchitecture(
-        SCHEME.height, SCHEME.width, SCHEME.length, 4, channels=(4, 4, 4, 4, 8)
+    architecture = RecognizerArchitecture(
+        SCHEME.height, SCHEME.width, SCHEME.max_length, 4, channels=(4, 4, 4, 4, 8)
     )
     path = tmp_path_factory.mktemp("exported") / "reader.onnx"
     images = np.zeros((2, SCHEME.height, SCHEME.width), np.uint8)
-    export_reader(path, build_reader(architecture).eval(), shaded(), SCHEME, images)
+    export_reader(path, build_recognizer(architecture).eval(), shaded(), SCHEME, images)
     return path
 
 

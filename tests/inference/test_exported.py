@@ -20,10 +20,10 @@ from simgan_captcha.inference.onnx_file import require_safe
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import require_probabilities
 from simgan_captcha.recognizer.export import export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from tests.small_run import SCHEME, draw_captchas, shaded
 
-WIDTH, HEIGHT, LENGTH = SCHEME.width, SCHEME.height, SCHEME.length
+WIDTH, HEIGHT, LENGTH = SCHEME.width, SCHEME.height, SCHEME.max_length
 CLASSES = SCHEME.classes
 DESCRIBED: dict[str, Any] = {
     "format": FORMAT,
@@ -36,10 +36,10 @@ DESCRIBED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    architecture = ReaderArchitecture(HEIGHT, WIDTH, LENGTH, 4, channels=(4, 4, 4, 4, 8))
+    architecture = RecognizerArchitecture(HEIGHT, WIDTH, LENGTH, 4, channels=(4, 4, 4, 4, 8))
     path = tmp_path_factory.mktemp("exported") / "reader.onnx"
     images = np.zeros((2, HEIGHT, WIDTH), np.uint8)
-    export_reader(path, build_reader(architecture).eval(), shaded(), SCHEME, images)
+    export_reader(path, build_recognizer(architecture).eval(), shaded(), SCHEME, images)
     return path.read_bytes()
 
 
@@ -160,7 +160,7 @@ def giving(ids: float, confidence: float, **options: Any) -> onnx.ModelProto:
 
 def test_a_network_with_valid_output_is_accepted() -> None:
     exported = load_exported(giving(1, 0.5).SerializeToString(), 1)
-    ids, confidence = exported.recognise(np.zeros((3, HEIGHT, WIDTH), np.uint8))
+    ids, confidence = exported.recognize(np.zeros((3, HEIGHT, WIDTH), np.uint8))
     assert ids.tolist() == [[1] * LENGTH] * 3
     assert confidence.tolist() == [[0.5] * LENGTH] * 3
     probabilities = exported.probabilities(np.zeros((3, HEIGHT, WIDTH), np.uint8))

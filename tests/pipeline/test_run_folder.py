@@ -108,7 +108,7 @@ RECORDED: dict[str, Any] = {
     "user": "marty",
     "seed": 1,
     "preset": "quick",
-    "settings": ["reader.steps=1"],
+    "settings": ["recognizer.steps=1"],
     "given_scheme": None,
     "scheme": {"alphabet": "ab", "length": 2, "width": 48, "height": 24},
     "config": {},

@@ -66,12 +66,12 @@ def test_regularisation_holds_the_refiner_back(tmp_path: Path) -> None:
 
 
 def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
-    """Real images are blurred; what a recogniser of edges reads must stay."""
+    """Real images are blurred; what a recognizer of edges reads must stay."""
 
     def edges(images: Tensor) -> Tensor:
         return images.diff(dim=3).square().mean((1, 2, 3))
 
-    def recogniser(images: Tensor) -> Tensor:
+    def recognizer(images: Tensor) -> Tensor:
         return torch.stack([edges(images) * 100, torch.full((len(images),), 20.0)], -1)
 
     clean, softened = squares(3, 0), {}
@@ -85,14 +85,14 @@ def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
             ema_decay=0.95,
             consistency=weight,
         )
-        result = train(tmp_path / str(weight), settings, recogniser=recogniser)
+        result = train(tmp_path / str(weight), settings, recognizer=recognizer)
         with torch.no_grad():
             softened[weight] = float((edges(clean) - edges(result.refiner(clean))).abs().mean())
     assert softened[10.0] < 0.5 * softened[0.0], softened
 
 
 def test_consistency_needs_a_recogniser(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected a recogniser"):
+    with pytest.raises(UsageError, match="expected a recognizer"):
         train(tmp_path, changed(consistency=1.0))
     with pytest.raises(UsageError, match="expected a network of features"):
         train(tmp_path, changed(features=1.0))

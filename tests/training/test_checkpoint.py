@@ -61,7 +61,7 @@ def test_resumed_training_gives_the_same_bits(tmp_path: Path, kind: str) -> None
 
 
 def test_weights_are_loaded_with_their_description(tmp_path: Path) -> None:
-    path = tmp_path / "reader.safetensors"
+    path = tmp_path / "recognizer.safetensors"
     shared = torch.arange(6.0).reshape(2, 3)
     tensors = {"a": shared, "tied": shared, "t": shared.T, "half": torch.ones(2).bfloat16()}
     save_weights(path, tensors, {"alphabet": "äb", "sizes": [1, 2]})

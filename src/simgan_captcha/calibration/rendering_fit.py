@@ -202,7 +202,12 @@ class _Comparison:
 
 
 _BARE = SimulatorSettings(
-    fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, other_fonts=0.0, free=0.0
+    fonts=("roboto-black",),
+    size=(24, 24),
+    strokes=(0.0,),
+    calibrated_glyph_fraction=1.0,
+    font_mix_fraction=0.0,
+    uncalibrated_fraction=0.0,
 )
 """Placeholder settings, which the calibration replaces."""
 

@@ -252,13 +252,11 @@ def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | 
         ConfigError: The alphabet or the size is not allowed in a scheme.
     """
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
-    shortest, longest = lengths or (guessed, guessed)
     width, height = look.reading_size
     return check_scheme(
         {
             "alphabet": ascii_lowercase + digits if alphabet is None else alphabet,
-            "length": longest,
-            "shortest": shortest if shortest < longest else None,
+            "length": lengths or guessed,
             "width": width,
             "height": height,
             "background": look.kind,

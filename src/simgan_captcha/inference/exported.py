@@ -21,8 +21,8 @@ from simgan_captcha.inference.readings import require_probabilities, require_rea
 from simgan_captcha.scheme import Scheme, check_scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
 
-Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
-"""``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
+Recognize = Callable[[GreyImages], tuple[Ids, Floats]]
+"""``recognize(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
 
 Probabilities = Callable[[GreyImages], Floats]
 """``probabilities(images)``: (N, H, W) ``uint8`` -> those of all classes (N, L, K)."""
@@ -45,7 +45,7 @@ class Exported:
     """Version of the package that wrote the file."""
     taught: int
     """Number of labels that the recognizer was taught with."""
-    recognise: Recognise
+    recognize: Recognize
     probabilities: Probabilities
     family: Family | None
     """Look of the images that it learned from; None if they were not there at the export."""
@@ -83,12 +83,12 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
     scheme, version, taught, family = _described(session.get_modelmeta().custom_metadata_map)
     _require_ends(session, scheme)
 
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         ids, confidence = _run(session, [IDS, CONFIDENCE], images)
-        if ids.shape != (len(images), scheme.length) or confidence.shape != ids.shape:
+        if ids.shape != (len(images), scheme.max_length) or confidence.shape != ids.shape:
             raise RunError(
-                f"expected {scheme.length} characters of each image, the reader gave {ids.shape} "
-                f"and {confidence.shape}; export it again"
+                f"expected {scheme.max_length} characters of each image, the reader gave "
+                f"{ids.shape} and {confidence.shape}; export it again"
             )
         return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
 
@@ -98,9 +98,9 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
 
     # A blank image shows errors that shapes and types do not.
     blank = np.zeros((1, scheme.height, scheme.width), np.uint8)
-    require_readings(scheme, *recognise(blank))
+    require_readings(scheme, *recognize(blank))
     probabilities(blank)
-    return Exported(scheme, version, taught, recognise, probabilities, family)
+    return Exported(scheme, version, taught, recognize, probabilities, family)
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -165,7 +165,7 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int, Family | Non
 
 def _require_ends(session: Any, scheme: Scheme) -> None:
     """Check the names, types and shapes of the input and the outputs."""
-    of_each = [None, scheme.length]
+    of_each = [None, scheme.max_length]
     expected = [
         (IMAGES, "tensor(uint8)", [None, scheme.height, scheme.width]),
         (IDS, "tensor(int64)", of_each),

@@ -26,7 +26,7 @@ READINGS = Path("readings") / "readings.parquet"
 DIAGNOSIS = Path("readings") / "diagnosis.json"
 JUDGEMENT = Path("judge") / "judgement.json"
 VERDICT = Path("submission") / "verdict.json"
-READER = "reader.safetensors"
+READER = "recognizer.safetensors"
 """Name of a recognizer in the folder of the stage that trained it."""
 CALIBRATION = "calibration.npz"
 """Name of the calibration in the folder of its stage."""
@@ -49,7 +49,7 @@ class Request:
     scheme: Scheme | None = None
     """The captcha family; None for the HackMIT puzzle, or what ``settings`` say."""
     settings: tuple[str, ...] = ()
-    """Changes of single settings, such as ``reader.steps=100``."""
+    """Changes of single settings, such as ``recognizer.steps=100``."""
 
     def config(self) -> RunConfig:
         """The whole configuration.

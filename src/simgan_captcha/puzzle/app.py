@@ -145,7 +145,7 @@ def _add_pages(
     def puzzle(user: User) -> Response:
         page = user_page(
             user,
-            length=HACKMIT_2017.length,
+            length=HACKMIT_2017.max_length,
             batch_size=batch_size,
             needed=NEEDED,
             most_solutions=MOST_SOLUTIONS,

@@ -23,7 +23,7 @@ from simgan_captcha.simgan.updates import (
     FeatureJudge,
     Features,
     Figures,
-    Recogniser,
+    Recognizer,
     discriminator_loss,
     frozen,
     patch_sampler,
@@ -48,7 +48,7 @@ class Training:
         settings: SimGANSettings,
         seed: int,
         streams: tuple[BatchStream, BatchStream],
-        recogniser: Recogniser | None,
+        recognizer: Recognizer | None,
         features: Features | None = None,
     ) -> None:
         self.fabric, self.settings, self.seed = fabric, settings, seed
@@ -81,7 +81,7 @@ class Training:
             self.judge, self.judge_optimizer = fabric.setup(
                 of_features, _adam(of_features, settings.discriminator_learning_rate)
             )
-        self.extras = self._extras(recogniser, features)
+        self.extras = self._extras(recognizer, features)
         self.step = 0
         self.refiner_updates = 0
         self.figures: dict[str, float] = {}
@@ -96,14 +96,14 @@ class Training:
             torch.default_generator.manual_seed(self.seed)
             return FeatureDiscriminator(channels)
 
-    def _extras(self, recogniser: Recogniser | None, features: Features | None) -> Extras:
+    def _extras(self, recognizer: Recognizer | None, features: Features | None) -> Extras:
         draws = torch.Generator().manual_seed(self.seed)
         kinds = self.settings.augmentations
         augment = DiffAugment(kinds, draws) if kinds else None
         judge = None
         if self.judge is not None and features is not None:
             judge = FeatureJudge(features, self.judge)
-        return Extras(recogniser, self.sampler, judge, augment, draws)
+        return Extras(recognizer, self.sampler, judge, augment, draws)
 
     @property
     def images(self) -> int:

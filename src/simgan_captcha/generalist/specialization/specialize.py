@@ -15,7 +15,7 @@ Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns,
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,10 +40,7 @@ from simgan_captcha.training.losses import (
     LEAST_FORGIVENESS,
     generalized_cross_entropy,
 )
-from simgan_captcha.types import Floats
-
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""``on_step(step, steps, figures)``."""
+from simgan_captcha.types import Floats, OnStep
 
 _READ_AT_ONCE = 128
 _WEIGHT_DECAY = 0.01
