@@ -8,8 +8,9 @@ trains until it reads 97 % of its own synthetic images. It trains once on raw im
 refined ones. The 2017 code had faults that made measurements impossible. They are fixed here: an
 empty image history, two different image ranges, a sum instead of a mean, and a ReLU on logits.
 
-Each further row adds one change: rotations of 30 degrees instead of 20, letters that may overlap,
-grey images instead of binary ones, and the current reader instead of the classifier. All rows are
+Each further row adds one change. The rotations are 30 degrees instead of 20, the letters may
+overlap, the images are grey instead of binary, and the current recognizer replaces the classifier.
+All rows are
 judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 % with refined
 ones.
 

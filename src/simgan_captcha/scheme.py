@@ -1,6 +1,5 @@
 """The scheme of a captcha family: alphabet, length, image size, and class ids of texts."""
 
-import difflib
 import json
 import os
 import tomllib
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simgan_captcha.errors import ConfigError, SchemeError
-from simgan_captcha.shown import shortened
+from simgan_captcha.shown import did_you_mean, shortened
 
 Length = int | tuple[int, int]
 """Number of characters in a text, or the least and the greatest number."""
@@ -270,8 +269,7 @@ def check_scheme(values: Mapping[str, Any]) -> Scheme:
     """
     known = list(Scheme.model_fields)
     for key in values.keys() - known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        hint = did_you_mean(key, known, f"known are {', '.join(known)}")
         raise ConfigError(f"expected a known key, got {key!r}; {hint}")
     try:
         return Scheme(**values)

@@ -119,7 +119,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 def test_a_missing_recognizer_is_an_error_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected weights at .*reader\.safetensors"):
+    with pytest.raises(RunError, match=r"expected weights at .*recognizer\.safetensors"):
         load_recognizer(tmp_path / "recognizer.safetensors")
 
 
@@ -160,7 +160,7 @@ def test_a_truncated_recognizer_is_an_error_in_words(
     path = tmp_path_factory.mktemp("cut") / "recognizer.safetensors"
     save_recognizer(path, build_recognizer(ARCHITECTURE), ARCHITECTURE)
     path.write_bytes(path.read_bytes()[: min(cut, path.stat().st_size - 1)])
-    with pytest.raises(RunError, match=r"reader\.safetensors"):
+    with pytest.raises(RunError, match=r"recognizer\.safetensors"):
         load_recognizer(path)
 
 

@@ -111,7 +111,7 @@ def test_feature_maps_are_judged_by_a_discriminator_of_their_own() -> None:
     assert losses[-1] < 0.9 * losses[0]  # most places of both are empty
 
 
-def test_consistency_costs_what_the_recogniser_misreads() -> None:
+def test_consistency_costs_what_the_recognizer_misreads() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     settings = SimGANSettings(consistency=3.0)
 

@@ -1,6 +1,5 @@
 """The configuration of a run: a frozen model for each stage, presets, and ``--set key=value``."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from simgan_captcha.generalist.specialization.settings import (
 from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
 from simgan_captcha.recognizer.settings import AdaptationSettings, RecognizerSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.shown import did_you_mean
 from simgan_captcha.simgan import SimGANSettings
 from simgan_captcha.simulator.settings import SimulatorSettings, layout_of
 
@@ -266,9 +266,7 @@ def _parse(text: str) -> Any:
 
 
 def _unknown_key(key: str) -> str:
-    known = _keys(RunConfig)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md for all of them"
+    hint = did_you_mean(key, _keys(RunConfig), "see docs/configuration.md for all of them")
     return f"expected a known configuration key, got {key!r}; {hint}"
 
 

@@ -219,7 +219,7 @@ def _is_picture(darkest: Doubles, lightest: Doubles, lines: Mask) -> bool:
     """Whether the shared background has more than one colour.
 
     One of the two extremes of each pixel shows the background without ink, even where letters are
-    frequent: the lightest level if ink is dark, the darkest if ink is light.
+    frequent. It is the lightest level if ink is dark, and the darkest if ink is light.
 
     Args:
         darkest: Tenth percentile of each pixel's grey levels, (H, W).

@@ -67,7 +67,7 @@ class OriginalSimulator:
             if not self.settings.apart or len(segment(letters)) == self.scheme.max_length:
                 return letters, ids
         raise ConfigError(
-            f"expected letters that can be told apart, {MAX_DRAWINGS} drawings of "
+            f"expected letters that can be separated, {MAX_DRAWINGS} drawings of "
             f"{self.scheme.max_length} characters of {self.settings.font_size} pixels on "
             f"{self.scheme.width}x{self.scheme.height} ran together; set another "
             "original_simulator.font_size or use generator=fonts"

@@ -111,8 +111,8 @@ def adapt_recognizer(
         real: Unlabelled batches of ``settings.batch_size`` images.
         synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
         settings: Settings with at least one step.
-        session: Where to train; its seed is that of augmentation and dropout. It is told the number
-            of steps, see `steps_of`.
+        session: Where to train; its seed is that of augmentation and dropout. The number of steps,
+            see `steps_of`, is reported to it.
         blank: Class of empty slots, see `Scheme.blank`.
 
     Raises:

@@ -238,13 +238,13 @@ class KeptSteps:
         silent: dict[str, float] | None = None,
         tensors: dict[str, Tensor] | None = None,
     ) -> None:
-        """Log a step, save a checkpoint when one is due, and tell the session.
+        """Log a step, save a checkpoint when one is due, and report to the session.
 
         Args:
             done: Number of finished steps.
             steps: Number of all steps.
             figures: Figures of this step.
-            silent: Figures that are kept, but that the session is not told.
+            silent: Figures that are kept, but not reported to the session.
             tensors: Additional tensors to restore.
         """
         session, settings = self._session, self._settings
@@ -281,7 +281,7 @@ def _resume_step(
     if numbers.get("made_with") != made_with:
         raise RunError(
             f"expected the checkpoint {path} to be of these settings and seed, it is of "
-            f"{numbers.get('made_with')}; go back to those, or delete it to start anew"
+            f"{numbers.get('made_with')}; go back to those, or delete it to start again"
         )
     return int(numbers["step"]), numbers["figures"], tensors
 

@@ -260,7 +260,7 @@ class Training:
         if numbers.get("made_with") != self._made_with():
             raise RunError(
                 f"expected the checkpoint {path} to be of these settings and seed, it is of "
-                f"{numbers.get('made_with')}; go back to those, or delete it to start anew"
+                f"{numbers.get('made_with')}; go back to those, or delete it to start again"
             )
         self.step = numbers["step"]
         self.refiner_updates = numbers["refiner_updates"]

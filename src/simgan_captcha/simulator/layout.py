@@ -145,7 +145,7 @@ def lay_out(
 def _line_up(
     scheme: Scheme, settings: LayoutSettings, widths: Doubles, lengths: Ids, draws: _Draws
 ) -> Doubles:
-    """Centres (N, L) of letters beside each other, in pixels from the left.
+    """Centres (N, L) of letters next to each other, in pixels from the left.
 
     Args:
         scheme: Scheme with the lengths of texts.

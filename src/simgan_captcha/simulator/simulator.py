@@ -294,14 +294,14 @@ class Simulator:
         """
         p = parameters
         index, maps, boxes = place_glyphs(p, p.nearest, self.bank, self.scheme)
-        beside = _beside(p.blur)
+        side_weight = _side_weight(p.blur)
         images = np.empty((len(p.ids), *self.background.grey.shape), np.uint8)
         for at in range(0, len(images), _AT_ONCE):
             some = slice(at, at + _AT_ONCE)
             canvases = np.empty(images[some].shape, np.float32)
             canvases[:] = self.background.grey
             letters = (index[some], maps[some], boxes[some], p.ink[some])
-            lay_letters(canvases, self._glyphs, *letters, p.nearest[some], beside[some])
+            lay_letters(canvases, self._glyphs, *letters, p.nearest[some], side_weight[some])
             if p.clutter is not None:
                 for n, canvas in enumerate(canvases):
                     lay_clutter(canvas, p.clutter, at + n)
@@ -340,7 +340,7 @@ def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
     return np.median(found / (drawn - margins), axis=-1).astype(np.float32)
 
 
-def _beside(blur: Floats) -> Floats:
+def _side_weight(blur: Floats) -> Floats:
     """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
     off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
     return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)

@@ -205,7 +205,7 @@ def load_training_state(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(
             f"expected the training state of {sorted(modules)} at {path}, it does not fit "
-            f"({error}); delete it to start anew, or go back to its configuration"
+            f"({error}); delete it to start again, or go back to its configuration"
         ) from error
 
 
