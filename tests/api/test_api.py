@@ -165,7 +165,7 @@ def test_a_temporary_run_is_deleted_and_leaves_its_process_unchanged(folder: Pat
 
 def test_settings_may_be_a_mapping(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean recognizer\.steps"):
-        sc.learn(folder, run=tmp_path / "run", scheme=SCHEME, settings={"reader.step": 5})
+        sc.learn(folder, run=tmp_path / "run", scheme=SCHEME, settings={"recognizer.step": 5})
     assert not (tmp_path / "run").exists()
 
 

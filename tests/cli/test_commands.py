@@ -503,7 +503,7 @@ def test_batches_of_which_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("recognizer.step=5", ["'reader.step'", "did you mean recognizer.steps?"]),
+        ("recognizer.step=5", ["'recognizer.step'", "did you mean recognizer.steps?"]),
         ("recognizer.steps=0", ["recognizer.steps: ", "greater than or equal to 1; got 0"]),
         ("recognizer.steps", ["key=value"]),
         ("scheme.alphabet=aab", ["repeats 'a'"]),
