@@ -25,10 +25,10 @@ from record import RESULTS, manifests, provenance, training_flops, with_interval
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.config.settings import RunConfig, resolve_config
 from simgan_captcha.data.background import Background
-from simgan_captcha.pipeline.cost import planned_training_flops, reader_architecture
+from simgan_captcha.pipeline.cost import planned_training_flops, recognizer_architecture
 from simgan_captcha.pipeline.progress import StageProgress
-from simgan_captcha.recognizer.decode import load_reader, save_reader
-from simgan_captcha.recognizer.network import build_reader
+from simgan_captcha.recognizer.decode import load_recognizer, save_recognizer
+from simgan_captcha.recognizer.network import build_recognizer
 from simgan_captcha.recognizer.train import CHECKPOINT
 from simgan_captcha.training.checkpoint import load_weights
 
@@ -46,8 +46,8 @@ class Arm:
 
 
 _NOT_ADAPTED = "adaptation.steps=0"
-_NOT_REFINED = ("reader.images=raw",)
-_REFINED = ("reader.images=refined",)
+_NOT_REFINED = ("recognizer.images=raw",)
+_REFINED = ("recognizer.images=refined",)
 
 ARMS = {
     "raw": Arm(("calibrate=false", *_NOT_REFINED, _NOT_ADAPTED)),
@@ -75,18 +75,18 @@ class CheckpointKeeper(StageProgress):
         """Report a step."""
         super().update(step, total, **told)
         if self.name in AVERAGED and step in checkpoint_steps(self.config, self.name):
-            architecture = reader_architecture(self.config)
-            reader = build_reader(architecture)
+            architecture = recognizer_architecture(self.config)
+            reader = build_recognizer(architecture)
             saved, _ = load_weights(self.run / self.name / CHECKPOINT)
             prefix = f"module/{AVERAGED[self.name]}/"
             # The checkpoint may hold weights that only training needs, such as those for positions.
             reader.load_state_dict({key: saved[prefix + key] for key in reader.state_dict()})
-            save_reader(self.kept / checkpoint_name(self.name, int(step)), reader, architecture)
+            save_recognizer(self.kept / checkpoint_name(self.name, int(step)), reader, architecture)
 
 
 def checkpoint_steps(config: RunConfig, stage: str) -> list[int]:
     """The steps of a stage that leave a checkpoint."""
-    settings = config.reader if stage == "read" else config.adaptation
+    settings = config.recognizer if stage == "read" else config.adaptation
     every = settings.checkpoint_every
     return sorted({*range(every, settings.steps + 1, every), settings.steps} - {0})
 
@@ -163,18 +163,20 @@ def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) ->
     """The settings of an arm: the requested number of checkpoints and the FLOPs of the preset."""
     plain = resolve_config(preset, settings)
     every = [
-        f"reader.checkpoint_every={max(1, plain.reader.steps // points)}",
-        "adaptation.longest=1",  # the number of steps is independent of confidence
+        f"recognizer.checkpoint_every={max(1, plain.recognizer.steps // points)}",
+        "adaptation.max_steps_factor=1",  # the number of steps is independent of confidence
         f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
     ]
     chosen = [*settings, *every, *arm.settings]
 
     def planned(steps: int) -> int:
-        return planned_training_flops(resolve_config(preset, [*chosen, f"reader.steps={steps}"]))
+        return planned_training_flops(
+            resolve_config(preset, [*chosen, f"recognizer.steps={steps}"])
+        )
 
     each = planned(2) - planned(1)
     steps = 1 + round((planned_training_flops(plain) - planned(1)) / each)
-    return [*chosen, f"reader.steps={max(1, steps)}"]
+    return [*chosen, f"recognizer.steps={max(1, steps)}"]
 
 
 def judge_checkpoints(
@@ -187,7 +189,7 @@ def judge_checkpoints(
         taken = manifests(run)[stage]["training_flops"]
         before = training_flops(run, up_to=stage) - taken
         for step in steps:
-            reader, _ = load_reader(kept / checkpoint_name(stage, step))
+            reader, _ = load_recognizer(kept / checkpoint_name(stage, step))
             yield {
                 "stage": stage,
                 "step": step,

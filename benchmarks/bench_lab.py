@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.manifest import Stopwatch
-from simgan_captcha.pipeline.stages.training import ink_recogniser, label_agreement
+from simgan_captcha.pipeline.stages.training import ink_recognizer, label_agreement
 from simgan_captcha.recognizer.train import seeded_dropout
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simgan import (
@@ -89,10 +89,10 @@ class Lab:
         ``reader`` checks the texts, and ``features`` gives the maps for ``settings.features``.
         """
         size, fabric, stopwatch = settings.batch_size, alone(), Stopwatch(folder)
-        recogniser = None
+        recognizer = None
         if reader is not None:
             reader = copy.deepcopy(reader).eval()
-            recogniser = ink_recogniser(reader, self.background, self.images, fabric.device)
+            recognizer = ink_recognizer(reader, self.background, self.images, fabric.device)
         result = train_refiner(
             synthetic=self.synthetic_ink(REFINE, size),
             real=self.real_ink(size),
@@ -102,8 +102,8 @@ class Lab:
             settings=settings,
             on_step=ticking(stopwatch, folder.parent.name + " refiner"),
             warn=print,
-            label_agreement=None if recogniser is None else partial(label_agreement, recogniser),
-            recogniser=recogniser,
+            label_agreement=None if recognizer is None else partial(label_agreement, recognizer),
+            recognizer=recognizer,
             features=features,
         )
         return result, stopwatch.seconds()

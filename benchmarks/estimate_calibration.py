@@ -90,8 +90,7 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
     lengths = min(map(len, texts)), max(map(len, texts))
     scheme = sc.Scheme(
         alphabet="".join(sorted(set("".join(texts)))),
-        length=lengths[1],
-        shortest=lengths[0] if lengths[0] < lengths[1] else None,
+        length=lengths,
         width=width,
         height=height,
         background="varying",

@@ -87,7 +87,7 @@ FAMILIES = {
         (digits + ascii_lowercase, "5"),
         digits + ascii_lowercase,
         "5",
-        seen={"waves": "true", "several_fonts": "true"},
+        seen={"wavy_baseline": "true", "multiple_fonts": "true"},
     ),
     "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
 }

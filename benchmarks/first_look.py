@@ -18,6 +18,7 @@ from record import RESULTS, provenance, write_result
 from zero_shot import GENERATORS, REAL_FAMILIES
 
 import simgan_captcha as sc
+from simgan_captcha.scheme import length_in_words
 
 
 class Person(NamedTuple):
@@ -107,7 +108,7 @@ def looked(folder: Path, person: Person) -> dict[str, Any]:
     scheme = seen.scheme
     proposed, true = set(scheme.alphabet.casefold()), set(person.alphabet.casefold())
     return {
-        "length": f"{scheme.shortest}-{scheme.length}" if scheme.shortest else f"{scheme.length}",
+        "length": length_in_words(scheme.length),
         "alphabet": scheme.alphabet,
         "too_many": "".join(sorted(proposed - true)),
         "missing": "".join(sorted(true - proposed)),

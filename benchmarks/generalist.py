@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from record import RESULTS, percent, provenance, share_with_interval, write_result
 
-from simgan_captcha.generalist.decoding import Alphabet, decode_columns
+from simgan_captcha.generalist.decoding import Alphabet, PossibleTexts, decode_columns
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.pretraining.examples import batches, draw_pool
 from simgan_captcha.generalist.pretraining.train import Pretraining, PretrainingSettings
@@ -143,8 +143,8 @@ def read_families(shelf: FontShelf, families: int, images: int, seed: int) -> li
         alphabet = Alphabet(characters)
         for plan, of_image in zip(plans, drawn, strict=True):
             logits = reader.columns(of_image.image)
-            free = decode_columns(logits, Alphabet()).text
-            constrained = decode_columns(logits, alphabet, lengths).text
+            free = decode_columns(logits, PossibleTexts.of_lengths(Alphabet())).text
+            constrained = decode_columns(logits, PossibleTexts.of_lengths(alphabet, lengths)).text
             known.append(Known(plan, free == of_image.text, constrained == of_image.text))
     return known
 

@@ -36,8 +36,8 @@ from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import UsageError
-from simgan_captcha.pipeline.cost import reader_architecture
-from simgan_captcha.recognizer.network import build_reader
+from simgan_captcha.pipeline.cost import recognizer_architecture
+from simgan_captcha.recognizer.network import build_recognizer
 from simgan_captcha.recognizer.train import MEMORY_FORMAT, in_memory_format, take_step
 from simgan_captcha.simgan import SimGANSettings, train_refiner
 from simgan_captcha.simulator.simulator import Simulator
@@ -221,8 +221,8 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
 def time_reader(run: Path, batch: int, *, compiled: bool, steps: int = 50) -> float:
     """Images per second in a training step of the reader without the simulator, best of three."""
     config, fabric = run_config(run), run_fabric(run)
-    architecture = reader_architecture(config, pose=True)
-    model = in_memory_format(build_reader(architecture))
+    architecture = recognizer_architecture(config, pose=True)
+    model = in_memory_format(build_recognizer(architecture))
     reader, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), 1e-3))
     reader.train()
     background = Background.load(run / "background" / "background.npz")

@@ -19,7 +19,7 @@ from record import RESULTS, provenance, training_flops, write_result
 from simgan_captcha.evaluation.intervals import wilson_interval
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.pipeline.run import load_run_reader
-from simgan_captcha.recognizer.decode import recogniser
+from simgan_captcha.recognizer.decode import recognizer
 
 SETS = {
     "as they are": "",
@@ -39,12 +39,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     network, background, config = load_run_reader(options.run)
-    reader = ImageReader(config.scheme, recogniser(network, background))
+    reader = ImageReader(config.scheme, recognizer(network, background))
     rows = []
     with tempfile.TemporaryDirectory() as work:
         for number, (name, without) in enumerate(SETS.items()):
             folder = Path(work) / str(number)
-            drawn = (config.scheme.alphabet, config.scheme.length, without, options.seed)
+            drawn = (config.scheme.alphabet, config.scheme.max_length, without, options.seed)
             command = ["php", GENERATORS / "gregwar.php", folder, options.images, *drawn]
             subprocess.run(list(map(str, command)), check=True)
             rows.append({"set": name, **read(reader, folder)})

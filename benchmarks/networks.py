@@ -46,32 +46,36 @@ from torch.utils.flop_counter import FlopCounterMode
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
 from simgan_captcha.data.background import Background
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.pipeline.run_folder import CALIBRATION, read_run
 from simgan_captcha.recognizer.counting import Counting, counting_loss
 from simgan_captcha.recognizer.decode import BATCH
-from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, ScoutOutput
-from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
+from simgan_captcha.recognizer.network import (
+    AttentionRecognizer,
+    RecognizerArchitecture,
+    ScoutOutput,
+)
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS, RecognizerSettings
 from simgan_captcha.recognizer.train import (
     Objective,
     character_objective,
     learning_rate_at,
     take_step,
-    update_average,
 )
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.streams import CaptchaSimulator, LabelledStream, synthetic_batches
 
 PLACED = "placed"
 _STREAM = 50  # the number of the synthetic stream; runs use other numbers
 
 
-class CoarseAttentionReader(AttentionReader):
+class CoarseAttentionRecognizer(AttentionRecognizer):
     """The package's first network. One more pooling reduces the map to an eighth of the image."""
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__(architecture)
         layers = list(self.features)
         self.features = nn.Sequential(*layers[:4], nn.MaxPool2d(2, ceil_mode=True), *layers[4:])
@@ -83,9 +87,9 @@ class CoarseAttentionReader(AttentionReader):
 class MapReader(nn.Module, ABC):
     """A head on the attention reader's feature map."""
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__()
-        self.features = AttentionReader(architecture).features
+        self.features = AttentionRecognizer(architecture).features
         channels = architecture.channels[-1]
         self.middles = nn.Linear(channels, architecture.classes + 1) if architecture.pose else None
 
@@ -105,7 +109,7 @@ class MapReader(nn.Module, ABC):
 class FlattenedReader(MapReader):
     """The flattened feature map, and one linear layer."""
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__(architecture)
         channels, rows, columns = map_shape(self.features, architecture)
         self.shape = (architecture.length, architecture.classes)
@@ -123,7 +127,7 @@ class ColumnReader(MapReader):
     Source: CRNN, arXiv:1507.05717. Deviation: a convolution over columns instead of the LSTM.
     """
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__(architecture)
         channels, rows, _ = map_shape(self.features, architecture)
         self.columns = nn.Sequential(
@@ -144,7 +148,7 @@ class DecoderReader(MapReader):
     Source: the parallel decoder of PARSeq, arXiv:2207.06966, without its permutations.
     """
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__(architecture)
         channels, rows, columns = map_shape(self.features, architecture)
         self.position = nn.Parameter(torch.randn(rows * columns, channels) * 0.02)
@@ -164,7 +168,7 @@ class DecoderReader(MapReader):
 
 
 @torch.no_grad()
-def map_shape(features: nn.Module, architecture: ReaderArchitecture) -> tuple[int, int, int]:
+def map_shape(features: nn.Module, architecture: RecognizerArchitecture) -> tuple[int, int, int]:
     """The channels, rows and columns of a feature map."""
     features.eval()  # the empty image must not change the batch statistics
     channels, rows, columns = features(
@@ -220,8 +224,8 @@ def likeliest_path(logits: Tensor) -> list[list[int]]:
 class Network:
     """One entry of the comparison."""
 
-    build: Callable[[ReaderArchitecture], nn.Module]
-    channels: tuple[int, int, int, int, int] = ReaderSettings().channels
+    build: Callable[[RecognizerArchitecture], nn.Module]
+    channels: tuple[int, int, int, int, int] = RecognizerSettings().channels
     objective: Objective = character_objective
     decode: Callable[[Tensor], list[list[int]]] = likeliest
     placed: bool = True
@@ -229,14 +233,14 @@ class Network:
 
 
 NETWORKS = {
-    "attention": Network(AttentionReader),
-    "attention-wide": Network(AttentionReader, (32, 32, 64, 64, 64)),
-    "attention-coarse": Network(CoarseAttentionReader, (32, 32, 64, 128, 128), placed=False),
+    "attention": Network(AttentionRecognizer),
+    "attention-wide": Network(AttentionRecognizer, (32, 32, 64, 64, 64)),
+    "attention-coarse": Network(CoarseAttentionRecognizer, (32, 32, 64, 128, 128), placed=False),
     "flattened": Network(FlattenedReader),
     "ctc": Network(ColumnReader, objective=column_objective, decode=likeliest_path),
     "decoder": Network(DecoderReader),
     "original": Network(
-        lambda a: OriginalReader(a.height, a.width, a.length, a.classes), placed=False
+        lambda a: OriginalRecognizer(a.height, a.width, a.length, a.classes), placed=False
     ),
 }
 
@@ -261,7 +265,7 @@ def main() -> None:
     work = options.work or run.with_name(f"{run.name}-networks")
 
     config, background = run_config(run), Background.load(run / "background" / "background.npz")
-    scheme, settings, fabric = config.scheme, config.reader, run_fabric(run)
+    scheme, settings, fabric = config.scheme, config.recognizer, run_fabric(run)
     train, test = split(load_real(run), options.train, options.test, seed)
     simulator = Simulator(
         scheme, config.simulator, background, Calibration.load(run / "calibrate" / CALIBRATION)
@@ -283,8 +287,8 @@ def main() -> None:
         "label_free": partial(simulated, simulator),
         PLACED: partial(simulated, PosedSimulator(simulator)),
     }
-    architecture = ReaderArchitecture(
-        scheme.height, scheme.width, scheme.length, len(scheme.alphabet)
+    architecture = RecognizerArchitecture(
+        scheme.height, scheme.width, scheme.max_length, len(scheme.alphabet)
     )
     results = {}
     for name in options.networks:
@@ -339,7 +343,7 @@ def main() -> None:
 
 
 def measure_cost(
-    network: Network, architecture: ReaderArchitecture, batch_size: int
+    network: Network, architecture: RecognizerArchitecture, batch_size: int
 ) -> dict[str, Any]:
     """Megamultiply-adds to read an image, parameters, and FLOPs of a training step."""
     with torch.device("meta"):
@@ -358,14 +362,14 @@ def measure_cost(
 
 def train_network(
     network: Network,
-    architecture: ReaderArchitecture,
+    architecture: RecognizerArchitecture,
     stream: LabelledStream,
     steps: int,
-    settings: ReaderSettings,
+    settings: RecognizerSettings,
     fabric: Fabric,
     seed: int,
 ) -> nn.Module:
-    """The averaged network, trained as `recognizer.train.train_reader` trains the package's."""
+    """The averaged network, trained as `recognizer.train.train_recognizer` trains the package's."""
     torch.manual_seed(seed)
     model = network.build(architecture)
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)

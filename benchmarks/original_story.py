@@ -8,8 +8,9 @@ trains until it reads 97 % of its own synthetic images. It trains once on raw im
 refined ones. The 2017 code had faults that made measurements impossible. They are fixed here: an
 empty image history, two different image ranges, a sum instead of a mean, and a ReLU on logits.
 
-Each further row adds one change: rotations of 30 degrees instead of 20, letters that may overlap,
-grey images instead of binary ones, and the current reader instead of the classifier. All rows are
+Each further row adds one change. The rotations are 30 degrees instead of 20, the letters may
+overlap, the images are grey instead of binary, and the current recognizer replaces the classifier.
+All rows are
 judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 % with refined
 ones.
 
@@ -35,11 +36,11 @@ from torch import nn
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.background import Background, estimate_background
 from simgan_captcha.original.classifier import ClassifierSettings, train_classifier
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.original.settings import OriginalSimulatorSettings
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.manifest import Stopwatch
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import HACKMIT_2017 as SCHEME
 from simgan_captcha.simgan import (
     DiscriminatorSettings,
@@ -151,12 +152,12 @@ def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
 
 def network_of(step: Step, size: Size, seed: int) -> nn.Module:
     """An untrained reader network."""
-    height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.length, SCHEME.classes
+    height, width, length, classes = SCHEME.height, SCHEME.width, SCHEME.max_length, SCHEME.classes
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if step.network == "today":
-            return build_reader(ReaderArchitecture(height, width, length, classes))
-        return OriginalReader(height, width, length, classes, size.features)
+            return build_recognizer(RecognizerArchitecture(height, width, length, classes))
+        return OriginalRecognizer(height, width, length, classes, size.features)
 
 
 def run(

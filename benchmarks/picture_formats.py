@@ -115,7 +115,7 @@ def doors(run: sc.Run, folder: Path) -> Iterator[dict[str, Door]]:
     run.export(exported)
     reader = sc.Reader(exported)
     scheme = run.scheme
-    lengths = (scheme.shortest or scheme.length, scheme.length)
+    lengths = (scheme.min_length, scheme.max_length)
 
     def in_python(read: Callable[[Path], str]) -> Door:
         def door(path: Path) -> str:

@@ -21,6 +21,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from record import RESULTS, provenance
 
 from simgan_captcha.atomic import write_json
+from simgan_captcha.puzzle import MOST_SOLUTIONS
 from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.puzzle.app import BATCH_SIZE, drawn_batch
 from simgan_captcha.puzzle.artwork import (
@@ -36,7 +37,7 @@ from simgan_captcha.puzzle.artwork import (
     background_plan,
     letter_plan,
 )
-from simgan_captcha.puzzle.submission import MOST_SOLUTIONS, NEEDED, Passed, check
+from simgan_captcha.puzzle.submission import NEEDED, Passed, check
 
 USER = "marty"
 

@@ -37,7 +37,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.data.images import decode_grey
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.recognizer.export import COMPARED, export_reader
@@ -174,8 +174,8 @@ def export_all(run: Path, work: Path) -> str | None:
     scheme = config.scheme
     _, images = load_images(CaptchaStore(run / "store"), run_config(run).scheme)
     export_reader(work / f"{OURS}.onnx", reader, background, scheme, images[:COMPARED])
-    of_2017 = OriginalReader(
-        scheme.height, scheme.width, scheme.length, len(scheme.alphabet)
+    of_2017 = OriginalRecognizer(
+        scheme.height, scheme.width, scheme.max_length, len(scheme.alphabet)
     ).eval()
     export_reader(work / f"{OF_2017}.onnx", of_2017, background, scheme, images[:20])
     try:

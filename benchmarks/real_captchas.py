@@ -37,7 +37,7 @@ from simgan_captcha.pipeline.run import run_pipeline
 from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import READER, Request, read_run
 from simgan_captcha.recognizer.augment import augment
-from simgan_captcha.recognizer.decode import load_reader, read_images
+from simgan_captcha.recognizer.decode import load_recognizer, read_images
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.streams import LabelledStream
@@ -199,7 +199,7 @@ def judge_reader(
 
 def judge_stage(run: Path, stage: str, real: RealCaptchas) -> Judgement:
     """Judge the reader of a run's stage. That of ``calibrate`` is the bootstrap recognizer."""
-    reader, architecture = load_reader(run / stage / READER)
+    reader, architecture = load_recognizer(run / stage / READER)
     reader = without_pose(reader, replace(architecture, pose=False))
     background = Background.load(run / "background" / "background.npz")
     return judge_reader(reader, background, run_config(run).scheme, real)

@@ -26,7 +26,7 @@ def measure_refiner(
     synthetic: Tensor,
     refined: Tensor,
     real: Tensor,
-    recogniser: nn.Module,
+    recognizer: nn.Module,
     seed: int,
     steps: int = STEPS,
 ) -> dict[str, float]:
@@ -42,12 +42,12 @@ def measure_refiner(
         synthetic: Raw images, (N, 2, H, W).
         refined: The same images, refined or unchanged.
         real: Real images, (N, 2, H, W).
-        recogniser: A reader that was trained on raw images.
+        recognizer: A reader that was trained on raw images.
         seed: The seed of the new discriminator.
         steps: The number of its training steps.
     """
-    before, after = features_and_ids(recogniser, synthetic), features_and_ids(recogniser, refined)
-    of_real = features_and_ids(recogniser, real)
+    before, after = features_and_ids(recognizer, synthetic), features_and_ids(recognizer, refined)
+    of_real = features_and_ids(recognizer, real)
     return {
         "texts_kept": float((before[1] == after[1]).all(-1).float().mean()),
         "told_from_real": told_apart(refined[:, :1], real[:, :1], seed, steps),
@@ -56,12 +56,12 @@ def measure_refiner(
 
 
 @torch.inference_mode()
-def features_and_ids(recogniser: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def features_and_ids(recognizer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """The inputs of a reader's last layers, (N, F), and the class ids that it reads, (N, L)."""
     seen: list[Tensor] = []
-    classify = recogniser.get_submodule("classify")
+    classify = recognizer.get_submodule("classify")
     hook = classify.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
-    ids = torch.cat([recogniser(batch).argmax(-1) for batch in images.split(100)])
+    ids = torch.cat([recognizer(batch).argmax(-1) for batch in images.split(100)])
     hook.remove()
     return torch.cat(seen), ids
 

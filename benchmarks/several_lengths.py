@@ -33,7 +33,8 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import CALIBRATION
-from simgan_captcha.recognizer.network import ReaderArchitecture
+from simgan_captcha.recognizer.network import RecognizerArchitecture
+from simgan_captcha.scheme import length_in_words
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.streams import synthetic_batches
@@ -81,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     run, seed = options.family / "run", options.seed
     config, fabric = run_config(run), run_fabric(run)
-    scheme, settings = config.scheme, config.reader
+    scheme, settings = config.scheme, config.recognizer
     background = Background.load(run / "background" / "background.npz")
     calibration = Calibration.load(run / "calibrate" / CALIBRATION)
     simulator = PosedSimulator(Simulator(scheme, config.simulator, background, calibration))
@@ -96,10 +97,10 @@ def main() -> None:
         )
         return ((torch.from_numpy(background.normalise(images)), ids) for images, ids in batches)
 
-    architecture = ReaderArchitecture(
+    architecture = RecognizerArchitecture(
         scheme.height,
         scheme.width,
-        scheme.length,
+        scheme.max_length,
         scheme.classes,
         channels=settings.channels,
         pose=True,
@@ -115,7 +116,7 @@ def main() -> None:
     write_result(
         options.out,
         "several_lengths",
-        f"Texts of {scheme.shortest} to {scheme.length} characters, {options.tflop:g} TFLOP each, "
+        f"Texts of {length_in_words(scheme.length)} characters, {options.tflop:g} TFLOP each, "
         f"{len(names):,} real captchas of {options.family.name}",
         {
             **began,

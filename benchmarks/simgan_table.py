@@ -34,11 +34,11 @@ from simgan_captcha.config.settings import RunConfig, resolve_config
 from simgan_captcha.data.background import estimate_background
 from simgan_captcha.generalist.network import features_of_ink, load_generalist
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.pipeline.stages.training import ink_features
-from simgan_captcha.recognizer.adapt import adapt_reader
-from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
+from simgan_captcha.recognizer.adapt import adapt_recognizer
+from simgan_captcha.recognizer.train import TrainedRecognizer, TrainingSession, train_recognizer
 from simgan_captcha.simgan import Features, Refiner, SimGANSettings, count_forward_flops
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.training.metrics import FILE_NAME
@@ -113,15 +113,15 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """The settings of `SimGANSettings` that each arm changes, in addition to `_BASE`."""
 
-READER = ("reader.steps=2000", "adaptation.steps=600", "adaptation.longest=1")
+READER = ("recognizer.steps=2000", "adaptation.steps=600", "adaptation.max_steps_factor=1")
 TINY_READER = (
-    "reader.channels=[4, 4, 4, 4, 8]",
-    "reader.batch_size=8",
-    "reader.steps=2",
+    "recognizer.channels=[4, 4, 4, 4, 8]",
+    "recognizer.batch_size=8",
+    "recognizer.steps=2",
     "adaptation.batch_size=8",
     "adaptation.synthetic_batch_size=8",
     "adaptation.steps=2",
-    "adaptation.longest=1",
+    "adaptation.max_steps_factor=1",
 )
 _TINY: dict[str, Any] = {
     "batch_size": 4,
@@ -149,25 +149,25 @@ class Bench:
             values["pretrain_refiner_steps"] = min(1, values.get("pretrain_refiner_steps", 0))
         return SimGANSettings.model_validate(values)
 
-    def read(self, arm: str, refiner: Refiner | None) -> tuple[ReaderResult, float]:
+    def read(self, arm: str, refiner: Refiner | None) -> tuple[TrainedRecognizer, float]:
         """Train a reader from random weights on an arm's images. Return it and the seconds."""
-        folder, settings = self.folder / arm / "read", self.config.reader
+        folder, settings = self.folder / arm / "read", self.config.recognizer
         stopwatch = Stopwatch(folder)
-        result = train_reader(
+        result = train_recognizer(
             lambda first: self.lab.synthetic(READ, settings.batch_size, first, refiner),
-            reader_architecture(self.config),
+            recognizer_architecture(self.config),
             settings,
             TrainingSession(folder, alone(), self.lab.seed, ticking(stopwatch, f"{arm} reader")),
         )
         return result, stopwatch.seconds()
 
-    def adapt(self, arm: str, reader: nn.Module) -> tuple[ReaderResult, float]:
+    def adapt(self, arm: str, reader: nn.Module) -> tuple[TrainedRecognizer, float]:
         """Adapt a reader to the real images by self-training. Return it and the seconds."""
         folder, settings = self.folder / arm / "adapt", self.config.adaptation
         stopwatch = Stopwatch(folder)
-        result = adapt_reader(
+        result = adapt_recognizer(
             reader,
-            reader_architecture(self.config),
+            recognizer_architecture(self.config),
             lambda first: self.lab.real(settings.batch_size, first),
             lambda first: self.lab.synthetic(ADAPT, settings.synthetic_batch_size, first),
             settings,

@@ -24,11 +24,10 @@ from zero_shot import REAL_FAMILIES, least_and_most
 import simgan_captcha.generalist
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.evaluation.labels import read_labels_csv
-from simgan_captcha.generalist.decoding import Alphabet
+from simgan_captcha.generalist.decoding import Alphabet, PossibleTexts
 from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
 from simgan_captcha.generalist.specialization.specialize import (
-    PossibleTexts,
     decode_all,
     prepare,
     read_columns,
@@ -89,7 +88,7 @@ def measured(
     files = sorted((folder / "images").iterdir())
     images = prepare([open_picture(file).rgb for file in files])
     characters, length = REAL_FAMILIES[name]
-    possible = PossibleTexts(Alphabet(characters), least_and_most(length))
+    possible = PossibleTexts.of_lengths(Alphabet(characters), least_and_most(length))
     network, _ = load_generalist(WEIGHTS)
 
     def right(of: Generalist) -> tuple[list[float], float]:

@@ -96,14 +96,14 @@ def rapidocr(job: Job, known: str) -> Read:
     from rapidocr import RapidOCR
 
     reader = RapidOCR(params={"Global.log_level": "error"})
-    recogniser = reader._load_rec_model()
+    recognizer = reader._load_rec_model()
 
     def frames(path: str) -> Frames:
         image, _ = reader.preprocess_img(reader.load_img(path))
-        _, height, width = recogniser.rec_image_shape
+        _, height, width = recognizer.rec_image_shape
         ratio = max(width / height, image.shape[1] / image.shape[0])
-        [given] = recogniser.session(recogniser.resize_norm_img(image, ratio)[None])
-        return Frames(given, recogniser.postprocess_op.character, 0)
+        [given] = recognizer.session(recognizer.resize_norm_img(image, ratio)[None])
+        return Frames(given, recognizer.postprocess_op.character, 0)
 
     def text(path: str) -> str:
         texts = reader(path, use_det=False, use_cls=False, use_rec=True).txts

@@ -28,8 +28,8 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READER, READINGS, read_diagnosis, read_run
-from simgan_captcha.recognizer.decode import load_reader
-from simgan_captcha.recognizer.train import TrainingSession, count_flops, train_reader
+from simgan_captcha.recognizer.decode import load_recognizer
+from simgan_captcha.recognizer.train import TrainingSession, count_flops, train_recognizer
 
 
 def main() -> None:
@@ -50,17 +50,17 @@ def main() -> None:
 
     config, background = run_config(run), Background.load(run / "background" / "background.npz")
     kept = read_diagnosis(run)["kept"]
-    _, architecture = load_reader(run / kept / READER)
+    _, architecture = load_recognizer(run / kept / READER)
     train, test = split(load_real(run), options.train, options.test, seed)
 
     spent = training_flops(run)
-    batch_size = config.reader.batch_size
+    batch_size = config.recognizer.batch_size
     budget = spent if options.tflop is None else options.tflop * 1e12
     steps = max(1, round(budget / count_flops(architecture, batch_size, backward=True)))
     fabric = run_fabric(run)
     with StageProgress() as progress:
         progress.stage("supervised")
-        trained = train_reader(
+        trained = train_recognizer(
             labelled_stream(train, background, config.scheme, batch_size, seed),
             architecture,
             config.brief_training(steps),

@@ -30,14 +30,14 @@ from torch import Tensor
 
 from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
 from simgan_captcha.data.background import Background
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.run_folder import CALIBRATION
 from simgan_captcha.recognizer.train import (
     TrainingSession,
     character_objective,
     count_flops,
-    train_reader,
+    train_recognizer,
 )
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
@@ -63,7 +63,7 @@ def main() -> None:
         parser.error(f"expected --steps of at least {_SETTLING + 2}, got {options.steps}")
     run, config, fabric = options.run, run_config(options.run), run_fabric(options.run)
     background = Background.load(run / "background" / "background.npz")
-    posed, size = config.reads_poses, config.reader.batch_size
+    posed, size = config.reads_poses, config.recognizer.batch_size
     calibration = run / "calibrate" / CALIBRATION
     plain = Simulator(
         config.scheme,
@@ -71,7 +71,7 @@ def main() -> None:
         background,
         Calibration.load(calibration) if calibration.exists() else None,
     )
-    architecture = reader_architecture(config, pose=posed)
+    architecture = recognizer_architecture(config, pose=posed)
 
     def drawn(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         simulator = PosedSimulator(plain) if posed else plain
@@ -86,10 +86,10 @@ def main() -> None:
         """Images per second, without the first steps."""
         ended: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
-            train_reader(
+            train_recognizer(
                 stream,
                 architecture,
-                config.reader.model_copy(update={"steps": options.steps}),
+                config.recognizer.model_copy(update={"steps": options.steps}),
                 TrainingSession(
                     Path(folder),
                     fabric,

@@ -174,7 +174,7 @@ def found_sets(options: argparse.Namespace) -> list[CaptchaSet]:
             sets.append(CaptchaSet(name, DRAWN, folder, family.alphabet, family.length))
     if HACKMIT in options.sets and options.puzzle.is_dir():
         folder = unpack_puzzle(options)
-        alphabet, length = HACKMIT_2017.alphabet, str(HACKMIT_2017.length)
+        alphabet, length = HACKMIT_2017.alphabet, str(HACKMIT_2017.max_length)
         sets.append(CaptchaSet(HACKMIT, PUZZLE, folder, alphabet, length))
     elif HACKMIT in options.sets:
         print(f"left out: {HACKMIT}: no folder {options.puzzle}")

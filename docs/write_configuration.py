@@ -17,9 +17,9 @@ def page() -> str:
         "",
         "Written by `make docs` from the docstrings in the code; a test compares them.",
         "",
-        "`simgan-captcha run RUN --preset cpu --set reader.steps=500 --set reader.images=refined` "
-        "changes single values of a preset. Values are JSON (`[20, 28]`, `true`, `0.5`) or plain "
-        "text.",
+        "`simgan-captcha run RUN --preset cpu --set recognizer.steps=500 "
+        "--set recognizer.images=refined` changes single values of a preset. Values are "
+        "JSON (`[20, 28]`, `true`, `0.5`) or plain text.",
         "",
         "| key | default | what it is |",
         "|---|---|---|",

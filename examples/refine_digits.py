@@ -27,7 +27,7 @@ def main(folder: Path, settings: simgan.SimGANSettings = SETTINGS, steps: int = 
         plain = train_classifier(seed, nn.Identity(), steps)  # it has seen no handwritten digit
         printed = (print_digits(seed, number)[0] for number in itertools.count())
         refiner = simgan.train(
-            printed, REAL, settings, folder=folder / str(seed), seed=seed, recogniser=plain
+            printed, REAL, settings, folder=folder / str(seed), seed=seed, recognizer=plain
         )
         refined = train_classifier(seed, refiner, steps)
         for name, net in (("printed", plain), ("refined", refined)):

@@ -22,15 +22,15 @@ from tests.small_run import CALIBRATED, draw_captchas, pipeline, write_challenge
 
 CASES: dict[str, tuple[str, ...]] = {
     "refined_and_adapted": (),
-    "several_lengths": ("scheme.shortest=1", "reader.images=raw", "adaptation.steps=2"),
-    "calibrated": (*CALIBRATED, "reader.images=refined", "simgan.steps=4"),
-    "calibrated_several_lengths": (*CALIBRATED, "adaptation.steps=0", "scheme.shortest=1"),
+    "several_lengths": ("scheme.length=[1,2]", "recognizer.images=raw", "adaptation.steps=2"),
+    "calibrated": (*CALIBRATED, "recognizer.images=refined", "simgan.steps=4"),
+    "calibrated_several_lengths": (*CALIBRATED, "adaptation.steps=0", "scheme.length=[1,2]"),
     "cluttered": (
         *CALIBRATED,
         "adaptation.steps=0",
         "simulator.layout={}",
         'scheme.clutter=["lines", "dots"]',
-        "scheme.waves=true",
+        "scheme.wavy_baseline=true",
         'scheme.background="varying"',
     ),
     "of_2017": (
@@ -39,8 +39,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "encoding=binary",
         "lines=average",
         "generator=original",
-        "reader.kind=original",
-        "reader.images=refined",
+        "recognizer.kind=original",
+        "recognizer.images=refined",
         "adaptation.steps=0",
     ),
 }

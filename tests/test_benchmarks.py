@@ -48,7 +48,7 @@ def load(name: str) -> ModuleType:
 def test_the_gpu_benchmark_times_a_small_refiner_on_the_cpu(tmp_path: Path) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas(60))
     run = tmp_path / "run"
-    pipeline(run, tmp_path / "challenges", "reader.images=raw")
+    pipeline(run, tmp_path / "challenges", "recognizer.images=raw")
     settings = small_config("simgan.steps=4", "simgan.batch_size=4").simgan
     figures = load("gpu").time_refiner(run, settings, 1)
     assert figures["steps_per_second"] > 0
@@ -100,9 +100,9 @@ def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     """The puzzle needs no other generator. A family without its generator is left out."""
     settings = [
         "calibrate=false",
-        "reader.images=raw",
-        "reader.channels=[4, 4, 4, 4, 8]",
-        "reader.steps=3",
+        "recognizer.images=raw",
+        "recognizer.channels=[4, 4, 4, 4, 8]",
+        "recognizer.steps=3",
         "adaptation.steps=0",
         'simulator.fonts=["roboto-black"]',
         "simulator.size=[24, 25]",
@@ -153,12 +153,12 @@ def test_texts_are_counted_by_font_and_those_outlined_apart(tmp_path: Path) -> N
         lines.append(f"{name},{text},{font},{outlined}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
 
-    def recognise(images: GreyImages) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def recognize(images: GreyImages) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         ids = np.zeros((len(images), 2), np.int64)
         ids[:, 0] = images.mean((1, 2)) > 100
         return ids, np.ones((len(images), 2), np.float32)
 
-    found = load("gregwar_parts").read(ImageReader(scheme, recognise), tmp_path)
+    found = load("gregwar_parts").read(ImageReader(scheme, recognize), tmp_path)
     assert found["right"] == 3 / 4
     assert found["interval"][0] < 3 / 4 < found["interval"][1]
     assert (found["outlined"], found["of_outlined"]) == (1, 1)

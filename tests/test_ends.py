@@ -66,7 +66,7 @@ def training(tmp_path: Path, challenges: Path) -> Iterator["subprocess.Popen[str
     """A run that is starting its workers. They may not be ready yet."""
     run = tmp_path / "run"
     arguments = run_arguments(
-        run, challenges, "reader.steps=100000", "reader.images=raw", "workers=2"
+        run, challenges, "recognizer.steps=100000", "recognizer.images=raw", "workers=2"
     )
     process = started([*COMMAND, *arguments])
     try:

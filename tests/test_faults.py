@@ -16,7 +16,7 @@ from tests.commands import COMMAND, command, kill_when, real_command
 from tests.data.misbehaving_server import MisbehavingServer
 from tests.small_run import draw_captchas, pipeline, run_arguments, write_challenges
 
-TINY = ("reader.images=raw", "adaptation.steps=0", "reader.steps=40")
+TINY = ("recognizer.images=raw", "adaptation.steps=0", "recognizer.steps=40")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(
 def test_read_tells_a_reader_that_changed_since(run: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.jpg"
     image.write_bytes(draw_captchas(1)[0][0])
-    reader = run / "read" / "reader.safetensors"
+    reader = run / "read" / "recognizer.safetensors"
     whole = reader.read_bytes()
     assert command("read", run, image).code == 0
     reader.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])

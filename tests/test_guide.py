@@ -19,8 +19,8 @@ from tests.small_run import ASSIGNMENTS, PRETRAINED
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
 TRAINING = (
-    "simgan.", "reader.", "adaptation.", "witness_steps", "specialization.", "distillation.",
-    "precision", "threads", "workers",
+    "simgan.", "recognizer.", "adaptation.", "label_check_steps", "specialization.",
+    "distillation.", "precision", "threads", "workers",
 )  # fmt: skip
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
@@ -67,7 +67,7 @@ def test_the_guide_followed_to_the_letter(tmp_path: Path, monkeypatch: pytest.Mo
         followed.append(words[0])
     assert followed == ["init", "run", "judge", "export", "read", "read", "read", "audit"]
     written = load_scheme(Path("my.toml"))
-    assert (written.alphabet, written.shortest, written.length) == (ALPHABET, 4, 6)
+    assert (written.alphabet, written.min_length, written.max_length) == (ALPHABET, 4, 6)
     assert len(load_readings(Path("RUN") / READINGS)) == 120
     for made in (REPORT, JUDGEMENT, PAGE):
         assert (Path("RUN") / made).is_file()

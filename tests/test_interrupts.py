@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from simgan_captcha.interrupts import held_back, kept_from_children
+from simgan_captcha.interrupts import block_sigint_in_children, defer_sigint
 
 Guard = Callable[[], AbstractContextManager[None]]
 
@@ -27,7 +27,7 @@ def pressed_within(done: list[str], *guards: Guard) -> None:
         done.append("after")
 
 
-@pytest.mark.parametrize("guard", [held_back, kept_from_children])
+@pytest.mark.parametrize("guard", [defer_sigint, block_sigint_in_children])
 def test_ctrl_c_comes_when_the_block_has_ended(guard: Guard) -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -40,12 +40,12 @@ def test_ctrl_c_comes_when_the_block_has_ended(guard: Guard) -> None:
 def test_blocks_within_blocks() -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        pressed_within(done, held_back, kept_from_children)
-    assert done == ["kept_from_children", "after", "held_back"]
+        pressed_within(done, defer_sigint, block_sigint_in_children)
+    assert done == ["block_sigint_in_children", "after", "defer_sigint"]
 
 
 def fail_within() -> None:
-    with held_back():
+    with defer_sigint():
         press()
         raise ValueError("own")
 
@@ -63,7 +63,7 @@ def test_other_threads_hold_nothing() -> None:
 
     def work() -> None:
         before = signal.getsignal(signal.SIGINT)
-        with held_back():
+        with defer_sigint():
             same.append(signal.getsignal(signal.SIGINT) is before)
 
     thread = threading.Thread(target=work)

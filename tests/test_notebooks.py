@@ -70,7 +70,7 @@ def test_a_reader_is_learned_from_a_folder(
     defined = executed("learn", IMAGES=60, SETTINGS=SETTINGS)
     assert len(list(Path("captchas").iterdir())) == 60
     scheme = defined["look"].scheme
-    assert (scheme.alphabet, scheme.length, scheme.background) == ("0123456789", 4, "plain")
+    assert (scheme.alphabet, scheme.max_length, scheme.background) == ("0123456789", 4, "plain")
     assert "of 60 texts are right; the run estimates" in capsys.readouterr().out
     assert len(sc.Reader("reader.onnx").read("captchas/0000.png").text) <= 4
 

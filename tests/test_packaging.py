@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image, ImageDraw, ImageFont
 
 from simgan_captcha.recognizer.export import export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import BackgroundKind, Scheme
 from tests.commands import Outcome, recorded
 from tests.small_run import SCHEME, shaded
@@ -99,11 +99,11 @@ COMMAND_LINE = "from simgan_captcha.cli import main; main()"
 
 
 def exported_reader(path: Path, scheme: Scheme) -> Path:
-    architecture = ReaderArchitecture(
-        scheme.height, scheme.width, scheme.length, 4, channels=(4, 4, 4, 4, 8)
+    architecture = RecognizerArchitecture(
+        scheme.height, scheme.width, scheme.max_length, 4, channels=(4, 4, 4, 4, 8)
     )
     images = np.zeros((2, scheme.height, scheme.width), np.uint8)
-    export_reader(path, build_reader(architecture).eval(), shaded(), scheme, images)
+    export_reader(path, build_recognizer(architecture).eval(), shaded(), scheme, images)
     return path
 
 

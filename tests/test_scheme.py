@@ -46,7 +46,7 @@ def test_the_characters_an_alphabet_lacks_are_named() -> None:
     [
         ({"alphabet": "abca"}, "repeats 'a'"),
         ({"alphabet": "a"}, "at least 2"),
-        ({"length": 0}, "greater than or equal to 1"),
+        ({"length": 0}, "a number from 1 to 64"),
         ({"width": 7}, "greater than or equal to 8"),
         ({"height": 5000}, "less than or equal to 4096"),
         ({"colour": "red"}, "Extra inputs"),
@@ -57,14 +57,14 @@ def test_a_scheme_that_cannot_be_is_refused(change: dict[str, object], message: 
         Scheme.model_validate(HACKMIT_2017.model_dump() | change)
 
 
-VARIABLE = Scheme(alphabet="abc1", length=4, shortest=2, width=48, height=24)
+VARIABLE = Scheme(alphabet="abc1", length=(2, 4), width=48, height=24)
 
 
 @given(text=st.text("abc1", min_size=2, max_size=4))
 def test_texts_of_several_lengths_fill_their_slots(text: str) -> None:
     ids = VARIABLE.encode(text)
     assert len(ids) == 4
-    assert ids[len(text) :] == [VARIABLE.absent] * (4 - len(text))
+    assert ids[len(text) :] == [VARIABLE.blank] * (4 - len(text))
     assert VARIABLE.decode(ids) == text
 
 
@@ -75,26 +75,27 @@ def test_texts_out_of_the_range_of_lengths(text: str) -> None:
 
 
 def test_one_length_has_no_class_of_its_own_for_nothing() -> None:
-    same = VARIABLE.model_copy(update={"shortest": 4})
-    assert same.absent is None
+    same = VARIABLE.model_copy(update={"length": 4})
+    assert same.blank is None
     assert same.classes == 4
     assert VARIABLE.classes == 5
-    with pytest.raises(ValidationError, match="shortest text"):
-        Scheme(alphabet="ab", length=2, shortest=3, width=48, height=24)
+    for wrong in ((3, 2), (0, 2), 65, (1, 2, 3), (1, True), 2.5, "2"):
+        with pytest.raises(ValidationError, match=r"least and the greatest number, as \[4, 6\]"):
+            Scheme.model_validate({"alphabet": "ab", "length": wrong, "width": 48, "height": 24})
 
 
 def test_characters_that_are_alike_count_as_one() -> None:
-    scheme = Scheme(alphabet="abo1", alike=("o0Q", "1l"), length=4, width=60, height=20)
+    scheme = Scheme(alphabet="abo1", equivalents=("o0Q", "1l"), length=4, width=60, height=20)
     assert scheme.fold("a0lQ") == "ao1o"
     assert scheme.encode("a0lQ") == scheme.encode("ao1o") == [0, 2, 3, 2]
     assert scheme.decode([0, 2, 3, 2]) == "ao1o"
     assert HACKMIT_2017.fold("a0l1") == "a0l1"
 
 
-@pytest.mark.parametrize("alike", [("o",), ("oo",), ("o0", "b0"), ("o1",), ("x0",), ("",)])
-def test_what_cannot_be_alike_is_refused(alike: tuple[str, ...]) -> None:
-    with pytest.raises(ValidationError, match="alike: expected"):
-        Scheme(alphabet="abo1", alike=alike, length=4, width=60, height=20)
+@pytest.mark.parametrize("equivalents", [("o",), ("oo",), ("o0", "b0"), ("o1",), ("x0",), ("",)])
+def test_what_cannot_be_alike_is_refused(equivalents: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="equivalents: expected"):
+        Scheme(alphabet="abo1", equivalents=equivalents, length=4, width=60, height=20)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: str) -> N
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("length = 4", "length = true", "length: expected a number, got true"),
+        ("length = 4", "length = true", "length: expected a number from 1 to 64, .*got true"),
         ("width = 100", "width = false", "width: expected a number, got false"),
         ('"ab"', "1234", "alphabet: expected a text, got 1234; write it in quotes"),
         ('"ab"', '["a", "b"]', "alphabet: expected a text"),

@@ -1,3 +1,7 @@
-"""The package's version, where servers and clients read it without the package's face."""
+"""Versions of the package and of its files, in a module that imports nothing."""
 
 __version__ = "0.1.0"
+
+FORMAT = 2
+"""Format of run folders and exported readers. It increases when those of earlier versions no longer
+work. Format 1 is that of 0.1.0, and was not recorded."""

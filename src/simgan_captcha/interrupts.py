@@ -51,7 +51,7 @@ def end_with_input() -> None:
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C until the block ends, so that `held_back` delays it as well.
+    """Handle SIGTERM like Ctrl-C until the block ends, so that `defer_sigint` delays it as well.
 
     Service managers and batch queues stop processes by SIGTERM.
     """
@@ -77,7 +77,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Delay Ctrl-C until the block ends, for operations that must not stop half way.
 
     Operations on Python's own queues are an example. If Ctrl-C interrupts such an operation, it may
@@ -102,7 +102,7 @@ def held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kept_from_children(*others: signal.Signals) -> Iterator[None]:
+def block_sigint_in_children(*others: signal.Signals) -> Iterator[None]:
     """Delay Ctrl-C until the block ends, and block it permanently in processes that it starts.
 
     Ctrl-C in a terminal reaches all processes of its group. A child that is still importing would
@@ -115,9 +115,9 @@ def kept_from_children(*others: signal.Signals) -> Iterator[None]:
             parent cannot use these signals to end such a child.
 
     Raises:
-        KeyboardInterrupt: See `held_back`.
+        KeyboardInterrupt: See `defer_sigint`.
     """
-    with held_back():
+    with defer_sigint():
         if sys.platform == "win32":
             yield
             return

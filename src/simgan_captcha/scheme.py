@@ -1,6 +1,5 @@
 """The scheme of a captcha family: alphabet, length, image size, and class ids of texts."""
 
-import difflib
 import json
 import os
 import tomllib
@@ -13,13 +12,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simgan_captcha.errors import ConfigError, SchemeError
-from simgan_captcha.shown import shortened
+from simgan_captcha.shown import did_you_mean, shortened
 
 SIGNS = "+-*/=?!@#$%&×÷"
 """Common signs of captchas, those of sums among them."""
 
 Length = int | tuple[int, int]
 """Number of characters in a text, or the least and the greatest number."""
+
+MOST_CHARACTERS = 64
+"""Greatest length of a text."""
 
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
@@ -45,13 +47,12 @@ class Scheme(BaseModel):
 
     alphabet: str = Field(min_length=2, max_length=4096)
     """All characters that texts may contain, in the order of the class ids, without repeats."""
-    alike: tuple[str, ...] = ()
+    equivalents: tuple[str, ...] = ()
     """Groups of characters that look the same and count as one, for example ``o0``. Only the first
     character of a group is in the alphabet. It is read for all characters of the group."""
-    length: int = Field(ge=1, le=64)
-    """Number of characters in a text, or in the longest text if the number varies."""
-    shortest: int | None = Field(default=None, ge=1, le=64)
-    """Number of characters in the shortest text; None if all texts have the same length."""
+    length: Length
+    """Number of characters in a text, from 1 to 64. If it varies, the least and the greatest
+    number, such as ``[4, 6]``."""
     width: int = Field(ge=8, le=4096)
     """Image width in pixels."""
     height: int = Field(ge=8, le=4096)
@@ -65,9 +66,9 @@ class Scheme(BaseModel):
     """Approximate height of a text in pixels; None if unknown."""
     text_width: int | None = Field(default=None, ge=4, le=4096)
     """Approximate width of a text in pixels; None if unknown."""
-    waves: bool = False
+    wavy_baseline: bool = False
     """Whether texts lie on waves that bend their letters. A ``simulator.layout`` draws them."""
-    several_fonts: bool = False
+    multiple_fonts: bool = False
     """Whether texts have different fonts. A ``simulator.layout`` draws them."""
     clutter: tuple[ClutterKind, ...] = ()
     """Kinds of clutter among the letters, different in each image: lines (straight or curved),
@@ -83,7 +84,7 @@ class Scheme(BaseModel):
             )
         return alphabet
 
-    @field_validator("alphabet", "alike")
+    @field_validator("alphabet", "equivalents")
     @classmethod
     def _letters_that_stand_alone(cls, characters: str | tuple[str, ...]) -> Any:
         for character in "".join(characters):
@@ -93,9 +94,22 @@ class Scheme(BaseModel):
                 )
         return characters
 
-    @field_validator(
-        "length", "shortest", "width", "height", "text_height", "text_width", mode="before"
-    )
+    @field_validator("length", mode="before")
+    @classmethod
+    def _lengths_in_order(cls, length: Any) -> Any:
+        ends = list(length) if isinstance(length, list | tuple) else [length, length]
+        if (
+            len(ends) != 2
+            or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
+            or not 1 <= ends[0] <= ends[1] <= MOST_CHARACTERS
+        ):
+            raise ValueError(
+                f"expected a number from 1 to {MOST_CHARACTERS}, or the least and the greatest "
+                f"number, as [4, 6]; got {shortened(json.dumps(length, default=str))}"
+            )
+        return ends[0] if ends[0] == ends[1] else tuple(ends)
+
+    @field_validator("width", "height", "text_height", "text_width", mode="before")
     @classmethod
     def _no_truth_values(cls, value: Any) -> Any:
         if isinstance(value, bool):
@@ -104,26 +118,18 @@ class Scheme(BaseModel):
 
     @model_validator(mode="after")
     def _alike_apart(self) -> "Scheme":
-        together = "".join(self.alike)
-        if len(set(together)) < len(together) or any(len(group) < 2 for group in self.alike):
+        together = "".join(self.equivalents)
+        if len(set(together)) < len(together) or any(len(group) < 2 for group in self.equivalents):
             raise ValueError(
-                f"alike: expected two characters or more each, none twice, got {self.alike}"
+                f"equivalents: expected two characters or more each, none twice, got "
+                f"{self.equivalents}"
             )
-        for group in self.alike:
+        for group in self.equivalents:
             if [c in self.alphabet for c in group] != [True] + [False] * (len(group) - 1):
                 raise ValueError(
-                    f"alike: expected the first of {group!r} in the alphabet and none of the "
+                    f"equivalents: expected the first of {group!r} in the alphabet and none of the "
                     "others; each is read as the first"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _lengths_in_order(self) -> "Scheme":
-        if self.shortest is not None and self.shortest > self.length:
-            raise ValueError(
-                f"expected the shortest text to have at most length={self.length} characters, got "
-                f"{self.shortest}"
-            )
         return self
 
     @staticmethod
@@ -144,32 +150,40 @@ class Scheme(BaseModel):
         return self.background == "shared"
 
     @property
-    def absent(self) -> int | None:
+    def min_length(self) -> int:
+        """Number of characters in the shortest text."""
+        return least_and_greatest(self.length)[0]
+
+    @property
+    def max_length(self) -> int:
+        """Number of characters in the longest text, and of the recognizer's slots."""
+        return least_and_greatest(self.length)[1]
+
+    @property
+    def blank(self) -> int | None:
         """Class id of an empty slot; None if all texts have the same length."""
-        varies = self.shortest is not None and self.shortest < self.length
-        return len(self.alphabet) if varies else None
+        return len(self.alphabet) if self.min_length < self.max_length else None
 
     @property
     def classes(self) -> int:
         """Number of classes, including the class of an empty slot."""
-        return len(self.alphabet) + (self.absent is not None)
+        return len(self.alphabet) + (self.blank is not None)
 
     def fold(self, text: str) -> str:
-        """Replace each character of a group in `alike` by the first character of the group."""
-        firsts = {other: group[0] for group in self.alike for other in group[1:]}
+        """Replace each character of a group in `equivalents` by the first one of the group."""
+        firsts = {other: group[0] for group in self.equivalents for other in group[1:]}
         return "".join(firsts.get(character, character) for character in text)
 
     def encode(self, text: str) -> list[int]:
-        """Class ids of a text, one per slot; slots after its end are `absent`.
+        """Class ids of a text, one per slot; slots after its end are `blank`.
 
         Raises:
             SchemeError: The text has another length, or a character outside the alphabet.
         """
-        if not (self.shortest or self.length) <= len(text) <= self.length:
-            lengths = f"{self.shortest} to {self.length}" if self.shortest else f"{self.length}"
+        if not self.min_length <= len(text) <= self.max_length:
             raise SchemeError(
-                f"expected a text of {lengths} characters, got {text!r} ({len(text)}); "
-                "correct the label or the scheme's length"
+                f"expected a text of {length_in_words(self.length)} characters, got {text!r} "
+                f"({len(text)}); correct the label or the scheme's length"
             )
         text = self.fold(text)
         missing = sorted(set(text) - set(self.alphabet))
@@ -179,11 +193,11 @@ class Scheme(BaseModel):
                 f"{''.join(missing)!r} of {text!r}; add it to the scheme's alphabet"
             )
         ids = [self.alphabet.index(character) for character in text]
-        return ids + [len(self.alphabet)] * (self.length - len(text))
+        return ids + [len(self.alphabet)] * (self.max_length - len(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode class ids, each in [0, classes), to a text."""
-        return "".join(self.alphabet[i] for i in ids if i != self.absent)
+        return "".join(self.alphabet[i] for i in ids if i != self.blank)
 
 
 def _why_unreadable(character: str) -> str | None:
@@ -208,6 +222,12 @@ def _named(character: str) -> str:
 def least_and_greatest(length: Length) -> tuple[int, int]:
     """Least and greatest number of characters."""
     return (length, length) if isinstance(length, int) else length
+
+
+def length_in_words(length: Length) -> str:
+    """A length as ``4`` or ``4 to 6``."""
+    least, greatest = least_and_greatest(length)
+    return f"{least}" if least == greatest else f"{least} to {greatest}"
 
 
 HACKMIT_2017 = Scheme(alphabet=ascii_lowercase + digits, length=4, width=100, height=50)
@@ -252,8 +272,7 @@ def check_scheme(values: Mapping[str, Any]) -> Scheme:
     """
     known = list(Scheme.model_fields)
     for key in values.keys() - known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        hint = did_you_mean(key, known, f"known are {', '.join(known)}")
         raise ConfigError(f"expected a known key, got {key!r}; {hint}")
     try:
         return Scheme(**values)

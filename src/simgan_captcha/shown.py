@@ -1,6 +1,8 @@
 """Safe display of text from unknown sources on a terminal, in a spreadsheet and in a report."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,3 +97,9 @@ def in_utf8(text: str) -> str:
 def taught_with(count: int) -> str:
     """The words ``taught with N labels`` about a reader."""
     return f"taught with {count} label{'s' if count != 1 else ''}"
+
+
+def did_you_mean(word: str, known: Sequence[str], otherwise: str) -> str:
+    """A question that names the nearest known word; ``otherwise`` if none is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else otherwise

@@ -1,4 +1,6 @@
-"""Types of arrays that many modules use."""
+"""Types that many modules use."""
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,3 +18,6 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 """Class ids or other integers."""
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""``on_step(step, steps, figures)`` reports the progress of a training or of a stage."""

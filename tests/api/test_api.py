@@ -25,7 +25,7 @@ from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 
 CAPTCHAS = draw_captchas()
-SMALL = (*(a for a in ASSIGNMENTS if not a.startswith("scheme.")), "reader.images=raw")
+SMALL = (*(a for a in ASSIGNMENTS if not a.startswith("scheme.")), "recognizer.images=raw")
 
 
 def learn(images: Any, **options: Any) -> sc.Run:
@@ -92,7 +92,7 @@ def test_a_run_reads_estimates_exports_and_reports(
     readings = run.readings()
     assert {reading.name for reading in readings} == {path.name for path in folder.iterdir()}
     one = run.read(folder / "3.jpg")
-    assert len(one.text) == SCHEME.length
+    assert len(one.text) == SCHEME.max_length
     several = run.read([folder / "3.jpg", CAPTCHAS[4][0], b"no image"])
     assert isinstance(several[0], sc.Reading)
     assert several[0].text == one.text
@@ -164,8 +164,8 @@ def test_a_temporary_run_is_deleted_and_leaves_its_process_unchanged(folder: Pat
 
 
 def test_settings_may_be_a_mapping(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"did you mean reader\.steps"):
-        sc.learn(folder, run=tmp_path / "run", scheme=SCHEME, settings={"reader.step": 5})
+    with pytest.raises(ConfigError, match=r"did you mean recognizer\.steps"):
+        sc.learn(folder, run=tmp_path / "run", scheme=SCHEME, settings={"recognizer.step": 5})
     assert not (tmp_path / "run").exists()
 
 
@@ -174,7 +174,7 @@ def test_settings_may_be_a_mapping(folder: Path, tmp_path: Path) -> None:
 
 def test_inspecting_proposes_a_scheme(folder: Path) -> None:
     seen = sc.inspect(folder, alphabet="abc1", length=(2, 3))
-    assert (seen.scheme.alphabet, seen.scheme.shortest, seen.scheme.length) == ("abc1", 2, 3)
+    assert (seen.scheme.alphabet, seen.scheme.min_length, seen.scheme.max_length) == ("abc1", 2, 3)
     assert (seen.scheme.width, seen.scheme.height) == (SCHEME.width, SCHEME.height)
     assert seen.sheet.startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="expected a scheme to learn from the address"):
@@ -182,7 +182,7 @@ def test_inspecting_proposes_a_scheme(folder: Path) -> None:
 
 
 def test_a_scheme_survives_toml(tmp_path: Path) -> None:
-    scheme = sc.Scheme(alphabet='ab"\\é', alike=("aA",), length=5, shortest=4, width=80, height=30)
+    scheme = sc.Scheme(alphabet='ab"\\é', equivalents=("aA",), length=(4, 5), width=80, height=30)
     path = tmp_path / "my.toml"
     path.write_text(scheme.to_toml(), encoding="utf-8")
     assert sc.Scheme.from_toml(path) == scheme

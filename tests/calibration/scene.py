@@ -50,9 +50,7 @@ def drawing(**changes: Any) -> SimulatorSettings:
 def exact_poses(parameters: DrawParameters, scheme: Scheme = LETTERS) -> Poses:
     """The predictions of a perfect bootstrap recognizer."""
     probabilities = np.eye(scheme.classes, dtype=np.float32)[parameters.ids]
-    return Poses(
-        probabilities, parameters.x, parameters.y, parameters.rotation, absent=scheme.absent
-    )
+    return Poses(probabilities, parameters.x, parameters.y, parameters.rotation, blank=scheme.blank)
 
 
 def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[GreyImages, Poses]:
@@ -169,11 +167,11 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
     the images, all letters have the same position in their slots.
     """
     generator = np.random.default_rng(11)
-    shape = (DONORS, scheme.length)
+    shape = (DONORS, scheme.max_length)
     alike = generator.random((DONORS, 1)) < 0.5
     along = np.where(alike, generator.random((DONORS, 1)), generator.random(shape))
     line = np.broadcast_to(generator.random((DONORS, 1)), shape)
-    slots = np.arange(scheme.length) * 25
+    slots = np.arange(scheme.max_length) * 25
     places = [
         slots + 5 + 15 * along**2,
         15 + 10 * np.sqrt(line),
@@ -185,7 +183,7 @@ def skewed(scheme: Scheme, *found: int) -> Calibration:
         glyphs,
         poses=unformed(np.stack(places, -1)),
         offset=np.zeros((len(scheme.alphabet), len(POSE)), np.float32),
-        following=regardless(scheme.length),
+        following=regardless(scheme.max_length),
         rendering=np.array([250, 0, 0, 0, 95, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )

@@ -225,9 +225,9 @@ def donors(calibration: Calibration, usual: Floats) -> npt.NDArray[np.int64]:
 def test_drawn_poses_are_those_of_one_real_image_plus_jitter() -> None:
     calibration, count = skewed(LETTERS), 4000
     calibration.offset[:, :PLACED] = np.arange(18).reshape(6, 3) - 8
-    ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.length))
+    ids = np.random.default_rng(1).integers(6, size=(count, LETTERS.max_length))
     found = draw(calibration, ids)
-    assert found.shape == (count, LETTERS.length, 3)
+    assert found.shape == (count, LETTERS.max_length, 3)
     assert found.dtype == np.float32
     usual = found - calibration.offset[ids][..., :PLACED]
     off = (usual - calibration.poses[donors(calibration, usual)][..., :PLACED]) / JITTER
@@ -235,7 +235,7 @@ def test_drawn_poses_are_those_of_one_real_image_plus_jitter() -> None:
     np.testing.assert_allclose(off.std((0, 1)), 1, atol=0.05)
     np.testing.assert_allclose(off.mean((0, 1)), 0, atol=0.05)
     # Each character has its own jitter.
-    between = np.corrcoef(off.reshape(count, -1).T) - np.eye(3 * LETTERS.length)
+    between = np.corrcoef(off.reshape(count, -1).T) - np.eye(3 * LETTERS.max_length)
     assert np.abs(between).max() < 0.1
 
 
@@ -274,12 +274,12 @@ def test_forms_of_misread_letters_are_clipped_to_confident_ones() -> None:
 
 def test_drawn_poses_have_the_correlations_of_real_ones() -> None:
     calibration = skewed(LETTERS)
-    found = draw(calibration, np.zeros((20_000, LETTERS.length), np.int64))
+    found = draw(calibration, np.zeros((20_000, LETTERS.max_length), np.int64))
     real, drawn = (
         np.cov(p.reshape(len(p), -1).astype(np.float64).T)
         for p in (calibration.poses[..., :PLACED], found)
     )
-    expected = real * (DONORS - 1) / DONORS + np.diag(np.tile(JITTER**2, LETTERS.length))
+    expected = real * (DONORS - 1) / DONORS + np.diag(np.tile(JITTER**2, LETTERS.max_length))
     deviations = np.sqrt(np.diagonal(expected))
     scale = np.outer(deviations, deviations)
     np.testing.assert_allclose(drawn / scale, expected / scale, atol=0.04)
@@ -361,7 +361,9 @@ def test_without_interpolation_a_gap_of_one_pixel_stays() -> None:
         rendering=np.array([250, 0, 1, 0, 99, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )
-    simulator = Simulator(scheme, drawing(fitted=1.0, noise=(0, 0)), plain(40, 40), calibration)
+    simulator = Simulator(
+        scheme, drawing(calibrated_glyph_fraction=1.0, noise=(0, 0)), plain(40, 40), calibration
+    )
     parameters = simulator.draw_parameters(np.random.default_rng(0), 60)
     gaps = []
     for nearest in (True, False):
@@ -383,7 +385,9 @@ def test_a_simulator_draws_with_the_calibrated_contrast() -> None:
     steep = dataclasses.replace(soft, rendering=soft.rendering.copy())
     steep.rendering[RENDERING.index("contrast")] = 3
     images = [
-        Simulator(LETTERS, drawing(fitted=1.0), plain(), c).batch(np.random.default_rng(0), 40)[0]
+        Simulator(LETTERS, drawing(calibrated_glyph_fraction=1.0), plain(), c).batch(
+            np.random.default_rng(0), 40
+        )[0]
         for c in (soft, steep)
     ]
     half_way = [((i > 125) & (i < 225)).mean() for i in images]
@@ -521,7 +525,9 @@ def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
         rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )
-    simulator = Simulator(scheme, drawing(fitted=1.0), plain(60, 80), calibration)
+    simulator = Simulator(
+        scheme, drawing(calibrated_glyph_fraction=1.0), plain(60, 80), calibration
+    )
     parameters = simulator.draw_parameters(np.random.default_rng(0), 5)
     exact = {"x": 30, "y": 40, "rotation": rotation}
     for name, value in exact.items():
@@ -540,7 +546,9 @@ def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
 
 def calibrated(share: float, *found: int) -> Simulator:
     fonts = ("stix-bold", "roboto-black")
-    settings = drawing(fonts=fonts, fitted=share, shear=(0.02, 0.04), stretch=(1.1, 1.2))
+    settings = drawing(
+        fonts=fonts, calibrated_glyph_fraction=share, shear=(0.02, 0.04), stretch=(1.1, 1.2)
+    )
     return Simulator(LETTERS, settings, STRIPED, skewed(LETTERS, *found))
 
 
@@ -587,7 +595,7 @@ def test_poses_and_rendering_come_from_the_calibration() -> None:
 
 def test_without_a_calibration_nothing_is_calibrated() -> None:
     plain_ones = [
-        Simulator(LETTERS, drawing(fitted=share), STRIPED).draw_parameters(
+        Simulator(LETTERS, drawing(calibrated_glyph_fraction=share), STRIPED).draw_parameters(
             np.random.default_rng(0), 2000
         )
         for share in (0.0, 1.0)
@@ -623,6 +631,6 @@ def test_only_possible_texts_give_poses() -> None:
     for n, row in enumerate([(0, 1, 2), (0, 2, 1), (2, 2, 2), (0, 1, 0)]):
         probabilities[n, np.arange(3), row] = 1
     nowhere = np.zeros((4, 3), np.float32)
-    poses = Poses(probabilities, nowhere, nowhere, nowhere, absent=2, shortest=2)
+    poses = Poses(probabilities, nowhere, nowhere, nowhere, blank=2, min_length=2)
     assert poses.possible.tolist() == [True, False, False, True]
     assert Poses(probabilities, nowhere, nowhere, nowhere).possible.all()

@@ -22,10 +22,10 @@ def read_as(classes: int, seen: Ids, second: Ids, doubt: float, spread: float = 
     return np.asarray(likely / likely.sum(1, keepdims=True))
 
 
-def poses(probabilities: Doubles, length: int, absent: int | None = None) -> Poses:
+def poses(probabilities: Doubles, length: int, blank: int | None = None) -> Poses:
     shaped = probabilities.reshape(-1, length, probabilities.shape[1]).astype(np.float32)
     nowhere = np.zeros(shaped.shape[:2], np.float32)
-    return Poses(shaped, nowhere, nowhere, nowhere, absent=absent)
+    return Poses(shaped, nowhere, nowhere, nowhere, blank=blank)
 
 
 def test_an_over_predicted_class_loses_characters_to_two_others() -> None:
@@ -62,10 +62,10 @@ def test_the_probability_of_an_empty_slot_is_unchanged() -> None:
     seen = np.where(true == 0, 1, true)
     likely = read_as(6, seen, true, 1e-4)
     gone = np.random.default_rng(4).random(3000) < 0.3
-    absent = np.where(gone, 0.9, 0.1)
-    whole = np.column_stack([likely * (1 - absent)[:, None], absent])
-    found = share_out(poses(whole, 3, absent=6)).probabilities.reshape(-1, 7)
-    np.testing.assert_allclose(found[:, 6], absent, atol=1e-5)
+    blank = np.where(gone, 0.9, 0.1)
+    whole = np.column_stack([likely * (1 - blank)[:, None], blank])
+    found = share_out(poses(whole, 3, blank=6)).probabilities.reshape(-1, 7)
+    np.testing.assert_allclose(found[:, 6], blank, atol=1e-5)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
     assert (found[~gone].argmax(1) == true[~gone]).mean() > 0.97
 
@@ -89,9 +89,9 @@ def test_no_class_has_much_more_than_its_share(
         assert taken.max() <= 1.05 * (share + np.sqrt(share))
 
 
-@pytest.mark.parametrize("absent", [None, 2])
-def test_predictions_without_characters_are_unchanged(absent: int | None) -> None:
-    empty = poses(np.zeros((0, 3)), 2, absent)
+@pytest.mark.parametrize("blank", [None, 2])
+def test_predictions_without_characters_are_unchanged(blank: int | None) -> None:
+    empty = poses(np.zeros((0, 3)), 2, blank)
     assert share_out(empty).probabilities.shape == (0, 2, 3)
-    nobody = poses(np.tile([0.1, 0.1, 0.8], (4, 1)), 2, absent=2)
+    nobody = poses(np.tile([0.1, 0.1, 0.8], (4, 1)), 2, blank=2)
     np.testing.assert_array_equal(share_out(nobody).probabilities, nobody.probabilities)

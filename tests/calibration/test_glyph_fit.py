@@ -117,7 +117,7 @@ def test_fitted_glyphs_are_the_drawn_ones() -> None:
     first = told_and_found(0, 0, 0)[1]
     rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
     calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
-    settings = drawing(fonts=("stix-bold",), fitted=1.0)
+    settings = drawing(fonts=("stix-bold",), calibrated_glyph_fraction=1.0)
     simulator = Simulator(LETTERS, settings, STRIPED, calibration)
     parameters = simulator.draw_parameters(np.random.default_rng(5), 200)
     images = STRIPED.normalise(simulator.render(parameters))
@@ -334,7 +334,7 @@ def test_a_glyph_s_canvas_is_four_fifths_of_the_image() -> None:
 
 
 def test_empty_slots_do_not_disturb_the_fit() -> None:
-    scheme = LETTERS.model_copy(update={"shortest": 2})
+    scheme = LETTERS.model_copy(update={"length": (2, LETTERS.max_length)})
     simulator = Simulator(scheme, drawing(), STRIPED)
     parameters = simulator.draw_parameters(np.random.default_rng(1), 250)
     images, poses = simulator.render(parameters), exact_poses(parameters, scheme)
@@ -355,9 +355,9 @@ def test_empty_slots_do_not_disturb_the_fit() -> None:
     found = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(STRIPED))
     again = Simulator(scheme, drawing(), STRIPED, found)
     redrawn = again.draw_parameters(np.random.default_rng(3), 600)
-    lengths = (redrawn.ids != scheme.absent).sum(1)
+    lengths = (redrawn.ids != scheme.blank).sum(1)
     assert (np.bincount(lengths)[2:] / 600).min() > 0.25  # as real texts are
-    assert np.array_equal((redrawn.x > -20) & (redrawn.x < 120), redrawn.ids != scheme.absent)
+    assert np.array_equal((redrawn.x > -20) & (redrawn.x < 120), redrawn.ids != scheme.blank)
     assert again.render(redrawn[:5]).shape == (5, 50, 100)
 
 
@@ -395,7 +395,7 @@ def test_sizes_are_found_and_drawn_again() -> None:
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
     calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(plain()))
     assert calibration.formed[0]
-    settings = drawing(fitted=1.0)
+    settings = drawing(calibrated_glyph_fraction=1.0)
     drawn = Simulator(LETTERS, settings, plain(), calibration).draw_parameters(
         np.random.default_rng(1), 2000
     )
@@ -410,7 +410,7 @@ def test_small_differences_of_form_are_ignored() -> None:
     poses = replace(fit.poses, form=form.astype(np.float32))
     found = calibrate(fit.glyphs, poses, fit.kept, fit.settled, start_rendering(STRIPED))
     np.testing.assert_array_equal(found.formed, [False, True, False, True, False, True])
-    simulator = Simulator(LETTERS, drawing(fitted=1.0), STRIPED, found)
+    simulator = Simulator(LETTERS, drawing(calibrated_glyph_fraction=1.0), STRIPED, found)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 300)
     np.testing.assert_array_equal(drawn.scale, 1)
     np.testing.assert_array_equal(drawn.shear, 0)

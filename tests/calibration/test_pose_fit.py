@@ -118,7 +118,7 @@ def test_images_are_fitted_independently() -> None:
 def test_no_images_give_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)
-    assert fit.poses.shape == (0, LETTERS.length, len(POSE))
+    assert fit.poses.shape == (0, LETTERS.max_length, len(POSE))
     assert fit.missed.shape == fit.inked.shape == (0,)
     assert fit.poses.dtype == fit.missed.dtype == fit.inked.dtype == np.float32
 
@@ -129,7 +129,7 @@ def test_no_images_give_no_poses() -> None:
 def test_the_true_class_has_a_smaller_error() -> None:
     normalised, ids, _ = known()
     generator, rows = np.random.default_rng(0), np.arange(COUNT)
-    slots = generator.integers(LETTERS.length, size=COUNT)
+    slots = generator.integers(LETTERS.max_length, size=COUNT)
     other = ids.copy()
     other[rows, slots] = (ids[rows, slots] + generator.integers(1, CLASSES, COUNT)) % CLASSES
     fit = fit_poses(normalised, other, begin(), font_glyphs(STRANGER, SIZE), STEPS)
@@ -182,7 +182,9 @@ def test_overlapping_letters_do_not_add_their_coverage() -> None:
 
 
 def test_the_drawing_is_that_of_the_simulator() -> None:
-    settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), fitted=1.0)
+    settings = drawing(
+        nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), calibrated_glyph_fraction=1.0
+    )
     glyphs = font_glyphs(STRANGER, SIZE)
     free = plain()
     every = np.ones((60, 4), np.bool_)
@@ -221,7 +223,7 @@ def test_the_drawing_is_that_of_the_simulator() -> None:
 @cache
 def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     """Letters of many forms that do not overlap, their ids and poses."""
-    free, settings = plain(), drawing(nearest=0, noise=(0, 0), fitted=1.0)
+    free, settings = plain(), drawing(nearest=0, noise=(0, 0), calibrated_glyph_fraction=1.0)
     parameters = Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(5), 60)
     generator, shape = np.random.default_rng(6), parameters.x.shape
 

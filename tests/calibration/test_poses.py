@@ -10,7 +10,7 @@ from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT, moving
 def told(*rows: tuple[float, ...]) -> Poses:
     probabilities = np.array([rows], np.float32)
     nothing = np.zeros(probabilities.shape[:2], np.float32)
-    return Poses(probabilities, nothing, nothing, nothing, absent=3)
+    return Poses(probabilities, nothing, nothing, nothing, blank=3)
 
 
 READ = ((0.7, 0.2, 0.1, 0), (0.1, 0.6, 0.2, 0.1), (0.1, 0.1, 0.7, 0.1), (0.3, 0.3, 0, 0.4))

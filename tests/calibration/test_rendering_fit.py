@@ -233,7 +233,9 @@ def cluttered(count: int) -> GreyImages:
         np.array(v, np.float32) for v in (TRUTHS[0], (*CLUTTER_TRUTH, *no_texture))
     )
     truth = replace(calibration(), rendering=rendering, clutter=clutter)
-    settings = SimulatorSettings(fonts=("roboto-black",), fitted=1, free=0)
+    settings = SimulatorSettings(
+        fonts=("roboto-black",), calibrated_glyph_fraction=1, uncalibrated_fraction=0
+    )
     simulator = Simulator(CLUTTERED, settings, BACKGROUND, truth)
     return simulator.batch(np.random.default_rng(9), count)[0]
 
@@ -285,8 +287,8 @@ def test_only_clutter_of_the_scheme_is_fitted() -> None:
 
 def test_only_calibrated_images_are_compared() -> None:
     """This also holds for schemes with several fonts and text lengths."""
-    scheme = SMALL.model_copy(update={"shortest": 1})
-    several = scheme.model_copy(update={"several_fonts": True})
+    scheme = SMALL.model_copy(update={"length": (1, SMALL.max_length)})
+    several = scheme.model_copy(update={"multiple_fonts": True})
     one, other = (
         draw_rendered(s, BACKGROUND, calibration(), np.array(TRUTHS[0]), 20, 9)
         for s in (scheme, several)

@@ -16,7 +16,7 @@ from simgan_captcha.calibration.rescoring import (
     doubted,
     hardly_doubted,
 )
-from simgan_captcha.calibration.settings import VerificationSettings
+from simgan_captcha.calibration.settings import RescoringSettings
 from simgan_captcha.recognizer.network import ScoutOutput
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import POSE
@@ -34,7 +34,7 @@ from tests.calibration.scene import (
 
 CLASSES = len(LETTERS.alphabet)
 COUNT = 60
-SETTINGS = VerificationSettings(doubt=0.1)
+SETTINGS = RescoringSettings(uncertainty=0.1)
 
 
 class Telling(nn.Module):
@@ -44,7 +44,7 @@ class Telling(nn.Module):
         super().__init__()
         keys = (ink.tobytes() for ink in STRIPED.normalise(images))
         self.known = {key: n for n, key in enumerate(keys)}
-        slots = (np.arange(LETTERS.length) + 0.5) * 25
+        slots = (np.arange(LETTERS.max_length) + 0.5) * 25
         pose = [(poses.x - slots) / 25, poses.y / LETTERS.height - 0.5, poses.rotation / 45]
         self.pose = torch.from_numpy(np.stack(pose, -1).astype(np.float32))
         self.logits = torch.from_numpy(np.log(poses.probabilities + 1e-6))
@@ -77,7 +77,7 @@ def often_wrong(
     generator = np.random.default_rng(4)
     probabilities = exact.probabilities * 0.98 + 0.02 / CLASSES
     for n in range(COUNT):
-        slot = generator.integers(LETTERS.length)
+        slot = generator.integers(LETTERS.max_length)
         other = (ids[n, slot] + generator.integers(1, CLASSES)) % CLASSES
         true, wrong = (0.35, 0.6) if n % 2 else (0.6, 0.35)
         probabilities[n, slot] = 0.05 / (CLASSES - 2)

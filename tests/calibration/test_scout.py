@@ -21,17 +21,17 @@ from simgan_captcha.calibration.scout import (
     scout_objective,
     without_pose,
 )
-from simgan_captcha.recognizer.decode import BATCH, load_reader, save_reader
+from simgan_captcha.recognizer.decode import BATCH, load_recognizer, save_recognizer
 from simgan_captcha.recognizer.network import (
     MAP_STRIDE,
-    AttentionReader,
-    ReaderArchitecture,
+    AttentionRecognizer,
+    RecognizerArchitecture,
     ScoutOutput,
-    build_reader,
+    build_recognizer,
     map_size,
 )
-from simgan_captcha.recognizer.settings import ReaderSettings
-from simgan_captcha.recognizer.train import TrainingSession, train_reader
+from simgan_captcha.recognizer.settings import RecognizerSettings
+from simgan_captcha.recognizer.train import TrainingSession, train_recognizer
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import DrawParameters, Simulator
@@ -50,8 +50,8 @@ DRAWING = SimulatorSettings(
     vertical=(0.3, 0.7),
     jpeg_quality=(90, 95),
 )
-ARCHITECTURE = ReaderArchitecture(24, 48, 2, CLASSES, channels=(8, 8, 16, 16, 32), pose=True)
-SETTINGS = ReaderSettings(
+ARCHITECTURE = RecognizerArchitecture(24, 48, 2, CLASSES, channels=(8, 8, 16, 16, 32), pose=True)
+SETTINGS = RecognizerSettings(
     channels=ARCHITECTURE.channels,
     batch_size=32,
     steps=800,
@@ -214,7 +214,7 @@ def test_letters_outside_the_image_have_no_centre() -> None:
 
 
 def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
-    scout = build_reader(ARCHITECTURE).eval()
+    scout = build_recognizer(ARCHITECTURE).eval()
     reader = without_pose(scout.train(), replace(ARCHITECTURE, pose=False))
     assert not reader.training
     scout.eval()
@@ -225,7 +225,7 @@ def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
     assert outputs.pose.shape == (3, 2, 3)
     assert outputs.middles.shape == (3, POSITIONS, CLASSES + 1)
     torch.testing.assert_close(outputs.logits, reader(images))
-    assert isinstance(reader, AttentionReader)
+    assert isinstance(reader, AttentionRecognizer)
     assert reader.pose is None
 
 
@@ -251,7 +251,7 @@ def stream(simulator: PosedSimulator) -> LabelledStream:
 def train_scout(
     folder: Path, steps: int, on_step: Callable[[int, int, dict[str, float]], None] = quiet
 ) -> Learned:
-    result = train_reader(
+    result = train_recognizer(
         stream(PosedSimulator(drawn(1)[0])),
         ARCHITECTURE,
         SETTINGS.model_copy(update={"steps": steps}),
@@ -309,8 +309,8 @@ def test_predictions_for_narrower_images_calibrate(learned: Learned) -> None:
 
 
 def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_path: Path) -> None:
-    save_reader(tmp_path / "scout.safetensors", learned.scout, ARCHITECTURE)
-    scout, architecture = load_reader(tmp_path / "scout.safetensors")
+    save_recognizer(tmp_path / "scout.safetensors", learned.scout, ARCHITECTURE)
+    scout, architecture = load_recognizer(tmp_path / "scout.safetensors")
     assert architecture == ARCHITECTURE
     assert same_weights(scout, learned.scout)
 
@@ -321,7 +321,7 @@ def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_pa
         while True:
             yield images[:32], torch.from_numpy(parameters.ids[:32])
 
-    reader = train_reader(
+    reader = train_recognizer(
         ids,
         replace(ARCHITECTURE, pose=False),
         SETTINGS.model_copy(update={"steps": 1, "learning_rate": 1e-9}),
@@ -335,16 +335,16 @@ def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_pa
 
 
 def test_empty_slots_have_no_pose_to_learn() -> None:
-    scheme = Scheme(alphabet="abc1", length=3, shortest=1, width=60, height=24)
+    scheme = Scheme(alphabet="abc1", length=(1, 3), width=60, height=24)
     simulator = Simulator(
         scheme, SimulatorSettings(fonts=("roboto-black",), size=(12, 12)), plain(60, 24)
     )
     _, targets = PosedSimulator(simulator).batch(np.random.default_rng(1), 40)
-    absent = targets[..., 0] == scheme.absent
-    assert 0 < absent.sum() < absent.size
-    assert np.isnan(targets[absent][:, 1:4]).all()
-    assert (targets[absent][:, 4] == -1).all()
-    assert np.isfinite(targets[~absent]).all()
+    blank = targets[..., 0] == scheme.blank
+    assert 0 < blank.sum() < blank.size
+    assert np.isnan(targets[blank][:, 1:4]).all()
+    assert (targets[blank][:, 4] == -1).all()
+    assert np.isfinite(targets[~blank]).all()
 
     rows, columns = map_size(24, 60)
     logits = torch.zeros(40, 3, 5, requires_grad=True)
@@ -360,7 +360,7 @@ def test_empty_slots_have_no_pose_to_learn() -> None:
     assert middles.grad is not None
     for gradient in (logits.grad, pose.grad, middles.grad):
         assert torch.isfinite(gradient).all()
-    assert not pose.grad[torch.from_numpy(absent)].any()
-    assert pose.grad[torch.from_numpy(~absent)].abs().min() > 0
-    error = np.abs(0.3 - targets[~absent][:, 3]).mean() * 45
+    assert not pose.grad[torch.from_numpy(blank)].any()
+    assert pose.grad[torch.from_numpy(~blank)].abs().min() > 0
+    error = np.abs(0.3 - targets[~blank][:, 3]).mean() * 45
     assert figures["turn_error_degrees"].item() == pytest.approx(error, rel=1e-3)

@@ -19,7 +19,7 @@ from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 from simgan_captcha.pipeline.stages.final_readings import read_captchas
-from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
 from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
 from simgan_captcha.simulator.simulator import DrawParameters, Simulator
@@ -37,14 +37,14 @@ CALIBRATING = (
     "calibration.epochs=10",
     "calibration.rendering_images=100",
     "calibration.rendering_evaluations=20",
-    "reader.images=raw",
+    "recognizer.images=raw",
     "adaptation.steps=0",
-    "reader.batch_size=32",
-    "reader.channels=[8, 8, 16, 16, 32]",
-    "reader.ema_decay=0.95",
-    "reader.learning_rate=0.01",
-    "reader.steps=30",
-    "reader.checkpoint_every=100",
+    "recognizer.batch_size=32",
+    "recognizer.channels=[8, 8, 16, 16, 32]",
+    "recognizer.ema_decay=0.95",
+    "recognizer.learning_rate=0.01",
+    "recognizer.steps=30",
+    "recognizer.checkpoint_every=100",
     'simulator.fonts=["roboto-black", "dejavu-sans-bold"]',
     "simulator.size=[18, 20]",
     "simulator.horizontal=[-0.3, 0.3]",
@@ -73,7 +73,7 @@ def test_a_run_learns_glyphs_and_poses(
 
     def recorded(self: Simulator, generator: np.random.Generator, count: int) -> DrawParameters:
         drawn.append(draw(self, generator, count))
-        free.append(self.settings.free)
+        free.append(self.settings.uncalibrated_fraction)
         return drawn[-1]
 
     monkeypatch.setattr(Simulator, "draw_parameters", recorded)
@@ -92,7 +92,7 @@ def test_a_run_learns_glyphs_and_poses(
         assert (left, right) == pytest.approx((low, high), abs=2.5)
     images, slots, _ = found.poses.shape
     assert IMAGES / 2 < images <= IMAGES
-    assert slots == SCHEME.length
+    assert slots == SCHEME.max_length
     middles = np.median(found.poses, 0)
     np.testing.assert_allclose(middles[:, :2], [[14.4, 12], [38.4, 12]], atol=1.5)
     assert result["pitch"][0] == pytest.approx(24, abs=1.5)
@@ -106,7 +106,7 @@ def test_a_run_learns_glyphs_and_poses(
     assert list(result["fonts"]) == list(SCHEME.alphabet)
     assert result["accuracy"] > 0.9
 
-    scout, architecture = load_reader(folder / "reader.safetensors")
+    scout, architecture = load_recognizer(folder / "recognizer.safetensors")
     assert architecture.pose
     assert not scout.training
     losses = []
@@ -120,8 +120,8 @@ def test_a_run_learns_glyphs_and_poses(
     (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
     assert (known.font == FONTS).all()
     of_batches = [share for share, each in zip(free, drawn, strict=True) if len(each.ids) == 32]
-    assert set(of_batches[: FIRST + STEPS]) == {CalibrationSettings().free}
-    assert set(of_batches[FIRST + STEPS :]) >= {SimulatorSettings().free}
+    assert set(of_batches[: FIRST + STEPS]) == {CalibrationSettings().uncalibrated_fraction}
+    assert set(of_batches[FIRST + STEPS :]) >= {SimulatorSettings().uncalibrated_fraction}
     learned_from = [parameters for parameters in drawn if len(parameters.ids) == 32]
     assert len(learned_from) >= FIRST + STEPS + 2
     fonts = np.concatenate([parameters.font for parameters in learned_from[FIRST:]])
@@ -146,13 +146,13 @@ def test_a_run_learns_glyphs_and_poses(
     assert len(load_readings(run / READINGS)) == IMAGES
 
     # A scheme may contain more information.
-    assert "several_fonts" not in diagnosis["undecided"]
+    assert "multiple_fonts" not in diagnosis["undecided"]
     ranges = config.simulator.model_copy(update={"layout": LayoutSettings()})
     laid_out = config.model_copy(update={"simulator": ranges})
     read_captchas(
         RunData(run, laid_out, SEED, fabric, told.append), run / "readings", lambda *_: None
     )
-    assert "set several_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
+    assert "set multiple_fonts = true in the scheme" in read_diagnosis(run)["undecided"]
 
 
 def test_too_little_training_stops_a_run_that_continues_uncalibrated(

@@ -221,7 +221,7 @@ def test_judge_by_labels(
     assert judgement["captcha_accuracy"] == pytest.approx(right / 240)
     low, high = judgement["captcha_interval"]
     assert 0 <= low <= right / 240 <= high <= 1
-    assert len(judgement["per_position"]) == SCHEME.length
+    assert len(judgement["per_position"]) == SCHEME.max_length
     assert json.loads((run / JUDGEMENT).read_text()) == judgement
     assert (run / "report.html").is_file()
 
@@ -333,7 +333,7 @@ def test_read_prints_a_row_for_each_image_in_order(
         assert row.keys() == {"name", "text", "confidence", "character_confidence"}
         SCHEME.encode(row["text"])
         assert 0 <= row["confidence"] <= 1
-        assert len(row["character_confidence"]) == SCHEME.length
+        assert len(row["character_confidence"]) == SCHEME.max_length
     in_words = command("read", run, *paths)
     assert in_words.code == 0
     for row, line in zip(rows, in_words.out.splitlines(), strict=True):
@@ -503,9 +503,9 @@ def test_batches_of_which_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("reader.step=5", ["'reader.step'", "did you mean reader.steps?"]),
-        ("reader.steps=0", ["reader.steps: ", "greater than or equal to 1; got 0"]),
-        ("reader.steps", ["key=value"]),
+        ("recognizer.step=5", ["'recognizer.step'", "did you mean recognizer.steps?"]),
+        ("recognizer.steps=0", ["recognizer.steps: ", "greater than or equal to 1; got 0"]),
+        ("recognizer.steps", ["key=value"]),
         ("scheme.alphabet=aab", ["repeats 'a'"]),
         ('simulator.fonts=["comic"]', ["font file or one of", "got 'comic'"]),
         ("scheme.alphabet=ab雪", ["lacks '雪'"]),
@@ -591,7 +591,9 @@ def test_files_that_may_not_grow(
 def test_ctrl_c(tmp_path: Path, made: tuple[Path, Path, dict[str, str]], moment: str) -> None:
     run = tmp_path / "run"
     # With a process that draws ahead, as that gets the Ctrl-C of a terminal too.
-    arguments = run_arguments(run, made[1], "reader.steps=100000", "reader.images=raw", "workers=1")
+    arguments = run_arguments(
+        run, made[1], "recognizer.steps=100000", "recognizer.images=raw", "workers=1"
+    )
     with subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
@@ -621,9 +623,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_later_settings_go_before_earlier_ones_and_do_not_pile_up() -> None:
-    earlier = ["reader.steps=5", "workers=0"]
+    earlier = ["recognizer.steps=5", "workers=0"]
     assert later_settings(earlier, earlier) == tuple(earlier)
-    assert later_settings(earlier, ["reader.steps=7"]) == ("workers=0", "reader.steps=7")
+    assert later_settings(earlier, ["recognizer.steps=7"]) == ("workers=0", "recognizer.steps=7")
     # One that sets a whole part overrides what was set within it before.
-    whole = ['reader={"steps": 3}']
-    assert resolve_config("quick", later_settings(earlier, whole)).reader.steps == 3
+    whole = ['recognizer={"steps": 3}']
+    assert resolve_config("quick", later_settings(earlier, whole)).recognizer.steps == 3

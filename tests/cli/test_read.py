@@ -14,7 +14,7 @@ from PIL import Image
 from simgan_captcha import Reader
 from simgan_captcha.inference.reader import ImageReader
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.recognizer.decode import read_probabilities, recogniser
+from simgan_captcha.recognizer.decode import read_probabilities, recognizer
 from tests.commands import command
 from tests.inference.test_reader import FILES, GREY, NETWORK, OWN, export_with_family
 from tests.small_run import SCHEME, shaded
@@ -48,7 +48,7 @@ def test_every_text_satisfies_the_constraints(exported: Path, folder: Path) -> N
 
 def test_a_file_reads_the_same_under_constraints_as_torch(exported: Path) -> None:
     probabilities = partial(read_probabilities, NETWORK, shaded())
-    own = ImageReader(SCHEME, recogniser(NETWORK, shaded()), probabilities)
+    own = ImageReader(SCHEME, recognizer(NETWORK, shaded()), probabilities)
     in_torch = own.read(list(FILES), pattern=PATTERN, top=2)
     by_file = Reader(exported).read(list(FILES), pattern=PATTERN, top=2)
     for one, other in zip(in_torch, by_file, strict=True):

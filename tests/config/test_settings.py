@@ -50,12 +50,12 @@ def test_a_plan_without_the_generalist_is_that_of_the_simulator() -> None:
 
 def test_the_original_preset_is_the_system_of_2017() -> None:
     config = resolve_config("original")
-    assert (config.encoding, config.generator, config.reader.kind) == (
+    assert (config.encoding, config.generator, config.recognizer.kind) == (
         "binary",
         "original",
         "original",
     )
-    assert config.reader.images == "refined"
+    assert config.recognizer.images == "refined"
     assert config.refines
     assert not config.simgan.refiner.global_skip
     assert not config.adaptation.steps
@@ -64,19 +64,19 @@ def test_the_original_preset_is_the_system_of_2017() -> None:
 @pytest.mark.parametrize(
     ("assignment", "path", "value"),
     [
-        ("reader.steps=7", "reader.steps", 7),
-        (" reader.steps = 7 ", "reader.steps", 7),
-        ("reader.learning_rate=1e-3", "reader.learning_rate", 1e-3),
-        ("reader.channels=[4,4,4,4,8]", "reader.channels", (4, 4, 4, 4, 8)),
-        ("reader.images=refined", "reader.images", "refined"),
-        ('reader.images="refined"', "reader.images", "refined"),
+        ("recognizer.steps=7", "recognizer.steps", 7),
+        (" recognizer.steps = 7 ", "recognizer.steps", 7),
+        ("recognizer.learning_rate=1e-3", "recognizer.learning_rate", 1e-3),
+        ("recognizer.channels=[4,4,4,4,8]", "recognizer.channels", (4, 4, 4, 4, 8)),
+        ("recognizer.images=refined", "recognizer.images", "refined"),
+        ('recognizer.images="refined"', "recognizer.images", "refined"),
         ("batches=null", "batches", None),
         ("scheme.alphabet=abc=1", "scheme.alphabet", "abc=1"),
         ("simgan.refiner.features=3", "simgan.refiner.features", 3),
         ("adaptation.augmentation.rotation=3", "adaptation.augmentation.rotation", 3.0),
         ('simulator.fonts=["roboto-black"]', "simulator.fonts", ("roboto-black",)),
         ("simulator.rotation=[-5, 5]", "simulator.rotation", (-5.0, 5.0)),
-        ('reader={"steps": 9}', "reader.steps", 9),
+        ('recognizer={"steps": 9}', "recognizer.steps", 9),
     ],
 )
 def test_assignments(assignment: str, path: str, value: object) -> None:
@@ -87,7 +87,9 @@ def test_assignments(assignment: str, path: str, value: object) -> None:
 
 
 def test_the_last_assignment_wins_and_presets_give_way() -> None:
-    assert resolve_config("quick", ["reader.steps=1", "reader.steps=2"]).reader.steps == 2
+    assert (
+        resolve_config("quick", ["recognizer.steps=1", "recognizer.steps=2"]).recognizer.steps == 2
+    )
     changed = resolve_config("quick", ["simgan.refiner.features=4"]).simgan
     assert changed.refiner.features == 4
     assert changed.refiner.blocks == resolve_config("quick").simgan.refiner.blocks
@@ -96,8 +98,8 @@ def test_the_last_assignment_wins_and_presets_give_way() -> None:
 @pytest.mark.parametrize(
     ("assignment", "nearest"),
     [
-        ("reader.step=1", "reader.steps"),
-        ("reader.lerning_rate=1", "reader.learning_rate"),
+        ("recognizer.step=1", "recognizer.steps"),
+        ("recognizer.lerning_rate=1", "recognizer.learning_rate"),
         ("adaptation.augmentation.rotaton=1", "adaptation.augmentation.rotation"),
         ("adaptaton.steps=1", "adaptation"),
         ("thread=1", "threads"),
@@ -118,15 +120,15 @@ def test_a_key_like_no_other_points_to_the_documentation() -> None:
 @pytest.mark.parametrize(
     ("assignment", "key"),
     [
-        ("reader.steps=0", "reader.steps"),
-        ("reader.steps=many", "reader.steps"),
-        ("reader.steps=1.5", "reader.steps"),
-        ("reader.steps=null", "reader.steps"),
-        ("reader.learning_rate=2", "reader.learning_rate"),
-        ("reader.learning_rate=NaN", "reader.learning_rate"),
-        ("reader.images=blurred", "reader.images"),
-        ("reader.channels=[1,2]", "reader.channels"),
-        ("reader.channels=[4,4,4,4,6]", "reader.channels"),
+        ("recognizer.steps=0", "recognizer.steps"),
+        ("recognizer.steps=many", "recognizer.steps"),
+        ("recognizer.steps=1.5", "recognizer.steps"),
+        ("recognizer.steps=null", "recognizer.steps"),
+        ("recognizer.learning_rate=2", "recognizer.learning_rate"),
+        ("recognizer.learning_rate=NaN", "recognizer.learning_rate"),
+        ("recognizer.images=blurred", "recognizer.images"),
+        ("recognizer.channels=[1,2]", "recognizer.channels"),
+        ("recognizer.channels=[4,4,4,4,6]", "recognizer.channels"),
         ("adaptation.confidence=1.1", "adaptation.confidence"),
         ("adaptation.augmentation.hole=-1", "adaptation.augmentation.hole"),
         ("simgan.history_capacity=2", "simgan"),
@@ -135,8 +137,8 @@ def test_a_key_like_no_other_points_to_the_documentation() -> None:
         ("simulator.rotation=[5,-5]", "simulator"),
         ("precision=16-true", "precision"),
         ("threads=-1", "threads"),
-        ("reader=5", "reader"),
-        ("reader=[1]", "reader"),
+        ("recognizer=5", "recognizer"),
+        ("recognizer=[1]", "recognizer"),
     ],
 )
 def test_a_bad_value_is_one_line_with_the_key_and_the_value(assignment: str, key: str) -> None:
@@ -148,15 +150,17 @@ def test_a_bad_value_is_one_line_with_the_key_and_the_value(assignment: str, key
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("assignment", ["reader.steps", "reader", "", "=", "=5", "..=1", "a.=1"])
+@pytest.mark.parametrize(
+    "assignment", ["recognizer.steps", "recognizer", "", "=", "=5", "..=1", "a.=1"]
+)
 def test_what_is_no_assignment_is_refused(assignment: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
         resolve_config("quick", [assignment])
 
 
 def test_a_value_has_nothing_below_it() -> None:
-    with pytest.raises(ConfigError, match=r"reader\.steps is a value and has no 'much'"):
-        resolve_config("quick", ["reader.steps.much=1"])
+    with pytest.raises(ConfigError, match=r"recognizer\.steps is a value and has no 'much'"):
+        resolve_config("quick", ["recognizer.steps.much=1"])
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
@@ -164,7 +168,7 @@ def test_an_unknown_preset_names_those_there_are() -> None:
         resolve_config("fast")
 
 
-@given(assignment=st.text(max_size=40) | st.from_regex(r"reader\.[a-z_]+=.*", fullmatch=True))
+@given(assignment=st.text(max_size=40) | st.from_regex(r"recognizer\.[a-z_]+=.*", fullmatch=True))
 def test_any_text_is_a_configuration_or_a_clear_error(assignment: str) -> None:
     try:
         config = resolve_config("quick", [assignment])
@@ -177,22 +181,22 @@ def test_flops_of_what_is_left_out_are_not_planned() -> None:
     def planned(*assignments: str) -> int:
         return planned_training_flops(resolve_config("quick", ["pretrained=false", *assignments]))
 
-    parts = map(planned, ("adaptation.steps=0", "reader.steps=1"))
+    parts = map(planned, ("adaptation.steps=0", "recognizer.steps=1"))
     assert all(0 < part < planned() for part in parts)
-    refined = planned("reader.images=refined")
-    assert refined > planned("reader.images=refined", "simgan.steps=1") > planned()
+    refined = planned("recognizer.images=refined")
+    assert refined > planned("recognizer.images=refined", "simgan.steps=1") > planned()
 
 
 def test_discriminators_of_features_need_a_network_with_features() -> None:
-    with pytest.raises(ConfigError, match=r"simgan\.features needs reader\.kind=attention"):
+    with pytest.raises(ConfigError, match=r"simgan\.features needs recognizer\.kind=attention"):
         resolve_config("original", ["simgan.features=1"])
     assert resolve_config("quick", ["simgan.features=1"]).simgan.features == 1
 
 
-@pytest.mark.parametrize("key", ["waves", "several_fonts"])
+@pytest.mark.parametrize("key", ["wavy_baseline", "multiple_fonts"])
 def test_what_only_a_layout_draws_is_refused_without(key: str) -> None:
     said = f"scheme.{key}=true"
     with pytest.raises(ConfigError, match=rf"scheme.{key} needs letters that are laid out"):
         resolve_config("quick", [said])
-    for layout in ("simulator.layout={}", "scheme.shortest=3"):
+    for layout in ("simulator.layout={}", "scheme.length=[3,4]"):
         assert getattr(resolve_config("quick", [said, layout]).scheme, key)

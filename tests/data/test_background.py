@@ -132,7 +132,7 @@ def test_lines_that_differ_per_image_are_removed(bright: bool) -> None:
     for image, left in zip(images, blocks, strict=True):
         image[generator.integers(27, 40)] = ink  # a line of one pixel, elsewhere in every image
         image[12:24, left : left + 10] = ink
-    found = estimate_background(images, removed_lines=1)
+    found = estimate_background(images, line_removal_width=1)
     normalised = found.normalise(images)[:, 0]
     for channel, left in zip(normalised, blocks, strict=True):
         assert (channel[14:22, left + 2 : left + 8] > 0.9).all()
@@ -291,10 +291,10 @@ def test_letters_in_fixed_places_leave_no_trace_in_the_background() -> None:
 
 
 def test_the_background_of_ink_on_black_is_not_estimated() -> None:
-    background = plain_background(20, 30, 200, removed_lines=2)
+    background = plain_background(20, 30, 200, line_removal_width=2)
     assert background.grey.shape == (20, 30)
     assert background.bright_ink
-    assert background.removed_lines == 2
+    assert background.line_removal_width == 2
     ink = background.normalise(np.full((1, 20, 30), 200, np.uint8))
     assert (ink[:, 0] > 0.9).mean() > 0.5
     assert (ink[:, 1] == -1).all()

@@ -218,8 +218,7 @@ def test_the_scheme_file_of_init_can_be_read(
     path.write_text(text, encoding="utf-8", newline="")
     assert load_scheme(path) == Scheme(
         alphabet=alphabet,
-        length=3,
-        shortest=2,
+        length=(2, 3),
         width=48,
         height=24,
         text_height=a_look().text_height,
@@ -297,7 +296,10 @@ def test_a_missing_folder_cannot_be_inspected(tmp_path: Path) -> None:
         ("alphabets = 'ab'\nlength = 2\nwidth = 48\nheight = 24", "did you mean alphabet"),
         ("alphabet = 'ab'\nlength = 2\nwidth = 48", "height: Field required"),
         ("alphabet = 'aba'\nlength = 2\nwidth = 48\nheight = 24", "repeats 'a'"),
-        ("alphabet = 'ab'\nlength = 0\nwidth = 48\nheight = 24", "length: .*greater than"),
+        (
+            "alphabet = 'ab'\nlength = 0\nwidth = 48\nheight = 24",
+            "length: expected a number from 1 to 64",
+        ),
         ("alphabet = [", "expected TOML"),
         ("alphabet = '\x00'", "expected TOML"),
     ],
@@ -405,16 +407,16 @@ def test_a_run_on_captchas_of_several_lengths_sizes_and_colours(tmp_path: Path) 
     begun = command("init", images, scheme, "--alphabet", "abc1", "--length", "2-3")
     assert begun.code == 0, begun.err
     written = load_scheme(scheme)
-    assert (written.length, written.shortest, written.background) == (3, 2, "plain")
+    assert (written.max_length, written.min_length, written.background) == (3, 2, "plain")
     small = [a for a in ASSIGNMENTS if not a.startswith(("scheme.", "simulator.", "calibrate="))]
     settings = [
         *small,
-        "reader.images=raw",
-        "reader.channels=[8, 8, 16, 16, 32]",
-        "reader.batch_size=32",
-        "reader.learning_rate=0.01",
-        "reader.ema_decay=0.95",
-        "reader.steps=400",
+        "recognizer.images=raw",
+        "recognizer.channels=[8, 8, 16, 16, 32]",
+        "recognizer.batch_size=32",
+        "recognizer.learning_rate=0.01",
+        "recognizer.ema_decay=0.95",
+        "recognizer.steps=400",
         "calibrate=false",
         'simulator.fonts=["dejavu-sans-bold", "roboto-black"]',
         "simulator.rotation=[-5, 5]",

@@ -206,12 +206,12 @@ def test_other_arrays_are_refused(pixels: np.ndarray, scheme: Scheme) -> None:
 def test_all_sources_of_an_image_give_the_same_input() -> None:
     seen: list[GreyImages] = []
 
-    def recognise(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
+    def recognize(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
         seen.extend(images)
         return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
 
     large = bar((200, 30, 60), (0, 0, 250), 2)
-    reader = ImageReader(PLAIN, recognise)
+    reader = ImageReader(PLAIN, recognize)
     read = reader.read([encode_png(large), large, encode_jpeg(large[..., 0], 90), b"no image"])
     assert isinstance(read[3], Unreadable)
     assert np.array_equal(seen[0], seen[1])
@@ -227,9 +227,9 @@ def test_transparent_images_are_laid_on_white() -> None:
     assert np.array_equal(decode_scheme_image(buffer.getvalue(), PLAIN), WHITE_ON_BLACK)
     seen: list[GreyImages] = []
 
-    def recognise(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
+    def recognize(images: GreyImages) -> tuple[np.ndarray, np.ndarray]:
         seen.extend(images)
         return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
 
-    ImageReader(PLAIN, recognise).read(picture)
+    ImageReader(PLAIN, recognize).read(picture)
     assert np.array_equal(seen[0], WHITE_ON_BLACK)

@@ -86,11 +86,11 @@ def through_readers(source: Source, scheme: Scheme) -> GreyImages:
     """What `ImageReader` gives a net."""
     seen: list[GreyImages] = []
 
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         seen.extend(images)
         return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
 
-    ImageReader(scheme, recognise, threads=1).read(source)
+    ImageReader(scheme, recognize, threads=1).read(source)
     return seen[0]
 
 

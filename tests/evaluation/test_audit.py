@@ -67,7 +67,7 @@ def test_clutter_goes_and_more_comes() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     write_challenges(folder / "challenges", draw_captchas())
-    pipeline(folder / "run", folder / "challenges", "reader.images=raw", "adaptation.steps=0")
+    pipeline(folder / "run", folder / "challenges", "recognizer.images=raw", "adaptation.steps=0")
     return folder / "run"
 
 

@@ -18,7 +18,7 @@ from simgan_captcha.evaluation.audit.words import (
 )
 from simgan_captcha.scheme import Scheme
 
-SCHEME = Scheme(alphabet="abco", alike=("o0",), length=2, width=48, height=24)
+SCHEME = Scheme(alphabet="abco", equivalents=("o0",), length=2, width=48, height=24)
 
 
 def figures(**others: Any) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_texts_of_a_reader_that_reads_little_are_not_judged() -> None:
 
 
 def test_the_size_of_the_text_space() -> None:
-    several = Scheme(alphabet="01", length=3, shortest=2, width=40, height=20)
+    several = Scheme(alphabet="01", length=(2, 3), width=40, height=20)
     assert text_space(several) == 4 + 8
     random = np.random.default_rng(1)
     about, low, high = space_from_repeats([str(n) for n in random.integers(0, 5000, 1000)]) or (

@@ -76,7 +76,7 @@ def test_case_is_ignored_if_asked(run: Path) -> None:
 
 
 def test_cases_that_both_stand_in_the_alphabet_count_as_one(tmp_path: Path) -> None:
-    scheme = Scheme(alphabet="Aab0", alike=("0O",), length=2, width=40, height=20)
+    scheme = Scheme(alphabet="Aab0", equivalents=("0O",), length=2, width=40, height=20)
     read = [Reading("1", "Ab", 1.0, (1.0, 1.0)), Reading("2", "a0", 1.0, (1.0, 1.0))]
     truth = tmp_path / "l.csv"
     truth.write_text("name,label\n1,aB\n2,Ao\n")

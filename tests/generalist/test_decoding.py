@@ -13,6 +13,7 @@ from simgan_captcha.errors import ConfigError
 from simgan_captcha.generalist.characters import CHARACTERS, CLASSES, decode, encode
 from simgan_captcha.generalist.decoding import (
     Alphabet,
+    PossibleTexts,
     ctc_log_probability,
     decode_columns,
     other_texts,
@@ -59,7 +60,10 @@ def test_the_best_path_of_a_length_is_found(
         score = sum(log[t, k] for t, k in enumerate(path))
         if fewest <= len(ids) <= fewest + more and score > best:
             best, found = score, "".join("abc"[k - 1] for k in ids)
-    assert decode_columns(logits, alphabet, (fewest, fewest + more)).text == found
+    assert (
+        decode_columns(logits, PossibleTexts.of_lengths(alphabet, (fewest, fewest + more))).text
+        == found
+    )
 
 
 @given(
@@ -73,7 +77,10 @@ def test_any_text_keeps_to_alphabet_and_length(
     seed: int, columns: int, characters: set[str], length: int
 ) -> None:
     alphabet = "".join(sorted(characters))
-    decoded = decode_columns(logits_of(seed, columns), Alphabet(alphabet), (length, length))
+    decoded = decode_columns(
+        logits_of(seed, columns),
+        PossibleTexts.of_lengths(Alphabet(alphabet), (length, length)),
+    )
     assert len(decoded.text) == length
     assert set(decoded.text) <= set(alphabet)
     assert list(decoded.columns) == sorted(set(decoded.columns))
@@ -105,10 +112,10 @@ def test_the_best_texts_of_a_pattern_are_found(
         ((score, text) for text, score in by_alignment(log, columns).items()), reverse=True
     )
     expected = [text for _, text in ranked if re.fullmatch(pattern, text)]
-    texts = of_pattern(pattern, "abc")
-    first = decode_columns(logits, alphabet, matching=texts).text
+    possible = PossibleTexts(alphabet, of_pattern(pattern, "abc"))
+    first = decode_columns(logits, possible).text
     assert first == expected[0]
-    found = other_texts(logits, alphabet, texts, first, others)
+    found = other_texts(logits, possible, first, others)
     assert sorted(text for text, _ in found) == sorted(expected[1 : 1 + others])
     for text, confidence in found:
         ids = ["abc".index(c) + 1 for c in text]
@@ -120,15 +127,15 @@ def test_the_other_case_counts_where_the_alphabet_lacks_it() -> None:
     logits = np.zeros((3, CLASSES), np.float32)
     logits[:, 0] = 8
     logits[1, [0, *encode("A")]] = [0, 8]
-    assert decode_columns(logits, Alphabet("ab")).text == "a"
-    assert decode_columns(logits, Alphabet("aA")).text == "A"
+    assert decode_columns(logits, PossibleTexts.of_lengths(Alphabet("ab"))).text == "a"
+    assert decode_columns(logits, PossibleTexts.of_lengths(Alphabet("aA"))).text == "A"
 
 
 def test_characters_outside_the_alphabet_do_not_become_blanks() -> None:
     logits = np.zeros((3, CLASSES), np.float32)
     logits[:, 0] = 8
     logits[1, [0, *encode("O"), *encode("0")]] = [0, 9, 6]
-    decoded = decode_columns(logits, Alphabet("0123456789"))
+    decoded = decode_columns(logits, PossibleTexts.of_lengths(Alphabet("0123456789")))
     assert decoded.text == "0"
     assert decoded.confidence > 0.9
 

@@ -22,7 +22,7 @@ from simgan_captcha.types import Floats, GreyImages, Ids
 ALPHABET = "ab1"
 LONGEST = 4
 FIXED = Scheme(alphabet=ALPHABET, length=3, width=8, height=8)
-VARYING = Scheme(alphabet=ALPHABET, shortest=1, length=LONGEST, width=8, height=8)
+VARYING = Scheme(alphabet=ALPHABET, length=(1, LONGEST), width=8, height=8)
 
 
 def extended(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -74,14 +74,14 @@ def test_a_pattern_accepts_what_python_matches(pattern: str) -> None:
 
 def distributions(seed: int, scheme: Scheme) -> Floats:
     generator = np.random.default_rng(seed)
-    drawn = generator.standard_normal((2, scheme.length, scheme.classes)) * 2
+    drawn = generator.standard_normal((2, scheme.max_length, scheme.classes)) * 2
     each = np.exp(drawn)
     return np.asarray(each / each.sum(-1, keepdims=True), np.float32)
 
 
 def ranked(slots: Floats, scheme: Scheme, allowed: Constraints) -> list[tuple[float, str]]:
     """All texts of a scheme that satisfy constraints, with their probabilities."""
-    fewest, most = scheme.shortest or scheme.length, scheme.length
+    fewest, most = scheme.min_length, scheme.max_length
     if isinstance(allowed.length, tuple):
         fewest, most = max(fewest, allowed.length[0]), min(most, allowed.length[1])
     found = []
@@ -113,17 +113,17 @@ def test_the_most_probable_texts_are_found(seed: int, scheme: Scheme, allowed: C
             assert not ranked(of_image, scheme, allowed)
         return
     for of_image, found in zip(
-        slots, best_texts(slots, texts, scheme.absent, allowed.top), strict=True
+        slots, best_texts(slots, texts, scheme.blank, allowed.top), strict=True
     ):
         expected = ranked(of_image, scheme, allowed)[: allowed.top]
         assert [scheme.decode(ids) for ids in found] == [text for _, text in expected]
 
 
 def reader(scheme: Scheme, slots: Floats) -> ImageReader:
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         return slots.argmax(-1)[: len(images)], slots.max(-1)[: len(images)]
 
-    return ImageReader(scheme, recognise, lambda images: slots[: len(images)], threads=1)
+    return ImageReader(scheme, recognize, lambda images: slots[: len(images)], threads=1)
 
 
 IMAGE = np.zeros((8, 8), np.uint8)
@@ -152,7 +152,7 @@ def test_confidence_is_the_share_of_all_texts() -> None:
 
 
 def test_alike_characters_count_as_one() -> None:
-    scheme = Scheme(alphabet="ob", alike=("o0",), length=2, width=8, height=8)
+    scheme = Scheme(alphabet="ob", equivalents=("o0",), length=2, width=8, height=8)
     slots = np.array([[[0.4, 0.6], [0.4, 0.6]]], np.float32)
     assert reader(scheme, slots).read(IMAGE, pattern=r"\db").text == "ob"
     assert reader(scheme, slots).read(IMAGE, alphabet="0").text == "oo"
@@ -223,10 +223,10 @@ def test_any_pattern_means_what_python_says_or_is_refused(pattern: str) -> None:
         assert automaton.accepts(ids) == bool(re.fullmatch(pattern, text)), text
 
 
-def test_a_file_without_probabilities_reads_without_constraints_only() -> None:
+def test_a_reader_without_probabilities_reads_without_constraints_only() -> None:
     slots = distributions(0, FIXED)
     of = reader(FIXED, slots)
     of.probabilities = None
     assert isinstance(of.read(IMAGE), Reading)
-    with pytest.raises(RunError, match="of an earlier version; export it again with"):
+    with pytest.raises(RunError, match="only the most probable; give ImageReader"):
         of.read(IMAGE, pattern="ab1")

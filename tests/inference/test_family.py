@@ -49,7 +49,7 @@ def test_constraints_that_contradict_images_raise_no_alarm(exported: Path) -> No
     assert reader.alarm() is None
 
 
-def test_a_file_of_an_earlier_version_raises_no_alarm(tmp_path: Path) -> None:
+def test_a_file_that_knows_no_images_raises_no_alarm(tmp_path: Path) -> None:
     export_reader(tmp_path / "reader.onnx", NETWORK, shaded(), SCHEME, GREY)
     reader = Reader(tmp_path / "reader.onnx")
     reader.read([255 - grey for grey in GREY])
@@ -59,10 +59,10 @@ def test_a_file_of_an_earlier_version_raises_no_alarm(tmp_path: Path) -> None:
 def test_another_aspect_ratio_raises_an_alarm() -> None:
     scheme = Scheme(alphabet="ab", length=2, width=48, height=24, background="plain")
 
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         return np.zeros((len(images), 2), np.int64), np.ones((len(images), 2), np.float32)
 
-    own, other = ImageReader(scheme, recognise), ImageReader(scheme, recognise)
+    own, other = ImageReader(scheme, recognize), ImageReader(scheme, recognize)
     images = np.random.default_rng(0).integers(0, 255, (40, 24, 48), np.uint8)
     own.read(list(images))
     other.own_family = lambda: Family.of(own.looks)

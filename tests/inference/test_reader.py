@@ -22,24 +22,24 @@ from simgan_captcha.inference.exported import METADATA
 from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Source, Unreadable
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.recognizer.decode import read_images, recogniser
+from simgan_captcha.recognizer.decode import read_images, recognizer
 from simgan_captcha.recognizer.export import export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.types import Floats, GreyImages, Ids
 from tests.small_run import SCHEME, draw_captchas, shaded
 
 FILES = [data for data, _ in draw_captchas(40)]
 GREY: GreyImages = np.stack([decode_grey(data) for data in FILES])
-ARCHITECTURE = ReaderArchitecture(
-    SCHEME.height, SCHEME.width, SCHEME.length, len(SCHEME.alphabet), channels=(4, 4, 4, 4, 8)
+ARCHITECTURE = RecognizerArchitecture(
+    SCHEME.height, SCHEME.width, SCHEME.max_length, len(SCHEME.alphabet), channels=(4, 4, 4, 4, 8)
 )
-NETWORK = build_reader(ARCHITECTURE).eval()
+NETWORK = build_recognizer(ARCHITECTURE).eval()
 OWN = list(read_images(NETWORK, shaded(), SCHEME, [str(n) for n in range(len(GREY))], GREY))
 
 
 def export_with_family(path: Path) -> Path:
     """Export the network with the look of the images, and return the path."""
-    own = ImageReader(SCHEME, recogniser(NETWORK, shaded()))
+    own = ImageReader(SCHEME, recognizer(NETWORK, shaded()))
     own.read(list(FILES))
     export_reader(path, NETWORK, shaded(), SCHEME, GREY, family=Family.of(own.looks))
     return path
@@ -106,7 +106,7 @@ def test_invalid_sources_are_refused(reader: Reader) -> None:
 
 @given(st.lists(st.integers(0, len(FILES)), max_size=300))
 def test_any_mix_of_good_and_broken_images_keeps_its_order(numbers: list[int]) -> None:
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         found = [int((image == GREY).all((1, 2)).argmax()) for image in images]
         ids = np.array([[n % 4, n // 4 % 4] for n in found])
         return ids, np.full(ids.shape, 0.5, np.float32)
@@ -114,7 +114,7 @@ def test_any_mix_of_good_and_broken_images_keeps_its_order(numbers: list[int]) -
     broken = len(FILES)
     images: list[Source] = [b"broken" if n == broken else GREY[n] for n in numbers]
     for threads in (1, 3):
-        rows = ImageReader(SCHEME, recognise, threads=threads).read(images)
+        rows = ImageReader(SCHEME, recognize, threads=threads).read(images)
         assert_in_order(rows, numbers)
 
 

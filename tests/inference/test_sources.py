@@ -23,8 +23,8 @@ def from_stdin(data: bytes) -> list[object]:
     return list(image_sources(["-"], io.BytesIO(data)))
 
 
-def recognise(images: GreyImages) -> tuple[Ids, Floats]:
-    shape = (len(images), SCHEME.length)
+def recognize(images: GreyImages) -> tuple[Ids, Floats]:
+    shape = (len(images), SCHEME.max_length)
     return np.zeros(shape, np.int64), np.ones(shape, np.float32)
 
 
@@ -60,7 +60,7 @@ def test_an_invalid_file_name_does_not_affect_other_files(tmp_path: Path) -> Non
     path = tmp_path / "a.jpg"
     path.write_bytes(CAPTCHAS[0][0])
     names = f"{path}\n" + "x" * 600 + f"\nno\0name\n{path}\n"
-    rows = ImageReader(SCHEME, recognise).read_each(
+    rows = ImageReader(SCHEME, recognize).read_each(
         image_sources(["-"], io.BytesIO(names.encode()))
     )
     found = [row.error if isinstance(row, Unreadable) else row.name for row in rows]
@@ -79,7 +79,7 @@ def test_folders_zip_files_and_batches_are_read(tmp_path: Path) -> None:
         archive.writestr("in/4.jpg", CAPTCHAS[4][0])
     names = write_challenges(batches, CAPTCHAS)
     left_out: Counter[str] = Counter()
-    reader = ImageReader(SCHEME, recognise)
+    reader = ImageReader(SCHEME, recognize)
 
     def read(*places: Path, recursive: bool = False) -> list[str]:
         sources = image_sources(

@@ -13,7 +13,7 @@ from simgan_captcha.original.classifier import (
     examine,
     train_classifier,
 )
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 
 SETTINGS = ClassifierSettings(learning_rate=0.05, examine_every=5, examined=2, most_steps=200)
 
@@ -85,7 +85,7 @@ def test_a_quarter_of_the_features_costs_less_than_a_fifth() -> None:
     costs = []
     for features in (128, 32):
         with FlopCounterMode(display=False) as counter:
-            OriginalReader(50, 100, 4, 36, features)(torch.zeros(1, 2, 50, 100))
+            OriginalRecognizer(50, 100, 4, 36, features)(torch.zeros(1, 2, 50, 100))
         costs.append(counter.get_total_flops() / 2e6)
     assert costs[0] == pytest.approx(333, rel=0.02)
     assert costs[1] < costs[0] / 5

@@ -114,13 +114,13 @@ def test_a_killed_run_gives_the_same_readings(
     finished: Path, challenges: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = run_arguments(run, challenges, *PRETRAINED, "reader.checkpoint_every=1")
+    arguments = run_arguments(run, challenges, *PRETRAINED, "recognizer.checkpoint_every=1")
     process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
     kill_when(process, run / "distill" / "round-2" / "metrics.jsonl", 2)
-    again = pipeline(run, challenges, *PRETRAINED, "reader.checkpoint_every=1")
+    again = pipeline(run, challenges, *PRETRAINED, "recognizer.checkpoint_every=1")
     assert [r.text for r in again] == [r.text for r in load_readings(finished / READINGS)]
-    assert (run / "distill/reader.safetensors").read_bytes() == (
-        finished / "distill/reader.safetensors"
+    assert (run / "distill/recognizer.safetensors").read_bytes() == (
+        finished / "distill/recognizer.safetensors"
     ).read_bytes()
 
 

@@ -21,7 +21,7 @@ from simgan_captcha.pipeline.cost import (
     COMPARED,
     KNOWN,
     planned_training_flops,
-    reader_architecture,
+    recognizer_architecture,
 )
 from simgan_captcha.pipeline.manifest import FINISHED, MANIFEST, why_outdated
 from simgan_captcha.pipeline.progress import StageProgress
@@ -68,7 +68,7 @@ def spent(run: Path, config: RunConfig | None = None, *, readers: int) -> int:
     """
     views = VIEWS * int(manifests(run)["readings"]["result"]["known_read_again"])
     fewer = readers * (COMPARED - len(CAPTCHAS)) - views
-    reading = count_flops(reader_architecture(config or small_config()), 1, backward=False)
+    reading = count_flops(recognizer_architecture(config or small_config()), 1, backward=False)
     return sum(int(m["training_flops"]) for m in manifests(run).values()) + fewer * reading
 
 
@@ -114,7 +114,7 @@ def test_every_stored_image_is_read(finished: Path) -> None:
     assert len({r.name for r in readings}) == len(CAPTCHAS)
     for reading in readings:
         SCHEME.encode(reading.text)  # raises at another length or character
-        assert len(reading.character_confidence) == SCHEME.length
+        assert len(reading.character_confidence) == SCHEME.max_length
         product = np.prod(reading.character_confidence)
         assert reading.confidence == pytest.approx(product, rel=1e-5)
 
@@ -191,11 +191,11 @@ def test_a_finished_run_is_not_repeated(run: Path, challenges: Path) -> None:
     ("assignment", "redone"),
     [
         ("adaptation.steps=4", {"adapt", "readings"}),
-        ("reader.steps=6", {"read", "adapt", "readings"}),
-        ("witness_steps=2", {"refine", "read", "adapt", "readings"}),
+        ("recognizer.steps=6", {"read", "adapt", "readings"}),
+        ("label_check_steps=2", {"refine", "read", "adapt", "readings"}),
         ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
         ("encoding=binary", {"background", "refine", "read", "adapt", "readings"}),
-        ("simulator.fitted=0.1", {"refine", "read", "adapt", "readings"}),
+        ("simulator.calibrated_glyph_fraction=0.1", {"refine", "read", "adapt", "readings"}),
         ("threads=2", set()),
         ("download.attempts=1", set()),
     ],
@@ -211,8 +211,8 @@ def test_only_stages_affected_by_a_change_are_repeated(
 
 
 def test_a_changed_run_equals_a_new_run(run: Path, tmp_path: Path, challenges: Path) -> None:
-    assert pipeline(run, challenges, "witness_steps=2") == pipeline(
-        tmp_path / "new", challenges, "witness_steps=2"
+    assert pipeline(run, challenges, "label_check_steps=2") == pipeline(
+        tmp_path / "new", challenges, "label_check_steps=2"
     )
 
 
@@ -220,11 +220,21 @@ def test_a_changed_run_equals_a_new_run(run: Path, tmp_path: Path, challenges: P
     ("stage", "assignment", "seed", "why"),
     [
         # Before anything of the earlier run is touched,
-        ("store", "reader.steps=13", SEED, "its settings of reader have been changed since"),
+        (
+            "store",
+            "recognizer.steps=13",
+            SEED,
+            "its settings of recognizer have been changed since",
+        ),
         ("store", "adaptation.steps=0", SEED, "its settings of adaptation have been changed"),
         ("store", "workers=0", SEED + 1, "its seed has been changed since"),
         # also where no finished stage holds the setting,
-        ("store", "witness_steps=2", SEED, "its settings of witness_steps have been changed"),
+        (
+            "store",
+            "label_check_steps=2",
+            SEED,
+            "its settings of label_check_steps have been changed",
+        ),
         ("store", "precision=bf16-mixed", SEED, "its settings of precision have been changed"),
         # and when a stage that readings build on is not what it was, or not there.
         ("adapt", "simulator.size=[12, 15]", SEED, "its stage simulate has been started again"),
@@ -410,7 +420,7 @@ def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
 
 
 def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) -> None:
-    short = ("reader.images=raw", "adaptation.steps=0")
+    short = ("recognizer.images=raw", "adaptation.steps=0")
     readings = pipeline(tmp_path / "run", challenges, *short)
     assert len(readings) == len(CAPTCHAS)
     found = manifests(tmp_path / "run")
@@ -419,8 +429,8 @@ def test_a_run_without_refining_or_adapting(tmp_path: Path, challenges: Path) ->
     load_run_reader(tmp_path / "run")
 
 
-def test_discriminators_see_the_features_of_the_witness(run: Path, challenges: Path) -> None:
-    """A run without the generalist has only the witness, whose features are those of strokes."""
+def test_discriminators_see_the_features_of_the_label_checker(run: Path, challenges: Path) -> None:
+    """A run without the generalist has only the label checker, which knows strokes."""
     pipeline(run, challenges, "simgan.features=2", "simgan.refiner.noise=true")
     rows = (run / "refine" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[-1]).keys() >= {"feature_loss", "feature_discriminator_loss"}
@@ -437,7 +447,7 @@ def test_the_original_system_runs_completely(tmp_path: Path, challenges: Path) -
         "encoding=binary",
         "lines=average",
         "generator=original",
-        "reader.images=refined",
+        "recognizer.images=refined",
         "adaptation.steps=0",
     )
     assert len(pipeline(tmp_path / "run", challenges, *settings)) == len(CAPTCHAS)
@@ -521,8 +531,8 @@ def reread(run: Path, *split_at: int) -> list[Reading]:
 
 def test_readings_come_from_the_last_recognizer(finished: Path) -> None:
     assert load_run_reader(finished)[2] == small_config()
-    assert (finished / "adapt" / "reader.safetensors").read_bytes() != (
-        finished / "read" / "reader.safetensors"
+    assert (finished / "adapt" / "recognizer.safetensors").read_bytes() != (
+        finished / "read" / "recognizer.safetensors"
     ).read_bytes()
     assert reread(finished) == load_readings(finished / READINGS)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simgan_captcha._version import FORMAT
 from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.estimate import Estimate, diagnose
@@ -102,11 +103,13 @@ def test_any_other_json_is_damage(
 
 
 RECORDED: dict[str, Any] = {
+    "format": FORMAT,
     "challenges": "~/captchas",
     "user": "marty",
     "seed": 1,
     "preset": "quick",
-    "settings": ["reader.steps=1"],
+    "settings": ["recognizer.steps=1"],
+    "given_scheme": None,
     "scheme": {"alphabet": "ab", "length": 2, "width": 48, "height": 24},
     "config": {},
 }
@@ -117,18 +120,26 @@ def test_a_recorded_run_is_read_unchanged(tmp_path: Path) -> None:
     assert read_run(tmp_path) == RECORDED
 
 
-def test_a_folder_recorded_with_its_whole_path_is_the_same(
+def test_a_folder_given_with_its_whole_path_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "alice"))
     run, challenges = tmp_path / "run", tmp_path / "alice" / "captchas"
     (run / STORE).mkdir(parents=True)
     (run / STORE / "part-0.parquet").touch()
-    (run / RUN).write_text(json.dumps(RECORDED | {"challenges": str(challenges)}))
+    (run / RUN).write_text(json.dumps(RECORDED))
     with pytest.raises(UsageError, match="is a run on challenges ~/captchas, got ~/others"):
         Request(str(challenges.with_name("others")), "marty").record(run)
     Request(str(challenges), "marty").record(run)
     assert read_run(run)["challenges"] == "~/captchas"
+
+
+@pytest.mark.parametrize("other", [{}, {"format": FORMAT + 1}, {"format": None}])
+def test_a_run_of_another_format_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    recorded = {key: value for key, value in RECORDED.items() if key != "format"}
+    (tmp_path / RUN).write_text(json.dumps(recorded | other))
+    with pytest.raises(RunError, match=f"a run of format {FORMAT} in .*; begin it again in anothe"):
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -162,4 +173,8 @@ def test_any_other_json_is_a_damaged_record_or_a_record(
     with contextlib.suppress(RunError):
         kept = read_run(run)[key]
         # A folder's run needs no user.
-        assert type(kept) is type(RECORDED[key]) or (key, kept) == ("user", None)
+        assert (
+            type(kept) is type(RECORDED[key])
+            or (key, kept) == ("user", None)
+            or (key == "given_scheme")
+        )

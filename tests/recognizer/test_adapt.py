@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.adapt import (
     STATISTICS_BATCHES,
-    Prior,
+    DistributionAlignment,
     count_adaptation_flops,
     frozen_statistics,
     steps_of,
 )
 from simgan_captcha.recognizer.settings import AdaptationSettings
-from simgan_captcha.recognizer.train import CHECKPOINT, ReaderResult, count_flops
+from simgan_captcha.recognizer.train import CHECKPOINT, TrainedRecognizer, count_flops
 
 from .training_case import (
     ADAPTATION,
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 @pytest.fixture(scope="module")
 def whole(
     trained: nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ReaderResult, Path]:
+) -> tuple[TrainedRecognizer, Path]:
     """An uninterrupted adaptation."""
     folder = tmp_path_factory.mktemp("whole")
     return adapt(trained, folder), folder
@@ -61,7 +61,7 @@ class Stop(Exception):
 
 
 def test_accuracy_on_real_images_rises_without_labels(
-    trained: nn.Module, whole: tuple[ReaderResult, Path]
+    trained: nn.Module, whole: tuple[TrainedRecognizer, Path]
 ) -> None:
     images, ids = real_test()
     assert accuracy(trained, *draw(9, 0, 500)) > 0.95
@@ -72,7 +72,7 @@ def test_accuracy_on_real_images_rises_without_labels(
 
 
 def test_the_result_of_an_adaptation(
-    whole: tuple[ReaderResult, Path], trained: nn.Module, tmp_path: Path
+    whole: tuple[TrainedRecognizer, Path], trained: nn.Module, tmp_path: Path
 ) -> None:
     result, folder = whole
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -125,7 +125,7 @@ def test_only_confident_pseudo_labels_are_learned(trained: nn.Module, tmp_path: 
 
 @pytest.mark.parametrize("stop", [5, 30])
 def test_interrupted_adaptation_ends_with_the_same_weights(
-    tmp_path: Path, trained: nn.Module, whole: tuple[ReaderResult, Path], stop: int
+    tmp_path: Path, trained: nn.Module, whole: tuple[TrainedRecognizer, Path], stop: int
 ) -> None:
     def on_step(step: int, total: int, figures: dict[str, float]) -> None:
         if step == stop:
@@ -147,7 +147,7 @@ def test_interrupted_adaptation_ends_with_the_same_weights(
 def test_more_unsure_characters_take_more_steps(
     unsure: float, more: float, steps: int, longest: float
 ) -> None:
-    settings = changed(steps=steps, longest=longest)
+    settings = changed(steps=steps, max_steps_factor=longest)
     less_sure = min(1.0, unsure + more)
     assert steps_of(settings, unsure) <= steps_of(settings, less_sure)
     assert steps_of(settings, 1.0) == math.ceil(longest * steps)
@@ -160,7 +160,7 @@ def test_an_unsure_recognizer_adapts_longer(
     trained: nn.Module, tmp_path: Path, confidence: float, steps: int
 ) -> None:
     """With a threshold of 0.01 all characters are confident, with 1 none."""
-    settings = changed(steps=24, longest=2.5, confidence=confidence, checkpoint_every=4)
+    settings = changed(steps=24, max_steps_factor=2.5, confidence=confidence, checkpoint_every=4)
 
     def stop(step: int, total: int, figures: dict[str, float]) -> None:
         if step == 5:
@@ -284,7 +284,7 @@ def distributions(draw: st.DrawFn) -> Tensor:
 
 @given(read=distributions(), strength=st.floats(0, 1), updates=st.integers(0, 50))
 def test_aligned_rows_are_distributions(read: Tensor, strength: float, updates: int) -> None:
-    prior = Prior(read.shape[-1])
+    prior = DistributionAlignment(read.shape[-1])
     for _ in range(updates):
         prior.update(read.mean((0, 1)))
     aligned = prior.align(read, strength)
@@ -296,7 +296,7 @@ def test_aligned_rows_are_distributions(read: Tensor, strength: float, updates: 
 
 @given(read=distributions(), updates=st.integers(0, 50))
 def test_without_strength_readings_are_unchanged(read: Tensor, updates: int) -> None:
-    prior = Prior(read.shape[-1])
+    prior = DistributionAlignment(read.shape[-1])
     for _ in range(updates):
         prior.update(read.mean((0, 1)))
     torch.testing.assert_close(prior.align(read, 0.0), read)
@@ -304,12 +304,12 @@ def test_without_strength_readings_are_unchanged(read: Tensor, updates: int) -> 
 
 def test_a_new_prior_changes_nothing() -> None:
     read = torch.tensor([[[0.7, 0.2, 0.1]]])
-    torch.testing.assert_close(Prior(3).align(read, 1.0), read)
+    torch.testing.assert_close(DistributionAlignment(3).align(read, 1.0), read)
 
 
 @pytest.mark.parametrize("skewed", [[0.7, 0.2, 0.1], [0.98, 0.01, 0.01]])
 def test_alignment_moves_a_skewed_alphabet_to_a_uniform_one(skewed: list[float]) -> None:
-    prior, read = Prior(3), torch.tensor([[skewed]])
+    prior, read = DistributionAlignment(3), torch.tensor([[skewed]])
     for _ in range(2000):
         prior.update(prior.align(read, 1.0).mean((0, 1)))
     torch.testing.assert_close(
@@ -320,7 +320,7 @@ def test_alignment_moves_a_skewed_alphabet_to_a_uniform_one(skewed: list[float])
 
 
 def test_an_over_predicted_class_loses_close_decisions() -> None:
-    prior = Prior(2)
+    prior = DistributionAlignment(2)
     for _ in range(100):
         prior.update(torch.tensor([0.9, 0.1]))
     close = torch.tensor([[[0.6, 0.4]]])
@@ -329,7 +329,7 @@ def test_an_over_predicted_class_loses_close_decisions() -> None:
 
 
 def test_a_class_that_is_never_read_is_not_read_everywhere() -> None:
-    prior, read = Prior(3), torch.tensor([[[0.5, 0.5, 0.0]]])
+    prior, read = DistributionAlignment(3), torch.tensor([[[0.5, 0.5, 0.0]]])
     for _ in range(2000):
         prior.update(prior.align(read, 1.0).mean((0, 1)))
     assert torch.isfinite(prior.bias).all()
@@ -338,7 +338,7 @@ def test_a_class_that_is_never_read_is_not_read_everywhere() -> None:
 
 
 def test_old_readings_fade() -> None:
-    prior = Prior(CLASSES)
+    prior = DistributionAlignment(CLASSES)
     for wanted in (0, 1):
         for _ in range(600):
             prior.update(nn.functional.one_hot(torch.tensor(wanted), CLASSES).float())
@@ -348,7 +348,7 @@ def test_old_readings_fade() -> None:
 
 def test_empty_slots_are_not_aligned() -> None:
     """Only the classes of the alphabet are aligned."""
-    prior, read = Prior(4, absent=3), torch.tensor([[[0.12, 0.06, 0.12, 0.7]]])
+    prior, read = DistributionAlignment(4, blank=3), torch.tensor([[[0.12, 0.06, 0.12, 0.7]]])
     for _ in range(2000):
         prior.update(prior.align(read, 1.0).mean((0, 1)))
     aligned = prior.align(read, 1.0)[0, 0]

@@ -14,19 +14,19 @@ from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.recognizer.decode import (
     BATCH,
     decode,
-    load_reader,
+    load_recognizer,
     read_images,
     read_probabilities,
-    save_reader,
+    save_recognizer,
 )
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.checkpoint import save_weights
 from simgan_captcha.types import GreyImages
 from tests.drawing import plain
 
 SCHEME = Scheme(alphabet="abc1", length=2, width=48, height=24)
-ARCHITECTURE = ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
+ARCHITECTURE = RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
 
 
 def some_images(count: int) -> GreyImages:
@@ -43,25 +43,25 @@ def names(count: int) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["attention", "original"])
 def test_a_saved_recognizer_is_loaded(tmp_path: Path, kind: str) -> None:
-    described = {**ReaderArchitecture(50, 100, 4, 36).describe(), "kind": kind}
-    architecture = ReaderArchitecture.from_description(described)
-    reader, images = build_reader(architecture).eval(), torch.rand(3, 2, 50, 100) * 2 - 1
-    save_reader(tmp_path / "reader.safetensors", reader, architecture)
-    loaded, loaded_architecture = load_reader(tmp_path / "reader.safetensors")
+    described = {**RecognizerArchitecture(50, 100, 4, 36).describe(), "kind": kind}
+    architecture = RecognizerArchitecture.from_description(described)
+    reader, images = build_recognizer(architecture).eval(), torch.rand(3, 2, 50, 100) * 2 - 1
+    save_recognizer(tmp_path / "recognizer.safetensors", reader, architecture)
+    loaded, loaded_architecture = load_recognizer(tmp_path / "recognizer.safetensors")
     assert loaded_architecture == architecture
     assert not loaded.training
     assert torch.equal(loaded(images), reader(images))
 
 
 def test_the_same_recognizer_gives_the_same_file(tmp_path: Path) -> None:
-    reader = build_reader(ARCHITECTURE)
+    reader = build_recognizer(ARCHITECTURE)
     for name in "ab":
-        save_reader(tmp_path / f"{name}.safetensors", reader, ARCHITECTURE)
+        save_recognizer(tmp_path / f"{name}.safetensors", reader, ARCHITECTURE)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_readings_follow_the_softmax() -> None:
-    reader, images = build_reader(ARCHITECTURE).eval(), some_images(5)
+    reader, images = build_recognizer(ARCHITECTURE).eval(), some_images(5)
     with torch.no_grad():
         logits = reader(torch.from_numpy(background().normalise(images)))
     probabilities = logits.double().softmax(-1).numpy()
@@ -75,7 +75,7 @@ def test_readings_follow_the_softmax() -> None:
 
 
 def test_neither_order_nor_names_nor_neighbours_change_a_reading() -> None:
-    reader, count = build_reader(ARCHITECTURE), 2 * BATCH + 3
+    reader, count = build_recognizer(ARCHITECTURE), 2 * BATCH + 3
     images = some_images(count)
     readings = list(read_images(reader, background(), SCHEME, names(count), images))
     order = np.random.default_rng(1).permutation(count)
@@ -91,17 +91,17 @@ def test_neither_order_nor_names_nor_neighbours_change_a_reading() -> None:
 def test_progress_of_reading_is_reported() -> None:
     count, told = 2 * BATCH + 3, list[tuple[int, int]]()
     probabilities = read_probabilities(
-        build_reader(ARCHITECTURE),
+        build_recognizer(ARCHITECTURE),
         background(),
         some_images(count),
         lambda done, total, figures: told.append((done, total)),
     )
     assert told == [(BATCH, count), (2 * BATCH, count), (count, count)]
-    assert probabilities.shape == (count, SCHEME.length, len(SCHEME.alphabet))
+    assert probabilities.shape == (count, SCHEME.max_length, len(SCHEME.alphabet))
 
 
 def test_no_images_give_no_readings() -> None:
-    reader = build_reader(ARCHITECTURE)
+    reader = build_recognizer(ARCHITECTURE)
     assert not list(read_images(reader, background(), SCHEME, [], some_images(0)))
 
 
@@ -109,7 +109,7 @@ def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ImageError, match=r"\(N, 24, 48\), got \(1, 50, 100\)"):
         list(
             read_images(
-                build_reader(ARCHITECTURE),
+                build_recognizer(ARCHITECTURE),
                 background(),
                 SCHEME,
                 ["x"],
@@ -119,8 +119,8 @@ def test_images_of_another_size_are_refused() -> None:
 
 
 def test_a_missing_recognizer_is_an_error_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"expected weights at .*reader\.safetensors"):
-        load_reader(tmp_path / "reader.safetensors")
+    with pytest.raises(RunError, match=r"expected weights at .*recognizer\.safetensors"):
+        load_recognizer(tmp_path / "recognizer.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -141,27 +141,27 @@ def test_a_missing_recognizer_is_an_error_in_words(tmp_path: Path) -> None:
 def test_weights_of_no_recognizer_are_an_error_in_words(
     tmp_path: Path, description: dict[str, object]
 ) -> None:
-    path = tmp_path / "reader.safetensors"
-    save_weights(path, build_reader(ARCHITECTURE).state_dict(), description)
+    path = tmp_path / "recognizer.safetensors"
+    save_weights(path, build_recognizer(ARCHITECTURE).state_dict(), description)
     with pytest.raises(RunError, match=r"expected a reader's weights at .*they do not fit"):
-        load_reader(path)
+        load_recognizer(path)
 
 
 def test_a_foreign_file_is_an_error_in_words(tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(3)}, tmp_path / "reader.safetensors")
+    save_file({"weight": torch.zeros(3)}, tmp_path / "recognizer.safetensors")
     with pytest.raises(RunError, match="simgan-captcha wrote"):
-        load_reader(tmp_path / "reader.safetensors")
+        load_recognizer(tmp_path / "recognizer.safetensors")
 
 
 @given(cut=st.integers(0, 20_000))
 def test_a_truncated_recognizer_is_an_error_in_words(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
-    path = tmp_path_factory.mktemp("cut") / "reader.safetensors"
-    save_reader(path, build_reader(ARCHITECTURE), ARCHITECTURE)
+    path = tmp_path_factory.mktemp("cut") / "recognizer.safetensors"
+    save_recognizer(path, build_recognizer(ARCHITECTURE), ARCHITECTURE)
     path.write_bytes(path.read_bytes()[: min(cut, path.stat().st_size - 1)])
-    with pytest.raises(RunError, match=r"reader\.safetensors"):
-        load_reader(path)
+    with pytest.raises(RunError, match=r"recognizer\.safetensors"):
+        load_recognizer(path)
 
 
 @pytest.mark.parametrize(
@@ -175,35 +175,35 @@ def test_a_truncated_recognizer_is_an_error_in_words(
     ],
 )
 def test_false_sizes_take_no_memory(tmp_path: Path, sizes: dict[str, object]) -> None:
-    path = tmp_path / "reader.safetensors"
+    path = tmp_path / "recognizer.safetensors"
     described = {**ARCHITECTURE.describe(), **sizes}
-    save_weights(path, build_reader(ARCHITECTURE).state_dict(), {"architecture": described})
+    save_weights(path, build_recognizer(ARCHITECTURE).state_dict(), {"architecture": described})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(RunError, match="do not fit"):
-        load_reader(path)
+        load_recognizer(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_another_architecture_than_expected_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "reader.safetensors"
-    save_reader(path, build_reader(ARCHITECTURE), ARCHITECTURE)
-    assert load_reader(path, ARCHITECTURE)[1] == ARCHITECTURE
+    path = tmp_path / "recognizer.safetensors"
+    save_recognizer(path, build_recognizer(ARCHITECTURE), ARCHITECTURE)
+    assert load_recognizer(path, ARCHITECTURE)[1] == ARCHITECTURE
     with pytest.raises(RunError, match="it is of others"):
-        load_reader(path, replace(ARCHITECTURE, width=ARCHITECTURE.width + 4))
+        load_recognizer(path, replace(ARCHITECTURE, width=ARCHITECTURE.width + 4))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
-    reader = build_reader(ARCHITECTURE)
+    reader = build_recognizer(ARCHITECTURE)
     next(reader.parameters()).data.view(-1)[0] = value
-    save_reader(tmp_path / "reader.safetensors", reader, ARCHITECTURE)
+    save_recognizer(tmp_path / "recognizer.safetensors", reader, ARCHITECTURE)
     with pytest.raises(RunError, match="no numbers"):
-        load_reader(tmp_path / "reader.safetensors")
+        load_recognizer(tmp_path / "recognizer.safetensors")
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.1, 2401.0])
 def test_invalid_confidences_are_refused(wrong: float) -> None:
-    probabilities = np.full((1, SCHEME.length, SCHEME.classes), 0.1, np.float32)
+    probabilities = np.full((1, SCHEME.max_length, SCHEME.classes), 0.1, np.float32)
     probabilities[0, 0] = wrong
     with pytest.raises(RunError, match="confidences from 0 to 1"):
         list(decode(SCHEME, ["x"], probabilities))

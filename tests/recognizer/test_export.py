@@ -12,9 +12,9 @@ from simgan_captcha import Reader
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer import export as exporting
-from simgan_captcha.recognizer.decode import recogniser
+from simgan_captcha.recognizer.decode import recognizer
 from simgan_captcha.recognizer.export import Parity, WholeReader, compare, export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from tests.inference.test_reader import GREY, NETWORK
 from tests.small_run import SCHEME, shaded
 
@@ -22,8 +22,8 @@ DARK = Background(np.full((24, 48), 200, np.uint8), np.zeros((24, 48), bool), 20
 BACKGROUNDS = {
     "relative": shaded(),
     "binary": replace(shaded(), encoding="binary"),
-    "bright lines": replace(shaded(), removed_lines=2),
-    "dark ink, dark lines": replace(DARK, removed_lines=1),
+    "bright lines": replace(shaded(), line_removal_width=2),
+    "dark ink, dark lines": replace(DARK, line_removal_width=1),
 }
 
 
@@ -44,14 +44,14 @@ def test_the_file_reads_like_torch(tmp_path: Path, kind: str) -> None:
     parity = export_reader(path, NETWORK, BACKGROUNDS[kind], SCHEME, GREY)
     assert (parity.images, parity.changed) == (len(GREY), 0)
     assert parity.confidence_error < 1e-3
-    own = recogniser(NETWORK, BACKGROUNDS[kind])
+    own = recognizer(NETWORK, BACKGROUNDS[kind])
     for count in (1, 3, 40):  # batches of any size
-        assert compare(own, Reader(path).recognise, GREY[:count]).changed == 0
+        assert compare(own, Reader(path).recognize, GREY[:count]).changed == 0
 
 
 def test_the_original_network_is_exported_too(tmp_path: Path) -> None:
     scheme = SCHEME.model_copy(update={"width": 48, "height": 48})
-    network = build_reader(ReaderArchitecture(48, 48, 2, 4, "original")).eval()
+    network = build_recognizer(RecognizerArchitecture(48, 48, 2, 4, "original")).eval()
     background = Background(np.zeros((48, 48), np.uint8), np.zeros((48, 48), bool), 250.0)
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 48), np.uint8)
     parity = export_reader(tmp_path / "seed.onnx", network, background, scheme, images)

@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.recognizer.network import AttentionReader, ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import (
+    AttentionRecognizer,
+    RecognizerArchitecture,
+    build_recognizer,
+)
 from simgan_captcha.recognizer.train import count_flops
 
-HACKMIT = ReaderArchitecture(50, 100, 4, 36)
+HACKMIT = RecognizerArchitecture(50, 100, 4, 36)
 SEED = replace(HACKMIT, kind="original")
 
 
@@ -19,14 +23,14 @@ SEED = replace(HACKMIT, kind="original")
 def test_any_size_gives_one_distribution_per_slot(
     height: int, width: int, length: int, classes: int
 ) -> None:
-    architecture = ReaderArchitecture(height, width, length, classes, channels=(4, 4, 4, 4, 8))
+    architecture = RecognizerArchitecture(height, width, length, classes, channels=(4, 4, 4, 4, 8))
     images = torch.rand(3, 2, height, width) * 2 - 1
-    assert build_reader(architecture)(images).shape == (3, length, classes)
+    assert build_recognizer(architecture)(images).shape == (3, length, classes)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (50, 100), (60, 160)])
 def test_the_original_network_reads_large_enough_images(height: int, width: int) -> None:
-    reader = build_reader(ReaderArchitecture(height, width, 4, 36, "original")).eval()
+    reader = build_recognizer(RecognizerArchitecture(height, width, 4, 36, "original")).eval()
     assert reader(torch.zeros(2, 2, height, width)).shape == (2, 4, 36)
 
 
@@ -35,17 +39,17 @@ def test_the_original_network_refuses_small_images_that_attention_reads(
     height: int, width: int
 ) -> None:
     with pytest.raises(ConfigError, match=rf"at least 48x48.*got {width}x{height}.*attention"):
-        build_reader(ReaderArchitecture(height, width, 4, 36, "original"))
-    reader = build_reader(ReaderArchitecture(height, width, 4, 36)).eval()
+        build_recognizer(RecognizerArchitecture(height, width, 4, 36, "original"))
+    reader = build_recognizer(RecognizerArchitecture(height, width, 4, 36)).eval()
     assert reader(torch.zeros(1, 2, height, width)).shape == (1, 4, 36)
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    architecture = ReaderArchitecture.from_description(
+    architecture = RecognizerArchitecture.from_description(
         {**HACKMIT.describe(), "kind": "transformer"}
     )
     with pytest.raises(ConfigError, match="attention or original, got 'transformer'"):
-        build_reader(architecture)
+        build_recognizer(architecture)
 
 
 def test_cost_of_reading_one_captcha() -> None:
@@ -56,9 +60,9 @@ def test_cost_of_reading_one_captcha() -> None:
 
 
 def test_description_survives_json() -> None:
-    architecture = ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
+    architecture = RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
     described = json.loads(json.dumps(architecture.describe()))
-    assert ReaderArchitecture.from_description(described) == architecture
+    assert RecognizerArchitecture.from_description(described) == architecture
 
 
 def test_only_attention_uses_the_line_mask() -> None:
@@ -66,12 +70,12 @@ def test_only_attention_uses_the_line_mask() -> None:
     other = images.clone()
     other[:, 1] *= -1
     for architecture, same in ((SEED, True), (HACKMIT, False)):
-        reader = build_reader(architecture).eval()
+        reader = build_recognizer(architecture).eval()
         assert torch.equal(reader(images), reader(other)) is same
 
 
 def test_every_weight_is_learned() -> None:
-    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
+    reader = build_recognizer(RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
     logits = reader(torch.rand(4, 2, 24, 48) * 2 - 1)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(8) % 4)
     names, parameters = zip(*reader.named_parameters(), strict=True)
@@ -81,8 +85,8 @@ def test_every_weight_is_learned() -> None:
 
 def test_attention_without_keys_equals_attention() -> None:
     torch.manual_seed(1)
-    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
-    assert isinstance(reader, AttentionReader)
+    reader = build_recognizer(RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8)))
+    assert isinstance(reader, AttentionRecognizer)
     positions = 6 * 12
     placed, count = torch.randn(3, positions, 8), torch.rand(3, 12) * 2
     weights = reader._attend(placed, count)
@@ -103,7 +107,7 @@ def test_attention_without_keys_equals_attention() -> None:
 
 
 def test_a_slot_attends_anywhere_on_the_map() -> None:
-    reader = build_reader(ReaderArchitecture(24, 96, 4, 4, channels=(4, 4, 4, 4, 8))).eval()
+    reader = build_recognizer(RecognizerArchitecture(24, 96, 4, 4, channels=(4, 4, 4, 4, 8))).eval()
     images = (torch.rand(64, 2, 24, 96) * 2 - 1).requires_grad_()
     for slot in range(4):
         (gradient,) = torch.autograd.grad(reader(images)[:, slot].sum(), images)
@@ -111,8 +115,8 @@ def test_a_slot_attends_anywhere_on_the_map() -> None:
 
 
 def test_slots_use_the_predictions_at_attended_positions() -> None:
-    reader = build_reader(ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))).eval()
-    assert isinstance(reader, AttentionReader)
+    reader = build_recognizer(RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))).eval()
+    assert isinstance(reader, AttentionRecognizer)
     images = torch.rand(3, 2, 24, 48) * 2 - 1
     rows, columns = 6, 12
     left = torch.zeros(1, rows * columns, 5)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.recognizer.saliency import saliency
 
 
@@ -46,8 +46,8 @@ def test_other_images_of_the_batch_change_nothing() -> None:
         size = {"height": 48, "width": 48} if kind == "original" else {"height": 24, "width": 48}
         given = np.tile(images, (1, 1, 2, 1)) if kind == "original" else images
         torch.manual_seed(1)
-        reader = build_reader(
-            ReaderArchitecture(**size, length=3, classes=5, kind=kind)  # type: ignore[arg-type]
+        reader = build_recognizer(
+            RecognizerArchitecture(**size, length=3, classes=5, kind=kind)  # type: ignore[arg-type]
         ).eval()
         maps = saliency(reader, given)
         np.testing.assert_allclose(maps[2:3], saliency(reader, given[2:3]), atol=1e-4)

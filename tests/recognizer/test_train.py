@@ -14,18 +14,18 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from simgan_captcha.errors import RunError
-from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
-from simgan_captcha.recognizer.settings import ATTENTION_HEADS, ReaderSettings
+from simgan_captcha.recognizer.decode import save_recognizer
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
+from simgan_captcha.recognizer.settings import ATTENTION_HEADS, RecognizerSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
-    ReaderResult,
+    TrainedRecognizer,
     TrainingSession,
     count_flops,
     learning_rate_at,
-    train_reader,
-    update_average,
+    train_recognizer,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_weights
 
 from . import training_case
@@ -46,12 +46,12 @@ from .training_case import (
 ROOT = Path(__file__).parents[2]
 
 
-def changed(**settings: object) -> ReaderSettings:
-    return ReaderSettings.model_validate(SETTINGS.model_dump() | settings)
+def changed(**settings: object) -> RecognizerSettings:
+    return RecognizerSettings.model_validate(SETTINGS.model_dump() | settings)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReaderResult, Path]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRecognizer, Path]:
     """An uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole")
     return train(folder), folder
@@ -69,7 +69,7 @@ def stop_at(stop: int) -> Callable[[int, int, dict[str, float]], None]:
     return on_step
 
 
-def test_accuracy_rises(whole: tuple[ReaderResult, Path]) -> None:
+def test_accuracy_rises(whole: tuple[TrainedRecognizer, Path]) -> None:
     result, folder = whole
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, SETTINGS.steps + 1))
@@ -81,7 +81,7 @@ def test_accuracy_rises(whole: tuple[ReaderResult, Path]) -> None:
     assert accuracy(result.reader, *draw(9, 0, 500)) > 0.95
 
 
-def test_the_result_of_a_training(whole: tuple[ReaderResult, Path]) -> None:
+def test_the_result_of_a_training(whole: tuple[TrainedRecognizer, Path]) -> None:
     result, folder = whole
     assert not result.reader.training
     assert not any(parameter.requires_grad for parameter in result.reader.parameters())
@@ -105,7 +105,7 @@ def test_progress_is_reported_after_every_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [5, 180])
 def test_interrupted_training_ends_with_the_same_weights(
-    tmp_path: Path, whole: tuple[ReaderResult, Path], stop: int
+    tmp_path: Path, whole: tuple[TrainedRecognizer, Path], stop: int
 ) -> None:
     with pytest.raises(Stop):
         train(tmp_path, on_step=stop_at(stop))
@@ -119,7 +119,7 @@ def test_interrupted_training_ends_with_the_same_weights(
 
 
 def test_killed_training_ends_with_the_same_weights(
-    tmp_path: Path, whole: tuple[ReaderResult, Path]
+    tmp_path: Path, whole: tuple[TrainedRecognizer, Path]
 ) -> None:
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", training_case.__name__, str(killed)]
@@ -134,8 +134,8 @@ def test_killed_training_ends_with_the_same_weights(
 
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
-    architecture = ReaderArchitecture(48, 48, 2, 4, "original")
-    settings = ReaderSettings(kind="original", batch_size=2, steps=4, checkpoint_every=2)
+    architecture = RecognizerArchitecture(48, 48, 2, 4, "original")
+    settings = RecognizerSettings(kind="original", batch_size=2, steps=4, checkpoint_every=2)
 
     def stream(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -167,7 +167,7 @@ def test_the_global_random_state_is_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_finished_training_only_gives_its_result(
-    tmp_path: Path, whole: tuple[ReaderResult, Path]
+    tmp_path: Path, whole: tuple[TrainedRecognizer, Path]
 ) -> None:
     train(tmp_path, changed(steps=20))
     steps: list[int] = []
@@ -188,7 +188,7 @@ def test_seed_decides_the_first_weights(tmp_path: Path) -> None:
 
 
 def test_training_starts_from_initial_weights(
-    tmp_path: Path, whole: tuple[ReaderResult, Path]
+    tmp_path: Path, whole: tuple[TrainedRecognizer, Path]
 ) -> None:
     settings = changed(steps=1, learning_rate=1e-6)
     result = train(tmp_path, settings, initial=whole[0].reader)
@@ -224,9 +224,9 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     train(tmp_path, changed(steps=20))
-    other = ReaderArchitecture(24, 48, 3, 4, channels=ARCHITECTURE.channels)
+    other = RecognizerArchitecture(24, 48, 3, 4, channels=ARCHITECTURE.channels)
     with pytest.raises(RunError, match="does not fit"):
-        train_reader(
+        train_recognizer(
             synthetic(1, 32),
             other,
             changed(steps=20),
@@ -245,7 +245,7 @@ def test_a_damaged_checkpoint_is_an_error_in_words(
 
 
 def test_weights_of_something_else_are_no_checkpoint(tmp_path: Path) -> None:
-    save_reader(tmp_path / CHECKPOINT, untrained(), ARCHITECTURE)
+    save_recognizer(tmp_path / CHECKPOINT, untrained(), ARCHITECTURE)
     with pytest.raises(RunError, match="does not fit"):
         train(tmp_path, changed(steps=1))
 
@@ -293,7 +293,7 @@ def test_the_average_follows_the_formula() -> None:
 
 
 def test_a_decay_of_zero_copies_the_weights() -> None:
-    average, model = untrained(), build_reader(ARCHITECTURE)
+    average, model = untrained(), build_recognizer(ARCHITECTURE)
     update_average(average, model, 0.0, step=100)
     assert same_weights(average, model)
 
@@ -341,7 +341,7 @@ def test_invalid_widths_are_refused(channels: tuple[int, ...]) -> None:
 
 
 def test_a_checkpoint_holds_the_averaged_weights_too(
-    whole: tuple[ReaderResult, Path],
+    whole: tuple[TrainedRecognizer, Path],
 ) -> None:
     tensors, _ = load_weights(whole[1] / CHECKPOINT)
     for name, tensor in whole[0].reader.state_dict().items():

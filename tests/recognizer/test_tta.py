@@ -3,12 +3,12 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.recognizer.decode import BATCH, read_probabilities
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
 from tests.drawing import plain
 
-ARCHITECTURE = ReaderArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
+ARCHITECTURE = RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
 MOVES = view_settings(AugmentationSettings())
 IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH + 3, 24, 48), dtype=np.uint8)
 
@@ -18,7 +18,7 @@ class Counted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reader = build_reader(ARCHITECTURE)
+        self.reader = build_recognizer(ARCHITECTURE)
         self.seen: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def test_views_are_moved_less_than_images_in_training() -> None:
 
 
 def test_a_view_without_moves_is_the_image() -> None:
-    reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
+    reader, ground = build_recognizer(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     still = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
     viewed, again = read_views(reader, ground, IMAGES, probabilities, still, seed=1)
@@ -71,7 +71,7 @@ def test_a_view_without_moves_is_the_image() -> None:
 
 
 def test_the_seed_determines_the_views() -> None:
-    reader, ground = build_reader(ARCHITECTURE).eval(), plain(48, 24)
+    reader, ground = build_recognizer(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     one, again, other = (
         read_views(reader, ground, IMAGES, probabilities, MOVES, seed=seed)[0] for seed in (1, 1, 2)

@@ -13,19 +13,20 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simgan_captcha.recognizer.adapt import UnlabelledStream, adapt_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.adapt import UnlabelledStream, adapt_recognizer
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.recognizer.settings import (
     AdaptationSettings,
     AugmentationSettings,
-    ReaderSettings,
+    RecognizerSettings,
 )
-from simgan_captcha.recognizer.train import OnStep, ReaderResult, TrainingSession, train_reader
+from simgan_captcha.recognizer.train import TrainedRecognizer, TrainingSession, train_recognizer
 from simgan_captcha.training.streams import LabelledStream
+from simgan_captcha.types import OnStep
 
 HEIGHT, WIDTH, LENGTH, CLASSES = 24, 48, 2, 4
-ARCHITECTURE = ReaderArchitecture(HEIGHT, WIDTH, LENGTH, CLASSES, channels=(8, 8, 8, 8, 16))
-SETTINGS = ReaderSettings(
+ARCHITECTURE = RecognizerArchitecture(HEIGHT, WIDTH, LENGTH, CLASSES, channels=(8, 8, 8, 8, 16))
+SETTINGS = RecognizerSettings(
     channels=ARCHITECTURE.channels,
     batch_size=32,
     steps=200,
@@ -35,7 +36,7 @@ SETTINGS = ReaderSettings(
 )
 ADAPTATION = AdaptationSettings(
     steps=150,
-    longest=1,
+    max_steps_factor=1,
     batch_size=32,
     synthetic_batch_size=16,
     learning_rate=3e-3,
@@ -120,16 +121,16 @@ def quiet(step: int, total: int, figures: dict[str, float]) -> None:
 
 def train(
     folder: Path,
-    settings: ReaderSettings = SETTINGS,
+    settings: RecognizerSettings = SETTINGS,
     *,
-    architecture: ReaderArchitecture = ARCHITECTURE,
+    architecture: RecognizerArchitecture = ARCHITECTURE,
     stream: LabelledStream | None = None,
     seed: int = 1,
     precision: str = "32-true",
     on_step: OnStep = quiet,
     initial: nn.Module | None = None,
-) -> ReaderResult:
-    return train_reader(
+) -> TrainedRecognizer:
+    return train_recognizer(
         stream or synthetic(1, settings.batch_size),
         architecture,
         settings,
@@ -148,8 +149,8 @@ def adapt(
     seed: int = 1,
     precision: str = "32-true",
     on_step: OnStep = quiet,
-) -> ReaderResult:
-    return adapt_reader(
+) -> TrainedRecognizer:
+    return adapt_recognizer(
         reader,
         ARCHITECTURE,
         real,
@@ -162,7 +163,7 @@ def adapt(
 def untrained() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return build_reader(ARCHITECTURE).eval()
+        return build_recognizer(ARCHITECTURE).eval()
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

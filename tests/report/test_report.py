@@ -151,7 +151,7 @@ def fabricate_run(run: Path, captchas: dict[str, bytes], sheet: GreyImages) -> d
     generator = np.random.default_rng(7)
     scheme = {"alphabet": ALPHABET, "length": 4, "width": 100, "height": 50}
     recorded = {"preset": "quick", "scheme": scheme, "seed": 1}
-    _write_json(run / "run.json", {**recorded, "config": {"reader": {"images": "refined"}}})
+    _write_json(run / "run.json", {**recorded, "config": {"recognizer": {"images": "refined"}}})
     CaptchaStore(run / "store").add(
         "challenge-0", [Captcha(name, image) for name, image in captchas.items()]
     )
@@ -277,7 +277,7 @@ def test_results_of_other_readings_or_settings_are_not_shown(
     _write_json(judgement, {**figures, "readings_sha256": "of other readings"})
     recorded = json.loads((run / "run.json").read_text())
     assert "Refiner" in _Page(write_report(run)).headings
-    _write_json(run / "run.json", {**recorded, "config": {"reader": {"images": "raw"}}})
+    _write_json(run / "run.json", {**recorded, "config": {"recognizer": {"images": "raw"}}})
     page = _Page(write_report(run))
     assert "Refiner" not in page.headings
     assert "Accuracy against labels" not in page.headings

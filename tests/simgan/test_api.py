@@ -74,7 +74,7 @@ def test_a_folder_keeps_a_training_that_was_stopped(tmp_path: Path) -> None:
     assert names == {"refiner", "checkpoint", "metrics", "events", "sheet-000005"}
     loaded = simgan.load_refiner(tmp_path / "a" / "refiner.safetensors")
     assert torch.equal(loaded(images[0]), whole(images[0]))
-    with pytest.raises(RunError, match="delete it to start anew"):
+    with pytest.raises(RunError, match="delete it to start again"):
         train(*images, folder=tmp_path / "a", seed=2)
 
 

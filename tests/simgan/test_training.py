@@ -65,13 +65,13 @@ def test_regularisation_holds_the_refiner_back(tmp_path: Path) -> None:
     assert changes[1] < 0.3 * changes[0]
 
 
-def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
-    """Real images are blurred; what a recogniser of edges reads must stay."""
+def test_consistency_guards_what_a_recognizer_reads(tmp_path: Path) -> None:
+    """Real images are blurred; what a recognizer of edges reads must stay."""
 
     def edges(images: Tensor) -> Tensor:
         return images.diff(dim=3).square().mean((1, 2, 3))
 
-    def recogniser(images: Tensor) -> Tensor:
+    def recognizer(images: Tensor) -> Tensor:
         return torch.stack([edges(images) * 100, torch.full((len(images),), 20.0)], -1)
 
     clean, softened = squares(3, 0), {}
@@ -85,14 +85,14 @@ def test_consistency_guards_what_a_recogniser_reads(tmp_path: Path) -> None:
             ema_decay=0.95,
             consistency=weight,
         )
-        result = train(tmp_path / str(weight), settings, recogniser=recogniser)
+        result = train(tmp_path / str(weight), settings, recognizer=recognizer)
         with torch.no_grad():
             softened[weight] = float((edges(clean) - edges(result.refiner(clean))).abs().mean())
     assert softened[10.0] < 0.5 * softened[0.0], softened
 
 
-def test_consistency_needs_a_recogniser(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected a recogniser"):
+def test_consistency_needs_a_recognizer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a recognizer"):
         train(tmp_path, changed(consistency=1.0))
     with pytest.raises(UsageError, match="expected a network of features"):
         train(tmp_path, changed(features=1.0))
@@ -219,7 +219,7 @@ def test_with_all_that_came_after_the_paper_it_resumes_to_the_bit(
     assert result.flops == count_training_flops(MODERN, 16, 16) > 1.5 * plain
 
 
-def test_killed_before_the_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_killed_before_the_first_checkpoint_begins_again(tmp_path: Path) -> None:
     def stop(step: int, total: int, figures: dict[str, float]) -> None:
         if step == 4:
             raise KeyboardInterrupt
@@ -244,9 +244,9 @@ def test_finished_training_only_gives_its_result(tmp_path: Path) -> None:
 
 def test_checkpoint_of_other_settings_or_seed_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(RunError, match="delete it to start anew"):
+    with pytest.raises(RunError, match="delete it to start again"):
         train(tmp_path, changed(regularization=2.0))
-    with pytest.raises(RunError, match="delete it to start anew"):
+    with pytest.raises(RunError, match="delete it to start again"):
         train(tmp_path, seed=2)
 
 

@@ -111,21 +111,21 @@ def test_feature_maps_are_judged_by_a_discriminator_of_their_own() -> None:
     assert losses[-1] < 0.9 * losses[0]  # most places of both are empty
 
 
-def test_consistency_costs_what_the_recogniser_misreads() -> None:
+def test_consistency_costs_what_the_recognizer_misreads() -> None:
     refiner, watched = Refiner(RefinerSettings(features=2, blocks=1)), Watched()
     settings = SimGANSettings(consistency=3.0)
 
-    def recogniser(images: Tensor) -> Tensor:
+    def recognizer(images: Tensor) -> Tensor:
         return torch.stack([images.mean((1, 2, 3)) * 10, torch.zeros(len(images))], -1)
 
     images = level(0.9, 4)
     plain, _ = refiner_loss(refiner, watched, images, SimGANSettings())
-    unmoved, figures = refiner_loss(refiner, watched, images, settings, Extras(recogniser))
+    unmoved, figures = refiner_loss(refiner, watched, images, settings, Extras(recognizer))
     assert figures["misread"] < 0.01  # the untrained refiner changes nothing
     assert torch.isclose(unmoved, plain + 3 * figures["misread"])
 
     torch.nn.init.constant_(refiner.leave.bias, -1.8)  # type: ignore[arg-type]
-    loss, figures = refiner_loss(refiner, watched, images, settings, Extras(recogniser))
+    loss, figures = refiner_loss(refiner, watched, images, settings, Extras(recognizer))
     loss.backward()
     assert figures["misread"] > 5
     assert refiner.leave.bias is not None

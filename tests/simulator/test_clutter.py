@@ -54,7 +54,7 @@ def test_chosen_images_take_the_other_clutter() -> None:
     few = drawn(BOTH, ClutterSettings(lines=(1, 1), dots=(2, 2)))
     many = drawn(BOTH, ClutterSettings(lines=(4, 4), dots=(0, 0)), seed=2)
     chosen = np.arange(COUNT) % 3 == 0
-    merged = few.or_else(many, chosen)
+    merged = few.where(many, chosen)
     assert set((merged.line_width > 0).sum(1)[chosen].tolist()) == {4}
     assert set((merged.line_width > 0).sum(1)[~chosen].tolist()) == {1}
     for n in (0, 1):
@@ -68,7 +68,9 @@ def test_calibrated_clutter_is_drawn_except_in_a_share_of_images() -> None:
     )
     few = ClutterSettings(lines=(1, 1), dots=(0, 0))
     for free in (0.0, 0.4):
-        settings = SimulatorSettings(fonts=("roboto-black",), clutter=few, free=free)
+        settings = SimulatorSettings(
+            fonts=("roboto-black",), clutter=few, uncalibrated_fraction=free
+        )
         simulator = Simulator(BOTH, settings, plain(60, 30), found)
         clutter = simulator.draw_parameters(np.random.default_rng(1), COUNT).clutter
         assert clutter is not None

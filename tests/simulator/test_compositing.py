@@ -35,7 +35,7 @@ def sampled(alpha: npt.NDArray[np.uint8], u: float, v: float, *, nearest: bool) 
 
 
 def drawn_slowly(
-    glyph: int, to_glyph: Doubles, ink: float, *, nearest: bool, beside: float
+    glyph: int, to_glyph: Doubles, ink: float, *, nearest: bool, side_weight: float
 ) -> Doubles:
     """One letter on black, pixel by pixel, in float64."""
     alpha = BANK.glyphs[glyph].alpha
@@ -48,7 +48,7 @@ def drawn_slowly(
             for y in range(-1, H + 1)
         ]
     )
-    taps = np.array([beside, 1 - 2 * beside, beside])
+    taps = np.array([side_weight, 1 - 2 * side_weight, side_weight])
     for axis in (0, 1):
         coverage = np.apply_along_axis(np.convolve, axis, coverage, taps, mode="same")
     return coverage[1:-1, 1:-1] / 255 * ink
@@ -83,7 +83,7 @@ def test_a_letter_is_the_same_as_in_slow_loops(
     x: float,
     y: float,
     nearest: bool,
-    beside: float,
+    side_weight: float,
 ) -> None:
     cosine, sine = np.cos(np.deg2rad(turn)) / scale, np.sin(np.deg2rad(turn)) / scale
     linear = np.array([[cosine, -sine], [sine, cosine]])
@@ -98,9 +98,9 @@ def test_a_letter_is_the_same_as_in_slow_loops(
         np.array([[[0, 0, W, H]]]),
         np.full((1, 1), 200, np.float32),
         np.array([nearest]),
-        np.array([beside], np.float32),
+        np.array([side_weight], np.float32),
     )
-    expected = drawn_slowly(glyph, to_glyph, 200, nearest=nearest, beside=beside)
+    expected = drawn_slowly(glyph, to_glyph, 200, nearest=nearest, side_weight=side_weight)
     differs = np.abs(canvases[0] - expected) > 0.1
     # Either pixel may be the nearest one to a point half way between two; the taps then spread it.
     tied = cv2.dilate(half_way(to_glyph).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0

@@ -15,8 +15,8 @@ from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
 from simgan_captcha.simulator.simulator import Simulator
 
 FONTS = ("roboto-black", "caladea", "dejavu-sans-mono")
-SCHEME = Scheme(alphabet="iWm1", length=4, shortest=2, width=120, height=40)
-WAVED = SCHEME.model_copy(update={"waves": True})
+SCHEME = Scheme(alphabet="iWm1", length=(2, 4), width=120, height=40)
+WAVED = SCHEME.model_copy(update={"wavy_baseline": True})
 BANK = GlyphBank(SCHEME.alphabet, FONTS, (14, 20), (0.0, -1.0))
 STILL: dict[str, Any] = dict.fromkeys(
     ("jitter", "drift", "turn", "skew", "resize", "fade", "warp"), (0, 0)
@@ -30,7 +30,7 @@ def letters(count: int = 600, scheme: Scheme = SCHEME, **settings: Any) -> Lette
 
 def test_lengths_and_characters_are_uniform() -> None:
     found = letters(1800)
-    present = found.ids != SCHEME.absent
+    present = found.ids != SCHEME.blank
     assert np.bincount(present.sum(1), minlength=5).tolist()[:2] == [0, 0]
     assert np.bincount(present.sum(1))[2:].min() > 500
     assert (present[:, :-1] >= present[:, 1:]).all()  # from the left
@@ -119,7 +119,7 @@ def test_images_have_one_font_or_one_per_letter() -> None:
 
 
 def test_distances_are_equal_or_follow_the_widths() -> None:
-    fixed = SCHEME.model_copy(update={"shortest": None})
+    fixed = SCHEME.model_copy(update={"length": 4})
     even = np.diff(letters(scheme=fixed, even=1, **STILL).x, axis=1)
     assert np.allclose(even, even[:, :1], atol=1e-3)
     found = letters(scheme=fixed, even=0, **STILL)
@@ -135,7 +135,7 @@ def test_distances_are_equal_or_follow_the_widths() -> None:
 
 
 def test_a_text_has_its_extent_and_is_inside_the_image() -> None:
-    fixed = SCHEME.model_copy(update={"shortest": None})
+    fixed = SCHEME.model_copy(update={"length": 4})
     found = letters(scheme=fixed, even=1, extent=(0.5, 0.5), **STILL)
     # Three of four distances lie between the first and the last centre.
     assert np.allclose(np.ptp(found.x, axis=1), 0.75 * 0.5 * SCHEME.width, atol=0.01)
@@ -148,7 +148,7 @@ def test_a_text_has_its_extent_and_is_inside_the_image() -> None:
 
 def test_short_texts_are_spread_or_narrower() -> None:
     found = letters(even=1, extent=(0.6, 0.6), **STILL)
-    short = (found.ids != SCHEME.absent).sum(1) == 2
+    short = (found.ids != SCHEME.blank).sum(1) == 2
     apart = (found.x[short, 1] - found.x[short, 0]).round(2)
     spread, narrower = 0.6 * 120 / 2, 0.6 * 120 * (2 / 3) / 2
     assert set(apart.tolist()) == {round(spread, 2), round(narrower, 2)}
@@ -170,7 +170,7 @@ def test_invalid_ranges_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_simulator_draws_the_layout() -> None:
-    fixed = SCHEME.model_copy(update={"shortest": None})
+    fixed = SCHEME.model_copy(update={"length": 4})
     settings = SimulatorSettings(
         fonts=("roboto-black",),
         size=(14, 20),

@@ -179,7 +179,7 @@ def test_a_letter_is_cut_at_the_edge_as_if_drawn_on_a_larger_canvas(
 
 @pytest.mark.parametrize(("warp", "wave"), [(0.6, 0.0), (0.0, 0.6), (0.3, 0.3)])
 def test_warped_letters_lie_within_their_boxes(warp: float, wave: float) -> None:
-    scheme = Scheme(alphabet="gWl", length=3, width=160, height=64, waves=True)
+    scheme = Scheme(alphabet="gWl", length=3, width=160, height=64, wavy_baseline=True)
     layout = LayoutSettings(warp=(warp, warp), wave=(wave, wave))
     settings = CLEAR.model_copy(update={"layout": layout})
     simulator = Simulator(scheme, settings, plain(160, 64))
@@ -328,11 +328,17 @@ def test_a_background_of_another_scheme_is_refused() -> None:
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
 
 
-CALIBRATED = SMALL.model_copy(update={"layout": LayoutSettings(), "fitted": 1.0, "free": 0.0})
+CALIBRATED = SMALL.model_copy(
+    update={
+        "layout": LayoutSettings(),
+        "calibrated_glyph_fraction": 1.0,
+        "uncalibrated_fraction": 0.0,
+    }
+)
 
 
 def test_some_images_are_drawn_without_calibration() -> None:
-    settings = CALIBRATED.model_copy(update={"free": 0.3})
+    settings = CALIBRATED.model_copy(update={"uncalibrated_fraction": 0.3})
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
     def fitted(settings: SimulatorSettings) -> npt.NDArray[np.bool_]:
@@ -349,8 +355,8 @@ def test_some_images_are_drawn_without_calibration() -> None:
 
 
 def test_some_images_have_another_font_of_the_calibrated_size() -> None:
-    settings = CALIBRATED.model_copy(update={"other_fonts": 0.3, "strokes": (0.0, 1.0)})
-    several = HACKMIT_2017.model_copy(update={"several_fonts": True})
+    settings = CALIBRATED.model_copy(update={"font_mix_fraction": 0.3, "strokes": (0.0, 1.0)})
+    several = HACKMIT_2017.model_copy(update={"multiple_fonts": True})
     calibration = skewed(several, *range(len(several.alphabet)))
     simulator = Simulator(several, settings, plain(), calibration)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
@@ -371,7 +377,8 @@ def test_some_images_have_another_font_of_the_calibrated_size() -> None:
     bare = Simulator(several, settings, plain(), none).draw_parameters(np.random.default_rng(1), 8)
     assert (bare.scale > 0).all()
     in_slots, of_one = (
-        settings.model_copy(update=change) for change in ({"layout": None}, {"other_fonts": 0.0})
+        settings.model_copy(update=change)
+        for change in ({"layout": None}, {"font_mix_fraction": 0.0})
     )
     for simulator in (
         Simulator(several, in_slots, plain(), calibration),
@@ -387,7 +394,7 @@ def test_some_images_have_another_font_of_the_calibrated_size() -> None:
 
 # Texts of several lengths.
 
-VARIABLE = Scheme(alphabet="abc1", length=4, shortest=2, width=80, height=30)
+VARIABLE = Scheme(alphabet="abc1", length=(2, 4), width=80, height=30)
 
 
 def variable(**changes: Any) -> Simulator:
@@ -398,7 +405,7 @@ def variable(**changes: Any) -> Simulator:
 
 def test_lengths_are_uniform() -> None:
     p = variable().draw_parameters(np.random.default_rng(1), 900)
-    present = p.ids != VARIABLE.absent
+    present = p.ids != VARIABLE.blank
     lengths = present.sum(1)
     assert set(lengths.tolist()) == {2, 3, 4}
     assert np.bincount(lengths)[2:].min() > 250
@@ -414,7 +421,7 @@ def test_empty_slots_leave_no_ink() -> None:
     inked = np.abs(images - images[:, :1, :1]) > 60
     for n in range(60):
         columns = np.flatnonzero(inked[n].any(0))
-        present = p.ids[n] != VARIABLE.absent
+        present = p.ids[n] != VARIABLE.blank
         reach = p.x[n][present]
         assert columns.min() > reach.min() - 12
         assert columns.max() < reach.max() + 12

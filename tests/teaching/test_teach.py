@@ -348,7 +348,7 @@ def test_a_run_that_learned_from_the_simulator_is_taught_from_its_readings(
     believed(monkeypatch)
     write_challenges(tmp_path / "batches", captchas)
     run = tmp_path / "run"
-    pipeline(run, tmp_path / "batches", "reader.images=raw", "distillation.fewest_steps=6")
+    pipeline(run, tmp_path / "batches", "recognizer.images=raw", "distillation.fewest_steps=6")
     lesson = Run(run).teach(labels(run, 3), progress=lambda event: None)
     assert lesson.after is None
     assert Run(run).reader.taught == 3

@@ -14,9 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from simgan_captcha.recognizer.adapt import adapt_reader
-from simgan_captcha.recognizer.network import build_reader
-from simgan_captcha.recognizer.train import TrainingSession, character_objective, train_reader
+from simgan_captcha.recognizer.adapt import adapt_recognizer
+from simgan_captcha.recognizer.network import build_recognizer
+from simgan_captcha.recognizer.train import TrainingSession, character_objective, train_recognizer
 from simgan_captcha.simgan import train_refiner
 from simgan_captcha.training.parallel import make_fabric
 from tests.recognizer import training_case as reading
@@ -75,7 +75,7 @@ def in_turn(halves: list[Any]) -> Any:
 def gradients(fabric: Fabric) -> dict[str, Tensor]:
     """Gradients of one batch, for all parameters of a recognizer."""
     torch.manual_seed(0)
-    model = build_reader(reading.ARCHITECTURE)
+    model = build_recognizer(reading.ARCHITECTURE)
     reader, _ = fabric.setup(model, torch.optim.SGD(model.parameters()))
     images, ids = next(joined(fabric, lambda number: reading.draw(5, number, 8))(0))
     loss, _ = character_objective(reader(images), ids)
@@ -92,13 +92,13 @@ def real_half(number: int) -> Tensor:
 def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
     """Outputs of the trained networks for unseen images."""
     known = reading.draw(8, 0, 40)[0]
-    read = train_reader(
+    read = train_recognizer(
         joined(fabric, lambda number: reading.draw(1, number, READER.batch_size // 2)),
         reading.ARCHITECTURE,
         READER,
         TrainingSession(folder / "read", fabric, 1, reading.quiet),
     )
-    adapted = adapt_reader(
+    adapted = adapt_recognizer(
         read.reader,
         reading.ARCHITECTURE,
         joined(fabric, real_half),

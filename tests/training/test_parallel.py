@@ -105,7 +105,7 @@ def test_the_demo_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path: Path, challenges: Path) -> None:
     run = tmp_path / "run"
-    arguments = run_arguments(run, challenges, "adaptation.steps=400", "reader.steps=60")
+    arguments = run_arguments(run, challenges, "adaptation.steps=400", "recognizer.steps=60")
     started = [*TORCHRUN, str(PROCESSES), "-m", "simgan_captcha", *arguments]
     figures = run / "adapt" / "metrics.jsonl"
     with subprocess.Popen(started, stderr=subprocess.PIPE, text=True) as torchrun:
@@ -127,7 +127,7 @@ def test_a_lost_process_ends_the_run_which_can_be_resumed(tmp_path: Path, challe
     assert finished.returncode == 0, finished.stderr
     together = load_readings(run / READINGS)
     assert len(together) == 96
-    assert all(len(reading.text) == SCHEME.length for reading in together)
+    assert all(len(reading.text) == SCHEME.max_length for reading in together)
     again = real_command("run", run)
     assert again.code == 0, again.err
     assert "adapt      done before" in again.err

@@ -21,7 +21,7 @@ from simgan_captcha.data.foreground import pixels_of_scheme
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.recognizer.export import export_reader
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
 from tests.small_run import SCHEME, shaded
@@ -79,8 +79,8 @@ def page(chromium: Browser, address: str) -> Iterator[Page]:
 
 def exported(path: Path, scheme: Scheme, background: Background) -> Path:
     torch.manual_seed(3)
-    size = (scheme.height, scheme.width, scheme.length, scheme.classes)
-    network = build_reader(ReaderArchitecture(*size, channels=(4, 4, 4, 4, 8))).eval()
+    size = (scheme.height, scheme.width, scheme.max_length, scheme.classes)
+    network = build_recognizer(RecognizerArchitecture(*size, channels=(4, 4, 4, 4, 8))).eval()
     with torch.no_grad():
         for weights in network.parameters():
             weights.mul_(2)  # so that the images give different confidences

@@ -59,8 +59,10 @@ def large(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
         names = [f"{batch:02}-{number:03}" for number in range(1000)]
         store.add(str(batch), [Captcha(n, images[i % 20]) for i, n in enumerate(names)])
         for name in names:
-            each = tuple(random.uniform(0.3, 1, SCHEME.length).tolist())
-            text = SCHEME.decode(random.integers(0, len(SCHEME.alphabet), SCHEME.length).tolist())
+            each = tuple(random.uniform(0.3, 1, SCHEME.max_length).tolist())
+            text = SCHEME.decode(
+                random.integers(0, len(SCHEME.alphabet), SCHEME.max_length).tolist()
+            )
             readings.append(Reading(name, text, float(np.prod(each)), each))
     save_readings(run / READINGS, readings)
     return run
@@ -112,14 +114,14 @@ def test_upload_and_read(
         expect(answer.locator(".said-text .text")).to_have_text(reading["text"])
         expect(answer.locator(".file")).to_have_text(reading["name"])
         characters = answer.locator(".characters li")
-        expect(characters).to_have_count(SCHEME.length)
+        expect(characters).to_have_count(SCHEME.max_length)
         for slot, confidence in enumerate(reading["character_confidence"]):
             part = characters.nth(slot)
             expect(part.locator(".text")).to_have_text(reading["text"][slot])
             expect(part.locator(".share")).to_have_text(f"{100 * confidence:.1f} %")
         for picture in answer.locator("img").all():
             assert is_drawn(picture)
-        assert answer.locator("img").count() == 2 + SCHEME.length
+        assert answer.locator("img").count() == 2 + SCHEME.max_length
     expect(page.get_by_role("status")).to_have_text("2 images read.")
     keep_screenshot(page, "read")
 
@@ -191,7 +193,7 @@ def test_live_progress_of_a_run_that_another_process_makes(
 ) -> None:
     write_challenges(tmp_path / "challenges", draw_captchas())
     run = tmp_path / "run"
-    settings = ("reader.steps=500", "reader.images=raw")
+    settings = ("recognizer.steps=500", "recognizer.images=raw")
     arguments = run_arguments(run, tmp_path / "challenges", *settings)
     with subprocess.Popen(
         [sys.executable, "-m", "simgan_captcha", *arguments],

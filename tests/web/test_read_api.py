@@ -92,7 +92,7 @@ def test_explained_readings_come_with_pictures_of_the_images_size(
 ) -> None:
     some = files(*list(captchas.items())[:2])
     for reading in client.post("/api/read?explain=true", files=some).json()["readings"]:
-        assert len(reading["heat"]) == SCHEME.length
+        assert len(reading["heat"]) == SCHEME.max_length
         drawn = []
         for uri in [reading["input"], *reading["heat"]]:
             kind, _, encoded = uri.partition(",")

@@ -45,7 +45,7 @@ def test_a_finished_run_is_done_in_every_stage(made: Path) -> None:
     ]
     assert {each.state for each in status.stages} == {"done"}
     steps = {each.stage: (each.step, each.steps) for each in status.stages if each.steps}
-    # The stage of the refiner first trains its witness.
+    # The stage of the refiner first trains its label checker.
     assert steps == {"refine": (12, 12), "read": (12, 12), "adapt": (8, 8)}
     assert "240 images" in stage(made, "store").said
 
@@ -100,7 +100,7 @@ def test_stages_to_come_wait_and_rounds_add_up(run: Path) -> None:
     (run / "calibrate" / "identity.json").write_text("{}")
     status = stage(run, "calibrate")
     assert (status.state, status.step) == ("working", 13)
-    # The bootstrap recognizer of calibration is then the witness.
+    # The bootstrap recognizer of calibration is then the label checker.
     assert stage(run, "refine").steps == 8
 
 

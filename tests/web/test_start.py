@@ -35,8 +35,8 @@ TINY = [
 ]
 FORM = {
     "alphabet": "abc1",
-    "shortest": 2,
-    "length": 2,
+    "min_length": 2,
+    "max_length": 2,
     "background": "shared",
     "ignore_case": False,
     "preset": "quick",
@@ -163,7 +163,15 @@ def test_the_start_page_by_keyboard_on_a_phone(here: NewRun, open_page: OpenPage
             assert page.evaluate(OUTSIDE) == []
             keep_screenshot(page, f"start-400-{scheme}")
         assert page.locator('[role="status"]').count() == 1
-        for name in ("#content", "start", "DIV", "alphabet", "ignore_case", "shortest", "length"):
+        for name in (
+            "#content",
+            "start",
+            "DIV",
+            "alphabet",
+            "ignore_case",
+            "min_length",
+            "max_length",
+        ):
             page.keyboard.press("Tab")
             focused = active(page)
             assert name in (focused, page.evaluate("document.activeElement.tagName")), focused
@@ -186,9 +194,9 @@ def test_values_that_no_scheme_allows_are_refused(here: NewRun) -> None:
     with serving(here.run, new=here) as address, asking(address) as client:
         for wrong, message in (
             ({"alphabet": "a"}, "alphabet: String should have at least 2 characters"),
-            ({"shortest": 3}, "expected the shortest text to have at most length=2"),
-            ({"length": 65, "shortest": 1}, "length: Input should be less than"),
-            ({"shortest": None}, "shortest: Input should be a valid integer"),
+            ({"min_length": 3}, "length: expected a number from 1 to 64"),
+            ({"max_length": 65, "min_length": 1}, "length: expected a number from 1 to 64"),
+            ({"min_length": None}, "min_length: Input should be a valid integer"),
             ({"preset": "../paper"}, "preset: Input should be 'quick' or 'cpu'"),
             ({"run": "/tmp/elsewhere"}, "run: Extra inputs are not permitted"),
         ):
@@ -210,15 +218,15 @@ def test_values_that_no_scheme_allows_are_refused(here: NewRun) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_form_becomes_a_scheme_and_one_run_at_a_time_learns(here: NewRun) -> None:
-    form = FORM | {"alphabet": "aAbc1", "shortest": 1, "ignore_case": True}
+    form = FORM | {"alphabet": "aAbc1", "min_length": 1, "ignore_case": True}
     with serving(here.run, new=here) as address, asking(address) as client:
         reply = client.post("/api/learning", json=form)
         assert reply.status_code == 202
         assert reply.json()["state"] == "working"
         a_problem(client.post("/api/learning", json=form), 409, "one run at a time")
         scheme = load_scheme(here.run / SCHEME_FILE)
-        assert (scheme.alphabet, scheme.alike) == ("abc1", ("aA", "bB", "cC"))
-        assert (scheme.shortest, scheme.length) == (1, 2)
+        assert (scheme.alphabet, scheme.equivalents) == ("abc1", ("aA", "bB", "cC"))
+        assert (scheme.min_length, scheme.max_length) == (1, 2)
         assert (scheme.width, scheme.height) == (48, 24)
         wait_until(lambda: (here.run / RUN).exists())
         assert 'id="ignore_case" name="ignore_case" checked' in client.get("/start").text

@@ -132,6 +132,5 @@ def changed_scheme(scheme: Scheme, alphabet: str | None, length: Length | None) 
     if alphabet is not None:
         values["alphabet"] = alphabet
     if length is not None:
-        shortest, longest = least_and_greatest(length)
-        values |= {"length": longest, "shortest": shortest if shortest < longest else None}
+        values["length"] = length
     return check_scheme(values)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from simgan_captcha.recognizer.export import Parity
 
 Settings = Mapping[str, Any] | Sequence[str]
-"""Changes of a preset, such as ``{"reader.steps": 100}`` or ``["reader.steps=100"]``."""
+"""Changes of a preset, such as ``{"recognizer.steps": 100}`` or ``["recognizer.steps=100"]``."""
 
 
 @needing("learn", "learning")
@@ -114,9 +114,9 @@ def complete(folder: Path, request: Request, progress: OnEvent) -> Path:
     """
     from simgan_captcha.pipeline.run import assist, run_pipeline
     from simgan_captcha.report.report import REPORT, write_report
-    from simgan_captcha.training.parallel import leads
+    from simgan_captcha.training.parallel import is_rank_zero
 
-    if not leads():
+    if not is_rank_zero():
         assist(folder, request)
         return folder / REPORT
     run_pipeline(folder, request, progress=progress)
@@ -178,11 +178,11 @@ class Run:
         """
         network, background, config = self._loaded  # first, because it names a missing extra
         from simgan_captcha.inference.reader import ImageReader
-        from simgan_captcha.recognizer.decode import read_probabilities, recogniser
+        from simgan_captcha.recognizer.decode import read_probabilities, recognizer
 
         reader = ImageReader(
             config.scheme,
-            recogniser(network, background),
+            recognizer(network, background),
             partial(read_probabilities, network, background),
         )
         reader.own_family = self._family
@@ -194,10 +194,10 @@ class Run:
         from simgan_captcha.data.store import CaptchaStore
         from simgan_captcha.inference.family import OWN_IMAGES, Family
         from simgan_captcha.inference.reader import ImageReader
-        from simgan_captcha.recognizer.decode import recogniser
+        from simgan_captcha.recognizer.decode import recognizer
 
         network, background, config = self._loaded
-        reader = ImageReader(config.scheme, recogniser(network, background))
+        reader = ImageReader(config.scheme, recognizer(network, background))
         try:
             images = CaptchaStore(self.folder / STORE).in_content_order().images
         except StoreError:

@@ -77,7 +77,7 @@ class ShapeSearch:
         Raises:
             ConfigError: A font cannot be used, see `glyphs.open_font`.
         """
-        forms = len(POSE) if self.scheme.waves else UNBENT
+        forms = len(POSE) if self.scheme.wavy_baseline else UNBENT
         moving = forms if formed else PLACED
         told = share_out(told)
         fit = self._fitted(told, glyphs, moving)
@@ -136,7 +136,7 @@ def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> di
 def share_out(poses: Poses) -> Poses:
     """Balance the probabilities so that no class has more than its share of characters."""
     likely = poses.probabilities.astype(np.float64).clip(_LEAST)
-    characters = likely if poses.absent is None else likely[..., : poses.absent]
+    characters = likely if poses.blank is None else likely[..., : poses.blank]
     read = characters[poses.present]
     if not len(read):
         return poses

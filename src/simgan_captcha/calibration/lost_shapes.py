@@ -100,7 +100,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     """
     probabilities = fit.poses.probabilities.copy()
     ids = fit.poses.ids
-    lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist()) - {fit.poses.absent}
+    lacking = set(np.flatnonzero(~fit.glyphs.any(axis=(1, 2))).tolist()) - {fit.poses.blank}
     most = min(_MOST_LACKING, len(fit.glyphs) - 1)
     if not 0 < len(lacking) <= most or not fit.settled.any():
         return None

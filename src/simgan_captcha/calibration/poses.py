@@ -24,9 +24,9 @@ class Poses:
     """(N, L) degrees, counter-clockwise."""
     form: Floats | None = None
     """(N, L, 6) values of the form, see `POSE`; None stands for zeros."""
-    absent: int | None = None
-    """Class of an empty slot, see `scheme.Scheme.absent`. It has no glyph."""
-    shortest: int = 1
+    blank: int | None = None
+    """Class of an empty slot, see `scheme.Scheme.blank`. It has no glyph."""
+    min_length: int = 1
     """Number of characters in the shortest text, if slots may be empty."""
 
     @property
@@ -37,16 +37,16 @@ class Poses:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """Mask (N, L) of slots with a character."""
-        if self.absent is None:
+        if self.blank is None:
             return np.ones(self.x.shape, np.bool_)
-        return np.asarray(self.ids != self.absent)
+        return np.asarray(self.ids != self.blank)
 
     @property
     def possible(self) -> npt.NDArray[np.bool_]:
         """Mask (N,) of images with enough characters and no gap between them."""
         present = self.present
         gapless = (present[:, :-1] >= present[:, 1:]).all(1)
-        return np.asarray(gapless & present[:, : self.shortest].all(1))
+        return np.asarray(gapless & present[:, : self.min_length].all(1))
 
     @property
     def places(self) -> Floats:

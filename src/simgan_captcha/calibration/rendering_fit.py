@@ -24,7 +24,7 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.clutter import CLUTTER, DOTS, LINES, TEXTURE, clutter_like, middle_of
 from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import Doubles, Floats, GreyImages
 
 _CLUTTER = ClutterSettings()
@@ -201,8 +201,8 @@ class _Comparison:
         return np.asarray((self._each - self._target)[:, self._telling] / spread)
 
 
-_BARE = SimulatorSettings(
-    fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), fitted=1.0, other_fonts=0.0, free=0.0
+_BARE = as_found(
+    SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), font_mix_fraction=0)
 )
 """Placeholder settings, which the calibration replaces."""
 

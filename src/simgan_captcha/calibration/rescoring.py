@@ -22,7 +22,7 @@ from torch import nn
 
 from simgan_captcha.calibration.pose_fit import fit_poses
 from simgan_captcha.calibration.scout import scout_images
-from simgan_captcha.calibration.settings import VerificationSettings
+from simgan_captcha.calibration.settings import RescoringSettings
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
@@ -64,17 +64,17 @@ class Comparisons:
     """Variance of the ink of a pixel around the better drawing."""
 
 
-def doubted(probabilities: Floats, settings: VerificationSettings) -> npt.NDArray[np.bool_]:
+def doubted(probabilities: Floats, settings: RescoringSettings) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of uncertain characters of probabilities (N, L, K)."""
-    return np.asarray(_second(probabilities) > settings.doubt)
+    return np.asarray(_second(probabilities) > settings.uncertainty)
 
 
 def hardly_doubted(
-    probabilities: Floats, calibration: Calibration, settings: VerificationSettings
+    probabilities: Floats, calibration: Calibration, settings: RescoringSettings
 ) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of borderline characters: the least confident ones that are not uncertain."""
     second = _second(probabilities)
-    eligible = drawable_pairs(probabilities, calibration) & (second <= settings.doubt)
+    eligible = drawable_pairs(probabilities, calibration) & (second <= settings.uncertainty)
     below = np.where(eligible, second, 0)
     chosen = np.zeros(below.shape, np.bool_)
     chosen.ravel()[np.argsort(-below, axis=None, kind="stable")[:_COMPARED]] = True
@@ -105,7 +105,7 @@ class Redrawing:
     scheme: Scheme
     """Scheme of the images."""
     steps: int
-    """Optimiser steps of the poses of a drawing, see `VerificationSettings`."""
+    """Optimiser steps of the poses of a drawing, see `RescoringSettings`."""
 
     def compare(
         self,

@@ -14,9 +14,9 @@ from simgan_captcha.recognizer.counting import counting_loss
 from simgan_captcha.recognizer.decode import TOGETHER
 from simgan_captcha.recognizer.network import (
     MAP_STRIDE,
-    ReaderArchitecture,
+    RecognizerArchitecture,
     ScoutOutput,
-    build_reader,
+    build_recognizer,
     map_size,
 )
 from simgan_captcha.scheme import Scheme
@@ -50,8 +50,8 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
     The position is the index of the map cell at the centre of the character, row by row. It is -1
     outside the image. Empty slots have a pose of NaN and the position -1.
     """
-    pitch = scheme.width / scheme.length
-    slots = (np.arange(scheme.length) + 0.5) * pitch
+    pitch = scheme.width / scheme.max_length
+    slots = (np.arange(scheme.max_length) + 0.5) * pitch
     rows, columns = map_size(scheme.height, scheme.width)
     row = np.floor(parameters.y / MAP_STRIDE)
     column = np.floor(parameters.x / MAP_STRIDE)
@@ -66,7 +66,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
         ],
         axis=-1,
     ).astype(np.float32)
-    targets[parameters.ids == scheme.absent, 1:] = (np.nan, np.nan, np.nan, -1)
+    targets[parameters.ids == scheme.blank, 1:] = (np.nan, np.nan, np.nan, -1)
     return targets
 
 
@@ -79,7 +79,7 @@ def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict
     way (FCOS, arXiv:1904.01355).
 
     Args:
-        outputs: Output of an `AttentionReader` with ``pose``.
+        outputs: Output of an `AttentionRecognizer` with ``pose``.
         targets: (B, L, 5), see `pose_targets`.
     """
     ids, logits = targets[..., 0].long(), outputs.logits.float()
@@ -119,9 +119,9 @@ def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def without_pose(reader: nn.Module, architecture: ReaderArchitecture) -> nn.Module:
+def without_pose(reader: nn.Module, architecture: RecognizerArchitecture) -> nn.Module:
     """The recognizer reduced to the parts of this architecture, in evaluation mode."""
-    plain = build_reader(architecture)
+    plain = build_recognizer(architecture)
     weights = reader.state_dict()
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
     return plain.eval()
@@ -135,13 +135,13 @@ def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> P
     outputs = [scout(batch) for batch in images.split(TOGETHER)]
     probabilities = torch.cat([o.logits for o in outputs]).float().softmax(-1).numpy()
     pose = torch.cat([o.pose for o in outputs]).float().numpy()
-    pitch = scheme.width / scheme.length
-    slots = ((np.arange(scheme.length) + 0.5) * pitch).astype(np.float32)
+    pitch = scheme.width / scheme.max_length
+    slots = ((np.arange(scheme.max_length) + 0.5) * pitch).astype(np.float32)
     return Poses(
         probabilities,
         x=pose[..., 0] * np.float32(pitch) + slots,
         y=pose[..., 1] * np.float32(pitch) + np.float32(scheme.height / 2),
         rotation=pose[..., 2] * np.float32(_DEGREES),
-        absent=scheme.absent,
-        shortest=scheme.shortest or scheme.length,
+        blank=scheme.blank,
+        min_length=scheme.min_length,
     )

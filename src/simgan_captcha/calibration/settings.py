@@ -17,8 +17,8 @@ class CalibrationSettings(BaseModel):
     starts from the distilled recognizer."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of each later round."""
-    free: float = Field(default=0.3, ge=0, le=1)
-    """``simulator.free`` for the images of the bootstrap recognizer. It is larger there, because
+    uncalibrated_fraction: float = Field(default=0.3, ge=0, le=1)
+    """``simulator.uncalibrated_fraction`` for the images of the bootstrap recognizer. It is larger there, because
     early calibrations are less reliable than the last one."""
     images: int = Field(default=1200, ge=1)
     """Number of real images to calibrate from."""
@@ -35,12 +35,12 @@ class CalibrationSettings(BaseModel):
         return (first, *[self.steps] * (self.rounds - 1))
 
 
-class VerificationSettings(BaseModel):
+class RescoringSettings(BaseModel):
     """Settings of rescoring."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    doubt: float = Field(default=0.1, gt=0, le=1)
+    uncertainty: float = Field(default=0.1, gt=0, le=1)
     """Characters are rescored if their second likeliest class has more than this probability; 1
     turns rescoring off."""
     steps: int = Field(default=30, ge=1, le=1000)

@@ -115,7 +115,7 @@ Seed = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as reader.steps=500."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as recognizer.steps=500."),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into folders of folders.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results and warnings only.")]

@@ -159,12 +159,12 @@ def train(run: Path, request: "Request", *, quiet: bool) -> Path:
     from simgan_captcha.api.learning import complete
     from simgan_captcha.atomic import core_count
     from simgan_captcha.pipeline.progress import StageProgress
-    from simgan_captcha.training.parallel import leads, local_processes
+    from simgan_captcha.training.parallel import is_rank_zero, local_processes
 
     torch.set_num_threads(config.threads or max(1, core_count() // local_processes()))
     # Lightning prints the precision, which this package already prints.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with StageProgress(quiet=quiet or not leads()) as progress:
+    with StageProgress(quiet=quiet or not is_rank_zero()) as progress:
         report = complete(run, request, progress)
         progress.say(f"report     {report}")
     return report

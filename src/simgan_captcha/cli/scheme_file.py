@@ -28,9 +28,9 @@ alphabet = {{ alphabet }}
 
 # Characters that look the same and count as one, as in ["o0", "1lI"]. The first of each
 # group belongs to the alphabet and is read for all of them; the others do not belong to it.
-alike = []
+equivalents = []
 
-# Number of characters in a text. If it varies: in the longest and in the shortest text.
+# Number of characters in a text. If it varies: the least and the greatest, as in [4, 6].
 {% if "length" in guessed %}
 # A guess: letters that touch count as one.
 {% endif %}
@@ -39,8 +39,7 @@ alike = []
 {% else %}
 # Separate stretches of ink: {{ stretches }} of the images.
 {% endif %}
-length = {{ scheme.length }}
-{{ "shortest = %d" % scheme.shortest if scheme.shortest else "# shortest =" }}
+length = {{ length }}
 
 # Size in pixels at which images are read.{{ other_sizes }}
 width = {{ scheme.width }}
@@ -58,10 +57,10 @@ text_height = {{ scheme.text_height }}
 text_width = {{ scheme.text_width }}
 
 # init cannot detect these two. Look at the images; a wrong value can cost accuracy.
-# waves: texts follow waves that bend their letters.
-# several_fonts: texts are set in different fonts.
-waves = false
-several_fonts = false
+# wavy_baseline: texts follow waves that bend their letters.
+# multiple_fonts: texts are set in different fonts.
+wavy_baseline = false
+multiple_fonts = false
 
 # What crosses the letters in every image: "lines" (straight or curved), "dots", "texture"
 # (grain about as fine as the strokes). A guess: look at the images and correct it.
@@ -111,6 +110,7 @@ def scheme_text(
         name=name,
         sheet=f"{Path(name).stem}.png",
         scheme=scheme,
+        length=json.dumps(scheme.length),
         guessed={"alphabet", "length"} - {*given, *remarks},
         remarks=remarks,
         alphabet=json.dumps(scheme.alphabet, ensure_ascii=False),

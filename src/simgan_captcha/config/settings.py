@@ -1,13 +1,12 @@
 """The configuration of a run: a frozen model for each stage, presets, and ``--set key=value``."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simgan_captcha.calibration.settings import CalibrationSettings, VerificationSettings
+from simgan_captcha.calibration.settings import CalibrationSettings, RescoringSettings
 from simgan_captcha.config.of_scheme import scheme_values
 from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
@@ -17,8 +16,9 @@ from simgan_captcha.generalist.specialization.settings import (
     SpecializationSettings,
 )
 from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
-from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
+from simgan_captcha.recognizer.settings import AdaptationSettings, RecognizerSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
+from simgan_captcha.shown import did_you_mean
 from simgan_captcha.simgan import SimGANSettings
 from simgan_captcha.simulator.settings import SimulatorSettings, layout_of
 
@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     """Encoding of images for networks, see `background.Background`."""
     lines: Lines = "contrast"
     """Method that finds shared lines: ``contrast``, ``average`` or ``and``, see `background`."""
-    removed_lines: int = Field(default=0, ge=0, le=50)
+    line_removal_width: int = Field(default=0, ge=0, le=50)
     """Width in pixels of lines that differ between images and are removed by morphology; 0 removes
     none."""
     pretrained: bool = True
@@ -60,16 +60,16 @@ class RunConfig(BaseModel):
     """Whether the ``fonts`` simulator is fitted to the real images first."""
     calibration: CalibrationSettings = CalibrationSettings()
     """Calibration, and training of the bootstrap recognizer that it needs."""
-    witness_steps: int = Field(default=600, ge=1)
+    label_check_steps: int = Field(default=600, ge=1)
     """Number of training steps of a recognizer that checks whether refining preserves the text. It
     trains on raw images. After a calibration, the bootstrap recognizer checks this instead."""
     simgan: SimGANSettings = SimGANSettings()
     """Networks and training of the refiner."""
-    reader: ReaderSettings = ReaderSettings()
+    recognizer: RecognizerSettings = RecognizerSettings()
     """Network and supervised training of the recognizer."""
     adaptation: AdaptationSettings = AdaptationSettings()
     """Self-training on the real images."""
-    verification: VerificationSettings = VerificationSettings()
+    rescoring: RescoringSettings = RescoringSettings()
     """Rescoring of uncertain characters in the images of the run."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Precision of the computation. ``auto`` is bf16-mixed if the hardware supports bf16, and
@@ -81,12 +81,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
-        if self.generator == "original" and self.scheme.absent is not None:
+        if self.generator == "original" and self.scheme.blank is not None:
             raise ValueError(
-                "generator=original draws texts of one length; leave out scheme.shortest, or use "
+                "generator=original draws texts of one length; give one scheme.length, or use "
                 "generator=fonts"
             )
-        said = [key for key in ("waves", "several_fonts") if getattr(self.scheme, key)]
+        said = [key for key in ("wavy_baseline", "multiple_fonts") if getattr(self.scheme, key)]
         if said and layout_of(self.scheme, self.simulator) is None:
             raise ValueError(
                 f"scheme.{said[0]} needs letters that are laid out, not drawn slot by slot; set "
@@ -94,8 +94,12 @@ class RunConfig(BaseModel):
             )
         if self.simgan.refiner.channels != 1:
             raise ValueError("simgan.refiner.channels: captchas have 1 channel, ink")
-        if self.simgan.features and self.reader.kind != "attention" and not self.begins_pretrained:
-            raise ValueError("simgan.features needs reader.kind=attention, or pretrained=true")
+        if (
+            self.simgan.features
+            and self.recognizer.kind != "attention"
+            and not self.begins_pretrained
+        ):
+            raise ValueError("simgan.features needs recognizer.kind=attention, or pretrained=true")
         return self
 
     @property
@@ -106,7 +110,7 @@ class RunConfig(BaseModel):
         generator of 2017.
         """
         scheme = self.scheme
-        known = set(scheme.alphabet) <= set(CHARACTERS) and scheme.length <= MOST_CHARACTERS
+        known = set(scheme.alphabet) <= set(CHARACTERS) and scheme.max_length <= MOST_CHARACTERS
         return self.pretrained and known and self.generator == "fonts"
 
     @property
@@ -117,21 +121,21 @@ class RunConfig(BaseModel):
     @property
     def refines(self) -> bool:
         """Whether a refiner is trained, because the recognizer learns from its images."""
-        return self.reader.images == "refined"
+        return self.recognizer.images == "refined"
 
     @property
     def reads_poses(self) -> bool:
         """Whether the recognizer is trained with a pose head, as the bootstrap recognizer is."""
-        return self.calibrates and self.reader.kind == "attention"
+        return self.calibrates and self.recognizer.kind == "attention"
 
     @property
     def rescores(self) -> bool:
         """Whether uncertain characters are rescored; this needs calibrated glyphs."""
-        return self.calibrates and self.verification.doubt < 1
+        return self.calibrates and self.rescoring.uncertainty < 1
 
-    def brief_training(self, steps: int) -> ReaderSettings:
+    def brief_training(self, steps: int) -> RecognizerSettings:
         """Settings of a training on raw images with this number of steps."""
-        return self.reader.model_copy(update={"steps": steps, "images": "raw"})
+        return self.recognizer.model_copy(update={"steps": steps, "images": "raw"})
 
     def dump(self, *keys: str) -> dict[str, Any]:
         """The values of some keys as JSON."""
@@ -156,13 +160,13 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "steps": 100,
             "picture_every": 50,
         },
-        "reader": {"steps": 600},
+        "recognizer": {"steps": 600},
         "adaptation": {"steps": 800},
     },
     # The whole training on the 2017 puzzle takes 60 TFLOP, or 100 if few readings are confident.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
-        "reader": {"steps": 5000},
+        "recognizer": {"steps": 5000},
         "adaptation": {"steps": 2200},
     },
     # The networks of arXiv:1612.07828 at full resolution; for a GPU.
@@ -178,7 +182,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "refiner_updates": 4,
             "history_capacity": 51200,
         },
-        "reader": {"images": "refined", "steps": 12000},
+        "recognizer": {"images": "refined", "steps": 12000},
         "adaptation": {"steps": 0},
     },
     "original": ORIGINAL,
@@ -193,7 +197,8 @@ def resolve_config(
 
     Args:
         preset: One of `PRESETS`.
-        assignments: Changes such as ``reader.steps=100``. A value is JSON, or otherwise plain text.
+        assignments: Changes such as ``recognizer.steps=100``. A value is JSON, or otherwise plain
+            text.
         scheme: Captcha family other than the HackMIT puzzle, see `scheme_values`.
 
     Raises:
@@ -201,7 +206,7 @@ def resolve_config(
             invalid.
 
     Example:
-        >>> resolve_config("quick", ["reader.steps=7"]).reader.steps
+        >>> resolve_config("quick", ["recognizer.steps=7"]).recognizer.steps
         7
     """
     if preset not in PRESETS:
@@ -256,9 +261,7 @@ def _parse(text: str) -> Any:
 
 
 def _unknown_key(key: str) -> str:
-    known = _keys(RunConfig)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md for all of them"
+    hint = did_you_mean(key, _keys(RunConfig), "see docs/configuration.md for all of them")
     return f"expected a known configuration key, got {key!r}; {hint}"
 
 

@@ -112,7 +112,7 @@ class Background:
     """The most frequent grey level of letters, 0 to 255."""
     encoding: Literal["relative", "binary"] = "relative"
     """``relative``: ink relative to the background; ``binary``: the 2017 system's threshold."""
-    removed_lines: int = 0
+    line_removal_width: int = 0
     """Width in pixels of lines that are removed from each image first; 0 removes none."""
 
     def normalise(self, images: GreyImages) -> FloatImages:
@@ -132,8 +132,8 @@ class Background:
                 f"expected images of shape (N, {self.grey.shape[0]}, {self.grey.shape[1]}), "
                 f"got {images.shape}; this background belongs to another scheme"
             )
-        if self.removed_lines:
-            images = _without_thin_lines(images, self.removed_lines, bright=self.bright_ink)
+        if self.line_removal_width:
+            images = _without_thin_lines(images, self.line_removal_width, bright=self.bright_ink)
         channels = np.empty((len(images), 2, *self.grey.shape), np.float32)
         if self.encoding == "binary":
             # Level 0 is not ink here: it is the background of the 2017 generator's binary images.
@@ -173,7 +173,7 @@ class Background:
             arrays = read_arrays(path)
             grey, line_mask = arrays["grey"], arrays["line_mask"]
             ink_level, encoding = float(arrays["ink_level"]), str(arrays["encoding"])
-            removed_lines = int(arrays["removed_lines"])
+            line_removal_width = int(arrays["line_removal_width"])
             if (grey.dtype.name, line_mask.dtype.name) != ("uint8", "bool"):
                 raise ValueError(f"arrays of {grey.dtype} and {line_mask.dtype}")
             if grey.ndim != 2 or grey.shape != line_mask.shape:
@@ -183,7 +183,7 @@ class Background:
                 line_mask,
                 ink_level,
                 "binary" if encoding == "binary" else "relative",
-                removed_lines,
+                line_removal_width,
             )
         except Exception as error:  # zipfile, zlib and numpy raise many types for damaged files
             raise RunError(
@@ -196,7 +196,7 @@ def estimate_background(
     images: GreyImages,
     encoding: Literal["relative", "binary"] = "relative",
     lines: Lines = "contrast",
-    removed_lines: int = 0,
+    line_removal_width: int = 0,
 ) -> Background:
     """Estimate the shared background, the ink level and the line mask from unlabelled images.
 
@@ -205,8 +205,8 @@ def estimate_background(
         encoding: Encoding of `Background.normalise`.
         lines: Method of finding shared lines: low contrast between ink and background
             (``contrast``), or binarised ink on average (``average``) or in all images (``and``).
-        removed_lines: Width in pixels of lines that differ per image, see `remove_thin_lines`; 0
-            for shared lines.
+        line_removal_width: Width in pixels of lines that differ per image, see
+            `remove_thin_lines`; 0 for shared lines.
 
     Raises:
         ImageError: Fewer than two images.
@@ -218,10 +218,10 @@ def estimate_background(
     sample = images[:: math.ceil(len(images) / _SAMPLE)]
     grey = _shared_picture(sample)
     ink_level = _ink_level(sample, grey)
-    if removed_lines:
+    if line_removal_width:
         # The removal needs the polarity of the ink.
         bright = bool(ink_level >= np.median(grey))
-        sample = _without_thin_lines(sample, removed_lines, bright=bright)
+        sample = _without_thin_lines(sample, line_removal_width, bright=bright)
         grey = _shared_picture(sample)
         ink_level = _ink_level(sample, grey)
     if lines == "average":
@@ -231,7 +231,7 @@ def estimate_background(
     else:
         contrast = np.abs(ink_level - grey.astype(np.float64))
         line_mask = contrast < 0.5 * np.median(contrast)
-    return Background(grey, line_mask, ink_level, encoding, removed_lines)
+    return Background(grey, line_mask, ink_level, encoding, line_removal_width)
 
 
 def plain_background(
@@ -239,11 +239,11 @@ def plain_background(
     width: int,
     ink_level: float,
     encoding: Literal["relative", "binary"] = "relative",
-    removed_lines: int = 0,
+    line_removal_width: int = 0,
 ) -> Background:
     """The black background of images from `foreground.ink_on_black`."""
     black = np.zeros((height, width), np.uint8)
-    return Background(black, black > 0, ink_level, encoding, removed_lines)
+    return Background(black, black > 0, ink_level, encoding, line_removal_width)
 
 
 def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) -> GreyImages:

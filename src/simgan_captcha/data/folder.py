@@ -139,8 +139,8 @@ class _Search:
             batches = batches + [path for path, _ in self._named_batches]
             left_out.update(f"no image ({file.path.suffix.lower()})" for file in self._named_images)
         return Found(
-            sorted(files, key=lambda file: _natural(file.name)),
-            sorted(batches, key=lambda path: _natural(str(path))),
+            sorted(files, key=lambda file: natural_order(file.name)),
+            sorted(batches, key=lambda path: natural_order(str(path))),
             left_out,
         )
 
@@ -249,7 +249,8 @@ def _text(head: bytes) -> str:
     return head.decode("utf-8", errors="replace")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key for natural order, with challenge-2 before challenge-10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]

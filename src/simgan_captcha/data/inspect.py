@@ -219,7 +219,7 @@ def _is_picture(darkest: Doubles, lightest: Doubles, lines: Mask) -> bool:
     """Whether the shared background has more than one colour.
 
     One of the two extremes of each pixel shows the background without ink, even where letters are
-    frequent: the lightest level if ink is dark, the darkest if ink is light.
+    frequent. It is the lightest level if ink is dark, and the darkest if ink is light.
 
     Args:
         darkest: Tenth percentile of each pixel's grey levels, (H, W).
@@ -252,13 +252,11 @@ def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | 
         ConfigError: The alphabet or the size is not allowed in a scheme.
     """
     guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
-    shortest, longest = lengths or (guessed, guessed)
     width, height = look.reading_size
     return check_scheme(
         {
             "alphabet": ascii_lowercase + digits if alphabet is None else alphabet,
-            "length": longest,
-            "shortest": shortest if shortest < longest else None,
+            "length": lengths or guessed,
             "width": width,
             "height": height,
             "background": look.kind,

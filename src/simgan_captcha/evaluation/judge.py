@@ -56,7 +56,7 @@ def judge(
             must know every name.
         alphabet: All characters that true texts may contain.
         fold: Function that maps true texts and readings to comparable texts, if some characters
-            count as one, see `scheme.Scheme.alike`.
+            count as one, see `scheme.Scheme.equivalents`.
         confidences: N confidences of the whole texts, in [0, 1].
         estimate: The accuracy that the run estimated for its readings.
 

@@ -9,17 +9,18 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.generalist.characters import BLANK, CHARACTERS, MOST_CHARACTERS
-from simgan_captcha.inference.constraints.automaton import Automaton, of_lengths
+from simgan_captcha.generalist.characters import BLANK, CHARACTERS
+from simgan_captcha.inference.constraints.automaton import Automaton, of_any_length, of_lengths
 from simgan_captcha.types import Doubles, Floats, Ids
 
 _NEVER = np.float32(-1e9)
 _LEAST = 1e-4
-"""Characters that are less probable in every column are not tried."""
+"""Characters that are less probable in every column are not tried, if others may replace them."""
 
 
 @dataclass(frozen=True)
@@ -86,32 +87,38 @@ class Alphabet:
         return np.concatenate([blank[:, None], inside], 1)
 
 
-def decode_columns(
-    logits: Floats,
-    alphabet: Alphabet,
-    lengths: tuple[int, int] | None = None,
-    matching: Automaton | None = None,
-) -> Decoded:
+class PossibleTexts(NamedTuple):
+    """The texts that images of a family may show."""
+
+    alphabet: Alphabet
+    """Their characters."""
+    texts: Automaton
+    """The set of texts over the alphabet."""
+
+    @staticmethod
+    def of_lengths(alphabet: Alphabet, lengths: tuple[int, int] | None = None) -> "PossibleTexts":
+        """All texts with the fewest to the most characters; None: any number."""
+        count = len(alphabet.characters)
+        texts = of_any_length(count) if lengths is None else of_lengths(count, *lengths)
+        return PossibleTexts(alphabet, texts)
+
+
+def decode_columns(logits: Floats, possible: PossibleTexts) -> Decoded:
     """The text of the most probable alignment.
 
     An image with too few columns for any text gives another text, of fewer characters.
 
     Args:
         logits: (T, K) of one image.
-        alphabet: Characters that a text may hold.
-        lengths: Fewest and most characters; None: any number.
-        matching: Set of texts over the alphabet, instead of lengths; None: any text.
+        possible: The texts to choose from.
     """
+    alphabet, texts = possible
     probabilities = alphabet.probabilities(logits)
     log = _logarithm(probabilities)
     path = log.argmax(1)
     ids = collapsed(path)
-    if lengths is not None and not lengths[0] <= len(ids) <= lengths[1]:
-        fewest, most = lengths[0], min(lengths[1], MOST_CHARACTERS)
-        _, path = _best_path(log, of_lengths(len(alphabet.characters), fewest, most), _LEAST)
-        ids = collapsed(path)
-    if matching is not None and not matching.accepts(i - 1 for i in ids):
-        _, path = _best_path(log, matching)
+    if not texts.accepts(i - 1 for i in ids):
+        _, path = _best_path(log, texts)
         ids = collapsed(path)
     columns = _peaks(path, log)
     inside = np.array([1 - probabilities[t, 0] for t in columns])
@@ -141,7 +148,7 @@ def _peaks(path: Ids, log: Floats) -> list[int]:
     ]
 
 
-def _best_path(log: Floats, texts: Automaton, least: float = 0) -> tuple[float, Ids]:
+def _best_path(log: Floats, texts: Automaton) -> tuple[float, Ids]:
     """The most probable path whose text belongs to a set (Viterbi), and its log probability.
 
     If there is none, the probability is below _NEVER / 2, and the text is another one.
@@ -152,12 +159,12 @@ def _best_path(log: Floats, texts: Automaton, least: float = 0) -> tuple[float, 
         here'[s, 0] = log p(blank) + max_c here[s, c]
         here'[s, c] = log p(c) + max(here[s, c], max_{r: r.c = s} max_{c' != c} here[r, c'])
 
-    Characters that are less probable than ``least`` in every column are left out.
+    If the set treats all characters alike, those that are improbable in every column are left out.
     """
     T, C = log.shape
     tried = np.arange(C)
-    if least:
-        some = 1 + np.flatnonzero(log[:, 1:].max(0) > np.log(least))
+    if (texts.moves == texts.moves[:, :1]).all():
+        some = 1 + np.flatnonzero(log[:, 1:].max(0) > np.log(_LEAST))
         tried = np.concatenate([[0], some]) if len(some) else tried
     p, A, S = log[:, tried], len(tried), len(texts.moves)
     before = _states_before(texts.moves[:, tried[1:] - 1])
@@ -212,7 +219,7 @@ def _states_before(moves: Ids) -> list[Ids]:
 
 
 def other_texts(
-    logits: Floats, alphabet: Alphabet, texts: Automaton, text: str, count: int
+    logits: Floats, possible: PossibleTexts, text: str, count: int
 ) -> list[tuple[str, float]]:
     """The texts of a set that are read after the best one, with their probabilities under CTC.
 
@@ -224,11 +231,11 @@ def other_texts(
 
     Args:
         logits: (T, K) of one image.
-        alphabet: Characters that a text may hold.
-        texts: Set of texts.
+        possible: The texts to choose from.
         text: The best one, see `decode_columns`.
         count: Greatest number of other texts.
     """
+    alphabet, texts = possible
     log = _logarithm(alphabet.probabilities(logits))
     waiting: list[tuple[float, int, tuple[int, ...], _Part]] = []
     taken = tuple(alphabet.characters.index(c) for c in text)

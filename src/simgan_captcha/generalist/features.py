@@ -1,7 +1,7 @@
 """Turns any colour image into what the generalist's network sees. Holds no torch.
 
-The network sees an image of 40 rows in four channels relative to the image's median colour b, so
-that dark and light inks look alike and a coloured line differs from a letter:
+The network sees an image of 40 rows in four channels relative to the image's median colour b. So
+dark and light inks look the same, and a coloured line differs from a letter:
 
     d = rgb - b;  s = max(98th percentile of |d|, 24)
     channels: |d| / s, luma(d) / s, (d_red - d_green) / s, (d_blue - (d_red + d_green) / 2) / s

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,13 @@ from simgan_captcha.errors import ConfigError, ImageError
 from simgan_captcha.generalist.characters import CHARACTERS, MOST_CHARACTERS
 from simgan_captcha.generalist.decoding import (
     Alphabet,
+    PossibleTexts,
     decode_columns,
     other_texts,
 )
 from simgan_captcha.generalist.features import STRIDE, features
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.inference.constraints.automaton import (
-    Automaton,
-    of_any_length,
-    of_lengths,
-    of_pattern,
-)
+from simgan_captcha.inference.constraints.automaton import of_pattern
 from simgan_captcha.inference.constraints.texts import NONE, Constraints, matching_texts
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Alternative, Reading
@@ -103,16 +99,16 @@ class GeneralistReader(TextReader):
         self, images: Iterable[Source | Unreadable], constraints: Constraints = NONE
     ) -> Iterator[Reading | Unreadable]:
         """See `TextReader.read_each`; constraints replace those of the constructor."""
-        texts = self._texts(constraints)
+        possible = self._possible(constraints)
         numbered = enumerate(images)
         while some := list(islice(numbered, _AT_ONCE)):
             opened = [self._open(image, str(number)) for number, image in some]
             pictures = [one for one in opened if not isinstance(one, Unreadable)]
-            read = iter(self._read(pictures, texts, constraints.top))
+            read = iter(self._read(pictures, possible, constraints.top))
             for one in opened:
                 yield one if isinstance(one, Unreadable) else next(read)
 
-    def _texts(self, constraints: Constraints) -> "_Texts":
+    def _possible(self, constraints: Constraints) -> PossibleTexts:
         """What texts may be read under constraints.
 
         Raises:
@@ -124,14 +120,15 @@ class GeneralistReader(TextReader):
         if constraints.length is not None:
             lengths = check_length(constraints.length)
         if constraints.pattern is None:
-            return _Texts(alphabet, lengths)
+            return PossibleTexts.of_lengths(alphabet, lengths)
         matching = of_pattern(constraints.pattern, CHARACTERS).of(
             [CHARACTERS.index(c) for c in alphabet.characters]
         )
-        texts = matching_texts(constraints.pattern, matching, _of(alphabet, lengths))
+        of_lengths = PossibleTexts.of_lengths(alphabet, lengths).texts
+        texts = matching_texts(constraints.pattern, matching, of_lengths)
         # A pattern says which characters there are, as an alphabet does.
         alphabet = Alphabet("".join(alphabet.characters[k] for k in texts.used))
-        return _Texts(alphabet, lengths, texts.of(texts.used))
+        return PossibleTexts(alphabet, texts.of(texts.used))
 
     def _open(self, image: Source | Unreadable, otherwise: str) -> tuple[str, Pixels] | Unreadable:
         if isinstance(image, Unreadable):
@@ -152,7 +149,7 @@ class GeneralistReader(TextReader):
         """Characters of one RGB image (H, W, 3), and where they stand."""
         given = features(image)
         logits, geometry = self._columns(given[None])
-        found = decode_columns(logits[0], self.alphabet, self.lengths)
+        found = decode_columns(logits[0], self._possible(NONE))
         H, W, _ = image.shape
         scale = W / given.shape[-1]  # pixels of the image to a column of the input
         return [
@@ -174,7 +171,7 @@ class GeneralistReader(TextReader):
         ]
 
     def _read(
-        self, pictures: list[tuple[str, Pixels]], texts: "_Texts", top: int
+        self, pictures: list[tuple[str, Pixels]], possible: PossibleTexts, top: int
     ) -> list[Reading | Unreadable]:
         """Readings of named images, in order; images of the same width are read together."""
         given = [features(image) for _, image in pictures]
@@ -185,7 +182,7 @@ class GeneralistReader(TextReader):
         for indices in by_width.values():
             logits, _ = self._columns(np.stack([given[i] for i in indices]))
             for index, of_image in zip(indices, logits, strict=True):
-                read[index] = texts.reading(pictures[index][0], of_image, top)
+                read[index] = _reading(pictures[index][0], of_image, possible, top)
         return [read[index] for index in range(len(pictures))]
 
     def _columns(self, images: Floats) -> tuple[Floats, Floats]:
@@ -194,38 +191,23 @@ class GeneralistReader(TextReader):
         return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
 
 
-class _Texts(NamedTuple):
-    """What texts may be read."""
-
-    alphabet: Alphabet
-    lengths: tuple[int, int] | None
-    matching: Automaton | None = None
-    """The texts of the lengths that match a pattern."""
-
-    def reading(self, name: str, logits: Floats, top: int) -> Reading | Unreadable:
-        """The reading of one image (T, K), with top - 1 alternatives."""
-        found = decode_columns(logits, self.alphabet, self.lengths, self.matching)
-        texts = _of(self.alphabet, self.lengths) if self.matching is None else self.matching
-        if not texts.accepts(self.alphabet.characters.index(c) for c in found.text):
-            return Unreadable(
-                name,
-                f"expected an image wide enough for the length or the pattern, got room for "
-                f"{len(found.text)} characters; give another length or a larger image",
-            )
-        others = other_texts(logits, self.alphabet, texts, found.text, top - 1) if top > 1 else ()
-        return Reading(
+def _reading(name: str, logits: Floats, possible: PossibleTexts, top: int) -> Reading | Unreadable:
+    """The reading of one image (T, K), with top - 1 alternatives."""
+    found = decode_columns(logits, possible)
+    if not possible.texts.accepts(possible.alphabet.characters.index(c) for c in found.text):
+        return Unreadable(
             name,
-            found.text,
-            found.confidence,
-            found.confidences,
-            tuple(Alternative(*other) for other in others),
+            f"expected an image wide enough for the length or the pattern, got room for "
+            f"{len(found.text)} characters; give another length or a larger image",
         )
-
-
-def _of(alphabet: Alphabet, lengths: tuple[int, int] | None) -> Automaton:
-    """All texts of an alphabet that have these lengths."""
-    count = len(alphabet.characters)
-    return of_any_length(count) if lengths is None else of_lengths(count, *lengths)
+    others = other_texts(logits, possible, found.text, top - 1) if top > 1 else ()
+    return Reading(
+        name,
+        found.text,
+        found.confidence,
+        found.confidences,
+        tuple(Alternative(*other) for other in others),
+    )
 
 
 def open_source(image: Source) -> Picture:

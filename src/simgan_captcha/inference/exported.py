@@ -11,23 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from simgan_captcha._version import FORMAT
 from simgan_captcha.atomic import core_count
 from simgan_captcha.documents import parse_object
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.inference.family import Family
-from simgan_captcha.inference.onnx_file import inspect
+from simgan_captcha.inference.onnx_file import require_safe
 from simgan_captcha.inference.readings import require_probabilities, require_readings
 from simgan_captcha.scheme import Scheme, check_scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
 
-Recognise = Callable[[GreyImages], tuple[Ids, Floats]]
-"""``recognise(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
+Recognize = Callable[[GreyImages], tuple[Ids, Floats]]
+"""``recognize(images)``: (N, H, W) ``uint8`` -> class ids (N, L) and their probabilities (N, L)."""
 
 Probabilities = Callable[[GreyImages], Floats]
 """``probabilities(images)``: (N, H, W) ``uint8`` -> those of all classes (N, L, K)."""
 
 METADATA = "simgan_captcha"
-"""Metadata key of an exported recognizer: JSON with its ``scheme`` and ``version``."""
+"""Metadata key of an exported recognizer: JSON with its ``format``, ``version`` and ``scheme``."""
 
 IMAGES, IDS, CONFIDENCE, PROBABILITIES = "images", "ids", "confidence", "probabilities"
 """Names of the input and the outputs of an exported recognizer."""
@@ -44,11 +45,10 @@ class Exported:
     """Version of the package that wrote the file."""
     taught: int
     """Number of labels that the recognizer was taught with."""
-    recognise: Recognise
-    probabilities: Probabilities | None
-    """None for files of earlier versions."""
+    recognize: Recognize
+    probabilities: Probabilities
     family: Family | None
-    """Look of the images that it learned from; None for files of earlier versions."""
+    """Look of the images that it learned from; None if they were not there at the export."""
 
 
 def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = None) -> Exported:
@@ -78,22 +78,17 @@ def load_exported(file: str | os.PathLike[str] | bytes, threads: int | None = No
 
 
 def _loaded(data: bytes, threads: int | None) -> Exported:
-    classes = inspect(data).classes
+    require_safe(data)
     session = _session(data, threads)
     scheme, version, taught, family = _described(session.get_modelmeta().custom_metadata_map)
-    if classes is not None and classes != scheme.classes:
-        raise ValueError(
-            f"it distinguishes {classes} classes, its scheme has {scheme.classes}: its alphabet "
-            "was changed"
-        )
-    names = _require_ends(session, scheme)
+    _require_ends(session, scheme)
 
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         ids, confidence = _run(session, [IDS, CONFIDENCE], images)
-        if ids.shape != (len(images), scheme.length) or confidence.shape != ids.shape:
+        if ids.shape != (len(images), scheme.max_length) or confidence.shape != ids.shape:
             raise RunError(
-                f"expected {scheme.length} characters of each image, the reader gave {ids.shape} "
-                f"and {confidence.shape}; export it again"
+                f"expected {scheme.max_length} characters of each image, the reader gave "
+                f"{ids.shape} and {confidence.shape}; export it again"
             )
         return np.asarray(ids, np.int64), np.asarray(confidence, np.float32)
 
@@ -103,11 +98,9 @@ def _loaded(data: bytes, threads: int | None) -> Exported:
 
     # A blank image shows errors that shapes and types do not.
     blank = np.zeros((1, scheme.height, scheme.width), np.uint8)
-    require_readings(scheme, *recognise(blank))
-    if PROBABILITIES not in names:
-        return Exported(scheme, version, taught, recognise, None, family)
+    require_readings(scheme, *recognize(blank))
     probabilities(blank)
-    return Exported(scheme, version, taught, recognise, probabilities, family)
+    return Exported(scheme, version, taught, recognize, probabilities, family)
 
 
 def _model_bytes(path: Path) -> bytes:
@@ -152,15 +145,17 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int, Family | Non
     if METADATA not in metadata:
         raise ValueError(f"its metadata has no {METADATA}")
     described = parse_object(metadata[METADATA])
+    if described.get("format") != FORMAT:
+        raise ValueError(f"another version of simgan-captcha wrote it, not in format {FORMAT}")
     version, values = described.get("version"), described.get("scheme")
     if not isinstance(version, str) or not version:
         raise ValueError("its metadata does not say which version wrote it")
     if not isinstance(values, dict):
         raise ValueError("its metadata holds no scheme")
-    taught = described.get("taught_labels", 0)  # missing in files of earlier versions
+    taught = described.get("taught_labels")
     if not isinstance(taught, int) or isinstance(taught, bool) or taught < 0:
         raise ValueError("its metadata does not say how many labels it was taught with")
-    images = described.get("images")  # missing in files of earlier versions
+    images = described.get("images")
     family = None if images is None else Family.from_description(images)
     try:
         return check_scheme(values), version, taught, family
@@ -168,20 +163,17 @@ def _described(metadata: dict[str, str]) -> tuple[Scheme, str, int, Family | Non
         raise ValueError(f"its metadata holds no scheme: {error}") from None
 
 
-def _require_ends(session: Any, scheme: Scheme) -> set[str]:
-    """Check the names, types and shapes of the input and the outputs; return the names."""
-    of_each = [None, scheme.length]
+def _require_ends(session: Any, scheme: Scheme) -> None:
+    """Check the names, types and shapes of the input and the outputs."""
+    of_each = [None, scheme.max_length]
     expected = [
         (IMAGES, "tensor(uint8)", [None, scheme.height, scheme.width]),
         (IDS, "tensor(int64)", of_each),
         (CONFIDENCE, "tensor(float)", of_each),
+        (PROBABILITIES, "tensor(float)", [*of_each, scheme.classes]),
     ]
     ends = [*session.get_inputs(), *session.get_outputs()]
     # The number of images is not fixed, and appears as a name or None.
     found = [(e.name, e.type, [s if isinstance(s, int) else None for s in e.shape]) for e in ends]
-    names = {end.name for end in ends}
-    if PROBABILITIES in names:  # files of earlier versions have none
-        expected.append((PROBABILITIES, "tensor(float)", [*of_each, scheme.classes]))
     if sorted(found, key=str) != sorted(expected, key=str):
         raise ValueError(f"it maps {found}, its scheme needs {expected}"[:600])
-    return names

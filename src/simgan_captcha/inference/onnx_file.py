@@ -7,7 +7,6 @@ so the package ``onnx`` is not needed.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 _OPERATORS = """
     Abs Add And ArgMax AveragePool BatchNormalization Cast Clip Concat Constant Conv Cos CumSum
@@ -28,25 +27,14 @@ _SENTINEL = 1 << 62
 _INT32, _INT64 = 6, 7
 
 
-@dataclass
-class OnnxFile:
-    """The relevant content of an ONNX file."""
-
-    operators: set[str] = field(default_factory=set)
-    classes: int | None = None
-    """Number of classes of the recognizer; None if the file does not state it."""
-
-
-def inspect(data: bytes) -> OnnxFile:
-    """Check an ONNX file and return its operators and number of classes.
+def require_safe(data: bytes) -> None:
+    """Check the operators and tensors of an ONNX file.
 
     Raises:
         ValueError: The file is not ONNX, has an unexpected operator, or has a tensor that is larger
             than its data.
     """
-    found = OnnxFile()
-    chosen_from: list[str] = []
-    shapes: dict[str, list[int]] = {}
+    operators = set[str]()
     graphs = 0
     for number, value in _fields(memoryview(data)):
         if number == 25:
@@ -58,32 +46,24 @@ def inspect(data: bytes) -> OnnxFile:
             if isinstance(content, int):
                 continue
             if part == 1:
-                _inspect_node(content, found, chosen_from)
+                operators.add(_checked_operator(content))
             elif part == 5:
-                _inspect_tensor(content)
-            elif part in (12, 13):  # outputs, and values between
-                name, shape = _value_info(content)
-                shapes[name] = shape
+                _check_tensor(content)
             elif part == 15:
                 raise ValueError("it has sparse tensors")
     if graphs != 1:
         raise ValueError(f"it has {graphs} networks")
-    if unknown := sorted(found.operators - OPERATORS):
+    if unknown := sorted(operators - OPERATORS):
         raise ValueError(f"it has operators that no reader has: {', '.join(unknown[:5])[:100]}")
-    of_choice = [shapes[name][-1] for name in chosen_from if shapes.get(name)]
-    if len(of_choice) == 1 and of_choice[0] > 0:
-        found.classes = of_choice[0]
-    return found
 
 
-def _inspect_node(data: memoryview, found: OnnxFile, chosen_from: list[str]) -> None:
-    operator, first_input = "", ""
+def _checked_operator(data: memoryview) -> str:
+    """The operator of a node, whose attributes are checked."""
+    operator = ""
     for number, value in _fields(data):
         if isinstance(value, int):
             continue
-        if number == 1:
-            first_input = first_input or _text(value)
-        elif number == 4:
+        if number == 4:
             operator = _text(value)
         elif number == 7 and _text(value) not in ("", "ai.onnx"):
             raise ValueError(f"it has operators of {_text(value)[:50]}")
@@ -92,13 +72,11 @@ def _inspect_node(data: memoryview, found: OnnxFile, chosen_from: list[str]) -> 
                 if part in (6, 11, 22, 23):
                     raise ValueError("it has networks or sparse tensors within operators")
                 if part in (5, 10) and not isinstance(content, int):
-                    _inspect_tensor(content)
-    found.operators.add(operator)
-    if operator == "ArgMax":
-        chosen_from.append(first_input)
+                    _check_tensor(content)
+    return operator
 
 
-def _inspect_tensor(data: memoryview) -> None:
+def _check_tensor(data: memoryview) -> None:
     dims: list[int] = []
     kind, raw, numbers = 0, None, list[int]()
     for number, value in _fields(data):
@@ -124,31 +102,6 @@ def _inspect_tensor(data: memoryview) -> None:
         ]
     if math.prod(n for n in numbers if 0 < n < _SENTINEL) > _MOST_ELEMENTS:
         raise ValueError(f"it asks for a tensor of {numbers[:8]}")
-
-
-def _value_info(data: memoryview) -> tuple[str, list[int]]:
-    """Name and shape of a value; 0 for a size that is not fixed."""
-    name, shape = "", list[int]()
-    for number, value in _fields(data):
-        if isinstance(value, int):
-            continue
-        if number == 1:
-            name = _text(value)
-        elif number == 2:
-            for dim in _inner(value, 1, 2, 1):  # tensor type, shape, dimensions
-                sizes = [v for n, v in _fields(dim) if n == 1 and isinstance(v, int)]
-                shape.append(sizes[0] if sizes else 0)
-    return name, shape
-
-
-def _inner(data: memoryview, *path: int) -> Iterator[memoryview]:
-    """All messages at a path of field numbers."""
-    for number, value in _fields(data):
-        if number == path[0] and not isinstance(value, int):
-            if len(path) == 1:
-                yield value
-            else:
-                yield from _inner(value, *path[1:])
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -26,7 +26,7 @@ from simgan_captcha.inference.constraints.texts import (
     best_texts,
     texts_of_scheme,
 )
-from simgan_captcha.inference.exported import Probabilities, Recognise, load_exported
+from simgan_captcha.inference.exported import Probabilities, Recognize, load_exported
 from simgan_captcha.inference.family import FEWEST_LOOKS, MOST_LOOKS, Family, Look, look
 from simgan_captcha.inference.readings import Alternative, Reading, to_readings
 from simgan_captcha.scheme import Length, Scheme
@@ -94,7 +94,6 @@ class TextReader(ABC):
         Raises:
             ConfigError: The reader does not know a character or the length, no text satisfies the
                 constraints, or the pattern is invalid.
-            RunError: The exported file is of an earlier version, which has no constraints.
             ImageError: A single image cannot be read.
             TypeError: The argument is not a `Source`.
         """
@@ -120,7 +119,7 @@ class TextReader(ABC):
 
         Returns:
             None if they are not, if there are fewer than 10, or if nothing is known about its
-            images, as for the generalist and for exported files of earlier versions.
+            images, as for the generalist.
         """
         return None
 
@@ -131,7 +130,7 @@ class ImageReader(TextReader):
     def __init__(
         self,
         scheme: Scheme,
-        recognise: Recognise,
+        recognize: Recognize,
         probabilities: Probabilities | None = None,
         *,
         threads: int | None = None,
@@ -140,13 +139,13 @@ class ImageReader(TextReader):
 
         Args:
             scheme: Of the images.
-            recognise: Gives the most probable character of each slot.
+            recognize: Gives the most probable character of each slot.
             probabilities: Gives those of all characters; only constraints and alternatives need it.
             threads: By default as many as cores.
         """
         super().__init__()
         self.scheme = scheme
-        self.recognise = recognise
+        self.recognize = recognize
         self.probabilities = probabilities
         self.own_family: Callable[[], Family | None] | None = None
         """Gives the look of the images that the reader learned from, if it is known."""
@@ -202,15 +201,15 @@ class ImageReader(TextReader):
             return self._most_probable
         if self.probabilities is None:
             raise RunError(
-                "expected a reader that gives the probabilities of all characters, this file is of "
-                "an earlier version; export it again with simgan-captcha export RUN reader.onnx"
+                "expected a reader that gives the probabilities of all characters, this one gives "
+                "only the most probable; give ImageReader its probabilities"
             )
         texts, probabilities = texts_of_scheme(constraints, self.scheme), self.probabilities
-        decode, absent, top = self.scheme.decode, self.scheme.absent, constraints.top
+        decode, blank, top = self.scheme.decode, self.scheme.blank, constraints.top
 
         def to_text(names: list[str], grey: GreyImages) -> tuple[list[Reading], list[float]]:
             each = probabilities(grey)
-            best = best_texts(each, texts, absent, top)
+            best = best_texts(each, texts, blank, top)
             if constraints.any_text:  # alternatives alone never change what is read
                 chosen = each.argmax(-1).tolist()
                 best = [
@@ -225,7 +224,7 @@ class ImageReader(TextReader):
     def _most_probable(
         self, names: list[str], grey: GreyImages
     ) -> tuple[list[Reading], list[float]]:
-        readings = list(to_readings(self.scheme, names, *self.recognise(grey)))
+        readings = list(to_readings(self.scheme, names, *self.recognize(grey)))
         return readings, [reading.confidence for reading in readings]
 
     def alarm(self) -> str | None:
@@ -299,7 +298,7 @@ class Reader(ImageReader):
         """
         exported = load_exported(file, threads)
         super().__init__(
-            exported.scheme, exported.recognise, exported.probabilities, threads=threads
+            exported.scheme, exported.recognize, exported.probabilities, threads=threads
         )
         self.own_family = lambda: exported.family
         self.taught = exported.taught

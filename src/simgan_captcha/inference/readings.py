@@ -62,7 +62,7 @@ def to_readings(
     confidence = np.minimum(confidence, np.float32(1))  # rounding may exceed 1
     for name, of_image, each in zip(names, ids.tolist(), confidence, strict=True):
         of_characters = tuple(
-            share for k, share in zip(of_image, each.tolist(), strict=True) if k != scheme.absent
+            share for k, share in zip(of_image, each.tolist(), strict=True) if k != scheme.blank
         )
         yield Reading(name, scheme.decode(of_image), float(each.prod()), of_characters)
 
@@ -102,7 +102,7 @@ def require_probabilities(
     Raises:
         RunError: They are not (images, L, K), or those of a slot are no distribution.
     """
-    wanted = (images, scheme.length, scheme.classes)
+    wanted = (images, scheme.max_length, scheme.classes)
     sums = probabilities.sum(-1)
     # Written so that NaN also fails.
     if probabilities.shape != wanted or not (

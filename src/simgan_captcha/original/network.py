@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from simgan_captcha.errors import ConfigError
 
 
-class OriginalReader(nn.Module):
+class OriginalRecognizer(nn.Module):
     """The network of 2017: four wide convolutions and a dense head, 333 MMAC on 50x100 pixels.
 
     Source: 0b01/SimGAN-Captcha, "MNIST for Captcha". It reads the ink channel only, because the
@@ -33,7 +33,7 @@ class OriginalReader(nn.Module):
         if rows < 1 or columns < 1:
             raise ConfigError(
                 "the original's reader needs images of at least 48x48 pixels, got "
-                f"{width}x{height}; use reader.kind=attention"
+                f"{width}x{height}; use recognizer.kind=attention"
             )
         self.features = nn.Sequential(*layers, nn.Dropout(0.25), nn.Flatten())
         self.hidden = nn.Sequential(

@@ -34,7 +34,7 @@ ORIGINAL: dict[str, Any] = {
         "refiner_updates": 4,
         "history_capacity": 51200,
     },
-    "reader": {"kind": "original", "images": "refined", "batch_size": 128, "steps": 20000},
+    "recognizer": {"kind": "original", "images": "refined", "batch_size": 128, "steps": 20000},
     "adaptation": {"steps": 0},
 }
 """The system of 2017 without its bugs: its generator, encoding and networks."""

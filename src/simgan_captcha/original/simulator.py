@@ -55,7 +55,7 @@ class OriginalSimulator:
             ConfigError: `MAX_DRAWINGS` attempts to draw an image with separate letters failed.
         """
         images = np.empty((count, self.scheme.height, self.scheme.width), np.uint8)
-        ids = np.empty((count, self.scheme.length), np.int64)
+        ids = np.empty((count, self.scheme.max_length), np.int64)
         for n in range(count):
             letters, ids[n] = self._draw_well_formed(generator)
             images[n] = np.where(letters | self.background.line_mask, 255, 0)
@@ -64,18 +64,18 @@ class OriginalSimulator:
     def _draw_well_formed(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         for _ in range(MAX_DRAWINGS):
             letters, ids = self._draw(generator)
-            if not self.settings.apart or len(segment(letters)) == self.scheme.length:
+            if not self.settings.apart or len(segment(letters)) == self.scheme.max_length:
                 return letters, ids
         raise ConfigError(
-            f"expected letters that can be told apart, {MAX_DRAWINGS} drawings of "
-            f"{self.scheme.length} characters of {self.settings.font_size} pixels on "
+            f"expected letters that can be separated, {MAX_DRAWINGS} drawings of "
+            f"{self.scheme.max_length} characters of {self.settings.font_size} pixels on "
             f"{self.scheme.width}x{self.scheme.height} ran together; set another "
             "original_simulator.font_size or use generator=fonts"
         )
 
     def _draw(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         """Draw letters that may overlap, (H, W), and return them with their class ids (L,)."""
-        width, height, length = self.scheme.width, self.scheme.height, self.scheme.length
+        width, height, length = self.scheme.width, self.scheme.height, self.scheme.max_length
         ids = generator.integers(len(self._tiles), size=length)
         canvas = Image.new("1", (width, height))
         chances = generator.random((length, 4)).tolist()

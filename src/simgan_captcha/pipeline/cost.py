@@ -6,7 +6,7 @@ A multiply-add counts as two.
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.pipeline.graph import stages_of
 from simgan_captcha.recognizer.adapt import count_adaptation_flops, steps_of
-from simgan_captcha.recognizer.network import ReaderArchitecture
+from simgan_captcha.recognizer.network import RecognizerArchitecture
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.simgan import count_forward_flops, count_training_flops
 
@@ -47,16 +47,16 @@ def plan_in_words(config: RunConfig) -> str:
     return f"planned    {least:.1f} TFLOP of training{more}"
 
 
-def reader_architecture(config: RunConfig, *, pose: bool = False) -> ReaderArchitecture:
+def recognizer_architecture(config: RunConfig, *, pose: bool = False) -> RecognizerArchitecture:
     """The recognizer's network for the scheme; with ``pose``, the bootstrap recognizer's."""
-    scheme, reader = config.scheme, config.reader
-    return ReaderArchitecture(
+    scheme, recognizer = config.scheme, config.recognizer
+    return RecognizerArchitecture(
         scheme.height,
         scheme.width,
-        scheme.length,
+        scheme.max_length,
         scheme.classes,
-        "attention" if pose else reader.kind,
-        reader.channels,
+        "attention" if pose else recognizer.kind,
+        recognizer.channels,
         pose,
     )
 
@@ -75,11 +75,11 @@ def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
 
 
 def refining_flops(config: RunConfig, unsure: float = 0.0) -> int:
-    """Floating-point operations of the refiner's training and of its witness."""
+    """Floating-point operations of the refiner's training and of its label checker."""
     scheme = config.scheme
     flops = count_training_flops(config.simgan, scheme.height, scheme.width)
     if not config.calibrates:
-        flops += _step_flops(config, pose=False) * config.witness_steps
+        flops += _step_flops(config, pose=False) * config.label_check_steps
     if config.simgan.consistency:
         flops += label_check_flops(config)
     return flops
@@ -87,18 +87,18 @@ def refining_flops(config: RunConfig, unsure: float = 0.0) -> int:
 
 def reading_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the recognizer's supervised training."""
-    reader, scheme = config.reader, config.scheme
-    flops = _step_flops(config, pose=config.reads_poses) * reader.steps
+    recognizer, scheme = config.recognizer, config.scheme
+    flops = _step_flops(config, pose=config.reads_poses) * recognizer.steps
     if config.refines:
         refining = count_forward_flops(config.simgan.refiner, scheme.height, scheme.width)
-        flops += reader.steps * reader.batch_size * refining
+        flops += recognizer.steps * recognizer.batch_size * refining
     return flops
 
 
 def adaptation_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the adaptation."""
     steps = steps_of(config.adaptation, unsure)
-    return count_adaptation_flops(reader_architecture(config), config.adaptation, steps)
+    return count_adaptation_flops(recognizer_architecture(config), config.adaptation, steps)
 
 
 def estimate_flops(config: RunConfig, unsure: float = 0.0) -> int:
@@ -121,26 +121,26 @@ def check_flops(config: RunConfig, unsure: float = 0.0) -> int:
 
 def scouting_flops(config: RunConfig, images: int) -> int:
     """Floating-point operations of the bootstrap recognizer's predictions for some images."""
-    return images * count_flops(reader_architecture(config, pose=True), 1, backward=False)
+    return images * count_flops(recognizer_architecture(config, pose=True), 1, backward=False)
 
 
 def label_check_flops(config: RunConfig) -> int:
-    """Floating-point operations of the witness in the refiner's consistency loss.
+    """Floating-point operations of the label checker in the refiner's consistency loss.
 
     It reads each image before and after refining. The second time has a backward pass, which is
     counted as a whole training step.
     """
     simgan = config.simgan
-    architecture = reader_architecture(config, pose=config.calibrates)
+    architecture = recognizer_architecture(config, pose=config.calibrates)
     each = sum(count_flops(architecture, simgan.batch_size, backward=b) for b in (False, True))
     return each * simgan.steps * simgan.refiner_updates
 
 
 def _image_flops(config: RunConfig) -> int:
     """Floating-point operations of the recognizer for one image."""
-    return count_flops(reader_architecture(config), 1, backward=False)
+    return count_flops(recognizer_architecture(config), 1, backward=False)
 
 
 def _step_flops(config: RunConfig, *, pose: bool) -> int:
-    architecture = reader_architecture(config, pose=pose)
-    return count_flops(architecture, config.reader.batch_size, backward=True)
+    architecture = recognizer_architecture(config, pose=pose)
+    return count_flops(architecture, config.recognizer.batch_size, backward=True)

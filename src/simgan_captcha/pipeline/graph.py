@@ -14,13 +14,11 @@ from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.pipeline.estimate import checked_estimate, distilled_estimate, first_confidence
+from simgan_captcha.types import OnStep
 
 if TYPE_CHECKING:
     from simgan_captcha.pipeline.manifest import StageOutcome
     from simgan_captcha.pipeline.run_data import RunData
-
-Advance = Callable[[int, int, dict[str, float]], None]
-"""``advance(step, steps, figures)`` reports the progress of a stage."""
 
 Route = Literal["generalist", "simulator"]
 """What the recognizer learns from: texts of the generalist, or images of the simulator."""
@@ -32,7 +30,7 @@ UNKNOWN = 0.2
 class Work(NamedTuple):
     """The work of a stage and its planned cost."""
 
-    run: "Callable[[RunData, Path, Advance], StageOutcome]"
+    run: "Callable[[RunData, Path, OnStep], StageOutcome]"
     """Does the work in the stage's folder, and continues that of an interrupted process. Several
     processes call it together if the stage trains."""
     planned_flops: Callable[[RunConfig, float], int] = lambda config, unsure: 0
@@ -102,10 +100,8 @@ def _background() -> Work:
 
 def _background_settings(config: RunConfig) -> dict[str, Any]:
     scheme = config.scheme
-    found = config.dump("encoding", "lines", "removed_lines")
-    if scheme.shares_picture:  # earlier versions did not derive grey levels from RGB
-        found["luma"] = "of RGB"
-    else:  # the scheme determines how images are decoded
+    found = config.dump("encoding", "lines", "line_removal_width")
+    if not scheme.shares_picture:  # the scheme determines how images are decoded
         found[scheme.background] = {"width": scheme.width, "height": scheme.height}
     return found
 
@@ -119,7 +115,7 @@ def _look() -> Work:
 def _generalist_settings(config: RunConfig) -> dict[str, Any]:
     scheme = config.scheme
     return {
-        "texts": [scheme.alphabet, scheme.shortest, scheme.length],
+        "texts": [scheme.alphabet, scheme.min_length, scheme.max_length],
         "generalist": file_hash(shipped("generalist.safetensors")),
     }
 
@@ -142,7 +138,7 @@ def _distill() -> Work:
 
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
     augmentation = config.adaptation.augmentation.model_dump(mode="json")
-    found = {**config.dump("scheme", "reader", "distillation"), "augmentation": augmentation}
+    found = {**config.dump("scheme", "recognizer", "distillation"), "augmentation": augmentation}
     del found["distillation"]["enough"]  # determines only the later stages
     return found
 
@@ -190,15 +186,15 @@ def _refine() -> Work:
 def _refine_settings(config: RunConfig) -> dict[str, Any]:
     if config.calibrates:
         return config.dump("simgan")
-    witness = config.brief_training(config.witness_steps)
-    return {**config.dump("simgan"), "witness": witness.model_dump(mode="json")}
+    training = config.brief_training(config.label_check_steps)
+    return {**config.dump("simgan"), "label_check": training.model_dump(mode="json")}
 
 
 def _refine_trainings(config: RunConfig) -> tuple[Training, ...]:
     refiner = Training("", config.simgan.total_steps)
     if config.calibrates:
         return (refiner,)
-    return Training("witness", config.witness_steps), refiner
+    return Training("label_check", config.label_check_steps), refiner
 
 
 def _read() -> Work:
@@ -314,8 +310,8 @@ STAGES = (
         "Reader",
         _read,
         inputs=_read_inputs,
-        settings=_of("reader"),
-        trainings=lambda config: (Training("", config.reader.steps),),
+        settings=_of("recognizer"),
+        trainings=lambda config: (Training("", config.recognizer.steps),),
         curves=True,
         recognizer=True,
         route="simulator",
@@ -347,7 +343,7 @@ STAGES = (
         "Readings",
         _readings,
         inputs=_readings_inputs,
-        settings=_of("verification"),
+        settings=_of("rescoring"),
     ),
 )
 """All stages, in their usual order; see `in_order`."""

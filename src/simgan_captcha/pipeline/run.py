@@ -16,8 +16,8 @@ from torch import nn
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
-from simgan_captcha.pipeline.cost import plan_in_words, reader_architecture
-from simgan_captcha.pipeline.graph import Advance, Stage, in_order, left_out, stage_named
+from simgan_captcha.pipeline.cost import plan_in_words, recognizer_architecture
+from simgan_captcha.pipeline.graph import Stage, in_order, left_out, stage_named
 from simgan_captcha.pipeline.lesson import TEACH, load_lesson
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
@@ -40,10 +40,11 @@ from simgan_captcha.pipeline.run_folder import (
     read_run,
     run_estimate,
 )
-from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.recognizer.train import CHECKPOINT
 from simgan_captcha.training.checkpoint import set_aside_if_damaged
 from simgan_captcha.training.parallel import fabric_precision, make_fabric, part, share
+from simgan_captcha.types import OnStep
 
 
 def run_pipeline(run: Path, request: Request, *, progress: OnEvent = ignore) -> Path:
@@ -124,7 +125,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _start(config: RunConfig) -> Fabric:
     fabric = make_fabric(_precision(config))
-    sizes = [config.reader.batch_size]
+    sizes = [config.recognizer.batch_size]
     if config.adaptation.steps:
         sizes += [config.adaptation.batch_size, config.adaptation.synthetic_batch_size]
     if config.refines:
@@ -167,7 +168,7 @@ def load_run_reader(run: Path, *, taught: bool = True) -> tuple[nn.Module, Backg
     else:
         folder = run / read_diagnosis(run)["kept"]
         require_whole(folder, READER)
-    reader, _ = load_reader(folder / READER, reader_architecture(config))
+    reader, _ = load_recognizer(folder / READER, recognizer_architecture(config))
     return reader, Background.load(run / BACKGROUND), config
 
 
@@ -227,7 +228,7 @@ class _Stages:
             self.data.fabric.broadcast(stage.name)  # to `assist`
         return stage.work().run(self.data, self.data.run / stage.name, self._advance(stopwatch))
 
-    def _advance(self, stopwatch: Stopwatch) -> Advance:
+    def _advance(self, stopwatch: Stopwatch) -> OnStep:
         def advance(step: int, total: int, figures: dict[str, float]) -> None:
             stopwatch.tick()
             self.reporter.step(step, total, figures)

@@ -17,10 +17,10 @@ from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
 from simgan_captcha.original.simulator import OriginalSimulator
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.graph import Route, left_out, routes, stage_named
 from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, STORE
-from simgan_captcha.recognizer.decode import load_reader
+from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator, as_found
@@ -114,17 +114,17 @@ class RunData:
 
     def recognizer(self, stage: str, *, pose: bool = False) -> nn.Module:
         """The recognizer that a stage left; with ``pose``, the bootstrap recognizer."""
-        architecture = reader_architecture(self.config, pose=pose)
-        return load_reader(self.run / stage / READER, architecture)[0]
+        architecture = recognizer_architecture(self.config, pose=pose)
+        return load_recognizer(self.run / stage / READER, architecture)[0]
 
-    def witness(self) -> nn.Module:
+    def label_checker(self) -> nn.Module:
         """A recognizer of raw images, which shows whether refining keeps the text.
 
         After a calibration it is the bootstrap recognizer.
         """
         if self.config.calibrates:
             return self.recognizer("calibrate", pose=True)
-        return self.recognizer("refine/witness")
+        return self.recognizer("refine/label_check")
 
     def simulator(self, calibration: Calibration | None = None) -> CaptchaSimulator:
         """The configured simulator with a calibration, or without."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from simgan_captcha._version import FORMAT
 from simgan_captcha.addresses import without_password
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
@@ -25,7 +26,7 @@ READINGS = Path("readings") / "readings.parquet"
 DIAGNOSIS = Path("readings") / "diagnosis.json"
 JUDGEMENT = Path("judge") / "judgement.json"
 VERDICT = Path("submission") / "verdict.json"
-READER = "reader.safetensors"
+READER = "recognizer.safetensors"
 """Name of a recognizer in the folder of the stage that trained it."""
 CALIBRATION = "calibration.npz"
 """Name of the calibration in the folder of its stage."""
@@ -48,7 +49,7 @@ class Request:
     scheme: Scheme | None = None
     """The captcha family; None for the HackMIT puzzle, or what ``settings`` say."""
     settings: tuple[str, ...] = ()
-    """Changes of single settings, such as ``reader.steps=100``."""
+    """Changes of single settings, such as ``recognizer.steps=100``."""
 
     def config(self) -> RunConfig:
         """The whole configuration.
@@ -61,7 +62,7 @@ class Request:
     @staticmethod
     def of_record(recorded: Mapping[str, Any]) -> "Request":
         """The request that a ``run.json`` records."""
-        scheme = recorded.get("given_scheme")
+        scheme = recorded["given_scheme"]
         return Request(
             challenges=recorded["challenges"],
             user=recorded["user"],
@@ -126,7 +127,7 @@ class _Recorded(BaseModel):
     seed: int
     preset: str
     settings: list[str]
-    given_scheme: dict[str, Any] | None = None
+    given_scheme: dict[str, Any] | None
     scheme: dict[str, Any]
     config: dict[str, Any]
 
@@ -154,25 +155,30 @@ def record_run(run: Path, **about: Any) -> None:
     # As long as nothing is stored, a mistyped address can still be corrected.
     if (run / RUN).exists() and any((run / STORE).glob("part-*.parquet")):
         recorded = read_run(run)
-        # `Request.record` shortens the path; older records may hold the whole path.
-        recorded["challenges"] = without_home(recorded["challenges"])
         for key in ("challenges", "user"):
             if recorded[key] != about[key]:
                 raise UsageError(
                     f"{run} is a run on {key} {recorded[key]}, got {about[key]}; "
                     "choose another folder, or give the same value"
                 )
-    write_json(run / RUN, about)
+    write_json(run / RUN, {"format": FORMAT, **about})
 
 
 def read_run(run: Path) -> dict[str, Any]:
     """The content of ``run.json``, see `record_run`.
 
     Raises:
-        RunError: There is no run in the folder, or its ``run.json`` is damaged.
+        RunError: There is no run in the folder, its ``run.json`` is damaged, or another version
+            made it.
     """
     try:
-        recorded = require_shape(read_object(run / RUN), _Recorded)
+        recorded = read_object(run / RUN)
+        if "config" in recorded and recorded.get("format") != FORMAT:
+            raise RunError(
+                f"expected a run of format {FORMAT} in {run}, another version of simgan-captcha "
+                "made this one; begin it again in another folder"
+            )
+        require_shape(recorded, _Recorded)
         check_scheme(recorded["scheme"])
         return recorded
     except (FileNotFoundError, NotADirectoryError):

@@ -3,3 +3,6 @@
 Only this package and `judge` know the true text of a puzzle captcha. Training code must not import
 them.
 """
+
+MOST_SOLUTIONS = 15_000
+"""Greatest number of solutions in one submission."""

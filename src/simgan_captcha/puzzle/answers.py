@@ -22,5 +22,5 @@ def answer(user: str, name: str) -> str:
     digest = md5((user + name).encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     return "".join(
         _ALPHABET[int(digest[start : start + _DIGITS], 16) % len(_ALPHABET)]
-        for start in range(0, _DIGITS * HACKMIT_2017.length, _DIGITS)
+        for start in range(0, _DIGITS * HACKMIT_2017.max_length, _DIGITS)
     )

@@ -30,12 +30,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simgan_captcha._version import __version__
 from simgan_captcha.errors import UsageError
+from simgan_captcha.puzzle import MOST_SOLUTIONS
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.pages import front_page, user_page
 from simgan_captcha.puzzle.replay import Recording
 from simgan_captcha.puzzle.submission import (
     MAX_BODY_BYTES,
-    MOST_SOLUTIONS,
     NEEDED,
     Passed,
     Refused,
@@ -145,7 +145,7 @@ def _add_pages(
     def puzzle(user: User) -> Response:
         page = user_page(
             user,
-            length=HACKMIT_2017.length,
+            length=HACKMIT_2017.max_length,
             batch_size=batch_size,
             needed=NEEDED,
             most_solutions=MOST_SOLUTIONS,

@@ -20,7 +20,7 @@ from simgan_captcha.puzzle.answers import answer
 from simgan_captcha.scheme import HACKMIT_2017
 
 WIDTH, HEIGHT = HACKMIT_2017.width, HACKMIT_2017.height
-SLOTS = HACKMIT_2017.length
+SLOTS = HACKMIT_2017.max_length
 SLOT_WIDTH = WIDTH // SLOTS
 """Stripes and letter slots are equally wide, in pixels."""
 

@@ -12,9 +12,8 @@ import httpx
 from simgan_captcha._version import __version__
 from simgan_captcha.addresses import LOOPBACK_DIRECT, server_and_user, without_password
 from simgan_captcha.errors import SubmissionError, UsageError
+from simgan_captcha.puzzle import MOST_SOLUTIONS
 
-MOST_SOLUTIONS = 15_000
-"""Maximum number of solutions in one submission."""
 REPLY_SECONDS = 120.0
 """Timeout for a complete reply."""
 SILENCE_SECONDS = 60.0

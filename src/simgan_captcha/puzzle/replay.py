@@ -5,12 +5,12 @@ import binascii
 import itertools
 import multiprocessing
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from simgan_captcha.data.folder import natural_order
 from simgan_captcha.errors import UsageError
 
 MAX_BATCH_BYTES = 64 << 20
@@ -59,7 +59,7 @@ class Recording:
                 f"expected a folder of challenge batches, {folder} holds no file; "
                 "give another --replay"
             )
-        self._files = sorted(files, key=_natural_order)
+        self._files = sorted(files, key=lambda path: natural_order(path.name))
         self._file_of: dict[str, Path] = {}
         for path in self._files:
             self._file_of.update(dict.fromkeys((image.name for image in _read(path).images), path))
@@ -111,11 +111,6 @@ class SharedTurns:
             turn: int = self._next.value
             self._next.value += 1
         return turn
-
-
-def _natural_order(path: Path) -> tuple[list[int], str]:
-    """Sort key for natural order, with challenge-2 before challenge-10."""
-    return [int(number) for number in re.findall(r"\d{1,18}", path.name)], path.name
 
 
 def _read(path: Path) -> _Batch:

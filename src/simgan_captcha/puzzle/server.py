@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from simgan_captcha.errors import SimganCaptchaError, UsageError
-from simgan_captcha.interrupts import end_with_parent, kept_from_children
+from simgan_captcha.interrupts import block_sigint_in_children, end_with_parent
 from simgan_captcha.puzzle.app import BATCH_SIZE, create_app
 from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.puzzle.replay import Recording, SharedTurns
@@ -143,7 +143,7 @@ def _interrupts_kept_from_workers(stop: Callable[[], None]) -> Iterator[None]:
         signal.sigwait({signal.SIGINT})
         stop()
 
-    with kept_from_children():
+    with block_sigint_in_children():
         threading.Thread(target=wait_for_interrupt, daemon=True).start()
         yield
 

@@ -15,10 +15,9 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from simgan_captcha.puzzle import MOST_SOLUTIONS
 from simgan_captcha.puzzle.answers import answer
 
-MOST_SOLUTIONS = 15_000
-"""Maximum number of solutions in one request."""
 NEEDED = 10_000
 """Number of different images with a right solution that earn the passcode."""
 

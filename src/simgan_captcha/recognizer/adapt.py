@@ -23,12 +23,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from simgan_captcha.recognizer.augment import augment
-from simgan_captcha.recognizer.network import ReaderArchitecture
+from simgan_captcha.recognizer.network import RecognizerArchitecture
 from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import (
     MEMORY_FORMAT,
     KeptSteps,
-    ReaderResult,
+    TrainedRecognizer,
     TrainingSession,
     adamw,
     character_objective,
@@ -39,8 +39,8 @@ from simgan_captcha.recognizer.train import (
     seeded_dropout,
     take_step,
     to_device,
-    update_average,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.parallel import mean
 from simgan_captcha.training.streams import LabelledStream
 
@@ -53,23 +53,23 @@ before the first step."""
 
 _UNSURE = (0.05, 0.2)
 """Shares of unsure characters. At the first, adaptation takes ``steps`` steps; from the second on,
-``longest`` times as many. Below the first, steps fall in proportion."""
+``max_steps_factor`` times as many. Below the first, steps fall in proportion."""
 _LEAST_PART = 0.25
 """Least part of ``steps``."""
 
 _STRONGEST_BIAS = 3.0  # keeps a class that is never read from being read everywhere
 
 
-class Prior:
+class DistributionAlignment:
     """Running class frequencies, and biases that make all classes equally frequent.
 
     The biases are added to the logits (Saerens, Latinne and Decaestecker 2002). They move the
     decision boundary between similar classes and leave confident readings unchanged.
     """
 
-    def __init__(self, classes: int, absent: int | None = None) -> None:
-        """Start with uniform frequencies. The class ``absent`` is not aligned."""
-        self.absent = absent
+    def __init__(self, classes: int, blank: int | None = None) -> None:
+        """Start with uniform frequencies. The class ``blank`` is not aligned."""
+        self.blank = blank
         self.frequencies = torch.full((classes,), 1 / classes)
         self.bias = torch.zeros(classes)
 
@@ -78,9 +78,9 @@ class Prior:
         K = len(self.bias)
         self.frequencies.lerp_(read.to(self.frequencies), 0.01)
         relative = self.frequencies * K
-        if self.absent is not None:
-            relative = self.frequencies * (K - 1) / (1 - self.frequencies[self.absent])
-            relative[self.absent] = 1
+        if self.blank is not None:
+            relative = self.frequencies * (K - 1) / (1 - self.frequencies[self.blank])
+            relative[self.blank] = 1
         self.bias -= 0.02 * torch.log(relative.clamp(min=0.1))
         self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
@@ -90,16 +90,16 @@ class Prior:
         return aligned / aligned.sum(-1, keepdim=True)
 
 
-def adapt_reader(
+def adapt_recognizer(
     reader: nn.Module,
-    architecture: ReaderArchitecture,
+    architecture: RecognizerArchitecture,
     real: UnlabelledStream,
     synthetic: LabelledStream,
     settings: AdaptationSettings,
     session: TrainingSession,
     *,
-    absent: int | None = None,
-) -> ReaderResult:
+    blank: int | None = None,
+) -> TrainedRecognizer:
     """Self-train a copy of a recognizer and return the teacher.
 
     Running statistics of batch normalisation come from real images only. Synthetic batches are
@@ -114,21 +114,23 @@ def adapt_reader(
         real: Unlabelled batches of ``settings.batch_size`` images.
         synthetic: Labelled batches of ``settings.synthetic_batch_size`` images.
         settings: Settings with at least one step.
-        session: Where to train; its seed is that of augmentation and dropout. It is told the number
-            of steps, see `steps_of`.
-        absent: Class of empty slots, see `Scheme.absent`.
+        session: Where to train; its seed is that of augmentation and dropout. The number of steps,
+            see `steps_of`, is reported to it.
+        blank: Class of empty slots, see `Scheme.blank`.
 
     Raises:
         RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
-    training = _SelfTraining(reader, Prior(architecture.classes, absent), settings, session)
+    training = _SelfTraining(
+        reader, DistributionAlignment(architecture.classes, blank), settings, session
+    )
     kept, steps = training.kept, training.begin(real)
     with kept.log():
         real_images, synthetic_images = real(kept.first), synthetic(kept.first)
         for step in range(kept.first, steps):
             training.learn(step, steps, next(real_images), synthetic_images)
-    return ReaderResult(
+    return TrainedRecognizer(
         reader=training.teacher.cpu(),
         flops=count_adaptation_flops(architecture, settings, steps),
         images=steps * (settings.batch_size + settings.synthetic_batch_size),
@@ -142,7 +144,7 @@ class _SelfTraining:
     def __init__(
         self,
         reader: nn.Module,
-        prior: Prior,
+        prior: DistributionAlignment,
         settings: AdaptationSettings,
         session: TrainingSession,
     ) -> None:
@@ -232,11 +234,11 @@ def steps_of(settings: AdaptationSettings, unsure: float) -> int:
     few, many = _UNSURE
     share = min(1.0, max(0.0, (unsure - few) / (many - few)))
     part = min(1.0, max(_LEAST_PART, unsure / few))
-    return math.ceil(settings.steps * part * (1 + (settings.longest - 1) * share))
+    return math.ceil(settings.steps * part * (1 + (settings.max_steps_factor - 1) * share))
 
 
 def count_adaptation_flops(
-    architecture: ReaderArchitecture, settings: AdaptationSettings, steps: int
+    architecture: RecognizerArchitecture, settings: AdaptationSettings, steps: int
 ) -> int:
     """Floating-point operations of an adaptation with this number of steps.
 

@@ -3,7 +3,7 @@
 Shapes: N images, L characters, K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError, RunError
-from simgan_captcha.inference.exported import Recognise
+from simgan_captcha.inference.exported import Recognize
 from simgan_captcha.inference.readings import Reading, to_readings
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.checkpoint import load_weights, save_weights
-from simgan_captcha.types import Floats, GreyImages, Ids
+from simgan_captcha.types import Floats, GreyImages, Ids, OnStep
 
 BATCH = 250
 """Number of images that are normalised together."""
@@ -48,7 +48,7 @@ def read_probabilities(
     reader: nn.Module,
     background: Background,
     images: GreyImages,
-    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
+    on_step: OnStep = lambda done, total, figures: None,
 ) -> Floats:
     """Probabilities (N, L, K) float32 of the characters in images (N, H, W) ``uint8``.
 
@@ -75,25 +75,25 @@ def decode(scheme: Scheme, names: Sequence[str], probabilities: Floats) -> Itera
     return to_readings(scheme, names, probabilities.argmax(-1), probabilities.max(-1))
 
 
-def recogniser(reader: nn.Module, background: Background) -> Recognise:
+def recognizer(reader: nn.Module, background: Background) -> Recognize:
     """The recognition function of an `ImageReader`, in torch."""
 
-    def recognise(images: GreyImages) -> tuple[Ids, Floats]:
+    def recognize(images: GreyImages) -> tuple[Ids, Floats]:
         probabilities = read_probabilities(reader, background, images)
         return probabilities.argmax(-1), probabilities.max(-1)
 
-    return recognise
+    return recognize
 
 
-def save_reader(path: Path, reader: nn.Module, architecture: ReaderArchitecture) -> None:
+def save_recognizer(path: Path, reader: nn.Module, architecture: RecognizerArchitecture) -> None:
     """Write weights and architecture to one safetensors file."""
     save_weights(path, reader.state_dict(), {"architecture": architecture.describe()})
 
 
-def load_reader(
-    path: Path, expected: ReaderArchitecture | None = None
-) -> tuple[nn.Module, ReaderArchitecture]:
-    """Load a recognizer that `save_reader` wrote, in evaluation mode on the CPU.
+def load_recognizer(
+    path: Path, expected: RecognizerArchitecture | None = None
+) -> tuple[nn.Module, RecognizerArchitecture]:
+    """Load a recognizer that `save_recognizer` wrote, in evaluation mode on the CPU.
 
     Sizes are checked first, so a false size never allocates more memory than the file takes.
 
@@ -106,14 +106,14 @@ def load_reader(
     """
     tensors, description = load_weights(path)
     try:
-        architecture = ReaderArchitecture.from_description(description["architecture"])
+        architecture = RecognizerArchitecture.from_description(description["architecture"])
         if expected is not None and architecture != expected:
             raise RunError(
                 f"expected the reader in {path.parent} to be of the run's scheme and settings, it "
                 "is of others; run the run to its end"
             )
         _require_fitting(tensors, architecture)
-        reader = build_reader(architecture)
+        reader = build_recognizer(architecture)
         reader.load_state_dict(tensors)
     except (
         AttributeError,
@@ -131,14 +131,16 @@ def load_reader(
     return reader.eval(), architecture
 
 
-def _require_fitting(tensors: dict[str, torch.Tensor], architecture: ReaderArchitecture) -> None:
+def _require_fitting(
+    tensors: dict[str, torch.Tensor], architecture: RecognizerArchitecture
+) -> None:
     """Check that weights fit an architecture, before it is built, and are finite.
 
     Raises:
         ValueError: They do not fit, or are not finite.
     """
     with torch.device("meta"):  # sizes without memory
-        wanted = {name: t.shape for name, t in build_reader(architecture).state_dict().items()}
+        wanted = {name: t.shape for name, t in build_recognizer(architecture).state_dict().items()}
     if missing := sorted(wanted.keys() ^ tensors.keys()):
         raise ValueError(f"{missing[0]} and {len(missing) - 1} others are missing or too many")
     for name, tensor in tensors.items():

@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor, nn
 
-from simgan_captcha._version import __version__
+from simgan_captcha._version import FORMAT, __version__
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.data.background import ORIGINAL_THRESHOLD, Background, line_disc
 from simgan_captcha.errors import RunError
@@ -33,11 +33,11 @@ from simgan_captcha.inference.exported import (
     IMAGES,
     METADATA,
     PROBABILITIES,
-    Recognise,
+    Recognize,
 )
 from simgan_captcha.inference.family import Family
 from simgan_captcha.inference.reader import Reader
-from simgan_captcha.recognizer.decode import recogniser
+from simgan_captcha.recognizer.decode import recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import GreyImages
 
@@ -98,17 +98,18 @@ def export_reader(
         half = len(images) // 2
         model, images = _quantised(model, images[:half]), images[half:]
     described = {
+        "format": FORMAT,
         "version": __version__,
         "scheme": scheme.model_dump(mode="json"),
         "precision": "int8" if int8 else "float32",
         "taught_labels": taught,
-        **({"images": family.describe()} if family else {}),
+        "images": family.describe() if family else None,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(described)})
     with tempfile.TemporaryDirectory() as folder:
         tried = Path(folder) / "reader.onnx"
         tried.write_bytes(model.SerializeToString())
-        parity = compare(recogniser(reader, background), Reader(tried).recognise, images)
+        parity = compare(recognizer(reader, background), Reader(tried).recognize, images)
     if parity.changed > (MOST_CHANGED * parity.images if int8 else 0):
         raise RunError(
             f"expected the {described['precision']} reader to read as the run's own does, "
@@ -124,7 +125,7 @@ def export_reader(
     return parity
 
 
-def compare(own: Recognise, exported: Recognise, images: GreyImages) -> Parity:
+def compare(own: Recognize, exported: Recognize, images: GreyImages) -> Parity:
     """Compare two recognizers on the same images (N, H, W)."""
     changed, error = 0, 0.0
     for start in range(0, len(images), _BATCH):
@@ -169,7 +170,9 @@ class _Normalise(nn.Module):
         lines = np.where(background.line_mask, 1.0, -1.0).astype(np.float32)
         self.register_buffer("lines", torch.from_numpy(lines))
         self.binary = background.encoding == "binary"
-        self.disc = line_disc(background.removed_lines) if background.removed_lines else None
+        self.disc = (
+            line_disc(background.line_removal_width) if background.line_removal_width else None
+        )
         self.sign = 1 if background.bright_ink else -1
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.original.network import OriginalReader
+from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.recognizer.counting import Counting
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS
 from simgan_captcha.training.joint_batch_norm import JointBatchNorm2d
@@ -27,7 +27,7 @@ _UNSEEN = 1e-3
 """Probability added to each class before the logarithm, so that it is finite."""
 
 _MAPS = (1, 3, 5)
-"""Layers of the attention recognizer whose outputs are `AttentionReader.feature_maps`."""
+"""Layers of the attention recognizer whose outputs are `AttentionRecognizer.feature_maps`."""
 
 MAP_STRIDE = 4
 """Image pixels per pixel of the feature map of the attention recognizer."""
@@ -52,7 +52,7 @@ def logits_of(output: Tensor | ScoutOutput) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ReaderArchitecture:
+class RecognizerArchitecture:
     """The parameters that define a recognizer."""
 
     height: int
@@ -72,13 +72,13 @@ class ReaderArchitecture:
         return asdict(self)
 
     @staticmethod
-    def from_description(description: dict[str, Any]) -> "ReaderArchitecture":
+    def from_description(description: dict[str, Any]) -> "RecognizerArchitecture":
         """The architecture from the values of `describe`.
 
         Raises:
             KeyError, TypeError, ValueError: The values are not from `describe`.
         """
-        described = ReaderArchitecture(
+        described = RecognizerArchitecture(
             **{**description, "channels": tuple(description["channels"])}
         )
         sizes = (described.height, described.width, described.length, described.classes)
@@ -98,16 +98,16 @@ def map_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // MAP_STRIDE), -(-width // MAP_STRIDE)
 
 
-def build_reader(architecture: ReaderArchitecture) -> nn.Module:
+def build_recognizer(architecture: RecognizerArchitecture) -> nn.Module:
     """Build an untrained recognizer: (B, 2, H, W) float32 in [-1, 1] -> logits (B, L, K).
 
     Raises:
         ConfigError: The kind is unknown.
     """
     if architecture.kind == "attention":
-        return AttentionReader(architecture)
+        return AttentionRecognizer(architecture)
     if architecture.kind == "original":
-        return OriginalReader(
+        return OriginalRecognizer(
             architecture.height, architecture.width, architecture.length, architecture.classes
         )
     raise ConfigError(f"expected a reader of kind attention or original, got {architecture.kind!r}")
@@ -135,7 +135,7 @@ def _position_code(rows: int, columns: int, width: int) -> Tensor:
     return code.permute(2, 0, 1, 3).reshape(rows * columns, width)
 
 
-class AttentionReader(nn.Module):
+class AttentionRecognizer(nn.Module):
     """Five convolutions to a map of a quarter of the resolution, then one attention query per slot.
 
     About 26 MMAC on 50x100 pixels. The map is fine and narrow, because i and l differ by a gap of
@@ -150,7 +150,7 @@ class AttentionReader(nn.Module):
     Synthetic images supervise the positions (see `scout.middles_loss`).
     """
 
-    def __init__(self, architecture: ReaderArchitecture) -> None:
+    def __init__(self, architecture: RecognizerArchitecture) -> None:
         super().__init__()
         a, b, c, d, e = architecture.channels
         self.features = nn.Sequential(

@@ -8,13 +8,13 @@ ATTENTION_HEADS = 4
 """Number of heads; the last width of the attention recognizer must be divisible by it."""
 
 
-class ReaderSettings(BaseModel):
+class RecognizerSettings(BaseModel):
     """The recognizer and its supervised training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["attention", "original"] = "attention"
-    """Architecture, see `network.ReaderArchitecture`."""
+    """Architecture, see `network.RecognizerArchitecture`."""
     channels: tuple[int, int, int, int, int] = (16, 32, 48, 48, 48)
     """Output channels of the convolutions of ``attention``, 1 to 4096; the last must be divisible
     by 4."""
@@ -69,7 +69,7 @@ class AdaptationSettings(BaseModel):
 
     steps: int = Field(default=2000, ge=0)
     """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
-    longest: float = Field(default=3.0, ge=1, le=100)
+    max_steps_factor: float = Field(default=3.0, ge=1, le=100)
     """Factor on ``steps`` if the recognizer is unsure; values between are interpolated."""
     batch_size: int = Field(default=32, ge=2, le=65536)
     """Real images per step."""

@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.errors import RunError
-from simgan_captcha.recognizer.network import ReaderArchitecture, build_reader
-from simgan_captcha.recognizer.settings import AdaptationSettings, ReaderSettings
+from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
+from simgan_captcha.recognizer.settings import AdaptationSettings, RecognizerSettings
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.metrics import MetricsLog
-from simgan_captcha.training.parallel import require_same_step
+from simgan_captcha.training.parallel import require_ranks_in_step
 from simgan_captcha.training.streams import LabelledStream
+from simgan_captcha.types import OnStep
 
 Objective = Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """``objective(outputs, targets)``: the loss, and scalar figures for people. The first argument is
 the output of the network."""
-
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""``on_step(step, total, figures)``."""
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -55,7 +54,7 @@ class TrainingSession:
 
 
 @dataclass(frozen=True)
-class ReaderResult:
+class TrainedRecognizer:
     """The result of a training."""
 
     reader: nn.Module
@@ -85,33 +84,13 @@ def learning_rate_at(step: int, total: int, highest: float, warm_up: float = 0.1
     return highest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights and batch-norm statistics towards those of the model, in place.
-
-    Args:
-        average: Module with the structure of ``model``.
-        model: The model after this step.
-        decay: Decay in [0, 1). Early steps use less, or the average would stay near its random
-            start.
-        step: Number of the step, from 1.
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    source = model.state_dict()
-    for name, kept in average.state_dict().items():
-        if kept.dtype.is_floating_point:
-            kept.lerp_(source[name], 1 - decay)
-        else:
-            kept.copy_(source[name])
-
-
-def count_flops(architecture: ReaderArchitecture, batch_size: int, *, backward: bool) -> int:
+def count_flops(architecture: RecognizerArchitecture, batch_size: int, *, backward: bool) -> int:
     """Floating-point operations of one batch, the same on any machine.
 
     A multiply-add counts as two.
     """
     with torch.device("meta"):
-        reader = build_reader(architecture)
+        reader = build_recognizer(architecture)
         images = torch.empty(batch_size, 2, architecture.height, architecture.width)
     with FlopCounterMode(display=False) as counter:
         outputs = reader(images)
@@ -128,15 +107,15 @@ def character_objective(logits: Tensor, ids: Tensor) -> tuple[Tensor, dict[str, 
     return loss, {"loss": loss, "accuracy": accuracy}
 
 
-def train_reader(
+def train_recognizer(
     stream: LabelledStream,
-    architecture: ReaderArchitecture,
-    settings: ReaderSettings,
+    architecture: RecognizerArchitecture,
+    settings: RecognizerSettings,
     session: TrainingSession,
     *,
     initial: nn.Module | None = None,
     objective: Objective = character_objective,
-) -> ReaderResult:
+) -> TrainedRecognizer:
     """Train a recognizer with AdamW, and return the average of its weights.
 
     An interrupted training continues from ``checkpoint.safetensors`` in its folder. On a CPU with
@@ -176,7 +155,7 @@ def train_reader(
             figures = {name: value.item() for name, value in of_step.items()}
             kept.keep(step + 1, steps, figures | {"learning_rate": rate})
 
-    return ReaderResult(
+    return TrainedRecognizer(
         reader=average.cpu(),
         flops=count_flops(architecture, settings.batch_size, backward=True) * steps,
         images=steps * settings.batch_size,
@@ -185,19 +164,21 @@ def train_reader(
 
 
 def _first_weights(
-    architecture: ReaderArchitecture, seed: int, initial: nn.Module | None
+    architecture: RecognizerArchitecture, seed: int, initial: nn.Module | None
 ) -> nn.Module:
     """A recognizer with random weights, replaced by those of ``initial`` that it has."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = in_memory_format(build_reader(architecture))
+        model = in_memory_format(build_recognizer(architecture))
     if initial is not None:
         known, own = initial.state_dict(), model.state_dict()
         model.load_state_dict({name: known.get(name, own[name]) for name in own})
     return model
 
 
-def adamw(module: nn.Module, settings: ReaderSettings | AdaptationSettings) -> torch.optim.AdamW:
+def adamw(
+    module: nn.Module, settings: RecognizerSettings | AdaptationSettings
+) -> torch.optim.AdamW:
     """AdamW for all weights of a module."""
     return torch.optim.AdamW(
         module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -223,7 +204,7 @@ class KeptSteps:
     def __init__(
         self,
         session: TrainingSession,
-        settings: ReaderSettings | AdaptationSettings,
+        settings: RecognizerSettings | AdaptationSettings,
         modules: dict[str, nn.Module],
         optimizers: dict[str, torch.optim.Optimizer],
     ) -> None:
@@ -238,7 +219,7 @@ class KeptSteps:
         self.first, self.figures, self.tensors = _resume_step(
             session.folder, self._state, self._made_with
         )
-        require_same_step(session.fabric, self.first, session.folder)
+        require_ranks_in_step(session.fabric, self.first, session.folder)
 
     @contextmanager
     def log(self) -> Iterator[None]:
@@ -257,13 +238,13 @@ class KeptSteps:
         silent: dict[str, float] | None = None,
         tensors: dict[str, Tensor] | None = None,
     ) -> None:
-        """Log a step, save a checkpoint when one is due, and tell the session.
+        """Log a step, save a checkpoint when one is due, and report to the session.
 
         Args:
             done: Number of finished steps.
             steps: Number of all steps.
             figures: Figures of this step.
-            silent: Figures that are kept, but that the session is not told.
+            silent: Figures that are kept, but not reported to the session.
             tensors: Additional tensors to restore.
         """
         session, settings = self._session, self._settings
@@ -300,7 +281,7 @@ def _resume_step(
     if numbers.get("made_with") != made_with:
         raise RunError(
             f"expected the checkpoint {path} to be of these settings and seed, it is of "
-            f"{numbers.get('made_with')}; go back to those, or delete it to start anew"
+            f"{numbers.get('made_with')}; go back to those, or delete it to start again"
         )
     return int(numbers["step"]), numbers["figures"], tensors
 

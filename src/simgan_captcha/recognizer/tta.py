@@ -9,8 +9,6 @@ images of the student in self-training, in place of ten crops.
 Shapes: N images, L characters, K classes.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
@@ -19,7 +17,7 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.recognizer.augment import augment
 from simgan_captcha.recognizer.decode import BATCH, probabilities_of
 from simgan_captcha.recognizer.settings import AugmentationSettings
-from simgan_captcha.types import Floats, GreyImages
+from simgan_captcha.types import Floats, GreyImages, OnStep
 
 VIEWS = 8
 """Number of views, in addition to the original image."""
@@ -47,7 +45,7 @@ def read_views(
     probabilities: Floats,
     moves: AugmentationSettings,
     seed: int,
-    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
+    on_step: OnStep = lambda done, total, figures: None,
 ) -> tuple[Floats, int]:
     """Average the probabilities of unsure images over their views; the others stay the same.
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from simgan_captcha.simgan.sheet import sheet_png
     from simgan_captcha.simgan.updates import (
         Features,
-        Recogniser,
+        Recognizer,
         count_forward_flops,
         count_training_flops,
     )
@@ -75,7 +75,7 @@ __all__ = [
     "ImageHistory",
     "Images",
     "PatchSampler",
-    "Recogniser",
+    "Recognizer",
     "Refinement",
     "Refiner",
     "RefinerSettings",

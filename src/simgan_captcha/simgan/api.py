@@ -33,18 +33,16 @@ from simgan_captcha.simgan.batches import BatchStream, Images, to_stream
 from simgan_captcha.simgan.networks import Refiner, save_refiner
 from simgan_captcha.simgan.settings import SimGANSettings
 from simgan_captcha.simgan.training import LabelAgreement, Training
-from simgan_captcha.simgan.updates import Features, Recogniser, count_training_flops
+from simgan_captcha.simgan.updates import Features, Recognizer, count_training_flops
 from simgan_captcha.training.metrics import MetricsLog
-from simgan_captcha.training.parallel import require_same_step
-
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""A function ``on_step(step, total, figures)`` that is called after every step."""
+from simgan_captcha.training.parallel import require_ranks_in_step
+from simgan_captcha.types import OnStep
 
 
 class FixedNetworks(TypedDict, total=False):
     """Networks whose weights stay fixed. ``flops`` does not include their operations."""
 
-    recogniser: Recogniser | None
+    recognizer: Recognizer | None
     """The recognizer for ``settings.consistency``. It maps images (B, C, H, W) to logits
     (..., K)."""
     features: Features | None
@@ -204,16 +202,16 @@ def train_refiner(
         UsageError: The settings need a recognizer, and none was given.
         ConfigError: The processes cannot share a batch.
     """
-    recogniser = watching.get("recogniser")
-    if settings.consistency and recogniser is None:
-        raise UsageError("expected a recogniser with consistency above 0, got none; give one")
+    recognizer = watching.get("recognizer")
+    if settings.consistency and recognizer is None:
+        raise UsageError("expected a recognizer with consistency above 0, got none; give one")
     features = watching.get("features")
     if settings.features and features is None:
         raise UsageError("expected a network of features with features above 0, got none; give one")
-    training = Training(fabric, settings, seed, (synthetic, real), recogniser, features)
+    training = Training(fabric, settings, seed, (synthetic, real), recognizer, features)
     if folder is not None and (folder / CHECKPOINT).exists():
         training.load(folder / CHECKPOINT)
-    require_same_step(fabric, training.step, folder or Path())
+    require_ranks_in_step(fabric, training.step, folder or Path())
     samples = training.first_batches()
     _run(training, samples, folder, watching)
     if folder is not None and fabric.is_global_zero:

@@ -23,13 +23,14 @@ from simgan_captcha.simgan.updates import (
     FeatureJudge,
     Features,
     Figures,
-    Recogniser,
+    Recognizer,
     discriminator_loss,
     frozen,
     patch_sampler,
     refiner_loss,
     refiner_pretraining_loss,
 )
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_training_state, save_training_state
 from simgan_captcha.training.parallel import share
 
@@ -47,7 +48,7 @@ class Training:
         settings: SimGANSettings,
         seed: int,
         streams: tuple[BatchStream, BatchStream],
-        recogniser: Recogniser | None,
+        recognizer: Recognizer | None,
         features: Features | None = None,
     ) -> None:
         self.fabric, self.settings, self.seed = fabric, settings, seed
@@ -80,7 +81,7 @@ class Training:
             self.judge, self.judge_optimizer = fabric.setup(
                 of_features, _adam(of_features, settings.discriminator_learning_rate)
             )
-        self.extras = self._extras(recogniser, features)
+        self.extras = self._extras(recognizer, features)
         self.step = 0
         self.refiner_updates = 0
         self.figures: dict[str, float] = {}
@@ -95,14 +96,14 @@ class Training:
             torch.default_generator.manual_seed(self.seed)
             return FeatureDiscriminator(channels)
 
-    def _extras(self, recogniser: Recogniser | None, features: Features | None) -> Extras:
+    def _extras(self, recognizer: Recognizer | None, features: Features | None) -> Extras:
         draws = torch.Generator().manual_seed(self.seed)
         kinds = self.settings.augmentations
         augment = DiffAugment(kinds, draws) if kinds else None
         judge = None
         if self.judge is not None and features is not None:
             judge = FeatureJudge(features, self.judge)
-        return Extras(recogniser, self.sampler, judge, augment, draws)
+        return Extras(recognizer, self.sampler, judge, augment, draws)
 
     @property
     def images(self) -> int:
@@ -186,14 +187,9 @@ class Training:
             optimizer.step()
         return figures
 
-    @torch.no_grad()
     def _average_refiner(self) -> None:
         self.refiner_updates += 1
-        n = self.refiner_updates
-        # The decay is small at first. Otherwise the average would stay near the untrained weights.
-        decay = min(self.settings.ema_decay, (1 + n) / (10 + n))
-        for kept, new in zip(self.average.parameters(), self.refiner.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        update_average(self.average, self.refiner, self.settings.ema_decay, self.refiner_updates)
 
     @torch.no_grad()
     def look(
@@ -264,7 +260,7 @@ class Training:
         if numbers.get("made_with") != self._made_with():
             raise RunError(
                 f"expected the checkpoint {path} to be of these settings and seed, it is of "
-                f"{numbers.get('made_with')}; go back to those, or delete it to start anew"
+                f"{numbers.get('made_with')}; go back to those, or delete it to start again"
             )
         self.step = numbers["step"]
         self.refiner_updates = numbers["refiner_updates"]

@@ -34,7 +34,7 @@ from simgan_captcha.training.parallel import gather
 
 Figures = dict[str, Tensor]
 
-Recogniser = Callable[[Tensor], Tensor]
+Recognizer = Callable[[Tensor], Tensor]
 """A function from images (B, C, H, W) to logits (..., K) on the same device."""
 
 
@@ -60,7 +60,7 @@ class FeatureJudge:
 class Extras:
     """Further inputs of the losses, which some settings need."""
 
-    recogniser: Recogniser | None = None
+    recognizer: Recognizer | None = None
     """Recognizer for ``consistency``."""
     sampler: PatchSampler | None = None
     """Patch sampler for ``contrastive``."""
@@ -119,10 +119,10 @@ def refiner_loss(
         contrast = _contrast(refiner, synthetic, refined, extras.sampler, extras.generator)
         loss = loss + settings.contrastive * contrast
         figures["contrast"] = contrast
-    if settings.consistency and extras.recogniser is not None:
+    if settings.consistency and extras.recognizer is not None:
         with torch.no_grad():
-            before = extras.recogniser(synthetic)
-        misread = consistency_loss(extras.recogniser(refined), before)
+            before = extras.recognizer(synthetic)
+        misread = consistency_loss(extras.recognizer(refined), before)
         loss = loss + settings.consistency * misread
         figures["misread"] = misread
     return loss, {"refiner_loss": loss, **figures}

@@ -73,7 +73,7 @@ class Clutter:
     def __getitem__(self, images: slice) -> "Clutter":
         return Clutter(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
-    def or_else(self, other: "Clutter", chosen: npt.NDArray[np.bool_]) -> "Clutter":
+    def where(self, other: "Clutter", chosen: npt.NDArray[np.bool_]) -> "Clutter":
         """Clutter with the images ``chosen`` (N,) taken from ``other``."""
         merged = {}
         for f in fields(self):

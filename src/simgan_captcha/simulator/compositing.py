@@ -27,7 +27,7 @@ def lay_letters(
     boxes: Ids,
     ink: Floats,
     nearest: npt.NDArray[np.bool_],
-    beside: Floats,
+    side_weight: Floats,
 ) -> None:
     """Draw letters one after another, in place; each covers what is below it.
 
@@ -40,7 +40,7 @@ def lay_letters(
         boxes: (N, L, 4) bounding boxes in the image: left, top, right, bottom.
         ink: (N, L) grey levels.
         nearest: (N,) whether glyphs are rotated without interpolation.
-        beside: (N,) strength of the blur: the weight of each neighbour along an axis, 0 to 1/3.
+        side_weight: (N,) weight of each neighbour along an axis in the blur, 0 to 1/3.
     """
     N, L = index.shape
     H, W = canvases.shape[1:]
@@ -54,8 +54,8 @@ def lay_letters(
                 continue
             drawn = coverage[: height + 2, : width + 2]
             _cover(drawn, glyphs, index[n, letter], maps[n, letter], left - 1, top - 1, nearest[n])
-            if beside[n] > 0:
-                _blur(drawn, beside[n])
+            if side_weight[n] > 0:
+                _blur(drawn, side_weight[n])
             level = ink[n, letter]
             for y in range(height):
                 row, covering = canvases[n, top + y, left:right], drawn[y + 1, 1:]
@@ -134,9 +134,9 @@ def _between(
     column, row = np.uint32(u), np.uint32(v)
     right, lower = u - _f(column), v - _f(row)
     at = row * stride + column
-    here, beside = _f(pixels[at]), _f(pixels[at + _NEXT])
+    here, right_of_it = _f(pixels[at]), _f(pixels[at + _NEXT])
     below, diagonal = _f(pixels[at + stride]), _f(pixels[at + stride + _NEXT])
-    upper_line = here + (beside - here) * right
+    upper_line = here + (right_of_it - here) * right
     lower_line = below + (diagonal - below) * right
     return upper_line + (lower_line - upper_line) * lower
 
@@ -163,21 +163,21 @@ def _within_axis(
 
 
 @compiled
-def _blur(coverage: Floats, beside: np.float32) -> None:
+def _blur(coverage: Floats, side_weight: np.float32) -> None:
     """Blur over three pixels along both axes, in place, except the outermost pixels."""
     h, w = coverage.shape
-    here = _ONE - _TWO * beside
+    here = _ONE - _TWO * side_weight
     for y in range(h):
         before = coverage[y, 0]
         for x in range(1, w - 1):
             own = coverage[y, x]
-            coverage[y, x] = here * own + beside * (before + coverage[y, x + 1])
+            coverage[y, x] = here * own + side_weight * (before + coverage[y, x + 1])
             before = own
     for x in range(1, w - 1):
         before = coverage[0, x]
         for y in range(1, h - 1):
             own = coverage[y, x]
-            coverage[y, x] = here * own + beside * (before + coverage[y + 1, x])
+            coverage[y, x] = here * own + side_weight * (before + coverage[y + 1, x])
             before = own
 
 

@@ -25,7 +25,7 @@ class Letters:
     """The letters of N images; each array is (N, L)."""
 
     ids: Ids
-    """Class ids; `Scheme.absent` for empty slots."""
+    """Class ids; `Scheme.blank` for empty slots."""
     font: Ids
     """Index of the font in the glyph bank."""
     size: Ids
@@ -109,10 +109,10 @@ def lay_out(
         generator: Source of all randomness.
         count: N.
     """
-    s, L = settings, scheme.length
+    s, L = settings, scheme.max_length
     fonts, sizes, strokes, characters = bank.shape
     draws = _Draws(generator, count, L)
-    lengths = generator.integers(scheme.shortest or L, L + 1, size=(count, 1))
+    lengths = generator.integers(scheme.min_length, L + 1, size=(count, 1))
     ids = generator.integers(characters, size=(count, L))
     font = draws.shared(fonts, s.one_font)
     size, stroke = draws.shared(sizes), draws.shared(strokes)
@@ -122,7 +122,7 @@ def lay_out(
     warp = draws.each(s.warp)
     present = np.arange(L) < lengths
     letters = Letters(
-        ids=ids if scheme.absent is None else np.where(present, ids, scheme.absent),
+        ids=ids if scheme.blank is None else np.where(present, ids, scheme.blank),
         font=font,
         size=size,
         stroke=stroke,
@@ -137,7 +137,7 @@ def lay_out(
         bend=np.zeros((count, L), np.float32),
         ink=(draws.each(ink) + draws.departures(s.fade)).astype(np.float32),
     )
-    if not scheme.waves:
+    if not scheme.wavy_baseline:
         return letters
     return on_waves(letters, scheme.height, s.wave, s.wavelength, generator)
 
@@ -145,7 +145,7 @@ def lay_out(
 def _line_up(
     scheme: Scheme, settings: LayoutSettings, widths: Doubles, lengths: Ids, draws: _Draws
 ) -> Doubles:
-    """Centres (N, L) of letters beside each other, in pixels from the left.
+    """Centres (N, L) of letters next to each other, in pixels from the left.
 
     Args:
         scheme: Scheme with the lengths of texts.
@@ -158,7 +158,7 @@ def _line_up(
     relative = widths / widths.mean(1, keepdims=True)
     present = np.arange(draws.letters) < lengths
     width = np.where(draws.chance(settings.even), 1, relative) * present
-    mean_length = (scheme.length + (scheme.shortest or scheme.length)) / 2
+    mean_length = (scheme.min_length + scheme.max_length) / 2
     # Some generators spread texts of any length over the same width.
     spread = draws.chance(0.3)
     extent = draws.each(settings.extent) * scheme.width * np.where(spread, 1, lengths / mean_length)

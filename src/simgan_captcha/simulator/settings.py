@@ -191,16 +191,17 @@ class SimulatorSettings(BaseModel):
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
-    fitted: float = Field(default=0.95, ge=0, le=1)
+    calibrated_glyph_fraction: float = Field(default=0.95, ge=0, le=1)
     """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
     stretch come from real images, not from these ranges."""
-    other_fonts: float = Field(default=0.5, ge=0, le=1)
+    font_mix_fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of calibrated images in one of the ``fonts``, as large as the calibrated glyphs. It
     applies to schemes with several fonts and a ``layout``. Calibration finds only the mean of the
     fonts."""
-    free: float = Field(default=0.05, ge=0, le=1)
+    uncalibrated_fraction: float = Field(default=0.05, ge=0, le=1)
     """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
-    clutter. It keeps the recognizer robust to calibration errors. See also ``calibration.free``."""
+    clutter. It keeps the recognizer robust to calibration errors. Calibration has its own, see
+    ``calibration.uncalibrated_fraction``."""
     layout: LayoutSettings | None = None
     """Text layout for families without known positions. It replaces ``rotation``, ``shear``,
     ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn per image. Texts of several
@@ -240,4 +241,4 @@ def layout_of(scheme: Scheme, settings: SimulatorSettings) -> LayoutSettings | N
 
     Slots need a fixed length, so texts of several lengths always have a layout.
     """
-    return settings.layout or (None if scheme.absent is None else LayoutSettings())
+    return settings.layout or (None if scheme.blank is None else LayoutSettings())

@@ -58,7 +58,7 @@ class DrawParameters(Letters):
             chosen[f.name] = part if part is None else part[images]
         return DrawParameters(**chosen)
 
-    def or_else(self, others: "DrawParameters", chosen: npt.NDArray[np.bool_]) -> "DrawParameters":
+    def where(self, others: "DrawParameters", chosen: npt.NDArray[np.bool_]) -> "DrawParameters":
         """Parameters with the images ``chosen`` (N,) taken from ``others``, before clutter."""
         merged: dict[str, Any] = {}
         for f in fields(self):
@@ -74,7 +74,9 @@ def as_found(settings: SimulatorSettings) -> SimulatorSettings:
 
     Schemes with several fonts keep their share of other fonts.
     """
-    return settings.model_copy(update={"fitted": 1.0, "free": 0.0})
+    return settings.model_copy(
+        update={"calibrated_glyph_fraction": 1.0, "uncalibrated_fraction": 0.0}
+    )
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
@@ -141,7 +143,9 @@ class Simulator:
             # The recognizer must not forget images that calibration missed.
             free = self._free_letters(generator, count)
             others = self._rendered(free, self.background.ink_level, self.settings, generator)
-            parameters = parameters.or_else(others, generator.random(count) < self.settings.free)
+            parameters = parameters.where(
+                others, generator.random(count) < self.settings.uncalibrated_fraction
+            )
         if not self.scheme.clutter:
             return parameters
         return replace(parameters, clutter=self._clutter(level, generator, count))
@@ -157,7 +161,7 @@ class Simulator:
         if self.calibration is None or np.isnan(self.calibration.clutter).all():
             return free
         found = drawn(clutter_like(self.calibration.clutter))
-        return found.or_else(free, generator.random(count) < self.settings.free)
+        return found.where(free, generator.random(count) < self.settings.uncalibrated_fraction)
 
     def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
         """Draw letters from the settings, without calibration."""
@@ -166,14 +170,14 @@ class Simulator:
         return lay_out(self.scheme, self.layout, self.settings.ink, self.bank, generator, count)
 
     def _in_slots(self, generator: np.random.Generator, count: int) -> Letters:
-        s, shape = self.settings, (count, self.scheme.length)
+        s, shape = self.settings, (count, self.scheme.max_length)
         fonts, sizes, strokes, characters = self.bank.shape
 
         def uniform(limits: Range) -> Floats:
             return generator.uniform(*limits, shape).astype(np.float32)
 
-        slot = self.scheme.width / self.scheme.length
-        places = ((np.arange(self.scheme.length) + 0.5) * slot).astype(np.float32)
+        slot = self.scheme.width / self.scheme.max_length
+        places = ((np.arange(self.scheme.max_length) + 0.5) * slot).astype(np.float32)
         # The order of these draws determines the images of a seed.
         return Letters(
             ids=generator.integers(characters, size=shape),
@@ -200,7 +204,7 @@ class Simulator:
         count: int,
     ) -> Letters:
         """Draw letters at the poses of real images, most of them with calibrated glyphs."""
-        s, shape = self.settings, (count, self.scheme.length)
+        s, shape = self.settings, (count, self.scheme.max_length)
         fonts, sizes, strokes, characters = self.bank.shape
 
         def uniform(limits: Range) -> Floats:
@@ -211,7 +215,7 @@ class Simulator:
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         ids, places = calibration.draw_places(generator, ids)
         x, y, rotation, size, wider, leaning, taper, swell, bend = np.moveaxis(places, -1, 0)
-        fitted = calibration.found[ids] & (generator.random(shape) < s.fitted)
+        fitted = calibration.found[ids] & (generator.random(shape) < s.calibrated_glyph_fraction)
         letters = Letters(
             ids=ids,
             font=np.where(fitted, fonts, font),
@@ -228,14 +232,14 @@ class Simulator:
             bend=bend,
             ink=uniform(rendering.ink),
         )
-        if self.layout and self.scheme.several_fonts and s.other_fonts:
+        if self.layout and self.scheme.multiple_fonts and s.font_mix_fraction:
             return self._in_other_fonts(letters, generator)
         return letters
 
     def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
         """Draw a share of images in another font, at the same poses."""
         fonts, sizes, strokes, _ = self.bank.shape
-        chosen = generator.random((len(letters.ids), 1)) < self.settings.other_fonts
+        chosen = generator.random((len(letters.ids), 1)) < self.settings.font_mix_fraction
         font, size, stroke = (
             np.where(chosen, generator.integers(below, size=chosen.shape), of_letters)
             for below, of_letters in (
@@ -262,7 +266,7 @@ class Simulator:
         def uniform(limits: Range) -> Floats:
             return generator.uniform(*limits, count).astype(np.float32)
 
-        absent = letters.ids == self.scheme.absent
+        blank = letters.ids == self.scheme.blank
         # Absent characters have NaN in a calibration.
         placed = {
             name: np.nan_to_num(getattr(letters, name))
@@ -273,7 +277,7 @@ class Simulator:
             **{f.name: getattr(letters, f.name) for f in fields(letters)}
             | placed
             # Absent characters lie far outside the image.
-            | {"x": np.where(absent, np.float32(-10 * self.scheme.width), letters.x)}
+            | {"x": np.where(blank, np.float32(-10 * self.scheme.width), letters.x)}
             | {"ink": np.clip(letters.ink + np.float32(level), 0, 255)},
             nearest=generator.random(count) < rendering.nearest,
             blur=uniform(rendering.blur),
@@ -290,14 +294,14 @@ class Simulator:
         """
         p = parameters
         index, maps, boxes = place_glyphs(p, p.nearest, self.bank, self.scheme)
-        beside = _beside(p.blur)
+        side_weight = _side_weight(p.blur)
         images = np.empty((len(p.ids), *self.background.grey.shape), np.uint8)
         for at in range(0, len(images), _AT_ONCE):
             some = slice(at, at + _AT_ONCE)
             canvases = np.empty(images[some].shape, np.float32)
             canvases[:] = self.background.grey
             letters = (index[some], maps[some], boxes[some], p.ink[some])
-            lay_letters(canvases, self._glyphs, *letters, p.nearest[some], beside[some])
+            lay_letters(canvases, self._glyphs, *letters, p.nearest[some], side_weight[some])
             if p.clutter is not None:
                 for n, canvas in enumerate(canvases):
                     lay_clutter(canvas, p.clutter, at + n)
@@ -336,7 +340,7 @@ def _height_factors(bank: GlyphBank, calibration: Calibration) -> Floats:
     return np.median(found / (drawn - margins), axis=-1).astype(np.float32)
 
 
-def _beside(blur: Floats) -> Floats:
+def _side_weight(blur: Floats) -> Floats:
     """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
     off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
     return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)

@@ -65,7 +65,7 @@ def text_of_scheme(text: str, scheme: Scheme) -> str:
     Raises:
         SchemeError: The label does not fit the scheme.
     """
-    known = scheme.alphabet + "".join(scheme.alike)
+    known = scheme.alphabet + "".join(scheme.equivalents)
     text = scheme.fold("".join(c if c in known else in_one_case(c, scheme) for c in text))
     scheme.encode(text)
     return text

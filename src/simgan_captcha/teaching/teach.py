@@ -9,7 +9,7 @@ import numpy as np
 from simgan_captcha.atomic import write_json
 from simgan_captcha.errors import UsageError
 from simgan_captcha.inference.readings import load_readings, save_readings
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.estimate import Estimate
 from simgan_captcha.pipeline.lesson import (
     LESSON,
@@ -34,7 +34,7 @@ from simgan_captcha.pipeline.stages.specialization import (
     learn_texts,
     specialized_texts,
 )
-from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
+from simgan_captcha.recognizer.decode import decode, read_probabilities, save_recognizer
 
 FEWEST_VALIDATED = 10
 """Smallest number of labels for cross-validation."""
@@ -194,6 +194,6 @@ def _write(data: RunData, names: Sequence[str], learned: Distilled, lesson: Less
     probabilities = read_probabilities(reader, data.background(), data.images)
     (run / LESSON).unlink(missing_ok=True)
     write_json(run / TAUGHT_NAMES, list(names))
-    save_reader(run / TEACH / READER, reader, reader_architecture(data.config))
+    save_recognizer(run / TEACH / READER, reader, recognizer_architecture(data.config))
     save_readings(run / TAUGHT_READINGS, list(decode(scheme, data.captchas[0], probabilities)))
     save_lesson(run, lesson)

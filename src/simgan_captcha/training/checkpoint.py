@@ -109,8 +109,7 @@ def _parsed(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(metadata, dict) or not isinstance(metadata.get(_DESCRIPTION), str):
         raise KeyError(_DESCRIPTION)
     described = parse_object(metadata[_DESCRIPTION])
-    # Files of earlier versions have no checksum.
-    if (said := described.pop(_CHECKSUM, None)) is not None and said != _checksum(data, start):
+    if described.pop(_CHECKSUM, None) != _checksum(data, start):
         raise ValueError("its checksum does not fit: some of it has changed")
     # Copies have the memory alignment of new tensors.
     return {name: t.clone() for name, t in safetensors.torch.load(data).items()}, described
@@ -206,7 +205,7 @@ def load_training_state(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(
             f"expected the training state of {sorted(modules)} at {path}, it does not fit "
-            f"({error}); delete it to start anew, or go back to its configuration"
+            f"({error}); delete it to start again, or go back to its configuration"
         ) from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from simgan_captcha.atomic import write_bytes
-from simgan_captcha.interrupts import held_back
+from simgan_captcha.interrupts import defer_sigint
 
 FILE_NAME = "metrics.jsonl"
 
@@ -48,7 +48,7 @@ class MetricsLog:
             return
         row: dict[str, float | None] = {"step": step}
         row |= {name: v if math.isfinite(v) else None for name, v in figures.items()}
-        with held_back():
+        with defer_sigint():
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
             for name, value in figures.items():

@@ -29,7 +29,7 @@ def started_together() -> bool:
     return _variable("WORLD_SIZE") > 1
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is alone or the first of several."""
     return not started_together() or _variable("RANK") == 0
 
@@ -129,7 +129,7 @@ def mean(fabric: Fabric, values: Tensor) -> Tensor:
     return joint
 
 
-def require_same_step(fabric: Fabric, step: int, folder: Path) -> None:
+def require_ranks_in_step(fabric: Fabric, step: int, folder: Path) -> None:
     """Check that all processes continue from the same step.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from simgan_captcha.errors import StoreError
-from simgan_captcha.interrupts import end_with_parent, held_back, kept_from_children
+from simgan_captcha.interrupts import block_sigint_in_children, defer_sigint, end_with_parent
 from simgan_captcha.types import GreyImages
 
 _REAL = 0
@@ -114,13 +114,13 @@ def synthetic_batches(
     )
     # Workers that are interrupted during their start print tracebacks, or never answer. The first
     # batch shows that they run. From then on, only this process stops them.
-    with kept_from_children(signal.SIGTERM) if workers else nullcontext():
+    with block_sigint_in_children(signal.SIGTERM) if workers else nullcontext():
         batches = iter(loader)
         images, ids = next(batches)
     try:
         while True:
             yield images.numpy(), ids
-            with held_back():
+            with defer_sigint():
                 images, ids = next(batches)
     finally:
         del batches  # stops the workers even if a traceback holds this frame

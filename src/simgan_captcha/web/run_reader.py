@@ -109,7 +109,7 @@ class RunReader:
                 images = np.stack(list(found.values()))
                 named = [names[number] for number in found]
                 probabilities = read_probabilities(reader, background, images)
-                slots = probabilities.argmax(-1) != scheme.absent
+                slots = probabilities.argmax(-1) != scheme.blank
                 readings = list(decode(scheme, named, probabilities))
                 pictures = _explain(reader, background.normalise(images)) if explain else None
                 for row, (number, reading) in enumerate(zip(found, readings, strict=True)):

@@ -20,9 +20,9 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.evaluation.intervals import wilson_interval
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.recognizer.decode import read_probabilities
-from simgan_captcha.recognizer.train import TrainingSession, train_reader
+from simgan_captcha.recognizer.train import TrainingSession, train_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.clutter import draw_clutter
 from simgan_captcha.simulator.layout import on_waves
@@ -207,7 +207,7 @@ def _waved(simulator: Simulator, drawn: DrawParameters, generator: Generator) ->
 
 
 def _closer(simulator: Simulator, drawn: DrawParameters, _: Generator) -> DrawParameters:
-    present = drawn.ids != simulator.scheme.absent
+    present = drawn.ids != simulator.scheme.blank
     middle = np.nanmean(np.where(present, drawn.x, np.nan), 1, keepdims=True)
     closer = (middle + 0.75 * (drawn.x - middle)).astype(np.float32)
     return replace(drawn, x=np.where(present, closer, drawn.x))
@@ -291,9 +291,9 @@ def _learned_on(
         ):
             yield torch.from_numpy(background.normalise(images)), ids
 
-    result = train_reader(
+    result = train_recognizer(
         batches,
-        reader_architecture(config),
+        recognizer_architecture(config),
         # A lower learning rate is enough for a change. The full one would first degrade the reader.
         settings.model_copy(update={"learning_rate": settings.learning_rate / 3}),
         TrainingSession(

@@ -107,8 +107,7 @@ def _generalist(scheme: Scheme) -> ReadOne:
     from simgan_captcha.generalist.reader import GeneralistReader
 
     try:
-        lengths = (scheme.shortest or scheme.length, scheme.length)
-        reader = GeneralistReader(scheme.alphabet, lengths, threads=1)
+        reader = GeneralistReader(scheme.alphabet, scheme.length, threads=1)
     except RunError:
         raise _MissingError("this version of the package comes without its weights") from None
     except ConfigError as error:

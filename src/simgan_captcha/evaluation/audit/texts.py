@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from simgan_captcha.evaluation.audit.verdict import Finding, Severity
-from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme import Scheme, length_in_words
 
 _GUESSED = 100
 """Number of possible texts at which a blind guess is right in 1 %. Such a captcha is broken."""
@@ -40,8 +40,8 @@ def text_space(scheme: Scheme) -> int:
         >>> text_space(Scheme(alphabet="0123456789", length=4, width=70, height=30))
         10000
     """
-    shortest = scheme.shortest or scheme.length
-    return sum(len(scheme.alphabet) ** length for length in range(shortest, scheme.length + 1))
+    lengths = range(scheme.min_length, scheme.max_length + 1)
+    return sum(len(scheme.alphabet) ** length for length in lengths)
 
 
 def space_from_repeats(texts: Sequence[str]) -> tuple[float, float, float] | None:
@@ -90,10 +90,9 @@ def _small_space(texts: Sequence[str], scheme: Scheme) -> list[Finding]:
     severity = Severity.low
     if size <= _SMALL:
         severity = Severity.high if size <= _GUESSED else Severity.medium
-    lengths = f"{scheme.shortest} to {scheme.length}" if scheme.shortest else f"{scheme.length}"
     evidence = (
-        f"{lengths} of {len(scheme.alphabet)} characters make {allowed:,} texts: a blind guess is "
-        f"right once in {allowed:,} tries."
+        f"{length_in_words(scheme.length)} of {len(scheme.alphabet)} characters make {allowed:,} "
+        f"texts: a blind guess is right once in {allowed:,} tries."
     )
     if seen:
         evidence += (

@@ -19,7 +19,7 @@ from simgan_captcha.types import Floats, Ids
 
 MOST_TRAINING_COLUMNS = 320
 IGNORED = -1
-"""Target of columns beside a character's middle, which may tell it or not."""
+"""Target of the columns next to a character's middle, where either output is right."""
 
 
 class Examples(NamedTuple):

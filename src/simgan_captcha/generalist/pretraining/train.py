@@ -7,6 +7,7 @@ most texts in fonts of the held-out families. No real image is used, neither to 
 """
 
 import argparse
+import copy
 import json
 import math
 import multiprocessing
@@ -21,7 +22,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
@@ -29,6 +29,7 @@ from simgan_captcha.generalist.network import Generalist, count_forward_flops, i
 from simgan_captcha.generalist.pretraining.objective import WEIGHTS, accuracy, as_tensors, loss_of
 from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import (
     load_training_state,
     save_training_state,
@@ -176,9 +177,7 @@ class Pretraining:
         torch.manual_seed(settings.seed)
         self.network = Generalist()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True
-        )
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             weight_decay=settings.weight_decay,
@@ -222,12 +221,9 @@ class Pretraining:
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
-        # A young average would remember the random weights.
-        if numbers["step"] < 2_000 and numbers["step"] % 50 == 0:
-            self.average.n_averaged.zero_()
-        self.average.update_parameters(self.network)
         B, _, _, W = examples.images.shape
         numbers["step"] += 1
+        update_average(self.average, self.network, self.settings.average, int(numbers["step"]))
         numbers["tflop"] += B * W * self.flops_a_column / 1e12
         for name, part in parts.items():
             value = float(part.detach())
@@ -235,7 +231,7 @@ class Pretraining:
 
     def keep(self, known: list[Examples], **also: float) -> None:
         """Measure, log, keep the weights if they are the best so far, and save the state."""
-        measured = accuracy(self.average.module, known)
+        measured = accuracy(self.average, known)
         line = {
             "step": self.numbers["step"],
             "tflop": round(self.numbers["tflop"], 2),
@@ -245,7 +241,7 @@ class Pretraining:
         if measured["texts"] > self.numbers["best"]:
             self.numbers["best"] = measured["texts"]
             description = {"settings": asdict(self.settings), **line}
-            weights = in_halves(self.average.module)
+            weights = in_halves(self.average)
             save_weights(self.folder / "best.safetensors", weights, description)
         save_training_state(
             self._state,

@@ -15,9 +15,8 @@ Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns,
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from simgan_captcha.data.pictures import Pixels
 from simgan_captcha.generalist.characters import encode
-from simgan_captcha.generalist.decoding import Alphabet, Decoded, decode_columns
+from simgan_captcha.generalist.decoding import Alphabet, Decoded, PossibleTexts, decode_columns
 from simgan_captcha.generalist.features import HEIGHT, STRIDE, features, input_width
 from simgan_captcha.generalist.network import Generalist, count_forward_flops
 from simgan_captcha.generalist.specialization.class_balance import (
@@ -34,16 +33,14 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
+from simgan_captcha.training.average import update_average
 from simgan_captcha.training.known_texts import draw_numbers, known_of_batch
 from simgan_captcha.training.losses import (
     FORGIVENESS,
     LEAST_FORGIVENESS,
     generalized_cross_entropy,
 )
-from simgan_captcha.types import Floats
-
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""``on_step(step, steps, figures)``."""
+from simgan_captcha.types import Floats, OnStep
 
 _READ_AT_ONCE = 128
 _WEIGHT_DECAY = 0.01
@@ -58,15 +55,6 @@ _RELABEL_EVERY = 40
 """Steps between two readings of all images by the teacher."""
 _BALANCE = 2.0
 """Strength of the biases against characters that are read too often."""
-
-
-class PossibleTexts(NamedTuple):
-    """What the texts of a family may say."""
-
-    alphabet: Alphabet
-    """Their characters."""
-    lengths: tuple[int, int] | None
-    """Fewest and most characters; None: any."""
 
 
 def common_width(sizes: Sequence[tuple[int, int]]) -> int:
@@ -148,7 +136,7 @@ def specialize(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         optimizer.step()
-        _follow(teacher, student, _AVERAGE)
+        update_average(teacher, student, _AVERAGE, step + 1_000)  # the whole decay from the start
         on_step(step + 1, s.steps, {"loss": loss.item()})
     return teacher.eval()
 
@@ -215,7 +203,7 @@ def _of_characters(logits: Floats, decoded: Sequence[Decoded], alphabet: Alphabe
 
 def decode_all(logits: Floats, possible: PossibleTexts) -> list[Decoded]:
     """Texts of logits (N, T, K)."""
-    return [decode_columns(of_image, possible.alphabet, possible.lengths) for of_image in logits]
+    return [decode_columns(of_image, possible) for of_image in logits]
 
 
 def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float | Tensor) -> Tensor:
@@ -240,17 +228,6 @@ def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float | T
 def _schedule(step: int, steps: int) -> float:
     """Twenty steps of warm-up, then half a cosine to 2 %."""
     return min(1.0, (step + 1) / 20) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-
-
-@torch.no_grad()
-def _follow(teacher: Generalist, student: Generalist, decay: float) -> None:
-    for mine, theirs in zip(
-        teacher.state_dict().values(), student.state_dict().values(), strict=True
-    ):
-        if mine.is_floating_point():
-            mine.mul_(decay).add_(theirs, alpha=1 - decay)
-        else:
-            mine.copy_(theirs)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.inference.constraints.automaton import Automaton, both, of_lengths, of_pattern
-from simgan_captcha.scheme import Length, Scheme, least_and_greatest
+from simgan_captcha.scheme import Length, Scheme, least_and_greatest, length_in_words
 from simgan_captcha.shown import shortened
 from simgan_captcha.types import Doubles, Floats, Ids
 
@@ -76,7 +76,7 @@ def texts_of_scheme(constraints: Constraints, scheme: Scheme) -> Automaton:
     texts = Automaton(np.where(known, texts.moves, -1), texts.accepting)
     if constraints.pattern is None:
         return texts
-    groups = {group[0]: group for group in scheme.alike}
+    groups = {group[0]: group for group in scheme.equivalents}
     forms = [groups.get(c, c) for c in scheme.alphabet]
     return matching_texts(constraints.pattern, of_pattern(constraints.pattern, forms), texts)
 
@@ -98,32 +98,27 @@ def matching_texts(pattern: str, matching: Automaton, texts: Automaton) -> Autom
 
 
 def _lengths(length: Length | None, scheme: Scheme) -> tuple[int, int]:
-    known = (scheme.shortest or scheme.length, scheme.length)
+    known = (scheme.min_length, scheme.max_length)
     if length is None:
         return known
     fewest, most = least_and_greatest(length)
     both = max(fewest, known[0]), min(most, known[1])
     if fewest > most or both[0] > both[1]:
         raise ConfigError(
-            f"expected a length of {_in_words(known)}, which the reader reads, got "
-            f"{_in_words((fewest, most))}; change it, or learn a reader of that length"
+            f"expected a length of {length_in_words(known)}, which the reader reads, got "
+            f"{length_in_words((fewest, most))}; change it, or learn a reader of that length"
         )
     return both
 
 
-def _in_words(lengths: tuple[int, int]) -> str:
-    fewest, most = lengths
-    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
-
-
 def best_texts(
-    probabilities: Floats, texts: Automaton, absent: int | None, top: int
+    probabilities: Floats, texts: Automaton, blank: int | None, top: int
 ) -> list[list[list[int]]]:
     """The most probable texts of a set, most probable first.
 
     The slots are independent: a text c_1 ... c_n has the probability
 
-        p_1(c_1) ... p_n(c_n) p_{n+1}(absent) ... p_L(absent).
+        p_1(c_1) ... p_n(c_n) p_{n+1}(blank) ... p_L(blank).
 
     So the best text that leads to state s after l slots follows from those of l - 1 slots:
 
@@ -137,7 +132,7 @@ def best_texts(
     Args:
         probabilities: (N, L, K).
         texts: Set of texts.
-        absent: Class of an empty slot; None: all texts have L characters.
+        blank: Class of an empty slot; None: all texts have L characters.
         top: R, the greatest number of texts.
 
     Returns:
@@ -145,7 +140,7 @@ def best_texts(
     """
     N, L, _ = probabilities.shape
     log = np.log(np.maximum(probabilities, 1e-30)).astype(np.float64)
-    edges, ends = _edges(texts, absent)
+    edges, ends = _edges(texts, blank)
     score = np.full((N, len(ends), top), -np.inf)
     score[:, 0, 0] = 0
     came: list[Ids] = []  # of each slot (N, S, R): which edge and which text before
@@ -177,7 +172,7 @@ def best_texts(
     return found
 
 
-def _edges(texts: Automaton, absent: int | None) -> tuple[dict[int, tuple[Ids, Ids]], Ids]:
+def _edges(texts: Automaton, blank: int | None) -> tuple[dict[int, tuple[Ids, Ids]], Ids]:
     """Edges into each state, as their sources and classes, and which states (S,) are final.
 
     One more state stands for empty slots after the end of a text.
@@ -188,10 +183,10 @@ def _edges(texts: Automaton, absent: int | None) -> tuple[dict[int, tuple[Ids, I
         sources, characters = np.nonzero(texts.moves == state)
         if len(sources):
             edges[state] = sources, characters
-    ends = np.append(texts.accepting, absent is not None)
-    if absent is not None:
+    ends = np.append(texts.accepting, blank is not None)
+    if blank is not None:
         sources = np.flatnonzero(ends)
-        edges[S] = sources, np.full(len(sources), absent)
+        edges[S] = sources, np.full(len(sources), blank)
     return edges, ends
 
 

@@ -19,16 +19,15 @@ from simgan_captcha.calibration.scout import PosedSimulator, scout_images, scout
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.errors import TooLittleReadError
-from simgan_captcha.pipeline.cost import reader_architecture, scouting_flops
-from simgan_captcha.pipeline.graph import Advance
+from simgan_captcha.pipeline.cost import recognizer_architecture, scouting_flops
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
-from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, train_reader
+from simgan_captcha.recognizer.decode import save_recognizer
+from simgan_captcha.recognizer.train import TrainedRecognizer, TrainingSession, train_recognizer
 from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.simulator import Simulator
-from simgan_captcha.types import Floats
+from simgan_captcha.types import Floats, OnStep
 
 _FEWEST = 2
 """Least number of rounds: only in the second are images drawn with calibrated glyphs."""
@@ -38,7 +37,7 @@ _NEARLY_ALL = 0.95
 _STREAM = 100  # random stream of synthetic images, plus the number of the round
 
 
-def calibrate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def calibrate(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Train the bootstrap recognizer and fit the simulator in each round.
 
     If there are several processes, all of them train and the first one fits.
@@ -57,13 +56,13 @@ def calibrate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
 class _Rounds:
     """The state of calibration from round to round."""
 
-    def __init__(self, data: RunData, folder: Path, advance: Advance) -> None:
+    def __init__(self, data: RunData, folder: Path, advance: OnStep) -> None:
         self.data, self.folder, self.advance = data, folder, advance
         self.settings, self.background = data.config.calibration, data.background()
         # The distilled recognizer has learned from real images, so less is left to learn.
         self.scout = data.recognizer("distill") if data.first_route == "generalist" else None
         self.of_rounds = self.settings.steps_of_rounds(trained=self.scout is not None)
-        self.trained: ReaderResult | None = None
+        self.trained: TrainedRecognizer | None = None
         self.found: GlyphFit | None = None
         self.rendered: RenderingFit | None = None
         self.calibration: Calibration | None = None
@@ -82,13 +81,15 @@ class _Rounds:
         data, config = self.data, self.data.config
         done, total = self.steps(number - 1)
         settings = config.brief_training(self.of_rounds[number - 1])
-        ranges = config.simulator.model_copy(update={"free": self.settings.free})
+        ranges = config.simulator.model_copy(
+            update={"uncalibrated_fraction": self.settings.uncalibrated_fraction}
+        )
         simulator = PosedSimulator(
             Simulator(config.scheme, ranges, self.background, self.calibration)
         )
-        self.trained = train_reader(
+        self.trained = train_recognizer(
             lambda first: data.batches(simulator, _STREAM + number, settings.batch_size, first),
-            reader_architecture(config, pose=True),
+            recognizer_architecture(config, pose=True),
             settings,
             TrainingSession(
                 self.folder / f"round-{number}",
@@ -192,8 +193,8 @@ class _Rounds:
         self.calibration.save(self.folder / CALIBRATION)
         sheet = glyph_sheet(self.calibration.glyphs)
         write_bytes(self.folder / "glyphs.png", encode_png(sheet))
-        architecture = reader_architecture(self.data.config, pose=True)
-        save_reader(self.folder / READER, self.scout, architecture)
+        architecture = recognizer_architecture(self.data.config, pose=True)
+        save_recognizer(self.folder / READER, self.scout, architecture)
 
     def outcome(self) -> StageOutcome:
         """The result after the last round."""

@@ -22,7 +22,13 @@ from simgan_captcha.calibration.rescoring import (
     hardly_doubted,
 )
 from simgan_captcha.inference.readings import Reading, save_readings
-from simgan_captcha.pipeline.cost import CHECKED, COMPARED, KNOWN, check_flops, reader_architecture
+from simgan_captcha.pipeline.cost import (
+    CHECKED,
+    COMPARED,
+    KNOWN,
+    check_flops,
+    recognizer_architecture,
+)
 from simgan_captcha.pipeline.estimate import (
     Estimate,
     diagnose,
@@ -31,7 +37,7 @@ from simgan_captcha.pipeline.estimate import (
     limited_by_agreement,
     limited_by_first_readings,
 )
-from simgan_captcha.pipeline.graph import Advance, recognizers
+from simgan_captcha.pipeline.graph import recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
@@ -40,7 +46,7 @@ from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
 from simgan_captcha.simulator.settings import layout_of
 from simgan_captcha.simulator.simulator import Simulator, as_found
-from simgan_captcha.types import Floats, GreyImages, Ids
+from simgan_captcha.types import Floats, GreyImages, Ids, OnStep
 
 _DISTILLED = "distill"
 _NONE = np.zeros((0, 0, 0), np.float32)
@@ -67,7 +73,7 @@ class _Known:
     texts: list[str]
 
 
-def check_simulated(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def check_simulated(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Estimate the accuracy of the recognizer that learned from the simulator.
 
     The generalist has not been specialized yet, so only its first readings limit the estimate.
@@ -88,7 +94,7 @@ def check_simulated(data: RunData, folder: Path, advance: Advance) -> StageOutco
     )
 
 
-def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Read all stored images with the recognizer of the highest estimated accuracy."""
     scheme, background = data.config.scheme, data.background()
     names, images = data.captchas
@@ -140,7 +146,7 @@ def read_captchas(data: RunData, folder: Path, advance: Advance) -> StageOutcome
         images=len(readings) + looked_at,
         # Reading does not count as training, except for the images of the estimate.
         training_flops=(looked_at + VIEWS * again[1])
-        * count_flops(reader_architecture(data.config), 1, backward=False),
+        * count_flops(recognizer_architecture(data.config), 1, backward=False),
     )
 
 
@@ -209,7 +215,7 @@ def _read_views(
     recognizer: nn.Module,
     read: _Probabilities,
     known: _Known | None,
-    advance: Advance,
+    advance: OnStep,
 ) -> tuple[int, int]:
     """Average uncertain readings over augmented views; return the numbers of images read again."""
     if not data.config.adaptation.steps:  # with adaptation, either recognizer gains
@@ -230,20 +236,22 @@ def _read_views(
 
 
 def _verify(
-    data: RunData, once: Floats, read: _Probabilities, known: _Known, advance: Advance
+    data: RunData, once: Floats, read: _Probabilities, known: _Known, advance: OnStep
 ) -> dict[str, Any]:
     """Rescore real and known images in place, and return the counts.
 
     The check on borderline characters uses the probabilities ``once``, before test-time
     augmentation, because the mean of augmented views is less confident.
     """
-    settings, scheme = data.config.verification, data.config.scheme
+    settings, scheme = data.config.rescoring, data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    redrawing = Redrawing(data.background(), data.witness(), calibration, scheme, settings.steps)
+    redrawing = Redrawing(
+        data.background(), data.label_checker(), calibration, scheme, settings.steps
+    )
     draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
-    could_say = not scheme.several_fonts and layout_of(scheme, data.config.simulator)
-    hint = "; if images use different fonts, set several_fonts = true in the scheme"
+    could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
+    hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
     if contradicts(draw(data.images, once, hardly_doubted(once, calibration, settings))):
         return _refused(
             "drawings contradict confident readings, so uncertain characters are not rescored: the "

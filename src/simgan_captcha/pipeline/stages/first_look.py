@@ -8,7 +8,6 @@ from pathlib import Path
 
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.generalist.network import count_forward_flops
-from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import PSEUDO_LABELS
@@ -18,6 +17,7 @@ from simgan_captcha.pipeline.stages.specialization import (
     read_prepared,
     texts_of,
 )
+from simgan_captcha.types import OnStep
 
 _IMAGES = 600
 """Largest number of images that are read."""
@@ -25,7 +25,7 @@ _SHOWN = 10
 """Number of images whose texts are shown."""
 
 
-def look(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def look(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Read some images with the generalist, and show the first few texts."""
     _show_texts(data)
     prepared = PreparedImages.of(data, (), _IMAGES)

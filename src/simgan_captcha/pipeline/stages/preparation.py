@@ -12,18 +12,17 @@ from simgan_captcha.data.background import estimate_background, plain_background
 from simgan_captcha.data.foreground import INK
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.data.ingest import ingest, ingest_warnings
-from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import BACKGROUND
-from simgan_captcha.types import GreyImages
+from simgan_captcha.types import GreyImages, OnStep
 
 _STREAM = 5  # random stream of the sample
 _DRAWN = 500
 """Number of images drawn to measure the speed of the simulator."""
 
 
-def store(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def store(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Download or copy images that the store does not have; nothing is removed."""
     report = ingest(
         data.challenges,
@@ -42,16 +41,16 @@ def store(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     return StageOutcome((), result, images=report.images_stored)
 
 
-def background(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def background(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Estimate the background that all images share, or make a plain one."""
     config, scheme = data.config, data.config.scheme
     if scheme.shares_picture:
         found = estimate_background(
-            data.images, config.encoding, config.lines, config.removed_lines
+            data.images, config.encoding, config.lines, config.line_removal_width
         )
     else:
         found = plain_background(
-            scheme.height, scheme.width, INK, config.encoding, config.removed_lines
+            scheme.height, scheme.width, INK, config.encoding, config.line_removal_width
         )
     found.save(folder / BACKGROUND.name)
     write_bytes(folder / "background.png", encode_png(found.grey))
@@ -65,7 +64,7 @@ def background(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     )
 
 
-def simulate(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def simulate(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Draw a sample without calibration, as a picture for people."""
     simulator = data.simulator()
     started = time.perf_counter()

@@ -17,7 +17,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
-from simgan_captcha.generalist.decoding import Alphabet, Decoded
+from simgan_captcha.generalist.decoding import Alphabet, Decoded, PossibleTexts
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.shipped import shipped
@@ -26,29 +26,32 @@ from simgan_captcha.generalist.specialization.class_balance import (
     balancing_biases,
 )
 from simgan_captcha.generalist.specialization.specialize import (
-    PossibleTexts,
     count_specialization_flops,
     decode_all,
     prepare,
     read_columns,
     specialize,
 )
-from simgan_captcha.pipeline.cost import reader_architecture
+from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.estimate import Estimate, estimate_from_agreement
-from simgan_captcha.pipeline.graph import Advance
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import PSEUDO_LABELS, READER, STORE, TeacherTexts
-from simgan_captcha.recognizer.decode import decode, read_probabilities, save_reader
+from simgan_captcha.recognizer.decode import decode, read_probabilities, save_recognizer
 from simgan_captcha.recognizer.distill import (
     LabelledImages,
     forgiving_objective,
     labelled_batches,
 )
-from simgan_captcha.recognizer.train import ReaderResult, TrainingSession, count_flops, train_reader
+from simgan_captcha.recognizer.train import (
+    TrainedRecognizer,
+    TrainingSession,
+    count_flops,
+    train_recognizer,
+)
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.parallel import fabric_precision
-from simgan_captcha.types import Floats, Ids
+from simgan_captcha.types import Floats, Ids, OnStep
 
 _BALANCE = 1.0
 """Strength of the biases against characters that are read too often, between two rounds."""
@@ -61,9 +64,9 @@ _SEEDS = 10_007
 class Distilled(NamedTuple):
     """A recognizer that learned the texts of a teacher."""
 
-    kept: ReaderResult
+    kept: TrainedRecognizer
     """Result of the round that is kept."""
-    rounds: list[ReaderResult]
+    rounds: list[TrainedRecognizer]
     """Results of all rounds."""
     figures: dict[str, float]
     """Arguments of `estimate_from_agreement`."""
@@ -74,7 +77,7 @@ class Distilled(NamedTuple):
         return estimate_from_agreement(**self.figures)
 
 
-def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def specialize_generalist(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings = data.config.specialization
     prepared = PreparedImages.of(data, {}, settings.images)
@@ -89,7 +92,7 @@ def specialize_generalist(data: RunData, folder: Path, advance: Advance) -> Stag
     )
 
 
-def specialized_texts(data: RunData, known: Mapping[str, str], advance: Advance) -> TeacherTexts:
+def specialized_texts(data: RunData, known: Mapping[str, str], advance: OnStep) -> TeacherTexts:
     """Specialize the generalist and read with it.
 
     Args:
@@ -126,7 +129,7 @@ class PreparedImages(NamedTuple):
 
 
 def _specialized_texts(
-    data: RunData, prepared: PreparedImages, known: Mapping[str, str], advance: Advance
+    data: RunData, prepared: PreparedImages, known: Mapping[str, str], advance: OnStep
 ) -> TeacherTexts:
     network, names, images = prepared
     numbers = {name: number for number, name in enumerate(names)}
@@ -157,19 +160,19 @@ def read_prepared(data: RunData, network: Generalist, images: Floats) -> list[De
 
 def possible_texts(scheme: Scheme) -> PossibleTexts:
     """What the texts of a scheme may say."""
-    fewest = scheme.shortest or scheme.length
-    return PossibleTexts(Alphabet(scheme.alphabet), (fewest, scheme.length))
+    lengths = (scheme.min_length, scheme.max_length)
+    return PossibleTexts.of_lengths(Alphabet(scheme.alphabet), lengths)
 
 
 def _bf16(data: RunData) -> bool:
     return fabric_precision(data.fabric) == "bf16-mixed"
 
 
-def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
     learned = learn_texts(data, folder, TeacherTexts.of_stage(data.run / "specialize"), {}, advance)
     if data.fabric.is_global_zero:
-        save_reader(folder / READER, learned.kept.reader, reader_architecture(data.config))
+        save_recognizer(folder / READER, learned.kept.reader, recognizer_architecture(data.config))
     return StageOutcome(
         (READER,),
         {
@@ -183,7 +186,7 @@ def distill(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
 
 
 def learn_texts(
-    data: RunData, folder: Path, teacher: TeacherTexts, known: Mapping[str, str], advance: Advance
+    data: RunData, folder: Path, teacher: TeacherTexts, known: Mapping[str, str], advance: OnStep
 ) -> Distilled:
     """Train the recognizer on a teacher's texts, in rounds.
 
@@ -227,7 +230,7 @@ def learn_texts(
 class _Round(NamedTuple):
     """One training on N images."""
 
-    result: ReaderResult
+    result: TrainedRecognizer
     learned: Ids
     """Class ids (N, L) of the texts that the recognizer learned."""
     read: Floats
@@ -245,8 +248,8 @@ class _Round(NamedTuple):
 
 
 def _learn_in_rounds(
-    data: RunData, folder: Path, images: LabelledImages, advance: Advance
-) -> tuple[_Round, list[ReaderResult]]:
+    data: RunData, folder: Path, images: LabelledImages, advance: OnStep
+) -> tuple[_Round, list[TrainedRecognizer]]:
     """Train one recognizer after another, each on the readings of the one before.
 
     Where the texts hold many mistakes, each round corrects some, and stability rises. Where they
@@ -299,7 +302,7 @@ def _learn_texts(
     folder: Path,
     images: LabelledImages,
     number: int,
-    advance: Advance,
+    advance: OnStep,
     *,
     first: _Round | None = None,
 ) -> _Round:
@@ -308,9 +311,9 @@ def _learn_texts(
     rounds, each = config.distillation.rounds, config.distillation.steps_of(config.scheme.classes)
     steps = each if first is None else each * (rounds - 1)
     changes = {"steps": steps, "batch_size": config.distillation.batch_size, "images": "raw"}
-    settings = config.reader.model_copy(update=changes)
+    settings = config.recognizer.model_copy(update=changes)
     seed = data.seed + _SEEDS * number
-    result = train_reader(
+    result = train_recognizer(
         labelled_batches(
             images,
             data.background(),
@@ -320,7 +323,7 @@ def _learn_texts(
             rank=fabric.global_rank,
             processes=fabric.world_size,
         ),
-        reader_architecture(config),
+        recognizer_architecture(config),
         settings,
         TrainingSession(
             folder / f"round-{number + 1}",
@@ -349,15 +352,15 @@ def specialization_flops(config: RunConfig, unsure: float = 0.0) -> int:
 def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
     """Floating-point operations of the distillation."""
     settings = config.distillation
-    each = count_flops(reader_architecture(config), settings.batch_size, backward=True)
+    each = count_flops(recognizer_architecture(config), settings.batch_size, backward=True)
     return each * settings.steps_of(config.scheme.classes) * settings.rounds
 
 
 def _with_ids(texts: Mapping[str, str], scheme: Scheme) -> dict[str, list[int]]:
     """Class ids (L,) of the texts that fit the scheme, by the names of their images."""
-    fewest = scheme.shortest or scheme.length
+    fewest = scheme.min_length
     return {
         name: scheme.encode(text)
         for name, text in texts.items()
-        if fewest <= len(text) <= scheme.length
+        if fewest <= len(text) <= scheme.max_length
     }

@@ -11,31 +11,30 @@ from simgan_captcha.calibration.scout import scout_objective, without_pose
 from simgan_captcha.data.background import Background
 from simgan_captcha.generalist.network import features_of_ink, load_generalist
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.pipeline.cost import label_check_flops, reader_architecture
-from simgan_captcha.pipeline.graph import Advance
+from simgan_captcha.pipeline.cost import label_check_flops, recognizer_architecture
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import READER
-from simgan_captcha.recognizer.adapt import adapt_reader
-from simgan_captcha.recognizer.decode import save_reader
-from simgan_captcha.recognizer.network import AttentionReader, logits_of
+from simgan_captcha.recognizer.adapt import adapt_recognizer
+from simgan_captcha.recognizer.decode import save_recognizer
+from simgan_captcha.recognizer.network import AttentionRecognizer, logits_of
 from simgan_captcha.recognizer.train import (
-    ReaderResult,
+    TrainedRecognizer,
     TrainingSession,
     character_objective,
     count_flops,
     seeded_dropout,
-    train_reader,
+    train_recognizer,
 )
 from simgan_captcha.simgan import (
     Features,
-    Recogniser,
+    Recognizer,
     Refiner,
     count_forward_flops,
     load_refiner,
     train_refiner,
 )
-from simgan_captcha.types import GreyImages
+from simgan_captcha.types import GreyImages, OnStep
 
 REFINER = "refiner.safetensors"
 
@@ -44,15 +43,15 @@ _WITNESS, _REFINE, _READ, _ADAPT = range(1, 5)
 
 
 @torch.no_grad()
-def label_agreement(recogniser: Recogniser, synthetic: Tensor, refined: Tensor) -> float:
+def label_agreement(recognizer: Recognizer, synthetic: Tensor, refined: Tensor) -> float:
     """The share of images (B, C, H, W) whose text is read the same after refining."""
-    before, after = (recogniser(images).argmax(-1) for images in (synthetic, refined))
+    before, after = (recognizer(images).argmax(-1) for images in (synthetic, refined))
     return float((before == after).all(-1).float().mean())
 
 
-def ink_recogniser(
+def ink_recognizer(
     reader: nn.Module, background: Background, images: GreyImages, device: torch.device
-) -> Recogniser:
+) -> Recognizer:
     """Freeze a recognizer, and return it as a function from ink (B, 1, H, W) to logits (B, L, K).
 
     Args:
@@ -64,10 +63,10 @@ def ink_recogniser(
     reader.requires_grad_(False).to(device)
     mask = torch.from_numpy(background.normalise(images[:1]))[:, 1:].to(device)
 
-    def recognise(ink: Tensor) -> Tensor:
+    def recognize(ink: Tensor) -> Tensor:
         return logits_of(reader(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1)))
 
-    return recognise
+    return recognize
 
 
 def ink_features(
@@ -75,33 +74,33 @@ def ink_features(
 ) -> Features:
     """Freeze a recognizer, and return its feature maps as a function of ink (B, 1, H, W).
 
-    The arguments are those of `ink_recogniser`.
+    The arguments are those of `ink_recognizer`.
     """
-    assert isinstance(reader, AttentionReader)  # `RunConfig` requires it
+    assert isinstance(reader, AttentionRecognizer)  # `RunConfig` requires it
     reader.requires_grad_(False).to(device)
     mask = torch.from_numpy(background.normalise(images[:1]))[:, 1:].to(device)
     return lambda ink: reader.feature_maps(torch.cat([ink, mask.expand(len(ink), -1, -1, -1)], 1))
 
 
 def _features(data: RunData) -> Features | None:
-    """The network for ``simgan.features``: the generalist if the run uses it, else the witness."""
+    """The network for ``simgan.features``: the generalist, or the label checker without it."""
     if not data.config.simgan.features:
         return None
     device = data.fabric.device
     if not data.config.begins_pretrained:
-        return ink_features(data.witness(), data.background(), data.images, device)
+        return ink_features(data.label_checker(), data.background(), data.images, device)
     network, _ = load_generalist(shipped("generalist.safetensors"))
     return features_of_ink(network.to(device))
 
 
-def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
-    """Train the refiner. A witness recognizer measures whether refining keeps the text."""
+def refine(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
+    """Train the refiner. A frozen recognizer measures whether refining keeps the text."""
     settings, flops, images = data.config.simgan, 0, 0
     files: tuple[str, ...] = (REFINER,)
     if not data.config.calibrates:
-        witness = _train_witness(data, folder / "witness", advance)
-        flops, images = witness.flops, witness.images
-        files += (f"witness/{READER}",)  # the training of the recognizer starts with it
+        checker = _train_label_checker(data, folder / "label_check", advance)
+        flops, images = checker.flops, checker.images
+        files += (f"label_check/{READER}",)  # the training of the recognizer starts with it
     size = settings.batch_size
 
     def synthetic(first: int) -> Iterator[Tensor]:
@@ -110,7 +109,9 @@ def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     def real(first: int) -> Iterator[Tensor]:
         return (images[:, :1] for images in data.real(size, first))
 
-    recogniser = ink_recogniser(data.witness(), data.background(), data.images, data.fabric.device)
+    recognizer = ink_recognizer(
+        data.label_checker(), data.background(), data.images, data.fabric.device
+    )
     result = train_refiner(
         synthetic=synthetic,
         real=real,
@@ -120,8 +121,8 @@ def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
         settings=settings,
         on_step=advance,
         warn=data.warn,
-        label_agreement=partial(label_agreement, recogniser),
-        recogniser=recogniser,
+        label_agreement=partial(label_agreement, recognizer),
+        recognizer=recognizer,
         features=_features(data),
     )
     if settings.consistency:
@@ -134,9 +135,9 @@ def refine(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     )
 
 
-def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def read(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Train the recognizer on synthetic images, raw or refined."""
-    config, settings = data.config, data.config.reader
+    config, settings = data.config, data.config.recognizer
     refiner: Refiner | None = None
     if config.refines:
         refiner = load_refiner(data.run / "refine" / REFINER)
@@ -144,14 +145,14 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     starts_trained = settings.kind == "attention" and (config.calibrates or config.refines)
     # Synthetic images have known letter positions; predicting them too makes training faster.
     posed = config.reads_poses
-    result = train_reader(
+    result = train_recognizer(
         lambda first: _refined(
             data, refiner, data.synthetic(_READ, settings.batch_size, first, posed=posed), first
         ),
-        reader_architecture(config, pose=posed),
+        recognizer_architecture(config, pose=posed),
         settings,
         TrainingSession(folder, data.fabric, data.seed, advance),
-        initial=data.witness() if starts_trained else None,
+        initial=data.label_checker() if starts_trained else None,
         objective=scout_objective if posed else character_objective,
     )
     refining = (
@@ -160,17 +161,17 @@ def read(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
     return _save_recognizer(data, folder, result, refining)
 
 
-def adapt(data: RunData, folder: Path, advance: Advance) -> StageOutcome:
+def adapt(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Self-train the recognizer on the real images and raw synthetic ones."""
     settings = data.config.adaptation
-    result = adapt_reader(
+    result = adapt_recognizer(
         data.recognizer("read"),
-        reader_architecture(data.config),
+        recognizer_architecture(data.config),
         lambda first: data.real(settings.batch_size, first),
         lambda first: data.synthetic(_ADAPT, settings.synthetic_batch_size, first),
         settings,
         TrainingSession(folder, data.fabric, data.seed, advance),
-        absent=data.config.scheme.absent,
+        blank=data.config.scheme.blank,
     )
     return _save_recognizer(data, folder, result, 0)
 
@@ -188,27 +189,27 @@ def _refined(
         yield normalised, ids
 
 
-def _train_witness(data: RunData, folder: Path, advance: Advance) -> ReaderResult:
-    settings = data.config.brief_training(data.config.witness_steps)
-    architecture = reader_architecture(data.config)
-    result = train_reader(
+def _train_label_checker(data: RunData, folder: Path, advance: OnStep) -> TrainedRecognizer:
+    settings = data.config.brief_training(data.config.label_check_steps)
+    architecture = recognizer_architecture(data.config)
+    result = train_recognizer(
         lambda first: data.synthetic(_WITNESS, settings.batch_size, first),
         architecture,
         settings,
         TrainingSession(folder, data.fabric, data.seed, advance),
     )
     if data.fabric.is_global_zero:
-        save_reader(folder / READER, result.reader, architecture)
+        save_recognizer(folder / READER, result.reader, architecture)
     data.fabric.barrier()  # all processes read the file that the first one wrote
     return result
 
 
 def _save_recognizer(
-    data: RunData, folder: Path, result: ReaderResult, extra_flops: int
+    data: RunData, folder: Path, result: TrainedRecognizer, extra_flops: int
 ) -> StageOutcome:
-    architecture = reader_architecture(data.config)
+    architecture = recognizer_architecture(data.config)
     if data.fabric.is_global_zero:
-        save_reader(folder / READER, without_pose(result.reader, architecture), architecture)
+        save_recognizer(folder / READER, without_pose(result.reader, architecture), architecture)
     multiply_adds = count_flops(architecture, 1, backward=False) / 2
     return StageOutcome(
         (READER,),

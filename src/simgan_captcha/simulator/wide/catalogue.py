@@ -3,8 +3,8 @@
     python -m simgan_captcha.simulator.wide.catalogue fonts.tsv --hold-back families.txt
 
 The list, not the fonts, is part of the repository. A font is taken if it draws all 62 Latin letters
-and digits, looks like other fonts' letters (icon fonts do not), and draws them differently from
-every font taken before.
+and digits, and its letters look like those of other fonts (those of icon fonts do not). It must
+also differ from every font taken before.
 """
 
 import argparse

@@ -271,7 +271,7 @@ _FIELD = np.random.default_rng(0).standard_normal(1 << 18).astype(np.float32)
 
 
 def _grain(H: int, W: int, noise: np.random.Generator) -> Floats:
-    """(H, W) Gaussian noise: a window on one field, as drawing it anew takes too long."""
+    """(H, W) Gaussian noise: a window on one field, because drawing a new field takes too long."""
     start = int(noise.integers(len(_FIELD)))
     return np.take(_FIELD, range(start, start + H * W), mode="wrap").reshape(H, W)
 

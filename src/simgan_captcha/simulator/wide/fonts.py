@@ -78,8 +78,9 @@ class FontShelf:
             smooth: Whether edges are antialiased.
 
         Returns:
-            Coverage (h, w), 0 to 255; the point (x, y) in it that is placed, which is the middle of
-            the advance width, half a capital's height above the baseline; the advance in pixels.
+            Coverage (h, w), 0 to 255; the reference point (x, y) of the glyph; the advance in
+            pixels. The reference point is the middle of the advance width, half a capital's height
+            above the baseline.
         """
         return _glyph(self.entries[font].path, size, character, stroke, smooth)
 

@@ -40,9 +40,9 @@ class SchemeForm(BaseModel):
 
     alphabet: str
     """All characters that texts may contain."""
-    shortest: int
+    min_length: int
     """Number of characters in the shortest text."""
-    length: int
+    max_length: int
     """Number of characters in the longest text."""
     background: BackgroundKind
     ignore_case: bool
@@ -80,10 +80,10 @@ class Learning:
         scheme, preset = self._base()
         return SchemeForm(
             alphabet=scheme.alphabet,
-            shortest=scheme.shortest or scheme.length,
-            length=scheme.length,
+            min_length=scheme.min_length,
+            max_length=scheme.max_length,
             background=scheme.background,
-            ignore_case=any(map(_is_pair, scheme.alike)),
+            ignore_case=any(map(_is_pair, scheme.equivalents)),
             preset="cpu" if preset == "cpu" else "quick",
         )
 
@@ -148,7 +148,7 @@ def _corrected(scheme: Scheme, form: SchemeForm, look: "FirstLook") -> Scheme:
         ConfigError: A value is not allowed in a scheme.
     """
     values = scheme.model_dump()
-    alphabet, alike = form.alphabet, [group for group in scheme.alike if not _is_pair(group)]
+    alphabet, alike = form.alphabet, [group for group in scheme.equivalents if not _is_pair(group)]
     if form.ignore_case:
         small = [c.lower() if _is_pair(c.lower() + c) else c for c in alphabet]
         alphabet = "".join(dict.fromkeys(small))
@@ -161,9 +161,8 @@ def _corrected(scheme: Scheme, form: SchemeForm, look: "FirstLook") -> Scheme:
         values |= {"width": width, "height": height}
     values |= {
         "alphabet": alphabet,
-        "alike": tuple(alike),
-        "length": form.length,
-        "shortest": form.shortest if form.shortest != form.length else None,
+        "equivalents": tuple(alike),
+        "length": (form.min_length, form.max_length),
         "background": form.background,
     }
     return check_scheme(values)
