@@ -21,6 +21,11 @@ Length = int | tuple[int, int]
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
 
+MAX_PIXELS = 4_000_000
+"""Largest area of an image; larger ones are not decoded, see `data.pictures`."""
+_NARROWEST = 2
+"""Least width of a character in pixels."""
+
 
 class Scheme(BaseModel):
     """Alphabet, length and image size of one captcha family.
@@ -120,6 +125,20 @@ class Scheme(BaseModel):
             raise ValueError(
                 f"expected the shortest text to have at most length={self.length} characters, got "
                 f"{self.shortest}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_text(self) -> "Scheme":
+        if self.width < _NARROWEST * self.length:
+            raise ValueError(
+                f"expected at least {_NARROWEST} pixels of width for each character, got "
+                f"{self.width} pixels for {self.length} characters; correct width or length"
+            )
+        if self.width * self.height > MAX_PIXELS:
+            raise ValueError(
+                f"expected at most {MAX_PIXELS} pixels, got {self.width}x{self.height}; give a "
+                "smaller width and height"
             )
         return self
 

@@ -64,7 +64,7 @@ def of_scheme(**change: Any) -> dict[str, Any]:
         ("null", "JSON object"),
         (of_scheme(alphabet="abc"), "distinguishes 4 classes, its scheme has 3"),
         (of_scheme(alphabet="abc123"), "distinguishes 4 classes, its scheme has 6"),
-        (of_scheme(length=64), "its scheme needs"),
+        (of_scheme(length=24), "its scheme needs"),
         (of_scheme(width=50), "its scheme needs"),
         (of_scheme(length=True), "holds no scheme"),
         ({**DESCRIBED, "images": [1]}, "no ranges of its images"),
