@@ -14,6 +14,7 @@ from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run_folder import READINGS
 from tests.commands import COMMAND, command, kill_when, real_command
 from tests.data.misbehaving_server import MisbehavingServer
+from tests.fuzz import fuzz
 from tests.small_run import draw_captchas, pipeline, run_arguments, write_challenges
 
 TINY = ("recognizer.images=raw", "adaptation.steps=0", "recognizer.steps=40")
@@ -98,6 +99,18 @@ def test_json_of_others_gives_one_line(run: Path, tmp_path: Path, name: str, con
         {"deep": '{"a": ' + "[" * 100_000, "list": "[1]", "lacks": "{}"}[content]
     )
     command("read", run, image).error(1, "expected")
+
+
+# The server closes connections in the middle of uploads, and Python then closes their files.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_changed_input_gives_a_traceback(run: Path, tmp_path: Path) -> None:
+    """A few of the cases of `tests.fuzz`, of every kind."""
+    (tmp_path / "files").mkdir()
+    counts, failures = fuzz(run, tmp_path / "files", cases=120)
+    assert not failures, failures
+    assert len(counts) == 13
+    assert sum(counts.values()) >= 100
 
 
 # Names, standard input, terminals

@@ -50,6 +50,8 @@ def test_the_characters_an_alphabet_lacks_are_named() -> None:
         ({"width": 7}, "greater than or equal to 8"),
         ({"height": 5000}, "less than or equal to 4096"),
         ({"colour": "red"}, "Extra inputs"),
+        ({"length": 51}, "at least 2 pixels of width for each character, got 100 pixels for 51"),
+        ({"width": 2001, "height": 2000}, "at most 4000000 pixels, got 2001x2000"),
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:

@@ -26,6 +26,11 @@ MOST_CHARACTERS = 64
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
 
+MAX_PIXELS = 4_000_000
+"""Largest area of an image; larger ones are not decoded, see `data.pictures`."""
+_NARROWEST = 2
+"""Least width of a character in pixels."""
+
 
 class Scheme(BaseModel):
     """Alphabet, length and image size of one captcha family.
@@ -130,6 +135,20 @@ class Scheme(BaseModel):
                     f"equivalents: expected the first of {group!r} in the alphabet and none of the "
                     "others; each is read as the first"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_text(self) -> "Scheme":
+        if self.width < _NARROWEST * self.max_length:
+            raise ValueError(
+                f"expected at least {_NARROWEST} pixels of width for each character, got "
+                f"{self.width} pixels for {self.max_length} characters; correct width or length"
+            )
+        if self.width * self.height > MAX_PIXELS:
+            raise ValueError(
+                f"expected at most {MAX_PIXELS} pixels, got {self.width}x{self.height}; give a "
+                "smaller width and height"
+            )
         return self
 
     @staticmethod

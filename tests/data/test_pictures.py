@@ -29,6 +29,7 @@ from simgan_captcha.data.pictures import (
 from simgan_captcha.errors import ImageError
 from simgan_captcha.generalist.reader import open_source
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Source, Unreadable
+from simgan_captcha.scheme import MAX_PIXELS as LARGEST_SCHEME
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
 
@@ -335,3 +336,7 @@ def test_formats_are_detected_by_their_first_bytes() -> None:
     assert kind_of(b'{"images": []}') == "JSON"
     assert kind_of("Grüße".encode()[:3]) == "text"
     assert isinstance(open_picture(np.zeros((3, 4), np.bool_)), Picture)
+
+
+def test_a_scheme_is_not_larger_than_what_is_decoded() -> None:
+    assert LARGEST_SCHEME == MAX_PIXELS

@@ -75,7 +75,7 @@ def of_scheme(**change: Any) -> dict[str, Any]:
         ("null", "JSON object"),
         (of_scheme(alphabet="abc"), "its scheme needs"),
         (of_scheme(alphabet="abc123"), "its scheme needs"),
-        (of_scheme(length=64), "its scheme needs"),
+        (of_scheme(length=24), "its scheme needs"),
         (of_scheme(width=50), "its scheme needs"),
         (of_scheme(length=True), "holds no scheme"),
         ({**DESCRIBED, "images": [1]}, "no ranges of its images"),

@@ -42,11 +42,19 @@ def test_standard_input_accepts_images_of_all_formats(kind: str) -> None:
         (b"\x7fELF\x02\x01\x01\0\0\0", "got bytes of an unknown format"),
         (b"PK\x03\x04\0\0", "got a zip"),
         (b"a.jpg\0b.jpg\0", "got bytes of an unknown format"),
+        (b"RIFF\x10\x91\xc3\x02 no NUL among them", "got bytes of an unknown format"),
     ],
 )
 def test_other_standard_input_is_an_error(data: bytes, got: str) -> None:
     with pytest.raises(UsageError, match=rf"one file name per line, from standard input, {got}"):
         from_stdin(data)
+
+
+def test_names_on_standard_input_may_hold_any_bytes_of_text() -> None:
+    assert from_stdin(b"caf\xe9.jpg\n\xff\xfe\t.png\r\n") == [
+        Path("caf\udce9.jpg"),
+        Path("\udcff\udcfe\t.png"),
+    ]
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])

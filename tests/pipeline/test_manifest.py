@@ -224,6 +224,14 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"\.lock"), locked(tmp_path):
+        raise AssertionError("locked")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 def test_an_error_releases_the_lock(tmp_path: Path) -> None:
     def fail() -> None:
         with locked(tmp_path):

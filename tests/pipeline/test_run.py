@@ -303,11 +303,46 @@ def test_other_challenges_or_another_user_need_another_folder(
     run: Path, tmp_path: Path, challenges: Path
 ) -> None:
     before = times(run)
-    with pytest.raises(UsageError, match=r"is a run on challenges .*batches, got .*other"):
+    with pytest.raises(UsageError, match=r"is a run on the images of .*batches, got .*other"):
         pipeline(run, tmp_path / "other")
+    write_challenges(tmp_path / "fewer", CAPTCHAS[:-3])
+    with pytest.raises(UsageError, match=r"got .*fewer, which lacks 3 of its 240 images"):
+        pipeline(run, tmp_path / "fewer")
     with pytest.raises(UsageError, match=rf"is a run on user {USER}, got nobody"):
         pipeline(run, challenges, user="nobody")
     assert times(run) == before
+
+
+@pytest.mark.parametrize("where", ["the same folder", "a new folder"])
+def test_a_run_continues_after_its_images_were_moved(
+    run: Path, tmp_path: Path, challenges: Path, where: str
+) -> None:
+    """The images are moved after the run, or before it was finished. All are in its store."""
+    expected = load_readings(run / READINGS)
+    shutil.rmtree(run / "readings")
+    shutil.copytree(challenges, tmp_path / "before")
+    recorded = json.loads((run / RUN).read_text())
+    (run / RUN).write_text(json.dumps({**recorded, "challenges": str(tmp_path / "before")}))
+    (tmp_path / "before").rename(tmp_path / "after")
+    place = tmp_path / ("before" if where == "the same folder" else "after")
+    before, listener = times(run), Listener()
+    assert pipeline(run, place, progress=listener.progress) == expected
+    kept = [stage for stage in before if stage not in ("store", "readings")]
+    assert all(times(run)[stage] == before[stage] for stage in kept)
+    assert json.loads((run / RUN).read_text())["challenges"] == str(place)
+    said = "is no longer there: the run continues with its 240 stored images"
+    assert (said in listener.text) == (where == "the same folder")
+
+
+def test_images_that_are_gone_before_all_were_stored_are_an_error(
+    run: Path, tmp_path: Path, challenges: Path
+) -> None:
+    recorded = json.loads((run / RUN).read_text())
+    (run / RUN).write_text(json.dumps({**recorded, "challenges": str(tmp_path / "gone")}))
+    (run / "store" / "ingest.json").unlink()
+    with pytest.raises(UsageError, match="gone, which does not exist; correct the path"):
+        pipeline(run, tmp_path / "gone")
+    assert pipeline(run, challenges)
 
 
 def test_two_seeds_are_two_runs(run: Path, challenges: Path) -> None:

@@ -202,6 +202,10 @@ class CaptchaStore:
         rows.sort()
         return StoredCaptchas([name for _, name, _ in rows], [image for _, _, image in rows])
 
+    def digests(self) -> set[str]:
+        """SHA-256 (hex) of all images."""
+        return set(self._sha256.values())
+
     def content_hash(self) -> str:
         """SHA-256 (hex) of the sorted SHA-256 of all images, which ignores names and order."""
         return hashlib.sha256("\n".join(sorted(self._sha256.values())).encode()).hexdigest()

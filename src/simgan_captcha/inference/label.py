@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simgan_captcha.errors import RunError, StoreError
 from simgan_captcha.inference.partitions import (
+    BYTES,
     IMAGE,
     NAME,
     Partition,
@@ -82,22 +84,32 @@ def _images(partition: Partition) -> Iterator[NamedImage]:
 
 def _rows(partition: Partition) -> Iterator[NamedImage]:
     at = partition.place
-    with at.filesystem.open_input_file(at.path) as opened, pq.ParquetFile(opened) as file:
+    with (
+        at.filesystem.open_input_file(at.path) as opened,
+        pq.ParquetFile(opened, page_checksum_verification=True) as file,
+    ):
         names = [NAME] if NAME in file.schema_arrow.names else []
         batches = file.iter_batches(
             _BATCH, range(partition.first, partition.stop), columns=[IMAGE, *names]
         )
         row = partition.first_row
         for batch in batches:
-            images = batch.column(IMAGE)
-            called = batch.column(NAME) if names else pa.nulls(len(images))
+            images = _as_bytes(batch.column(IMAGE))
+            called = _as_bytes(batch.column(NAME)) if names else [None] * len(images)
             for image, name in zip(images, called, strict=True):
                 # Parquet does not ensure that text is valid UTF-8.
-                called_as = name.as_buffer().to_pybytes() if name.is_valid and names else b""
-                yield NamedImage(
-                    called_as.decode(errors="backslashreplace") or str(row), image.as_py() or b""
-                )
+                called_as = (name or b"").decode(errors="backslashreplace")
+                yield NamedImage(called_as or str(row), image or b"")
                 row += 1
+
+
+def _as_bytes(column: pa.Array) -> list[bytes | None]:
+    """The values of a column that `partitions` accepts as images or names."""
+    if pa.types.is_struct(column.type):
+        column = pc.struct_field(column, BYTES)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return list(column.cast(pa.large_binary()).to_pylist())
 
 
 def label_here(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:

@@ -28,6 +28,8 @@ from simgan_captcha.errors import StoreError, UsageError
 MANIFEST, READER = "_labelling.json", "_reader.onnx"
 IMAGE, NAME = "image", "name"
 """Columns of an input file: encoded images, and optional names."""
+BYTES = "bytes"
+"""Field of the encoded image in a column of structs, as Hugging Face's ``datasets`` writes it."""
 
 _FOOTER = 65_536  # bytes at the end of a file, for a fingerprint of its footer
 _ROWS = 10_000
@@ -171,9 +173,15 @@ def _cut(given: str, at: Place) -> Iterator[Partition]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"expected a Parquet file at {source}, got {error}") from None
     fingerprint = hashlib.sha256(about).hexdigest()[:16]
+    for name in (IMAGE, NAME):
+        if (count := columns.names.count(name)) > 1:
+            raise UsageError(
+                f"expected one column {name!r} in {source}, got {count}; rename the others"
+            )
     if IMAGE not in columns.names or not _is_bytes(columns.field(IMAGE).type):
         raise UsageError(
-            f"expected a column {IMAGE!r} of encoded images (binary) in {source}, its columns are "
+            f"expected a column {IMAGE!r} of encoded images (binary, or structs with binary "
+            f"{BYTES!r}) in {source}, its columns are "
             f"{', '.join(f'{field.name} ({field.type})' for field in columns)}"
         )
     if NAME in columns.names and not _is_text(columns.field(NAME).type):
@@ -190,13 +198,26 @@ def _cut(given: str, at: Place) -> Iterator[Partition]:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        return [_is_bytes(field.type) for field in fields if field.name == BYTES] == [True]
+    kind = _of_dictionary(kind)
+    return any(is_kind(kind) for is_kind in _BYTES)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-    )
+    kind = _of_dictionary(kind)
+    return any(is_kind(kind) for is_kind in _TEXT)
+
+
+def _of_dictionary(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+_TEXT = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null,
+)  # fmt: skip
 
 
 def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list[Partition]:

@@ -1,6 +1,7 @@
 """Sources of images to read: files, folders, captcha stores and standard input."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -15,6 +16,8 @@ from simgan_captcha.extras import needing
 from simgan_captcha.inference.reader import NamedImage, Unreadable
 
 _LONGEST_NAME = 65_536
+_BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
+"""Pattern of control characters that no text has. A list may hold names that are not UTF-8."""
 
 Given = Path | NamedImage | Unreadable
 
@@ -56,7 +59,7 @@ def _given(stream: BinaryIO) -> Iterator[Given]:
     if kind in IMAGES:
         yield NamedImage("-", first + stream.read(MAX_BYTES))
         return
-    if kind == "empty" or b"\0" in first:
+    if kind == "empty" or _BINARY.search(first):
         raise UsageError(
             f"expected an image ({', '.join(IMAGES)}), or one file name per line, from "
             f"standard input, got {'nothing' if kind == 'empty' else kind_in_words(kind)}"

@@ -1,5 +1,6 @@
 """The record of a run, and the paths of its results. This module needs no torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha._version import FORMAT
-from simgan_captcha.addresses import without_password
+from simgan_captcha.addresses import is_url, without_password
 from simgan_captcha.atomic import write_json
 from simgan_captcha.config.settings import RunConfig, load_config, resolve_config
+from simgan_captcha.data.folder import find_images, read_found
 from simgan_captcha.documents import read_object, require_shape
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.pipeline.estimate import Estimate
@@ -76,7 +78,7 @@ class Request:
         """Write ``run.json``, before the first stage.
 
         Raises:
-            UsageError: The folder holds captchas of other challenges or of another user.
+            UsageError: The folder holds captchas of another place or of another user.
         """
         config = self.config().model_dump(mode="json")
         scheme = self.scheme
@@ -150,18 +152,47 @@ def record_run(run: Path, **about: Any) -> None:
             ``settings``, ``given_scheme``, ``scheme``, ``config``; JSON.
 
     Raises:
-        UsageError: The folder holds captchas of other challenges or of another user.
+        UsageError: The folder holds captchas of another place or of another user.
     """
     # As long as nothing is stored, a mistyped address can still be corrected.
     if (run / RUN).exists() and any((run / STORE).glob("part-*.parquet")):
         recorded = read_run(run)
-        for key in ("challenges", "user"):
-            if recorded[key] != about[key]:
-                raise UsageError(
-                    f"{run} is a run on {key} {recorded[key]}, got {about[key]}; "
-                    "choose another folder, or give the same value"
-                )
+        if recorded["challenges"] != about["challenges"]:
+            _require_same_images(run, recorded["challenges"], about)
+        if recorded["user"] != about["user"]:
+            raise UsageError(
+                f"{run} is a run on user {recorded['user']}, got {about['user']}; "
+                "choose another folder, or give the same value"
+            )
     write_json(run / RUN, {"format": FORMAT, **about})
+
+
+def _require_same_images(run: Path, before: str, about: Mapping[str, Any]) -> None:
+    """Check that another place holds every stored image of a run, as a moved folder does.
+
+    Raises:
+        UsageError: It does not.
+    """
+    # Imports pyarrow, which reading does without.
+    from simgan_captcha.data.store import CaptchaStore
+
+    place = about["challenges"]
+    says = f"{run} is a run on the images of {before}, got {place}"
+    folder = Path(place).expanduser()
+    if is_url(place) or not folder.exists():
+        raise UsageError(f"{says}; choose another folder for the run, or give the same value")
+    found = find_images(folder, recursive=about["config"]["download"]["recursive"])
+    stored = CaptchaStore(run / STORE).digests()
+    missing = stored - {
+        hashlib.sha256(image).hexdigest()
+        for _, image in read_found(found)
+        if isinstance(image, bytes)
+    }
+    if missing:
+        raise UsageError(
+            f"{says}, which lacks {len(missing)} of its {len(stored)} images; choose another "
+            "folder for the run, or give the folder that these images were moved to"
+        )
 
 
 def read_run(run: Path) -> dict[str, Any]:

@@ -143,6 +143,59 @@ def test_an_error_leaves_no_part(model: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == [MANIFEST, READER]
 
 
+IMAGES = [*FILES[:5], None]
+NAMES = pa.array([f"n{number}" for number in range(6)])
+STRUCTS = pa.array(
+    [None if data is None else {"bytes": data, "path": "a.jpg"} for data in IMAGES],
+    pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (STRUCTS, NAMES),
+        (pa.array(IMAGES).dictionary_encode(), NAMES.dictionary_encode()),
+        (pa.array(IMAGES, pa.large_binary()), NAMES.cast(pa.large_string())),
+        (pa.array(IMAGES).cast(pa.binary_view()), NAMES.cast(pa.string_view())),
+    ],
+)
+def test_columns_of_other_programs_are_read(
+    model: Path, tmp_path: Path, images: pa.Array, names: pa.Array
+) -> None:
+    """Structs are what Hugging Face's ``datasets`` writes."""
+    path, out = tmp_path / "a.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"image": images, "name": names}), path)
+    label(model, out, path)
+    expected = [
+        None if isinstance(read, Unreadable) else read.text
+        for read in Reader(model).read([data or b"" for data in IMAGES])
+    ]
+    found = labels(out)
+    assert [row["text"] for row in found] == expected
+    assert [row["name"] for row in found] == NAMES.to_pylist()
+
+
+def test_one_changed_bit_of_a_page_is_detected(model: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.parquet", tmp_path / "out"
+    table = pa.table({"image": FILES[:9]})
+    pq.write_table(table, path, write_page_checksum=True, use_dictionary=False, compression="none")
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(FILES[4]) + 30] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"could not read them .*CRC"):
+        label(model, out, path)
+
+
+def twice(path: Path) -> None:
+    images = pa.array([b"x"])
+    pq.write_table(pa.Table.from_arrays([images, images], names=["image", "image"]), path)
+
+
+def struct_of_paths(path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([{"path": "a.jpg"}])}), path)
+
+
 def other_columns(path: Path) -> None:
     pq.write_table(pa.table({"picture": [b"x"]}), path)
 
@@ -164,6 +217,8 @@ def no_parquet(path: Path) -> None:
     [
         (other_columns, UsageError, r"column 'image' of encoded images .* picture \(binary\)"),
         (text_images, UsageError, r"column 'image' .* image \(string\)"),
+        (twice, UsageError, "expected one column 'image' in .*, got 2; rename the others"),
+        (struct_of_paths, UsageError, r"column 'image' .* image \(struct<path: string>\)"),
         (numbered, UsageError, "text in the column 'name' .* int64"),
         (no_parquet, StoreError, "expected a Parquet file at"),
         (Path.mkdir, UsageError, "expected Parquet files in .*, found none"),

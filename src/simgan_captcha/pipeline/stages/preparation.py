@@ -7,15 +7,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from simgan_captcha.addresses import is_url
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.data.background import estimate_background, plain_background
 from simgan_captcha.data.foreground import INK
 from simgan_captcha.data.images import encode_png
-from simgan_captcha.data.ingest import ingest, ingest_warnings
+from simgan_captcha.data.ingest import IngestReport, ingest, ingest_warnings
+from simgan_captcha.data.store import CaptchaStore
+from simgan_captcha.documents import read_object
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import BACKGROUND
+from simgan_captcha.shown import without_home
 from simgan_captcha.types import GreyImages, OnStep
+
+INGEST = "ingest.json"
+"""Counts of the images of the run, in the folder of the stage."""
 
 _STREAM = 5  # random stream of the sample
 _DRAWN = 500
@@ -23,7 +30,12 @@ _DRAWN = 500
 
 
 def store(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
-    """Download or copy images that the store does not have; nothing is removed."""
+    """Download or copy images that the store does not have; nothing is removed.
+
+    A folder that is gone is no error, if all its images were stored before.
+    """
+    if gone := _stored_before(data, folder):
+        return gone
     report = ingest(
         data.challenges,
         folder,
@@ -33,12 +45,29 @@ def store(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         settings=data.config.download,
         on_progress=lambda done, total, images: advance(done, total, {"images": images}),
     )
-    write_json(folder / "ingest.json", dataclasses.asdict(report))
+    write_json(folder / INGEST, dataclasses.asdict(report))
     warnings = ingest_warnings(report)
     for warning in warnings:
         data.warn(warning)
     result = {**dataclasses.asdict(report), "warnings": warnings}
-    return StageOutcome((), result, images=report.images_stored)
+    return StageOutcome((), result, images=report.images_stored + report.duplicates)
+
+
+def _stored_before(data: RunData, folder: Path) -> StageOutcome | None:
+    """The outcome of an earlier run, if the folder of images is no longer there."""
+    if is_url(data.challenges) or Path(data.challenges).exists():
+        return None
+    try:
+        report = IngestReport(**read_object(folder / INGEST))
+    except (OSError, ValueError, TypeError):
+        return None
+    count = len(CaptchaStore(folder))
+    warning = (
+        f"{without_home(data.challenges)} is no longer there: the run continues with its {count} "
+        "stored images; if the folder has moved, give --images or --challenges with its new place"
+    )
+    data.warn(warning)
+    return StageOutcome((), {**dataclasses.asdict(report), "warnings": [warning]}, images=count)
 
 
 def background(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
