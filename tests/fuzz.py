@@ -327,7 +327,7 @@ class _Inputs:
             with contextlib.suppress(SimganCaptchaError):
                 read_run(self.copy)
             reader, background, config = load_run_reader(self.copy)
-            recognise = _recogniser(reader, background)
+            recognize = _recognizer(reader, background)
             ImageReader(config.scheme, recognise, threads=1).read([_captcha()])
         finally:
             path.write_bytes(before)
@@ -398,10 +398,10 @@ class _Inputs:
         assert b"Traceback" not in answer
 
 
-def _recogniser(reader: Any, background: Background) -> Any:
-    from simgan_captcha.recognizer.decode import recogniser
+def _recognizer(reader: Any, background: Background) -> Any:
+    from simgan_captcha.recognizer.decode import recognizer
 
-    return recogniser(reader, background)
+    return recognizer(reader, background)
 
 
 # Cases
