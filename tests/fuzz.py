@@ -328,7 +328,7 @@ class _Inputs:
                 read_run(self.copy)
             reader, background, config = load_run_reader(self.copy)
             recognize = _recognizer(reader, background)
-            ImageReader(config.scheme, recognise, threads=1).read([_captcha()])
+            ImageReader(config.scheme, recognize, threads=1).read([_captcha()])
         finally:
             path.write_bytes(before)
 
