@@ -100,7 +100,8 @@ def learned(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         estimate = run.estimate
         stages = manifests(run.folder)
         diagnosis, flops = read_diagnosis(run.folder), training_flops(run.folder)
-        specialized = read_object(run.folder / "specialize" / "pseudo_labels.json")
+        teaching = "specialize" if "specialize" in stages else "look"
+        specialized = read_object(run.folder / teaching / "pseudo_labels.json")
     teacher = [
         text.casefold() == truth[image]
         for image, text in zip(specialized["names"], specialized["texts"], strict=True)

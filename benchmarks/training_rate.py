@@ -41,11 +41,10 @@ from simgan_captcha.recognizer.train import (
 )
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.training.roofline import convolution_rate
 from simgan_captcha.training.streams import LabelledStream, synthetic_batches
 
 _STREAM = 70  # the number of the synthetic stream; runs use other numbers
-_CONVOLUTIONS = ((64, 32, 32), (64, 64, 32), (64, 64, 16), (64, 128, 16), (128, 48, 25))
-"""Images, input and output channels, and side length in pixels."""
 _DRAWN_BEFORE = 8
 _SETTLING = 3  # the number of first steps to leave out
 
@@ -104,7 +103,8 @@ def main() -> None:
     image_flops = count_flops(architecture, size, backward=True) / size
     rounds: list[dict[str, float]] = []
     for _ in range(options.rounds):
-        roofline = max(convolution_rate(*shape) for shape in _CONVOLUTIONS)
+        convolution_rate.cache_clear()
+        roofline = convolution_rate()
         with_simulator, without = rate(drawn), rate(lambda first: itertools.cycle(kept))
         rounds.append(
             {
@@ -146,19 +146,6 @@ def main() -> None:
             for name, of in stages.items()
         ],
     )
-
-
-def convolution_rate(images: int, channels: int, side: int) -> float:
-    """FLOP/s of a 3x3 convolution, forward and backward, the best of six times."""
-    layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    inputs = torch.randn(images, channels, side, side, requires_grad=True)
-    flops = 3 * 2 * images * channels * channels * 9 * side * side
-    best = float("inf")
-    for _ in range(6):
-        started = time.perf_counter()
-        layer(inputs).sum().backward()
-        best = min(best, time.perf_counter() - started)
-    return flops / best
 
 
 def shares(run: Path) -> dict[str, dict[str, Any]]:

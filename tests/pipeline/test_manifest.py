@@ -67,6 +67,8 @@ def test_the_manifest_is_complete(tmp_path: Path) -> None:
     assert manifest["files"] == {"made-1": file_hash(folder / "made-1")}
     assert manifest["result"] == {"loss": 0.5}
     assert 0 <= manifest["seconds"] < 5
+    assert 0 <= manifest["cpu_seconds"] < 5
+    assert manifest["convolution_gflops"] > 0
     assert manifest["versions"] == versions()
     assert manifest["machine"] == machine()
 
@@ -182,6 +184,7 @@ def test_seconds_of_a_killed_process_are_counted_too(tmp_path: Path) -> None:
 def test_a_damaged_stopwatch_starts_at_zero(tmp_path: Path, damage: str) -> None:
     (tmp_path / ELAPSED).write_text(damage)
     assert 0 <= Stopwatch(tmp_path).seconds() < 1
+    assert 0 <= Stopwatch(tmp_path).cpu_seconds() < 1
 
 
 def test_a_stopwatch_saves_every_few_seconds_only(
@@ -193,6 +196,13 @@ def test_a_stopwatch_saves_every_few_seconds_only(
     monkeypatch.setattr(stages, "ELAPSED_EVERY", 0.0)
     stopwatch.tick()
     assert json.loads((tmp_path / "new" / ELAPSED).read_text())["seconds"] >= 0
+
+
+def test_cpu_time_is_that_of_all_processes_of_a_stage(tmp_path: Path) -> None:
+    (tmp_path / ELAPSED).write_text('{"seconds": 9.0, "cpu_seconds": 7.0}')
+    stopwatch = Stopwatch(tmp_path)
+    assert 7 <= stopwatch.cpu_seconds() < 8
+    assert 9 <= stopwatch.seconds() < 10
 
 
 HOLD = """

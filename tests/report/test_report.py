@@ -91,6 +91,8 @@ def _manifest(run: Path, stage: str, **figures: object) -> None:
         "stage": stage,
         "seed": 1,
         "seconds": 30.0,
+        "cpu_seconds": 45.0,
+        "convolution_gflops": 120.0,
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "machine": "two test cores",
         "precision": "32-true",

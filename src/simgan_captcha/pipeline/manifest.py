@@ -117,27 +117,42 @@ def locked(run: Path) -> Iterator[None]:
 
 
 class Stopwatch:
-    """Time that a stage has taken, summed over interrupted and resumed processes."""
+    """Wall and CPU time of a stage, summed over interrupted and resumed processes.
+
+    The CPU time is that of the training process. It leaves out processes that draw images.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ELAPSED
-        try:
-            seconds = float(read_object(self._path)["seconds"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            seconds = 0.0
-        self._before = seconds if math.isfinite(seconds) else 0.0
+        self._before = _seconds_in(self._path, "seconds")
+        self._cpu_before = _seconds_in(self._path, "cpu_seconds")
         self._started = self._saved = time.monotonic()
+        self._cpu_started = time.process_time()
 
     def seconds(self) -> float:
         """Seconds so far."""
         return self._before + time.monotonic() - self._started
+
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU so far."""
+        return self._cpu_before + time.process_time() - self._cpu_started
 
     def tick(self) -> None:
         """Save the time every few seconds, so that a kill loses no more than that."""
         now = time.monotonic()
         if now - self._saved > ELAPSED_EVERY:
             self._saved = now
-            write_json(self._path, {"seconds": self.seconds()})
+            times = {"seconds": self.seconds(), "cpu_seconds": self.cpu_seconds()}
+            write_json(self._path, times)
+
+
+def _seconds_in(path: Path, key: str) -> float:
+    """A time in the file of a stopwatch; 0 if it is missing or damaged."""
+    try:
+        seconds = float(read_object(path)[key])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def run_stage(
@@ -251,12 +266,16 @@ def write_manifest(
     folder: Path, identity: Mapping[str, Any], stopwatch: Stopwatch, outcome: StageOutcome
 ) -> dict[str, Any]:
     """Write the manifest of a finished stage, and return it."""
+    from simgan_captcha.training.roofline import convolution_rate  # needs torch
+
     manifest = {
         "stage": folder.name,
         **identity,
         "versions": versions(),
         "machine": machine(),
         "seconds": round(stopwatch.seconds(), 2),
+        "cpu_seconds": round(stopwatch.cpu_seconds(), 2),
+        "convolution_gflops": round(convolution_rate() / 1e9, 1),
         "images": outcome.images,
         "training_flops": outcome.training_flops,
         "files": {name: file_hash(folder / name) for name in outcome.files},

@@ -51,7 +51,7 @@ from simgan_captcha.shown import without_home
 REPORT = "report.html"
 """Name of the report in the run folder."""
 
-_COSTS = ("seconds", "images", "training_flops")
+_COSTS = ("seconds", "cpu_seconds", "images", "training_flops")
 """Keys of a manifest that the table of stages shows."""
 
 _SHEET_BYTES = 250_000
@@ -188,8 +188,12 @@ def _flow(manifests: Manifests, shown: Sequence[str]) -> Json:
     return {
         "stages": rows,
         "totals": {
-            key: sum(row[key] or 0 for row in rows) for key in ("seconds", "training_flops")
+            key: sum(row[key] or 0 for row in rows)
+            for key in ("seconds", "cpu_seconds", "training_flops")
         },
+        "convolution_gflops": max(
+            (as_number(of.get("convolution_gflops")) or 0 for of in manifests.values()), default=0
+        ),
         "alarms": alarms,
     }
 
