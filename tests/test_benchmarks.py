@@ -486,6 +486,27 @@ def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_costs_of_two_commits_are_compared_round_by_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load("run_cost")
+    seconds = iter([90.0, 30.0, 200.0, 20.0, 80.0, 20.0])
+
+    def cost_of(source: Path, number: int, options: argparse.Namespace) -> dict[str, Any]:
+        wall = next(seconds)
+        costs = {"seconds": wall, "cpu_seconds": 2 * wall, "stages": {"read": wall}}
+        return {**costs, "training_flops": 10**12, "right": 0.5}
+
+    monkeypatch.setattr(module, "cost_of", cost_of)
+    monkeypatch.setattr(module, "checked_out", lambda commit, work: work / commit / "src")
+    monkeypatch.setattr(module, "name_of", lambda commit: commit)
+    arguments = ["old", "new", "--work", tmp_path, "--challenges", tmp_path, "--out", tmp_path]
+    module.main([str(argument) for argument in arguments])
+    assert "| median ratio |  | **4.0** | **4.0** |" in capsys.readouterr().out
+    module.main([str(argument) for argument in arguments])  # repeats nothing
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_errors_that_labels_remove_are_counted_as_a_share() -> None:
     module = load("teach_curve")
     row = {"without": [0.9, 0, 1], "in_use": [0.96, 0, 1]}
