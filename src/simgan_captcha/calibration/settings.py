@@ -13,8 +13,7 @@ class CalibrationSettings(BaseModel):
     the second round on, the simulator is calibrated by the previous round. From the second
     round on, a round in which nearly all characters are read with confidence is the last one."""
     first_steps: int = Field(default=500, ge=1)
-    """Optimiser steps of the first round if it starts from random weights; half of them if it
-    starts from the distilled recognizer."""
+    """Optimiser steps of the first round."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of each later round."""
     uncalibrated_fraction: float = Field(default=0.3, ge=0, le=1)
@@ -29,10 +28,10 @@ class CalibrationSettings(BaseModel):
     rendering_evaluations: int = Field(default=100, ge=20)
     """Number of candidates that this fit draws."""
 
-    def steps_of_rounds(self, *, trained: bool) -> tuple[int, ...]:
-        """Optimiser steps of each round; ``trained`` if the first starts from trained weights."""
-        first = max(1, self.first_steps // 2) if trained else self.first_steps
-        return (first, *[self.steps] * (self.rounds - 1))
+    @property
+    def steps_of_rounds(self) -> tuple[int, ...]:
+        """Optimiser steps of each round."""
+        return (self.first_steps, *[self.steps] * (self.rounds - 1))
 
 
 class RescoringSettings(BaseModel):

@@ -69,7 +69,7 @@ def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
     settings = config.calibration
     each = _step_flops(config, pose=True)
     return (
-        each * sum(settings.steps_of_rounds(trained=False))
+        each * sum(settings.steps_of_rounds)
         + scouting_flops(config, settings.images) * settings.rounds
     )
 

@@ -168,7 +168,7 @@ def _calibrate_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _calibrate_trainings(config: RunConfig) -> tuple[Training, ...]:
-    rounds = enumerate(config.calibration.steps_of_rounds(trained=False), 1)
+    rounds = enumerate(config.calibration.steps_of_rounds, 1)
     return tuple(Training(f"round-{number}", steps) for number, steps in rounds)
 
 
@@ -288,7 +288,7 @@ STAGES = (
         "calibrate",
         "Calibration",
         _calibrate,
-        inputs=_after("simulate", "distill"),
+        inputs=_after("simulate"),
         settings=_calibrate_settings,
         included=lambda config: config.calibrates,
         trainings=_calibrate_trainings,

@@ -18,7 +18,7 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.cost import recognizer_architecture
-from simgan_captcha.pipeline.graph import Route, left_out, routes, stage_named
+from simgan_captcha.pipeline.graph import left_out, stage_named
 from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, STORE
 from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.scheme import Scheme
@@ -96,11 +96,6 @@ class RunData:
     def size(self) -> tuple[int, int]:
         """Height and width of images."""
         return self.config.scheme.height, self.config.scheme.width
-
-    @property
-    def first_route(self) -> Route:
-        """The route with which the run begins."""
-        return routes(self.config, self.run)[0]
 
     def background(self) -> Background:
         """The result of the stage ``background``."""

@@ -9,6 +9,8 @@ the recognizer reads nearly all characters of real images with confidence is the
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from simgan_captcha.atomic import write_bytes
 from simgan_captcha.calibration.calibrate import calibrate as make_calibration
 from simgan_captcha.calibration.calibrate import glyph_sheet
@@ -59,9 +61,8 @@ class _Rounds:
     def __init__(self, data: RunData, folder: Path, advance: OnStep) -> None:
         self.data, self.folder, self.advance = data, folder, advance
         self.settings, self.background = data.config.calibration, data.background()
-        # The distilled recognizer has learned from real images, so less is left to learn.
-        self.scout = data.recognizer("distill") if data.first_route == "generalist" else None
-        self.of_rounds = self.settings.steps_of_rounds(trained=self.scout is not None)
+        # The distilled recognizer would hand on the generalist's mistakes.
+        self.scout: nn.Module | None = None
         self.trained: TrainedRecognizer | None = None
         self.found: GlyphFit | None = None
         self.rendered: RenderingFit | None = None
@@ -74,13 +75,13 @@ class _Rounds:
 
     def steps(self, rounds: int) -> tuple[int, int]:
         """Training steps of the first rounds, and of all."""
-        return sum(self.of_rounds[:rounds]), sum(self.of_rounds)
+        return sum(self.settings.steps_of_rounds[:rounds]), sum(self.settings.steps_of_rounds)
 
     def train(self, number: int) -> None:
         """Train the bootstrap recognizer on the simulator as the last round calibrated it."""
         data, config = self.data, self.data.config
         done, total = self.steps(number - 1)
-        settings = config.brief_training(self.of_rounds[number - 1])
+        settings = config.brief_training(self.settings.steps_of_rounds[number - 1])
         ranges = config.simulator.model_copy(
             update={"uncalibrated_fraction": self.settings.uncalibrated_fraction}
         )
