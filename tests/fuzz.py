@@ -4,7 +4,7 @@ Each case takes a valid input and changes it at random. A case fails if it ends 
 no message describes, takes over ten seconds of CPU time, or needs too much memory. Cases depend
 only on the seed, their kind and their number.
 
-    python -m tests.fuzz --cases 10000
+    python -m tests.fuzz --cases 10000 --seed 1
 """
 
 import argparse
@@ -452,7 +452,7 @@ def fuzz(run: Path, folder: Path, cases: int, seed: int = 1) -> tuple[dict[str, 
             kinds = _Inputs(run, folder, address).kinds()
             shares = sum(kind.share for kind in kinds.values())
             for number, (name, kind) in enumerate(kinds.items()):
-                counts[name] = max(1, round(cases * kind.share / shares))
+                counts[name] = -(-cases * kind.share // shares)
                 for case in range(counts[name]):
                     random = np.random.default_rng([seed, number, case])
                     of = sorted(kind.seeds)[random.integers(len(kind.seeds))]

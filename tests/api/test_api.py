@@ -142,7 +142,7 @@ def test_images_may_be_a_list_or_a_store(run: sc.Run, folder: Path, tmp_path: Pa
     assert {reading.name for reading in listed.readings()} == set(map(str, range(len(CAPTCHAS))))
     # The same images may be given again, others not.
     learn(pictures, run=tmp_path / "listed")
-    with pytest.raises(UsageError, match="is a run on challenges"):
+    with pytest.raises(UsageError, match="is a run on the images of"):
         learn(pictures[1:], run=tmp_path / "listed")
     assert len(sc.inspect(as_arrays()).scheme.alphabet) == 36
     with pytest.raises(UsageError, match="got a int"):

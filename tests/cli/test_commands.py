@@ -529,7 +529,7 @@ def test_an_unknown_preset_or_option(
 
 def test_a_run_of_other_challenges(run: Path, tmp_path: Path) -> None:
     write_challenges(tmp_path / "other", CAPTCHAS[:20], batches=1)
-    command(*run_arguments(run, tmp_path / "other")).error(2, "is a run on challenges", "other")
+    command(*run_arguments(run, tmp_path / "other")).error(2, "is a run on the images of", "other")
 
 
 def test_a_second_run_in_the_same_folder(

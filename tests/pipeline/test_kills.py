@@ -43,7 +43,8 @@ def test_kills_amid_calibration_and_adaptation_change_no_reading(tmp_path: Path)
     random = np.random.default_rng()
     for stage in ("calibrate", "adapt"):
         finished = json.loads((whole / stage / MANIFEST).read_text())
-        moments = random.uniform(0, finished["seconds"], KILLS // 2)
+        # The stage continues after each kill, and must not be finished before the last one.
+        moments = random.uniform(0, 2 * finished["seconds"] / (KILLS // 2 + 1), KILLS // 2)
         kills = [killed(run, challenges, stage, seconds) for seconds in moments]
         print(f"{stage}: {sum(kills)} kills at", [f"{seconds:.2f} s" for seconds in moments])
         assert any(kills) or not KILLS

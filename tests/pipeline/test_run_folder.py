@@ -128,7 +128,7 @@ def test_a_folder_given_with_its_whole_path_is_the_same(
     (run / STORE).mkdir(parents=True)
     (run / STORE / "part-0.parquet").touch()
     (run / RUN).write_text(json.dumps(RECORDED))
-    with pytest.raises(UsageError, match="is a run on challenges ~/captchas, got ~/others"):
+    with pytest.raises(UsageError, match="is a run on the images of ~/captchas, got ~/others"):
         Request(str(challenges.with_name("others")), "marty").record(run)
     Request(str(challenges), "marty").record(run)
     assert read_run(run)["challenges"] == "~/captchas"
