@@ -28,6 +28,7 @@ def recorded(run: Path, challenges: str) -> None:
         seed=1,
         preset="quick",
         settings=[],
+        given_scheme=None,
         scheme=config["scheme"],
         config=config,
     )
