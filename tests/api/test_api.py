@@ -20,7 +20,7 @@ import simgan_captcha as sc
 from simgan_captcha.errors import ConfigError, RunError, UsageError
 from simgan_captcha.generalist.reader import _session
 from simgan_captcha.pipeline.progress import Event
-from simgan_captcha.pipeline.run_folder import Request, read_run
+from simgan_captcha.pipeline.run_folder import read_run
 from tests.commands import command
 from tests.small_run import ASSIGNMENTS, SCHEME, draw_captchas
 
@@ -122,10 +122,6 @@ def test_a_run_is_continued_by_python_and_by_the_command_line(folder: Path, tmp_
     again = learn(folder, run=tmp_path / "run", progress=events.append)
     assert again.readings() == sc.Run(tmp_path / "run").readings()
     assert {event.stage for event in events if event.kind == "step"} == {"store"}
-    # A run that was recorded before schemes were.
-    recorded = read_run(tmp_path / "run")
-    del recorded["given_scheme"]
-    assert Request.of_record(recorded).scheme is None
 
 
 def as_arrays() -> list[Any]:
