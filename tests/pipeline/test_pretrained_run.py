@@ -264,7 +264,7 @@ def test_an_unsure_recognizer_goes_on_with_the_same_texts(
         ((), True),
         (("pretrained=false",), False),
         (("scheme.alphabet=äb",), False),
-        (("scheme.length=40",), False),
+        (("scheme.length=40", "scheme.width=120"), False),
         (("generator=original",), False),
     ],
 )

@@ -141,7 +141,10 @@ def test_every_stage_saves_its_manifest(finished: Path) -> None:
 
 
 def test_training_costs_what_was_planned(finished: Path) -> None:
-    assert spent(finished, readers=2) == planned_training_flops(small_config())
+    """The steps of the adaptation depend on the share of characters that are unsure before it."""
+    config = small_config()
+    least, most = (planned_training_flops(config, unsure=share) for share in (0.0, 1.0))
+    assert least < spent(finished, readers=2) <= most < 1.1 * least
 
 
 def test_files_for_people(finished: Path) -> None:
