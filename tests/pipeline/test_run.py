@@ -430,7 +430,8 @@ def test_a_calibrated_run_stopped_anywhere_ends_with_the_same_readings(
     whole, run = tmp_path / "whole", tmp_path / "run"
     expected = pipeline(whole, challenges, *CALIBRATED)
     config = small_config(*CALIBRATED)
-    assert spent(whole, config, readers=2) == planned_training_flops(config)
+    least, most = (planned_training_flops(config, unsure=share) for share in (0.0, 1.0))
+    assert least <= spent(whole, config, readers=2) <= most
     stops = 0
 
     class Stopping(StageProgress):
