@@ -17,7 +17,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.pipeline.cost import plan_in_words, recognizer_architecture
-from simgan_captcha.pipeline.graph import Stage, in_order, left_out, stage_named
+from simgan_captcha.pipeline.graph import in_order, left_out, stage_named
 from simgan_captcha.pipeline.lesson import TEACH, load_lesson
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
@@ -40,6 +40,7 @@ from simgan_captcha.pipeline.run_folder import (
     read_run,
     run_estimate,
 )
+from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.recognizer.train import CHECKPOINT
 from simgan_captcha.training.checkpoint import set_aside_if_damaged

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from simgan_captcha.documents import Json
-from simgan_captcha.pipeline.graph import Stage
+from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report import charts
 from simgan_captcha.report.inputs import read_metrics
 from simgan_captcha.training.metrics import FILE_NAME

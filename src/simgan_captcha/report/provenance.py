@@ -7,7 +7,7 @@ from pathlib import Path
 from simgan_captcha.config.of_scheme import scheme_settings
 from simgan_captcha.documents import Json
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.pipeline.graph import Stage
+from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report.inputs import as_mapping, as_number, as_texts, first_text
 from simgan_captcha.scheme import check_scheme
 

@@ -20,7 +20,6 @@ from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, Stor
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.graph import (
     STAGES,
-    Stage,
     left_out,
     recorded_config,
     recorded_stages,
@@ -28,6 +27,7 @@ from simgan_captcha.pipeline.graph import (
 )
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
+from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report import charts
 from simgan_captcha.report.curves import curve_group
 from simgan_captcha.report.diagnosis import diagnosis_section
