@@ -15,7 +15,7 @@ from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.pipeline.estimate import checked_estimate, distilled_estimate, first_confidence
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
 
-UNKNOWN = 0.2
+UNKNOWN = 0.25
 """Mean confidence of the generalist's first readings below which it does not know the family."""
 
 
