@@ -177,6 +177,24 @@ def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
         assert (run / stage / MANIFEST).read_bytes() == (finished / stage / MANIFEST).read_bytes()
 
 
+@pytest.mark.parametrize("unknown", [0.0, 1.1])
+def test_a_run_goes_on_where_calibration_fails(
+    unknown: float, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bootstrap recognizer that takes one step reads nothing with confidence."""
+    monkeypatch.setattr(graph, "UNKNOWN", unknown)
+    brief = ("calibration.first_steps=1", "calibration.rounds=1", "distillation.enough=1")
+    run = tmp_path / "run"
+    readings = pipeline(run, challenges, *PRETRAINED, *CALIBRATED, *brief)
+    names = [stage.name for stage in recorded_stages(read_run(run), run)]
+    taken = ["look", "background", "specialize", "distill", "simulate", "calibrate", "readings"]
+    assert names == ["store", *taken]
+    assert len(readings) == 60
+    assert read_diagnosis(run)["kept"] == "distill"
+    assert run_status(run).finished
+    assert "the run goes on with the generalist alone" in write_report(run).read_text()
+
+
 def test_recognizers_are_compared_on_some_of_many_images(
     finished: Path, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,9 @@ from simgan_captcha.pipeline.manifest import require_manifest
 if TYPE_CHECKING:
     from simgan_captcha.inference.readings import Reading
 
+FAILURE = "failure"
+"""Key of the reason why a calibration failed, in the result of its stage."""
+
 FEWEST_OF_PAIR = 3
 """Least number of occurrences on known images for a confusion to be listed."""
 
@@ -125,6 +128,15 @@ def first_confidence(run: Path) -> float | None:
         return float(require_manifest(run / "look")["result"]["confidence"])
     except (RunError, KeyError, TypeError, ValueError):
         return None
+
+
+def calibration_failure(run: Path) -> str | None:
+    """The reason why the calibration of a run failed; None if it did not, or is not finished."""
+    try:
+        failure = require_manifest(run / "calibrate")["result"].get(FAILURE)
+    except (RunError, AttributeError, KeyError, TypeError):
+        return None
+    return failure if isinstance(failure, str) else None
 
 
 def _estimate_of(folder: Path) -> Estimate:

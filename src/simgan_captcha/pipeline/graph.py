@@ -12,11 +12,19 @@ from simgan_captcha.atomic import file_hash
 from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.pipeline.estimate import checked_estimate, distilled_estimate, first_confidence
+from simgan_captcha.pipeline.estimate import (
+    calibration_failure,
+    checked_estimate,
+    distilled_estimate,
+    first_confidence,
+)
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
 
 UNKNOWN = 0.25
 """Mean confidence of the generalist's first readings below which it does not know the family."""
+
+
+_UNTIL_CALIBRATION = ("simulate", "calibrate")
 
 
 def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
@@ -337,6 +345,9 @@ def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
 def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
     """The reason why a run leaves out one of its stages; None if it needs the stage."""
     first = routes(config, run)[0]
+    drawn_from = stage.route == "simulator" and stage.name not in _UNTIL_CALIBRATION
+    if drawn_from and config.begins_pretrained and calibration_failure(run):
+        return "the simulator could not be calibrated"
     return None if stage.route in (None, first) else _good_enough(first, run, config)
 
 

@@ -18,6 +18,7 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import UsageError
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.cost import recognizer_architecture
+from simgan_captcha.pipeline.estimate import calibration_failure
 from simgan_captcha.pipeline.graph import left_out, stage_named
 from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, STORE
 from simgan_captcha.recognizer.decode import load_recognizer
@@ -36,8 +37,9 @@ def load_images(store: CaptchaStore, scheme: Scheme) -> tuple[list[str], GreyIma
 
 
 def has_calibration(run: Path, config: RunConfig) -> bool:
-    """Whether a run takes the stage ``calibrate``."""
-    return config.calibrates and not left_out(stage_named("calibrate"), run, config)
+    """Whether a run takes the stage ``calibrate``, and it succeeds."""
+    taken = config.calibrates and not left_out(stage_named("calibrate"), run, config)
+    return taken and calibration_failure(run) is None
 
 
 def run_simulator(run: Path, config: RunConfig) -> Simulator:

@@ -22,6 +22,7 @@ from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.errors import TooLittleReadError
 from simgan_captcha.pipeline.cost import recognizer_architecture, scouting_flops
+from simgan_captcha.pipeline.estimate import FAILURE
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
@@ -70,6 +71,7 @@ class _Rounds:
         self.glyphs: Floats | None = None
         self.formed = False  # whether calibrated letters have forms
         self.done = False  # whether the latest round is the last one
+        self.failure = ""  # why nothing was calibrated
         self.warnings: list[str] = []
         self.flops = self.seen = 0
 
@@ -118,9 +120,12 @@ class _Rounds:
             self.calibration = make_calibration(
                 found.glyphs, found.poses, found.kept, found.settled, rendering, clutter
             )
-        except TooLittleReadError:
+        except TooLittleReadError as error:
             if number == self.settings.rounds:
-                raise
+                if not self.data.config.begins_pretrained:
+                    raise
+                self.failure = str(error)
+                return
             self.done = False
             # The next round trains with the given ranges, or with an earlier calibration.
             early = f"round {number} of {self.settings.rounds} found too little read surely"
@@ -200,6 +205,11 @@ class _Rounds:
     def outcome(self) -> StageOutcome:
         """The result after the last round."""
         config = self.data.config
+        if self.failure:
+            warning = f"the run goes on with the generalist alone: {self.failure}"
+            self.data.warn(warning)
+            result = {FAILURE: self.failure, "warnings": [*self.warnings, warning]}
+            return StageOutcome((), result, images=self.seen, training_flops=self.flops)
         assert self.trained is not None
         assert self.found is not None
         assert self.calibration is not None
