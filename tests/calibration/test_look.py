@@ -19,7 +19,7 @@ FONTS = SimulatorSettings(fonts=("stix-bold", "roboto-black", "dejavu-sans-bold"
 def look(
     normalised: FloatImages, seen: Poses, *, waves: bool = False
 ) -> tuple[GlyphFit, list[str]]:
-    scheme = LETTERS.model_copy(update={"waves": waves})
+    scheme = LETTERS.model_copy(update={"wavy_baseline": waves})
     search = ShapeSearch(normalised, scheme, FONTS, 0, epochs=12, on_epoch=lambda *_: None)
     return search.find(seen, None, formed=False)
 

@@ -293,6 +293,7 @@ VALID: st.SearchStrategy[SimulatorSettings] = st.builds(
 def test_all_valid_settings_can_be_drawn(
     wide: SimulatorSettings, length: int, width: int, height: int, grey: int
 ) -> None:
+    width = max(width, 2 * length)
     scheme = Scheme(alphabet="agj", length=length, width=width, height=height)
     simulator = Simulator(scheme, wide, plain(width, height, grey))
     images, ids = simulator.batch(np.random.default_rng(0), 5)
