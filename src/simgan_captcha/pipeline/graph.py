@@ -368,14 +368,14 @@ def _good_enough(first: Route, run: Path, config: RunConfig) -> str | None:
 
 
 def stages_taken(config: RunConfig, run: Path) -> tuple[Stage, ...]:
-    """The stages of a run without those that are `left_out`, in their usual order."""
-    taken = {stage.name for stage in in_order(config, run) if not left_out(stage, run, config)}
-    return tuple(stage for stage in STAGES if stage.name in taken)
+    """The stages of a run without those that are `left_out`, in the order in which they run."""
+    return tuple(stage for stage in in_order(config, run) if not left_out(stage, run, config))
 
 
 def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:
-    """Names of the stages whose recognizers may read the run's images, in order."""
-    return tuple(stage.name for stage in stages_taken(config, run) if stage.recognizer)
+    """Names of the stages whose recognizers may read the run's images, in their usual order."""
+    taken = stages_taken(config, run)
+    return tuple(stage.name for stage in STAGES if stage.recognizer and stage in taken)
 
 
 def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
