@@ -37,7 +37,7 @@ _COMPARED = 300
 
 _CONTRADICTED = 0.1
 """Share of borderline characters that drawings may contradict, beyond the share that the
-probabilities predict. It was 0.07 where rescoring corrected 0.5 % of images, and 0.26 where it cost
+probabilities predict. It was 0.07 where rescoring corrected 0.4 % of images, and 0.26 where it cost
 4 %."""
 
 _BATCH = 64

@@ -16,7 +16,6 @@ KNOWN = 3_000
 COMPARED = 5_000
 """Real images that each recognizer of a run reads, to choose between them."""
 
-
 CHECKED = 1_500
 """Synthetic images, and real ones, of the check of the simulator's recognizer."""
 
@@ -41,10 +40,13 @@ def planned_training_flops(config: RunConfig, *, unsure: float = 0.0) -> int:
 
 def plan_in_words(config: RunConfig) -> str:
     """The planned training as a line for the user."""
-    least, most = (planned_training_flops(config, unsure=share) / 1e12 for share in (0.0, 1.0))
-    case = "the simulator is needed" if config.begins_pretrained else "the recognizer is unsure"
-    more = f", up to {most:.1f} if {case}" if most > least else ""
-    return f"planned    {least:.1f} TFLOP of training{more}"
+    least, most = (planned_training_flops(config, unsure=share) for share in (0.0, 1.0))
+    case = "the recognizer is unsure"
+    if config.begins_pretrained:
+        alone = config.model_copy(update={"pretrained": False})
+        least, case = min(least, planned_training_flops(alone)), "both routes are needed"
+    more = f", up to {most / 1e12:.1f} if {case}" if most > least else ""
+    return f"planned    {least / 1e12:.1f} TFLOP of training{more}"
 
 
 def recognizer_architecture(config: RunConfig, *, pose: bool = False) -> RecognizerArchitecture:

@@ -171,10 +171,6 @@ def _check() -> Work:
     return Work(final_readings.check_simulated, cost.check_flops)
 
 
-def _check_inputs(config: RunConfig) -> tuple[str, ...]:
-    return ("look", "calibrate", "adapt" if config.adaptation.steps else "read")
-
-
 def _readings() -> Work:
     from simgan_captcha.pipeline import cost
     from simgan_captcha.pipeline.stages import final_readings
@@ -281,7 +277,7 @@ STAGES = (
         "check",
         "Check of the adapted reader",
         _check,
-        inputs=_check_inputs,
+        inputs=_after("look", "calibrate", "read", "adapt"),
         settings=_of(),
         included=lambda config: config.begins_pretrained and config.calibrates,
         route="simulator",
@@ -344,11 +340,13 @@ def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
 
 def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
     """The reason why a run leaves out one of its stages; None if it needs the stage."""
-    first = routes(config, run)[0]
+    if stage.route is None or not config.begins_pretrained:
+        return None
     drawn_from = stage.route == "simulator" and stage.name not in _UNTIL_CALIBRATION
-    if drawn_from and config.begins_pretrained and calibration_failure(run):
+    if drawn_from and calibration_failure(run):
         return "the simulator could not be calibrated"
-    return None if stage.route in (None, first) else _good_enough(first, run, config)
+    first = routes(config, run)[0]
+    return None if stage.route == first else _good_enough(first, run, config)
 
 
 def _good_enough(first: Route, run: Path, config: RunConfig) -> str | None:

@@ -108,7 +108,7 @@ def synthetic_batches(
         batch_size=None,
         sampler=_Every(processes, first * processes + rank),
         num_workers=workers,
-        multiprocessing_context=_fork_server() if workers else None,
+        multiprocessing_context=_fork_server(type(simulator).__module__) if workers else None,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
@@ -126,13 +126,13 @@ def synthetic_batches(
         del batches  # stops the workers even if a traceback holds this frame
 
 
-def _fork_server() -> BaseContext:
+def _fork_server(module: str) -> BaseContext:
     """The way to start workers. A fork of a process with torch threads can hang.
 
-    The server imports this package once, not each worker anew, which takes seconds.
+    The server imports the module of the simulator once, which takes each worker seconds otherwise.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simgan_captcha.calibration.scout"])
+    context.set_forkserver_preload([__name__, module])
     return context
 
 

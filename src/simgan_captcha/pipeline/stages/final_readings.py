@@ -78,7 +78,7 @@ def check_simulated(data: RunData, folder: Path, advance: OnStep) -> StageOutcom
 
     The generalist has not been specialized yet, so only its first readings limit the estimate.
     """
-    stage = "adapt" if data.config.adaptation.steps else "read"
+    stage = recognizers(data.config, data.run)[-1]
     reader, background = data.recognizer(stage), data.background()
     known = _draw_known(data, CHECKED)
     read = _Probabilities(

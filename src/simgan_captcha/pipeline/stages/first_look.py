@@ -27,9 +27,10 @@ _SHOWN = 10
 
 def look(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Read some images with the generalist, and show the first few texts."""
-    _show_texts(data)
     prepared = PreparedImages.of(data, (), _IMAGES)
     decoded = read_prepared(data, prepared.network, prepared.images)
+    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in decoded[:_SHOWN])
+    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
     found = texts_of(prepared.names, decoded)
     found.save(folder)
     return StageOutcome(
@@ -38,13 +39,6 @@ def look(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         images=len(found.names),
         training_flops=_flops(prepared.images.shape[-1], len(found.names)),
     )
-
-
-def _show_texts(data: RunData) -> None:
-    prepared = PreparedImages.of(data, (), _SHOWN)
-    decoded = read_prepared(data, prepared.network, prepared.images)
-    texts = (f"{one.text or 'nothing'} ({one.confidence:.0%})" for one in decoded)
-    data.say(f"first      the generalist reads {', '.join(texts)}; learning improves on this")
 
 
 def look_flops(config: RunConfig, unsure: float = 0.0) -> int:
