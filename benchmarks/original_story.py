@@ -10,12 +10,11 @@ empty image history, two different image ranges, a sum instead of a mean, and a 
 
 Each further row adds one change. The rotations are 30 degrees instead of 20, the letters may
 overlap, the images are grey instead of binary, and the current recognizer replaces the classifier.
-All rows are
-judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 % with refined
-ones.
+All rows are judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 %
+with refined ones.
 
-``--size cpu`` trains a smaller refiner (16 features, 2 blocks) and a smaller classifier (a quarter
-of the features) on smaller batches. ``--size full`` uses the sizes of the text and needs a GPU.
+``--size cpu`` trains on smaller batches: a refiner of 16 features and 2 blocks, and a classifier of
+a quarter of the features. ``--size full`` uses the sizes of the text and needs a GPU.
 Each row is written to benchmarks/results/original_story_SIZE.json as soon as it is finished, and is
 not repeated. An interrupted training continues.
 """

@@ -4,11 +4,11 @@
     python benchmarks/run_cost.py a8a9182 HEAD --work WORK --images FOLDER --scheme my.toml \
         --labels labels.csv
 
-Each commit is checked out into WORK and runs in the environment of this command. Wall seconds are
-those of the stages, as the runs record them. CPU seconds are those of the command. The readings are
-judged afterwards. Ratios of a round compare runs that followed each other, so slow hours affect
-both. Writes benchmarks/results/NAME.{json,md} after each run. Rows that the file already holds are
-not repeated.
+Each commit is checked out into a git worktree in WORK, which ``git worktree remove`` deletes. It
+runs in the environment of this command. Wall seconds are those of the stages, as the runs record
+them. CPU seconds are those of the command. The readings are judged afterwards. Ratios of a round
+compare runs that followed each other, so slow hours affect both. Writes
+benchmarks/results/NAME.{json,md} after each run. Rows that the file already holds are not repeated.
 """
 
 import argparse
@@ -61,13 +61,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.challenges is None) == (options.images is None):
         parser.error("expected --challenges or --images, got both or neither")
+    if options.images and not (options.scheme and options.labels):
+        parser.error("expected --scheme and --labels with --images, one is missing")
     return options
 
 
 def name_of(commit: str) -> str:
     """The first 12 digits of a commit."""
-    command = ("git", "rev-parse", "--short=12", f"{commit}^{{commit}}")
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
+    git = ("git", "rev-parse", "--short=12", f"{commit}^{{commit}}")
+    done = subprocess.run(git, cwd=_ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -75,8 +77,8 @@ def checked_out(commit: str, work: Path) -> Path:
     """The source folder of a commit."""
     folder = (work / commit).resolve()
     if not folder.exists():
-        command = ("git", "worktree", "add", "--detach", "--quiet", folder, commit)
-        subprocess.run(command, cwd=_ROOT, check=True)
+        git = ("git", "worktree", "add", "--detach", "--quiet", folder, commit)
+        subprocess.run(git, cwd=_ROOT, check=True)
     return folder / "src"
 
 
@@ -102,6 +104,7 @@ def cost_of(source: Path, number: int, options: argparse.Namespace) -> dict[str,
         "seconds": round(sum(seconds.values()), 1),
         "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
         "stages": seconds,
+        # Commits differ in their stages, so `record.training_flops` does not know all of them.
         "training_flops": sum(of["training_flops"] for of in stages.values()),
         "right": read_object(run / "judge" / "judgement.json")["captcha_accuracy"],
     }

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import resource
+import select
 import shutil
 import socket
 import sys
@@ -47,10 +48,11 @@ from simgan_captcha.inference.reader import ImageReader, Reader
 from simgan_captcha.inference.readings import load_readings, save_readings
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_folder import READINGS, read_run
-from simgan_captcha.recognizer.decode import load_recognizer
+from simgan_captcha.recognizer.decode import load_recognizer, recognizer
 from simgan_captcha.report.report import write_report
 from simgan_captcha.scheme import load_scheme
 from simgan_captcha.training.checkpoint import load_weights, save_weights
+from simgan_captcha.web.gallery import captcha_key
 from simgan_captcha.web.run_status import run_status
 from tests.small_run import draw_captchas, pipeline, write_challenges
 from tests.web.serving import serving
@@ -180,22 +182,20 @@ def pictures() -> dict[str, bytes]:
     return made
 
 
-def requests() -> dict[str, bytes]:
-    """Requests to the server of a run."""
+def requests(key: bytes) -> dict[str, bytes]:
+    """Requests to the server of a run that has a captcha of this key."""
     jpeg = _captcha()
     form = (
         b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
         + jpeg
         + b"\r\n--x--\r\n"
     )
-    key = b"0" * 64
     asked = {
         b"POST /api/read": (b"multipart/form-data; boundary=x", form),
         b"POST /api/read?explain=true": (b"multipart/form-data; boundary=x", form),
         b"PUT /api/corrections/" + key: (b"application/json", b'{"text": "ab"}'),
-        b"GET /review?page=2&sort=confidence": (b"", b""),
+        b"GET /review?page=1&order=least": (b"", b""),
         b"GET /api/captchas/" + key: (b"", b""),
-        b"GET /api/run/sheets/1": (b"", b""),
         b"GET /api/run": (b"", b""),
         b"GET /": (b"", b""),
         b"DELETE /api/corrections/" + key: (b"", b""),
@@ -236,8 +236,8 @@ class Kind:
 
 
 SCHEME_FILE = (
-    b'# a family\nalphabet = "abc1"\nalike = ["1l"]\nlength = 4\nshortest = 2\nwidth = 60\n'
-    b'height = 30\nbackground = "plain"\nclutter = ["lines", "dots"]\nwaves = true\n'
+    b'# a family\nalphabet = "abc1"\nequivalents = ["1l"]\nlength = [2, 4]\nwidth = 60\n'
+    b'height = 30\nbackground = "plain"\nclutter = ["lines", "dots"]\nwavy_baseline = true\n'
 )
 LABELS = b'name,label\r\na.jpg,ab1\r\n"b,c.jpg","c""1"\r\n\'=d.jpg,\'=a\r\n'
 
@@ -284,7 +284,7 @@ class _Inputs:
             "readings": Kind({"r": (run / READINGS).read_bytes()}, changed_bytes, self.readings),
             "stores": Kind({stored.name: stored.read_bytes()}, changed_bytes, self.store),
             "Parquet to label": Kind(self.tables(), changed_bytes, self.label),
-            "requests": Kind(requests(), changed_request, self.request, 4),
+            "requests": Kind(self.requests(), changed_request, self.request, 4),
         }
 
     def written(self, name: str, data: bytes) -> Path:
@@ -327,7 +327,7 @@ class _Inputs:
             with contextlib.suppress(SimganCaptchaError):
                 read_run(self.copy)
             reader, background, config = load_run_reader(self.copy)
-            recognize = _recognizer(reader, background)
+            recognize = recognizer(reader, background)
             ImageReader(config.scheme, recognize, threads=1).read([_captcha()])
         finally:
             path.write_bytes(before)
@@ -384,24 +384,35 @@ class _Inputs:
         for partition in find_partitions([str(path)]):
             label_partition(self.reader, partition, str(path.parent))
 
+    def requests(self) -> dict[str, bytes]:
+        """Requests that the server answers as it should."""
+        name = load_readings(self.run / READINGS)[0].name
+        found = requests(captcha_key(name).encode())
+        for of, data in found.items():
+            head, _, body = data.partition(b"\r\n\r\n")
+            data = head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            assert (status := self.status(data))[:1] in (b"2", b"3"), (of, status)
+        return found
+
     def request(self, data: bytes, name: str) -> None:
         """One request on a connection of its own. A server error is no answer."""
+        self.status(data)
+
+    def status(self, data: bytes) -> bytes:
+        """The status of the answer to a request; empty if there is no answer."""
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
             answer = b""
             with contextlib.suppress(ConnectionError):
                 connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
+                # A request that is cut off is answered only when no more can come.
+                if not select.select([connection], [], [], 0.5)[0]:
+                    connection.shutdown(socket.SHUT_WR)
                 while len(answer) < 1 << 20 and (part := connection.recv(65536)):
                     answer += part
         status = answer[9:12]
         assert not answer or (status.isdigit() and status not in (b"500", b"502")), answer[:300]
         assert b"Traceback" not in answer
-
-
-def _recognizer(reader: Any, background: Background) -> Any:
-    from simgan_captcha.recognizer.decode import recognizer
-
-    return recognizer(reader, background)
+        return status
 
 
 # Cases
@@ -451,6 +462,10 @@ def fuzz(run: Path, folder: Path, cases: int, seed: int = 1) -> tuple[dict[str, 
         with serving(shutil.copytree(run, folder / "served")) as address, _limited():
             kinds = _Inputs(run, folder, address).kinds()
             shares = sum(kind.share for kind in kinds.values())
+            for kind in kinds.values():
+                if kind.mutate in (changed_bytes, changed_json):  # others make inputs of their own
+                    for of, data in kind.seeds.items():
+                        kind.attempt(data, of)  # an unchanged input is accepted
             for number, (name, kind) in enumerate(kinds.items()):
                 counts[name] = -(-cases * kind.share // shares)
                 for case in range(counts[name]):

@@ -1,4 +1,4 @@
-"""Operations on pixels give what OpenCV gives; learning has it installed, reading need not."""
+"""Operations on pixels give the results of OpenCV, which only learning and the tests have."""
 
 import cv2
 import numpy as np

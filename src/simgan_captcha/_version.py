@@ -4,4 +4,4 @@ __version__ = "0.1.0"
 
 FORMAT = 2
 """Format of run folders and exported readers. It increases when those of earlier versions no longer
-work. Format 1 is that of 0.1.0, and was not recorded."""
+work. Format 1 was not recorded."""

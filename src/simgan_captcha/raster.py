@@ -19,9 +19,9 @@ _Pixels = npt.NDArray[np.uint8]
 _Count = TypeVar("_Count", np.uint8, np.uint16)
 
 _ENOUGH = 8
-"""Pixels for each one of the result that `resized` weights; more are averaged in whole blocks."""
+"""Most pixels for one of the result that `resized` weights; more are first averaged in blocks."""
 _BAND = 256
-"""Results that `resized` weights at once, which bounds the memory."""
+"""Pixels of the result that `resized` computes at once, which bounds the memory."""
 _GREYS = 32
 """Levels of each colour among which `moving_median` finds the median."""
 _REACH = 4
@@ -194,7 +194,8 @@ def pieces(mask: Mask) -> Pieces:
     edges[:, 1:-1] = mask
     changes = np.diff(edges, axis=1).ravel()
     begin, end = np.flatnonzero(changes == 1), np.flatnonzero(changes == -1)
-    # A run touches those of the next row that end at its begin or later, and begin by its end.
+    # A run touches each run of the next row that ends at its start or later, and starts at its end
+    # or earlier.
     first = np.searchsorted(end, begin + step)
     count = np.searchsorted(begin, end + step, side="right") - first
     upper = np.repeat(np.arange(len(begin)), count)
@@ -202,25 +203,25 @@ def pieces(mask: Mask) -> Pieces:
     least = _joined(len(begin), upper, lower)
     of_run = (np.cumsum(least == np.arange(len(least))) - 1)[least]
     row, length = begin // step, end - begin
+    order = np.argsort(of_run, kind="stable")
+    of_piece = np.flatnonzero(np.diff(of_run[order], prepend=-1))
+
+    def of_each(how: np.ufunc, values: Ids) -> Ids:
+        """Reduce the values of all runs to one for each piece."""
+        return np.asarray(how.reduceat(values[order], of_piece), np.int64)
+
     return Pieces(
         np.repeat(of_run, length),
-        _of_each(np.add, of_run, length),
-        left=_of_each(np.minimum, of_run, begin - row * step),
-        top=_of_each(np.minimum, of_run, row),
-        right=_of_each(np.maximum, of_run, end - row * step),
-        bottom=_of_each(np.maximum, of_run, row + 1),
+        of_each(np.add, length),
+        left=of_each(np.minimum, begin - row * step),
+        top=of_each(np.minimum, row),
+        right=of_each(np.maximum, end - row * step),
+        bottom=of_each(np.maximum, row + 1),
     )
 
 
-def _of_each(how: np.ufunc, piece: Ids, values: Ids) -> Ids:
-    """Reduce the values (R,) of runs to those of their pieces."""
-    order = np.argsort(piece, kind="stable")
-    begin = np.flatnonzero(np.diff(piece[order], prepend=-1))
-    return np.asarray(how.reduceat(values[order], begin), np.int64)
-
-
 def _joined(count: int, one: Ids, other: Ids) -> Ids:
-    """The least of all nodes that are connected with each of some nodes, by pairs of nodes."""
+    """For each node, the smallest node of its connected component; edges join one and other."""
     least = np.arange(count)
     while True:
         a, b = least[one], least[other]

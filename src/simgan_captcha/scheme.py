@@ -20,14 +20,14 @@ SIGNS = "+-*/=?!@#$%&×÷"
 Length = int | tuple[int, int]
 """Number of characters in a text, or the least and the greatest number."""
 
-MOST_CHARACTERS = 64
+LONGEST_TEXT = 64
 """Greatest length of a text."""
 
 BackgroundKind = Literal["shared", "plain", "varying"]
 ClutterKind = Literal["lines", "dots", "texture"]
 
 MAX_PIXELS = 4_000_000
-"""Largest area of an image; larger ones are not decoded, see `data.pictures`."""
+"""Largest area of an image; larger ones are refused before decoding."""
 _NARROWEST = 2
 """Least width of a character in pixels."""
 
@@ -106,10 +106,10 @@ class Scheme(BaseModel):
         if (
             len(ends) != 2
             or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
-            or not 1 <= ends[0] <= ends[1] <= MOST_CHARACTERS
+            or not 1 <= ends[0] <= ends[1] <= LONGEST_TEXT
         ):
             raise ValueError(
-                f"expected a number from 1 to {MOST_CHARACTERS}, or the least and the greatest "
+                f"expected a number from 1 to {LONGEST_TEXT}, or the least and the greatest "
                 f"number, as [4, 6]; got {shortened(json.dumps(length, default=str))}"
             )
         return ends[0] if ends[0] == ends[1] else tuple(ends)
@@ -122,7 +122,7 @@ class Scheme(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _alike_apart(self) -> "Scheme":
+    def _equivalents_apart(self) -> "Scheme":
         together = "".join(self.equivalents)
         if len(set(together)) < len(together) or any(len(group) < 2 for group in self.equivalents):
             raise ValueError(

@@ -19,7 +19,6 @@ from simgan_captcha.data.foreground import decode_scheme_image
 from simgan_captcha.data.kinds import gif_frames, kind_of
 from simgan_captcha.data.pictures import (
     FIRST_PAGE,
-    MAX_PIXELS,
     NEARLY_BLACK,
     UNITED,
     Picture,
@@ -29,8 +28,7 @@ from simgan_captcha.data.pictures import (
 from simgan_captcha.errors import ImageError
 from simgan_captcha.generalist.reader import open_source
 from simgan_captcha.inference.reader import ImageReader, NamedImage, Source, Unreadable
-from simgan_captcha.scheme import MAX_PIXELS as LARGEST_SCHEME
-from simgan_captcha.scheme import Scheme
+from simgan_captcha.scheme import MAX_PIXELS, Scheme
 from simgan_captcha.types import Floats, GreyImages, Ids
 
 Pixels = npt.NDArray[np.uint8]
@@ -336,7 +334,3 @@ def test_formats_are_detected_by_their_first_bytes() -> None:
     assert kind_of(b'{"images": []}') == "JSON"
     assert kind_of("Grüße".encode()[:3]) == "text"
     assert isinstance(open_picture(np.zeros((3, 4), np.bool_)), Picture)
-
-
-def test_a_scheme_is_not_larger_than_what_is_decoded() -> None:
-    assert LARGEST_SCHEME == MAX_PIXELS

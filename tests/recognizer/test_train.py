@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from simgan_captcha.errors import RunError
 from simgan_captcha.recognizer.decode import save_recognizer
-from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
+from simgan_captcha.recognizer.network import RecognizerArchitecture
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS, RecognizerSettings
 from simgan_captcha.recognizer.train import (
     CHECKPOINT,
@@ -25,7 +25,6 @@ from simgan_captcha.recognizer.train import (
     learning_rate_at,
     train_recognizer,
 )
-from simgan_captcha.training.average import update_average
 from simgan_captcha.training.checkpoint import load_weights
 
 from . import training_case
@@ -272,30 +271,6 @@ def test_learning_rate_reaches_its_peak_and_ends_near_zero(total: int, highest: 
     rates = [learning_rate_at(step, total, highest) for step in range(total)]
     assert max(rates) > 0.95 * highest
     assert rates[-1] < 0.03 * highest
-
-
-def test_the_average_follows_the_formula() -> None:
-    average, model = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
-    with torch.no_grad():
-        for tensor in average.state_dict().values():
-            tensor.zero_()
-        for tensor in model.state_dict().values():
-            tensor.fill_(1)
-    update_average(average, model, 0.99, step=1)  # the small decay of early steps: 2/11
-    assert average.weight.item() == pytest.approx(9 / 11)
-    assert average.running_var is not None
-    assert average.running_var.item() == pytest.approx(9 / 11)
-    assert average.num_batches_tracked is not None
-    assert average.num_batches_tracked.item() == 1  # whole numbers are copied
-    update_average(average, model, 0.99, step=10**6)
-    assert average.weight.item() == pytest.approx(1 - 0.99 * 2 / 11)
-    assert model.weight.item() == 1
-
-
-def test_a_decay_of_zero_copies_the_weights() -> None:
-    average, model = untrained(), build_recognizer(ARCHITECTURE)
-    update_average(average, model, 0.0, step=100)
-    assert same_weights(average, model)
 
 
 def test_flops_are_linear_in_the_batch() -> None:

@@ -212,10 +212,16 @@ class Run:
     @overload
     def read(self, images: "Source", **asked: Unpack["Asked"]) -> Reading: ...
     def read(
-        self, images: "Source | list[Source]", **asked: Unpack["Asked"]
+        self,
+        images: "Source | list[Source]",
+        *,
+        alphabet: str | None = None,
+        length: "Length | None" = None,
+        pattern: str | None = None,
+        top: int = 1,
     ) -> "Reading | list[Reading | Unreadable]":
         """Read new images of the captcha family; the arguments are those of `Reader.read`."""
-        return self.reader.read(images, **asked)
+        return self.reader.read(images, alphabet=alphabet, length=length, pattern=pattern, top=top)
 
     def readings(self) -> list[Reading]:
         """The readings of the images that the run learned from."""

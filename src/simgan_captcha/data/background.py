@@ -51,12 +51,20 @@ def binarise(grey: GreyImages, threshold: int = ORIGINAL_THRESHOLD) -> Mask:
 
 def otsu_threshold(grey: GreyImages) -> int:
     """The grey level that best separates all pixels into two classes (Otsu 1979)."""
+    return otsu_classes(grey)[0]
+
+
+def otsu_classes(grey: GreyImages) -> tuple[int, float]:
+    """The threshold of `otsu_threshold`, and the share of the variance between the two classes."""
     counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in grey], 0)
-    below, sums = counts.cumsum(dtype=np.float64), (counts * np.arange(256.0)).cumsum()
+    levels = np.arange(256.0)
+    below, sums = counts.cumsum(dtype=np.float64), (counts * levels).cumsum()
     above = below[-1] - below
     apart = sums * below[-1] - sums[-1] * below  # distance of the means, times all three counts
-    variance = np.divide(apart**2, below * above, out=np.zeros(256), where=below * above > 0)
-    return int(variance.argmax())
+    between = np.divide(apart**2, below * above, out=np.zeros(256), where=below * above > 0)
+    best = int(between.argmax())
+    total = below[-1] * float((counts * (levels * below[-1] - sums[-1]) ** 2).sum())
+    return best, float(between[best] * below[-1] ** 2 / total) if total else 0.0
 
 
 def shared_by_average(binary: Mask, fraction: float = SEED_SHARED_FRACTION) -> Mask:

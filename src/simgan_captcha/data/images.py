@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from simgan_captcha.data.pictures import MAX_BYTES, MAX_PIXELS, Pixels, luma, open_picture
+from simgan_captcha.data.pictures import MAX_BYTES, Pixels, luma, open_picture
 from simgan_captcha.raster import resized
+from simgan_captcha.scheme import MAX_PIXELS
 from simgan_captcha.types import GreyImages
 
 _ON_SHEET = (5, 8)

@@ -32,7 +32,7 @@ from simgan_captcha.data.kinds import in_words
 from simgan_captcha.data.pictures import Pixels, luma, open_picture
 from simgan_captcha.errors import ImageError
 from simgan_captcha.raster import dilated
-from simgan_captcha.scheme import BackgroundKind, ClutterKind, Scheme, check_scheme
+from simgan_captcha.scheme import LONGEST_TEXT, BackgroundKind, ClutterKind, Scheme, check_scheme
 from simgan_captcha.types import Doubles, Mask
 
 _LOOKED_AT = 500
@@ -251,7 +251,7 @@ def scheme_of(look: FirstLook, alphabet: str | None, lengths: tuple[int, int] | 
     Raises:
         ConfigError: The alphabet or the size is not allowed in a scheme.
     """
-    guessed = min(64, max(1, look.stretches.most_common(1)[0][0]))
+    guessed = min(LONGEST_TEXT, max(1, look.stretches.most_common(1)[0][0]))
     width, height = look.reading_size
     return check_scheme(
         {

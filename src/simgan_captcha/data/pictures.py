@@ -33,14 +33,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from simgan_captcha.data.kinds import gif_frames, is_whole, kind_in_words, kind_of, orientation
 from simgan_captcha.errors import ImageError
+from simgan_captcha.scheme import MAX_PIXELS
 from simgan_captcha.types import GreyImages
 
 Pixels = npt.NDArray[np.uint8]
 PictureSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path or a ``data:`` URI, encoded bytes, a Pillow picture, or an array, see `from_array`."""
 
-MAX_PIXELS = 4_000_000
-"""Larger images are refused before decoding; the frames of an animation are added."""
 MAX_BYTES = 8_000_000
 """Larger files are refused before they are opened."""
 

@@ -20,7 +20,8 @@ from simgan_captcha.types import Doubles, Floats, Ids
 
 _NEVER = np.float32(-1e9)
 _LEAST = 1e-4
-"""Characters that are less probable in every column are not tried, if others may replace them."""
+"""If a set of texts treats all characters alike, those that are less probable everywhere are left
+out."""
 
 
 @dataclass(frozen=True)

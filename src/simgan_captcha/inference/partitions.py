@@ -200,7 +200,11 @@ def _cut(given: str, at: Place) -> Iterator[Partition]:
 def _is_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         fields = [kind.field(number) for number in range(kind.num_fields)]
-        return [_is_bytes(field.type) for field in fields if field.name == BYTES] == [True]
+        return [_is_binary(field.type) for field in fields if field.name == BYTES] == [True]
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
     kind = _of_dictionary(kind)
     return any(is_kind(kind) for is_kind in _BYTES)
 

@@ -68,7 +68,8 @@ class AdaptationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: int = Field(default=2000, ge=0)
-    """Optimiser steps if the recognizer is confident from the start; 0 turns adaptation off."""
+    """Optimiser steps if 5 % of the characters are unsure. A confident recognizer takes down to a
+    quarter of them; 0 turns adaptation off."""
     max_steps_factor: float = Field(default=3.0, ge=1, le=100)
     """Factor on ``steps`` if the recognizer is unsure; values between are interpolated."""
     batch_size: int = Field(default=32, ge=2, le=65536)

@@ -5,6 +5,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from simgan_captcha.inference.readings import Reading
+from simgan_captcha.scheme import length_in_words
 
 _UNSURE = 0.5
 """Characters with a lower confidence are underlined."""
@@ -28,6 +29,7 @@ def _environment() -> Environment:
         duration=duration,
         count=lambda value: f"{value:,.0f}",
         tflop=lambda flops: f"{flops / 1e12:,.2f}",
+        length_in_words=length_in_words,
     )
     return environment
 

@@ -196,6 +196,10 @@ def struct_of_paths(path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([{"path": "a.jpg"}])}), path)
 
 
+def struct_in_struct(path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([{"bytes": {"bytes": b"x"}}])}), path)
+
+
 def other_columns(path: Path) -> None:
     pq.write_table(pa.table({"picture": [b"x"]}), path)
 
@@ -219,6 +223,7 @@ def no_parquet(path: Path) -> None:
         (text_images, UsageError, r"column 'image' .* image \(string\)"),
         (twice, UsageError, "expected one column 'image' in .*, got 2; rename the others"),
         (struct_of_paths, UsageError, r"column 'image' .* image \(struct<path: string>\)"),
+        (struct_in_struct, UsageError, r"column 'image' .* image \(struct<bytes: struct<"),
         (numbered, UsageError, "text in the column 'name' .* int64"),
         (no_parquet, StoreError, "expected a Parquet file at"),
         (Path.mkdir, UsageError, "expected Parquet files in .*, found none"),

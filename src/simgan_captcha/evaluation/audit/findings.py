@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from simgan_captcha.data.background import otsu_classes
 from simgan_captcha.data.images import decode_grey, decode_rgb, evenly
 from simgan_captcha.errors import ImageError
 from simgan_captcha.evaluation.audit.leaks import leak_findings
@@ -193,7 +194,7 @@ def _two_classes(rgb: GreyImages) -> npt.NDArray[np.float64] | None:
     coarse = (rgb >> 4).astype(np.int64) @ np.array([256, 16, 1])
     ground = rgb[coarse == np.bincount(coarse.ravel()).argmax()].mean(0)
     distance = np.abs(rgb - ground).max(-1)
-    threshold, share = _otsu(np.rint(distance).astype(np.uint8))
+    threshold, share = otsu_classes(np.rint(distance).astype(np.uint8))
     ink = distance > threshold
     if share < _TWO_CLASSES or not ink.any():
         return None
@@ -201,15 +202,3 @@ def _two_classes(rgb: GreyImages) -> npt.NDArray[np.float64] | None:
     third = (high - low) / 3
     doubtful = ((distance > low + third) & (distance < high - third)).sum() / ink.sum()
     return None if doubtful > _IN_DOUBT else np.asarray(np.median(rgb[ink], 0), np.float64)
-
-
-def _otsu(levels: npt.NDArray[np.uint8]) -> tuple[int, float]:
-    """Threshold between two classes, and the share of the variance between them (Otsu 1979)."""
-    density = np.bincount(levels.ravel(), minlength=256) / levels.size
-    below, moment = density.cumsum(), (density * np.arange(256)).cumsum()
-    variance = float((density * (np.arange(256) - moment[-1]) ** 2).sum())
-    spread = below * (1 - below)
-    between = np.zeros(256)
-    np.divide((moment[-1] * below - moment) ** 2, spread, out=between, where=spread > 1e-12)
-    best = int(between.argmax())
-    return best, float(between[best] / variance) if variance else 0.0

@@ -148,11 +148,11 @@ def _corrected(scheme: Scheme, form: SchemeForm, look: "FirstLook") -> Scheme:
         ConfigError: A value is not allowed in a scheme.
     """
     values = scheme.model_dump()
-    alphabet, alike = form.alphabet, [group for group in scheme.equivalents if not _is_pair(group)]
+    alphabet, groups = form.alphabet, [group for group in scheme.equivalents if not _is_pair(group)]
     if form.ignore_case:
         small = [c.lower() if _is_pair(c.lower() + c) else c for c in alphabet]
         alphabet = "".join(dict.fromkeys(small))
-        alike += [pair for c in alphabet if _is_pair(pair := c + c.upper())]
+        groups += [pair for c in alphabet if _is_pair(pair := c + c.upper())]
     if form.background == "shared" and not scheme.shares_picture:
         # Images that share a picture are not scaled.
         width, height = look.size
@@ -161,7 +161,7 @@ def _corrected(scheme: Scheme, form: SchemeForm, look: "FirstLook") -> Scheme:
         values |= {"width": width, "height": height}
     values |= {
         "alphabet": alphabet,
-        "equivalents": tuple(alike),
+        "equivalents": tuple(groups),
         "length": (form.min_length, form.max_length),
         "background": form.background,
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
+from simgan_captcha.scheme import LONGEST_TEXT
 from simgan_captcha.web.jobs.command import JobStatus, Nothing
 from simgan_captcha.web.jobs.exports import Exports
 from simgan_captcha.web.jobs.learning import Learning, LearningStatus, SchemeForm
@@ -38,6 +39,7 @@ def add_learning(app: FastAPI, learning: Learning, page: Callable[..., Response]
             new=new,
             found=_in_words(new.look),
             form=learning.form(),
+            longest=LONGEST_TEXT,
         )
 
     @app.get("/api/contact-sheet", response_class=Response)
