@@ -69,7 +69,7 @@ def features_and_ids(recognizer: nn.Module, images: Tensor) -> tuple[Tensor, Ten
 def told_apart(refined: Tensor, real: Tensor, seed: int, steps: int = STEPS) -> float:
     """The accuracy of a new discriminator on refined and real images, (N, 1, H, W) each."""
     torch.manual_seed(seed)
-    discriminator = Discriminator(DiscriminatorSettings(widths=FRESH))
+    discriminator = Discriminator(DiscriminatorSettings(widths=FRESH)).to(refined.device)
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
     learned = len(refined) * 3 // 4
     for batch in _batches(learned, seed, steps):

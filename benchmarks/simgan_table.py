@@ -94,6 +94,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "pretrain_refiner_steps": 300,
         "regularization": 1.0,
     },
+    "paper, full size": {
+        "refiner": {"features": 64, "blocks": 4, "global_skip": False},
+        "discriminator": {"widths": [96, 64, 32, 32]},
+        "pretrain_refiner_steps": 300,
+        "regularization": 1.0,
+    },
     "L1 1, consistency": {**_GUARDED, "regularization": 1.0, "refiner_learning_rate": 2e-4},
     "L1 0.1, consistency": _GUARDED,
     "half resolution": {**_GUARDED, "refiner": {"features": 32, "blocks": 2, "downscale": 2}},
@@ -211,10 +217,11 @@ class Bench:
     def features(self, arm: str, witness: nn.Module) -> Features | None:
         """The fixed network that gives an arm's discriminators their feature maps, if any."""
         if arm == "features of the generalist":
-            return features_of_ink(load_generalist(shipped("generalist.safetensors"))[0])
+            network, _ = load_generalist(shipped("generalist.safetensors"))
+            return features_of_ink(network.to(alone().device))
         if arm == "features of the reader":
             lab, reader = self.lab, copy.deepcopy(witness).eval()
-            return ink_features(reader, lab.background, lab.images, torch.device("cpu"))
+            return ink_features(reader, lab.background, lab.images, alone().device)
         return None
 
     def measure(self, arm: str, refiner: Refiner, witness: nn.Module) -> dict[str, Any]:
@@ -223,8 +230,13 @@ class Bench:
         synthetic, _ = next(lab.synthetic(MEASURE, count))
         after = torch.cat([refined(each, refiner) for each in synthetic.split(100)])
         real = torch.from_numpy(lab.background.normalise(lab.images[:count]))
-        steps = 2 if self.tiny else STEPS
-        found = measure_refiner(synthetic, after, real, witness, lab.seed, steps)
+        steps, device = 2 if self.tiny else STEPS, alone().device
+        found = measure_refiner(
+            *(images.to(device) for images in (synthetic, after, real)),
+            copy.deepcopy(witness).to(device),
+            lab.seed,
+            steps,
+        )
         lines = (self.folder / arm / "refine" / FILE_NAME).read_text().splitlines()[-100:]
         of_steps = [json.loads(line).get("discriminator_accuracy") for line in lines]
         judged = [accuracy for accuracy in of_steps if accuracy is not None]

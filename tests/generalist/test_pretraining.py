@@ -15,13 +15,14 @@ from simgan_captcha.generalist.pretraining.train import (
     difficulty,
     learning_rate,
     pretrain,
+    timed_learning_rate,
 )
 from simgan_captcha.simulator.glyphs import font_path
 from simgan_captcha.simulator.wide.catalogue import FontEntry
 
 SETTINGS = PretrainingSettings(
     batch_size=8, families=4, images=4, warm_up=2, cycles=(8,), easy=8, held_out_families=1
-)  # 4 steps a pool
+)  # 2 steps for the first pool, then 4, because each pool is used again with the next one
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_a_stopped_training_goes_on_to_the_bit(tmp_path: Path, catalogue: Path) 
         pretrain(halves, SETTINGS, steps=steps, bf16=False, every=4, catalogue=catalogue)
     assert (whole / "state.safetensors").read_bytes() == (halves / "state.safetensors").read_bytes()
     log = [json.loads(line) for line in (halves / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [4, 8]
+    assert [line["step"] for line in log] == [6, 10]
     assert log[1]["text"] < log[0]["text"]
     assert log[1]["tflop"] > log[0]["tflop"] > 0
     difference = export_generalist(halves / "best.safetensors", tmp_path / "files")
@@ -54,6 +55,19 @@ def test_a_stopped_training_goes_on_to_the_bit(tmp_path: Path, catalogue: Path) 
     network, description = load_generalist(tmp_path / "files" / "generalist.safetensors")
     assert description["settings"]["seed"] == SETTINGS.seed
     assert not network.training
+
+
+def test_a_timed_training_ends_in_one_cycle(tmp_path: Path, catalogue: Path) -> None:
+    torch.set_num_threads(1)
+    settings = dataclasses.replace(SETTINGS, uses=3)
+    pretrain(tmp_path, settings, steps=1_000, seconds=0.5, bf16=False, catalogue=catalogue)
+    [line] = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["step"] in (2, 6, 12, 18)  # whole windows of one, two and three pools
+    rates = [timed_learning_rate(settings, 10, share) for share in (0, 0.5, 1, 1.2)]
+    assert rates[0] == settings.learning_rate
+    assert rates[1] == pytest.approx(0.51 * settings.learning_rate)
+    assert rates[2] == rates[3] == pytest.approx(0.02 * settings.learning_rate)
+    assert timed_learning_rate(settings, 0, 0) == rates[0] / settings.warm_up
 
 
 def test_rates_fall_within_a_cycle_and_rise_at_the_next() -> None:

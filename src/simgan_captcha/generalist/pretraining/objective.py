@@ -13,7 +13,11 @@ from simgan_captcha.generalist.pretraining.examples import IGNORED, Examples
 from simgan_captcha.generalist.network import GeneralistOutput
 
 
-def loss_of(output: GeneralistOutput, examples: dict[str, Tensor]) -> dict[str, Tensor]:
+Batch = dict[str, Tensor]
+"""The fields of `Examples` as tensors."""
+
+
+def loss_of(output: GeneralistOutput, examples: Batch) -> dict[str, Tensor]:
     """The parts of the loss, each a mean over what it is about.
 
     ``text`` is CTC (Graves et al. 2006) per character; ``columns`` is the cross-entropy of the
@@ -22,10 +26,9 @@ def loss_of(output: GeneralistOutput, examples: dict[str, Tensor]) -> dict[str, 
     log_probabilities = output.logits.float().log_softmax(-1)
     B, T, K = log_probabilities.shape
     lengths = examples["lengths"]
-    texts = torch.cat([t[:n] for t, n in zip(examples["texts"], lengths, strict=True)])
     ctc = F.ctc_loss(
         log_probabilities.transpose(0, 1),
-        texts,
+        examples["texts"],
         torch.full((B,), T),
         lengths,
         reduction="none",
@@ -51,22 +54,20 @@ WEIGHTS = {"text": 1.0, "columns": 0.7, "geometry": 0.7}
 """What each part of the loss counts."""
 
 
-def as_tensors(examples: Examples) -> dict[str, Tensor]:
-    """A batch as the loss takes it, images channels-last."""
-    tensors = {name: torch.from_numpy(value) for name, value in examples._asdict().items()}
-    tensors["images"] = tensors["images"].float().contiguous(memory_format=torch.channels_last)
-    return tensors
+def as_tensors(examples: Examples, device: torch.device) -> Batch:
+    """A batch on a device; images keep their precision."""
+    return {name: torch.from_numpy(v).to(device) for name, v in examples._asdict().items()}
 
 
 @torch.no_grad()
-def accuracy(network: torch.nn.Module, known: list[Examples]) -> dict[str, float]:
+def accuracy(network: torch.nn.Module, known: list[Batch]) -> dict[str, float]:
     """Shares of whole texts right, as drawn and with case ignored, by greedy decoding."""
     network.eval()
     right = folded = count = 0
-    for examples in known:
-        tensors = as_tensors(examples)
-        best = network(tensors["images"]).logits.argmax(-1).numpy()
-        for row, text, length in zip(best, examples.texts, examples.lengths, strict=True):
+    for batch in known:
+        best = network(batch["images"]).logits.argmax(-1).cpu().numpy()
+        texts, lengths = batch["texts"].tolist(), batch["lengths"].tolist()
+        for row, text, length in zip(best, texts, lengths, strict=True):
             read, truth = decode(collapsed(row)), decode(text[:length])
             right += read == truth
             folded += read.casefold() == truth.casefold()

@@ -4,6 +4,7 @@
 
 The folder holds the training's state, a log of one JSON object a line, and the weights that read
 most texts in fonts of the held-out families. No real image is used, neither to learn nor to choose.
+The training uses a GPU where there is one. ``--minutes`` then ends it at a fixed time.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
@@ -22,11 +24,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.features import CHANNELS, HEIGHT
 from simgan_captcha.generalist.network import Generalist, count_forward_flops, in_halves
-from simgan_captcha.generalist.pretraining.objective import WEIGHTS, accuracy, as_tensors, loss_of
+from simgan_captcha.generalist.pretraining.objective import (
+    WEIGHTS,
+    Batch,
+    accuracy,
+    as_tensors,
+    loss_of,
+)
 from simgan_captcha.interrupts import end_with_parent
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf
 from simgan_captcha.training.average import update_average
@@ -52,7 +61,8 @@ class PretrainingSettings:
     images: int = 8
     """Images of each family of a pool."""
     uses: int = 2
-    """How often a pool is learned from, as drawing costs a third of a step."""
+    """How often a pool is learned from, because drawing is slow. Between two uses, the training
+    learns from other pools."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     warm_up: int = 500
@@ -79,11 +89,23 @@ def learning_rate(settings: PretrainingSettings, step: int) -> float:
     length, begin = next(cycles), 0
     while step >= begin + length:
         begin, length = begin + length, next(cycles)
-    low = 0.02
-    share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (step - begin) / length))
     # Later cycles start from less: they refine.
     highest = settings.learning_rate * (1.0 if begin == 0 else 0.5)
-    return highest * share * min(1.0, (step + 1) / settings.warm_up)
+    return highest * _fallen((step - begin) / length) * min(1.0, (step + 1) / settings.warm_up)
+
+
+def _fallen(share: float) -> float:
+    """Factor of the learning rate at a share of a cycle: a cosine from 1 to a fiftieth."""
+    low = 0.02
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def timed_learning_rate(settings: PretrainingSettings, step: int, share: float) -> float:
+    """The rate of one cycle that lasts for a fixed time, ``share`` of which has passed.
+
+    The warm-up counts from the first step of the cycle, which is ``step`` 0.
+    """
+    return settings.learning_rate * _fallen(share) * min(1.0, (step + 1) / settings.warm_up)
 
 
 def difficulty(settings: PretrainingSettings, step: int) -> float:
@@ -127,27 +149,20 @@ def _draw(settings: PretrainingSettings, number: int, hard: float) -> list[Examp
     pool = draw_pool(
         _SHELF[0], s.seed, number, families=s.families, images=s.images, difficulty=hard
     )
-    generator = np.random.default_rng((s.seed, number))
-    made: list[Examples] = []
-    for use in range(s.uses):
-        for examples in batches(pool, s.batch_size, generator):
-            if use:
-                _vary(examples, generator)
-            made.append(examples._replace(images=examples.images.astype(np.float16)))
-    return made
+    return [
+        examples._replace(images=examples.images.astype(np.float16))
+        for examples in batches(pool, s.batch_size, np.random.default_rng((s.seed, number)))
+    ]
 
 
-def _vary(examples: Examples, generator: np.random.Generator) -> None:
-    """Changes colours of images that are used again, in place."""
-    images = examples.images
-    B = len(images)
-    # The first channel is a distance and has no sign.
-    for channel in (slice(1, 2), slice(2, 3), slice(3, 4)):
-        signs = np.where(generator.random(B) < 0.5, -1, 1).astype(np.float32)
-        images[:, channel] *= signs[:, None, None, None]
-    noise = generator.standard_normal(images.shape, np.float32)
-    strength = generator.uniform(0, 0.12, B).astype(np.float32)
-    images += noise * strength[:, None, None, None]
+def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 4, 40, W) that are used again, with other colours and more noise."""
+    B, device = len(images), images.device
+    signs = torch.randint(0, 2, (B, 4, 1, 1), generator=generator, device=device) * 2 - 1
+    signs[:, 0] = 1  # the first channel is a distance and has no sign
+    noise = torch.empty_like(images).normal_(generator=generator)
+    strength = torch.rand((B, 1, 1, 1), generator=generator, device=device) * 0.12
+    return images * signs + noise * strength
 
 
 def held_out_examples(settings: PretrainingSettings, catalogue: Path = CATALOGUE) -> list[Examples]:
@@ -175,8 +190,11 @@ class Pretraining:
         """
         self.folder, self.settings, self.bf16 = folder, settings, bf16
         torch.manual_seed(settings.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = Generalist()
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(  # type: ignore[call-overload]
+            self.device, memory_format=torch.channels_last
+        )
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -201,27 +219,41 @@ class Pretraining:
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"network": self.network, "average": self.average}
 
-    def learn(self, pool: list[Examples]) -> None:
-        """One step for each batch of a pool."""
-        for examples in pool:
-            self.step(examples)
+    def learn(self, pools: Sequence[list[Batch]], rate: Callable[[int], float]) -> None:
+        """One step for each batch of the latest pools, in random order.
+
+        Args:
+            pools: At most `PretrainingSettings.uses` of them, the new one last.
+            rate: Learning rate at a step.
+        """
+        number = int(self.numbers["pool"])
+        every = [(pool is pools[-1], batch) for pool in pools for batch in pool]
+        order = np.random.default_rng((self.settings.seed, number, 1)).permutation(len(every))
+        generator = torch.Generator(self.device).manual_seed(number)
+        for at in order:
+            new, batch = every[at]
+            images = batch["images"].float()
+            images = images if new else _varied(images, generator)
+            self.step({**batch, "images": images}, rate(int(self.numbers["step"])))
         self.numbers["pool"] += 1
 
-    def step(self, examples: Examples) -> None:
+    def step(self, batch: Batch, rate: float) -> None:
         """One step on a batch."""
         numbers = self.numbers
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, int(numbers["step"]))
-        tensors = as_tensors(examples)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            output = self.network(tensors["images"])
-        parts = loss_of(output, tensors)
-        total = sum((WEIGHTS[name] * part for name, part in parts.items()), torch.zeros(()))
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.network(batch["images"].contiguous(memory_format=torch.channels_last))
+        parts = loss_of(output, batch)
+        total = sum(
+            (WEIGHTS[name] * part for name, part in parts.items()),
+            torch.zeros((), device=self.device),
+        )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
-        B, _, _, W = examples.images.shape
+        B, _, _, W = batch["images"].shape
         numbers["step"] += 1
         update_average(self.average, self.network, self.settings.average, int(numbers["step"]))
         numbers["tflop"] += B * W * self.flops_a_column / 1e12
@@ -229,7 +261,7 @@ class Pretraining:
             value = float(part.detach())
             self.losses[name] = 0.98 * self.losses.get(name, value) + 0.02 * value
 
-    def keep(self, known: list[Examples], **also: float) -> None:
+    def keep(self, known: list[Batch], **also: float) -> None:
         """Measure, log, keep the weights if they are the best so far, and save the state."""
         measured = accuracy(self.average, known)
         line = {
@@ -257,6 +289,7 @@ def pretrain(
     settings: PretrainingSettings,
     *,
     steps: int,
+    seconds: float | None = None,
     workers: int = 1,
     bf16: bool = True,
     every: int = 500,
@@ -268,6 +301,8 @@ def pretrain(
         folder: Made if it is missing.
         settings: As at the first call.
         steps: In all, those of earlier calls included; the last pool is learned from whole.
+        seconds: If given, the training ends after this time, and the learning rate falls in one
+            cycle over it.
         workers: Processes that draw.
         bf16: Whether convolutions compute in bfloat16.
         every: Steps between two measurements, after which the training may be killed.
@@ -278,19 +313,38 @@ def pretrain(
         RunError: The state is damaged or of another network.
     """
     training = Pretraining(folder, settings, bf16=bf16)
-    known = held_out_examples(settings, catalogue)
+    known = [as_tensors(e, training.device) for e in held_out_examples(settings, catalogue)]
     drawn = _Drawn(settings, catalogue, workers)
-    began, first = time.monotonic(), training.numbers["step"]
+    began, first = time.monotonic(), int(training.numbers["step"])
+
+    def passed() -> float:
+        return 0.0 if seconds is None else (time.monotonic() - began) / seconds
+
+    def rate(step: int) -> float:
+        if seconds is None:
+            return learning_rate(settings, step)
+        return timed_learning_rate(settings, step - first, passed())
+
+    next_pool = int(training.numbers["pool"])
+    # Pools before the next one complete the window in which they are used again.
+    start = max(0, next_pool - settings.uses + 1)
+    window: deque[list[Batch]] = deque(maxlen=settings.uses)
     try:
-        for pool in drawn.pools(int(training.numbers["pool"])):
+        for number, pool in enumerate(drawn.pools(start), start):
+            window.append([as_tensors(examples, training.device) for examples in pool])
+            if number < next_pool:
+                continue
             before = training.numbers["step"]
             if before >= steps:
                 break
-            training.learn(pool)
+            training.learn(window, rate)
             step = training.numbers["step"]
-            if step // every != before // every or step >= steps:
+            ended = step >= steps or passed() >= 1
+            if step // every != before // every or ended:
                 took = (time.monotonic() - began) / (step - first)
                 training.keep(known, seconds_a_step=took)
+            if ended:
+                break
     finally:
         drawn.executor.shutdown(cancel_futures=True)
 
@@ -309,13 +363,21 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=56_000, help="in all; a cycle ends at 8 + 6 n thousand"
     )
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, help="end after so long, in one cycle of the learning rate"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--precision", choices=["bf16", "32"], default="bf16")
+    sizes = ("batch_size", "families", "uses", "learning_rate")
+    for size in sizes:
+        default = getattr(PretrainingSettings(), size)
+        parser.add_argument(f"--{size.replace('_', '-')}", type=type(default), default=default)
     options = parser.parse_args()
     pretrain(
         options.folder,
-        PretrainingSettings(),
+        PretrainingSettings(**{size: getattr(options, size) for size in sizes}),
         steps=options.steps,
+        seconds=None if options.minutes is None else 60 * options.minutes,
         workers=options.workers,
         bf16=options.precision == "bf16",
     )

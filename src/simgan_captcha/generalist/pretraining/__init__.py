@@ -1,0 +1,1 @@
+"""Training of the generalist on synthetic images: ``python -m`` this package."""
