@@ -43,6 +43,19 @@ def test_every_file_of_the_package_is_installed() -> None:
     assert left_out == []
 
 
+def test_git_ignores_no_source() -> None:
+    """A pattern for a folder of results can match a package of the same name."""
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        cwd=ROOT,
+        input="\n".join(str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ignored.stdout, ignored.stderr) == ("", "")
+
+
 # Extras
 
 

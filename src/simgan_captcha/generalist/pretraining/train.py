@@ -171,7 +171,8 @@ def held_out_examples(settings: PretrainingSettings, catalogue: Path = CATALOGUE
     pool = draw_pool(
         shelf, 10**9 + 7, 0, families=settings.held_out_families, images=8, difficulty=1.0
     )
-    return list(batches(pool, settings.batch_size, np.random.default_rng(0)))
+    # Batches of 8 hold every image, however large the training's batches are.
+    return list(batches(pool, 8, np.random.default_rng(0)))
 
 
 class Pretraining:
