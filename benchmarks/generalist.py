@@ -23,6 +23,7 @@ from record import RESULTS, percent, provenance, share_with_interval, write_resu
 from simgan_captcha.generalist.decoding import Alphabet, PossibleTexts, decode_columns
 from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.pretraining.examples import batches, draw_pool
+from simgan_captcha.generalist.pretraining.objective import as_tensors
 from simgan_captcha.generalist.pretraining.train import Pretraining, PretrainingSettings
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.simulator.wide.drawing import render
@@ -166,10 +167,10 @@ def training_step(shelf: FontShelf, steps: int) -> dict[str, float]:
     seconds = {}
     for name, bf16 in (("bfloat16", True), ("float32", False)):
         training = Pretraining(Path("nowhere"), settings, bf16=bf16)
-        taken = []
+        tensors, taken = as_tensors(batch, training.device), []
         for _ in range(steps):
             start = time.process_time()
-            training.step(batch)
+            training.step(tensors, settings.learning_rate)
             taken.append(time.process_time() - start)
         seconds[name] = float(np.median(taken))
     return {**seconds, "ratio": seconds["float32"] / seconds["bfloat16"]}

@@ -32,7 +32,7 @@ from real_captchas import finish_run, load_real, rename, run_config, run_fabric
 from record import RESULTS, manifests, provenance, write_result
 from torch import Tensor
 
-from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
+from simgan_captcha.calibration.bootstrap import PosedSimulator, posed_objective
 from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import UsageError
@@ -233,7 +233,7 @@ def time_reader(run: Path, batch: int, *, compiled: bool, steps: int = 50) -> fl
     targets = torch.from_numpy(drawn_targets).to(fabric.device)
 
     def loss_of(images: Tensor, targets: Tensor) -> Tensor:
-        return scout_objective(reader(images), targets)[0]
+        return posed_objective(reader(images), targets)[0]
 
     forward = torch.compile(loss_of, mode="reduce-overhead") if compiled else loss_of
     best = 0.0

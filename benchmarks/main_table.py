@@ -72,7 +72,7 @@ def main() -> None:
         report,
         (
             "seed",
-            "calibrated (the scout)",
+            "calibrated (the bootstrap)",
             "+ read",
             "+ adapt",
             "+ verify: whole captcha (95 % interval)",

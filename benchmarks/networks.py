@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from simgan_captcha.atomic import write_json
-from simgan_captcha.calibration.scout import MIDDLES_WEIGHT, PosedSimulator, middles_loss
+from simgan_captcha.calibration.bootstrap import MIDDLES_WEIGHT, PosedSimulator, middles_loss
 from simgan_captcha.data.background import Background
 from simgan_captcha.original.network import OriginalRecognizer
 from simgan_captcha.pipeline.run_folder import CALIBRATION, read_run
@@ -52,8 +52,8 @@ from simgan_captcha.recognizer.counting import Counting, counting_loss
 from simgan_captcha.recognizer.decode import BATCH
 from simgan_captcha.recognizer.network import (
     AttentionRecognizer,
+    PosedOutput,
     RecognizerArchitecture,
-    ScoutOutput,
 )
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS, RecognizerSettings
 from simgan_captcha.recognizer.train import (
@@ -199,7 +199,7 @@ def with_middles(objective: Objective) -> Objective:
 
     def both(outputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, told = objective(outputs[0], targets[..., 0].long())
-        if isinstance(outputs, ScoutOutput):
+        if isinstance(outputs, PosedOutput):
             loss = loss + counting_loss(outputs.counts, targets[..., 4].long())
             return loss + MIDDLES_WEIGHT * middles_loss(outputs.middles, targets), told
         return loss + MIDDLES_WEIGHT * middles_loss(outputs[-1], targets), told

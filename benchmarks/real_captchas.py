@@ -24,7 +24,7 @@ from record import manifests
 from torch import Tensor, nn
 
 from simgan_captcha.atomic import core_count, write_json
-from simgan_captcha.calibration.scout import without_pose
+from simgan_captcha.calibration.bootstrap import without_pose
 from simgan_captcha.config.settings import RunConfig, load_config
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.foreground import decode_scheme_image

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import simgan_captcha
 from simgan_captcha.atomic import write_bytes, write_json
 from simgan_captcha.evaluation.intervals import wilson_interval
@@ -25,9 +27,16 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join(["python", script, *sys.argv[1:]]),
         "commit": commit(),
-        "machine": machine(),
+        "machine": _machine(),
         "versions": versions(),
     }
+
+
+def _machine() -> str:
+    """The processor, its cores, the system, and the GPU if there is one."""
+    return (
+        f"{machine()}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else machine()
+    )
 
 
 def commit() -> str | None:

@@ -28,7 +28,7 @@ from real_captchas import RealCaptchas, run_config, run_fabric
 from record import RESULTS, provenance, with_interval, write_result
 from torch import Tensor
 
-from simgan_captcha.calibration.scout import PosedSimulator
+from simgan_captcha.calibration.bootstrap import PosedSimulator
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.pipeline.run_data import load_images

@@ -232,7 +232,9 @@ class Bench:
         real = torch.from_numpy(lab.background.normalise(lab.images[:count]))
         steps, device = 2 if self.tiny else STEPS, alone().device
         found = measure_refiner(
-            *(images.to(device) for images in (synthetic, after, real)),
+            synthetic.to(device),
+            after.to(device),
+            real.to(device),
             copy.deepcopy(witness).to(device),
             lab.seed,
             steps,

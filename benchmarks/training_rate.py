@@ -28,7 +28,7 @@ from real_captchas import run_config, run_fabric
 from record import RESULTS, manifests, provenance, write_result
 from torch import Tensor
 
-from simgan_captcha.calibration.scout import PosedSimulator, scout_objective
+from simgan_captcha.calibration.bootstrap import PosedSimulator, posed_objective
 from simgan_captcha.data.background import Background
 from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.graph import STAGES
@@ -95,7 +95,7 @@ def main() -> None:
                     options.seed,
                     lambda step, total, figures: ended.append(time.perf_counter()),
                 ),
-                objective=scout_objective if posed else character_objective,
+                objective=posed_objective if posed else character_objective,
             )
         taken = [after - before for before, after in itertools.pairwise(ended[_SETTLING:])]
         return size / (sum(taken) / len(taken))

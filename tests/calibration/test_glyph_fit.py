@@ -172,12 +172,12 @@ def test_dropped_characters_are_mostly_misread() -> None:
 def test_unsure_characters_do_not_count() -> None:
     normalised, poses = scene()
     normalised, poses = normalised[:60], first_of(poses, 60)
-    doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
+    uncertain = np.random.default_rng(1).random(poses.x.shape) < 0.2
     # With their wrong positions, they would spoil every glyph.
-    told = unsure(replace(poses, rotation=poses.rotation + 180 * doubted), doubted)
+    told = unsure(replace(poses, rotation=poses.rotation + 180 * uncertain), uncertain)
     fit = fit_glyphs(normalised, told, seed=0, epochs=4)
-    assert not fit.kept[doubted].any()
-    assert np.isnan(fit.misfit[doubted]).all()
+    assert not fit.kept[uncertain].any()
+    assert np.isnan(fit.misfit[uncertain]).all()
     assert own_likeness(fit.glyphs).min() > 0.8
 
 
@@ -185,12 +185,12 @@ def test_unsure_characters_converge_too() -> None:
     """Their poses must also be right in images that are drawn from."""
     normalised, poses = scene()
     normalised, poses = normalised[:100], first_of(poses, 100)
-    doubted = np.random.default_rng(1).random(poses.x.shape) < 0.2
-    told = unsure(disturbed(poses, 1, 4), doubted)
+    uncertain = np.random.default_rng(1).random(poses.x.shape) < 0.2
+    told = unsure(disturbed(poses, 1, 4), uncertain)
     glyphs = font_glyphs(STRANGER, SIZE)
     fit = fit_glyphs(normalised, told, seed=0, glyphs=glyphs, epochs=2)
-    assert not fit.kept[doubted].any()
-    before, after = (np.abs(errors(p, poses)[doubted]).mean(0) for p in (told, fit.poses))
+    assert not fit.kept[uncertain].any()
+    before, after = (np.abs(errors(p, poses)[uncertain]).mean(0) for p in (told, fit.poses))
     assert (after < 0.6 * before).all()
     assert fit.settled.mean() > 0.95
 

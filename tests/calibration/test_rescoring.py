@@ -10,14 +10,14 @@ from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rescoring import (
     Comparisons,
     Redrawing,
+    borderline_characters,
     contradicts,
     decide,
     does_harm,
-    doubted,
-    hardly_doubted,
+    uncertain_characters,
 )
 from simgan_captcha.calibration.settings import RescoringSettings
-from simgan_captcha.recognizer.network import ScoutOutput
+from simgan_captcha.recognizer.network import PosedOutput
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import POSE
 from simgan_captcha.types import Floats, GreyImages
@@ -49,10 +49,10 @@ class Telling(nn.Module):
         self.pose = torch.from_numpy(np.stack(pose, -1).astype(np.float32))
         self.logits = torch.from_numpy(np.log(poses.probabilities + 1e-6))
 
-    def forward(self, images: Tensor) -> ScoutOutput:
+    def forward(self, images: Tensor) -> PosedOutput:
         chosen = [self.known[image.numpy().tobytes()] for image in images]
         nothing = torch.zeros(0)
-        return ScoutOutput(self.logits[chosen], self.pose[chosen], nothing, nothing)
+        return PosedOutput(self.logits[chosen], self.pose[chosen], nothing, nothing)
 
 
 def calibration() -> Calibration:
@@ -88,7 +88,7 @@ def often_wrong(
 def doubts_of(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], found: Calibration
 ) -> Comparisons:
-    return comparison(doubtful, found, doubted(doubtful[3], SETTINGS))
+    return comparison(doubtful, found, uncertain_characters(doubtful[3], SETTINGS))
 
 
 def comparison(
@@ -108,7 +108,9 @@ def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) ->
 
 @pytest.fixture(scope="module")
 def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
-    return comparison(doubtful, calibration(), hardly_doubted(doubtful[3], calibration(), SETTINGS))
+    return comparison(
+        doubtful, calibration(), borderline_characters(doubtful[3], calibration(), SETTINGS)
+    )
 
 
 def test_uncertain_characters_are_decided_by_drawings(
@@ -163,12 +165,14 @@ def test_borderline_characters_are_not_uncertain_ones(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
 ) -> None:
     probabilities = doubtful[3]
-    both = doubted(probabilities, SETTINGS) & hardly_doubted(probabilities, calibration(), SETTINGS)
+    both = uncertain_characters(probabilities, SETTINGS) & borderline_characters(
+        probabilities, calibration(), SETTINGS
+    )
     assert not both.any()
     np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
     # Characters with an impossible second class are left out.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
-    assert not hardly_doubted(sure, calibration(), SETTINGS).any()
+    assert not borderline_characters(sure, calibration(), SETTINGS).any()
 
 
 def test_noisier_drawings_count_less(
@@ -188,7 +192,7 @@ def test_drawings_confirm_confident_characters_if_glyphs_fit(
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
     assert contradicts(
-        comparison(doubtful, other, hardly_doubted(doubtful[3], calibration(), SETTINGS))
+        comparison(doubtful, other, borderline_characters(doubtful[3], calibration(), SETTINGS))
     )
 
 
@@ -216,7 +220,7 @@ def test_characters_without_glyphs_are_not_compared(
 ) -> None:
     found = calibration()
     found.glyphs[2] = 0
-    chosen = hardly_doubted(doubtful[3], found, SETTINGS)
+    chosen = borderline_characters(doubtful[3], found, SETTINGS)
     assert chosen.any()
     assert not chosen[doubtful[2] == 2].any()
 

@@ -106,9 +106,9 @@ def test_a_run_learns_glyphs_and_poses(
     assert list(result["fonts"]) == list(SCHEME.alphabet)
     assert result["accuracy"] > 0.9
 
-    scout, architecture = load_recognizer(folder / "recognizer.safetensors")
+    bootstrap, architecture = load_recognizer(folder / "recognizer.safetensors")
     assert architecture.pose
-    assert not scout.training
+    assert not bootstrap.training
     losses = []
     for number, steps in ((1, FIRST), (2, STEPS)):
         rows = (folder / f"round-{number}" / "metrics.jsonl").read_text().splitlines()
@@ -140,7 +140,7 @@ def test_a_run_learns_glyphs_and_poses(
     )
     diagnosis = read_diagnosis(run)
     assert "drawings contradict confident readings" in diagnosis["undecided"]
-    assert (diagnosis["doubted"], diagnosis["changed"]) == (0, 0)
+    assert (diagnosis["uncertain"], diagnosis["changed"]) == (0, 0)
     assert diagnosis["undecided"] in diagnosis["warnings"]
     assert told == diagnosis["warnings"]
     assert len(load_readings(run / READINGS)) == IMAGES

@@ -2,7 +2,7 @@
 
 The modules, in the order of the flow:
 
-    scout          the bootstrap recognizer, which predicts classes and poses
+    bootstrap      the bootstrap recognizer, which predicts classes and poses
     poses          the predicted classes and poses
     look           one calibration round, from predictions to glyphs, with class balancing
     glyph_fit      glyphs and exact poses, by gradient descent on the drawing error

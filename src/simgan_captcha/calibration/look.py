@@ -65,12 +65,12 @@ class ShapeSearch:
     """Called after each pass with the mean error of its images."""
 
     def find(
-        self, told: Poses, glyphs: Floats | None, *, formed: bool
+        self, predicted: Poses, glyphs: Floats | None, *, formed: bool
     ) -> tuple[GlyphFit, list[str]]:
         """Fit glyphs and poses, and describe recovered and renamed glyphs in words.
 
         Args:
-            told: Predictions of the bootstrap recognizer for the images.
+            predicted: Predictions of the bootstrap recognizer for the images.
             glyphs: (K, G, G) coverage, 0 to 1, of the previous round; None in the first.
             formed: Whether the previous round found forms that differ between characters.
 
@@ -79,27 +79,27 @@ class ShapeSearch:
         """
         forms = len(POSE) if self.scheme.wavy_baseline else UNBENT
         moving = forms if formed else PLACED
-        told = share_out(told)
-        fit = self._fitted(told, glyphs, moving)
+        predicted = share_out(predicted)
+        fit = self._fitted(predicted, glyphs, moving)
         if not formed and forms_differ(self.normalised, fit, forms):
             moving = forms
-            fit = self._fitted(told, fit.glyphs, moving, fit.poses.places)
-        told, fit, doubts = self._with_right_names(told, fit, moving)
+            fit = self._fitted(predicted, fit.glyphs, moving, fit.poses.places)
+        predicted, fit, doubts = self._with_right_names(predicted, fit, moving)
         if recovered := find_lost_shapes(self.normalised, fit):
             doubts += [shape.in_words(self.scheme.alphabet) for shape in recovered.shapes]
-            told = replace(told, probabilities=recovered.poses.probabilities)
-            fit = self._fitted(told, recovered.glyphs, moving, recovered.poses.places)
+            predicted = replace(predicted, probabilities=recovered.poses.probabilities)
+            fit = self._fitted(predicted, recovered.glyphs, moving, recovered.poses.places)
             # The names of recovered glyphs are uncertain, so fonts are compared again.
-            told, fit, renamed = self._with_right_names(told, fit, moving)
+            predicted, fit, renamed = self._with_right_names(predicted, fit, moving)
             doubts += renamed
         return fit, doubts
 
     def _fitted(
-        self, told: Poses, glyphs: Floats | None, moving: int, begin: Floats | None = None
+        self, predicted: Poses, glyphs: Floats | None, moving: int, begin: Floats | None = None
     ) -> GlyphFit:
         return fit_glyphs(
             self.normalised,
-            told,
+            predicted,
             self.seed,
             glyphs=glyphs,
             begin=begin,
@@ -109,21 +109,21 @@ class ShapeSearch:
         )
 
     def _with_right_names(
-        self, told: Poses, fit: GlyphFit, moving: int
+        self, predicted: Poses, fit: GlyphFit, moving: int
     ) -> tuple[Poses, GlyphFit, list[str]]:
         """Rename misnamed glyphs and fit again; describe the renamed ones in words."""
         alphabet = self.scheme.alphabet
         names = _misnamed(fit.glyphs, alphabet, self.simulator)
         if not names:
-            return told, fit, []
-        told = told.renamed(names)
-        fit = self._fitted(told, renamed_glyphs(fit.glyphs, names), moving, fit.poses.places)
+            return predicted, fit, []
+        predicted = predicted.renamed(names)
+        fit = self._fitted(predicted, renamed_glyphs(fit.glyphs, names), moving, fit.poses.places)
         renamed = [
             f"the glyph taken for {alphabet[k]!r} looks like the fonts' {alphabet[name]!r} and was "
             "renamed: check calibrate/glyphs.png"
             for k, name in names.items()
         ]
-        return told, fit, renamed
+        return predicted, fit, renamed
 
 
 def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> dict[int, int]:

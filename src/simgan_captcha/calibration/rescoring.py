@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from simgan_captcha.calibration.bootstrap import predict_poses
 from simgan_captcha.calibration.pose_fit import fit_poses
-from simgan_captcha.calibration.scout import scout_images
 from simgan_captcha.calibration.settings import RescoringSettings
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
@@ -64,12 +64,14 @@ class Comparisons:
     """Variance of the ink of a pixel around the better drawing."""
 
 
-def doubted(probabilities: Floats, settings: RescoringSettings) -> npt.NDArray[np.bool_]:
+def uncertain_characters(
+    probabilities: Floats, settings: RescoringSettings
+) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of uncertain characters of probabilities (N, L, K)."""
     return np.asarray(_second(probabilities) > settings.uncertainty)
 
 
-def hardly_doubted(
+def borderline_characters(
     probabilities: Floats, calibration: Calibration, settings: RescoringSettings
 ) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of borderline characters: the least confident ones that are not uncertain."""
@@ -98,8 +100,8 @@ class Redrawing:
 
     background: Background
     """Background of the images."""
-    scout: nn.Module
-    """Bootstrap recognizer, which predicts poses, see `scout.scout_images`."""
+    bootstrap: nn.Module
+    """Bootstrap recognizer, which predicts poses, see `bootstrap.predict_poses`."""
     calibration: Calibration
     """Calibration with the glyphs; classes without a glyph are left out."""
     scheme: Scheme
@@ -119,7 +121,8 @@ class Redrawing:
         Args:
             images: (N, H, W) ``uint8``.
             probabilities: (N, L, K) of the recognizer.
-            chosen: (N, L) mask of characters, see `doubted` and `hardly_doubted`.
+            chosen: (N, L) mask of characters, see `uncertain_characters` and
+                `borderline_characters`.
             on_compared: Called with the number of finished characters and the total.
         """
         order = np.argsort(-probabilities, axis=-1, kind="stable")[..., :2]
@@ -137,10 +140,10 @@ class Redrawing:
         for n in range(0, len(of_image), _BATCH):
             batch = slice(n, n + _BATCH)
             normalised = self.background.normalise(images[of_image[batch]])
-            poses = scout_images(self.scout, normalised, self.scheme)
-            told = poses.places
+            poses = predict_poses(self.bootstrap, normalised, self.scheme)
+            predicted_places = poses.places
             # Remove the offset of the predicted class here, and add that of the drawn class below.
-            usual = told - self.calibration.offset[poses.ids]
+            usual = predicted_places - self.calibration.offset[poses.ids]
             for row, ids in enumerate((read[batch], alternatives[batch])):
                 begin = np.asarray(usual + self.calibration.offset[ids], np.float32)
                 fit = fit_poses(normalised, ids, begin, glyphs, self.steps, moving=moved)
@@ -155,7 +158,7 @@ def contradicts(hardly: Comparisons) -> bool:
     """Whether drawings contradict too many borderline characters.
 
     Args:
-        hardly: Comparisons of `hardly_doubted` characters.
+        hardly: Comparisons of `borderline_characters` characters.
     """
     against = int((hardly.evidence > 0).sum())
     wrong = float((1 / (1 + np.exp(hardly.odds.astype(np.float64)))).sum())

@@ -72,7 +72,7 @@ def calibration_flops(config: RunConfig, unsure: float = 0.0) -> int:
     each = _step_flops(config, pose=True)
     return (
         each * sum(settings.steps_of_rounds)
-        + scouting_flops(config, settings.images) * settings.rounds
+        + pose_prediction_flops(config, settings.images) * settings.rounds
     )
 
 
@@ -121,7 +121,7 @@ def check_flops(config: RunConfig, unsure: float = 0.0) -> int:
     return _image_flops(config) * 2 * CHECKED
 
 
-def scouting_flops(config: RunConfig, images: int) -> int:
+def pose_prediction_flops(config: RunConfig, images: int) -> int:
     """Floating-point operations of the bootstrap recognizer's predictions for some images."""
     return images * count_flops(recognizer_architecture(config, pose=True), 1, backward=False)
 

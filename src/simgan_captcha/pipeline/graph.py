@@ -112,8 +112,8 @@ def _calibrate() -> Work:
 
 
 def _calibrate_settings(config: RunConfig) -> dict[str, Any]:
-    scout = config.brief_training(config.calibration.steps)
-    return {**config.dump("calibration"), "scout": scout.model_dump(mode="json")}
+    bootstrap = config.brief_training(config.calibration.steps)
+    return {**config.dump("calibration"), "bootstrap": bootstrap.model_dump(mode="json")}
 
 
 def _calibrate_trainings(config: RunConfig) -> tuple[Training, ...]:

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from simgan_captcha.calibration.scout import PosedSimulator
+from simgan_captcha.calibration.bootstrap import PosedSimulator
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.foreground import decode_scheme_image

@@ -33,22 +33,22 @@ MAP_STRIDE = 4
 """Image pixels per pixel of the feature map of the attention recognizer."""
 
 
-class ScoutOutput(NamedTuple):
+class PosedOutput(NamedTuple):
     """Output of a recognizer with a pose head for B images."""
 
     logits: Tensor
     """(B, L, K) logits of the slots."""
     pose: Tensor
-    """(B, L, 3) poses, see `scout.pose_targets`."""
+    """(B, L, 3) poses, see `bootstrap.pose_targets`."""
     middles: Tensor
     """(B, positions, K + 1) logits of the class centred at each position; the last is none."""
     counts: Tensor
     """(B, columns) number of characters left of each column of the map, see `counting`."""
 
 
-def logits_of(output: Tensor | ScoutOutput) -> Tensor:
+def logits_of(output: Tensor | PosedOutput) -> Tensor:
     """The logits (B, L, K) of a recognizer with or without a pose head."""
-    return output.logits if isinstance(output, ScoutOutput) else output
+    return output.logits if isinstance(output, PosedOutput) else output
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class RecognizerArchitecture:
     """Output channels of the five convolutions of ``attention``."""
     pose: bool = False
     """Whether ``attention`` also predicts x, y and rotation, centres and counts, as a
-    `ScoutOutput`, see `scout`."""
+    `PosedOutput`, see `bootstrap`."""
 
     def describe(self) -> dict[str, Any]:
         """The architecture as plain values."""
@@ -147,7 +147,7 @@ class AttentionRecognizer(nn.Module):
     Each position also predicts the class of the character that is centred there. The logits of a
     slot are its own plus the logarithm of these predictions, averaged by attention. The shapes of
     letters are therefore learned once for all slots, and a slot learns only where to look.
-    Synthetic images supervise the positions (see `scout.middles_loss`).
+    Synthetic images supervise the positions (see `bootstrap.middles_loss`).
     """
 
     def __init__(self, architecture: RecognizerArchitecture) -> None:
@@ -178,8 +178,8 @@ class AttentionRecognizer(nn.Module):
         self.heads = ATTENTION_HEADS
         self.counting = Counting(e, architecture.length, self.heads, rows, columns)
 
-    def forward(self, images: Tensor) -> Tensor | ScoutOutput:
-        """Map images (B, 2, H, W) to logits (B, L, K), or to a `ScoutOutput` with ``pose``."""
+    def forward(self, images: Tensor) -> Tensor | PosedOutput:
+        """Map images (B, 2, H, W) to logits (B, L, K), or to a `PosedOutput` with ``pose``."""
         features = self.features(images).flatten(2).transpose(1, 2)  # (B, positions, E)
         count = self.counting(features)
         placed = features + self.position
@@ -190,7 +190,7 @@ class AttentionRecognizer(nn.Module):
         logits: Tensor = self.classify(slots) + (seen + _UNSEEN).log()
         if self.pose is None:
             return logits
-        return ScoutOutput(logits, self.pose(slots), middles, count)
+        return PosedOutput(logits, self.pose(slots), middles, count)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Outputs of the second, third and last convolution for images (B, 2, H, W)."""

@@ -31,7 +31,7 @@ several processes, each has its own stream with its `parallel.share` of the imag
 
 
 class CaptchaSimulator(Protocol):
-    """Interface of `Simulator`, `OriginalSimulator` and `calibration.scout.PosedSimulator`."""
+    """Interface of `Simulator`, `OriginalSimulator` and `calibration.bootstrap.PosedSimulator`."""
 
     def batch(
         self, generator: np.random.Generator, count: int

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from simgan_captcha.generalist.characters import BLANK, decode
 from simgan_captcha.generalist.decoding import collapsed
-from simgan_captcha.generalist.pretraining.examples import IGNORED, Examples
 from simgan_captcha.generalist.network import GeneralistOutput
-
+from simgan_captcha.generalist.pretraining.examples import IGNORED, Examples
 
 Batch = dict[str, Tensor]
 """The fields of `Examples` as tensors."""

@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
-from simgan_captcha.generalist.features import CHANNELS, HEIGHT
 from simgan_captcha.generalist.network import Generalist, count_forward_flops, in_halves
+from simgan_captcha.generalist.pretraining.examples import Examples, batches, draw_pool
 from simgan_captcha.generalist.pretraining.objective import (
     WEIGHTS,
     Batch,
@@ -44,7 +43,6 @@ from simgan_captcha.training.checkpoint import (
     save_training_state,
     save_weights,
 )
-
 
 _COLUMNS = 128
 """Input columns of the image by which the operations of a column are counted."""

@@ -12,16 +12,16 @@ from pathlib import Path
 from torch import nn
 
 from simgan_captcha.atomic import write_bytes
+from simgan_captcha.calibration.bootstrap import PosedSimulator, posed_objective, predict_poses
 from simgan_captcha.calibration.calibrate import calibrate as make_calibration
 from simgan_captcha.calibration.calibrate import glyph_sheet
 from simgan_captcha.calibration.glyph_fit import SURE, GlyphFit
 from simgan_captcha.calibration.look import ShapeSearch
 from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
-from simgan_captcha.calibration.scout import PosedSimulator, scout_images, scout_objective
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.data.images import encode_png
 from simgan_captcha.errors import TooLittleReadError
-from simgan_captcha.pipeline.cost import recognizer_architecture, scouting_flops
+from simgan_captcha.pipeline.cost import pose_prediction_flops, recognizer_architecture
 from simgan_captcha.pipeline.estimate import FAILURE
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
@@ -63,7 +63,7 @@ class _Rounds:
         self.data, self.folder, self.advance = data, folder, advance
         self.settings, self.background = data.config.calibration, data.background()
         # The distilled recognizer would hand on the generalist's mistakes.
-        self.scout: nn.Module | None = None
+        self.bootstrap: nn.Module | None = None
         self.trained: TrainedRecognizer | None = None
         self.found: GlyphFit | None = None
         self.rendered: RenderingFit | None = None
@@ -100,10 +100,10 @@ class _Rounds:
                 data.seed,
                 lambda step, _, figures: self.advance(done + step, total, figures),
             ),
-            initial=self.scout,
-            objective=scout_objective,
+            initial=self.bootstrap,
+            objective=posed_objective,
         )
-        self.scout = self.trained.reader
+        self.bootstrap = self.trained.reader
         self.flops += self.trained.flops
         self.seen += self.trained.images
 
@@ -145,7 +145,7 @@ class _Rounds:
         config, settings = self.data.config, self.settings
         images = self.data.images[: settings.images]
         normalised = self.background.normalise(images)
-        assert self.scout is not None
+        assert self.bootstrap is not None
 
         def on_epoch(epoch: int, epochs: int, misfit: float) -> None:
             left = float(epochs - epoch)
@@ -160,12 +160,12 @@ class _Rounds:
             epochs=settings.epochs if self.glyphs is None else max(2, settings.epochs // 2),
             on_epoch=on_epoch,
         )
-        predicted = scout_images(self.scout, normalised, config.scheme)
+        predicted = predict_poses(self.bootstrap, normalised, config.scheme)
         surely = float((predicted.probabilities.max(-1) > SURE).mean())
         enough = number >= _FEWEST and surely > _NEARLY_ALL
         self.done = enough or number == settings.rounds
         self.found, warnings = search.find(predicted, self.glyphs, formed=self.formed)
-        self.flops += scouting_flops(config, len(images))
+        self.flops += pose_prediction_flops(config, len(images))
         self.seen += len(images)
         return warnings
 
@@ -195,12 +195,12 @@ class _Rounds:
     def save(self) -> None:
         """Save the calibration so far; later rounds replace it."""
         assert self.calibration is not None
-        assert self.scout is not None
+        assert self.bootstrap is not None
         self.calibration.save(self.folder / CALIBRATION)
         sheet = glyph_sheet(self.calibration.glyphs)
         write_bytes(self.folder / "glyphs.png", encode_png(sheet))
         architecture = recognizer_architecture(self.data.config, pose=True)
-        save_recognizer(self.folder / READER, self.scout, architecture)
+        save_recognizer(self.folder / READER, self.bootstrap, architecture)
 
     def outcome(self) -> StageOutcome:
         """The result after the last round."""

@@ -15,11 +15,11 @@ from torch import nn
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.rescoring import (
     Redrawing,
+    borderline_characters,
     contradicts,
     decide,
     does_harm,
-    doubted,
-    hardly_doubted,
+    uncertain_characters,
 )
 from simgan_captcha.inference.readings import Reading, save_readings
 from simgan_captcha.pipeline.cost import (
@@ -252,23 +252,23 @@ def _verify(
     draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
     could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-    if contradicts(draw(data.images, once, hardly_doubted(once, calibration, settings))):
+    if contradicts(draw(data.images, once, borderline_characters(once, calibration, settings))):
         return _refused(
             "drawings contradict confident readings, so uncertain characters are not rescored: the "
             f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
         )
-    known_doubts = draw(known.images, read.known, doubted(read.known, settings))
+    known_doubts = draw(known.images, read.known, uncertain_characters(read.known, settings))
     if does_harm(known_doubts, known.ids):
         return _refused(
             "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
             "characters are not rescored"
         )
-    doubts = draw(data.images, read.real, doubted(read.real, settings))
+    doubts = draw(data.images, read.real, uncertain_characters(read.real, settings))
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
     read.real, read.known = decided, decide(read.known, known_doubts)
-    return {"doubted": len(doubts.images), "changed": changed}
+    return {"uncertain": len(doubts.images), "changed": changed}
 
 
 def _refused(why: str) -> dict[str, Any]:
-    return {"doubted": 0, "changed": 0, "undecided": why}
+    return {"uncertain": 0, "changed": 0, "undecided": why}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.calibration.scout import scout_objective, without_pose
+from simgan_captcha.calibration.bootstrap import posed_objective, without_pose
 from simgan_captcha.data.background import Background
 from simgan_captcha.generalist.network import features_of_ink, load_generalist
 from simgan_captcha.generalist.shipped import shipped
@@ -153,7 +153,7 @@ def read(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         settings,
         TrainingSession(folder, data.fabric, data.seed, advance),
         initial=data.label_checker() if starts_trained else None,
-        objective=scout_objective if posed else character_objective,
+        objective=posed_objective if posed else character_objective,
     )
     refining = (
         0 if refiner is None else result.images * count_forward_flops(refiner.settings, *data.size)

@@ -14,8 +14,8 @@ from simgan_captcha.recognizer.counting import counting_loss
 from simgan_captcha.recognizer.decode import TOGETHER
 from simgan_captcha.recognizer.network import (
     MAP_STRIDE,
+    PosedOutput,
     RecognizerArchitecture,
-    ScoutOutput,
     build_recognizer,
     map_size,
 )
@@ -70,7 +70,7 @@ def pose_targets(parameters: DrawParameters, scheme: Scheme) -> Floats:
     return targets
 
 
-def scout_objective(outputs: ScoutOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def posed_objective(outputs: PosedOutput, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of characters and of centres, and absolute errors of poses and counts.
 
     Each position of the map must predict the class that is centred there. This teaches the
@@ -128,11 +128,11 @@ def without_pose(reader: nn.Module, architecture: RecognizerArchitecture) -> nn.
 
 
 @torch.inference_mode()
-def scout_images(scout: nn.Module, normalised: FloatImages, scheme: Scheme) -> Poses:
+def predict_poses(bootstrap: nn.Module, normalised: FloatImages, scheme: Scheme) -> Poses:
     """Predict classes and poses of normalised images (N, 2, H, W)."""
-    scout.eval()
+    bootstrap.eval()
     images = torch.from_numpy(normalised).contiguous(memory_format=torch.channels_last)
-    outputs = [scout(batch) for batch in images.split(TOGETHER)]
+    outputs = [bootstrap(batch) for batch in images.split(TOGETHER)]
     probabilities = torch.cat([o.logits for o in outputs]).float().softmax(-1).numpy()
     pose = torch.cat([o.pose for o in outputs]).float().numpy()
     pitch = scheme.width / scheme.max_length

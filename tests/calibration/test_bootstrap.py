@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from simgan_captcha.calibration.bootstrap import (
+    MIDDLES_WEIGHT,
+    PosedSimulator,
+    pose_targets,
+    posed_objective,
+    predict_poses,
+    without_pose,
+)
 from simgan_captcha.calibration.calibrate import calibrate
 from simgan_captcha.calibration.glyph_fit import fit_glyphs
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
-from simgan_captcha.calibration.scout import (
-    MIDDLES_WEIGHT,
-    PosedSimulator,
-    pose_targets,
-    scout_images,
-    scout_objective,
-    without_pose,
-)
 from simgan_captcha.recognizer.decode import BATCH, load_recognizer, save_recognizer
 from simgan_captcha.recognizer.network import (
     MAP_STRIDE,
     AttentionRecognizer,
+    PosedOutput,
     RecognizerArchitecture,
-    ScoutOutput,
     build_recognizer,
     map_size,
 )
@@ -72,15 +72,15 @@ def drawn(count: int, seed: int = 1, **changes: Any) -> tuple[Simulator, DrawPar
 class Knowing(nn.Module):
     """A bootstrap recognizer that returns entry n of a list for the image with mark n."""
 
-    def __init__(self, outputs: ScoutOutput) -> None:
+    def __init__(self, outputs: PosedOutput) -> None:
         super().__init__()
         self.outputs = outputs
 
-    def forward(self, images: Tensor) -> ScoutOutput:
+    def forward(self, images: Tensor) -> PosedOutput:
         assert not self.training
         assert len(images) <= BATCH
         marks = images[:, 0, 0, 0].long()
-        return ScoutOutput(*(output[marks] for output in self.outputs))
+        return PosedOutput(*(output[marks] for output in self.outputs))
 
 
 def test_perfect_predictions_are_the_drawn_poses() -> None:
@@ -91,7 +91,7 @@ def test_perfect_predictions_are_the_drawn_poses() -> None:
     assert targets.dtype == np.float32
     assert np.abs(targets[..., 1:4]).max() < 1.1
     classes = np.eye(36, dtype=np.float32)[parameters.ids]
-    known = ScoutOutput(
+    known = PosedOutput(
         torch.from_numpy(classes * 20),
         torch.from_numpy(targets[..., 1:4]),
         torch.zeros(BATCH + 50, 1, 37),
@@ -100,7 +100,7 @@ def test_perfect_predictions_are_the_drawn_poses() -> None:
 
     marked = np.zeros((BATCH + 50, 2, 50, 100), np.float32)
     marked[:, 0, 0, 0] = np.arange(BATCH + 50)
-    poses = scout_images(Knowing(known).train(), marked, HACKMIT_2017)
+    poses = predict_poses(Knowing(known).train(), marked, HACKMIT_2017)
     np.testing.assert_allclose(poses.probabilities, classes, atol=1e-6)
     for name in ("x", "y", "rotation"):
         said, meant = getattr(poses, name), getattr(parameters, name)
@@ -134,7 +134,7 @@ def test_a_centre_has_its_position_on_the_map() -> None:
     np.testing.assert_array_equal(positions, [[0, 71], [0, 13], [3 * 12 + 6, -1]])
 
 
-def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
+def perfect_outputs(targets: Floats) -> tuple[PosedOutput, Tensor]:
     """The outputs of a perfect bootstrap recognizer for drawn images."""
     told = torch.from_numpy(targets)
     ids, positions = told[..., 0].long(), told[..., 4].long()
@@ -147,12 +147,12 @@ def perfect_outputs(targets: Floats) -> tuple[ScoutOutput, Tensor]:
     assert (positions >= 0).all()
     before = (positions % columns)[..., None] - torch.arange(columns)
     count = ((before < 0).float() + 0.5 * (before == 0)).sum(1)
-    return ScoutOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
+    return PosedOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
 
 
 def test_perfect_predictions_have_no_loss() -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
-    loss, figures = scout_objective(outputs, targets)
+    loss, figures = posed_objective(outputs, targets)
     assert 0 <= loss.item() < 1e-6
     assert figures["accuracy"].item() == 1
     assert figures["turn_error_degrees"].item() == 0
@@ -162,7 +162,7 @@ def test_perfect_predictions_have_no_loss() -> None:
 def test_a_wrong_pose_has_a_loss_and_an_error_in_degrees(number: int) -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
     outputs.pose[..., number] += torch.tensor([0.2, -0.2])  # one slot in each direction
-    loss, figures = scout_objective(outputs, targets)
+    loss, figures = posed_objective(outputs, targets)
     assert loss.item() == pytest.approx(0.1, abs=1e-5)
     assert figures["loss"].item() < 1e-6
     assert figures["turn_error_degrees"].item() == pytest.approx(9 * (number == 2), abs=1e-4)
@@ -171,8 +171,8 @@ def test_a_wrong_pose_has_a_loss_and_an_error_in_degrees(number: int) -> None:
 def test_a_wrong_class_has_a_loss_and_lowers_accuracy() -> None:
     outputs, targets = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
     outputs.logits[:, 0] = outputs.logits[:, 0].roll(1, -1)
-    loss, figures = scout_objective(
-        ScoutOutput(*(output.bfloat16() for output in outputs)), targets
+    loss, figures = posed_objective(
+        PosedOutput(*(output.bfloat16() for output in outputs)), targets
     )
     assert loss.item() == pytest.approx(10, abs=0.1)
     assert figures["accuracy"].item() == 0.5
@@ -186,14 +186,14 @@ def test_missed_centres_weigh_as_much_as_empty_positions() -> None:
     blind = outputs.middles.clone()
     blind[..., :] = 0
     blind[..., CLASSES] = 20  # nothing anywhere
-    loss, figures = scout_objective(outputs._replace(middles=blind), told)
+    loss, figures = posed_objective(outputs._replace(middles=blind), told)
     assert loss.item() == pytest.approx(MIDDLES_WEIGHT * 20 / 2, rel=0.1)
     assert figures["accuracy"].item() == 1
 
 
 def test_a_count_that_is_one_too_high_has_a_loss_of_one() -> None:
     outputs, told = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
-    loss, _ = scout_objective(outputs._replace(counts=outputs.counts + 1), told)
+    loss, _ = posed_objective(outputs._replace(counts=outputs.counts + 1), told)
     assert loss.item() == pytest.approx(1, abs=1e-4)
 
 
@@ -206,21 +206,21 @@ def test_letters_outside_the_image_have_no_centre() -> None:
     empty[..., CLASSES] = 20
     told = torch.cat([told[..., :4], torch.from_numpy(away[..., 4:])], -1)
     nobody = outputs._replace(middles=empty, counts=torch.zeros_like(outputs.counts))
-    assert scout_objective(nobody, told)[0].item() < 1e-6
-    assert scout_objective(outputs, told)[0].item() > 0.1
+    assert posed_objective(nobody, told)[0].item() < 1e-6
+    assert posed_objective(outputs, told)[0].item() > 0.1
 
 
 # The network.
 
 
 def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
-    scout = build_recognizer(ARCHITECTURE).eval()
-    reader = without_pose(scout.train(), replace(ARCHITECTURE, pose=False))
+    bootstrap = build_recognizer(ARCHITECTURE).eval()
+    reader = without_pose(bootstrap.train(), replace(ARCHITECTURE, pose=False))
     assert not reader.training
-    scout.eval()
+    bootstrap.eval()
     images = torch.rand(3, 2, 24, 48) * 2 - 1
-    outputs = scout(images)
-    assert isinstance(outputs, ScoutOutput)
+    outputs = bootstrap(images)
+    assert isinstance(outputs, PosedOutput)
     assert outputs.logits.shape == (3, 2, CLASSES)
     assert outputs.pose.shape == (3, 2, 3)
     assert outputs.middles.shape == (3, POSITIONS, CLASSES + 1)
@@ -234,7 +234,7 @@ def test_a_bootstrap_recognizer_has_more_outputs_than_a_recognizer() -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    scout: nn.Module
+    bootstrap: nn.Module
     figures: dict[str, float]
 
 
@@ -248,7 +248,7 @@ def stream(simulator: PosedSimulator) -> LabelledStream:
     return batches
 
 
-def train_scout(
+def train_bootstrap(
     folder: Path, steps: int, on_step: Callable[[int, int, dict[str, float]], None] = quiet
 ) -> Learned:
     result = train_recognizer(
@@ -256,19 +256,19 @@ def train_scout(
         ARCHITECTURE,
         SETTINGS.model_copy(update={"steps": steps}),
         TrainingSession(folder, cpu(), 1, on_step),
-        objective=scout_objective,
+        objective=posed_objective,
     )
     return Learned(result.reader, result.figures)
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    return train_scout(tmp_path_factory.mktemp("scout"), SETTINGS.steps)
+    return train_bootstrap(tmp_path_factory.mktemp("bootstrap"), SETTINGS.steps)
 
 
-def look(scout: nn.Module, simulator: Simulator, parameters: DrawParameters) -> Poses:
+def look(bootstrap: nn.Module, simulator: Simulator, parameters: DrawParameters) -> Poses:
     normalised = simulator.background.normalise(simulator.render(parameters))
-    return scout_images(scout, normalised, SCHEME)
+    return predict_poses(bootstrap, normalised, SCHEME)
 
 
 def error(said: npt.NDArray[Any], meant: npt.NDArray[Any]) -> float:
@@ -277,7 +277,7 @@ def error(said: npt.NDArray[Any], meant: npt.NDArray[Any]) -> float:
 
 def test_a_bootstrap_recognizer_learns_classes_and_poses(learned: Learned) -> None:
     simulator, parameters = drawn(500, seed=2)
-    poses = look(learned.scout, simulator, parameters)
+    poses = look(learned.bootstrap, simulator, parameters)
     assert (poses.probabilities.argmax(-1) == parameters.ids).mean() > 0.9
     for name in ("x", "y"):
         said, meant = getattr(poses, name), getattr(parameters, name)
@@ -295,7 +295,7 @@ def test_predictions_for_narrower_images_calibrate(learned: Learned) -> None:
             250, seed=3, rotation=rotation, horizontal=(0.0, 0.2), vertical=(0.4, 0.5)
         )
         images = simulator.background.normalise(simulator.render(parameters))
-        poses = scout_images(learned.scout, images, SCHEME)
+        poses = predict_poses(learned.bootstrap, images, SCHEME)
         fit = fit_glyphs(images, poses, seed=0, epochs=8)
         rendering = start_rendering(simulator.background)
         found = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, rendering)
@@ -309,10 +309,10 @@ def test_predictions_for_narrower_images_calibrate(learned: Learned) -> None:
 
 
 def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_path: Path) -> None:
-    save_recognizer(tmp_path / "scout.safetensors", learned.scout, ARCHITECTURE)
-    scout, architecture = load_recognizer(tmp_path / "scout.safetensors")
+    save_recognizer(tmp_path / "bootstrap.safetensors", learned.bootstrap, ARCHITECTURE)
+    bootstrap, architecture = load_recognizer(tmp_path / "bootstrap.safetensors")
     assert architecture == ARCHITECTURE
-    assert same_weights(scout, learned.scout)
+    assert same_weights(bootstrap, learned.bootstrap)
 
     simulator, parameters = drawn(200, seed=4)
     images = torch.from_numpy(simulator.background.normalise(simulator.render(parameters)))
@@ -326,7 +326,7 @@ def test_a_recognizer_starts_from_the_bootstrap_weights(learned: Learned, tmp_pa
         replace(ARCHITECTURE, pose=False),
         SETTINGS.model_copy(update={"steps": 1, "learning_rate": 1e-9}),
         TrainingSession(tmp_path, cpu(), 1, quiet),
-        initial=scout,
+        initial=bootstrap,
     ).reader
     with torch.inference_mode():
         logits = reader(images)
@@ -351,8 +351,8 @@ def test_empty_slots_have_no_pose_to_learn() -> None:
     pose = torch.full((40, 3, 3), 0.3, requires_grad=True)
     middles = torch.zeros(40, rows * columns, 6, requires_grad=True)
     count = torch.zeros(40, columns)
-    loss, figures = scout_objective(
-        ScoutOutput(logits, pose, middles, count), torch.from_numpy(np.asarray(targets))
+    loss, figures = posed_objective(
+        PosedOutput(logits, pose, middles, count), torch.from_numpy(np.asarray(targets))
     )
     loss.backward()
     assert logits.grad is not None
