@@ -14,6 +14,7 @@ from simgan_captcha.generalist.specialization.specialize import (
     augment,
     common_width,
     forgiving_loss,
+    learned_share,
     prepare,
     specialize,
 )
@@ -77,3 +78,11 @@ def test_a_seed_decides_and_the_given_network_stays() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not torch.equal(first["logits.weight"], before["logits.weight"])
+
+
+def test_the_first_steps_learn_from_all_images_that_are_read_surely() -> None:
+    """A font that is read a little less surely than others would be forgotten otherwise."""
+    assert learned_share(0, 200, sure=0.87) == pytest.approx(0.87)
+    assert learned_share(0, 200, sure=0.2) == pytest.approx(0.5)
+    assert learned_share(60, 200, sure=0.2) == pytest.approx(0.75)
+    assert learned_share(120, 200, sure=0.2) == learned_share(199, 200, sure=1.0) == 1.0

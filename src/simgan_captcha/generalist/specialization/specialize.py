@@ -47,8 +47,12 @@ _WEIGHT_DECAY = 0.01
 _AVERAGE = 0.98
 """Decay of the teacher's weights a step."""
 _FIRST_SHARE = 0.5
-"""Share of the images, the surest, that the first steps learn from; it is 1 after 60 % of the
-steps."""
+"""Least share of the images, the surest, that the first steps learn from."""
+_SURE = 0.99
+"""Confidence from which on the first steps learn from all images. If they learned from fewer, the
+student would forget fonts that the generalist reads, but less surely than others."""
+_ALL_AFTER = 0.6
+"""Share of the steps after which all images are learned from."""
 _LEARNING_RATE = 5e-4
 """Of AdamW, after a warm-up and before a cosine."""
 _RELABEL_EVERY = 40
@@ -116,13 +120,14 @@ def specialize(
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True
     )
-    labels = _Labels([], torch.zeros(0, dtype=torch.long))
+    labels, first = _Labels([], torch.zeros(0, dtype=torch.long), 0.0), 1.0
     for step in range(s.steps):
         if step % _RELABEL_EVERY == 0:
             labels = _label(teacher, pixels, possible, known, bf16=bf16)
+            first = labels.sure if step == 0 else first
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * _schedule(step, s.steps)
-        share = min(1.0, _FIRST_SHARE + (1 - _FIRST_SHARE) * step / max(1, 0.6 * s.steps))
+        share = learned_share(step, s.steps, first)
         surest = labels.by_confidence[: max(2, round(share * len(labels.by_confidence)))]
         if not len(surest):  # nothing was read at all
             break
@@ -162,6 +167,8 @@ class _Labels:
 
     ids: list[Tensor]
     by_confidence: Tensor
+    sure: float
+    """Share of the images with a confidence of at least `_SURE`."""
 
 
 def _label(
@@ -187,7 +194,8 @@ def _label(
     confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
     order = confidence.argsort(descending=True)
     kept = order[confidence[order] >= 0]
-    return _Labels([torch.tensor(encode(d.text), dtype=torch.long) for d in decoded], kept)
+    ids = [torch.tensor(encode(d.text), dtype=torch.long) for d in decoded]
+    return _Labels(ids, kept, float((confidence >= _SURE).float().mean()))
 
 
 def _of_characters(logits: Floats, decoded: Sequence[Decoded], alphabet: Alphabet) -> Floats:
@@ -223,6 +231,16 @@ def forgiving_loss(logits: Tensor, ids: Sequence[Tensor], forgiveness: float | T
         zero_infinity=True,
     )
     return generalized_cross_entropy(torch.exp(-ctc / lengths), forgiveness)
+
+
+def learned_share(step: int, steps: int, sure: float) -> float:
+    """Share of the images, the surest, that a step learns from.
+
+    It rises in a straight line from the share of images of which the generalist is sure, or from
+    one half if that is more, to 1.
+    """
+    first = max(_FIRST_SHARE, sure)
+    return min(1.0, first + (1 - first) * step / max(1.0, _ALL_AFTER * steps))
 
 
 def _schedule(step: int, steps: int) -> float:
