@@ -20,8 +20,11 @@ from simgan_captcha.pipeline.estimate import (
 )
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
 
-UNKNOWN = 0.25
-"""Mean confidence of the generalist's first readings below which it does not know the family."""
+UNKNOWN = 0.45
+"""Mean confidence of the generalist's first readings below which it does not know the family.
+
+Below it, learning from the generalist was not good enough for any family of
+docs/experiments.md, so the simulator was needed anyway."""
 
 
 _UNTIL_CALIBRATION = ("simulate", "calibrate")
