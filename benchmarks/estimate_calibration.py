@@ -97,7 +97,8 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
     )
     start = time.process_time()
     with TemporaryDirectory() as folder:
-        settings = ["distillation.enough=0", *options.settings]
+        # Without a calibration, every family begins with the generalist.
+        settings = ["distillation.enough=0", "calibrate=false", *options.settings]
         run = sc.learn(
             [encode_png(one.image) for one in drawn],
             run=Path(folder) / "run",
