@@ -167,27 +167,38 @@ def _at_most(estimate: Estimate, most: float) -> Estimate:
     )
 
 
-def limited_by_first_readings(
-    estimate: Estimate, confidences: Sequence[float], alike: Sequence[bool]
-) -> Estimate:
-    """Limit an estimate by the generalist's first readings of some images.
+def accuracy_by_agreement(
+    confidences: Sequence[float], alike: Sequence[bool]
+) -> tuple[float, float] | None:
+    """Accuracy of a recognizer and its standard error, from readings of another recognizer.
 
-    The generalist reads image i right with probability c_i. A recognizer of accuracy r that errs
-    independently gives the same text with probability r c_i, if equal mistakes are rare. Weighted
-    by c_i, r is about sum(c_i a_i) / sum(c_i^2), where a_i is 1 if both texts are equal. The limit
-    is two standard errors above it.
+    The other recognizer reads image i right with probability c_i. A recognizer of accuracy r that
+    errs independently gives the same text with probability r c_i, if equal mistakes are rare.
+    Weighted by c_i, r is about sum(c_i a_i) / sum(c_i^2), where a_i is 1 if both texts are equal.
 
     Args:
-        estimate: Estimate to limit.
-        confidences: c_i of the generalist, 0 to 1.
+        confidences: c_i of the other recognizer, 0 to 1.
         alike: a_i.
+
+    Returns:
+        The accuracy, which can exceed 1, and its error; None if all confidences are 0.
     """
     weight = sum(c * c for c in confidences)
     if weight == 0:
-        return estimate
+        return None
     found = sum(c * float(a) for c, a in zip(confidences, alike, strict=True)) / weight
-    error = math.sqrt(sum(c**3 * (1 - c) for c in confidences)) / weight
-    return _at_most(estimate, min(1.0, found + 2 * error))
+    return found, math.sqrt(sum(c**3 * (1 - c) for c in confidences)) / weight
+
+
+def limited_by_readings(
+    estimate: Estimate, confidences: Sequence[float], alike: Sequence[bool]
+) -> Estimate:
+    """Limit an estimate by another recognizer's readings, see `accuracy_by_agreement`.
+
+    The limit is two standard errors above the accuracy.
+    """
+    found = accuracy_by_agreement(confidences, alike)
+    return estimate if found is None else _at_most(estimate, min(1.0, found[0] + 2 * found[1]))
 
 
 def diagnose(

@@ -1,6 +1,6 @@
 """The last stage of a run: read all images, rescore uncertain ones, and estimate the accuracy.
 
-The recognizer with the higher estimated accuracy reads. The estimate uses unlabelled real images
+The better recognizer reads, see `_choose`. The estimate of its accuracy uses unlabelled real images
 and synthetic images with known texts.
 """
 
@@ -31,11 +31,12 @@ from simgan_captcha.pipeline.cost import (
 )
 from simgan_captcha.pipeline.estimate import (
     Estimate,
+    accuracy_by_agreement,
     diagnose,
     distilled_estimate,
     estimate_accuracy,
     limited_by_agreement,
-    limited_by_first_readings,
+    limited_by_readings,
 )
 from simgan_captcha.pipeline.graph import recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
@@ -95,7 +96,7 @@ def check_simulated(data: RunData, folder: Path, advance: OnStep) -> StageOutcom
 
 
 def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
-    """Read all stored images with the recognizer of the highest estimated accuracy."""
+    """Read all stored images with the better recognizer."""
     scheme, background = data.config.scheme, data.background()
     names, images = data.captchas
     readers = {stage: data.recognizer(stage) for stage in recognizers(data.config, data.run)}
@@ -108,7 +109,7 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
             read_probabilities(reader, background, drawn.images, advance) if drawn else _NONE,
         )
         estimates[stage] = _estimate(data, stage, drawn, compared)
-    kept = max(readers, key=lambda stage: estimates[stage].accuracy)
+    kept = _choose(data, estimates, compared)
     known = None if kept == _DISTILLED else known
     read = compared[kept]
     if len(images) > COMPARED:
@@ -182,19 +183,52 @@ def _estimate(
     """The estimate of one recognizer, limited by what the generalist reads."""
     if known is None:
         return distilled_estimate(data.run)
-    read, scheme, names = compared[stage], data.config.scheme, data.captchas[0]
-    readings = list(decode(scheme, names[: len(read.real)], read.real))
+    read, scheme = compared[stage], data.config.scheme
+    readings = list(decode(scheme, data.captchas[0][: len(read.real)], read.real))
     estimate = estimate_accuracy(
         list(decode(scheme, known.texts, read.known)), known.texts, readings
     )
+    estimate = _limited_by_first_look(data, estimate, readings)
     if _DISTILLED not in compared:
-        return _limited_by_first_look(data, estimate, readings)
-    both = min(
-        len(read.real), len(compared[_DISTILLED].real)
-    )  # the kept recognizer has read all images
-    others = decode(scheme, names[:both], compared[_DISTILLED].real[:both])
-    alike = [one.text == other.text for one, other in zip(readings[:both], others, strict=True)]
+        return estimate
+    pairs = _paired(data, compared[stage], compared[_DISTILLED])
+    alike = [one.text == other.text for one, other in pairs]
     return limited_by_agreement(estimate, sum(alike) / len(alike), distilled_estimate(data.run))
+
+
+def _choose(
+    data: RunData, estimates: dict[str, Estimate], compared: dict[str, _Probabilities]
+) -> str:
+    """The stage of the better recognizer.
+
+    Among recognizers that learned from the simulator, it is that of the highest estimate. The
+    estimates of this one and of the distilled one have different sources, and synthetic images that
+    are easier than the real ones make the first too high. So each of the two is judged by the
+    readings of the other one instead, see `accuracy_by_agreement`.
+    """
+    simulated = [stage for stage in estimates if stage != _DISTILLED]
+    if not simulated:
+        return _DISTILLED
+    best = max(simulated, key=lambda stage: estimates[stage].accuracy)
+    if _DISTILLED not in compared:
+        return best
+    pairs = _paired(data, compared[best], compared[_DISTILLED])
+    alike = [one.text == other.text for one, other in pairs]
+    of_best = accuracy_by_agreement([other.confidence for _, other in pairs], alike)
+    of_distilled = accuracy_by_agreement([one.confidence for one, _ in pairs], alike)
+    if of_best is None or of_distilled is None:
+        return max(best, _DISTILLED, key=lambda stage: estimates[stage].accuracy)
+    return best if of_best[0] > of_distilled[0] else _DISTILLED
+
+
+def _paired(
+    data: RunData, one: _Probabilities, other: _Probabilities
+) -> list[tuple[Reading, Reading]]:
+    """Readings of the images that two recognizers have both read; the kept one has read all."""
+    both = min(len(one.real), len(other.real))
+    scheme, names = data.config.scheme, data.captchas[0][:both]
+    first, second = (decode(scheme, names, read.real[:both]) for read in (one, other))
+    return list(zip(first, second, strict=True))
 
 
 def _limited_by_first_look(data: RunData, estimate: Estimate, readings: list[Reading]) -> Estimate:
@@ -207,7 +241,7 @@ def _limited_by_first_look(data: RunData, estimate: Estimate, readings: list[Rea
         for name, text, confidence in zip(first.names, first.texts, first.confidences, strict=True)
         if name in text_of
     ]
-    return limited_by_first_readings(estimate, [c for c, _ in pairs], [alike for _, alike in pairs])
+    return limited_by_readings(estimate, [c for c, _ in pairs], [alike for _, alike in pairs])
 
 
 def _read_views(
