@@ -52,9 +52,11 @@ SEEN = {
 def person(name: str) -> Person:
     """What a person writes for a family."""
     if name in REAL_FAMILIES:
-        return Person(*REAL_FAMILIES[name], *SEEN[name])
-    family = FAMILIES[GENERATORS[name]]
-    return Person(family.alphabet, family.length, *SEEN[name])
+        alphabet, length = REAL_FAMILIES[name]
+    else:
+        family = FAMILIES[GENERATORS[name]]
+        alphabet, length = family.alphabet, family.length
+    return Person(alphabet, length.replace("-", " to "), *SEEN[name])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
