@@ -13,8 +13,9 @@ overlap, the images are grey instead of binary, and the current recognizer repla
 All rows are judged on 5,000 real captchas. The 2017 text claims about 55 % with raw images and 95 %
 with refined ones.
 
-``--size cpu`` trains on smaller batches: a refiner of 16 features and 2 blocks, and a classifier of
-a quarter of the features. ``--size full`` uses the sizes of the text and needs a GPU.
+``--size cpu`` trains smaller networks on smaller batches. Its refiner has 16 features and 2 blocks,
+and its classifier a quarter of the features. ``--size full`` uses the sizes of the text and needs a
+GPU.
 Each row is written to benchmarks/results/original_story_SIZE.json as soon as it is finished, and is
 not repeated. An interrupted training continues.
 """

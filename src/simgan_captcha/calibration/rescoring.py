@@ -141,9 +141,8 @@ class Redrawing:
             batch = slice(n, n + _BATCH)
             normalised = self.background.normalise(images[of_image[batch]])
             poses = predict_poses(self.bootstrap, normalised, self.scheme)
-            predicted_places = poses.places
             # Remove the offset of the predicted class here, and add that of the drawn class below.
-            usual = predicted_places - self.calibration.offset[poses.ids]
+            usual = poses.places - self.calibration.offset[poses.ids]
             for row, ids in enumerate((read[batch], alternatives[batch])):
                 begin = np.asarray(usual + self.calibration.offset[ids], np.float32)
                 fit = fit_poses(normalised, ids, begin, glyphs, self.steps, moving=moved)
@@ -158,7 +157,7 @@ def contradicts(hardly: Comparisons) -> bool:
     """Whether drawings contradict too many borderline characters.
 
     Args:
-        hardly: Comparisons of `borderline_characters` characters.
+        hardly: Comparisons of characters that `borderline_characters` chose.
     """
     against = int((hardly.evidence > 0).sum())
     wrong = float((1 / (1 + np.exp(hardly.odds.astype(np.float64)))).sum())

@@ -23,8 +23,8 @@ from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
 UNKNOWN = 0.45
 """Mean confidence of the generalist's first readings below which it does not know the family.
 
-Below it, learning from the generalist was not good enough for any family of
-docs/experiments.md, so the simulator was needed anyway."""
+With the shipped weights, learning from the generalist was not good enough for the three families
+that were tried below it (docs/experiments.md), so the simulator was needed anyway."""
 
 
 _UNTIL_CALIBRATION = ("simulate", "calibrate")

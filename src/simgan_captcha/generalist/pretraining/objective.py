@@ -19,8 +19,9 @@ Batch = dict[str, Tensor]
 def loss_of(output: GeneralistOutput, examples: Batch) -> dict[str, Tensor]:
     """The parts of the loss, each a mean over what it is about.
 
-    ``text`` is CTC (Graves et al. 2006) per character; ``columns`` is the cross-entropy of the
-    columns that hold a middle plus that of those that hold none; ``geometry`` is a smooth L1.
+    ``text`` is CTC (Graves et al. 2006) per character. ``columns`` is the cross-entropy of the
+    columns that hold a middle, plus that of the columns that hold none. ``geometry`` is a smooth L1
+    loss.
     """
     log_probabilities = output.logits.float().log_softmax(-1)
     B, T, K = log_probabilities.shape

@@ -5,10 +5,10 @@ keep it from reading some characters far more often than others (`class_balance`
 learns these texts on augmented images, the surest first, with a loss that forgives wrong ones. The
 teacher reads again every few dozen steps.
 
-Sources: mean teacher (arXiv:1703.01780); easy-to-hard self-training for text (StrDA,
-arXiv:2410.09913); distribution alignment (ReMixMatch, arXiv:1911.09785), here toward frequencies
-that are estimated, not given; generalized cross-entropy (arXiv:1805.07836), here of a character's
-mean probability under CTC.
+Sources: The mean teacher is that of arXiv:1703.01780. Self-training for text from easy to hard is
+that of StrDA (arXiv:2410.09913). Distribution alignment follows ReMixMatch (arXiv:1911.09785), but
+toward frequencies that are estimated. Generalized cross-entropy (arXiv:1805.07836) is that of a
+character's mean probability under CTC.
 
 Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns, K classes.
 """
