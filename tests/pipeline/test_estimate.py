@@ -269,6 +269,13 @@ def test_later_training_without_improvement_gives_a_warning(read: float) -> None
     assert "did not improve it and is not used" in sentence
 
 
+def test_a_warning_explains_why_the_higher_estimate_does_not_decide() -> None:
+    estimates = {"distill": Estimate(0.52, 0.2, 0.8), "adapt": Estimate(0.68, 0.6, 0.8, 0.7)}
+    (sentence,) = diagnose([], [], [], estimates, "distill", ALPHABET)["warnings"]
+    assert "is estimated to read 68.0% right, that of distill 52.0%" in sentence
+    assert "judged by each other's readings, it is the worse one and is not used" in sentence
+
+
 def test_an_improvement_gives_no_warning() -> None:
     estimates = {"read": Estimate(0.88, 0.8, 1.0, 0.9), "adapt": Estimate(0.91, 0.8, 1.0, 0.9)}
     diagnosis = diagnose([], [], [], estimates, "adapt", ALPHABET)

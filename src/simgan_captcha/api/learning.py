@@ -171,7 +171,7 @@ class Run:
 
     @cached_property
     def reader(self) -> "ImageReader":
-        """The recognizer with the highest estimated accuracy.
+        """The recognizer that read the images of the run.
 
         Raises:
             RunError: The run is not finished, or its settings have changed since.

@@ -272,11 +272,17 @@ def known_confusions(known: "Sequence[Reading]", truths: Sequence[str]) -> list[
 
 
 def _worse(estimates: Mapping[str, Estimate], kept: str) -> list[str]:
+    used = estimates[kept].accuracy
+    later = list(estimates)[list(estimates).index(kept) + 1 :]
     return [
-        f"the reader of {stage} is estimated to read {estimate.accuracy:.1%} right, that of {kept} "
-        f"{estimates[kept].accuracy:.1%}: the later training did not improve it and is not used"
-        for stage, estimate in estimates.items()
-        if list(estimates).index(stage) > list(estimates).index(kept)
+        f"the reader of {stage} is estimated to read {estimates[stage].accuracy:.1%} right, "
+        f"that of {kept} {used:.1%}: "
+        + (
+            "the later training did not improve it and is not used"
+            if estimates[stage].accuracy <= used
+            else "judged by each other's readings, it is the worse one and is not used"
+        )
+        for stage in later
     ]
 
 
