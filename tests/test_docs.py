@@ -88,3 +88,39 @@ def test_every_promise_of_reliability_has_its_test() -> None:
     assert len(rows) > 20
     for file, name in rows:
         assert f"def {name}(" in (ROOT / file).read_text(), (file, name)
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+# experiments.md is a log; later runs replace the results files of its earlier rows.
+CITING = [page for page in PAGES if page.name != "experiments.md"]
+_FIGURE = re.compile(r"\d+\.\d+|\d+(?=(?:(?: to| and| instead of|, then)? \d[\d.]*)* %)")
+
+
+def figures_of_results(name: str) -> set[str]:
+    """All numbers of a results file, rounded to at most two decimals."""
+    numbers = re.findall(r"\d+(?:\.\d+)?", (RESULTS / f"{name}.md").read_text("utf-8"))
+    return {f"{float(number):.{decimals}f}" for number in numbers for decimals in (0, 1, 2)}
+
+
+def figures_without_result(text: str) -> list[tuple[str, list[str]]]:
+    """Decimals and percentages next to links to results files that do not occur in these files.
+
+    A figure and a link belong together if they are in the same paragraph, list item or table row.
+    """
+    lacking = []
+    for block in re.split(r"\n\s*\n|\n(?=(?:[-|*]|\d\.) |\|)", text):
+        if names := re.findall(r"results/(\w+)\.md\)", block):
+            known = set[str]().union(*map(figures_of_results, names))
+            lacking += [(one, names) for one in _FIGURE.findall(block) if one not in known]
+    return lacking
+
+
+@pytest.mark.parametrize("page", CITING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_figures_next_to_links_are_those_of_the_results(page: Path) -> None:
+    assert figures_without_result(page.read_text("utf-8")) == []
+
+
+def test_a_figure_that_no_result_holds_is_found() -> None:
+    row = "| HackMIT | 98.6 to {} % | [main_table_cpu](benchmarks/results/main_table_cpu.md) |"
+    assert figures_without_result(row.format("98.7")) == []
+    assert figures_without_result(row.format("97.0")) == [("97.0", ["main_table_cpu"])]
