@@ -52,6 +52,17 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
+def few_of(few: Sequence[str], count: int) -> str:
+    """List a few of ``count`` names, shortened and printable.
+
+    Example:
+        >>> few_of(["a.png", "b.png"], 5)
+        'a.png, b.png, …'
+    """
+    shown = [shortened(one_line(name)) for name in few]
+    return ", ".join([*shown, *(["…"] if count > len(few) else [])])
+
+
 def spreadsheet_cell(text: str) -> str:
     """Put an apostrophe before a text that a spreadsheet would interpret as a formula.
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from simgan_captcha.api.images import Images
     from simgan_captcha.data.inspect import FirstLook
     from simgan_captcha.generalist.survey import Survey
+    from simgan_captcha.generalist.two_kinds import TwoKinds
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def inspect(
     with image_folder(images) as folder:
         look = look_at(folder, recursive=recursive)
     lengths = None if length is None else least_and_greatest(length)
-    survey, texts = _survey(look, alphabet, lengths)
-    found = list(doubts(look))
+    survey, texts, kinds = _survey(look, alphabet, lengths)
+    found = [*doubts(look), *([] if kinds is None else [_kinds_in_words(look, kinds)])]
     remarks: dict[str, str] = {}
     if survey is not None and survey.alphabet:
         found += _doubts(survey, lengths)
@@ -80,18 +81,34 @@ def inspect(
 
 def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
-) -> "tuple[Survey | None, tuple[str, ...]]":
-    """Survey of the images by the generalist, and its texts."""
+) -> "tuple[Survey | None, tuple[str, ...], TwoKinds | None]":
+    """Survey of the images by the generalist, its texts, and the two kinds if there are two."""
     from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
+    from simgan_captcha.generalist.two_kinds import two_kinds
 
     try:
         reader = GeneralistReader(alphabet, lengths)
     except SimganCaptchaError:  # no weights, or characters that it does not know
-        return None, ()
+        return None, (), None
     found = [reader.find(picture) for picture in look.pictures]
     texts = tuple("".join(one.character for one in characters) for characters in found)
-    return survey(found), texts
+    return survey(found), texts, two_kinds(look.pictures, found)
+
+
+def _kinds_in_words(look: "FirstLook", kinds: "TwoKinds") -> str:
+    """Sentence that names both kinds, the larger one first."""
+    from simgan_captcha.shown import few_of
+
+    named = [
+        [name for name, second in zip(look.names, kinds.second, strict=True) if second == which]
+        for which in (False, True)
+    ]
+    both = " and ".join(f"{len(names)} images ({few_of(names[:3], len(names))})" for names in named)
+    return (
+        f"there seem to be two kinds of captcha: {both} differ in {kinds.properties[0]} and "
+        f"{kinds.properties[1]}; put each kind into a folder of its own, and learn each in a run"
+    )
 
 
 def _alphabet_in_words(survey: "Survey") -> str:

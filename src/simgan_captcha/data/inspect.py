@@ -99,6 +99,8 @@ class FirstLook:
     """Number of images by the number of separate runs of columns with ink."""
     pictures: tuple[Pixels, ...] = field(repr=False)
     """At most `_KEPT` of the images, evenly spaced."""
+    names: tuple[str, ...] = field(repr=False)
+    """Names of ``pictures``."""
 
     @property
     def size(self) -> Size:
@@ -122,13 +124,14 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
             f"first is {seen.first}"
         )
     size, count = sizes.most_common(1)[0]
-    pictures = by_size[size]
+    named = by_size[size]
     shared = count >= _ONE_SIZE * sizes.total()  # images that share a picture share a size
     if not shared:
-        pictures = [picture for of_size in by_size.values() for picture in of_size]
+        named = [one for of_size in by_size.values() for one in of_size]
         middle = np.median(list(sizes.elements()), axis=0)
         size = round(float(middle[0])), round(float(middle[1]))
-    else:
+    names, pictures = zip(*named, strict=True)
+    if shared:
         grey = np.stack([luma(picture) for picture in pictures])
         background = estimate_background(grey)
         darkest, low, high, lightest = np.percentile(grey, (10, 25, 75, 90), axis=0)
@@ -156,7 +159,8 @@ def look_at(place: Path, *, recursive: bool = False) -> FirstLook:
         background=background,
         kind=kind,
         reading_size=size,
-        pictures=tuple(pictures[:: -(-len(pictures) // _KEPT)]),
+        pictures=pictures[:: -(-len(pictures) // _KEPT)],
+        names=names[:: -(-len(names) // _KEPT)],
         **_of_ink(ink, background, pictures, shared=shared),
     )
 
@@ -171,9 +175,9 @@ class _Seen:
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def _some_pictures(found: Found) -> tuple[dict[Size, list[Pixels]], _Seen]:
-    """Decode some images and group them by size."""
-    by_size: dict[Size, list[Pixels]] = {}
+def _some_pictures(found: Found) -> tuple[dict[Size, list[tuple[str, Pixels]]], _Seen]:
+    """Decode some images, and group them with their names by size."""
+    by_size: dict[Size, list[tuple[str, Pixels]]] = {}
     seen, pixels = _Seen(), 0
     some = Found(found.files[:: -(-len(found.files) // _LOOKED_AT) or 1], found.batches)
     for name, data in islice(read_found(some), _LOOKED_AT):
@@ -190,7 +194,7 @@ def _some_pictures(found: Found) -> tuple[dict[Size, list[Pixels]], _Seen]:
         seen.notes.update(picture.notes)
         height, width = picture.rgb.shape[:2]
         pixels += width * height
-        by_size.setdefault((width, height), []).append(picture.rgb)
+        by_size.setdefault((width, height), []).append((name, picture.rgb))
     return by_size, seen
 
 

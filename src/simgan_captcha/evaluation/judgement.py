@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from simgan_captcha.evaluation.labels import few_of
+from simgan_captcha.shown import few_of
 
 MAX_CONFUSIONS = 50
 """Largest number of pairs in `Judgement.confusions`."""

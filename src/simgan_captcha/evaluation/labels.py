@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from simgan_captcha.data.kinds import SUFFIXES
 from simgan_captcha.errors import RunError, UsageError
 from simgan_captcha.pipeline.lesson import TAUGHT_NAMES
-from simgan_captcha.shown import from_spreadsheet_cell, one_line, shortened
+from simgan_captcha.shown import few_of, from_spreadsheet_cell
 
 MAX_LABELS_BYTES = 64_000_000
 """Largest size of a label file."""
@@ -144,12 +144,6 @@ def match_labels(labels: Mapping[str, str], names: Iterable[str]) -> Matched:
 def examples(names: Sequence[str]) -> str:
     """List the first few names, shortened and printable: ``a.jpg, b.jpg, c.jpg, …``."""
     return few_of(names[:EXAMPLES], len(names))
-
-
-def few_of(few: Sequence[str], count: int) -> str:
-    """List a few of ``count`` names, as `examples` does."""
-    shown = [shortened(one_line(name)) for name in few]
-    return ", ".join([*shown, *(["…"] if count > len(few) else [])])
 
 
 def taught_names(run: Path) -> frozenset[str]:
