@@ -14,7 +14,9 @@ from simgan_captcha.evaluation.audit.measure import ChangedSimulator, changes
 from simgan_captcha.evaluation.audit.page import AUDIT, MARKDOWN, PAGE
 from simgan_captcha.evaluation.audit.verdict import CHECKLIST, severity_of
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.run_folder import JUDGEMENT, READINGS
+from simgan_captcha.pipeline.estimate import Estimate
+from simgan_captcha.pipeline.lesson import TEACH, Lesson, save_lesson
+from simgan_captcha.pipeline.run_folder import JUDGEMENT, READER, READINGS
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import Simulator
@@ -135,6 +137,24 @@ def test_folders_of_earlier_settings_are_no_cost_and_judgements_count(run: Path)
     for stage in ("refine", "adapt"):
         (run / stage / "manifest.json").unlink()
         (run / stage).rmdir()
+
+
+def test_what_a_taught_run_gained_by_labels_is_in_the_audit(tmp_path: Path, run: Path) -> None:
+    taught = tmp_path / "run"
+    shutil.copytree(run, taught)
+    brief = ["--images", "10", "--steps", "1", "--quiet"]
+    assert "labels: " not in command("audit", taught, *brief).out
+    assert "This was not measured" in (taught / PAGE).read_text()
+    before, after = Estimate(0.5, 0.4, 0.6), Estimate(0.75, 0.7, 0.8)
+    (taught / TEACH).mkdir()
+    shutil.copy(taught / "read" / READER, taught / TEACH / READER)
+    save_lesson(taught, Lesson(12, 5, 9, before, after, better=True))
+    done = command("audit", taught, *brief)
+    said = "With 12 labels: 75.0% instead of 50.0% of texts fall, as estimated; 9 instead of 5 of"
+    assert said in done.out
+    assert said in (taught / PAGE).read_text()
+    assert said in (taught / MARKDOWN).read_text()
+    assert json.loads((taught / AUDIT).read_text())["labels"]["labels"] == 12
 
 
 def test_a_pipeline_fails_from_a_severity_on(run: Path) -> None:

@@ -14,6 +14,7 @@ from simgan_captcha.evaluation.audit.verdict import CHECKLIST
 from simgan_captcha.evaluation.audit.words import (
     audit_in_words,
     effect_in_words,
+    labels_in_words,
     verdict_sentences,
 )
 from simgan_captcha.scheme import Scheme
@@ -32,6 +33,7 @@ def figures(**others: Any) -> dict[str, Any]:
         },
         "estimate": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
         "broken": True,
+        "labels": None,
         "speed": {"texts_per_hour": 10_000.0, "machine": "a machine", "images": 10, "cores": 1},
         "findings": [
             {
@@ -80,6 +82,7 @@ def test_markdown_renders_as_headings_tables_and_a_checklist() -> None:
         r"How weak is this captcha? my \*run\*",
         "What to do, most effective first",
         "Readers that cost nothing",
+        "What labels would gain",
         "What would cost a reader most",
         "What no image shows",
     ]
@@ -121,6 +124,34 @@ def test_lines_for_a_terminal_hold_no_escapes() -> None:
     lines = audit_in_words(figures(findings=[finding]))
     assert r"finding (low): a\x1b[31mfield. Write none." in lines
     assert lines[-1] == "severity: high; 10,000 texts per hour on one core"
+
+
+def test_the_share_of_a_judgement_is_the_one_in_the_terminal() -> None:
+    judged = {"severity": "low", "share": 0.05, "by": "judged", "falling_per_hour": 500.0}
+    first, *_ = audit_in_words(figures(verdict=judged))
+    assert first.startswith("5.0% of captchas fall, as judged by labels")
+
+
+def test_what_labels_gain_in_words() -> None:
+    lesson = {
+        "labels": 30,
+        "right_before": 20,
+        "cross_validated": 26,
+        "before": {"accuracy": 0.6},
+        "after": {"accuracy": 0.85},
+        "better": True,
+    }
+    taught = figures(labels=lesson)
+    said = labels_in_words(taught)
+    assert said.startswith("With 30 labels: 85.0% instead of 60.0% of texts fall, as estimated; 26")
+    assert "26 instead of 20 of the labelled images" in said
+    assert said in audit_markdown("run", taught)
+    assert f"labels: {said}" in audit_in_words(taught)
+    few = {**lesson, "labels": 1, "after": None, "cross_validated": None, "better": False}
+    assert labels_in_words(figures(labels=few)) == (
+        "With 1 label: too few for a measurement. An attacker would keep the reader without labels."
+    )
+    assert "simgan-captcha teach RUN --ask 30" in audit_markdown("run", figures())
 
 
 def test_effects_in_words() -> None:

@@ -25,6 +25,7 @@ from simgan_captcha.evaluation.audit.verdict import (
 )
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.graph import recorded_stages
+from simgan_captcha.pipeline.lesson import Lesson
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import run_simulator
@@ -35,6 +36,7 @@ from simgan_captcha.pipeline.run_folder import (
     read_diagnosis,
     read_run,
 )
+from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.report.inputs import of_these_readings, read_json
 
 BROKEN = 0.01
@@ -72,6 +74,8 @@ class Audit:
     """Number of images in this measurement."""
     found: Found
     readers: list[StockRow]
+    lesson: Lesson | None
+    """What the run gained by labels, if it was taught; the audit uses the reader without labels."""
 
 
 def audit(
@@ -119,6 +123,7 @@ def audit(
             images, texts, config.scheme, read_right=_share_read(judged, diagnosis)["share"]
         ),
         list(stock_rows(settings.stock, images, texts, config.scheme)),
+        lesson_shown(run, []),
     )
     return audit_figures(run, recorded, diagnosis, judged, made, settings), measured
 
@@ -152,6 +157,7 @@ def audit_figures(
             "falling_per_hour": falls * made.per_hour,
         },
         "estimate": diagnosis["estimates"][diagnosis["kept"]],
+        "labels": None if made.lesson is None else asdict(made.lesson),
         "judged": judged and {key: judged[key] for key in ("captcha_accuracy", "captcha_interval")},
         "attempts": 1 / read["share"] if read["share"] else None,
         "broken": read["low"] >= BROKEN or made.found.given_away >= BROKEN,

@@ -6,6 +6,7 @@ from typing import Any
 
 from simgan_captcha.evaluation.audit.words import (
     effect_in_words,
+    labels_in_words,
     rate_in_words,
     reader_in_words,
     verdict_sentences,
@@ -40,6 +41,8 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
                 for row in figures["readers"]
             ],
         ),
+        "## What labels would gain",
+        escaped(labels_in_words(figures)),
         "## What would cost a reader most",
         f"One feature changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
         f"fine-tuning took {figures['steps_of_each']:,} steps. Samples are on the page, audit.html:"

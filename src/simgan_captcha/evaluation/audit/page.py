@@ -12,6 +12,7 @@ from simgan_captcha.evaluation.audit.markdown import audit_markdown
 from simgan_captcha.evaluation.audit.measure import Measured
 from simgan_captcha.evaluation.audit.words import (
     effect_in_words,
+    labels_in_words,
     rate_in_words,
     reader_in_words,
     verdict_sentences,
@@ -38,6 +39,7 @@ def write_audit(run: Path, figures: Mapping[str, Any], measured: Sequence[Measur
         name=name,
         figures=figures,
         sentences=verdict_sentences(figures),
+        labels=labels_in_words(figures),
         effect_in_words=effect_in_words,
         rate=rate_in_words,
         reader_in_words=reader_in_words,

@@ -68,12 +68,37 @@ def reader_in_words(row: Mapping[str, Any]) -> str:
     )
 
 
+def labels_in_words(figures: Mapping[str, Any]) -> str:
+    """State what an attacker gains by a few labels, as the lesson of the run measured it."""
+    lesson = figures["labels"]
+    if lesson is None:
+        return (
+            "This was not measured. An attacker may solve some images by hand and learn from them. "
+            "Teach the run with some labels (simgan-captcha teach RUN --ask 30), then audit again."
+        )
+    labels, validated = lesson["labels"], lesson["cross_validated"]
+    parts = []
+    if lesson["after"] is not None:
+        parts.append(
+            f"{lesson['after']['accuracy']:.1%} instead of {lesson['before']['accuracy']:.1%} of "
+            "texts fall, as estimated"
+        )
+    if validated is not None:
+        parts.append(
+            f"{validated} instead of {lesson['right_before']} of the labelled images are read "
+            "correctly, each by a reader that did not learn its label"
+        )
+    found = "; ".join(parts) or "too few for a measurement"
+    used = "" if lesson["better"] else ". An attacker would keep the reader without labels"
+    return f"With {labels} label{'s' if labels > 1 else ''}: {found}{used}."
+
+
 def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
     """Describe an audit in lines for a terminal."""
-    estimate, verdict = figures["estimate"], figures["verdict"]
+    verdict = figures["verdict"]
     lines = [
-        f"{estimate['accuracy']:.1%} of captchas fall, as estimated ({estimate['low']:.1%} to "
-        f"{estimate['high']:.1%}), with no label; drawn ones, one feature changed at a time:"
+        f"{verdict['share']:.1%} of captchas fall, {_BY[verdict['by']]}; drawn ones, one feature "
+        "changed at a time:"
     ]
     lines += [
         f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
@@ -86,5 +111,7 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
         f"finding ({one['severity']}): {one_line(one['name'])}. {one['fix']}"
         for one in figures["findings"]
     ]
+    if figures["labels"] is not None:
+        lines.append(f"labels: {labels_in_words(figures)}")
     speed = f"{rate_in_words(figures['speed']['texts_per_hour'])} texts per hour on one core"
     return [*lines, f"severity: {verdict['severity']}; {speed}"]
