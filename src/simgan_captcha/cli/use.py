@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simgan_captcha.cli.app import Quiet, RunFolder, app, warn
+from simgan_captcha.cli.app import Quiet, RunFolder, app, parse_length, warn
+from simgan_captcha.cli.read import Alphabet, Length, Pattern
+from simgan_captcha.errors import UsageError
 from simgan_captcha.extras import needing
 
 if TYPE_CHECKING:
+    from simgan_captcha.inference.label import MakeReader
     from simgan_captcha.web.jobs.learning import NewRun
 
 
@@ -45,17 +48,20 @@ class Engine(enum.StrEnum):
 @app.command()
 @needing("label", "simgan-captcha label")
 def label(
-    reader: Annotated[Path, typer.Argument(help="A file that export wrote.")],
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN...",
-            help="Parquet files with a column image (and name), folders of them, captcha stores; "
+            metavar="[READER] IN...",
+            help="A file that export wrote; without it, the pretrained generalist reads. Then "
+            "Parquet files with a column image (and name), folders of them, captcha stores; "
             "paths, or URIs as s3://bucket/folder.",
             show_default=False,
         ),
     ],
     out: Annotated[str, typer.Argument(help="Folder for the parts, a path or URI.")],
+    alphabet: Alphabet = None,
+    length: Length = None,
+    pattern: Pattern = None,
     engine: Annotated[
         Engine, typer.Option(help="This machine, or a Ray cluster (RAY_ADDRESS).")
     ] = Engine.local,
@@ -65,6 +71,7 @@ def label(
 
     Run the command again to continue: finished parts are not repeated.
     """
+    from simgan_captcha.inference.constraints.texts import Constraints
     from simgan_captcha.inference.label import label_here
     from simgan_captcha.inference.on_ray import label_on_ray
     from simgan_captcha.inference.partitions import (
@@ -73,18 +80,20 @@ def label(
         remove_unfinished,
         resolved,
     )
-    from simgan_captcha.inference.reader import Reader
     from simgan_captcha.pipeline.progress import StageProgress
 
-    Reader(reader)  # reports a damaged reader before any work
+    constraints = Constraints(alphabet, parse_length(length) if length else None, pattern)
+    file, make, inputs = _reader_and_inputs(inputs)
+    # Reports a damaged reader and impossible constraints before any work.
+    list(make(file).read_each([], constraints))
     partitions, out = find_partitions(inputs), resolved(out)
-    pending = open_output(out, reader.read_bytes(), partitions)
+    pending = open_output(out, file, partitions, constraints)
     run_engine = label_on_ray if engine == Engine.ray else label_here
     total, rows, unreadable = sum(one.rows for one in pending), 0, 0
     reasons: Counter[str] = Counter()
     with StageProgress(quiet=quiet) as progress:
         progress.stage("label")
-        for labelled in run_engine(pending, out):
+        for labelled in run_engine(pending, out, make, constraints):
             rows, unreadable = rows + labelled.rows, unreadable + labelled.unreadable
             reasons.update(labelled.reasons)
             progress.update(rows, total, unreadable=str(unreadable))
@@ -96,6 +105,22 @@ def label(
         f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "
         "error says why)" + (f"; {earlier} parts were there before" if earlier else "")
     )
+
+
+def _reader_and_inputs(inputs: list[str]) -> "tuple[bytes, MakeReader, list[str]]":
+    """Bytes of the reader, how to make it of them, and the inputs without it."""
+    from simgan_captcha.inference.reader import Reader
+
+    first = Path(inputs[0])
+    if first.suffix == ".onnx" or (first.is_file() and first.suffix != ".parquet"):
+        Reader(first)  # a missing file is an error with its name
+        if len(inputs) == 1:
+            raise UsageError(f"expected images to read with {first}, got none; name some")
+        return first.read_bytes(), Reader, inputs[1:]
+    from simgan_captcha.generalist.reader import WEIGHTS, shipped_reader
+    from simgan_captcha.generalist.shipped import shipped
+
+    return shipped(WEIGHTS).read_bytes(), shipped_reader, inputs
 
 
 @app.command()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.data.pictures import Picture, Pixels, open_picture
-from simgan_captcha.errors import ConfigError, ImageError
+from simgan_captcha.errors import ConfigError, ImageError, RunError
 from simgan_captcha.generalist.characters import CHARACTERS, MOST_CHARACTERS
 from simgan_captcha.generalist.decoding import (
     Alphabet,
@@ -27,6 +27,8 @@ from simgan_captcha.inference.readings import Alternative, Reading
 from simgan_captcha.scheme import Length, least_and_greatest
 from simgan_captcha.types import Floats
 
+WEIGHTS = "generalist.onnx"
+"""Name of the file with the weights, see `shipped.shipped`."""
 _AT_ONCE = 64
 """Images that are decoded before any is read, so that those of one width are read together."""
 
@@ -191,6 +193,20 @@ class GeneralistReader(TextReader):
         return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
 
 
+def shipped_reader(file: bytes, *, threads: int | None = None) -> GeneralistReader:
+    """The generalist of this installation, if its weights are these bytes.
+
+    Raises:
+        RunError: This installation has other weights, or none.
+    """
+    if shipped(WEIGHTS).read_bytes() != file:
+        raise RunError(
+            "expected the generalist that the labels began with, this installation has another "
+            "one; install the same version of simgan-captcha everywhere, or give an empty folder"
+        )
+    return GeneralistReader(threads=threads)
+
+
 def _reading(name: str, logits: Floats, possible: PossibleTexts, top: int) -> Reading | Unreadable:
     """The reading of one image (T, K), with top - 1 alternatives."""
     found = decode_columns(logits, possible)
@@ -223,7 +239,7 @@ def open_source(image: Source) -> Picture:
 
 @lru_cache(maxsize=4)
 def _session(threads: int) -> Any:
-    model = shipped("generalist.onnx")
+    model = shipped(WEIGHTS)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -4,12 +4,14 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simgan_captcha.errors import RunError, StoreError
+from simgan_captcha.inference.constraints.texts import NONE, Constraints
 from simgan_captcha.inference.partitions import (
     BYTES,
     IMAGE,
@@ -19,7 +21,7 @@ from simgan_captcha.inference.partitions import (
     place,
     replacing,
 )
-from simgan_captcha.inference.reader import ImageReader, NamedImage, Reader, Unreadable
+from simgan_captcha.inference.reader import NamedImage, Reader, TextReader, Unreadable
 from simgan_captcha.inference.readings import readings_schema
 
 LABELS = pa.schema(
@@ -35,6 +37,13 @@ _MOST_REASONS = 20
 _BATCH = 64  # rows read from a file at a time, few because images may be large
 
 
+class MakeReader(Protocol):
+    """Makes a reader of the bytes that `partitions.kept_reader` gives."""
+
+    def __call__(self, file: bytes, /, *, threads: int | None = None) -> TextReader:
+        """Make the reader; ``threads`` is None for the number of cores."""
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Counts of a labelled partition."""
@@ -45,15 +54,18 @@ class Labelled:
     """Counts of unreadable images by reason."""
 
 
-def label_partition(reader: ImageReader, partition: Partition, out: str) -> Labelled:
+def label_partition(
+    reader: TextReader, partition: Partition, out: str, constraints: Constraints = NONE
+) -> Labelled:
     """Write the part of a partition atomically.
 
     Raises:
+        ConfigError: The reader cannot satisfy the constraints.
         RunError: The number of rows of the file has changed.
         StoreError: The file cannot be read completely.
     """
     target, rows, reasons = place(out) / partition.part, 0, Counter[str]()
-    readings = reader.read_each(_images(partition))
+    readings = reader.read_each(_images(partition), constraints)
     with replacing(target) as file, pq.ParquetWriter(file, LABELS) as writer:
         while group := list(itertools.islice(readings, _BATCH)):
             written = [
@@ -112,8 +124,13 @@ def _as_bytes(column: pa.Array) -> list[bytes | None]:
     return list(column.cast(pa.large_binary()).to_pylist())
 
 
-def label_here(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
+def label_here(
+    pending: Sequence[Partition],
+    out: str,
+    make: MakeReader = Reader,
+    constraints: Constraints = NONE,
+) -> Iterator[Labelled]:
     """Label one partition after another on all cores of this machine."""
-    reader = Reader(kept_reader(out))
+    reader = make(kept_reader(out))
     for partition in pending:
-        yield label_partition(reader, partition, out)
+        yield label_partition(reader, partition, out, constraints)

@@ -9,7 +9,8 @@ from typing import Any
 
 from simgan_captcha.errors import RunError, SimganCaptchaError
 from simgan_captcha.extras import needing
-from simgan_captcha.inference.label import Labelled, label_partition
+from simgan_captcha.inference.constraints.texts import NONE, Constraints
+from simgan_captcha.inference.label import Labelled, MakeReader, label_partition
 from simgan_captcha.inference.partitions import Partition, kept_reader
 from simgan_captcha.inference.reader import Reader
 
@@ -17,18 +18,25 @@ from simgan_captcha.inference.reader import Reader
 class _Labeller:
     """A recognizer on one core of a node. Ray restarts it if the node or process is lost."""
 
-    def __init__(self, out: str) -> None:
-        self.reader, self.out = Reader(kept_reader(out), threads=1), out
+    def __init__(self, out: str, make: MakeReader, constraints: Constraints) -> None:
+        self.reader, self.out = make(kept_reader(out), threads=1), out
+        self.constraints = constraints
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            labelled = asdict(label_partition(self.reader, Partition(**row), self.out))
+            partition = Partition(**row)
+            labelled = asdict(label_partition(self.reader, partition, self.out, self.constraints))
             return labelled | {"reasons": json.dumps(labelled["reasons"]), "error": ""}
         except SimganCaptchaError as error:  # Ray would add a traceback
             return {"rows": 0, "unreadable": 0, "reasons": "{}", "error": str(error)}
 
 
-def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
+def label_on_ray(
+    pending: Sequence[Partition],
+    out: str,
+    make: MakeReader = Reader,
+    constraints: Constraints = NONE,
+) -> Iterator[Labelled]:
     """Label partitions in any order, on the cluster at ``RAY_ADDRESS`` or on a local one.
 
     Each part is written atomically under a fixed name. Partitions of lost workers are therefore
@@ -58,7 +66,7 @@ def label_on_ray(pending: Sequence[Partition], out: str) -> Iterator[Labelled]:
             [asdict(partition) for partition in pending], override_num_blocks=len(pending)
         ).map(
             _Labeller,
-            fn_constructor_args=(out,),
+            fn_constructor_args=(out, make, constraints),
             compute=ray.data.ActorPoolStrategy(size=min(cores, len(pending))),
             num_cpus=1,
         )

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from simgan_captcha.errors import StoreError, UsageError
+from simgan_captcha.inference.constraints.texts import NONE, Constraints
 
 MANIFEST, READER = "_labelling.json", "_reader.onnx"
 IMAGE, NAME = "image", "name"
@@ -32,6 +33,8 @@ BYTES = "bytes"
 """Field of the encoded image in a column of structs, as Hugging Face's ``datasets`` writes it."""
 
 _FOOTER = 65_536  # bytes at the end of a file, for a fingerprint of its footer
+_TEXTS = "texts"
+"""Key of the constraints in ``_labelling.json``."""
 _ROWS = 10_000
 """Row groups are joined until they have this many rows."""
 
@@ -224,16 +227,20 @@ _TEXT = (
 )  # fmt: skip
 
 
-def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list[Partition]:
+def open_output(
+    out: str, model: bytes, partitions: Sequence[Partition], constraints: Constraints = NONE
+) -> list[Partition]:
     """Create or continue the output folder, and return the partitions that are not finished.
 
     Args:
         out: The output folder.
         model: Bytes of the exported recognizer. They are saved in the folder, for all processes.
         partitions: All requested partitions.
+        constraints: Constraints on all texts; they are recorded.
 
     Raises:
-        UsageError: The folder belongs to another recognizer, or an input file has changed.
+        UsageError: The folder belongs to another recognizer or to other constraints, or an input
+            file has changed.
     """
     folder = place(out)
     folder.filesystem.create_dir(folder.path, recursive=True)
@@ -260,6 +267,13 @@ def open_output(out: str, model: bytes, partitions: Sequence[Partition]) -> list
                 f"expected a list of partitions in {out}/{MANIFEST}, could not read it ({error}); "
                 "give an empty folder"
             ) from None
+    asked = json.loads(json.dumps(asdict(constraints)))  # as it will be read
+    if known and known.get(_TEXTS, asdict(NONE)) != asked:
+        raise UsageError(
+            f"expected the alphabet, length and pattern that {out} was started with, got others; "
+            "give the same, or an empty folder"
+        )
+    known[_TEXTS] = asked
     for partition in partitions:
         if known.setdefault(partition.part, partition.recorded) != partition.recorded:
             raise UsageError(

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha import Reader
-from simgan_captcha.errors import StoreError, UsageError
+from simgan_captcha.errors import RunError, StoreError, UsageError
+from simgan_captcha.generalist.reader import GeneralistReader, shipped_reader
 from simgan_captcha.inference import partitions as partitions_module
 from simgan_captcha.inference.label import LABELS, label_here, label_partition
 from simgan_captcha.inference.partitions import (
@@ -26,7 +27,7 @@ from simgan_captcha.inference.partitions import (
     place,
 )
 from simgan_captcha.inference.reader import Unreadable
-from tests.commands import COMMAND
+from tests.commands import COMMAND, command
 from tests.inference.test_reader import FILES
 
 Rows = list[dict[str, object]]
@@ -351,5 +352,27 @@ def test_a_killed_command_continues(model: Path, tmp_path: Path) -> None:
     )
     assert all(part.stat().st_mtime_ns == when for part, when in done.items())
     assert_labelled(out, Reader(model), inputs)
-    assert len(json.loads((out / MANIFEST).read_text())) == 8
+    assert len(json.loads((out / MANIFEST).read_text())) == 8 + 1  # and the constraints
     assert process.returncode == -signal.SIGKILL
+
+
+def test_the_generalist_labels_within_an_alphabet_and_a_length(tmp_path: Path) -> None:
+    path, out = write_input(tmp_path / "in.parquet", FILES[:6]), tmp_path / "out"
+    known = ("--alphabet", "abc1", "--length", "2")
+    assert command("label", path, out, *known, "--quiet").code == 0
+    read = GeneralistReader("abc1", 2).read(list(FILES[:6]))
+    assert [row["text"] for row in labels(out)] == [one.text for one in read]  # type: ignore[union-attr]
+    assert command("label", path, out, *known, "--quiet").code == 0  # it continues
+    command("label", path, out, "--alphabet", "abc1").error(2, "alphabet, length and pattern")
+    (other := tmp_path / "other").mkdir()
+    command("label", path, other, "--alphabet", "é").error(2, "é")
+    assert not list(other.iterdir())  # it may be started again with another alphabet
+
+
+def test_a_reader_needs_inputs_and_a_generalist_is_the_one_that_began(
+    model: Path, tmp_path: Path
+) -> None:
+    command("label", model, tmp_path / "out").error(2, "expected images to read")
+    command("label", "none.onnx", "in", tmp_path / "out").error(1, "none.onnx, found none")
+    with pytest.raises(RunError, match="the generalist that the labels began with"):
+        shipped_reader(model.read_bytes())
