@@ -26,6 +26,9 @@ from record import RESULTS, manifests, provenance, training_flops, with_interval
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 
+READERS = ("distill", "calibrate", "read", "adapt")
+"""Stages that leave a recognizer; a run leaves out those that it does not need."""
+
 
 def main() -> None:
     began = provenance()
@@ -59,7 +62,7 @@ def main() -> None:
         **began,
         "preset": options.preset,
         "seed": ", ".join(map(str, options.seeds)),
-        "precision": manifests(run)["read"]["precision"],
+        "precision": manifests(run)["readings"]["precision"],
         "median": statistics.median(accuracies),
         "worst": min(accuracies),
         "rows": rows,
@@ -72,10 +75,11 @@ def main() -> None:
         report,
         (
             "seed",
-            "calibrated (the bootstrap)",
-            "+ read",
-            "+ adapt",
-            "+ verify: whole captcha (95 % interval)",
+            "distilled",
+            "bootstrap",
+            "trained",
+            "adapted",
+            "final readings (95 % interval)",
             "per character",
             "the run's own estimate",
             "training TFLOP",
@@ -84,7 +88,10 @@ def main() -> None:
         [
             (
                 str(r["seed"]),
-                *(f"{accuracy:.2%}" for accuracy in r["stages"].values()),
+                *(
+                    f"{r['stages'][name]:.2%}" if name in r["stages"] else "not needed"
+                    for name in READERS
+                ),
                 with_interval(r),
                 f"{r['character_accuracy']:.2%}",
                 "{accuracy:.2%} ({low:.2%} to {high:.2%})".format(**r["estimate"]),
@@ -98,8 +105,8 @@ def main() -> None:
 
 def row(run: Path, seed: int, real: RealCaptchas) -> dict[str, Any]:
     """Judge the readers of a run on all stored images. Return accuracy, cost and estimate."""
-    judged = {stage: judge_stage(run, stage, real) for stage in ("calibrate", "read", "adapt")}
     diagnosis, stages = read_diagnosis(run), manifests(run)
+    judged = {name: judge_stage(run, name, real) for name in READERS if name in stages}
     texts = {reading.name: reading.text for reading in load_readings(run / READINGS)}
     readings = real.judge([texts[name] for name in real.names], run_config(run).scheme)
     return {

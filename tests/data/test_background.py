@@ -123,6 +123,23 @@ def test_network_input_is_high_for_ink_and_low_for_background(truth: Background)
     assert np.percentile(ink[empty], 99) < -0.7
 
 
+@pytest.mark.parametrize("truth", [BRIGHT_INK, DARK_INK], ids=["bright ink", "dark ink"])
+def test_a_cleared_image_has_black_strokes_that_go_on_across_a_line(truth: Background) -> None:
+    found = estimate_background(captchas(truth))
+    image = truth.grey.copy()
+    # A stroke of 5 columns at right angles to the shared lines, where there are some.
+    image[:, 60:65] = truth.ink_level
+    cleared = found.cleared(image[None])[0]
+    assert cleared.dtype == np.uint8
+    assert found.line_mask[:, 62].any()
+    assert cleared[:, 62].max() < 60
+    away = np.ones_like(found.line_mask)
+    away[:, 55:70] = False
+    assert np.percentile(cleared[away], 2) > 200
+    with pytest.raises(ImageError, match="another scheme"):
+        found.cleared(image[None, 1:])
+
+
 @pytest.mark.parametrize("bright", [True, False])
 def test_lines_that_differ_per_image_are_removed(bright: bool) -> None:
     generator = np.random.default_rng(4)

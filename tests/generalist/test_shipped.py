@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import simgan_captcha as sc
 from simgan_captcha.cli.scheme_file import scheme_text
 from simgan_captcha.generalist.reader import GeneralistReader
+from simgan_captcha.puzzle.artwork import Artist
 from simgan_captcha.simulator.glyphs import font_path
 from tests.commands import command
 
@@ -108,3 +109,13 @@ def test_a_folder_is_described_as_a_person_would(captchas: dict[Path, str]) -> N
     text = scheme_text(seen.look, seen.scheme, folder, "my.toml", remarks=seen.remarks)
     assert "# Found in 80 images by the generalist: digits" in text
     Image.open(io.BytesIO(seen.sheet)).verify()
+
+
+def test_a_shared_picture_is_removed_before_the_first_look(tmp_path: Path) -> None:
+    artist = Artist()
+    for number in range(200):
+        (tmp_path / f"{number}.jpg").write_bytes(artist.jpeg("somebody", str(number)))
+    seen = sc.inspect(tmp_path)
+    assert seen.scheme.background == "shared"
+    # With lines and stripes, lengths of 2 to 4 are found.
+    assert seen.scheme.length == 4

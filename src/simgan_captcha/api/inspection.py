@@ -83,6 +83,7 @@ def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
 ) -> "tuple[Survey | None, tuple[str, ...], TwoKinds | None]":
     """Survey of the images by the generalist, its texts, and the two kinds if there are two."""
+    from simgan_captcha.data.foreground import without_background
     from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
     from simgan_captcha.generalist.two_kinds import two_kinds
@@ -91,9 +92,12 @@ def _survey(
         reader = GeneralistReader(alphabet, lengths)
     except SimganCaptchaError:  # no weights, or characters that it does not know
         return None, (), None
-    found = [reader.find(picture) for picture in look.pictures]
-    texts = tuple("".join(one.character for one in characters) for characters in found)
-    return survey(found), texts, two_kinds(look.pictures, found)
+    pictures = look.pictures
+    if look.kind == "shared":
+        pictures = tuple(without_background(pictures, look.background))
+    found = [reader.evidence(picture) for picture in pictures]
+    texts = tuple(one.text for one in found)
+    return survey(found, reader.alphabet.characters), texts, two_kinds(look.pictures, texts)
 
 
 def _kinds_in_words(look: "FirstLook", kinds: "TwoKinds") -> str:
@@ -120,7 +124,7 @@ def _alphabet_in_words(survey: "Survey") -> str:
 def _length_in_words(survey: "Survey") -> str:
     """Sentence that explains the proposed length."""
     share = f"{survey.length_share:.0%}"
-    return f"Found by the generalist in {share} of the images with the highest confidence."
+    return f"Estimated by the generalist for {share} of the images."
 
 
 def _doubts(survey: "Survey", lengths: tuple[int, int] | None) -> list[str]:

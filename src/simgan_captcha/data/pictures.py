@@ -45,7 +45,7 @@ MAX_BYTES = 8_000_000
 
 UNITED = "animated: the union of its frames is read"
 FIRST_PAGE = "of several pages: the first is read"
-NEARLY_BLACK = "nearly black: its levels use only the lowest part of their range"
+NEARLY_BLACK = "nearly black, with the lowest levels only"
 """Possible values of `Picture.notes`."""
 
 _LUMA = np.array([9798, 19235, 3735], np.float32) / 32768

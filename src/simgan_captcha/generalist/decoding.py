@@ -318,3 +318,30 @@ def ctc_log_probability(log: Floats, ids: Sequence[int]) -> float:
         )
         alpha = np.logaddexp(np.logaddexp(alpha, one), two) + row
     return float(np.logaddexp.reduce(alpha[-2:])) if len(labels) > 1 else float(alpha[-1])
+
+
+def length_probabilities(probabilities: Floats, most: int) -> Doubles:
+    """Probability of each number of characters, 0 to ``most``, summed over all texts.
+
+    After column t, a[n, c] is the summed probability of all paths whose text has n characters and
+    that end in c (0: a blank). Then
+
+        a'[n, 0] = p(blank) sum_c a[n, c]
+        a'[n, c] = p(c) (a[n, c] + sum_{c' != c} a[n - 1, c'])
+
+    Args:
+        probabilities: (T, 1 + A), see `Alphabet.probabilities`.
+        most: Longer texts are left out.
+
+    Returns:
+        (1 + most,).
+    """
+    here = np.zeros((most + 1, probabilities.shape[1]))
+    here[0, 0] = 1
+    for column in probabilities.astype(np.float64):
+        ended = here.sum(1)
+        new = np.zeros_like(here)
+        new[:, 0] = ended
+        new[1:, 1:] = here[1:, 1:] + ended[:-1, None] - here[:-1, 1:]
+        here = new * column
+    return np.asarray(here.sum(1))

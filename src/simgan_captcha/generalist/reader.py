@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from simgan_captcha.generalist.decoding import (
     Alphabet,
     PossibleTexts,
     decode_columns,
+    length_probabilities,
     other_texts,
 )
 from simgan_captcha.generalist.features import STRIDE, features
@@ -25,7 +26,7 @@ from simgan_captcha.inference.constraints.texts import NONE, Constraints, matchi
 from simgan_captcha.inference.reader import NamedImage, Source, TextReader, Unreadable, source_name
 from simgan_captcha.inference.readings import Alternative, Reading
 from simgan_captcha.scheme import Length, least_and_greatest
-from simgan_captcha.types import Floats
+from simgan_captcha.types import Doubles, Floats
 
 WEIGHTS = "generalist.onnx"
 """Name of the file with the weights, see `shipped.shipped`."""
@@ -47,6 +48,17 @@ class FoundCharacter:
     """Pixels: height of a capital of the character's size."""
     turn: float
     """Degrees, counter-clockwise."""
+
+
+class FoundText(NamedTuple):
+    """What one image shows before alphabet and length are known."""
+
+    text: str
+    """The most probable text of n characters."""
+    characters: Floats
+    """(n, A): probability of each character of the alphabet at each place of the text."""
+    lengths: Doubles
+    """(1 + MOST_CHARACTERS,): probability of each number of characters."""
 
 
 def check_length(length: Length | None) -> tuple[int, int] | None:
@@ -171,6 +183,19 @@ class GeneralistReader(TextReader):
                 strict=True,
             )
         ]
+
+    def evidence(self, image: npt.NDArray[np.uint8]) -> FoundText:
+        """Text of one RGB image (H, W, 3), with the evidence for its characters and its length."""
+        possible = self._possible(NONE)
+        logits = self.columns(image)
+        found = decode_columns(logits, possible)
+        probabilities = possible.alphabet.probabilities(logits)
+        characters = probabilities[list(found.columns), 1:]
+        return FoundText(
+            found.text,
+            characters / np.maximum(characters.sum(1, keepdims=True), 1e-6),
+            length_probabilities(probabilities, MOST_CHARACTERS),
+        )
 
     def _read(
         self, pictures: list[tuple[str, Pixels]], possible: PossibleTexts, top: int

@@ -2,9 +2,16 @@
 
 Nothing is known of the family and nothing is learned. Each conclusion comes with the share of the
 images that support it, so that a person can be asked where it is doubtful.
+
+How often each length and each character occurs is estimated, not assumed. The network gives a
+probability p_i(k) of class k for image or character i. The shares s of the classes are those of
+greatest likelihood (Saerens et al. 2002, expectation maximisation):
+
+    s(k) = mean over i of  s(k) p_i(k) / sum_m s(m) p_i(m)
+
+A class that is often the second choice, but never needed to explain an image, gets no share.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase, digits
@@ -12,7 +19,8 @@ from string import ascii_lowercase, ascii_uppercase, digits
 import numpy as np
 
 from simgan_captcha.generalist.characters import CHARACTERS
-from simgan_captcha.generalist.reader import FoundCharacter
+from simgan_captcha.generalist.reader import FoundText
+from simgan_captcha.types import Doubles
 
 GROUPS = {
     "digits": (digits, "234679"),
@@ -22,14 +30,21 @@ GROUPS = {
 }
 """Groups of characters, and those of each that look like no character of another group."""
 
-_SURE = 0.5
-"""Characters that are less probable do not count."""
 _LEAST_SHARE = 0.02
-"""Share of the unmistakable characters from which on a group is there."""
-_FIXED = 0.75
-"""Share of one length, among the surest images, from which on all texts have it."""
+"""Estimated share of the unmistakable characters from which on a group is there."""
+_FIXED = 0.88
+"""Estimated share of one length from which on all texts have it; most sites have one length."""
+_LEAST_OF_LENGTH = 0.05
+"""Otherwise, estimated share of the images from which on a length occurs."""
+_RARE = 0.1
+"""Estimated share, relative to a typical character of the group, below which a character is rare.
+"""
+_SWALLOWED = 0.2
+"""The same relative share if all classes count alike. A rare character above it may be one that the
+network takes for another, so it is kept."""
 _ENOUGH = 12
 """Occurrences that a character must be expected to have before its absence means anything."""
+_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Survey:
     lengths: tuple[int, int]
     """Fewest and most characters of a text."""
     length_share: float
-    """Share of the surest images whose text has one of these lengths."""
+    """Estimated share of the images whose text has one of these lengths."""
     groups: tuple[str, ...]
     """Names of `GROUPS` that are there."""
     alphabet: str
@@ -51,15 +66,22 @@ class Survey:
     """Mean probability of a character, of all that were found."""
 
 
-def survey(found: Sequence[Sequence[FoundCharacter]]) -> Survey:
-    """Conclusions from the characters found in N images."""
-    texts = [characters for characters in found if characters]
-    every = [c for characters in texts for c in characters]
-    if not every:
+def survey(found: Sequence[FoundText], characters: str = CHARACTERS) -> Survey:
+    """Conclusions from the texts found in N images.
+
+    Args:
+        found: Texts, with evidence.
+        characters: The alphabet of this evidence.
+    """
+    texts = [one for one in found if one.text]
+    if not texts:
         return Survey(len(found), (1, 1), 0.0, (), "", "", 0.0)
     lengths, length_share = _lengths(texts)
-    groups = _groups(every)
-    alphabet, unseen = _alphabet(every, groups)
+    # Texts of other lengths hold a character too many, or lack one.
+    fitting = [one for one in texts if lengths[0] <= len(one.text) <= lengths[1]] or texts
+    every = np.concatenate([one.characters for one in fitting]).astype(np.float64)
+    groups = _groups(every, characters)
+    alphabet, unseen = _alphabet(every, characters, groups)
     return Survey(
         images=len(found),
         lengths=lengths,
@@ -67,53 +89,58 @@ def survey(found: Sequence[Sequence[FoundCharacter]]) -> Survey:
         groups=groups,
         alphabet=alphabet,
         unseen=unseen,
-        confidence=float(np.mean([c.confidence for c in every])),
+        confidence=float(np.concatenate([one.characters.max(1) for one in texts]).mean()),
     )
 
 
-def _lengths(texts: Sequence[Sequence[FoundCharacter]]) -> tuple[tuple[int, int], float]:
-    """Of the half of the images that are read with most confidence."""
-    # The geometric mean: a product would favour short texts.
-    sure = np.array([np.mean(np.log([c.confidence + 1e-9 for c in x])) for x in texts])
-    counts = np.array([len(characters) for characters in texts])
-    kept = counts[np.argsort(-sure, kind="stable")[: max(1, (len(counts) + 1) // 2)]]
-    usual, times = Counter(kept.tolist()).most_common(1)[0]
-    if times >= _FIXED * len(kept):
-        return (usual, usual), times / len(kept)
-    fewest, most = (int(np.percentile(kept, p, method="nearest")) for p in (4, 96))
-    return (fewest, most), float(((kept >= fewest) & (kept <= most)).mean())
+def estimated_shares(probabilities: Doubles, rounds: int = _ROUNDS) -> Doubles:
+    """Shares (K,) of classes with probabilities (N, K), see the head of this module."""
+    shares = np.full(probabilities.shape[1], 1 / probabilities.shape[1])
+    for _ in range(rounds):
+        joint = probabilities * shares
+        shares = (joint / np.maximum(joint.sum(1, keepdims=True), 1e-300)).mean(0)
+    return np.asarray(shares)
 
 
-def _groups(every: Sequence[FoundCharacter]) -> tuple[str, ...]:
-    plain = "".join(unmistakable for _, unmistakable in GROUPS.values())
-    seen = [c.character for c in every if c.confidence >= _SURE and c.character in plain]
-    return tuple(
-        name
+def _lengths(texts: Sequence[FoundText]) -> tuple[tuple[int, int], float]:
+    """The range of the lengths that occur, and their estimated share."""
+    probabilities = np.stack([one.lengths for one in texts])
+    probabilities[:, 0] = 0  # every image shows a text
+    shares = estimated_shares(probabilities)
+    least = _FIXED if shares.max() >= _FIXED else min(_LEAST_OF_LENGTH, shares.max())
+    occurring = np.flatnonzero(shares >= least)
+    fewest, most = int(occurring[0]), int(occurring[-1])
+    return (fewest, most), float(shares[fewest : most + 1].sum())
+
+
+def _groups(every: Doubles, characters: str) -> tuple[str, ...]:
+    shares = estimated_shares(every)
+    of_group = {
+        name: sum(float(shares[characters.index(c)]) for c in unmistakable if c in characters)
         for name, (_, unmistakable) in GROUPS.items()
-        if sum(c in unmistakable for c in seen) >= max(2, _LEAST_SHARE * len(seen))
-    )
+    }
+    least = max(2 / len(every), _LEAST_SHARE * sum(of_group.values()))
+    return tuple(name for name, share in of_group.items() if share >= least)
 
 
-def _alphabet(every: Sequence[FoundCharacter], groups: tuple[str, ...]) -> tuple[str, str]:
-    """Characters of the groups, and those of them that were expected and never seen."""
+def _alphabet(every: Doubles, characters: str, groups: tuple[str, ...]) -> tuple[str, str]:
+    """Characters of the groups, and those of them that were expected and do not occur."""
     possible = "".join(GROUPS[name][0] for name in groups)
-    counts: Counter[str] = Counter()
-    for one in every:
-        if one.confidence < _SURE:
-            continue
-        character = one.character
-        if character not in possible and character.swapcase() in possible:
-            character = character.swapcase()
-        counts[character] += 1
+    evidence = np.zeros((len(every), len(possible) + 1))  # the last class: all other characters
+    for number, character in enumerate(characters):
+        form = character if character in possible else character.swapcase()
+        place = possible.find(form) if len(form) == 1 else -1
+        evidence[:, place] += every[:, number]
+    shares, alike = estimated_shares(evidence), evidence.mean(0)
     kept, unseen = [], []
     for name in groups:
         members = GROUPS[name][0]
-        total = sum(counts[c] for c in members)
-        # Signs are few and uneven; of the others all are expected about equally often.
-        expected = total / len(members)
-        for c in members:
-            rare = counts[c] < max(1, 0.1 * expected)
-            if rare and (name == "signs" or expected >= _ENOUGH):
+        places = [possible.index(c) for c in members]
+        # The mean share of the characters of a text: absent ones do not count.
+        typical = float((shares[places] ** 2).sum() / max(shares[places].sum(), 1e-9))
+        for c, share, raw in zip(members, shares[places], alike[places], strict=True):
+            rare = share < _RARE * typical and raw < _SWALLOWED * typical
+            if rare and (name == "signs" or len(every) * typical >= _ENOUGH):
                 unseen.append(c)
             else:
                 kept.append(c)

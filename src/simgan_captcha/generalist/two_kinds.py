@@ -13,7 +13,6 @@ from itertools import combinations
 import numpy as np
 
 from simgan_captcha.data.pictures import Pixels, luma
-from simgan_captcha.generalist.reader import FoundCharacter
 from simgan_captcha.types import Doubles, Mask
 
 PROPERTIES = {
@@ -22,7 +21,7 @@ PROPERTIES = {
     "number of characters": "text",
     "share of digits": "text",
     "share of capitals": "text",
-    "height of the letters": "letters",
+    "height of the text": "letters",
     "brightness of the background": "background",
     "colour of the ink": "ink",
     "amount of ink": "amount",
@@ -30,8 +29,6 @@ PROPERTIES = {
 }
 """Properties of an image, and the group of each. Those of one group depend on each other."""
 
-_SURE = 0.5
-"""Least probability of a character that counts."""
 _APART = 60
 """Least difference of a colour channel between ink and background."""
 _FEWEST = 5
@@ -55,18 +52,16 @@ class TwoKinds:
     """The two of `PROPERTIES` that divide the images most similarly."""
 
 
-def two_kinds(
-    pictures: Sequence[Pixels], found: Sequence[Sequence[FoundCharacter]]
-) -> TwoKinds | None:
+def two_kinds(pictures: Sequence[Pixels], texts: Sequence[str]) -> TwoKinds | None:
     """Divide images into two kinds; None if they seem to be of one.
 
     Args:
         pictures: N images, each (H, W, 3).
-        found: The characters that the generalist finds in each, see `GeneralistReader.find`.
+        texts: The texts that the generalist reads in them.
     """
     if len(pictures) < 2 * _FEWEST:
         return None
-    measured = np.array([list(_properties(*image)) for image in zip(pictures, found, strict=True)])
+    measured = np.array([list(_properties(*image)) for image in zip(pictures, texts, strict=True)])
     parts = {
         name: part
         for name, values in zip(PROPERTIES, measured.T, strict=True)
@@ -83,18 +78,17 @@ def two_kinds(
     return TwoKinds(second if second.mean() <= 0.5 else ~second, best)
 
 
-def _properties(picture: Pixels, found: Sequence[FoundCharacter]) -> Iterator[float]:
+def _properties(picture: Pixels, text: str) -> Iterator[float]:
     """The values of `PROPERTIES`."""
     height, width, _ = picture.shape
-    sure = [one for one in found if one.confidence >= _SURE]
     ground = np.median(picture.reshape(-1, 3), 0)
     ink = np.abs(picture - ground).max(-1) > _APART
     yield width
     yield height
-    yield len(found)
-    yield sum(one.character.isdigit() for one in sure) / max(1, len(sure))
-    yield sum(one.character.isupper() for one in sure) / max(1, len(sure))
-    yield float(np.median([one.height for one in sure])) if sure else 0.0
+    yield len(text)
+    yield sum(character.isdigit() for character in text) / max(1, len(text))
+    yield sum(character.isupper() for character in text) / max(1, len(text))
+    yield float((ink.mean(1) > ink.mean()).sum())
     yield float(ground.mean())
     yield float(np.ptp(picture[ink], 1).mean()) if ink.any() else 0.0
     yield float(ink.mean())

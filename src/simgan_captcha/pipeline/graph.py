@@ -189,14 +189,6 @@ def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
 STAGES = (
     Stage("store", "Download and store", _store),
     Stage(
-        "look",
-        "First look of the generalist",
-        _look,
-        inputs=_after("store"),
-        settings=_generalist_settings,
-        included=lambda config: config.begins_pretrained,
-    ),
-    Stage(
         "background",
         "Background",
         _background,
@@ -205,10 +197,18 @@ STAGES = (
         seeded=False,
     ),
     Stage(
+        "look",
+        "First look of the generalist",
+        _look,
+        inputs=_after("store", "background"),
+        settings=_generalist_settings,
+        included=lambda config: config.begins_pretrained,
+    ),
+    Stage(
         "specialize",
         "Specialization of the generalist",
         _specialize,
-        inputs=_after("store"),
+        inputs=_after("store", "background"),
         settings=_specialize_settings,
         included=lambda config: config.begins_pretrained,
         route="generalist",

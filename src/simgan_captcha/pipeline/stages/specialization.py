@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.data.foreground import without_background
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
@@ -123,7 +124,10 @@ class PreparedImages(NamedTuple):
         chosen = {*ordered.names[:most], *known}
         pairs = zip(ordered.names, ordered.images, strict=True)
         encoded = {name: image for name, image in pairs if name in chosen}
-        images = prepare([open_picture(image).rgb for image in encoded.values()])
+        pictures = [open_picture(image).rgb for image in encoded.values()]
+        if data.config.scheme.shares_picture:
+            pictures = without_background(pictures, data.background())
+        images = prepare(pictures)
         network, _ = load_generalist(shipped("generalist.safetensors"))
         return PreparedImages(network, list(encoded), images)
 
