@@ -58,8 +58,8 @@ def test_the_wheel_in_an_empty_environment_runs_the_first_example(
     (wheel,) = dist.glob("*.whl")
     environment = tmp_path / "environment"
     done(sys.executable, "-m", "venv", environment)
-    pip = [environment / "bin" / "pip", "install", "--quiet"]
-    done(*pip, "--constraint", ROOT / "constraints.txt", wheel)
+    pip, pinned = environment / "bin" / "pip", ROOT / "constraints.txt"
+    done(pip, "install", "--quiet", "--constraint", pinned, wheel)
     (installed,) = environment.glob("lib/*/site-packages")
     size = sum(file.stat().st_size for file in installed.rglob("*") if file.is_file())
     assert size < MOST_MEGABYTES * 1e6

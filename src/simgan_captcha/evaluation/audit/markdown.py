@@ -25,8 +25,8 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
         f"# How weak is this captcha? {escaped(name)}",
         f"**Severity: {verdict['severity']}.** "
         + " ".join(map(escaped, verdict_sentences(figures))),
-        "Severity is high from 30 % of texts that fall, medium from 10 %, else low. It took no "
-        f"label, {f'{images:,} images, ' if images is not None else ''}"
+        "Severity is high if at least 30 % of texts are read, medium from 10 %, else low. It took "
+        f"no label, {f'{images:,} images, ' if images is not None else ''}"
         f"{cost['training_tflop']:.1f} TFLOP of training and {cost['seconds'] / 60:.0f} minutes.",
         "## What to do, most effective first",
         *_findings(figures),
@@ -45,7 +45,7 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
         f"fine-tuning took {figures['steps_of_each']:,} steps. Samples are on the page, audit.html:"
         " look whether people can still read them.",
         table(
-            ("Change", "Right at once", "After fine-tuning", "95 % interval"),
+            ("Change", "Before fine-tuning", "After fine-tuning", "95 % interval"),
             [
                 (
                     f"{change['name']}: {change['what']}",
