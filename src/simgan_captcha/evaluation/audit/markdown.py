@@ -31,8 +31,8 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
         "## What to do, most effective first",
         *_findings(figures),
         "## Readers that cost nothing",
-        "Texts are compared with those that the run read, as nobody has labels here. Readers that "
-        "learned apart from each other rarely make the same mistake in a whole text.",
+        "There are no labels here, so texts are compared with those that the run read. Readers "
+        "that learned independently rarely make the same mistake in a whole text.",
         table(
             ("Reader", "Result", "Texts per hour on one core"),
             [
@@ -41,9 +41,9 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
             ],
         ),
         "## What would cost a reader most",
-        f"One feature changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
+        f"One feature is changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
         f"fine-tuning took {figures['steps_of_each']:,} steps. Samples are on the page, audit.html:"
-        " look whether people can still read them.",
+        " check whether people can still read them.",
         table(
             ("Change", "Before fine-tuning", "After fine-tuning", "95 % interval"),
             [
@@ -69,10 +69,10 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
 def _findings(figures: Mapping[str, Any]) -> list[str]:
     looked = figures["looked_at"]
     about = " ".join(
-        [f"{looked['images']:,} of {looked['of']:,} images were looked at.", *looked["notes"]]
+        [f"{looked['images']:,} of {looked['of']:,} images were inspected.", *looked["notes"]]
     )
     if not figures["findings"]:
-        return [f"Nothing was found that a change of the image would mend. {escaped(about)}"]
+        return [f"Nothing was found that a change of the image would fix. {escaped(about)}"]
     rows = [
         (
             str(number),
