@@ -6,7 +6,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast bench pretrain pretrain-fonts rivals format docs clean
+.PHONY: demo test test-fast bench pretrain pretrain-fonts rivals format docs dist clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -82,6 +82,12 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/write_configuration.py
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/python docs/write_site.py
+
+# The wheel and the source archive, in dist/.
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) .venv-rivals .cache build dist demo-run

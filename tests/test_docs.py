@@ -1,11 +1,14 @@
 """The documentation matches the package: settings, commands, links and scripts."""
 
+import contextlib
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import pytest
@@ -48,6 +51,20 @@ def test_readme_names_every_command_and_no_other() -> None:
 
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+def test_every_command_of_the_documents_has_its_options() -> None:
+    """The lines of code blocks that begin with the command are parsed, and not run."""
+    pages = [page for page in PAGES if page.name != "commands.md"]  # written by the code
+    blocks = [b for p in pages for b in re.findall(r"^```\n(.*?)^```", p.read_text(), re.M | re.S)]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    asked = [found[1] for line in lines if (found := re.match(r"simgan-captcha (.+)", line))]
+    assert len(asked) > 30
+    group: Any = typer.main.get_command(app)
+    for line in asked:
+        name, *words = shlex.split(re.split(r" {4,}", line)[0], comments=True)
+        with contextlib.suppress(typer.Exit):  # of --version and --help
+            group.commands[name].make_context(name, words)
 
 
 @pytest.mark.parametrize("source", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -149,11 +149,12 @@ def test_images_may_be_a_list_or_a_store(run: sc.Run, folder: Path, tmp_path: Pa
 
 def test_a_temporary_run_is_deleted_and_leaves_its_process_unchanged(folder: Path) -> None:
     def of_process() -> Any:
-        level = logging.getLogger("lightning_fabric").level
-        return torch.get_num_threads(), dict(os.environ), level
+        levels = [logging.getLogger(name).level for name in ("lightning_fabric", "torch.onnx")]
+        return torch.get_num_threads(), dict(os.environ), levels
 
     before = of_process()
     made = learn(folder, progress=lambda event: None)
+    made.export(folder.parent / "unchanged.onnx")
     assert of_process() == before
     place = made.folder
     assert place.is_dir()

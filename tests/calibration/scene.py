@@ -150,7 +150,7 @@ def font_glyphs(font: str, size: int, alphabet: str = LETTERS.alphabet) -> Float
     return np.clip((images - 100) / 150, 0, 1)
 
 
-def likeness(glyphs: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def similarity(glyphs: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Correlation (K, K) of each glyph with each true one."""
     count = len(glyphs)
     both = np.concatenate([glyphs.reshape(count, -1), truth.reshape(count, -1)])

@@ -136,8 +136,8 @@ def test_a_centre_has_its_position_on_the_map() -> None:
 
 def perfect_outputs(targets: Floats) -> tuple[PosedOutput, Tensor]:
     """The outputs of a perfect bootstrap recognizer for drawn images."""
-    told = torch.from_numpy(targets)
-    ids, positions = told[..., 0].long(), told[..., 4].long()
+    truth = torch.from_numpy(targets)
+    ids, positions = truth[..., 0].long(), truth[..., 4].long()
     logits = 20 * nn.functional.one_hot(ids, CLASSES).float()
     none = nn.functional.one_hot(torch.tensor(CLASSES), CLASSES + 1)
     middles = none.repeat(len(targets), POSITIONS, 1)
@@ -147,7 +147,7 @@ def perfect_outputs(targets: Floats) -> tuple[PosedOutput, Tensor]:
     assert (positions >= 0).all()
     before = (positions % columns)[..., None] - torch.arange(columns)
     count = ((before < 0).float() + 0.5 * (before == 0)).sum(1)
-    return PosedOutput(logits, told[..., 1:4].clone(), 20.0 * middles, count), told
+    return PosedOutput(logits, truth[..., 1:4].clone(), 20.0 * middles, count), truth
 
 
 def test_perfect_predictions_have_no_loss() -> None:
@@ -182,18 +182,18 @@ def test_a_wrong_class_has_a_loss_and_lowers_accuracy() -> None:
 def test_missed_centres_weigh_as_much_as_empty_positions() -> None:
     """There are many more empty positions than letters."""
     targets = pose_targets(drawn(50)[1], SCHEME)
-    outputs, told = perfect_outputs(targets)
+    outputs, truth = perfect_outputs(targets)
     blind = outputs.middles.clone()
     blind[..., :] = 0
     blind[..., CLASSES] = 20  # nothing anywhere
-    loss, figures = posed_objective(outputs._replace(middles=blind), told)
+    loss, figures = posed_objective(outputs._replace(middles=blind), truth)
     assert loss.item() == pytest.approx(MIDDLES_WEIGHT * 20 / 2, rel=0.1)
     assert figures["accuracy"].item() == 1
 
 
 def test_a_count_that_is_one_too_high_has_a_loss_of_one() -> None:
-    outputs, told = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
-    loss, _ = posed_objective(outputs._replace(counts=outputs.counts + 1), told)
+    outputs, truth = perfect_outputs(pose_targets(drawn(50)[1], SCHEME))
+    loss, _ = posed_objective(outputs._replace(counts=outputs.counts + 1), truth)
     assert loss.item() == pytest.approx(1, abs=1e-4)
 
 
@@ -201,13 +201,13 @@ def test_letters_outside_the_image_have_no_centre() -> None:
     _, parameters = drawn(20)
     away = pose_targets(replace(parameters, x=parameters.x + 100), SCHEME)
     assert (away[..., 4] == -1).all()
-    outputs, told = perfect_outputs(pose_targets(parameters, SCHEME))
+    outputs, truth = perfect_outputs(pose_targets(parameters, SCHEME))
     empty = torch.zeros_like(outputs.middles)
     empty[..., CLASSES] = 20
-    told = torch.cat([told[..., :4], torch.from_numpy(away[..., 4:])], -1)
+    truth = torch.cat([truth[..., :4], torch.from_numpy(away[..., 4:])], -1)
     nobody = outputs._replace(middles=empty, counts=torch.zeros_like(outputs.counts))
-    assert posed_objective(nobody, told)[0].item() < 1e-6
-    assert posed_objective(outputs, told)[0].item() > 0.1
+    assert posed_objective(nobody, truth)[0].item() < 1e-6
+    assert posed_objective(outputs, truth)[0].item() > 0.1
 
 
 # The network.

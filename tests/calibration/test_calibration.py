@@ -123,9 +123,9 @@ def test_one_sided_misreadings_give_no_class_offset() -> None:
     probabilities = poses.probabilities.copy()
     probabilities[leaning] = np.eye(6)[4]
     misread = dataclasses.replace(poses, probabilities=probabilities)
-    for told, sure in ((misread, kept), (poses, kept & ~leaning)):
-        found = calibrate(GLYPHS, told, sure, settled, RENDERED)
-        left = told.rotation[(told.probabilities.argmax(-1) == 3) & sure]
+    for predicted, sure in ((misread, kept), (poses, kept & ~leaning)):
+        found = calibrate(GLYPHS, predicted, sure, settled, RENDERED)
+        left = predicted.rotation[(predicted.probabilities.argmax(-1) == 3) & sure]
         assert np.median(left) < -12
         assert np.abs(found.offset[:, 2]).max() < 3
 
@@ -143,8 +143,8 @@ def test_gaps_between_letters_do_not_depend_on_their_widths(aligned: float) -> N
     ends = np.cumsum(wide + gap, 1) - gap
     x = ends - wide / 2 - aligned * ends[:, -1:] + 50
     nowhere = np.full(ids.shape, 20, np.float32)
-    told = np.eye(6, dtype=np.float32)[ids]
-    poses = Poses(told, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
+    predicted = np.eye(6, dtype=np.float32)[ids]
+    poses = Poses(predicted, x.astype(np.float32), nowhere, np.zeros_like(nowhere))
     sure = np.ones(ids.shape, np.bool_)
     found = calibrate(glyphs, poses, sure, np.ones(600, np.bool_), RENDERED)
     # The calibration is drawn from as estimated.
@@ -172,7 +172,7 @@ def test_classes_without_a_glyph_have_no_offset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sure", "settling", "told"),
+    ("sure", "settling", "counts"),
     [
         (FEWEST_CHARACTERS, FEWEST_CHARACTERS, None),
         (FEWEST_CHARACTERS - 1, 100, r"\[100, 100, 19, 100\].* got 100;"),
@@ -180,16 +180,16 @@ def test_classes_without_a_glyph_have_no_offset() -> None:
     ],
 )
 def test_too_few_confident_characters_are_an_error_with_advice(
-    sure: int, settling: int, told: str | None
+    sure: int, settling: int, counts: str | None
 ) -> None:
     poses, kept, settled = known(100)
     kept[sure:, 2] = False
     settled[settling:] = False
-    if told is None:
+    if counts is None:
         assert len(calibrate(GLYPHS, poses, kept, settled, RENDERED).poses) == FEWEST_CHARACTERS
         return
     with pytest.raises(
-        RunError, match=rf"at least 20 .* got {told} train longer .* calibrate=false"
+        RunError, match=rf"at least 20 .* got {counts} train longer .* calibrate=false"
     ):
         calibrate(GLYPHS, poses, kept, settled, RENDERED)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgan_captcha.calibration.look import class_weights, share_out
+from simgan_captcha.calibration.look import balance_classes, class_weights
 from simgan_captcha.calibration.poses import Poses
 
 Doubles = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ def test_an_over_predicted_class_loses_characters_to_two_others() -> None:
     second = np.where(true < 2, true, (true + 1) % 12)
     likely = read_as(12, seen, second, 1e-5)
     assert (likely.max(1) > 0.99).all()
-    found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)
+    found = balance_classes(poses(likely, 4)).probabilities.reshape(-1, 12)
     assert (found.argmax(1) == true).mean() > 0.97
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
 
@@ -45,7 +45,7 @@ def test_a_class_that_never_occurs_gets_no_characters() -> None:
     # All classes are slightly similar to 0, and 1 is very similar.
     likely = read_as(12, true, np.zeros_like(true), 1e-3)
     likely[true == 1, 0] = 0.3
-    found = share_out(poses(likely, 4)).probabilities.reshape(-1, 12)
+    found = balance_classes(poses(likely, 4)).probabilities.reshape(-1, 12)
     np.testing.assert_array_equal(found.argmax(1), true)
 
 
@@ -54,7 +54,9 @@ def test_balanced_classes_are_unchanged() -> None:
     likely = read_as(10, true, (true + 3) % 10, 0.2)
     np.testing.assert_array_equal(class_weights(likely), 1)
     before = poses(likely, 5)
-    np.testing.assert_allclose(share_out(before).probabilities, before.probabilities, atol=1e-6)
+    np.testing.assert_allclose(
+        balance_classes(before).probabilities, before.probabilities, atol=1e-6
+    )
 
 
 def test_the_probability_of_an_empty_slot_is_unchanged() -> None:
@@ -64,7 +66,7 @@ def test_the_probability_of_an_empty_slot_is_unchanged() -> None:
     gone = np.random.default_rng(4).random(3000) < 0.3
     blank = np.where(gone, 0.9, 0.1)
     whole = np.column_stack([likely * (1 - blank)[:, None], blank])
-    found = share_out(poses(whole, 3, blank=6)).probabilities.reshape(-1, 7)
+    found = balance_classes(poses(whole, 3, blank=6)).probabilities.reshape(-1, 7)
     np.testing.assert_allclose(found[:, 6], blank, atol=1e-5)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
     assert (found[~gone].argmax(1) == true[~gone]).mean() > 0.97
@@ -92,6 +94,6 @@ def test_no_class_has_much_more_than_its_share(
 @pytest.mark.parametrize("blank", [None, 2])
 def test_predictions_without_characters_are_unchanged(blank: int | None) -> None:
     empty = poses(np.zeros((0, 3)), 2, blank)
-    assert share_out(empty).probabilities.shape == (0, 2, 3)
+    assert balance_classes(empty).probabilities.shape == (0, 2, 3)
     nobody = poses(np.tile([0.1, 0.1, 0.8], (4, 1)), 2, blank=2)
-    np.testing.assert_array_equal(share_out(nobody).probabilities, nobody.probabilities)
+    np.testing.assert_array_equal(balance_classes(nobody).probabilities, nobody.probabilities)

@@ -49,7 +49,7 @@ def test_a_font_and_its_size_are_recognised(font: str, size: int) -> None:
     found = [m for m in matches.classes if m]
     assert len(found) == len(WORD)
     assert sum(m.font == font for m in found) >= len(WORD) - 1
-    assert min(m.likeness for m in found) > 0.95
+    assert min(m.similarity for m in found) > 0.95
     assert all(abs(m.size - size) <= 1 for m in found)
     assert matches.size.value == pytest.approx(size, abs=1)
     assert abs(matches.size.value - size) <= 3 * matches.size.error
@@ -85,7 +85,7 @@ def test_letters_of_an_unknown_font_are_similar_to_known_fonts() -> None:
     matches = match(glyphs, alphabet, DEFAULT_FONTS)
     assert time.process_time() - begun < 15  # 3 on a core that is not shared
     assert matches.unlike == ()
-    assert min(m.likeness for m in matches.classes if m) > 0.9
+    assert min(m.similarity for m in matches.classes if m) > 0.9
     assert len({m.font for m in matches.classes if m}) > 2
 
 
@@ -97,7 +97,7 @@ def test_a_glyph_unlike_all_fonts_is_reported() -> None:
     assert matches.unlike == (g,)
     odd = matches.classes[g]
     assert odd is not None
-    assert odd.likeness < 0.9
+    assert odd.similarity < 0.9
     # Other glyphs do not change the estimate of the size.
     assert matches.size.value == pytest.approx(24, abs=1)
 
@@ -106,7 +106,7 @@ def test_equally_unlike_glyphs_are_not_reported() -> None:
     """Then the fonts do not fit, or the whole calibration."""
     shuffled = np.roll(seen("roboto-black", 24, LETTERS.alphabet), 1, axis=0)
     matches = match(shuffled, LETTERS.alphabet)
-    assert np.median([m.likeness for m in matches.classes if m]) < 0.9
+    assert np.median([m.similarity for m in matches.classes if m]) < 0.9
     assert len(matches.unlike) <= 1
 
 
@@ -127,7 +127,7 @@ def test_a_glyph_that_is_no_letter_is_unlike_all_fonts(level: int) -> None:
     blank = np.full((1, SIDE, SIDE), level, np.uint8)
     (found,) = match(blank, "a").classes
     assert found is not None
-    assert -1 <= found.likeness < 0.5
+    assert -1 <= found.similarity < 0.5
     assert math.isfinite(found.weight)
 
 

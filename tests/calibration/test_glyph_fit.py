@@ -36,10 +36,10 @@ from tests.calibration.scene import (
     exact_poses,
     first_of,
     font_glyphs,
-    likeness,
     many_sizes,
     mistaken,
     scene,
+    similarity,
     unsure,
 )
 from tests.drawing import plain
@@ -50,16 +50,16 @@ EPOCHS = 12
 
 
 @cache
-def told_and_found(pixels: float, degrees: float, share: float) -> tuple[Poses, GlyphFit]:
+def predicted_and_found(pixels: float, degrees: float, share: float) -> tuple[Poses, GlyphFit]:
     """Predictions with these errors, and the fit that starts from them."""
     normalised, poses = scene()
-    told = mistaken(disturbed(poses, pixels, degrees), share)
-    return told, fit_glyphs(normalised, told, seed=0, epochs=EPOCHS)
+    predicted = mistaken(disturbed(poses, pixels, degrees), share)
+    return predicted, fit_glyphs(normalised, predicted, seed=0, epochs=EPOCHS)
 
 
-def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
+def own_similarity(glyphs: npt.NDArray[np.float32]) -> Doubles:
     """Correlation (K,) of each glyph with its true one, after a check that it is the largest."""
-    found = likeness(glyphs, font_glyphs(STRANGER, SIZE))
+    found = similarity(glyphs, font_glyphs(STRANGER, SIZE))
     np.testing.assert_array_equal(found.argmax(1), np.arange(len(found)))
     np.testing.assert_array_equal(found.argmax(0), np.arange(len(found)))
     return np.asarray(np.diagonal(found))
@@ -74,21 +74,21 @@ def own_likeness(glyphs: npt.NDArray[np.float32]) -> Doubles:
     ids=["exact", "disturbed and mistaken"],
 )
 def test_glyphs_of_an_unknown_font_are_found(pixels: float, degrees: float, share: float) -> None:
-    told, fit = told_and_found(pixels, degrees, share)
+    predicted, fit = predicted_and_found(pixels, degrees, share)
     assert fit.glyphs.shape == (len(LETTERS.alphabet), SIDE, SIDE)
     assert fit.glyphs.dtype == np.float32
     assert fit.glyphs.min() >= 0
     assert fit.glyphs.max() <= 1
-    found = own_likeness(fit.glyphs)
+    found = own_similarity(fit.glyphs)
     assert found.min() > 0.9
     # The mean of the images at the predictions is hazier.
-    before = likeness(mean_glyphs(scene()[0], told), font_glyphs(STRANGER, SIZE)).diagonal()
+    before = similarity(mean_glyphs(scene()[0], predicted), font_glyphs(STRANGER, SIZE)).diagonal()
     assert (found > before).all()
     if degrees:
         assert ((1 - found) < 0.7 * (1 - before)).all()
 
 
-def found_under_a_line(told: bool) -> float:
+def found_under_a_line(masked: bool) -> float:
     """Share of the ink under the line that is missing from the glyphs, 0 to 1."""
     background = plain()
     background.line_mask[24:26] = True
@@ -98,7 +98,7 @@ def found_under_a_line(told: bool) -> float:
     simulator = Simulator(LETTERS, settings, background)
     parameters = simulator.draw_parameters(np.random.default_rng(4), 120)
     normalised = background.normalise(simulator.render(parameters))
-    if not told:
+    if not masked:
         normalised[:, 1] = -1
     glyphs = fit_glyphs(normalised, exact_poses(parameters), seed=0, epochs=8).glyphs
     near = slice(SIDE // 2 - 6, SIDE // 2 + 6)
@@ -107,14 +107,14 @@ def found_under_a_line(told: bool) -> float:
 
 
 def test_ink_under_a_line_is_taken_from_other_characters() -> None:
-    hidden = found_under_a_line(told=False)
+    hidden = found_under_a_line(masked=False)
     assert hidden > 0.1  # there is something to complete
-    assert found_under_a_line(told=True) < 0.5 * hidden
+    assert found_under_a_line(masked=True) < 0.5 * hidden
 
 
 def test_fitted_glyphs_are_the_drawn_ones() -> None:
     """Simulator and fit agree on glyphs, positions and rotations to a fraction of a pixel."""
-    first = told_and_found(0, 0, 0)[1]
+    first = predicted_and_found(0, 0, 0)[1]
     rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
     calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
     settings = drawing(fonts=("stix-bold",), calibrated_glyph_fraction=1.0)
@@ -123,7 +123,7 @@ def test_fitted_glyphs_are_the_drawn_ones() -> None:
     images = STRIPED.normalise(simulator.render(parameters))
     poses = exact_poses(parameters)
     again = fit_glyphs(images, poses, seed=0, glyphs=first.glyphs, epochs=6)
-    assert np.diagonal(likeness(first.glyphs, again.glyphs)).min() > 0.98
+    assert np.diagonal(similarity(first.glyphs, again.glyphs)).min() > 0.98
     np.testing.assert_allclose(middles(again.glyphs), middles(first.glyphs), atol=0.5)
     off = errors(again.poses, poses)[again.kept]
     assert np.abs(np.median(off, 0)).max() < 0.2
@@ -141,9 +141,9 @@ def middles(glyphs: npt.NDArray[np.float32]) -> Doubles:
 # Poses.
 
 
-def errors(told: Poses, true: Poses) -> Doubles:
+def errors(predicted: Poses, true: Poses) -> Doubles:
     """Errors (N, L, 3) in pixels and degrees, without the common offset of each class."""
-    off = np.stack([getattr(told, n) - getattr(true, n) for n in ("x", "y", "rotation")], -1)
+    off = np.stack([getattr(predicted, n) - getattr(true, n) for n in ("x", "y", "rotation")], -1)
     off = off.astype(np.float64)
     ids = true.probabilities.argmax(-1)
     for k in range(true.probabilities.shape[-1]):
@@ -152,17 +152,17 @@ def errors(told: Poses, true: Poses) -> Doubles:
 
 
 def test_poses_are_improved() -> None:
-    told, fit = told_and_found(2, 6, 0.1)
+    predicted, fit = predicted_and_found(2, 6, 0.1)
     true = scene()[1]
-    counted = fit.kept & (told.probabilities.argmax(-1) == true.probabilities.argmax(-1))
-    before, after = (np.abs(errors(p, true)[counted]).mean(0) for p in (told, fit.poses))
+    counted = fit.kept & (predicted.probabilities.argmax(-1) == true.probabilities.argmax(-1))
+    before, after = (np.abs(errors(p, true)[counted]).mean(0) for p in (predicted, fit.poses))
     assert (after < before / 2).all()
     assert after[:2].max() < 0.3
 
 
 def test_dropped_characters_are_mostly_misread() -> None:
-    told, fit = told_and_found(2, 6, 0.1)
-    wrong = told.probabilities.argmax(-1) != scene()[1].probabilities.argmax(-1)
+    predicted, fit = predicted_and_found(2, 6, 0.1)
+    wrong = predicted.probabilities.argmax(-1) != scene()[1].probabilities.argmax(-1)
     assert fit.kept.mean() == pytest.approx(0.85, abs=0.01)
     assert wrong[~fit.kept].mean() > 0.4
     assert wrong[fit.kept].mean() < 0.06 < 0.09 < wrong.mean()
@@ -174,11 +174,11 @@ def test_unsure_characters_do_not_count() -> None:
     normalised, poses = normalised[:60], first_of(poses, 60)
     uncertain = np.random.default_rng(1).random(poses.x.shape) < 0.2
     # With their wrong positions, they would spoil every glyph.
-    told = unsure(replace(poses, rotation=poses.rotation + 180 * uncertain), uncertain)
-    fit = fit_glyphs(normalised, told, seed=0, epochs=4)
+    predicted = unsure(replace(poses, rotation=poses.rotation + 180 * uncertain), uncertain)
+    fit = fit_glyphs(normalised, predicted, seed=0, epochs=4)
     assert not fit.kept[uncertain].any()
     assert np.isnan(fit.misfit[uncertain]).all()
-    assert own_likeness(fit.glyphs).min() > 0.8
+    assert own_similarity(fit.glyphs).min() > 0.8
 
 
 def test_unsure_characters_converge_too() -> None:
@@ -186,11 +186,11 @@ def test_unsure_characters_converge_too() -> None:
     normalised, poses = scene()
     normalised, poses = normalised[:100], first_of(poses, 100)
     uncertain = np.random.default_rng(1).random(poses.x.shape) < 0.2
-    told = unsure(disturbed(poses, 1, 4), uncertain)
+    predicted = unsure(disturbed(poses, 1, 4), uncertain)
     glyphs = font_glyphs(STRANGER, SIZE)
-    fit = fit_glyphs(normalised, told, seed=0, glyphs=glyphs, epochs=2)
+    fit = fit_glyphs(normalised, predicted, seed=0, glyphs=glyphs, epochs=2)
     assert not fit.kept[uncertain].any()
-    before, after = (np.abs(errors(p, poses)[uncertain]).mean(0) for p in (told, fit.poses))
+    before, after = (np.abs(errors(p, poses)[uncertain]).mean(0) for p in (predicted, fit.poses))
     assert (after < 0.6 * before).all()
     assert fit.settled.mean() > 0.95
 
@@ -200,8 +200,8 @@ def test_images_with_a_letter_seen_twice_are_not_settled() -> None:
     normalised, poses = normalised[:100], first_of(poses, 100)
     places, probabilities = poses.places, poses.probabilities.copy()
     places[:50, 3], probabilities[:50, 3] = places[:50, 2], probabilities[:50, 2]
-    told = replace(poses, probabilities=probabilities).at(places)
-    fit = fit_glyphs(normalised, told, seed=0, glyphs=font_glyphs(STRANGER, SIZE), epochs=2)
+    predicted = replace(poses, probabilities=probabilities).at(places)
+    fit = fit_glyphs(normalised, predicted, seed=0, glyphs=font_glyphs(STRANGER, SIZE), epochs=2)
     assert fit.settled[:50].mean() < 0.2
     assert fit.settled[50:].mean() > 0.9
 
@@ -229,14 +229,14 @@ def test_images_with_a_letter_far_from_its_prediction_are_not_settled(
     images, poses = short_scene()
     off = np.zeros(poses.x.shape, np.bool_)
     off[:30, 1] = True
-    told = replace(poses, x=(poses.x + pixels * off).astype(np.float32))
-    fit = fit_glyphs(images, told if sure else unsure(told, off), seed=0, epochs=8)
+    predicted = replace(poses, x=(poses.x + pixels * off).astype(np.float32))
+    fit = fit_glyphs(images, predicted if sure else unsure(predicted, off), seed=0, epochs=8)
     assert fit.settled.shape == (len(images),)
     assert fit.settled.dtype == np.bool_
     assert fit.settled[30:].mean() > 0.97
     # Most letters are found at their true positions, not at the predicted ones.
     assert np.median(np.abs(fit.poses.x - poses.x)[off]) < 0.5
-    strayed = (np.abs(fit.poses.x - told.x) > 0.12 * SHORT.height).any(1)
+    strayed = (np.abs(fit.poses.x - predicted.x) > 0.12 * SHORT.height).any(1)
     np.testing.assert_array_equal(fit.settled[:30], ~strayed[:30])
     assert (strayed[:30].mean() > 0.6) == (pixels > 3)
     assert strayed[:30].any() == (pixels > 3)
@@ -246,9 +246,9 @@ def test_images_with_a_letter_rotated_far_from_its_prediction_are_not_settled() 
     images, poses = short_scene()
     off = np.zeros(poses.x.shape, np.bool_)
     off[:30, 0] = True
-    told = replace(poses, rotation=(poses.rotation + 35 * off).astype(np.float32))
-    fit = fit_glyphs(images, told, seed=0, epochs=24)
-    turned = np.abs(fit.poses.rotation - told.rotation).max(1) > 25
+    predicted = replace(poses, rotation=(poses.rotation + 35 * off).astype(np.float32))
+    fit = fit_glyphs(images, predicted, seed=0, epochs=24)
+    turned = np.abs(fit.poses.rotation - predicted.rotation).max(1) > 25
     assert turned[:30].mean() > 0.2
     np.testing.assert_array_equal(fit.settled[:30], ~turned[:30])
     assert fit.settled[30:].mean() > 0.97
@@ -274,11 +274,11 @@ def test_the_same_seed_gives_the_same_fit() -> None:
 
 def test_epochs_are_reported() -> None:
     normalised, poses = scene()
-    told: list[tuple[int, int, float]] = []
+    reported: list[tuple[int, int, float]] = []
     few = disturbed(first_of(poses, 64), 1, 4)
-    fit_glyphs(normalised[:64], few, 0, epochs=4, on_epoch=lambda *e: told.append(e))
-    assert [(done, epochs) for done, epochs, _ in told] == [(n, 4) for n in (1, 2, 3, 4)]
-    assert 0 < told[-1][2] < told[0][2]
+    fit_glyphs(normalised[:64], few, 0, epochs=4, on_epoch=lambda *e: reported.append(e))
+    assert [(done, epochs) for done, epochs, _ in reported] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert 0 < reported[-1][2] < reported[0][2]
 
 
 # Too few.
@@ -296,8 +296,8 @@ def test_an_under_predicted_class_gets_no_glyph() -> None:
 def test_without_confident_characters_no_glyph_is_found() -> None:
     normalised, poses = scene()
     poses = first_of(poses, 30)
-    told = unsure(poses, np.ones(poses.x.shape, np.bool_))
-    fit = fit_glyphs(normalised[:30], told, seed=0, epochs=4)
+    predicted = unsure(poses, np.ones(poses.x.shape, np.bool_))
+    fit = fit_glyphs(normalised[:30], predicted, seed=0, epochs=4)
     assert not fit.glyphs.any()
     assert not fit.kept.any()
     np.testing.assert_allclose(fit.poses.x, poses.x, atol=1e-4)
@@ -349,7 +349,7 @@ def test_empty_slots_do_not_disturb_the_fit() -> None:
     glyphs, empty = fit.glyphs[:-1], fit.glyphs[-1]
     assert not empty.any()
     true = font_glyphs(STRANGER, SIZE)
-    assert likeness(glyphs, true).diagonal().min() > 0.9
+    assert similarity(glyphs, true).diagonal().min() > 0.9
     assert find_lost_shapes(STRIPED.normalise(images), fit) is None  # an empty slot is none
 
     found = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(STRIPED))
@@ -375,7 +375,7 @@ def test_forms_differ_only_with_letters_of_many_sizes() -> None:
     normalised, fit = many_sizes()[0], first_fit()
     assert forms_differ(normalised, fit, UNBENT)
     assert not fit.poses.places[..., PLACED:].any()  # the first fit had none
-    assert not forms_differ(scene()[0], told_and_found(2, 6, 0.1)[1], len(POSE))
+    assert not forms_differ(scene()[0], predicted_and_found(2, 6, 0.1)[1], len(POSE))
     nothing = replace(fit, kept=np.zeros_like(fit.kept))
     assert not forms_differ(normalised, nothing, UNBENT)
 
@@ -404,7 +404,7 @@ def test_sizes_are_found_and_drawn_again() -> None:
 
 
 def test_small_differences_of_form_are_ignored() -> None:
-    fit = told_and_found(0, 0, 0)[1]
+    fit = predicted_and_found(0, 0, 0)[1]
     spread = FORMS_ALIKE * (0.5, 3, 0.5, 2, 0.5, 2)
     form = np.random.default_rng(0).normal(0, 1, (*fit.kept.shape, 6)) * spread
     poses = replace(fit.poses, form=form.astype(np.float32))
@@ -423,7 +423,7 @@ def test_small_differences_of_form_are_ignored() -> None:
 def test_convergence_is_measured_from_the_predictions() -> None:
     """It is not measured from the poses of another fit."""
     normalised, poses = scene()
-    first = told_and_found(0, 0, 0)[1]
+    first = predicted_and_found(0, 0, 0)[1]
     elsewhere = poses.at(poses.places + np.array([0, 12, *[0] * 7], np.float32))
     fit = fit_glyphs(
         normalised, elsewhere, 0, glyphs=first.glyphs, begin=first.poses.places, epochs=2

@@ -22,9 +22,9 @@ from tests.calibration.scene import (
     exact_poses,
     first_of,
     font_glyphs,
-    likeness,
     mistaken,
     scene,
+    similarity,
 )
 
 Ids = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def test_a_glyph_that_is_always_misread_is_found() -> None:
     assert (true[named] == G).mean() > 0.95
     assert named[true == G].mean() > 0.6
     assert recovered.poses.probabilities[named, G].min() == 1
-    found = likeness(recovered.glyphs, font_glyphs(STRANGER, SIZE))
+    found = similarity(recovered.glyphs, font_glyphs(STRANGER, SIZE))
     assert found[G].argmax() == G
     assert found[G, G] > 0.85
 
@@ -104,7 +104,7 @@ def test_a_second_fit_has_the_glyph() -> None:
     _, recovered = lost_g()
     normalised, _, _ = seen()
     fit = fit_glyphs(normalised, recovered.poses, seed=0, glyphs=recovered.glyphs, epochs=EPOCHS)
-    found = likeness(fit.glyphs, font_glyphs(STRANGER, SIZE))
+    found = similarity(fit.glyphs, font_glyphs(STRANGER, SIZE))
     np.testing.assert_array_equal(found.argmax(1), np.arange(len(found)))
     assert found.diagonal().min() > 0.9
 

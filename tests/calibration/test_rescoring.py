@@ -107,7 +107,7 @@ def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) ->
 
 
 @pytest.fixture(scope="module")
-def hardly(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
+def borderline(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
     return comparison(
         doubtful, calibration(), borderline_characters(doubtful[3], calibration(), SETTINGS)
     )
@@ -162,14 +162,16 @@ def test_without_uncertain_characters_nothing_changes(
 
 
 def test_borderline_characters_are_not_uncertain_ones(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], borderline: Comparisons
 ) -> None:
     probabilities = doubtful[3]
     both = uncertain_characters(probabilities, SETTINGS) & borderline_characters(
         probabilities, calibration(), SETTINGS
     )
     assert not both.any()
-    np.testing.assert_array_equal(hardly.first, doubtful[2][hardly.images, hardly.slots])
+    np.testing.assert_array_equal(
+        borderline.first, doubtful[2][borderline.images, borderline.slots]
+    )
     # Characters with an impossible second class are left out.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
     assert not borderline_characters(sure, calibration(), SETTINGS).any()
@@ -184,10 +186,10 @@ def test_noisier_drawings_count_less(
 
 
 def test_drawings_confirm_confident_characters_if_glyphs_fit(
-    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], hardly: Comparisons
+    doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], borderline: Comparisons
 ) -> None:
-    assert len(hardly.images) > COUNT
-    assert not contradicts(hardly)
+    assert len(borderline.images) > COUNT
+    assert not contradicts(borderline)
     # Every letter is drawn as its neighbour in the alphabet.
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
@@ -196,8 +198,8 @@ def test_drawings_confirm_confident_characters_if_glyphs_fit(
     )
 
 
-def test_contradictions_that_the_probabilities_predict_are_allowed(hardly: Comparisons) -> None:
-    count = len(hardly.images)
+def test_contradictions_that_the_probabilities_predict_are_allowed(borderline: Comparisons) -> None:
+    count = len(borderline.images)
     generator = np.random.default_rng(6)
     for second, against, refused in (
         (0.09, 0.09, False),
@@ -207,11 +209,11 @@ def test_contradictions_that_the_probabilities_predict_are_allowed(hardly: Compa
     ):
         odds = np.full(count, np.log((1 - second) / second), np.float32)
         evidence = np.where(generator.random(count) < against, 3, -3).astype(np.float32)
-        assert contradicts(replace(hardly, odds=odds, evidence=evidence)) is refused
+        assert contradicts(replace(borderline, odds=odds, evidence=evidence)) is refused
 
 
-def test_a_single_drawing_decides_nothing(hardly: Comparisons) -> None:
-    few = replace(hardly, images=hardly.images[:3], odds=hardly.odds[:3])
+def test_a_single_drawing_decides_nothing(borderline: Comparisons) -> None:
+    few = replace(borderline, images=borderline.images[:3], odds=borderline.odds[:3])
     assert not contradicts(replace(few, evidence=np.array([3, -3, -3], np.float32)))
 
 

@@ -92,7 +92,7 @@ def test_font_and_size_are_found() -> None:
     fonts = summary()["fonts"]
     assert list(fonts) == list(SCHEME.alphabet)
     assert sum(font == "roboto-black" for font, _, _ in fonts.values()) >= 5
-    assert all(abs(size - SIZE) <= 2 and likeness > 0.9 for _, size, likeness in fonts.values())
+    assert all(abs(size - SIZE) <= 2 and similarity > 0.9 for _, size, similarity in fonts.values())
 
 
 def test_rotations_are_found() -> None:

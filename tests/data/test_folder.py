@@ -354,6 +354,9 @@ def test_from_a_folder_to_readings(folder: Path, tmp_path: Path) -> None:
         (Path(), "named like my.toml"),
     ):
         command("init", folder, file).error(2, says)
+    piped = command("init", folder, tmp_path / "piped.toml", "--length", "2", "--json")
+    found = json.loads(piped.out)
+    assert (found["file"], found["scheme"]["length"]) == (str(tmp_path / "piped.toml"), 2)
     other = tmp_path / "other.toml"
     command("init", folder, other, "--alphabet", "aab").error(2, "repeats 'a'")
     command("init", folder, other, "--alphabet", "").error(2, "alphabet: ")

@@ -109,8 +109,8 @@ def test_what_others_wrote_stays_text(text: str) -> None:
 
 def test_verdict_in_sentences() -> None:
     said = " ".join(verdict_sentences(figures()))
-    assert said.startswith("50.0% of texts fall, as estimated without labels. One core of the")
-    assert "reads 10,000 texts per hour, so about 5,000 of them fall in an hour" in said
+    assert said.startswith("50.0% of texts are read, as estimated without labels. One core of the")
+    assert "reads 10,000 texts per hour, about 5,000 correctly" in said
     low = {"severity": "low", "share": 0.05, "by": "judged", "falling_per_hour": 500.0}
     said = " ".join(verdict_sentences(figures(verdict=low)))
     assert "as judged by labels" in said

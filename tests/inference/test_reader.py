@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.metrics import accuracy_score
 
 import simgan_captcha
 from simgan_captcha import Reader
@@ -95,6 +97,17 @@ def test_a_list_keeps_its_order_and_reports_unreadable_images(reader: Reader) ->
         assert words in unreadable.error
     with pytest.raises(ImageError, match="damaged"):
         reader.read(FILES[1][:-60])
+
+
+def test_readings_as_an_array_and_as_a_table(reader: Reader) -> None:
+    texts = reader.predict(iter(FILES))
+    assert accuracy_score([own.text for own in OWN], texts) == 1
+    assert reader.predict([]).shape == (0,)
+    with pytest.raises(ImageError, match=r"^1: .*damaged"):
+        reader.predict([FILES[0], FILES[1][:-60]])
+    table = pandas.DataFrame(reader.read([FILES[0], FILES[1][:-60]]))
+    assert table.text[0] == OWN[0].text
+    assert table.error.notna().tolist() == [False, True]
 
 
 def test_invalid_sources_are_refused(reader: Reader) -> None:

@@ -110,12 +110,12 @@ def middles_loss(middles: Tensor, targets: Tensor) -> Tensor:
     B, positions, classes = middles.shape
     none = classes - 1
     # An additional position collects centres outside the image.
-    whose = torch.full((B, positions + 1), none, device=ids.device)
-    whose.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
+    centred = torch.full((B, positions + 1), none, device=ids.device)
+    centred.scatter_(1, place.where(place >= 0, torch.full_like(place, positions)), ids)
     weight = torch.ones(classes, device=ids.device)
     weight[none] = ids.shape[1] / positions  # the same total as the characters
     return nn.functional.cross_entropy(
-        middles.float().flatten(0, 1), whose[:, :positions].flatten(), weight=weight
+        middles.float().flatten(0, 1), centred[:, :positions].flatten(), weight=weight
     )
 
 

@@ -65,10 +65,10 @@ def calibrate(
             "calibration.steps), widen the ranges of the simulator, or set calibrate=false"
         )
     ids, places = poses.ids, poses.places
-    forms, surely = places[..., PLACED:], places[kept][:, PLACED:]
+    forms, of_kept = places[..., PLACED:], places[kept][:, PLACED:]
     # Misread letters get extreme forms that make them look like another class.
-    forms = np.clip(forms, *np.quantile(surely, _FORM_ENDS, axis=0))
-    alike = spread_of(surely) < FORMS_ALIKE
+    forms = np.clip(forms, *np.quantile(of_kept, _FORM_ENDS, axis=0))
+    alike = spread_of(of_kept) < FORMS_ALIKE
     places = np.concatenate([places[..., :PLACED], np.where(alike, 0, forms)], -1)
     shapes, present = np.rint(glyphs * 255).astype(np.uint8), poses.present
     # Remove the effect of the widths of the letter and its neighbours.

@@ -60,7 +60,7 @@ class FontMatch:
     """Name or path, as in the settings of the simulator."""
     size: int
     """Font size in image pixels per em."""
-    likeness: float
+    similarity: float
     """Correlation of the two glyphs, -1 to 1."""
     turn: float
     """Rotation of the calibrated glyph against the font, in degrees counter-clockwise."""
@@ -86,13 +86,13 @@ class FontMatches:
     @property
     def unlike(self) -> tuple[int, ...]:
         """Classes with glyphs that are unlike all fonts, although other glyphs match."""
-        likeness = {k: match.likeness for k, match in enumerate(self.classes) if match}
-        if not likeness:
+        similarity = {k: match.similarity for k, match in enumerate(self.classes) if match}
+        if not similarity:
             return ()
-        all_of_them = np.array(list(likeness.values()))
+        all_of_them = np.array(list(similarity.values()))
         median = float(np.median(all_of_them))
         bound = median - _DEVIATIONS * float(np.median(np.abs(all_of_them - median)))
-        return tuple(k for k, value in likeness.items() if value < min(bound, UNLIKE))
+        return tuple(k for k, value in similarity.items() if value < min(bound, UNLIKE))
 
 
 def match_fonts(
@@ -122,22 +122,22 @@ def match_fonts(
     classes: list[FontMatch | None] = [None] * len(glyphs)
     for character, k in enumerate(found):
         picture = _Picture(glyphs[k])
-        likeness = np.array(
+        similarity = np.array(
             [
                 [
-                    picture.likeness(_upright(bank.glyph(f, s, 0, character).alpha, picture.side))
+                    picture.similarity(_upright(bank.glyph(f, s, 0, character).alpha, picture.side))
                     for s in range(len(grid))
                 ]
                 for f in range(len(fonts))
             ]
         )
-        best = likeness.argmax(1)
+        best = similarity.argmax(1)
         classes[k] = max(
             (
                 _look_closely(picture, alphabet[k], fonts[f], _about(grid, int(best[f])), strokes)
-                for f in np.argsort(-likeness.max(1), kind="stable")[:_FONTS]
+                for f in np.argsort(-similarity.max(1), kind="stable")[:_FONTS]
             ),
-            key=lambda match: match.likeness,
+            key=lambda match: match.similarity,
         )
     matches = [match for match in classes if match]
     return FontMatches(
@@ -164,16 +164,16 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
     """
     found = np.flatnonzero(glyphs.any(axis=(1, 2))).tolist()
     shapes = [_Picture(glyphs[k]) for k in found]
-    likeness = np.full((len(found), len(alphabet)), -1, np.float32)
+    similarity = np.full((len(found), len(alphabet)), -1, np.float32)
     for font, size, stroke in sorted(_manners(matches)):
         bank = GlyphBank(alphabet, (font,), (GLYPH_SCALE * size,), (GLYPH_SCALE * stroke,))
         for turn in _LEANING:
             drawn = [_upright(glyph.alpha, shapes[0].side, turn) for glyph in bank.glyphs]
-            alike = [shape.likenesses(np.stack(drawn)) for shape in shapes]
-            likeness = np.maximum(likeness, alike)
+            alike = [shape.similarities(np.stack(drawn)) for shape in shapes]
+            similarity = np.maximum(similarity, alike)
 
     names: dict[int, int] = {}
-    for k, of_characters in zip(found, likeness, strict=True):
+    for k, of_characters in zip(found, similarity, strict=True):
         own = float(of_characters[k])
         if of_characters.max() > max(own + _MISNAMED, 1 - (1 - own) / _OFF):
             names[k] = int(of_characters.argmax())
@@ -189,9 +189,9 @@ def _manners(matches: FontMatches) -> set[tuple[str, int, float]]:
     The best match of a misnamed glyph is similar by chance only, so it is left out.
     """
     found = [match for match in matches.classes if match]
-    likely = float(np.median([match.likeness for match in found])) if found else 0.0
+    likely = float(np.median([match.similarity for match in found])) if found else 0.0
     usual = [m for m in found if abs(m.size / matches.size.value - 1) <= _ALIKE_SIZES]
-    return {(m.font, m.size, m.stroke) for m in usual if m.likeness >= likely}
+    return {(m.font, m.size, m.stroke) for m in usual if m.similarity >= likely}
 
 
 def _unit(pictures: GreyImages) -> Floats:
@@ -211,14 +211,14 @@ class _Picture:
         moved[:, 2] = (self.side - 1) / 2 + _REACH - _middle(glyph)
         self.canvas = cv2.warpAffine(glyph, moved, (self.side + 2 * _REACH,) * 2)
 
-    def likenesses(self, drawn: GreyImages) -> Floats:
-        """The `likeness` (n,) to many glyphs (n, G, G) by one matrix product."""
+    def similarities(self, drawn: GreyImages) -> Floats:
+        """The `similarity` (n,) to many glyphs (n, G, G) by one matrix product."""
         shape = (self.side, self.side)
         windows = np.lib.stride_tricks.sliding_window_view(self.canvas, shape)
         each = _unit(windows.reshape(-1, self.side**2)) @ _unit(drawn.reshape(len(drawn), -1)).T
         return np.asarray(each.max(0))
 
-    def likeness(self, drawn: GreyImages) -> float:
+    def similarity(self, drawn: GreyImages) -> float:
         """Correlation with the glyph (G, G) of a font, at the best shift."""
         found = cv2.matchTemplate(self.canvas, drawn, cv2.TM_CCOEFF_NORMED)
         # A picture without ink has no correlation.
@@ -264,15 +264,15 @@ def _look_closely(
         tuple(GLYPH_SCALE * size for size in sizes),
         tuple(GLYPH_SCALE * outline for outline in outlines),
     )
-    likeness, s, o, turn = max(
-        (picture.likeness(_upright(bank.glyph(0, s, o, 0).alpha, picture.side, turn)), s, o, turn)
+    similarity, s, o, turn = max(
+        (picture.similarity(_upright(bank.glyph(0, s, o, 0).alpha, picture.side, turn)), s, o, turn)
         for s in range(len(sizes))
         for o in range(len(outlines))
         for turn in _TURNS
     )
     own = _area(bank.glyph(0, s, 0, 0).alpha)
     weight = picture.area / max(1, own)
-    return FontMatch(font, sizes[s], likeness, turn, weight, outlines[o])
+    return FontMatch(font, sizes[s], similarity, turn, weight, outlines[o])
 
 
 def _median(values: list[float] | list[int], step: float) -> Estimate:

@@ -79,7 +79,7 @@ class ShapeSearch:
         """
         forms = len(POSE) if self.scheme.wavy_baseline else UNBENT
         moving = forms if formed else PLACED
-        predicted = share_out(predicted)
+        predicted = balance_classes(predicted)
         fit = self._fitted(predicted, glyphs, moving)
         if not formed and forms_differ(self.normalised, fit, forms):
             moving = forms
@@ -133,7 +133,7 @@ def _misnamed(glyphs: Floats, alphabet: str, simulator: SimulatorSettings) -> di
     return misnamed_shapes(shapes, alphabet, matches)
 
 
-def share_out(poses: Poses) -> Poses:
+def balance_classes(poses: Poses) -> Poses:
     """Balance the probabilities so that no class has more than its share of characters."""
     likely = poses.probabilities.astype(np.float64).clip(_LEAST)
     characters = likely if poses.blank is None else likely[..., : poses.blank]

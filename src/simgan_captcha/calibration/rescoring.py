@@ -153,15 +153,15 @@ class Redrawing:
         return Comparisons(of_image, slots, first, second, odds, missed[0] - missed[1], variance)
 
 
-def contradicts(hardly: Comparisons) -> bool:
+def contradicts(borderline: Comparisons) -> bool:
     """Whether drawings contradict too many borderline characters.
 
     Args:
-        hardly: Comparisons of characters that `borderline_characters` chose.
+        borderline: Comparisons of characters that `borderline_characters` chose.
     """
-    against = int((hardly.evidence > 0).sum())
-    wrong = float((1 / (1 + np.exp(hardly.odds.astype(np.float64)))).sum())
-    allowed = wrong + _CONTRADICTED * len(hardly.images)
+    against = int((borderline.evidence > 0).sum())
+    wrong = float((1 / (1 + np.exp(borderline.odds.astype(np.float64)))).sum())
+    allowed = wrong + _CONTRADICTED * len(borderline.images)
     # Plus 1, so that a single drawing cannot decide.
     return bool(against > allowed + 2 * np.sqrt(allowed) + 1)
 

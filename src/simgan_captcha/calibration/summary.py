@@ -87,7 +87,7 @@ def summarise(
         },
         "rendering_misfit": round(rendered.misfit, 2),
         "fonts": {
-            character: [match.font, match.size, round(match.likeness, 3)]
+            character: [match.font, match.size, round(match.similarity, 3)]
             for character, match in zip(alphabet, matches.classes, strict=True)
             if match
         },
@@ -188,6 +188,6 @@ def _unlike(matches: FontMatches, alphabet: str) -> Iterator[str]:
         assert match is not None  # `unlike` lists compared classes only
         yield (
             f"{alphabet[k]!r} looks like no font of the simulator (nearest: {match.font}, "
-            f"similarity {match.likeness:.2f}); its glyph comes from the images alone: check "
+            f"similarity {match.similarity:.2f}); its glyph comes from the images alone: check "
             "calibrate/glyphs.png"
         )

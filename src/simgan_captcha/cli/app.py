@@ -21,8 +21,8 @@ _OUT_OF_MEMORY = (
 )
 _TORCH_ERRORS = {
     "memory|DataLoader worker": _OUT_OF_MEMORY,
-    "gloo|NCCL": "another process of this training was lost; see what it said, and run the same "
-    "command again to go on where it was",
+    "gloo|NCCL": "another process of this training was lost; read its error, then run the same "
+    "command again to continue",
 }
 """Messages for errors of torch, by a pattern of the text of the error."""
 
@@ -67,7 +67,7 @@ def _message(error: BaseException) -> str | None:
             "command again: what was done is kept"
         )
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; run the same command again to go on where it was"
+        return "interrupted; run the same command again to continue"
     if isinstance(error, MemoryError):
         return _OUT_OF_MEMORY
     # torch raises a RuntimeError if memory is full or a worker was killed.

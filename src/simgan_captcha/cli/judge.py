@@ -147,6 +147,7 @@ def audit(
     fail_on: Annotated[
         FailOn | None, typer.Option(help="Exit with 3 if the severity is this or higher.")
     ] = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how weak a captcha is and which changes would make it stronger, for its owner.
@@ -168,8 +169,9 @@ def audit(
             AuditSettings(images, steps, seed, tuple(stock or ())),
             on_step=lambda name, step, total: progress.update(step, total, change=name),
         )
-    typer.echo("\n".join(audit_in_words(figures)))
-    typer.echo(f"page: {write_audit(run, figures, measured)}")
+    page = write_audit(run, figures, measured)
+    lines = [*audit_in_words(figures), f"page: {page}"]
+    typer.echo(json.dumps(figures) if as_json else "\n".join(lines))
     if fail_on is not None and Severity(figures["verdict"]["severity"]).reaches(Severity(fail_on)):
         raise typer.Exit(WEAK)
 

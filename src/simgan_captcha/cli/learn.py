@@ -1,5 +1,6 @@
 """The commands init and run."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import typer
 
 from simgan_captcha.addresses import is_url, server_and_user, without_password
 from simgan_captcha.cli.app import (
+    AsJson,
     Quiet,
     Recursive,
     RunFolder,
@@ -182,6 +184,7 @@ def init(
         str | None, typer.Option(help="Characters in a text, as 5 or 4-6.", show_default=False)
     ] = None,
     recursive: Recursive = False,
+    as_json: AsJson = False,
 ) -> None:
     """Inspect images of a new captcha family; write a commented scheme and a contact sheet."""
     from simgan_captcha.api.inspection import inspect
@@ -209,6 +212,11 @@ def init(
     write_bytes(sheet, seen.sheet)
     for doubt in seen.doubts:
         warn(doubt)
+    if as_json:
+        scheme = seen.scheme.model_dump(mode="json")
+        found = {"scheme": scheme, "doubts": seen.doubts, "remarks": seen.remarks}
+        typer.echo(json.dumps(found | {"file": str(file), "contact_sheet": str(sheet)}))
+        return
     typer.echo(
         f"{file}: compare alphabet and length with {sheet}, then\n"
         f"simgan-captcha run RUN --scheme {shlex.quote(str(file))} "

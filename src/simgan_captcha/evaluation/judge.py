@@ -102,7 +102,7 @@ def judge(
         expected_calibration_error=None if sure is None else _calibration_error(bins),
         calibration=bins,
         wrong=_wrong(compared),
-        own_estimate=None if estimate is None else _beside(estimate, accuracy),
+        own_estimate=None if estimate is None else _compared(estimate, accuracy),
     )
 
 
@@ -342,7 +342,7 @@ def _calibration_error(bins: Sequence[CalibrationBin]) -> float:
     return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / images
 
 
-def _beside(estimate: Estimate, accuracy: float) -> OwnEstimate:
+def _compared(estimate: Estimate, accuracy: float) -> OwnEstimate:
     return OwnEstimate(
         accuracy=estimate.accuracy,
         low=estimate.low,

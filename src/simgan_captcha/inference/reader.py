@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Unpack, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from simgan_captcha.atomic import core_count
 from simgan_captcha.data.foreground import open_scheme_image, pixels_of_scheme
@@ -113,6 +114,19 @@ class TextReader(ABC):
 
         An `Unreadable` in the input is passed on in its place.
         """
+
+    def predict(self, images: Iterable[Source]) -> npt.NDArray[np.str_]:
+        """Texts (N,) of N images, in the form in which scikit-learn's classifiers give classes.
+
+        Raises:
+            ImageError: An image cannot be read. `read` of a list reads the others as well.
+        """
+        texts = []
+        for reading in self.read_each(images):
+            if isinstance(reading, Unreadable):
+                raise ImageError(f"{reading.name}: {reading.error}")
+            texts.append(reading.text)
+        return np.array(texts, np.str_)
 
     def alarm(self) -> str | None:
         """Say in words that the images read so far are unlike those that the reader learned from.

@@ -204,9 +204,11 @@ def _highest(grey: Tensor, disc: GreyImages) -> Tensor:
 
 
 def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs every step
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from torch itself
+        logger.setLevel(logging.ERROR)  # it logs every step
         program = torch.onnx.export(
             whole,
             (torch.from_numpy(example),),
@@ -216,6 +218,7 @@ def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
         )
+        logger.setLevel(before)
     assert program is not None  # returned, because no file is given
     return program.model_proto
 

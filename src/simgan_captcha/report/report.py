@@ -265,11 +265,11 @@ def _calibration(
         },
     }
     fonts = [
-        (character, str(match[0]), as_number(match[1]), likeness)
+        (character, str(match[0]), as_number(match[1]), similarity)
         for character, match in as_mapping(found.get("fonts")).items()
         if isinstance(match, list) and len(match) == 3
-        for likeness in [as_number(match[2])]
-        if likeness is not None
+        for similarity in [as_number(match[2])]
+        if similarity is not None
     ]
     fonts.sort(key=lambda font: font[3])
     return {

@@ -26,14 +26,14 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
         f"# How weak is this captcha? {escaped(name)}",
         f"**Severity: {verdict['severity']}.** "
         + " ".join(map(escaped, verdict_sentences(figures))),
-        "Severity is high from 30 % of texts that fall, medium from 10 %, else low. It took no "
-        f"label, {f'{images:,} images, ' if images is not None else ''}"
+        "Severity is high if at least 30 % of texts are read, medium from 10 %, else low. It took "
+        f"no label, {f'{images:,} images, ' if images is not None else ''}"
         f"{cost['training_tflop']:.1f} TFLOP of training and {cost['seconds'] / 60:.0f} minutes.",
         "## What to do, most effective first",
         *_findings(figures),
         "## Readers that cost nothing",
-        "Texts are compared with those that the run read, as nobody has labels here. Readers that "
-        "learned apart from each other rarely make the same mistake in a whole text.",
+        "There are no labels here, so texts are compared with those that the run read. Readers "
+        "that learned independently rarely make the same mistake in a whole text.",
         table(
             ("Reader", "Result", "Texts per hour on one core"),
             [
@@ -44,11 +44,11 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
         "## What labels would gain",
         escaped(labels_in_words(figures)),
         "## What would cost a reader most",
-        f"One feature changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
+        f"One feature is changed at a time, in {figures['drawn_of_each']:,} drawn images each; "
         f"fine-tuning took {figures['steps_of_each']:,} steps. Samples are on the page, audit.html:"
-        " look whether people can still read them.",
+        " check whether people can still read them.",
         table(
-            ("Change", "Right at once", "After fine-tuning", "95 % interval"),
+            ("Change", "Before fine-tuning", "After fine-tuning", "95 % interval"),
             [
                 (
                     f"{change['name']}: {change['what']}",
@@ -72,10 +72,10 @@ def audit_markdown(name: str, figures: Mapping[str, Any]) -> str:
 def _findings(figures: Mapping[str, Any]) -> list[str]:
     looked = figures["looked_at"]
     about = " ".join(
-        [f"{looked['images']:,} of {looked['of']:,} images were looked at.", *looked["notes"]]
+        [f"{looked['images']:,} of {looked['of']:,} images were inspected.", *looked["notes"]]
     )
     if not figures["findings"]:
-        return [f"Nothing was found that a change of the image would mend. {escaped(about)}"]
+        return [f"Nothing was found that a change of the image would fix. {escaped(about)}"]
     rows = [
         (
             str(number),

@@ -104,12 +104,12 @@ class Check:
 CHECKLIST = (
     Check(
         "Is a text accepted twice?",
-        "Each captcha must be spent by its first answer, right or wrong; else one that was read "
-        "once opens the door for as long as it is valid.",
+        "The first answer, right or wrong, must use up a captcha. Otherwise one solved text works "
+        "until it expires.",
     ),
     Check(
         "Is an empty or a missing answer refused?",
-        "Also after the session has expired, when the stored text may be empty, too.",
+        "This also holds after the session has expired, when the stored text may be empty.",
     ),
     Check(
         "Is there a limit on tries?",
@@ -125,11 +125,11 @@ CHECKLIST = (
     ),
     Check(
         "Does a captcha expire within minutes?",
-        "Else images are gathered first and solved elsewhere.",
+        "Otherwise attackers collect images first and solve them elsewhere.",
     ),
     Check(
         "Is the text drawn from a secure random source?",
-        "A generator seeded by the clock can be repeated by somebody else.",
+        "A generator seeded by the clock can be repeated by others.",
     ),
     Check(
         "Is the audio version as strong as the image?",

@@ -7,20 +7,20 @@ from simgan_captcha.shown import one_line
 
 _MEANING = {
     "high": "The image keeps no program out. Do not rely on it alone: limit tries, and change it "
-    "as the findings say.",
+    "as the findings advise.",
     "medium": "A program gets in after a few tries. Limit tries, and change the image as the "
-    "findings say.",
-    "low": "This reader gets few texts. That does not show that none gets more: more images, more "
-    "training or some labels read more.",
+    "findings advise.",
+    "low": "This reader reads few texts. With more images, more training or some labels, another "
+    "reader may read more.",
 }
 _BUT_BROKEN = (
-    "It still counts as broken, as a program may try as often as it likes and one text in "
-    "a hundred is enough: limit tries."
+    "It still counts as broken: a program may try as often as it likes, and one text in a hundred "
+    "is enough. Limit tries."
 )
 _BY = {
     "judged": "as judged by labels",
     "estimated": "as estimated without labels",
-    "names or metadata": "as names or metadata say it",
+    "names or metadata": "as given by names or metadata",
 }
 
 
@@ -28,10 +28,10 @@ def verdict_sentences(figures: Mapping[str, Any]) -> list[str]:
     """Sentences about the share of correctly read texts, the speed, and their meaning."""
     verdict, speed = figures["verdict"], figures["speed"]
     sentences = [
-        f"{verdict['share']:.1%} of texts fall, {_BY[verdict['by']]}.",
+        f"{verdict['share']:.1%} of texts are read, {_BY[verdict['by']]}.",
         f"One core of the machine that audited ({speed['machine']}) reads "
-        f"{rate_in_words(speed['texts_per_hour'])} texts per hour, so about "
-        f"{rate_in_words(verdict['falling_per_hour'])} of them fall in an hour.",
+        f"{rate_in_words(speed['texts_per_hour'])} texts per hour, about "
+        f"{rate_in_words(verdict['falling_per_hour'])} correctly.",
         _MEANING[verdict["severity"]],
     ]
     if verdict["severity"] == "low" and figures["broken"]:
@@ -97,11 +97,11 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
     """Describe an audit in lines for a terminal."""
     verdict = figures["verdict"]
     lines = [
-        f"{verdict['share']:.1%} of captchas fall, {_BY[verdict['by']]}; drawn ones, one feature "
-        "changed at a time:"
+        f"{verdict['share']:.1%} of captchas fall, {_BY[verdict['by']]}",
+        "synthetic images with one feature changed:",
     ]
     lines += [
-        f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} at once, "
+        f"{change['name']:<20} {change['as_it_is']['share']:>6.1%} before fine-tuning, "
         f"{change['learned_on']['share']:>6.1%} after {figures['steps_of_each']} steps"
         for change in figures["changes"]
     ]

@@ -128,7 +128,7 @@ class _Rounds:
                 return
             self.done = False
             # The next round trains with the given ranges, or with an earlier calibration.
-            early = f"round {number} of {self.settings.rounds} found too little read surely"
+            early = f"round {number} of {self.settings.rounds} read too little with confidence"
             self.warnings.append(
                 f"{early} to calibrate with; the bootstrap recognizer was trained further"
             )
@@ -161,8 +161,8 @@ class _Rounds:
             on_epoch=on_epoch,
         )
         predicted = predict_poses(self.bootstrap, normalised, config.scheme)
-        surely = float((predicted.probabilities.max(-1) > SURE).mean())
-        enough = number >= _FEWEST and surely > _NEARLY_ALL
+        confident = float((predicted.probabilities.max(-1) > SURE).mean())
+        enough = number >= _FEWEST and confident > _NEARLY_ALL
         self.done = enough or number == settings.rounds
         self.found, warnings = search.find(predicted, self.glyphs, formed=self.formed)
         self.flops += pose_prediction_flops(config, len(images))

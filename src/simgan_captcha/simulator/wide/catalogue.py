@@ -26,7 +26,7 @@ from PIL import Image, ImageFont
 _ALPHANUMERIC = digits + ascii_letters
 _BOX = 24
 """Side of the square that glyphs are compared in, in pixels."""
-_LEAST_LIKENESS = 0.45
+_LEAST_SIMILARITY = 0.45
 """Median correlation of a font's glyphs with the mean glyphs of all fonts."""
 _UNICASE = 0.95
 """Correlation of a lower-case with an upper-case glyph that are one shape."""
@@ -73,9 +73,9 @@ def catalogue(root: Path, held_back: Sequence[str]) -> Iterator[FontEntry]:
     mean = np.mean(list(drawn.values()), axis=0)
     seen: set[str] = set()
     for path, glyphs in drawn.items():
-        likeness = float(np.median(_correlation(glyphs, mean)))
+        similarity = float(np.median(_correlation(glyphs, mean)))
         shape = hashlib.sha256(np.packbits(glyphs > 0.5).tobytes()).hexdigest()
-        if likeness < _LEAST_LIKENESS or shape in seen:
+        if similarity < _LEAST_SIMILARITY or shape in seen:
             continue
         seen.add(shape)
         family, style = _names(path)
