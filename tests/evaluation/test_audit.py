@@ -76,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_owner_gets_figures_and_a_page(run: Path) -> None:
     done = command("audit", run, "--images", "40", "--steps", "3", "--quiet")
     assert done.code == 0, done.err
-    assert "of captchas are read right" in done.out
+    assert "of captchas fall, as estimated without labels" in done.out
     figures = json.loads((run / AUDIT).read_text())
     # The run's simulator has one font: any of its fonts is the same.
     expected = [name for name in changes(simulator_of(CLEAN)) if name != "many fonts"]
