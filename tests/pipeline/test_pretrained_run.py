@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, challenges: Path) -> Path
 
 def test_a_distilled_reader_that_is_good_enough_needs_no_simulator(finished: Path) -> None:
     names = [stage.name for stage in recorded_stages(read_run(finished), finished)]
-    assert names == ["store", "look", "background", "specialize", "distill", "readings"]
+    assert names == ["store", "background", "look", "specialize", "distill", "readings"]
     assert sorted(path.parent.name for path in finished.glob(f"*/{MANIFEST}")) == sorted(names)
     assert read_diagnosis(finished)["kept"] == "distill"
     assert run_status(finished).finished
@@ -141,7 +141,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("simulated")
     write_challenges(folder / "batches", draw_captchas(240))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "UNKNOWN", 1.1)
+        patch.setattr(graph, "least_confidence", lambda scheme: 1.1)
         pipeline(folder / "run", folder / "batches", *PRETRAINED, *CALIBRATED)
     return folder / "run", folder / "batches"
 
@@ -149,11 +149,11 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
     simulated: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
+    monkeypatch.setattr(graph, "least_confidence", lambda scheme: 1.1)
     run, _ = simulated
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
     after = ["simulate", "calibrate", "read", "adapt", "check", "readings"]
-    assert names == ["store", "look", "background", *after]
+    assert names == ["store", "background", "look", *after]
     assert sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) == sorted(names)
     assert list(read_diagnosis(run)["estimates"]) == ["read", "adapt"]
     assert checked_estimate(run).known_accuracy is not None
@@ -164,7 +164,7 @@ def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
 def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
     simulated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
+    monkeypatch.setattr(graph, "least_confidence", lambda scheme: 1.1)
     finished, challenges = simulated
     run = shutil.copytree(finished, tmp_path / "run")
     pipeline(run, challenges, *PRETRAINED, *CALIBRATED, "distillation.enough=1")
@@ -181,14 +181,14 @@ def test_a_run_goes_on_where_calibration_fails(
     unknown: float, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bootstrap recognizer that takes one step reads nothing with confidence."""
-    monkeypatch.setattr(graph, "UNKNOWN", unknown)
+    monkeypatch.setattr(graph, "least_confidence", lambda scheme: unknown)
     brief = ("calibration.first_steps=1", "calibration.rounds=1", "distillation.enough=1")
     run = tmp_path / "run"
     readings = pipeline(run, challenges, *PRETRAINED, *CALIBRATED, *brief)
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
     order = [["specialize", "distill"], ["simulate", "calibrate"]]
     first, second = order if unknown == 0 else reversed(order)
-    assert names == ["store", "look", "background", *first, *second, "readings"]
+    assert names == ["store", "background", "look", *first, *second, "readings"]
     assert len(readings) == 60
     assert read_diagnosis(run)["kept"] == "distill"
     assert run_status(run).finished

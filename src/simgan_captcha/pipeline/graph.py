@@ -19,12 +19,17 @@ from simgan_captcha.pipeline.estimate import (
     first_confidence,
 )
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
+from simgan_captcha.scheme import Scheme
 
-UNKNOWN = 0.45
+_UNKNOWN = 0.45
 """Mean confidence of the generalist's first readings below which it does not know the family.
 
 With the shipped weights, learning from the generalist was not good enough for the three families
 that were tried below it (docs/experiments.md), so the simulator was needed anyway."""
+
+_UNKNOWN_LETTERS = 0.7
+"""The same for images that share a picture. The simulator draws on this picture itself, but the
+generalist does not see the parts of letters that lie under its lines."""
 
 
 _UNTIL_CALIBRATION = ("simulate", "calibrate")
@@ -320,8 +325,14 @@ def routes(config: RunConfig, run: Path) -> tuple[Route, ...]:
     if not config.begins_pretrained:
         return ("simulator",)
     confidence = first_confidence(run)
-    known = confidence is None or confidence >= UNKNOWN or not config.calibrates
+    least = least_confidence(config.scheme)
+    known = confidence is None or confidence >= least or not config.calibrates
     return ("generalist", "simulator") if known else ("simulator", "generalist")
+
+
+def least_confidence(scheme: Scheme) -> float:
+    """Mean confidence of the first readings from which the generalist knows a family, 0 to 1."""
+    return _UNKNOWN_LETTERS if scheme.shares_picture else _UNKNOWN
 
 
 def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
