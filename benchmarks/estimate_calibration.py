@@ -1,14 +1,15 @@
-"""Fits the accuracy estimate of a distilled reader to its confidence, agreement and stability.
+"""Fits the accuracy estimate of a distilled reader to the confidence of its teacher.
 
     python benchmarks/estimate_calibration.py
 
 The script trains readers on synthetic families in held-out fonts of the generalist. It then fits
 
-    logit(share right) = a + b x,  x = (logit(taught * agreement) + logit(sure * stability)) / 2
+    logit(share right) = a + b logit(taught)
 
-by logistic regression. `pipeline.estimate.estimate_from_agreement` explains the four figures. Each
-family is left out of the fit once. The spread is the 90th percentile of the absolute errors on
-these families. `pipeline.estimate` holds the three constants. No real image is used. Writes
+by logistic regression, where ``taught`` is the mean confidence of the specialized generalist. Each
+family is left out of the fit once. The interval reaches from the 5th to the 95th percentile of
+the errors on these families. `pipeline.estimate` holds the constants. Families with texts of one
+character are left out: no site shows such captchas. No real image is used. Writes
 benchmarks/results/estimate_calibration.{json,md} after each family. Families that the file already
 holds are not trained again.
 """
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
     known = {row["family"] for row in rows}
     for family in range(options.first, options.families):
-        if family not in known:
-            rows.append({**learned(shelf, family, options), "commit": began["commit"]})
+        if family not in known and (row := learned(shelf, family, options)) is not None:
+            rows.append({**row, "commit": began["commit"]})
             write(options, rows, began)
     write(options, rows, began)
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[str, Any]) -> None:
     """Write the families so far, and the fit to them."""
     fit = fitted(rows) if len(rows) > 2 else None
-    shown = ("taught", "agreement", "sure", "stability", "right")
+    shown = ("taught", "right")
     write_result(
         options.out,
         "estimate_calibration",
@@ -80,12 +81,14 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[s
     )
 
 
-def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train on one family, and return its figures."""
+def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Train on one family, and return its figures; None if its texts have one character."""
     generator = np.random.default_rng((options.seed, family))
     style = draw_style(shelf, generator, 1.0)
     drawn = [render(draw_plan(style, shelf, generator), shelf) for _ in range(options.images)]
     texts = [one.text for one in drawn]
+    if max(map(len, texts)) == 1:
+        return None
     height, width = np.median([one.image.shape[:2] for one in drawn], axis=0).astype(int).tolist()
     lengths = min(map(len, texts)), max(map(len, texts))
     scheme = sc.Scheme(
@@ -112,7 +115,7 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
     return {
         "family": family,
         "images": len(right),
-        **{key: distilled[key] for key in ("taught", "agreement", "sure", "stability")},
+        "taught": distilled["taught"],
         "right": float(np.mean(right)),
         "seconds": round(time.process_time() - start, 1),
     }
@@ -120,34 +123,29 @@ def learned(shelf: FontShelf, family: int, options: argparse.Namespace) -> dict[
 
 def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The constants, and the errors of the fits that leave one family out."""
-    x = np.array(
-        [
-            (logit(row["taught"] * row["agreement"]) + logit(row["sure"] * row["stability"])) / 2
-            for row in rows
-        ]
-    )
-    y = np.array([row["right"] for row in rows])
+    features = np.array([[1.0, logit(row["taught"])] for row in rows])
+    right = np.array([row["right"] for row in rows])
 
-    def regression(kept: np.ndarray[Any, Any]) -> tuple[float, float]:
-        """Logistic regression: the shift and slope of maximum likelihood."""
+    def regression(kept: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Logistic regression: the constants of maximum likelihood."""
 
         def unlikelihood(constants: np.ndarray[Any, Any]) -> float:
-            logits = constants[0] + constants[1] * x[kept]
-            return float(np.mean(np.logaddexp(0, logits) - y[kept] * logits))
+            logits = features[kept] @ constants
+            return float(np.mean(np.logaddexp(0, logits) - right[kept] * logits))
 
-        shift, slope = minimize(unlikelihood, [0.0, 1.0]).x
-        return float(shift), float(slope)
+        return np.asarray(minimize(unlikelihood, [0.0, 1.0]).x)
 
     numbers = np.arange(len(rows))
-    others = [regression(numbers != number) for number in numbers]
-    said = np.array([shift + slope * x[n] for n, (shift, slope) in enumerate(others)])
-    errors = [abs(of_one - logit(true)) for of_one, true in zip(said, y, strict=True)]
-    shift, slope = regression(numbers >= 0)
+    left_out = np.array([features[n] @ regression(numbers != n) for n in numbers])
+    errors = np.array([logit(true) for true in right]) - left_out
+    below, above = np.percentile(errors, (5, 95))
+    shift, slope = regression(numbers >= 0).round(2).tolist()
     return {
-        "shift": round(shift, 2),
-        "slope": round(slope, 2),
-        "spread": round(float(np.percentile(errors, 90)), 2),
-        "left_out": (1 / (1 + np.exp(-said))).round(4).tolist(),
+        "shift": shift,
+        "slope": slope,
+        "below": round(max(0.0, -float(below)), 2),
+        "above": round(max(0.0, float(above)), 2),
+        "left_out": (1 / (1 + np.exp(-left_out))).round(4).tolist(),
     }
 
 

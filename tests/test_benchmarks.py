@@ -474,14 +474,12 @@ def test_few_images_come_with_their_labels_alone(
 def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
     module = load("estimate_calibration")
     rows = []
-    for share in (0.4, 0.6, 0.75, 0.9, 0.97):
-        x = module.logit(share)
-        right = 1 / (1 + np.exp(-(-0.5 + 1.25 * x)))
-        figures = {"taught": share, "agreement": 1.0, "sure": share, "stability": 1.0}
-        rows.append({**figures, "right": float(right)})
+    for taught in (0.4, 0.6, 0.75, 0.9, 0.97):
+        x = -0.5 + 1.25 * module.logit(taught)
+        rows.append({"taught": taught, "right": float(1 / (1 + np.exp(-x)))})
     fit = module.fitted(rows)
     assert (fit["shift"], fit["slope"]) == pytest.approx((-0.5, 1.25), abs=0.02)
-    assert fit["spread"] < 0.05
+    assert max(fit["below"], fit["above"]) < 0.05
     assert fit["left_out"] == pytest.approx([row["right"] for row in rows], abs=0.01)
 
 

@@ -18,7 +18,7 @@ from simgan_captcha.pipeline.estimate import (
     character_shares,
     diagnose,
     estimate_accuracy,
-    estimate_from_agreement,
+    estimate_from_confidence,
     known_confusions,
     logit,
 )
@@ -322,26 +322,20 @@ def test_the_estimate_of_a_distilled_reader_has_the_constants_that_were_measured
     file = Path(__file__).parents[2] / "benchmarks" / "results" / "estimate_calibration.json"
     fit, rows = (json.loads(file.read_text())[key] for key in ("fit", "rows"))
     for row in rows:
-        figures = {key: row[key] for key in ("taught", "agreement", "sure", "stability")}
-        x = (logit(row["taught"] * row["agreement"]) + logit(row["sure"] * row["stability"])) / 2
+        middle = fit["shift"] + fit["slope"] * logit(row["taught"])
         expected = [
-            1 / (1 + math.exp(-(fit["shift"] + fit["slope"] * x + side * fit["spread"])))
-            for side in (0, -1, 1)
+            1 / (1 + math.exp(-(middle + side))) for side in (0, -fit["below"], fit["above"])
         ]
-        if min(row["taught"] * row["agreement"], row["sure"] * row["stability"]) >= 0.98:
+        if row["taught"] >= 0.995:
             expected[2] = 1
-        found = estimate_from_agreement(**figures)
+        found = estimate_from_confidence(row["taught"])
         assert [found.accuracy, found.low, found.high] == pytest.approx(expected)
 
 
-def test_a_distilled_reader_that_agrees_less_is_estimated_lower() -> None:
-    accuracies = [
-        estimate_from_agreement(taught=0.9, agreement=a, sure=0.9, stability=0.95).accuracy
-        for a in (0.0, 0.3, 0.6, 0.9, 1.0)
-    ]
+def test_a_distilled_reader_of_a_less_confident_teacher_is_estimated_lower() -> None:
+    accuracies = [estimate_from_confidence(share).accuracy for share in (0.1, 0.3, 0.6, 0.9, 1.0)]
     assert accuracies == sorted(set(accuracies))
-    certain = estimate_from_agreement(taught=1.0, agreement=1.0, sure=1.0, stability=1.0)
-    assert certain.accuracy < 1  # one may agree with a mistake
+    certain = estimate_from_confidence(1.0)
+    assert certain.accuracy < 1  # a teacher may be sure of a mistake
     assert certain.high == 1  # nothing shows that there is one
-    unsure = estimate_from_agreement(taught=0.9, agreement=1.0, sure=1.0, stability=1.0)
-    assert unsure.high < 1
+    assert estimate_from_confidence(0.9).high < 1

@@ -24,9 +24,11 @@ FAILURE = "failure"
 FEWEST_OF_PAIR = 3
 """Least number of occurrences on known images for a confusion to be listed."""
 
-_SHIFT, _SLOPE, _SPREAD = -0.75, 1.2, 1.4
-"""a, b and the half width of the interval, see `estimate_from_agreement`."""
-_NEAREST = 0.02
+_SHIFT, _SLOPE = -1.92, 1.42
+"""a and b, see `estimate_from_confidence`."""
+_BELOW, _ABOVE = 0.83, 1.45
+"""How far the interval reaches below and above the estimate, as log odds."""
+_NEAREST = 0.005
 
 _SURPRISE = 8.0  # nats: four standard deviations of a large sample
 _UNUSUAL = 0.05  # relative difference from the expected share below which there is no warning
@@ -80,28 +82,21 @@ def estimate_accuracy(
     )
 
 
-def estimate_from_agreement(
-    *, taught: float, agreement: float, sure: float, stability: float
-) -> Estimate:
+def estimate_from_confidence(taught: float) -> Estimate:
     """Estimate the accuracy of a distilled recognizer, which has no synthetic images of its family.
 
-    With x the mean of logit(taught * agreement) and logit(sure * stability), the accuracy is
-    sigmoid(a + b x). The constants, and the spread of the logit for the interval, are fitted by
-    ``benchmarks/estimate_calibration.py`` to synthetic families in fonts that the generalist never
-    saw. No real images are used.
+    The accuracy is sigmoid(a + b logit(taught)). Both constants, and the ends of the interval, are
+    fitted by ``benchmarks/estimate_calibration.py`` to synthetic families in fonts that the
+    generalist never saw. No real images are used. Further terms made the estimate worse there: how
+    often teacher and recognizer agree, how sure the recognizer is, and how stable its readings are.
 
     Args:
         taught: Mean confidence of the teacher (the specialized generalist), 0 to 1.
-        agreement: Share of images on which teacher and recognizer agree, 0 to 1.
-        sure: Mean confidence of the recognizer, 0 to 1.
-        stability: Share of images that the recognizer reads like the previous round, 0 to 1.
     """
-    shares = taught * agreement, sure * stability
-    x = sum(map(logit, shares)) / 2
-    middle = _SHIFT + _SLOPE * x
-    accuracy, low, high = (_sigmoid(middle + _SPREAD * side) for side in (0.0, -1.0, 1.0))
-    # Nothing bounds the accuracy from above where neither share shows a mistake.
-    return Estimate(accuracy, low, 1.0 if min(shares) >= 1 - _NEAREST else high)
+    middle = _SHIFT + _SLOPE * logit(taught)
+    accuracy, low, high = (_sigmoid(middle + side) for side in (0.0, -_BELOW, _ABOVE))
+    # Nothing bounds the accuracy from above where the teacher never hesitates.
+    return Estimate(accuracy, low, 1.0 if taught >= 1 - _NEAREST else high)
 
 
 def distilled_estimate(run: Path) -> Estimate:
@@ -320,7 +315,7 @@ def _divergence(share: float, expected: float) -> float:
 
 
 def logit(share: float) -> float:
-    """The log odds of a share; shares near 0 or 1 count as 0.02 and 0.98."""
+    """The log odds of a share; shares near 0 or 1 count as 0.005 and 0.995."""
     inside = min(1 - _NEAREST, max(_NEAREST, share))
     return math.log(inside / (1 - inside))
 

@@ -34,11 +34,11 @@ from simgan_captcha.generalist.specialization.specialize import (
     specialize,
 )
 from simgan_captcha.pipeline.cost import recognizer_architecture
-from simgan_captcha.pipeline.estimate import Estimate, estimate_from_agreement
+from simgan_captcha.pipeline.estimate import Estimate, estimate_from_confidence
 from simgan_captcha.pipeline.manifest import StageOutcome
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import PSEUDO_LABELS, READER, STORE, TeacherTexts
-from simgan_captcha.recognizer.decode import decode, read_probabilities, save_recognizer
+from simgan_captcha.recognizer.decode import read_probabilities, save_recognizer
 from simgan_captcha.recognizer.distill import (
     LabelledImages,
     forgiving_objective,
@@ -69,13 +69,13 @@ class Distilled(NamedTuple):
     """Result of the round that is kept."""
     rounds: list[TrainedRecognizer]
     """Results of all rounds."""
-    figures: dict[str, float]
-    """Arguments of `estimate_from_agreement`."""
+    taught: float
+    """Mean confidence of the teacher in the texts that the recognizer learned."""
 
     @property
     def estimate(self) -> Estimate:
         """The estimated accuracy."""
-        return estimate_from_agreement(**self.figures)
+        return estimate_from_confidence(self.taught)
 
 
 def specialize_generalist(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
@@ -181,7 +181,7 @@ def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         (READER,),
         {
             **learned.kept.figures,
-            **{name: round(value, 4) for name, value in learned.figures.items()},
+            "taught": round(learned.taught, 4),
             "estimate": asdict(learned.estimate),
         },
         images=sum(result.images for result in learned.rounds),
@@ -219,16 +219,8 @@ def learn_texts(
         np.array([name in known for name in taught]),
     )
     kept, rounds = _learn_in_rounds(data, folder, batch, advance)
-    readings = list(decode(scheme, list(taught), kept.read))
-    alike = [scheme.fold(one.text) == scheme.fold(of_teacher[one.name]) for one in readings]
     sure_of = dict(zip(teacher.names, teacher.confidences, strict=True))
-    figures = {
-        "taught": float(np.mean([sure_of[one.name] for one in readings])),
-        "agreement": float(np.mean(alike)),
-        "sure": float(np.mean([one.confidence for one in readings])),
-        "stability": kept.stability,
-    }
-    return Distilled(kept.result, rounds, figures)
+    return Distilled(kept.result, rounds, float(np.mean([sure_of[name] for name in taught])))
 
 
 class _Round(NamedTuple):
