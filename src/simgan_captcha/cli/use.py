@@ -127,13 +127,14 @@ def _reader_and_inputs(inputs: list[str]) -> "tuple[bytes, MakeReader, list[str]
 @needing("serve", "simgan-captcha serve")
 def serve(
     path: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="PATH",
-            help="Folder of a run, or a folder or zip file of unlabelled images.",
+            metavar="[PATH]",
+            help="Folder of a run, or a folder or zip file of unlabelled images; without one, the "
+            "page only reads images, with the pretrained generalist.",
             show_default=False,
         ),
-    ],
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
     allow_host: Annotated[
@@ -141,7 +142,7 @@ def serve(
         typer.Option(help="A name that a proxy asks for it by; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a run to a browser: read images, watch the training, and review readings.
+    """Serve a page to a browser: read images, watch the training, and review readings.
 
     On a folder of images, the page first shows them and learns from them. The run is written next
     to the folder, as FOLDER-run.
@@ -149,7 +150,9 @@ def serve(
     from simgan_captcha.pipeline.run_folder import RUN
     from simgan_captcha.web.server import serve
 
-    new = None if (path / RUN).exists() or not path.exists() else look_at_images(path)
+    new = None
+    if path is not None and path.exists() and not (path / RUN).exists():
+        new = look_at_images(path)
     serve(
         path if new is None else new.run,
         new=new,
