@@ -355,7 +355,7 @@ def test_read_says_what_is_wrong_with_an_image_and_reads_the_rest(
     assert "damaged" in rows[0]["error"]
     assert SCHEME.encode(rows[1]["text"])
     assert "48x24 pixels, got 100x50" in rows[2]["error"]
-    assert "No such file" in rows[3]["error"]
+    assert rows[3]["error"] == f"expected an image at {missing}, found no file; correct the path"
     in_words = command("read", run, *paths)
     assert in_words.code == 1
     assert len(in_words.out.splitlines()) == 1

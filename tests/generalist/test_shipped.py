@@ -99,6 +99,13 @@ def test_the_command_reads_an_image_without_a_run(captchas: dict[Path, str]) -> 
     assert text in done.out
 
 
+def test_the_command_reports_a_missing_image_in_one_line(tmp_path: Path) -> None:
+    done = command("read", tmp_path / "no.png")
+    assert done.code == 1
+    reason = f"expected an image at {tmp_path / 'no.png'}, found no file; correct the path"
+    assert done.err.splitlines() == [f"{tmp_path / 'no.png'}: {reason}"]
+
+
 def test_a_folder_is_described_as_a_person_would(captchas: dict[Path, str]) -> None:
     folder = next(iter(captchas)).parent
     seen = sc.inspect(folder)

@@ -149,7 +149,7 @@ class GeneralistReader(TextReader):
             return image
         try:
             picture = open_source(image)
-        except (OSError, ImageError) as error:
+        except ImageError as error:
             return Unreadable(source_name(image, otherwise), str(error))
         self.notes.update(picture.notes)
         return source_name(image, otherwise), picture.rgb
@@ -255,8 +255,7 @@ def open_source(image: Source) -> Picture:
     """The decoded picture of a source.
 
     Raises:
-        ImageError: It cannot be decoded.
-        OSError: The file cannot be read.
+        ImageError: It cannot be read or decoded.
         TypeError: Not a `Source`.
     """
     return open_picture(image.data if isinstance(image, NamedImage) else image)

@@ -228,7 +228,7 @@ def no_parquet(path: Path) -> None:
         (numbered, UsageError, "text in the column 'name' .* int64"),
         (no_parquet, StoreError, "expected a Parquet file at"),
         (Path.mkdir, UsageError, "expected Parquet files in .*, found none"),
-        (lambda path: None, UsageError, "expected a Parquet file or a folder of them at"),
+        (lambda path: None, UsageError, "or a folder of them at .*, found none; correct the path"),
     ],
 )
 def test_other_inputs_are_refused(
