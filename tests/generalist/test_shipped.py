@@ -63,16 +63,6 @@ def test_captchas_in_an_unknown_font_are_read(captchas: dict[Path, str]) -> None
     assert np.mean([r.text == t for r, t in zip(known, captchas.values(), strict=True)]) > 0.9  # type: ignore[union-attr]
 
 
-def test_characters_are_found_where_they_stand(captchas: dict[Path, str]) -> None:
-    reader = GeneralistReader(DIGITS, 4, threads=1)
-    apart = []
-    for file in list(captchas)[:20]:
-        found = reader.find(np.asarray(Image.open(file)))
-        apart += np.diff([one.x for one in found]).tolist()
-        assert all(10 < one.height < 40 for one in found)
-    assert np.median(apart) == pytest.approx(31, abs=3)
-
-
 @pytest.mark.parametrize(
     "reads",
     [
