@@ -382,6 +382,15 @@ def test_read_with_an_exported_file_reads_as_the_run(
     (folder / "notes.txt").write_text("not looked at")
     words = command("export", run, exported).out
     assert re.search(r"reader.onnx: \d+ kB; 240 of 240 real images read as in torch", words), words
+    figures = json.loads(command("export", run, exported, "--json").out)
+    assert figures.pop("confidence_error") < 1e-3
+    assert figures == {
+        "file": str(exported),
+        "bytes": exported.stat().st_size,
+        "taught": 0,
+        "images": 240,
+        "changed": 0,
+    }
 
     own = command("read", run, folder, "--json")
     assert own.code == 1
