@@ -139,7 +139,7 @@ class GeneralistReader(TextReader):
 
     def columns(self, image: npt.NDArray[np.uint8]) -> Floats:
         """The network's logits (T, K) of one RGB image (H, W, 3)."""
-        return self._columns(features(image)[None])[0]
+        return np.asarray(self._columns(features(image)[None])[0], np.float32)
 
     def evidence(self, image: npt.NDArray[np.uint8]) -> FoundText:
         """Text of one RGB image (H, W, 3), with the evidence for its characters and its length."""
