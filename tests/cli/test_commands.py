@@ -355,7 +355,7 @@ def test_read_says_what_is_wrong_with_an_image_and_reads_the_rest(
     assert "damaged" in rows[0]["error"]
     assert SCHEME.encode(rows[1]["text"])
     assert "48x24 pixels, got 100x50" in rows[2]["error"]
-    assert "No such file" in rows[3]["error"]
+    assert rows[3]["error"] == f"expected an image at {missing}, found no file; correct the path"
     in_words = command("read", run, *paths)
     assert in_words.code == 1
     assert len(in_words.out.splitlines()) == 1
@@ -382,6 +382,15 @@ def test_read_with_an_exported_file_reads_as_the_run(
     (folder / "notes.txt").write_text("not looked at")
     words = command("export", run, exported).out
     assert re.search(r"reader.onnx: \d+ kB; 240 of 240 real images read as in torch", words), words
+    figures = json.loads(command("export", run, exported, "--json").out)
+    assert figures.pop("confidence_error") < 1e-3
+    assert figures == {
+        "file": str(exported),
+        "bytes": exported.stat().st_size,
+        "taught": 0,
+        "images": 240,
+        "changed": 0,
+    }
 
     own = command("read", run, folder, "--json")
     assert own.code == 1

@@ -1,6 +1,7 @@
 """A picture has the same pixels in every format and mode, and from every kind of source."""
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -172,6 +173,17 @@ def test_truncated_files_are_refused_or_complete(kind: str, mode: str) -> None:
             assert "got " in cut
         else:
             assert np.array_equal(cut, whole), end
+
+
+def test_a_missing_or_unreadable_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    missing = re.escape(f"expected an image at {tmp_path / 'no.png'}, found no file; correct")
+    with pytest.raises(ImageError, match=missing):
+        open_picture(tmp_path / "no.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="found no file; correct the path"):
+        open_picture(tmp_path / "file" / "no.png")
+    with pytest.raises(ImageError, match=r"the system refused \(.+\); correct the path"):
+        open_picture(tmp_path)
 
 
 def test_a_frame_that_is_larger_than_its_picture_is_refused() -> None:

@@ -89,7 +89,7 @@ def test_a_list_keeps_its_order_and_reports_unreadable_images(reader: Reader) ->
     for n, name, words in (
         (1, "1", "damaged"),
         (3, "3", "expected an image of 48x24 pixels, got 48x23"),
-        (4, "no/such.jpg", "No such file"),
+        (4, "no/such.jpg", "expected an image at no/such.jpg, found no file; correct the path"),
     ):
         unreadable = readings[n]
         assert isinstance(unreadable, Unreadable)

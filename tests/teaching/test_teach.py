@@ -281,6 +281,10 @@ def test_corrections_of_the_page_are_taught(run: Path, monkeypatch: pytest.Monke
     done = command("teach", run, "--reviewed", "--quiet")
     assert done.code == 0, done.err
     assert "taught with 1 label from now on" in done.out
+    lesson = json.loads(command("teach", run, "--reviewed", "--json").out)
+    assert (lesson["labels"], lesson["better"]) == (1, True)
+    assert all(0 <= lesson[when]["accuracy"] <= 1 for when in ("before", "after"))
+    command("teach", run, "--ask", "1", "--json").error(2, "expected --json or --ask, got both")
 
 
 def test_taught_images_are_left_out_of_judging(

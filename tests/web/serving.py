@@ -18,9 +18,9 @@ PATIENCE_SECONDS = 120
 
 @contextmanager
 def serving(
-    run: Path, hosts: Collection[str] | None = LOOPBACK_HOSTS, new: NewRun | None = None
+    run: Path | None, hosts: Collection[str] | None = LOOPBACK_HOSTS, new: NewRun | None = None
 ) -> Iterator[str]:
-    """Serve a run, and give the address."""
+    """Serve a run, or the generalist alone, and give the address."""
     with listen("127.0.0.1", 0) as listener:
         server = build_server(run, hosts, new)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -18,8 +18,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.data.images import decode_grey, encode_png
+from simgan_captcha.data.background import Background
+from simgan_captcha.data.foreground import without_background
+from simgan_captcha.data.images import decode_grey, decode_rgb, encode_png
+from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.pipeline.run import load_run_reader
+from simgan_captcha.pipeline.run_folder import BACKGROUND
 from simgan_captcha.recognizer.decode import read_images
 from simgan_captcha.web import guard
 from simgan_captcha.web.app import MAX_FILES
@@ -287,23 +291,108 @@ def test_many_clients_at_once(client: httpx.Client, captchas: dict[str, bytes]) 
         assert list(pool.map(read, some)) == [name for name, _ in some]
 
 
-def test_an_unfinished_run_reads_nothing(run: Path, captchas: dict[str, bytes]) -> None:
-    image = files(next(iter(captchas.items())))
+def test_the_generalist_reads_until_the_run_is_finished(
+    run: Path, captchas: dict[str, bytes]
+) -> None:
+    name, data = next(iter(captchas.items()))
+    image = files((name, data))
+
+    def reads(client: httpx.Client, reader: str) -> dict[str, Any]:
+        answer: dict[str, Any] = client.post("/api/read?explain=1", files=image).json()
+        (reading,) = answer["readings"]
+        assert reading["reader"] == reader
+        assert ("heat" in reading) == ("input" in reading) == (reader == "run")
+        assert ("before learning" in client.get("/").text) == (reader == "generalist")
+        return dict(reading)
+
     shutil.move(run / "readings", run / "later")
     with serving(run) as address, asking(address) as client:
-        a_problem(client.post("/api/read", files=image), 503, "expected a finished run")
-        assert "not finished" in client.get("/").text
+        reading = reads(client, "generalist")
+        cleared = without_background([decode_rgb(data)], Background.load(run / BACKGROUND))
+        expected = GeneralistReader(SCHEME.alphabet, SCHEME.length).read(cleared[0])
+        assert reading["name"] == name
+        assert reading["text"] == expected.text
+        assert reading["character_confidence"] == pytest.approx(expected.character_confidence)
+        # A wrong size is refused as by the run's own recognizer.
+        large = files(("large.jpg", encode_jpeg(np.zeros((50, 100), np.uint8), 90)))
+        a_problem(client.post("/api/read", files=large), 422, "48x24", "got 100x50")
         shutil.move(run / "later", run / "readings")
-        assert client.post("/api/read", files=image).status_code == 200
-        assert "not finished" not in client.get("/").text
+        reads(client, "run")
         recorded = (run / "run.json").read_text()
         changed = {**json.loads(recorded), "seed": 99}  # another run of the stage has started
         (run / "run.json").write_text(json.dumps(changed))
-        a_problem(client.post("/api/read", files=image), 503, "its seed has been changed since")
+        reads(client, "generalist")
         (run / "run.json").write_text(recorded)
-        assert client.post("/api/read", files=image).status_code == 200
+        reads(client, "run")
         (run / "readings" / "diagnosis.json").write_text("{")
         a_problem(client.post("/api/read", files=image), 503, "damaged")
+
+
+def test_before_the_background_is_known_the_generalist_reads_the_image_itself(
+    run: Path, captchas: dict[str, bytes]
+) -> None:
+    shutil.rmtree(run / "readings")
+    shutil.rmtree(run / "background")
+    name, data = next(iter(captchas.items()))
+    with serving(run) as address, asking(address) as client:
+        (reading,) = client.post("/api/read", files=files((name, data))).json()["readings"]
+    expected = GeneralistReader(SCHEME.alphabet, SCHEME.length).read(data)
+    assert reading["text"] == expected.text
+    assert reading["confidence"] == pytest.approx(expected.confidence)
+
+
+def test_texts_that_the_generalist_cannot_read_wait_for_the_run(
+    run: Path, captchas: dict[str, bytes]
+) -> None:
+    shutil.rmtree(run / "readings")
+    recorded = json.loads((run / "run.json").read_text())
+    recorded["scheme"]["alphabet"] = "абв1"
+    (run / "run.json").write_text(json.dumps(recorded))
+    with serving(run) as address, asking(address) as client:
+        reply = client.post("/api/read", files=files(next(iter(captchas.items()))))
+        a_problem(reply, 503, "expected a finished run; until then the generalist reads")
+        assert "No reader yet" in client.get("/").text
+
+
+def test_the_alphabet_of_a_run_cannot_be_replaced(
+    client: httpx.Client, captchas: dict[str, bytes]
+) -> None:
+    image = files(next(iter(captchas.items())))
+    for query in ("alphabet=abc", "min_length=2", "max_length=9"):
+        a_problem(client.post(f"/api/read?{query}", files=image), 422, "those of the run apply")
+
+
+def test_without_a_run_the_generalist_reads_within_what_is_asked(
+    captchas: dict[str, bytes],
+) -> None:
+    name, data = next(iter(captchas.items()))
+    wrong = ("a.txt", b"no image")
+    with serving(None) as address, asking(address) as client:
+        first, refused = client.post("/api/read", files=files((name, data), wrong)).json()[
+            "readings"
+        ]
+        assert (first["reader"], first["text"]) == (
+            "generalist",
+            GeneralistReader().read(data).text,
+        )
+        assert "expected an image" in refused["error"]
+        query = "alphabet=0123456789&min_length=3"
+        (reading,) = client.post(f"/api/read?{query}", files=files((name, data))).json()["readings"]
+        assert set(reading["text"]) <= set("0123456789")
+        assert len(reading["text"]) >= 3
+        for query, reason in (
+            ("alphabet=aab", "different characters"),
+            ("min_length=5&max_length=3", "expected a length"),
+            ("min_length=33", "min_length"),
+        ):
+            a_problem(client.post(f"/api/read?{query}", files=files((name, data))), 422, reason)
+        many = files(*((str(number), claiming(2000, 1500)) for number in range(2)))
+        errors = a_problem(client.post("/api/read", files=many), 422)["errors"]
+        assert "in one request" in errors[1]["error"]
+        # There is a page to read, and none of a run.
+        assert "started without a run" in client.get("/").text
+        assert client.get("/run").status_code == 404
+        assert client.get("/api/run").status_code == 404
 
 
 def test_openapi_describes_requests_and_responses(client: httpx.Client) -> None:

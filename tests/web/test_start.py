@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from simgan_captcha.cli.use import look_at_images
 from simgan_captcha.inference.reader import Reader
-from simgan_captcha.pipeline.run_folder import RUN, read_run
+from simgan_captcha.pipeline.run_folder import RUN, Request, read_run
 from simgan_captcha.scheme import load_scheme
 from simgan_captcha.serving.child import start_command
 from simgan_captcha.web.jobs import command
@@ -166,6 +166,7 @@ def test_the_start_page_by_keyboard_on_a_phone(here: NewRun, open_page: OpenPage
         for name in (
             "#content",
             "start",
+            "read",
             "DIV",
             "alphabet",
             "ignore_case",
@@ -188,6 +189,59 @@ def test_the_start_page_by_keyboard_on_a_phone(here: NewRun, open_page: OpenPage
         expect(page.get_by_role("status")).to_contain_text("Learning was stopped.")
         expect(page.get_by_role("link", name="Continue it.")).to_be_visible()
         assert not processes_of(here.run)
+
+
+def test_images_are_read_before_and_during_the_run(here: NewRun, open_page: OpenPage) -> None:
+    image = here.images / "0.jpg"
+    with serving(here.run, new=here) as address:
+        page = open_page(f"{address}/start", width=400)
+        page.get_by_role("link", name="Read", exact=True).click()
+        expect(page.locator(".notice")).to_contain_text("before learning")
+        alphabet = page.get_by_label("All characters")
+        expect(alphabet).to_have_value(here.scheme.alphabet)
+        alphabet.fill("abc1")
+        page.get_by_label("from").fill("2")
+        page.get_by_label("to", exact=True).fill("2")
+        page.set_input_files("#files", image)
+        said = page.locator(".said-text").first
+        expect(said.locator(".share")).to_contain_text("read by the generalist, before learning")
+        assert re.fullmatch("[abc1]{2}", said.locator(".text").inner_text())
+        characters = page.locator(".characters li")
+        expect(characters).to_have_count(2)
+        # The generalist gives no heat map.
+        assert page.locator(".answer img").count() == 1
+        fits(page)
+        assert page.evaluate(OUTSIDE) == []
+        keep_screenshot(page, "read-before-400")
+
+        scheme = here.scheme.model_copy(update={"alphabet": "abc1", "length": 2})
+        # A page that was opened before the run began says what to do.
+        Request(str(here.images), scheme=scheme).record(here.run)
+        page.set_input_files("#files", image)
+        expect(page.locator(".refused .reason")).to_contain_text("reload the page")
+        page.reload()
+        expect(page.locator(".notice")).to_contain_text("This run is not finished.")
+        expect(page.locator("#family")).to_have_count(0)
+        page.set_input_files("#files", image)
+        expect(said.locator(".share")).to_contain_text("read by the generalist, before learning")
+        assert re.fullmatch("[abc1]{2}", said.locator(".text").inner_text())
+        keep_screenshot(page, "read-during-400")
+
+
+def test_the_page_without_a_run_reads(open_page: OpenPage, new: NewRun) -> None:
+    with started("--port", "0") as (_, address):
+        page = open_page(address)
+        expect(page.locator(".notice")).to_contain_text("The page was started without a run")
+        expect(page.locator("nav a")).to_have_count(1)
+        page.set_input_files("#files", new.images / "0.jpg")
+        share = page.locator(".said-text .share")
+        expect(share).to_contain_text("read by the generalist")
+        expect(share).not_to_contain_text("before learning")
+        page.get_by_label("from").fill("5")
+        page.get_by_label("to", exact=True).fill("3")
+        page.set_input_files("#files", new.images / "0.jpg")
+        expect(page.locator(".refused .reason")).to_contain_text("expected a length of 1 to 32")
+        keep_screenshot(page, "read-generalist")
 
 
 def test_values_that_no_scheme_allows_are_refused(here: NewRun) -> None:

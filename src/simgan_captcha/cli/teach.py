@@ -1,14 +1,16 @@
 """The command teach, with labels from a file, from image names or from questions."""
 
+import json
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simgan_captcha.cli.app import Quiet, RunFolder, app, warn
+from simgan_captcha.cli.app import AsJson, Quiet, RunFolder, app, warn
 from simgan_captcha.errors import SchemeError, UsageError
 from simgan_captcha.extras import needing
 
@@ -41,6 +43,7 @@ def teach(
     ask: Annotated[
         int, typer.Option(help="Ask for the texts of so many images here.", min=0, max=10_000)
     ] = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Teach a finished run with a few labels, and read all its images again.
@@ -58,6 +61,8 @@ def teach(
             "expected labels to teach: give --labels FILE.csv, --labels-in-names PATTERN, "
             "--reviewed or --ask 20"
         )
+    if ask and as_json:
+        raise UsageError("expected --json or --ask, got both; ask for texts without --json")
     finished = Run(run)
     scheme = finished.scheme
     readings = load_readings(run / READINGS)
@@ -72,11 +77,11 @@ def teach(
         _ask(finished, readings, ask, quiet=quiet)
     texts = kept_labels(run, names)
     if not texts:
-        typer.echo("no labels given; nothing was taught")
+        typer.echo('{"labels": 0}' if as_json else "no labels given; nothing was taught")
         return
     with _training(finished, quiet=quiet) as progress:
         lesson = finished.teach(texts, progress=progress)
-    typer.echo("\n".join(_in_words(lesson)))
+    typer.echo(json.dumps(asdict(lesson)) if as_json else "\n".join(_in_words(lesson)))
 
 
 def _given(

@@ -1,13 +1,15 @@
 """The commands that use a run or its reader: export, label and serve."""
 
 import enum
+import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simgan_captcha.cli.app import Quiet, RunFolder, app, parse_length, warn
+from simgan_captcha.cli.app import AsJson, Quiet, RunFolder, app, parse_length, warn
 from simgan_captcha.cli.read import Alphabet, Length, Pattern
 from simgan_captcha.errors import UsageError
 from simgan_captcha.extras import needing
@@ -23,16 +25,22 @@ def export(
     run: RunFolder,
     file: Annotated[Path, typer.Argument(help="Where to write it, as reader.onnx.")],
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the reader of a finished run as one ONNX file, which needs no torch."""
     from simgan_captcha.api.learning import Run
 
     finished = Run(run)
     parity = finished.export(file, int8=int8)
-    lesson = finished.lesson
-    taught = f", {lesson.in_words()}" if lesson and lesson.better else ""
+    lesson = finished.lesson if finished.lesson and finished.lesson.better else None
+    size = file.stat().st_size
+    if as_json:
+        about = {"file": str(file), "bytes": size, "taught": lesson.labels if lesson else 0}
+        typer.echo(json.dumps(about | asdict(parity)))
+        return
+    taught = f", {lesson.in_words()}" if lesson else ""
     typer.echo(
-        f"{file}{taught}: {file.stat().st_size / 1e3:.0f} kB; {parity.images - parity.changed} of "
+        f"{file}{taught}: {size / 1e3:.0f} kB; {parity.images - parity.changed} of "
         f"{parity.images} real images read as in torch, confidences at most "
         f"{parity.confidence_error:.2g} apart"
     )
@@ -65,6 +73,7 @@ def label(
     engine: Annotated[
         Engine, typer.Option(help="This machine, or a Ray cluster (RAY_ADDRESS).")
     ] = Engine.local,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Read any number of images. Each row of the Parquet files becomes one row in the parts of OUT.
@@ -101,6 +110,11 @@ def label(
     for reason, count in reasons.most_common():
         warn(f"{count} images unreadable: {reason}")
     earlier = len(partitions) - len(pending)
+    if as_json:
+        parts = {"parts": len(pending), "earlier_parts": earlier}
+        counts = {"images": rows, "unreadable": unreadable, "reasons": reasons}
+        typer.echo(json.dumps({"out": out} | parts | counts))
+        return
     typer.echo(
         f"{out}: {rows} images in {len(pending)} parts, {unreadable} of them unreadable (column "
         "error says why)" + (f"; {earlier} parts were there before" if earlier else "")
@@ -127,13 +141,14 @@ def _reader_and_inputs(inputs: list[str]) -> "tuple[bytes, MakeReader, list[str]
 @needing("serve", "simgan-captcha serve")
 def serve(
     path: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="PATH",
-            help="Folder of a run, or a folder or zip file of unlabelled images.",
+            metavar="[PATH]",
+            help="Folder of a run, or a folder or zip file of unlabelled images; without one, the "
+            "page only reads images, with the pretrained generalist.",
             show_default=False,
         ),
-    ],
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8080,
     allow_host: Annotated[
@@ -141,7 +156,7 @@ def serve(
         typer.Option(help="A name that a proxy asks for it by; may be repeated."),
     ] = None,
 ) -> None:
-    """Serve a run to a browser: read images, watch the training, and review readings.
+    """Serve a page to a browser: read images, watch the training, and review readings.
 
     On a folder of images, the page first shows them and learns from them. The run is written next
     to the folder, as FOLDER-run.
@@ -149,7 +164,9 @@ def serve(
     from simgan_captcha.pipeline.run_folder import RUN
     from simgan_captcha.web.server import serve
 
-    new = None if (path / RUN).exists() or not path.exists() else look_at_images(path)
+    new = None
+    if path is not None and path.exists() and not (path / RUN).exists():
+        new = look_at_images(path)
     serve(
         path if new is None else new.run,
         new=new,

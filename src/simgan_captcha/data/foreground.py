@@ -49,7 +49,6 @@ def open_scheme_image(source: PictureSource, scheme: Scheme) -> Picture:
 
     Raises:
         ImageError: See `pictures.open_picture`; or the size is wrong for a shared background.
-        OSError: The file cannot be read.
         TypeError: Not a source.
     """
     if scheme.shares_picture:
@@ -62,7 +61,6 @@ def decode_scheme_image(source: PictureSource, scheme: Scheme) -> GreyImages:
 
     Raises:
         ImageError: See `open_scheme_image`.
-        OSError: The file cannot be read.
         TypeError: Not a source.
     """
     return pixels_of_scheme(open_scheme_image(source, scheme).rgb, scheme)

@@ -104,8 +104,8 @@ def open_picture(
         height: Expected height in pixels; None for any.
 
     Raises:
-        ImageError: The picture is damaged, too large, of another size, or of an unknown format.
-        OSError: The file cannot be read.
+        ImageError: The picture is missing, damaged, too large, of another size, or of an unknown
+            format.
         TypeError: The argument is not a `PictureSource`.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -135,12 +135,18 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file, up to one more than `MAX_BYTES`.
 
     Raises:
-        OSError: The file cannot be read.
-        ImageError: The name is not a possible file name.
+        ImageError: There is no such file, it cannot be read, or its name is impossible.
     """
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"expected an image at {path}, found no file; correct the path") from None
+    except OSError as error:
+        raise ImageError(
+            f"expected an image at {path}, the system refused ({error.strerror}); correct the path "
+            "or make the file readable"
+        ) from None
     except ValueError:
         raise ImageError(
             "expected the name of a file, got one that contains a NUL character"

@@ -1,7 +1,6 @@
 """Reads any image of a short text with the generalist; needs no torch and no run."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from simgan_captcha.generalist.decoding import (
     length_probabilities,
     other_texts,
 )
-from simgan_captcha.generalist.features import STRIDE, features
+from simgan_captcha.generalist.features import features
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.inference.constraints.automaton import of_pattern
 from simgan_captcha.inference.constraints.texts import NONE, Constraints, matching_texts
@@ -32,22 +31,6 @@ WEIGHTS = "generalist.onnx"
 """Name of the file with the weights, see `shipped.shipped`."""
 _AT_ONCE = 64
 """Images that are decoded before any is read, so that those of one width are read together."""
-
-
-@dataclass(frozen=True)
-class FoundCharacter:
-    """One character and where it stands."""
-
-    character: str
-    confidence: float
-    """Probability of the character, given that one stands there, in [0, 1]."""
-    x: float
-    """Pixels of the image: the character's middle."""
-    y: float
-    height: float
-    """Pixels: height of a capital of the character's size."""
-    turn: float
-    """Degrees, counter-clockwise."""
 
 
 class FoundText(NamedTuple):
@@ -149,40 +132,14 @@ class GeneralistReader(TextReader):
             return image
         try:
             picture = open_source(image)
-        except (OSError, ImageError) as error:
+        except ImageError as error:
             return Unreadable(source_name(image, otherwise), str(error))
         self.notes.update(picture.notes)
         return source_name(image, otherwise), picture.rgb
 
     def columns(self, image: npt.NDArray[np.uint8]) -> Floats:
         """The network's logits (T, K) of one RGB image (H, W, 3)."""
-        logits, _ = self._columns(features(image)[None])
-        return np.asarray(logits[0], np.float32)
-
-    def find(self, image: npt.NDArray[np.uint8]) -> list[FoundCharacter]:
-        """Characters of one RGB image (H, W, 3), and where they stand."""
-        given = features(image)
-        logits, geometry = self._columns(given[None])
-        found = decode_columns(logits[0], self._possible(NONE))
-        H, W, _ = image.shape
-        scale = W / given.shape[-1]  # pixels of the image to a column of the input
-        return [
-            FoundCharacter(
-                character,
-                confidence,
-                x=float((column + 0.5 + right) * STRIDE * scale),
-                y=float((0.5 + down) * H),
-                height=float(np.exp(size) * H),
-                turn=float(np.degrees(turn)),
-            )
-            for character, confidence, column, (right, down, size, turn) in zip(
-                found.text,
-                found.confidences,
-                found.columns,
-                geometry[0][list(found.columns)].tolist(),
-                strict=True,
-            )
-        ]
+        return np.asarray(self._columns(features(image)[None])[0], np.float32)
 
     def evidence(self, image: npt.NDArray[np.uint8]) -> FoundText:
         """Text of one RGB image (H, W, 3), with the evidence for its characters and its length."""
@@ -207,15 +164,15 @@ class GeneralistReader(TextReader):
             by_width.setdefault(one.shape[-1], []).append(index)
         read: dict[int, Reading | Unreadable] = {}
         for indices in by_width.values():
-            logits, _ = self._columns(np.stack([given[i] for i in indices]))
+            logits = self._columns(np.stack([given[i] for i in indices]))
             for index, of_image in zip(indices, logits, strict=True):
                 read[index] = _reading(pictures[index][0], of_image, possible, top)
         return [read[index] for index in range(len(pictures))]
 
-    def _columns(self, images: Floats) -> tuple[Floats, Floats]:
-        """Logits (N, T, K) and geometry (N, T, 4) of inputs (N, 4, 40, W)."""
-        logits, geometry = self._session.run(None, {"images": images})
-        return np.asarray(logits, np.float32), np.asarray(geometry, np.float32)
+    def _columns(self, images: Floats) -> Floats:
+        """Logits (N, T, K) of inputs (N, 4, 40, W)."""
+        (logits,) = self._session.run(["logits"], {"images": images})
+        return np.asarray(logits, np.float32)
 
 
 def shipped_reader(file: bytes, *, threads: int | None = None) -> GeneralistReader:
@@ -255,8 +212,7 @@ def open_source(image: Source) -> Picture:
     """The decoded picture of a source.
 
     Raises:
-        ImageError: It cannot be decoded.
-        OSError: The file cannot be read.
+        ImageError: It cannot be read or decoded.
         TypeError: Not a `Source`.
     """
     return open_picture(image.data if isinstance(image, NamedImage) else image)

@@ -156,7 +156,10 @@ def find_partitions(inputs: Sequence[str]) -> list[Partition]:
         elif at.kind == fs.FileType.File:
             found.append((given, at))
         else:
-            raise UsageError(f"expected a Parquet file or a folder of them at {given}, found none")
+            raise UsageError(
+                f"expected a Parquet file or a folder of them at {given}, found none; correct the "
+                "path"
+            )
     if not found:
         raise UsageError(f"expected Parquet files in {', '.join(inputs)}, found none")
     twice = [name for name, count in Counter(at.name for _, at in found).items() if count > 1]

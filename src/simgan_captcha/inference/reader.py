@@ -265,7 +265,7 @@ class ImageReader(TextReader):
             H, W, _ = picture.rgb.shape
             grey = pixels_of_scheme(picture.rgb, self.scheme)
             return _Decoded(name, grey, (W, H), picture.notes)
-        except (OSError, ImageError) as error:
+        except ImageError as error:
             return Unreadable(name, str(error))
 
 

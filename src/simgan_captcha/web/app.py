@@ -1,7 +1,7 @@
 """The web pages of a run and their JSON API.
 
     GET    /start                     page: learn from a folder of images, see ``web.jobs``
-    GET    /                          page: read images that are dropped, pasted or chosen
+    GET    /read, /                   page: read images that are dropped, pasted or chosen
     GET    /run                       page: progress, curves, refiner sheets and accuracy estimate
     GET    /review                    page: review and correct the readings
     POST   /api/read                  read images
@@ -30,7 +30,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, File, HTTPException, Query, Response, UploadFile
+from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.sse import EventSourceResponse
 from fastapi.staticfiles import StaticFiles
@@ -38,13 +38,12 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from simgan_captcha._version import __version__
-from simgan_captcha.data.images import MAX_BYTES, decode_rgb, encode_png
+from simgan_captcha.data.images import decode_rgb, encode_png
 from simgan_captcha.data.kinds import kind_of
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import Reading
 from simgan_captcha.pipeline.lesson import labelled_names
 from simgan_captcha.pipeline.run_folder import read_run
-from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.report.inputs import refiner_sheets
 from simgan_captcha.report.templates import marked_characters, page_template
 from simgan_captcha.scheme import Scheme
@@ -55,9 +54,10 @@ from simgan_captcha.web.jobs.exports import Exports
 from simgan_captcha.web.jobs.learning import Learning, NewRun
 from simgan_captcha.web.jobs.lessons import Lessons, add_teaching
 from simgan_captcha.web.jobs.routes import add_export, add_learning
-from simgan_captcha.web.problems import answer_with_problems, describe_problems, problem
+from simgan_captcha.web.problems import answer_with_problems, describe_problems
+from simgan_captcha.web.reading.reader import ImageReader
+from simgan_captcha.web.reading.routes import add_reading
 from simgan_captcha.web.run_page import RunPage
-from simgan_captcha.web.run_reader import ImageReading, ImageRefusal, RunReader
 from simgan_captcha.web.run_status import RunStatus, run_status
 
 MAX_FILES = 64
@@ -66,12 +66,6 @@ MAX_FOLLOWERS = 32
 """Maximum number of event streams at the same time."""
 FOLLOW_SECONDS = 0.5
 """Interval between two checks of the run folder."""
-
-
-class Readings(BaseModel):
-    """Readings of the images of one request, in their order."""
-
-    readings: list[ImageReading | ImageRefusal]
 
 
 class CorrectionText(BaseModel):
@@ -96,7 +90,7 @@ class Correction(BaseModel):
 
 
 def create_app(
-    run: Path,
+    run: Path | None,
     *,
     new: NewRun | None = None,
     hosts: Collection[str] | None = None,
@@ -105,7 +99,8 @@ def create_app(
     """The ASGI application.
 
     Args:
-        run: The run's folder; the run may be in the making, by another process.
+        run: The run's folder; the run may be in the making, by another process. None to read with
+            the generalist only.
         new: A folder of images that the run learns from; then the run need not exist.
         hosts: Names that a request's Host may have; None for any.
         stopping: Whether the server wants to stop: endless answers then end.
@@ -114,10 +109,10 @@ def create_app(
         RunError: There is no run in the folder.
     """
     learning = None if new is None else Learning(new)
-    if learning is None:
+    if run is not None and learning is None:
         read_run(run)
-    pages, lessons, exports = Pages(run, learning), Lessons(run), Exports(run)
-    jobs = [job for job in (lessons, exports, learning) if job is not None]
+    reader, jobs = ImageReader(run, new), list[Lessons | Exports | Learning]()
+    pages = Pages(reader, learning)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -128,7 +123,7 @@ def create_app(
     app = FastAPI(
         title="simgan-captcha serve",
         version=__version__,
-        description="Reads images with a run's reader, and shows the run. See docs/serve.md.",
+        description="Reads images, and shows a run. See docs/serve.md.",
         docs_url=None,  # FastAPI's documentation page loads scripts from another host.
         redoc_url=None,
         lifespan=lifespan,
@@ -143,12 +138,16 @@ def create_app(
         lambda: FileResponse(package / "report" / "report.css"),
         include_in_schema=False,
     )
-    _add_reading(app, run, pages)
-    _add_run(app, run, pages, exports, stopping)
-    _add_review(app, run, pages, lessons)
-    add_teaching(app, lessons)
-    add_export(app, exports, f"{run.resolve().name}.onnx")
+    add_reading(app, reader, pages.show, pages.begun)
+    if run is not None:
+        lessons, exports = Lessons(run), Exports(run)
+        jobs += [lessons, exports]
+        _add_run(app, run, pages, exports, stopping)
+        _add_review(app, run, pages, lessons)
+        add_teaching(app, lessons)
+        add_export(app, exports, f"{run.resolve().name}.onnx")
     if learning is not None:
+        jobs.append(learning)
         add_learning(app, learning, pages.show)
     return app
 
@@ -157,14 +156,16 @@ def create_app(
 class Pages:
     """Renders the pages of a run."""
 
-    run: Path
+    reader: ImageReader
     learning: Learning | None
     """The command that learns, if the server was started on a folder of images."""
 
     def show(self, name: str, **values: Any) -> Response:
         """The page of a template."""
+        run = self.reader.run
         page = page_template(f"web/templates/{name}").render(
-            run_name=self.run.resolve().name,
+            run_name="simgan-captcha" if run is None else run.resolve().name,
+            has_run=self.reader.has_run(),
             learning=self.learning.status() if self.learning else None,
             **values,
         )
@@ -174,56 +175,12 @@ class Pages:
 
     def begun(self) -> None:
         """Redirect to the start page if there is no run yet."""
-        if self.learning is not None and not self.learning.begun():
+        if self.learning is not None and not self.reader.has_run():
             raise HTTPException(303, "there is no run yet", {"Location": "start"})
 
 
 def _scheme(run: Path) -> Scheme:
     return Scheme.model_validate(read_run(run)["scheme"])
-
-
-# Read images.
-
-
-def _add_reading(app: FastAPI, run: Path, pages: Pages) -> None:
-    reader, begun = RunReader(run), [Depends(pages.begun)]
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False, dependencies=begun)
-    def read_page() -> Response:
-        status = run_status(run)
-        return pages.show(
-            "read.html",
-            scheme=_scheme(run),
-            finished=status.finished,
-            lesson=lesson_shown(run, []),
-            most_bytes=MAX_BYTES,
-        )
-
-    @app.post(
-        "/api/read",
-        response_model=Readings,
-        response_model_exclude_none=True,
-        responses=describe_problems(400, 403, 408, 413, 422, 503),
-    )
-    async def read(
-        files: Annotated[
-            list[UploadFile],
-            File(description="Images of the run's captcha family."),
-        ],
-        explain: Annotated[
-            bool,
-            Query(
-                description="Also return the input of the network and a heat map of each character."
-            ),
-        ] = False,
-    ) -> Any:
-        """Read images. An image that cannot be read has an error in its place."""
-        given = [(file.filename or "", await file.read()) for file in files]
-        answers = await run_in_threadpool(reader.read, given, explain=explain)
-        refused = [answer for answer in answers if isinstance(answer, ImageRefusal)]
-        if len(refused) == len(answers):
-            return problem(422, refused[0].error, errors=[each.model_dump() for each in refused])
-        return Readings(readings=answers)
 
 
 # The run.
@@ -290,7 +247,7 @@ def _add_run(
 
 def _add_review(app: FastAPI, run: Path, pages: Pages, lessons: Lessons) -> None:
     gallery, corrections = Gallery(run), Corrections(run)
-    _add_review_page(app, pages, gallery, corrections, lessons)
+    _add_review_page(app, run, pages, lessons, gallery, corrections)
 
     def reading_of(key: str) -> Reading:
         reading = gallery.reading(key)
@@ -334,9 +291,14 @@ def _add_review(app: FastAPI, run: Path, pages: Pages, lessons: Lessons) -> None
 
 
 def _add_review_page(
-    app: FastAPI, pages: Pages, gallery: Gallery, corrections: Corrections, lessons: Lessons
+    app: FastAPI,
+    run: Path,
+    pages: Pages,
+    lessons: Lessons,
+    gallery: Gallery,
+    corrections: Corrections,
 ) -> None:
-    run, begun = pages.run, [Depends(pages.begun)]
+    begun = [Depends(pages.begun)]
 
     @app.get("/review", response_class=HTMLResponse, include_in_schema=False, dependencies=begun)
     def review_page(

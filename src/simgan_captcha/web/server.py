@@ -1,4 +1,4 @@
-"""The web server of a run."""
+"""The web server of the pages."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ from simgan_captcha.web.jobs.learning import NewRun
 
 
 def serve(
-    run: Path,
+    run: Path | None,
     *,
     new: NewRun | None = None,
     host: str = "127.0.0.1",
@@ -24,10 +24,11 @@ def serve(
     announce: Callable[[str], None] = print,
     warn: Callable[[str], None] = print,
 ) -> None:
-    """Serve a run's pages until Ctrl-C or SIGTERM.
+    """Serve the pages until Ctrl-C or SIGTERM.
 
     Args:
-        run: Folder of the run. Another process may still be working on it.
+        run: Folder of the run. Another process may still be working on it. None to read with the
+            generalist only.
         new: A folder of images that the run learns from; then the run need not exist.
         host: Address to listen on; by default, only this machine can connect.
         port: TCP port; 0 for a free one.
@@ -68,12 +69,12 @@ def answered_hosts(listener: socket.socket, allow_hosts: Collection[str]) -> set
 
 
 def build_server(
-    run: Path, hosts: Collection[str] | None, new: NewRun | None = None
+    run: Path | None, hosts: Collection[str] | None, new: NewRun | None = None
 ) -> uvicorn.Server:
     """The application under uvicorn, not yet running.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, see `serve`.
         hosts: Names that a request's Host may have; None for any.
         new: See `serve`.
 

@@ -228,7 +228,7 @@ def no_parquet(path: Path) -> None:
         (numbered, UsageError, "text in the column 'name' .* int64"),
         (no_parquet, StoreError, "expected a Parquet file at"),
         (Path.mkdir, UsageError, "expected Parquet files in .*, found none"),
-        (lambda path: None, UsageError, "expected a Parquet file or a folder of them at"),
+        (lambda path: None, UsageError, "or a folder of them at .*, found none; correct the path"),
     ],
 )
 def test_other_inputs_are_refused(
@@ -362,8 +362,16 @@ def test_the_generalist_labels_within_an_alphabet_and_a_length(tmp_path: Path) -
     assert command("label", path, out, *known, "--quiet").code == 0
     read = GeneralistReader("abc1", 2).read(list(FILES[:6]))
     assert [row["text"] for row in labels(out)] == [one.text for one in read]  # type: ignore[union-attr]
-    assert command("label", path, out, *known, "--quiet").code == 0  # it continues
+    again = json.loads(command("label", path, out, *known, "--json").out)  # it continues
+    nothing = {"parts": 0, "images": 0, "unreadable": 0, "reasons": {}}
+    assert again == {"out": str(out), "earlier_parts": 1} | nothing
     command("label", path, out, "--alphabet", "abc1").error(2, "alphabet, length and pattern")
+    damaged = write_input(tmp_path / "damaged.parquet", [*FILES[:2], b"no image"])
+    found = json.loads(command("label", damaged, tmp_path / "third", "--json").out)
+    assert (found["parts"], found["images"], found["unreadable"]) == (1, 3, 1)
+    ((reason, count),) = found["reasons"].items()
+    assert reason.startswith("expected an image")
+    assert count == 1
     (other := tmp_path / "other").mkdir()
     command("label", path, other, "--alphabet", "é").error(2, "é")
     assert not list(other.iterdir())  # it may be started again with another alphabet

@@ -7,7 +7,7 @@ RUN/export/output.txt    what the command prints
 from pathlib import Path
 
 from simgan_captcha.web.jobs.command import ChildCommand, JobStatus
-from simgan_captcha.web.run_reader import reader_state
+from simgan_captcha.web.reading.run_reader import reader_state
 
 FILE = Path("export") / "reader.onnx"
 OUTPUT = Path("export") / "output.txt"

@@ -4,6 +4,7 @@
 const form = document.getElementById("drop");
 const picker = document.getElementById("files");
 const said = document.getElementById("said");
+const family = document.getElementById("family"); // missing if a run gives alphabet and length
 const answers = document.getElementById("answers");
 const MOST_BYTES = Number(form.dataset.mostBytes); // the server refuses larger files with the same message
 
@@ -39,7 +40,9 @@ async function readOne(file) {
     if (file.size > MOST_BYTES) throw new Error(`expected at most ${MOST_BYTES} bytes, got ${file.size}`);
     const body = new FormData();
     body.append("files", file, file.name || "pasted image");
-    const answer = await ask("api/read?explain=true", { method: "POST", body });
+    const query = new URLSearchParams({ explain: true });
+    for (const [key, value] of family ? new FormData(family) : []) if (value.trim()) query.append(key, value.trim());
+    const answer = await ask(`api/read?${query}`, { method: "POST", body });
     showReading(file, answer.readings[0]);
     return true;
   } catch (error) {
@@ -64,17 +67,27 @@ function showReading(file, reading) {
   given.alt = `image read as ${reading.text}`;
   item.querySelector(".file").textContent = reading.name;
   item.querySelector(".said-text .text").textContent = reading.text;
-  const by = reading.taught ? ` · recognizer ${reading.taught}` : "";
+  const generalist = form.dataset.learns ? "read by the generalist, before learning" : "read by the generalist";
+  const recognizer = `read by the run's recognizer${reading.taught ? ` ${reading.taught}` : ""}`;
+  const by = ` · ${reading.reader === "generalist" ? generalist : recognizer}`;
   item.querySelector(".said-text .share").textContent = `${percent(reading.confidence)} confidence${by}`;
-  const saw = item.querySelector(".saw img");
-  saw.src = reading.input;
-  saw.alt = "input of the network: the ink of the image";
+  const saw = item.querySelector(".saw");
+  if (reading.input) {
+    saw.querySelector("img").src = reading.input;
+    saw.querySelector("img").alt = "input of the network: the ink of the image";
+  } else {
+    saw.remove(); // the generalist gives no pictures
+  }
   const characters = item.querySelector(".characters");
   [...reading.text].forEach((character, slot) => {
     const part = copyOf("character");
     const picture = part.querySelector("img");
-    picture.src = reading.heat[slot];
-    picture.alt = `heat map of ${character}`;
+    if (reading.heat) {
+      picture.src = reading.heat[slot];
+      picture.alt = `heat map of ${character}`;
+    } else {
+      picture.remove();
+    }
     part.querySelector(".text").textContent = character;
     part.querySelector(".share").textContent = percent(reading.character_confidence[slot]);
     const meter = part.querySelector("meter");

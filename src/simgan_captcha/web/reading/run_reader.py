@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.data.foreground import decode_scheme_image
-from simgan_captcha.data.images import MAX_PIXELS, encode_png
-from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.inference.pixels import claimed_size
+from simgan_captcha.data.images import encode_png
+from simgan_captcha.errors import RunError
 from simgan_captcha.pipeline.graph import STAGES
 from simgan_captcha.pipeline.lesson import LESSON, load_lesson
 from simgan_captcha.pipeline.manifest import FINISHED
 from simgan_captcha.pipeline.run_folder import BACKGROUND, DIAGNOSIS, READER, RUN
 from simgan_captcha.report.inputs import file_states
-from simgan_captcha.scheme import Scheme
-from simgan_captcha.types import FloatImages, GreyImages
+from simgan_captcha.types import FloatImages
+from simgan_captcha.web.reading.answers import (
+    Answer,
+    ImageReading,
+    decode_within_limits,
+    short_name,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,40 +31,8 @@ if TYPE_CHECKING:
     from simgan_captcha.config.settings import RunConfig
     from simgan_captcha.data.background import Background
 
-_MAX_NAME = 200
-"""Maximum length of a returned file name."""
 _LINE_COLOUR = (64, 104, 168)
 _HEAT_COLOUR = (255, 140, 26)
-
-
-class ImageReading(BaseModel):
-    """The reading of one image."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    name: str
-    """File name that the client sent."""
-    text: str
-    confidence: float
-    """Probability of the whole text, 0 to 1."""
-    character_confidence: list[float]
-    """Probability of each character, 0 to 1."""
-    taught: str | None = None
-    """``taught with N labels``, if the recognizer was."""
-    input: str | None = None
-    """Input of the network, a PNG as a ``data:`` URI: ink in grey to white, lines in blue."""
-    heat: list[str] | None = None
-    """Heat map of each character, also a PNG: orange where ink changes the log odds most."""
-
-
-class ImageRefusal(BaseModel):
-    """The reason why one image could not be read."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    name: str
-    error: str
-    """What was expected and what was received."""
 
 
 class RunReader:
@@ -74,15 +45,11 @@ class RunReader:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._lock = threading.Lock()
-        # At most two requests have their pixels in memory.
-        self._decoding = threading.Semaphore(2)
         self._loaded: tuple[nn.Module, Background, RunConfig] | None = None
         self._taught: str | None = None
         self._state: Any = None
 
-    def read(
-        self, files: Sequence[tuple[str, bytes]], *, explain: bool
-    ) -> list[ImageReading | ImageRefusal]:
+    def read(self, files: Sequence[tuple[str, bytes]], *, explain: bool) -> list[Answer]:
         """Read encoded images, in order; one that cannot be read does not affect the others.
 
         Args:
@@ -96,18 +63,18 @@ class RunReader:
 
         with self._lock:
             scheme = self._current()[2].scheme
-        names = [name[:_MAX_NAME] for name, _ in files]
-        found, refused = self._decoded([data for _, data in files], scheme)
-        answers: dict[int, ImageReading | ImageRefusal] = {
-            number: ImageRefusal(name=names[number], error=why) for number, why in refused.items()
-        }
+        found, answers = decode_within_limits(
+            files,
+            lambda data: decode_scheme_image(data, scheme),
+            pixels_each=scheme.width * scheme.height,
+        )
         with self._lock:
             reader, background, config = self._current()
             if config.scheme != scheme:
                 raise RunError("the run has changed in the meantime; send the images again")
             if found:
                 images = np.stack(list(found.values()))
-                named = [names[number] for number in found]
+                named = [short_name(files[number][0]) for number in found]
                 probabilities = read_probabilities(reader, background, images)
                 slots = probabilities.argmax(-1) != scheme.blank
                 readings = list(decode(scheme, named, probabilities))
@@ -118,43 +85,12 @@ class RunReader:
                         text=reading.text,
                         confidence=reading.confidence,
                         character_confidence=list(reading.character_confidence),
+                        reader="run",
                         taught=self._taught,
                         input=pictures[row][0] if pictures else None,
                         heat=[*compress(pictures[row][1:], slots[row])] if pictures else None,
                     )
         return [answers[number] for number in range(len(files))]
-
-    def _decoded(
-        self, files: Sequence[bytes], scheme: Scheme
-    ) -> tuple[dict[int, GreyImages], dict[int, str]]:
-        """Decoded images by their number, and the reasons why others were refused.
-
-        Two limits apply to a request: on the pixels that the images state, even if they cannot be
-        decoded, and on the pixels that the network processes.
-        """
-        found: dict[int, GreyImages] = {}
-        refused: dict[int, str] = {}
-        sent = 0
-        with self._decoding:
-            for number, data in enumerate(files):
-                width, height = claimed_size(data)
-                try:
-                    if width * height > MAX_PIXELS:
-                        raise ImageError(
-                            f"expected at most {MAX_PIXELS} pixels, the image claims "
-                            f"{width}x{height}"
-                        )
-                    sent += width * height
-                    looked_at = (len(found) + 1) * scheme.width * scheme.height
-                    if sent > MAX_PIXELS or (found and looked_at > MAX_PIXELS):
-                        raise ImageError(
-                            f"expected at most {MAX_PIXELS} pixels in one request; send the rest "
-                            "in another"
-                        )
-                    found[number] = decode_scheme_image(data, scheme)
-                except ImageError as error:
-                    refused[number] = str(error)
-        return found, refused
 
     def _current(self) -> "tuple[nn.Module, Background, RunConfig]":
         from simgan_captcha.pipeline.run import load_run_reader
