@@ -83,7 +83,7 @@ def _survey(
     look: "FirstLook", alphabet: str | None, lengths: tuple[int, int] | None
 ) -> "tuple[Survey | None, tuple[str, ...], TwoKinds | None]":
     """Survey of the images by the generalist, its texts, and the two kinds if there are two."""
-    from simgan_captcha.data.foreground import without_background
+    from simgan_captcha.data.background import without_background
     from simgan_captcha.generalist.reader import GeneralistReader
     from simgan_captcha.generalist.survey import survey
     from simgan_captcha.generalist.two_kinds import two_kinds

@@ -6,6 +6,7 @@ near it. The simulator draws on it, and a mask marks the places where lines hide
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from simgan_captcha.atomic import read_arrays, write_arrays
+from simgan_captcha.data.pictures import Pixels, luma
 from simgan_captcha.data.settings import Lines
 from simgan_captcha.errors import ImageError, RunError
 from simgan_captcha.raster import dilated, disc
@@ -277,6 +279,15 @@ def plain_background(
     """The black background of images from `foreground.ink_on_black`."""
     black = np.zeros((height, width), np.uint8)
     return Background(black, black > 0, ink_level, encoding, line_removal_width)
+
+
+def without_background(pictures: Sequence[Pixels], background: Background) -> list[Pixels]:
+    """Pictures (H, W, 3) without the picture that they share, in grey, see `Background.cleared`.
+
+    The generalist, which has never seen the shared picture, reads them better.
+    """
+    cleared = background.cleared(np.stack([luma(picture) for picture in pictures]))
+    return [np.repeat(picture[:, :, None], 3, axis=2) for picture in cleared]
 
 
 def _without_thin_lines(images: GreyImages, line_width: int, *, bright: bool) -> GreyImages:

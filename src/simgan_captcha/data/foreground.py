@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simgan_captcha.data.background import Background
 from simgan_captcha.data.pictures import Picture, PictureSource, Pixels, luma, open_picture
 from simgan_captcha.raster import blurred, dilated, moving_median, pieces, resized
 from simgan_captcha.scheme import Scheme
@@ -203,12 +202,3 @@ def stretches(ink: Mask) -> int:
     # A column needs two pixels, because a codec can leave single specks.
     columns = np.concatenate([[False], ink.sum(0) >= 2])
     return int((columns[1:] & ~columns[:-1]).sum())
-
-
-def without_background(pictures: Sequence[Pixels], background: Background) -> list[Pixels]:
-    """Pictures (H, W, 3) without the picture that they share, in grey, see `Background.cleared`.
-
-    The generalist, which has never seen the shared picture, reads them better.
-    """
-    cleared = background.cleared(np.stack([luma(picture) for picture in pictures]))
-    return [np.repeat(picture[:, :, None], 3, axis=2) for picture in cleared]

@@ -21,16 +21,10 @@ from simgan_captcha.pipeline.estimate import (
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
 from simgan_captcha.scheme import Scheme
 
-_UNKNOWN = 0.45
-"""Mean confidence of the generalist's first readings below which it does not know the family.
-
-With the shipped weights, learning from the generalist was not good enough for the three families
-that were tried below it (docs/experiments.md), so the simulator was needed anyway."""
-
-_UNKNOWN_LETTERS = 0.7
-"""The same for images that share a picture. The simulator draws on this picture itself, but the
-generalist does not see the parts of letters that lie under its lines."""
-
+_UNKNOWN, _UNKNOWN_LETTERS = 0.45, 0.7
+"""Mean confidence of the generalist's first readings below which it does not know the family, and
+the same for images that share a picture: the simulator draws on this picture, but the generalist
+does not see what lies under its lines. See docs/experiments.md."""
 
 _UNTIL_CALIBRATION = ("simulate", "calibrate")
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from simgan_captcha.config.settings import RunConfig
-from simgan_captcha.data.foreground import without_background
+from simgan_captcha.data.background import without_background
 from simgan_captcha.data.pictures import open_picture
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simgan_captcha.data.background import Background
-from simgan_captcha.data.foreground import without_background
+from simgan_captcha.data.background import Background, without_background
 from simgan_captcha.data.pictures import Pixels, open_picture
 from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.generalist.reader import GeneralistReader
