@@ -99,6 +99,7 @@ def test_committed_results_hold_the_ratios_that_are_compared() -> None:
 def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     """The puzzle needs no other generator. A family without its generator is left out."""
     settings = [
+        "pretrained=false",
         "calibrate=false",
         "recognizer.images=raw",
         "recognizer.channels=[4, 4, 4, 4, 8]",
