@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, table: Sequence[Evidence] = TAB
 
 
 def parse(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, nargs="?", default=Path("bench-work"))
     parser.add_argument("--plan", action="store_true", help="show the costs, and run nothing")
     parser.add_argument("--check", action="store_true", help="list results of other commits")

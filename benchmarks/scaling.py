@@ -11,6 +11,7 @@ benchmarks/results/scaling.{json,md}.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,13 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=Path, help="of the processes that torchrun starts")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.steps <= _SETTLING or options.processes[0] != 1:
         parser.error(f"expected --steps of more than {_SETTLING}, and --processes from 1 on")
-    if options.rate:
-        return train(options)
     rates: dict[int, list[float]] = {number: [] for number in options.processes}
     for _ in range(options.rounds):
         for number, found in rates.items():
@@ -89,16 +87,17 @@ def rate_of(processes: int, options: argparse.Namespace) -> float:
     """Images per second of a training with this number of processes."""
     with tempfile.TemporaryDirectory() as folder:
         rate = Path(folder) / "rate.json"
-        own = ("--run", options.run, "--steps", str(options.steps), "--seed", str(options.seed))
-        command = (*TORCHRUN, str(processes), __file__, *own, "--rate", rate)
-        subprocess.run(command, check=True)
+        # torchrun takes the option --run of a script for one of its own.
+        own = (options.run, options.steps, options.seed, rate)
+        command = (*TORCHRUN, processes, __file__, *own)
+        subprocess.run([str(word) for word in command], check=True)
         return float(json.loads(rate.read_text()))
 
 
-def train(options: argparse.Namespace) -> None:
+def train(run: Path, steps: int, seed: int, rate: Path) -> None:
     """Train as one of several processes. The first writes the images per second of all."""
     torch.set_num_threads(1)
-    run, config = options.run, run_config(options.run)
+    config = run_config(run)
     fabric = make_fabric(manifests(run)["readings"]["precision"])
     background = Background.load(run / "background" / "background.npz")
     simulator = Simulator(config.scheme, config.simulator, background)
@@ -108,7 +107,7 @@ def train(options: argparse.Namespace) -> None:
         for images, ids in synthetic_batches(
             simulator,
             share(fabric, size),
-            options.seed,
+            seed,
             stream=_STREAM,
             first=first,
             rank=fabric.global_rank,
@@ -119,19 +118,22 @@ def train(options: argparse.Namespace) -> None:
     train_recognizer(
         stream,
         recognizer_architecture(config),
-        config.recognizer.model_copy(update={"steps": options.steps}),
+        config.recognizer.model_copy(update={"steps": steps}),
         TrainingSession(
-            options.rate.parent / "training",
+            rate.parent / "training",
             fabric,
-            options.seed,
+            seed,
             lambda step, total, figures: ended.append(time.perf_counter()),
         ),
     )
     if is_rank_zero():
         seconds = ended[-1] - ended[_SETTLING - 1]
-        options.rate.write_text(json.dumps(size * (options.steps - _SETTLING) / seconds))
+        rate.write_text(json.dumps(size * (steps - _SETTLING) / seconds))
     part()
 
 
 if __name__ == "__main__":
-    main()
+    if "LOCAL_RANK" in os.environ:  # started by torchrun
+        train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    else:
+        main()
