@@ -1,12 +1,12 @@
 # make demo: the main job on the embedded puzzle.  make test: everything that is checked.
 # make test-fast: format, lint and the tests that train nothing, in under a minute.
-# make bench: the benchmarks that take minutes.  All build .venv first when it is missing or the pinned
-# parts have changed.
+# make bench: the benchmarks that take minutes.  make bench-all: all evidence of README and docs, for days.
+# All build .venv first when it is missing or the pinned parts have changed.
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast bench pretrain pretrain-fonts rivals format docs dist clean
+.PHONY: demo test test-fast bench bench-all pretrain pretrain-fonts rivals format docs dist clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -62,6 +62,12 @@ RUN ?= demo-run
 bench: $(VENV)/installed .venv-rivals/installed
 	test -d $(RUN) || $(BIN)/simgan-captcha demo $(RUN)
 	$(BIN)/python benchmarks/bench.py --run $(RUN) --rivals .venv-rivals/bin/python
+
+# Stop it and start it again at will. What it costs: make bench-all ARGS=--plan. The results of other
+# commits: make bench-all ARGS=--check. More arguments: .venv/bin/python benchmarks/bench_all.py --help
+WORK ?= bench-work
+bench-all: $(VENV)/installed
+	$(BIN)/python benchmarks/bench_all.py $(WORK) $(ARGS)
 
 # Trains the generalist on synthetic images alone, for days on two cores; stop it and start it again
 # at will. Its fonts are Debian's packages; the repository holds only their list.

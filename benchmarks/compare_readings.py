@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("renamed", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     one, two = (load_readings(run / READINGS) for run in (options.run, options.renamed))
     pairs = list(zip(one, two, strict=True))
@@ -40,9 +41,9 @@ def main() -> None:
             (a.text, a.character_confidence) == (b.text, b.character_confidence) for a, b in pairs
         ),
         "training_flops": training_flops(options.run),
-        "precision": manifests(options.run)["adapt"]["precision"],
+        "precision": manifests(options.run)["readings"]["precision"],
     }
-    write_json(RESULTS / "renamed_readings.json", report)
+    write_json(options.out / "renamed_readings.json", report)
     print(json.dumps(report, indent=2))
 
 

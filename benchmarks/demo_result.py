@@ -19,7 +19,9 @@ def main() -> None:
     began = provenance()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    run = options.run
     recorded = read_run(run)
     verdict = json.loads((run / VERDICT).read_text())
     stages = manifests(run)
@@ -31,10 +33,10 @@ def main() -> None:
         "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
         "seconds_by_stage": {name: stage["seconds"] for name, stage in stages.items()},
         # The machine of the run, which may differ from this one.
-        "machine": stages["adapt"]["machine"],
-        "versions": stages["adapt"]["versions"],
+        "machine": stages["readings"]["machine"],
+        "versions": stages["readings"]["versions"],
     }
-    write_json(RESULTS / "demo.json", report)
+    write_json(options.out / "demo.json", report)
     print(json.dumps(report, indent=2))
 
 

@@ -6,7 +6,7 @@ Each family has 2,000 unlabelled images. A third-party generator (benchmarks/gen
 them, or our puzzle for a user that was not used in development. The script calls ``init`` as a user
 would, ``run`` with one preset for all families, and then ``judge``. It skips families without an
 installed generator, and says so. The simulator has none of their fonts. Writes
-benchmarks/results/families.{json,md}.
+benchmarks/results/NAME.{json,md}.
 """
 
 import argparse
@@ -82,6 +82,13 @@ FAMILIES = {
     "Gregwar (PHP), 5": Family(
         ("php", "gregwar.php"), (digits + ascii_lowercase, "5"), digits + ascii_lowercase, "5"
     ),
+    "Gregwar (PHP), 5, said to have several fonts": Family(
+        ("php", "gregwar.php"),
+        (digits + ascii_lowercase, "5"),
+        digits + ascii_lowercase,
+        "5",
+        seen={"multiple_fonts": "true"},
+    ),
     "Gregwar (PHP), 5, said to have waves and several fonts": Family(
         ("php", "gregwar.php"),
         (digits + ascii_lowercase, "5"),
@@ -104,6 +111,7 @@ def main() -> None:
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--name", default="families", help="of the result files")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -126,7 +134,7 @@ def main() -> None:
         sys.exit("expected a family to measure, none could be; see what was said of each")
     write_result(
         options.out,
-        "families",
+        options.name,
         f"Other captcha families, {options.images:,} unlabelled images each, told alphabet and "
         "length alone",
         {

@@ -11,7 +11,7 @@ against training FLOPs. Writes benchmarks/results/generalist.{json,md}.
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "curve": curve,
         "training_step": training_step(shelf, options.steps) if options.steps else None,
     }
+    write(options.out, report)
+
+
+def write(out: Path, report: Mapping[str, Any]) -> None:
+    """Write the report and its table: kinds of images, training, and the cost of a step."""
     lines = [
         (
             "kind of image",
@@ -113,16 +118,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             percent(row["free"]),
             percent(row["constrained"]),
         )
-        for row in rows
+        for row in report["rows"]
     ]
     lines += [
         ("training", f"{c['step']:,} steps, {c['tflop']:.0f} TFLOP", "", f"{c['texts']:.1%}", "")
-        for c in curve
+        for c in report["curve"]
     ]
+    if step := report["training_step"]:
+        cost = (
+            f"{step['ratio']:.2f} times the CPU time of bfloat16 "
+            f"({step['float32']:.2f} s instead of {step['bfloat16']:.2f} s)"
+        )
+        lines.append(("a training step", "in float32", "", cost, ""))
     write_result(
-        options.out,
+        out,
         "generalist",
-        f"The generalist on {options.families} synthetic families in fonts it never saw: whole "
+        f"The generalist on {report['families']} synthetic families in fonts it never saw: whole "
         "texts right, case as drawn (95 % interval)",
         report,
         ("", "", "images", "nothing known", "alphabet and length known"),

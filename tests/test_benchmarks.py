@@ -99,6 +99,7 @@ def test_committed_results_hold_the_ratios_that_are_compared() -> None:
 def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     """The puzzle needs no other generator. A family without its generator is left out."""
     settings = [
+        "pretrained=false",
         "calibrate=false",
         "recognizer.images=raw",
         "recognizer.channels=[4, 4, 4, 4, 8]",
@@ -112,7 +113,7 @@ def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
         [
             *(sys.executable, BENCHMARKS / "families.py", tmp_path / "work", "--images", "60"),
             *("--families", "captcha (PyPI), 4 digits", "the puzzle, another user"),
-            *("--python", tmp_path / "no-such-python", "--out", tmp_path),
+            *("--python", tmp_path / "no-such-python", "--out", tmp_path, "--name", "others"),
             *[part for setting in settings for part in ("--set", setting)],
         ],
         capture_output=True,
@@ -120,12 +121,12 @@ def test_families_are_drawn_learned_and_judged(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "left out: captcha (PyPI), 4 digits" in done.stdout
-    [row] = json.loads((tmp_path / "families.json").read_text())["rows"]
+    [row] = json.loads((tmp_path / "others.json").read_text())["rows"]
     assert row["images"] == 60
     assert row["scheme"]["background"] == "shared"
     assert 0 <= row["estimate"]["low"] <= row["estimate"]["high"] <= 1
     assert row["training_tflop"] > 0
-    assert "the puzzle, another user" in (tmp_path / "families.md").read_text()
+    assert "the puzzle, another user" in (tmp_path / "others.md").read_text()
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -366,7 +367,9 @@ def test_the_generalist_is_measured_by_kind_of_difficulty(tmp_path: Path) -> Non
     assert all(30 <= kind["images"] <= 40 for kind in kinds)
     step = report["training_step"]
     assert step["ratio"] == step["float32"] / step["bfloat16"] > 0
-    assert "| training | 512 steps, 37 TFLOP |" in (tmp_path / "generalist.md").read_text()
+    table = (tmp_path / "generalist.md").read_text()
+    assert "| training | 512 steps, 37 TFLOP |" in table
+    assert f"| in float32 |  | {step['ratio']:.2f} times the CPU time of bfloat16 " in table
 
 
 @pytest.mark.usefixtures("benchmarks")
