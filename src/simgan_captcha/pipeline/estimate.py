@@ -24,9 +24,9 @@ FAILURE = "failure"
 FEWEST_OF_PAIR = 3
 """Least number of occurrences on known images for a confusion to be listed."""
 
-_SHIFT, _SLOPE = -1.92, 1.42
+_SHIFT, _SLOPE = -2.02, 1.46
 """a and b, see `estimate_from_confidence`."""
-_BELOW, _ABOVE = 0.83, 1.45
+_BELOW, _ABOVE = 0.91, 1.39
 """How far the interval reaches below and above the estimate, as log odds."""
 _NEAREST = 0.005
 
