@@ -15,7 +15,7 @@ from simgan_captcha.generalist.specialization.settings import (
     DistillationSettings,
     SpecializationSettings,
 )
-from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
+from simgan_captcha.original.settings import ORIGINAL
 from simgan_captcha.recognizer.settings import AdaptationSettings, RecognizerSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.shown import did_you_mean
@@ -54,8 +54,6 @@ class RunConfig(BaseModel):
     """Simulator that draws the synthetic images."""
     simulator: SimulatorSettings = SimulatorSettings()
     """Ranges of the ``fonts`` simulator."""
-    original_simulator: OriginalSimulatorSettings = OriginalSimulatorSettings()
-    """Settings of the generator of 2017."""
     calibrate: bool = True
     """Whether the ``fonts`` simulator is fitted to the real images first."""
     calibration: CalibrationSettings = CalibrationSettings()

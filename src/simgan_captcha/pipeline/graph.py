@@ -234,7 +234,7 @@ STAGES = (
         "Simulator",
         _simulate,
         inputs=_after("background"),
-        settings=_of("scheme", "generator", "simulator", "original_simulator"),
+        settings=_of("scheme", "generator", "simulator"),
         route="simulator",
     ),
     Stage(

@@ -127,7 +127,7 @@ class RunData:
         """The configured simulator with a calibration, or without."""
         config = self.config
         if config.generator == "original":
-            return OriginalSimulator(config.scheme, config.original_simulator, self.background())
+            return OriginalSimulator(config.scheme, self.background())
         return Simulator(config.scheme, config.simulator, self.background(), calibration)
 
     def synthetic(
