@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simgan_captcha.calibration.settings import CalibrationSettings, RescoringSettings
+from simgan_captcha.calibration.settings import CalibrationSettings
 from simgan_captcha.config.of_scheme import scheme_values
 from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
@@ -67,8 +67,6 @@ class RunConfig(BaseModel):
     """Network and supervised training of the recognizer."""
     adaptation: AdaptationSettings = AdaptationSettings()
     """Self-training on the real images."""
-    rescoring: RescoringSettings = RescoringSettings()
-    """Rescoring of uncertain characters in the images of the run."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Precision of the computation. ``auto`` is bf16-mixed if the hardware supports bf16, and
     32-true otherwise."""
@@ -125,11 +123,6 @@ class RunConfig(BaseModel):
     def reads_poses(self) -> bool:
         """Whether the recognizer is trained with a pose head, as the bootstrap recognizer is."""
         return self.calibrates and self.recognizer.kind == "attention"
-
-    @property
-    def rescores(self) -> bool:
-        """Whether uncertain characters are rescored; this needs calibrated glyphs."""
-        return self.calibrates and self.rescoring.uncertainty < 1
 
     def brief_training(self, steps: int) -> RecognizerSettings:
         """Settings of a training on raw images with this number of steps."""

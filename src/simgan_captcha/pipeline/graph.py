@@ -188,7 +188,7 @@ def _readings() -> Work:
 
 def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
     reading = (stage.name for stage in stages_of(config) if stage.recognizer)
-    return ("look", *(("calibrate",) if config.rescores else ()), *reading)
+    return ("look", *(("calibrate",) if config.calibrates else ()), *reading)
 
 
 STAGES = (
@@ -296,7 +296,7 @@ STAGES = (
         "Readings",
         _readings,
         inputs=_readings_inputs,
-        settings=_of("rescoring"),
+        settings=_of(),
     ),
 )
 """All stages, in their usual order; see `in_order`."""

@@ -118,7 +118,7 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     once = read.real
     again = _read_views(data, readers[kept], read, known, advance)
     verified: dict[str, Any] = {}
-    if known is not None and data.config.rescores:
+    if known is not None and data.config.calibrates:
         verified = _verify(data, once, read, known, advance)
     estimates[kept] = _estimate(data, kept, known, compared)
     readings = list(decode(scheme, names, read.real))
@@ -277,27 +277,25 @@ def _verify(
     The check on borderline characters uses the probabilities ``once``, before test-time
     augmentation, because the mean of augmented views is less confident.
     """
-    settings, scheme = data.config.rescoring, data.config.scheme
+    scheme = data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    redrawing = Redrawing(
-        data.background(), data.label_checker(), calibration, scheme, settings.steps
-    )
+    redrawing = Redrawing(data.background(), data.label_checker(), calibration, scheme)
     draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
     could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-    if contradicts(draw(data.images, once, borderline_characters(once, calibration, settings))):
+    if contradicts(draw(data.images, once, borderline_characters(once, calibration))):
         return _refused(
             "drawings contradict confident readings, so uncertain characters are not rescored: the "
             f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
         )
-    known_doubts = draw(known.images, read.known, uncertain_characters(read.known, settings))
+    known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
     if does_harm(known_doubts, known.ids):
         return _refused(
             "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
             "characters are not rescored"
         )
-    doubts = draw(data.images, read.real, uncertain_characters(read.real, settings))
+    doubts = draw(data.images, read.real, uncertain_characters(read.real))
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
     read.real, read.known = decided, decide(read.known, known_doubts)
