@@ -94,8 +94,7 @@ def _distill() -> Work:
 
 
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
-    augmentation = config.adaptation.augmentation.model_dump(mode="json")
-    found = {**config.dump("scheme", "recognizer", "distillation"), "augmentation": augmentation}
+    found = config.dump("scheme", "recognizer", "distillation")
     del found["distillation"]["enough"]  # determines only the later stages
     return found
 

@@ -44,7 +44,7 @@ from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
-from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from simgan_captcha.recognizer.tta import VIEWS, read_views
 from simgan_captcha.simulator.settings import layout_of
 from simgan_captcha.simulator.simulator import Simulator, as_found
 from simgan_captcha.types import Floats, GreyImages, Ids, OnStep
@@ -258,7 +258,6 @@ def _read_views(
         read_views,
         recognizer,
         data.background(),
-        moves=view_settings(data.config.adaptation.augmentation),
         seed=data.seed,
         on_step=advance,
     )

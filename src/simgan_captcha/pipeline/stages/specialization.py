@@ -321,7 +321,6 @@ def _learn_texts(
         labelled_batches(
             images,
             data.background(),
-            config.adaptation.augmentation,
             settings.batch_size,
             seed,
             rank=fabric.global_rank,
