@@ -204,7 +204,7 @@ def test_a_finished_run_is_not_repeated(run: Path, challenges: Path) -> None:
         ("label_check_steps=2", {"refine", "read", "adapt", "readings"}),
         ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
         ("encoding=binary", {"background", "refine", "read", "adapt", "readings"}),
-        ("simulator.calibrated_glyph_fraction=0.1", {"refine", "read", "adapt", "readings"}),
+        ("simulator.nearest=0.1", {"simulate", "refine", "read", "adapt", "readings"}),
         ("threads=2", set()),
         ("download.attempts=1", set()),
     ],

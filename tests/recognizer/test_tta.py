@@ -79,7 +79,7 @@ def test_the_seed_determines_the_views() -> None:
 def test_without_unsure_images_nothing_is_read() -> None:
     sure = np.tile(np.array([1, 0, 0, 0], np.float32), (3, 2, 1))
     reader = Counted().eval()
-    viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, MOVES, seed=1)
+    viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, seed=1)
     assert again == 0
     assert not reader.seen
     np.testing.assert_array_equal(viewed, sure)

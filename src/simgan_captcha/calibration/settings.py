@@ -16,9 +16,6 @@ class CalibrationSettings(BaseModel):
     """Optimiser steps of the first round."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of each later round."""
-    uncalibrated_fraction: float = Field(default=0.3, ge=0, le=1)
-    """``simulator.uncalibrated_fraction`` for the images of the bootstrap recognizer. It is larger
-    there, because early calibrations are less reliable than the last one."""
     images: int = Field(default=1200, ge=1)
     """Number of real images to calibrate from."""
     epochs: int = Field(default=14, ge=2)

@@ -46,7 +46,7 @@ from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
 from simgan_captcha.recognizer.tta import VIEWS, read_views
 from simgan_captcha.simulator.settings import layout_of
-from simgan_captcha.simulator.simulator import Simulator, as_found
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import Floats, GreyImages, Ids, OnStep
 
 _DISTILLED = "distill"
@@ -172,7 +172,7 @@ def _draw_known(data: RunData, count: int = KNOWN) -> _Known:
     """
     simulator = data.simulator(data.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
-        simulator.settings = as_found(simulator.settings)
+        simulator.shares = AS_FOUND
     images, ids = simulator.batch(np.random.default_rng([_STREAM, data.seed]), count)
     return _Known(images, ids, [data.config.scheme.decode(row.tolist()) for row in ids])
 
