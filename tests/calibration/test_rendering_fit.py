@@ -18,7 +18,7 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.clutter import ANY_CLUTTER, CLUTTER, middle_of
+from simgan_captcha.simulator.clutter import CLUTTER, middles
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import GreyImages
@@ -254,7 +254,7 @@ def test_clutter_is_found() -> None:
     assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # the ink of the letters
     assert off["bend"] < 0.2
     # The start was further away.
-    begun = np.abs(middle_of(ANY_CLUTTER)[: len(found)] - CLUTTER_TRUTH)
+    begun = np.abs(middles()[: len(found)] - CLUTTER_TRUTH)
     assert (begun > 2 * np.array(list(off.values()))).all()
 
 

@@ -22,15 +22,7 @@ import numpy.typing as npt
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.simulator.clutter import (
-    ANY_CLUTTER,
-    CLUTTER,
-    DOTS,
-    LINES,
-    TEXTURE,
-    clutter_like,
-    middle_of,
-)
+from simgan_captcha.simulator.clutter import CLUTTER, DOTS, LINES, TEXTURE, clutter_like, middles
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.simulator.simulator import Shares, Simulator
 from simgan_captcha.types import Doubles, Floats, GreyImages
@@ -156,7 +148,7 @@ def fit_rendering(
     """
     comparison = _Comparison(images, background, scheme, calibration, seed)
     space, differences = _Space.of(scheme), comparison.differences
-    known = np.where(np.isnan(calibration.clutter), middle_of(ANY_CLUTTER), calibration.clutter)
+    known = np.where(np.isnan(calibration.clutter), middles(), calibration.clutter)
     start = np.clip(space.whole(calibration.rendering, known), *space.bounds)
     best, searched = _searched(differences, start, space, seed, evaluations, on_evaluation)
     best = _polished(differences, best, evaluations - searched, space)
@@ -227,12 +219,7 @@ def draw_rendered(
     rendering, clutter = _Space.of(scheme).parts(values)
     found = replace(calibration, rendering=rendering, clutter=UNKNOWN_CLUTTER)
     simulator = Simulator(
-        scheme,
-        _BARE,
-        background,
-        found,
-        shares=_ONLY_CALIBRATED,
-        clutter=clutter_like(clutter),
+        scheme, _BARE, background, found, shares=_ONLY_CALIBRATED, clutter=clutter_like(clutter)
     )
     generator = np.random.default_rng(seed)
     parameters = simulator.draw_parameters(generator, count)

@@ -35,7 +35,7 @@ class RunConfig(BaseModel):
     batches: int | None = Field(default=None, ge=1)
     """Number of challenge batches to load; by default all of a folder, or 20 of a URL."""
     download: DownloadSettings = DownloadSettings()
-    """Rate, retries and redirects of downloads; and which folders are searched."""
+    """Rate, retries and redirects of downloads, and whether subfolders are searched."""
     encoding: Literal["relative", "binary"] = "relative"
     """Encoding of images for networks, see `background.Background`."""
     lines: Lines = "contrast"

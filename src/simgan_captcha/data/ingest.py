@@ -102,7 +102,7 @@ def ingest(
         user: User of the puzzle, if the location is an address.
         batches: Maximum number of batches. By default all files of a folder are used, and
             `DEFAULT_BATCHES` of a URL. A thousand image files count as one batch.
-        settings: Rate, retries and redirects of HTTP requests; and whether subfolders are searched.
+        settings: Rate, retries and redirects of HTTP requests, and whether subfolders are searched.
         on_progress: Called before the first batch and after each batch.
 
     Raises:

@@ -9,7 +9,7 @@ Lines = Literal["contrast", "average", "and"]
 
 
 class DownloadSettings(BaseModel):
-    """Rate, retries and redirects of downloads; and which folders are searched."""
+    """Rate, retries and redirects of downloads, and whether subfolders are searched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

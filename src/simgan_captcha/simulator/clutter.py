@@ -86,9 +86,9 @@ def clutter_like(found: Floats) -> ClutterRanges:
     return ClutterRanges(**ranges)  # type: ignore[arg-type]
 
 
-def middle_of(ranges: ClutterRanges) -> Floats:
-    """The middles (9,) of the ranges, in the order of `CLUTTER`."""
-    return np.array([np.mean(getattr(ranges, name)) for name in CLUTTER], np.float32)
+def middles() -> Floats:
+    """The middles (9,) of the ranges `ANY_CLUTTER`, in the order of `CLUTTER`."""
+    return np.array([np.mean(getattr(ANY_CLUTTER, name)) for name in CLUTTER], np.float32)
 
 
 @dataclass(frozen=True)
