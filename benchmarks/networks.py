@@ -58,6 +58,7 @@ from simgan_captcha.recognizer.network import (
 from simgan_captcha.recognizer.settings import ATTENTION_HEADS, RecognizerSettings
 from simgan_captcha.recognizer.train import (
     Objective,
+    adamw,
     character_objective,
     learning_rate_at,
     take_step,
@@ -375,9 +376,7 @@ def train_network(
     average = copy.deepcopy(model).requires_grad_(False).eval().to(fabric.device)
     wrapped, optimizer = fabric.setup(
         model,
-        torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        ),
+        adamw(model, settings),
     )
     wrapped.train()
     objective = with_middles(network.objective) if architecture.pose else network.objective

@@ -37,8 +37,7 @@ from simgan_captcha.config.settings import resolve_config
 from simgan_captcha.data.background import Background, estimate_background
 from simgan_captcha.original.classifier import ClassifierSettings, train_classifier
 from simgan_captcha.original.network import OriginalRecognizer
-from simgan_captcha.original.settings import OriginalSimulatorSettings
-from simgan_captcha.original.simulator import OriginalSimulator
+from simgan_captcha.original.simulator import FONT, OriginalSimulator
 from simgan_captcha.pipeline.manifest import Stopwatch
 from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.scheme import HACKMIT_2017 as SCHEME
@@ -142,12 +141,10 @@ def background_of(step: Step, images: GreyImages) -> Background:
 
 def simulator_of(step: Step, background: Background) -> CaptchaSimulator:
     """The generator of synthetic captchas, with a single font."""
-    font = OriginalSimulatorSettings().font
     if step.grey:
         turn = (-step.rotation, step.rotation)
-        return Simulator(SCHEME, SimulatorSettings(fonts=(font,), rotation=turn), background)
-    settings = OriginalSimulatorSettings(rotation=step.rotation, apart=step.apart)
-    return OriginalSimulator(SCHEME, settings, background)
+        return Simulator(SCHEME, SimulatorSettings(fonts=(FONT,), rotation=turn), background)
+    return OriginalSimulator(SCHEME, background, rotation=step.rotation, apart=step.apart)
 
 
 def network_of(step: Step, size: Size, seed: int) -> nn.Module:

@@ -36,16 +36,15 @@ from simgan_captcha.pipeline.progress import StageProgress
 from simgan_captcha.pipeline.run import run_pipeline
 from simgan_captcha.pipeline.run_data import load_images
 from simgan_captcha.pipeline.run_folder import READER, Request, read_run
-from simgan_captcha.recognizer.augment import augment
+from simgan_captcha.recognizer.augment import Augmentation, augment
 from simgan_captcha.recognizer.decode import load_recognizer, read_images
-from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.streams import LabelledStream
 from simgan_captcha.types import GreyImages
 
 NAMES = "names.json"
 
-LIGHT = AugmentationSettings(rotation=3, scale=0.03, shear=0.03, shift=0.04, noise=0.05, hole=0.1)
+LIGHT = Augmentation(rotation=3, scale=0.03, shear=0.03, shift=0.04, noise=0.05, hole=0.1)
 """The augmentation of real images in supervised training."""
 
 Indices = npt.NDArray[np.int64]

@@ -48,7 +48,7 @@ def main() -> None:
     run, config = options.run, run_config(options.run)
     background = Background.load(run / "background" / "background.npz")
     calibration = Calibration.load(run / "calibrate" / CALIBRATION)
-    seeds = OriginalSimulator(config.scheme, config.original_simulator, background)
+    seeds = OriginalSimulator(config.scheme, background)
     generators: dict[str, tuple[Simulator | OriginalSimulator, int]] = {
         "open fonts": (Simulator(config.scheme, config.simulator, background), 2500),
         "calibrated": (Simulator(config.scheme, config.simulator, background, calibration), 2500),

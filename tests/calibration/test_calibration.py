@@ -18,7 +18,7 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, RENDERING, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.glyphs import GlyphBank
 from simgan_captcha.simulator.pose import PLACED, POSE
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.simulator import AS_FOUND, Shares, Simulator
 from simgan_captcha.training.streams import synthetic_batches
 from simgan_captcha.types import Floats
 from tests.calibration.scene import (
@@ -362,7 +362,7 @@ def test_without_interpolation_a_gap_of_one_pixel_stays() -> None:
         clutter=UNKNOWN_CLUTTER,
     )
     simulator = Simulator(
-        scheme, drawing(calibrated_glyph_fraction=1.0, noise=(0, 0)), plain(40, 40), calibration
+        scheme, drawing(noise=(0, 0)), plain(40, 40), calibration, shares=AS_FOUND
     )
     parameters = simulator.draw_parameters(np.random.default_rng(0), 60)
     gaps = []
@@ -385,7 +385,7 @@ def test_a_simulator_draws_with_the_calibrated_contrast() -> None:
     steep = dataclasses.replace(soft, rendering=soft.rendering.copy())
     steep.rendering[RENDERING.index("contrast")] = 3
     images = [
-        Simulator(LETTERS, drawing(calibrated_glyph_fraction=1.0), plain(), c).batch(
+        Simulator(LETTERS, drawing(), plain(), c, shares=AS_FOUND).batch(
             np.random.default_rng(0), 40
         )[0]
         for c in (soft, steep)
@@ -525,9 +525,7 @@ def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
         rendering=np.array([250, 0, nearest, 0, 99, 1], np.float32),
         clutter=UNKNOWN_CLUTTER,
     )
-    simulator = Simulator(
-        scheme, drawing(calibrated_glyph_fraction=1.0), plain(60, 80), calibration
-    )
+    simulator = Simulator(scheme, drawing(), plain(60, 80), calibration, shares=AS_FOUND)
     parameters = simulator.draw_parameters(np.random.default_rng(0), 5)
     exact = {"x": 30, "y": 40, "rotation": rotation}
     for name, value in exact.items():
@@ -546,10 +544,9 @@ def test_a_calibrated_glyph_is_drawn_at_its_calibrated_pose(
 
 def calibrated(share: float, *found: int) -> Simulator:
     fonts = ("stix-bold", "roboto-black")
-    settings = drawing(
-        fonts=fonts, calibrated_glyph_fraction=share, shear=(0.02, 0.04), stretch=(1.1, 1.2)
-    )
-    return Simulator(LETTERS, settings, STRIPED, skewed(LETTERS, *found))
+    settings = drawing(fonts=fonts, shear=(0.02, 0.04), stretch=(1.1, 1.2))
+    shares = Shares(calibrated_glyphs=share)
+    return Simulator(LETTERS, settings, STRIPED, skewed(LETTERS, *found), shares=shares)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
@@ -595,9 +592,9 @@ def test_poses_and_rendering_come_from_the_calibration() -> None:
 
 def test_without_a_calibration_nothing_is_calibrated() -> None:
     plain_ones = [
-        Simulator(LETTERS, drawing(calibrated_glyph_fraction=share), STRIPED).draw_parameters(
-            np.random.default_rng(0), 2000
-        )
+        Simulator(
+            LETTERS, drawing(), STRIPED, shares=Shares(calibrated_glyphs=share)
+        ).draw_parameters(np.random.default_rng(0), 2000)
         for share in (0.0, 1.0)
     ]
     for name, values in vars(plain_ones[0]).items():

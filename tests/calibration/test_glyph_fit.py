@@ -23,7 +23,7 @@ from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE
 from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import FloatImages
 from tests.calibration.scene import (
     LETTERS,
@@ -117,8 +117,8 @@ def test_fitted_glyphs_are_the_drawn_ones() -> None:
     first = predicted_and_found(0, 0, 0)[1]
     rendering = np.array([250, 0, 0.5, 0.5, 50, 1], np.float32)
     calibration = calibrate(first.glyphs, first.poses, first.kept, first.settled, rendering)
-    settings = drawing(fonts=("stix-bold",), calibrated_glyph_fraction=1.0)
-    simulator = Simulator(LETTERS, settings, STRIPED, calibration)
+    settings = drawing(fonts=("stix-bold",))
+    simulator = Simulator(LETTERS, settings, STRIPED, calibration, shares=AS_FOUND)
     parameters = simulator.draw_parameters(np.random.default_rng(5), 200)
     images = STRIPED.normalise(simulator.render(parameters))
     poses = exact_poses(parameters)
@@ -395,10 +395,8 @@ def test_sizes_are_found_and_drawn_again() -> None:
         assert np.corrcoef(found[of_class], sizes[of_class])[0, 1] > 0.9
     calibration = calibrate(fit.glyphs, fit.poses, fit.kept, fit.settled, start_rendering(plain()))
     assert calibration.formed[0]
-    settings = drawing(calibrated_glyph_fraction=1.0)
-    drawn = Simulator(LETTERS, settings, plain(), calibration).draw_parameters(
-        np.random.default_rng(1), 2000
-    )
+    simulator = Simulator(LETTERS, drawing(), plain(), calibration, shares=AS_FOUND)
+    drawn = simulator.draw_parameters(np.random.default_rng(1), 2000)
     deviation = np.log(drawn.scale).std()
     assert deviation == pytest.approx(found[fit.settled].std(), rel=0.1)
 
@@ -410,7 +408,7 @@ def test_small_differences_of_form_are_ignored() -> None:
     poses = replace(fit.poses, form=form.astype(np.float32))
     found = calibrate(fit.glyphs, poses, fit.kept, fit.settled, start_rendering(STRIPED))
     np.testing.assert_array_equal(found.formed, [False, True, False, True, False, True])
-    simulator = Simulator(LETTERS, drawing(calibrated_glyph_fraction=1.0), STRIPED, found)
+    simulator = Simulator(LETTERS, drawing(), STRIPED, found, shares=AS_FOUND)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 300)
     np.testing.assert_array_equal(drawn.scale, 1)
     np.testing.assert_array_equal(drawn.shear, 0)

@@ -20,7 +20,7 @@ from simgan_captcha.calibration.pose_fit import (
 )
 from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import PLACED, POSE
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import FloatImages, Floats
 from tests.calibration.scene import (
     LETTERS,
@@ -182,9 +182,7 @@ def test_overlapping_letters_do_not_add_their_coverage() -> None:
 
 
 def test_the_drawing_is_that_of_the_simulator() -> None:
-    settings = drawing(
-        nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0), calibrated_glyph_fraction=1.0
-    )
+    settings = drawing(nearest=0, noise=(0, 0), jpeg_quality=(100, 100), ink=(0, 0))
     glyphs = font_glyphs(STRANGER, SIZE)
     free = plain()
     every = np.ones((60, 4), np.bool_)
@@ -193,7 +191,7 @@ def test_the_drawing_is_that_of_the_simulator() -> None:
     )
     rendering = np.array([250, 0, 0, 0, 100, 1], np.float32)
     calibration = calibrate(glyphs, poses, every, every[:, 0], rendering)
-    simulator = Simulator(LETTERS, settings, free, calibration)
+    simulator = Simulator(LETTERS, settings, free, calibration, shares=AS_FOUND)
     parameters = simulator.draw_parameters(np.random.default_rng(2), 20)
     # One letter per position, so that nothing overlaps.
     calm = replace(
@@ -223,7 +221,7 @@ def test_the_drawing_is_that_of_the_simulator() -> None:
 @cache
 def formed_scene() -> tuple[FloatImages, Ids, Floats]:
     """Letters of many forms that do not overlap, their ids and poses."""
-    free, settings = plain(), drawing(nearest=0, noise=(0, 0), calibrated_glyph_fraction=1.0)
+    free, settings = plain(), drawing(nearest=0, noise=(0, 0))
     parameters = Simulator(LETTERS, settings, free).draw_parameters(np.random.default_rng(5), 60)
     generator, shape = np.random.default_rng(6), parameters.x.shape
 
@@ -243,7 +241,7 @@ def formed_scene() -> tuple[FloatImages, Ids, Floats]:
         skewed(LETTERS), glyphs=np.rint(font_glyphs(STRANGER, SIZE) * 255).astype(np.uint8)
     )
     calibration.rendering[:] = (250, 0, 0, 0, 100, 1)
-    simulator = Simulator(LETTERS, settings, free, calibration)
+    simulator = Simulator(LETTERS, settings, free, calibration, shares=AS_FOUND)
     drawn = simulator.draw_parameters(np.random.default_rng(7), 60)
     x, y, rotation = np.moveaxis(poses[..., :PLACED], -1, 0)
     placed_like_them = replace(drawn, x=x, y=y, rotation=rotation)

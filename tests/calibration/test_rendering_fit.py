@@ -18,9 +18,9 @@ from simgan_captcha.calibration.rendering_fit import (
 )
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.clutter import CLUTTER, middle_of
-from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.clutter import CLUTTER, middles
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import GreyImages
 from tests.calibration.scene import SIZE, STRANGER, font_glyphs, skewed, unformed
 from tests.drawing import plain
@@ -233,10 +233,8 @@ def cluttered(count: int) -> GreyImages:
         np.array(v, np.float32) for v in (TRUTHS[0], (*CLUTTER_TRUTH, *no_texture))
     )
     truth = replace(calibration(), rendering=rendering, clutter=clutter)
-    settings = SimulatorSettings(
-        fonts=("roboto-black",), calibrated_glyph_fraction=1, uncalibrated_fraction=0
-    )
-    simulator = Simulator(CLUTTERED, settings, BACKGROUND, truth)
+    settings = SimulatorSettings(fonts=("roboto-black",))
+    simulator = Simulator(CLUTTERED, settings, BACKGROUND, truth, shares=AS_FOUND)
     return simulator.batch(np.random.default_rng(9), count)[0]
 
 
@@ -256,7 +254,7 @@ def test_clutter_is_found() -> None:
     assert abs(fit.values[0] - TRUTHS[0][0]) < 5  # the ink of the letters
     assert off["bend"] < 0.2
     # The start was further away.
-    begun = np.abs(middle_of(ClutterSettings())[: len(found)] - CLUTTER_TRUTH)
+    begun = np.abs(middles()[: len(found)] - CLUTTER_TRUTH)
     assert (begun > 2 * np.array(list(off.values()))).all()
 
 

@@ -16,7 +16,6 @@ from simgan_captcha.calibration.rescoring import (
     does_harm,
     uncertain_characters,
 )
-from simgan_captcha.calibration.settings import RescoringSettings
 from simgan_captcha.recognizer.network import PosedOutput
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import POSE
@@ -34,7 +33,6 @@ from tests.calibration.scene import (
 
 CLASSES = len(LETTERS.alphabet)
 COUNT = 60
-SETTINGS = RescoringSettings(uncertainty=0.1)
 
 
 class Telling(nn.Module):
@@ -88,7 +86,7 @@ def often_wrong(
 def doubts_of(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], found: Calibration
 ) -> Comparisons:
-    return comparison(doubtful, found, uncertain_characters(doubtful[3], SETTINGS))
+    return comparison(doubtful, found, uncertain_characters(doubtful[3]))
 
 
 def comparison(
@@ -97,7 +95,7 @@ def comparison(
     chosen: npt.NDArray[np.bool_],
 ) -> Comparisons:
     images, poses, _, probabilities = doubtful
-    redrawing = Redrawing(STRIPED, Telling(images, poses), found, LETTERS, SETTINGS.steps)
+    redrawing = Redrawing(STRIPED, Telling(images, poses), found, LETTERS)
     return redrawing.compare(images, probabilities, chosen)
 
 
@@ -108,9 +106,7 @@ def doubts(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) ->
 
 @pytest.fixture(scope="module")
 def borderline(doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats]) -> Comparisons:
-    return comparison(
-        doubtful, calibration(), borderline_characters(doubtful[3], calibration(), SETTINGS)
-    )
+    return comparison(doubtful, calibration(), borderline_characters(doubtful[3], calibration()))
 
 
 def test_uncertain_characters_are_decided_by_drawings(
@@ -165,16 +161,14 @@ def test_borderline_characters_are_not_uncertain_ones(
     doubtful: tuple[GreyImages, Poses, npt.NDArray[np.int64], Floats], borderline: Comparisons
 ) -> None:
     probabilities = doubtful[3]
-    both = uncertain_characters(probabilities, SETTINGS) & borderline_characters(
-        probabilities, calibration(), SETTINGS
-    )
+    both = uncertain_characters(probabilities) & borderline_characters(probabilities, calibration())
     assert not both.any()
     np.testing.assert_array_equal(
         borderline.first, doubtful[2][borderline.images, borderline.slots]
     )
     # Characters with an impossible second class are left out.
     sure = np.eye(CLASSES, dtype=np.float32)[doubtful[2]]
-    assert not borderline_characters(sure, calibration(), SETTINGS).any()
+    assert not borderline_characters(sure, calibration()).any()
 
 
 def test_noisier_drawings_count_less(
@@ -194,7 +188,7 @@ def test_drawings_confirm_confident_characters_if_glyphs_fit(
     found = calibration()
     other = replace(found, glyphs=np.roll(found.glyphs, 1, axis=0))
     assert contradicts(
-        comparison(doubtful, other, borderline_characters(doubtful[3], calibration(), SETTINGS))
+        comparison(doubtful, other, borderline_characters(doubtful[3], calibration()))
     )
 
 
@@ -222,7 +216,7 @@ def test_characters_without_glyphs_are_not_compared(
 ) -> None:
     found = calibration()
     found.glyphs[2] = 0
-    chosen = borderline_characters(doubtful[3], found, SETTINGS)
+    chosen = borderline_characters(doubtful[3], found)
     assert chosen.any()
     assert not chosen[doubtful[2] == 2].any()
 

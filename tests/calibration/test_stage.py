@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from simgan_captcha.calibration.calibrate import glyph_sheet
-from simgan_captcha.calibration.settings import CalibrationSettings
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import RunError
 from simgan_captcha.inference.readings import load_readings
@@ -21,8 +20,8 @@ from simgan_captcha.pipeline.run_folder import READINGS, read_diagnosis
 from simgan_captcha.pipeline.stages.final_readings import read_captchas
 from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.simulator.calibrated import RENDERING, Calibration
-from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
-from simgan_captcha.simulator.simulator import DrawParameters, Simulator
+from simgan_captcha.simulator.settings import LayoutSettings
+from simgan_captcha.simulator.simulator import TRAINING, DrawParameters, Simulator
 from tests.calibration.scene import drawing
 from tests.drawing import encode_jpeg
 from tests.small_run import SCHEME, SEED, pipeline, shaded, small_config, write_challenges
@@ -73,7 +72,7 @@ def test_a_run_learns_glyphs_and_poses(
 
     def recorded(self: Simulator, generator: np.random.Generator, count: int) -> DrawParameters:
         drawn.append(draw(self, generator, count))
-        free.append(self.settings.uncalibrated_fraction)
+        free.append(self.shares.uncalibrated)
         return drawn[-1]
 
     monkeypatch.setattr(Simulator, "draw_parameters", recorded)
@@ -120,8 +119,8 @@ def test_a_run_learns_glyphs_and_poses(
     (known,) = [parameters for parameters in drawn if len(parameters.ids) == KNOWN]
     assert (known.font == FONTS).all()
     of_batches = [share for share, each in zip(free, drawn, strict=True) if len(each.ids) == 32]
-    assert set(of_batches[: FIRST + STEPS]) == {CalibrationSettings().uncalibrated_fraction}
-    assert set(of_batches[FIRST + STEPS :]) >= {SimulatorSettings().uncalibrated_fraction}
+    assert set(of_batches[: FIRST + STEPS]) == {0.3}
+    assert set(of_batches[FIRST + STEPS :]) >= {TRAINING.uncalibrated}
     learned_from = [parameters for parameters in drawn if len(parameters.ids) == 32]
     assert len(learned_from) >= FIRST + STEPS + 2
     fonts = np.concatenate([parameters.font for parameters in learned_from[FIRST:]])

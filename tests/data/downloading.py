@@ -20,11 +20,6 @@ from tests.drawing import encode_jpeg
 QUICK = DownloadSettings(
     requests_per_second=1000,
     attempts=3,
-    backoff_seconds=0.01,
-    max_wait_seconds=0.5,
-    silence_seconds=5,
-    request_seconds=10,
-    max_batch_bytes=1_000_000,
 )
 
 

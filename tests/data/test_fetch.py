@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from simgan_captcha import HACKMIT_2017, __version__
+from simgan_captcha.data import fetch as data_fetch
 from simgan_captcha.data.ingest import IngestReport, ingest
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.errors import DownloadError, UsageError
@@ -186,11 +187,12 @@ HTML = answer(b"<!DOCTYPE html><title>Welcome</title>", content_type="text/html"
     ],
 )
 def test_transient_errors_are_retried(
-    server: MisbehavingServer, tmp_path: Path, first: Behaviour
+    server: MisbehavingServer, tmp_path: Path, first: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.script("/challenge-0", first, GOOD)
-    hasty = QUICK.model_copy(update={"silence_seconds": 3, "request_seconds": 4})
-    report = fetch(server, tmp_path, settings=hasty)
+    monkeypatch.setattr(data_fetch, "_SILENCE_SECONDS", 3)
+    monkeypatch.setattr(data_fetch, "_REQUEST_SECONDS", 4)
+    report = fetch(server, tmp_path)
     assert (report.images_stored, report.batches_failed) == (3, 0)
     assert server.requests["/challenge-0"] == 2
     assert CaptchaStore(tmp_path).reasons() == {}
@@ -202,10 +204,16 @@ def test_transient_errors_are_retried(
     ids=["seconds", "date", "ages"],
 )
 def test_retry_after_is_honoured_up_to_the_cap(
-    server: MisbehavingServer, tmp_path: Path, asked: str, cap: float, least: float
+    server: MisbehavingServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    cap: float,
+    least: float,
 ) -> None:
+    monkeypatch.setattr(data_fetch, "_MAX_WAIT_SECONDS", cap)
     server.script("/challenge-0", answer(b"", 429, Retry_After=asked), GOOD)
-    fetch(server, tmp_path, settings=QUICK.model_copy(update={"max_wait_seconds": cap}))
+    fetch(server, tmp_path)
     first, second = server.moments["/challenge-0"]
     assert second - first > least, "the backoff alone would wait about 0.01 s"
 

@@ -17,6 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha import HACKMIT_2017, SimganCaptchaError
+from simgan_captcha.data import fetch as data_fetch
+from simgan_captcha.data import folder as data_folder
 from simgan_captcha.data.ingest import MAX_REASONS, ingest
 from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.data.store import CaptchaStore
@@ -75,13 +77,16 @@ def test_folder_without_batches_is_a_usage_error(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_an_invalid_file_goes_to_the_quarantine_and_is_tried_again(tmp_path: Path) -> None:
+def test_an_invalid_file_goes_to_the_quarantine_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_folder, "MAX_BATCH_BYTES", 1_000_000)
     folder, store = tmp_path / "batches", tmp_path / "store"
     folder.mkdir()
     whole = body(batch(1))
     (folder / "challenge-0").write_bytes(body(batch(0)))
     (folder / "challenge-1").write_bytes(whole[: len(whole) // 2])
-    (folder / "challenge-2").write_bytes(b" " * (QUICK.max_batch_bytes + 1))
+    (folder / "challenge-2").write_bytes(b" " * 1_000_001)
     report = ingest_folder(folder, store)
     assert (report.batches_stored, report.batches_failed, report.images_stored) == (1, 2, 3)
     assert "challenge-1: expected the JSON of a batch" in report.failures[0]
@@ -155,7 +160,9 @@ def quarantine(store: Path) -> list[tuple[str, str]]:
     return [(row["name"], row["reason"]) for row in rows if row["name"] is not None]
 
 
-def test_every_misbehaviour_in_one_run(server: MisbehavingServer, tmp_path: Path) -> None:
+def test_every_misbehaviour_in_one_run(
+    server: MisbehavingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every good captcha is stored exactly once, every bad one set aside with its reason."""
     drip = endless_body(b" ", pause=0.1)
     passing = [
@@ -179,9 +186,9 @@ def test_every_misbehaviour_in_one_run(server: MisbehavingServer, tmp_path: Path
             server.script("/moved", answer(held))
     for n, trouble in enumerate(lasting, start=every):
         server.script(f"/challenge-{n}", trouble)
-    hasty = QUICK.model_copy(update={"request_seconds": 5})
+    monkeypatch.setattr(data_fetch, "_REQUEST_SECONDS", 5)
     batches = every + len(lasting)
-    report = fetch(server, tmp_path, batches=batches, settings=hasty)
+    report = fetch(server, tmp_path, batches=batches)
 
     assert (report.batches_stored, report.batches_failed) == (every, len(lasting))
     assert (report.images_stored, report.duplicates) == (3 * every + 1, every - 1)
@@ -198,7 +205,7 @@ def test_every_misbehaviour_in_one_run(server: MisbehavingServer, tmp_path: Path
     asked = server.requests.copy()
     for n in range(every, batches):
         server.script(f"/challenge-{n}", answer(body(batch(n))))
-    mended = fetch(server, tmp_path, batches=batches, settings=hasty)
+    mended = fetch(server, tmp_path, batches=batches)
     assert (mended.batches_skipped, mended.batches_stored) == (every, len(lasting))
     assert mended.images_stored == 3 * batches + 1
     assert server.requests - asked == {f"/challenge-{n}": 1 for n in range(every, batches)}

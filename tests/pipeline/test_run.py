@@ -31,7 +31,7 @@ from simgan_captcha.pipeline.run_folder import READINGS, RUN, read_diagnosis, re
 from simgan_captcha.pipeline.stages import final_readings
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
-from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from simgan_captcha.recognizer.tta import VIEWS, read_views
 from tests.commands import COMMAND, kill_when
 from tests.small_run import (
     CALIBRATED,
@@ -204,7 +204,7 @@ def test_a_finished_run_is_not_repeated(run: Path, challenges: Path) -> None:
         ("label_check_steps=2", {"refine", "read", "adapt", "readings"}),
         ("scheme.alphabet=abcd", {"simulate", "refine", "read", "adapt", "readings"}),
         ("encoding=binary", {"background", "refine", "read", "adapt", "readings"}),
-        ("simulator.calibrated_glyph_fraction=0.1", {"refine", "read", "adapt", "readings"}),
+        ("simulator.nearest=0.1", {"simulate", "refine", "read", "adapt", "readings"}),
         ("threads=2", set()),
         ("download.attempts=1", set()),
     ],
@@ -565,11 +565,10 @@ def test_a_damaged_record_is_reported_and_can_be_repaired(
 
 def reread(run: Path, *split_at: int) -> list[Reading]:
     """What the reader that a run kept says of its images, read in parts."""
-    reader, background, config = load_run_reader(run)
+    reader, background, _ = load_run_reader(run)
     names, images = load_images(CaptchaStore(run / "store"), SCHEME)
     parts = [read_probabilities(reader, background, part) for part in np.split(images, split_at)]
-    moves = view_settings(config.adaptation.augmentation)
-    viewed, _ = read_views(reader, background, images, np.concatenate(parts), moves, SEED)
+    viewed, _ = read_views(reader, background, images, np.concatenate(parts), SEED)
     return list(decode(SCHEME, names, viewed))
 
 

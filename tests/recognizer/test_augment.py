@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from simgan_captcha.recognizer.augment import augment
-from simgan_captcha.recognizer.settings import AugmentationSettings
+from simgan_captcha.recognizer.augment import AUGMENTATION, Augmentation, augment
 
-NOTHING = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
+NOTHING = Augmentation(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
 
 
-def only(**settings: float) -> AugmentationSettings:
-    return NOTHING.model_copy(update=settings)
+def only(**settings: float) -> Augmentation:
+    return replace(NOTHING, **settings)
 
 
 def random_images(count: int = 8, height: int = 20, width: int = 40, seed: int = 0) -> Tensor:
@@ -65,8 +65,8 @@ def test_limits_of_zero_change_nothing(height: int, width: int) -> None:
 
 @given(
     seed=st.integers(0, 2**32),
-    settings=st.builds(
-        AugmentationSettings,
+    limits=st.builds(
+        Augmentation,
         rotation=st.floats(0, 45),
         scale=st.floats(0, 0.99),
         shear=st.floats(0, 0.99),
@@ -75,28 +75,26 @@ def test_limits_of_zero_change_nothing(height: int, width: int) -> None:
         hole=st.floats(0, 1),
     ),
 )
-def test_any_settings_give_reproducible_images_in_range(
-    seed: int, settings: AugmentationSettings
-) -> None:
+def test_any_limits_give_reproducible_images_in_range(seed: int, limits: Augmentation) -> None:
     images = random_images(4)
-    moved = augment(images, settings, generator(seed))
+    moved = augment(images, limits, generator(seed))
     assert moved.shape == images.shape
     assert moved.dtype == torch.float32
     assert moved.min() >= -1
     assert moved.max() <= 1
-    assert torch.equal(moved, augment(images, settings, generator(seed)))
+    assert torch.equal(moved, augment(images, limits, generator(seed)))
 
 
 def test_every_image_draws_its_own_values() -> None:
     same = random_images(1).expand(8, -1, -1, -1)
-    moved = augment(same, AugmentationSettings(), generator())
+    moved = augment(same, AUGMENTATION, generator())
     assert all(not torch.equal(moved[0], other) for other in moved[1:])
-    assert not torch.equal(moved, augment(same, AugmentationSettings(), generator(2)))
+    assert not torch.equal(moved, augment(same, AUGMENTATION, generator(2)))
 
 
 def test_the_global_random_state_is_unchanged() -> None:
     before = torch.get_rng_state()
-    augment(random_images(), AugmentationSettings(), generator())
+    augment(random_images(), AUGMENTATION, generator())
     assert torch.equal(torch.get_rng_state(), before)
 
 

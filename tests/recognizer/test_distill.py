@@ -10,7 +10,6 @@ from simgan_captcha.recognizer.distill import (
     forgiving_objective,
     labelled_batches,
 )
-from simgan_captcha.recognizer.settings import AugmentationSettings
 
 
 def gradients(probabilities: list[float], ids: list[int]) -> list[float]:
@@ -54,9 +53,7 @@ def test_a_batch_is_the_same_from_wherever_it_is_asked_for_and_is_shared_by_proc
     background = plain_background(24, 48, 200, "relative", 0)
 
     def batch(number: int, first: int, rank: int = 0, processes: int = 1) -> torch.Tensor:
-        stream = labelled_batches(
-            labelled, background, AugmentationSettings(), 6, 3, rank=rank, processes=processes
-        )(first)
+        stream = labelled_batches(labelled, background, 6, 3, rank=rank, processes=processes)(first)
         for _ in range(first, number):
             next(stream)
         return next(stream)[1]

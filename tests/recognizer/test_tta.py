@@ -2,14 +2,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simgan_captcha.recognizer.augment import AUGMENTATION, Augmentation
 from simgan_captcha.recognizer.decode import BATCH, read_probabilities
 from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
-from simgan_captcha.recognizer.settings import AugmentationSettings
-from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from simgan_captcha.recognizer.tta import MOVES, VIEWS, read_views
 from tests.drawing import plain
 
 ARCHITECTURE = RecognizerArchitecture(24, 48, 2, 4, channels=(4, 4, 4, 4, 8))
-MOVES = view_settings(AugmentationSettings())
 IMAGES = np.random.default_rng(5).integers(0, 256, (BATCH + 3, 24, 48), dtype=np.uint8)
 
 
@@ -33,7 +32,7 @@ def test_unsure_images_are_averaged_over_views_and_others_stay() -> None:
     probabilities[::2] = (0.97, 0.01, 0.01, 0.01)
     reader.seen.clear()
     before = probabilities.copy()
-    viewed, again = read_views(reader, ground, IMAGES, probabilities, MOVES, seed=1)
+    viewed, again = read_views(reader, ground, IMAGES, probabilities, seed=1)
     np.testing.assert_array_equal(probabilities, before)
     np.testing.assert_array_equal(viewed[::2], before[::2])
     assert again == len(IMAGES) // 2
@@ -53,19 +52,16 @@ def test_unsure_images_are_averaged_over_views_and_others_stay() -> None:
 
 
 def test_views_are_moved_less_than_images_in_training() -> None:
-    learned = AugmentationSettings(rotation=0, scale=0.2, shear=0.1, shift=0.05)
-    moves = view_settings(learned)
-    assert (moves.rotation, moves.noise, moves.hole) == (0, 0, 0)
-    assert 0 < moves.scale < learned.scale
-    assert 0 < moves.shear < learned.shear
-    assert 0 < moves.shift < learned.shift
+    assert (MOVES.noise, MOVES.hole) == (0, 0)
+    for name in ("rotation", "scale", "shear", "shift"):
+        assert 0 < getattr(MOVES, name) < getattr(AUGMENTATION, name)
 
 
 def test_a_view_without_moves_is_the_image() -> None:
     reader, ground = build_recognizer(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
-    still = AugmentationSettings(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
-    viewed, again = read_views(reader, ground, IMAGES, probabilities, still, seed=1)
+    still = Augmentation(rotation=0, scale=0, shear=0, shift=0, noise=0, hole=0)
+    viewed, again = read_views(reader, ground, IMAGES, probabilities, seed=1, moves=still)
     assert again == len(IMAGES)
     np.testing.assert_allclose(viewed, probabilities, atol=1e-3)
 
@@ -74,7 +70,7 @@ def test_the_seed_determines_the_views() -> None:
     reader, ground = build_recognizer(ARCHITECTURE).eval(), plain(48, 24)
     probabilities = read_probabilities(reader, ground, IMAGES)
     one, again, other = (
-        read_views(reader, ground, IMAGES, probabilities, MOVES, seed=seed)[0] for seed in (1, 1, 2)
+        read_views(reader, ground, IMAGES, probabilities, seed=seed)[0] for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
@@ -83,7 +79,7 @@ def test_the_seed_determines_the_views() -> None:
 def test_without_unsure_images_nothing_is_read() -> None:
     sure = np.tile(np.array([1, 0, 0, 0], np.float32), (3, 2, 1))
     reader = Counted().eval()
-    viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, MOVES, seed=1)
+    viewed, again = read_views(reader, plain(48, 24), IMAGES[:3], sure, seed=1)
     assert again == 0
     assert not reader.seen
     np.testing.assert_array_equal(viewed, sure)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simgan_captcha.recognizer.adapt import UnlabelledStream, adapt_recognizer
+from simgan_captcha.recognizer.augment import Augmentation
 from simgan_captcha.recognizer.network import RecognizerArchitecture, build_recognizer
 from simgan_captcha.recognizer.settings import (
     AdaptationSettings,
-    AugmentationSettings,
     RecognizerSettings,
 )
 from simgan_captcha.recognizer.train import TrainedRecognizer, TrainingSession, train_recognizer
@@ -41,9 +41,9 @@ ADAPTATION = AdaptationSettings(
     synthetic_batch_size=16,
     learning_rate=3e-3,
     ema_decay=0.95,
-    augmentation=AugmentationSettings(rotation=4, scale=0.05, shear=0.05, hole=0.1),
     checkpoint_every=20,
 )
+AUGMENTATION = Augmentation(rotation=4, scale=0.05, shear=0.05, hole=0.1)
 
 
 def _shapes() -> Tensor:
@@ -157,6 +157,7 @@ def adapt(
         known or synthetic(2, settings.synthetic_batch_size),
         settings,
         TrainingSession(folder, cpu(precision), seed, on_step),
+        augmentation=AUGMENTATION,
     )
 
 

@@ -12,9 +12,7 @@ from simgan_captcha.simgan import (
 )
 from simgan_captcha.simgan.updates import frozen, refiner_loss
 
-SETTINGS = RefinerSettings(
-    features=4, blocks=1, displacement=4.0, flow_features=8, flow_cell=4, channels=2
-)
+SETTINGS = RefinerSettings(features=4, blocks=1, displacement=4.0, channels=2)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +104,7 @@ def squares(seed: int) -> Tensor:
 
 
 def test_it_learns_a_shift_of_two_pixels() -> None:
-    head = FlowHead(RefinerSettings(displacement=4.0, flow_features=8))
+    head = FlowHead(RefinerSettings(displacement=4.0))
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
 
     def misfit(seed: int) -> Tensor:

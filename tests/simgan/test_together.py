@@ -23,7 +23,7 @@ from tests.simgan.training_case import SETTINGS, edge_maps, make_real, squares
 LATER = SimGANSettings.model_validate(
     SETTINGS.model_dump()
     | {
-        "refiner": RefinerSettings(features=4, blocks=1, displacement=2.0, flow_features=4),
+        "refiner": RefinerSettings(features=4, blocks=1, displacement=2.0),
         "discriminator": DiscriminatorSettings(widths=(8, 8, 8, 8), scales=2),
         "adversarial": "hinge",
         "r1": 0.1,

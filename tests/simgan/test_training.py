@@ -185,9 +185,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 MODERN = changed(
-    refiner=RefinerSettings(
-        features=4, blocks=1, noise=True, displacement=2.0, flow_features=4, downscale=2
-    ),
+    refiner=RefinerSettings(features=4, blocks=1, noise=True, displacement=2.0, downscale=2),
     discriminator=DiscriminatorSettings(widths=(8, 8, 8, 8), scales=2, spectral_norm=True),
     adversarial="hinge",
     r1=0.1,

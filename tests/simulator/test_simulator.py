@@ -20,7 +20,7 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.compositing import lay_letters
 from simgan_captcha.simulator.pose import place_glyphs
 from simgan_captcha.simulator.settings import LayoutSettings, SimulatorSettings
-from simgan_captcha.simulator.simulator import Simulator, as_found
+from simgan_captcha.simulator.simulator import AS_FOUND, Shares, Simulator
 from simgan_captcha.types import GreyImages
 from tests.calibration.scene import skewed
 from tests.drawing import encode_jpeg, plain, striped
@@ -329,37 +329,32 @@ def test_a_background_of_another_scheme_is_refused() -> None:
         Simulator(HACKMIT_2017, SMALL, plain(50, 100))
 
 
-CALIBRATED = SMALL.model_copy(
-    update={
-        "layout": LayoutSettings(),
-        "calibrated_glyph_fraction": 1.0,
-        "uncalibrated_fraction": 0.0,
-    }
-)
+LAID_OUT = SMALL.model_copy(update={"layout": LayoutSettings()})
 
 
 def test_some_images_are_drawn_without_calibration() -> None:
-    settings = CALIBRATED.model_copy(update={"uncalibrated_fraction": 0.3})
+    shares = Shares(calibrated_glyphs=1.0, uncalibrated=0.3)
     calibration = skewed(HACKMIT_2017, *range(len(HACKMIT_2017.alphabet)))
 
-    def fitted(settings: SimulatorSettings) -> npt.NDArray[np.bool_]:
-        simulator = Simulator(HACKMIT_2017, settings, plain(), calibration)
+    def fitted(settings: SimulatorSettings, shares: Shares) -> npt.NDArray[np.bool_]:
+        simulator = Simulator(HACKMIT_2017, settings, plain(), calibration, shares=shares)
         drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
         of_images = drawn.font >= simulator.bank.shape[0]
         found = calibration.found[drawn.ids]
         assert (of_images[found] == of_images.any(1, keepdims=True).repeat(4, 1)[found]).all()
         return np.asarray(of_images.any(1))
 
-    assert fitted(settings).mean() == pytest.approx(0.7, abs=0.06)
-    assert fitted(as_found(settings)).all()
-    assert fitted(settings.model_copy(update={"layout": None})).all()
+    assert fitted(LAID_OUT, shares).mean() == pytest.approx(0.7, abs=0.06)
+    assert fitted(LAID_OUT, AS_FOUND).all()
+    assert fitted(LAID_OUT.model_copy(update={"layout": None}), shares).all()
 
 
 def test_some_images_have_another_font_of_the_calibrated_size() -> None:
-    settings = CALIBRATED.model_copy(update={"font_mix_fraction": 0.3, "strokes": (0.0, 1.0)})
+    settings = LAID_OUT.model_copy(update={"strokes": (0.0, 1.0)})
+    shares = dataclasses.replace(AS_FOUND, other_fonts=0.3)
     several = HACKMIT_2017.model_copy(update={"multiple_fonts": True})
     calibration = skewed(several, *range(len(several.alphabet)))
-    simulator = Simulator(several, settings, plain(), calibration)
+    simulator = Simulator(several, settings, plain(), calibration, shares=shares)
     drawn = simulator.draw_parameters(np.random.default_rng(1), 600)
     fonts = simulator.bank.shape[0]
     of_image = drawn.font < fonts
@@ -375,22 +370,18 @@ def test_some_images_have_another_font_of_the_calibrated_size() -> None:
     high = (boxes - 2) * drawn.scale
     assert np.median(high[of_image]) == pytest.approx(10, rel=0.1)
     none = dataclasses.replace(calibration, glyphs=np.zeros_like(calibration.glyphs))
-    bare = Simulator(several, settings, plain(), none).draw_parameters(np.random.default_rng(1), 8)
-    assert (bare.scale > 0).all()
+    bare = Simulator(several, settings, plain(), none, shares=shares)
+    assert (bare.draw_parameters(np.random.default_rng(1), 8).scale > 0).all()
     in_slots, of_one = (
-        settings.model_copy(update=change)
-        for change in ({"layout": None}, {"font_mix_fraction": 0.0})
+        settings.model_copy(update={"layout": None}),
+        dataclasses.replace(shares, other_fonts=0),
     )
     for simulator in (
-        Simulator(several, in_slots, plain(), calibration),
-        Simulator(several, of_one, plain(), calibration),
-        Simulator(HACKMIT_2017, settings, plain(), calibration),
+        Simulator(several, in_slots, plain(), calibration, shares=shares),
+        Simulator(several, settings, plain(), calibration, shares=of_one),
+        Simulator(HACKMIT_2017, settings, plain(), calibration, shares=shares),
     ):
         assert (simulator.draw_parameters(np.random.default_rng(1), 99).font == fonts).all()
-    # A run judges itself on calibrated images only.
-    known = Simulator(several, as_found(settings), plain(), calibration)
-    drawn = known.draw_parameters(np.random.default_rng(1), 600)
-    assert (drawn.font < fonts).any(1).mean() == pytest.approx(0.3, abs=0.06)
 
 
 # Texts of several lengths.

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from simgan_captcha.recognizer.adapt import adapt_recognizer
+from simgan_captcha.recognizer.augment import Augmentation
 from simgan_captcha.recognizer.network import build_recognizer
 from simgan_captcha.recognizer.train import TrainingSession, character_objective, train_recognizer
 from simgan_captcha.simgan import train_refiner
@@ -29,14 +30,12 @@ ADAPTATION = reading.ADAPTATION.model_copy(
         "steps": 6,
         "batch_size": 16,
         "synthetic_batch_size": 8,
-        # With other shares, augmentation would move images in other ways.
-        "augmentation": reading.ADAPTATION.augmentation.model_copy(
-            update={"rotation": 0, "scale": 0, "shear": 0, "shift": 0, "hole": 0, "noise": 0}
-        ),
         # Every character is a pseudo-label, so rounding does not matter.
         "confidence": 1e-6,
     }
 )
+# With other shares, augmentation would move images in other ways.
+STILL = Augmentation(rotation=0, scale=0, shear=0, shift=0, hole=0, noise=0)
 REFINER = refining.SETTINGS.model_copy(
     update={
         "steps": 15,
@@ -105,6 +104,7 @@ def train_all(fabric: Fabric, folder: Path) -> dict[str, Tensor]:
         joined(fabric, lambda n: reading.draw(2, n, ADAPTATION.synthetic_batch_size // 2)),
         ADAPTATION,
         TrainingSession(folder / "adapt", fabric, 1, reading.quiet),
+        augmentation=STILL,
     )
     refined = train_refiner(
         synthetic=joined(fabric, lambda number: refining.squares(1, number)[:4]),

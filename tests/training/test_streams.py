@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simgan_captcha.errors import StoreError
-from simgan_captcha.original.settings import OriginalSimulatorSettings
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.settings import SimulatorSettings
@@ -122,7 +121,7 @@ def test_batches_streams_and_seeds_all_differ() -> None:
 
 def test_the_original_simulator_streams_too() -> None:
     wide = Scheme(alphabet="abc1", length=2, width=80, height=48)
-    drawing = OriginalSimulator(wide, OriginalSimulatorSettings(), plain(80, 48))
+    drawing = OriginalSimulator(wide, plain(80, 48))
     streams = [synthetic_batches(drawing, 2, 1, stream=1, first=n) for n in (0, 1)]
     (_, one), (resumed, *_) = (take(stream, 2) for stream in streams)
     assert one[0].tobytes() == resumed[0].tobytes()

@@ -13,5 +13,5 @@ The modules, in the order of the flow:
     calibrate      the result, which the simulator draws from
     summary        the result for people
     rescoring      uncertain readings, decided by drawing
-    settings       the settings of calibration and of rescoring
+    settings       the settings of calibration
 """

@@ -22,12 +22,10 @@ import numpy.typing as npt
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.simulator.clutter import CLUTTER, DOTS, LINES, TEXTURE, clutter_like, middle_of
-from simgan_captcha.simulator.settings import ClutterSettings, SimulatorSettings
-from simgan_captcha.simulator.simulator import Simulator, as_found
+from simgan_captcha.simulator.clutter import CLUTTER, DOTS, LINES, TEXTURE, clutter_like, middles
+from simgan_captcha.simulator.settings import SimulatorSettings
+from simgan_captcha.simulator.simulator import Shares, Simulator
 from simgan_captcha.types import Doubles, Floats, GreyImages
-
-_CLUTTER = ClutterSettings()
 
 IMAGES = 400
 """Number of images drawn for each candidate; the global search draws a quarter."""
@@ -132,7 +130,6 @@ def fit_rendering(
     calibration: Calibration,
     seed: int,
     *,
-    clutter: ClutterSettings = _CLUTTER,
     evaluations: int = 240,
     on_evaluation: Callable[[int, int], None] = lambda done, total: None,
 ) -> RenderingFit:
@@ -142,16 +139,16 @@ def fit_rendering(
         images: (N, H, W) ``uint8`` real images.
         background: Their background.
         scheme: Their scheme.
-        calibration: Glyphs and poses to draw; its rendering and clutter start the search.
+        calibration: Glyphs and poses to draw; its rendering and clutter start the search. The
+            middles of wide ranges start it for unknown clutter.
         seed: Random seed of the images and of the search.
-        clutter: Ranges of the simulator; their middles start the search for unknown clutter.
         evaluations: Number of candidates; a candidate with a quarter of the images counts as a
             quarter.
         on_evaluation: Called after each generation with the number of candidates and the total.
     """
     comparison = _Comparison(images, background, scheme, calibration, seed)
     space, differences = _Space.of(scheme), comparison.differences
-    known = np.where(np.isnan(calibration.clutter), middle_of(clutter), calibration.clutter)
+    known = np.where(np.isnan(calibration.clutter), middles(), calibration.clutter)
     start = np.clip(space.whole(calibration.rendering, known), *space.bounds)
     best, searched = _searched(differences, start, space, seed, evaluations, on_evaluation)
     best = _polished(differences, best, evaluations - searched, space)
@@ -201,10 +198,9 @@ class _Comparison:
         return np.asarray((self._each - self._target)[:, self._telling] / spread)
 
 
-_BARE = as_found(
-    SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,), font_mix_fraction=0)
-)
+_BARE = SimulatorSettings(fonts=("roboto-black",), size=(24, 24), strokes=(0.0,))
 """Placeholder settings, which the calibration replaces."""
+_ONLY_CALIBRATED = Shares(calibrated_glyphs=1.0, other_fonts=0.0, uncalibrated=0.0)
 
 
 def draw_rendered(
@@ -221,9 +217,10 @@ def draw_rendered(
     improve as a wrong level approaches the right one, and the search would get stuck.
     """
     rendering, clutter = _Space.of(scheme).parts(values)
-    settings = _BARE.model_copy(update={"clutter": clutter_like(clutter)})
     found = replace(calibration, rendering=rendering, clutter=UNKNOWN_CLUTTER)
-    simulator = Simulator(scheme, settings, background, found)
+    simulator = Simulator(
+        scheme, _BARE, background, found, shares=_ONLY_CALIBRATED, clutter=clutter_like(clutter)
+    )
     generator = np.random.default_rng(seed)
     parameters = simulator.draw_parameters(generator, count)
     ink, blur, nearest, noise, quality, _ = rendering.tolist()

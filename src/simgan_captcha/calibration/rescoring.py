@@ -22,12 +22,18 @@ from torch import nn
 
 from simgan_captcha.calibration.bootstrap import predict_poses
 from simgan_captcha.calibration.pose_fit import fit_poses
-from simgan_captcha.calibration.settings import RescoringSettings
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import moving
 from simgan_captcha.types import Floats, GreyImages, Ids
+
+_UNCERTAIN = 0.1
+"""Probability of the second likeliest class above which a character is rescored. Confident
+characters are not drawn, because each drawing takes time."""
+
+_STEPS = 30
+"""Optimiser steps of the poses of a drawing. Few suffice, because they begin at predicted poses."""
 
 _NEIGHBOURS = 4
 """Number of pixels with correlated errors, because JPEG spreads each error."""
@@ -64,19 +70,15 @@ class Comparisons:
     """Variance of the ink of a pixel around the better drawing."""
 
 
-def uncertain_characters(
-    probabilities: Floats, settings: RescoringSettings
-) -> npt.NDArray[np.bool_]:
+def uncertain_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of uncertain characters of probabilities (N, L, K)."""
-    return np.asarray(_second(probabilities) > settings.uncertainty)
+    return np.asarray(_second(probabilities) > _UNCERTAIN)
 
 
-def borderline_characters(
-    probabilities: Floats, calibration: Calibration, settings: RescoringSettings
-) -> npt.NDArray[np.bool_]:
+def borderline_characters(probabilities: Floats, calibration: Calibration) -> npt.NDArray[np.bool_]:
     """Mask (N, L) of borderline characters: the least confident ones that are not uncertain."""
     second = _second(probabilities)
-    eligible = drawable_pairs(probabilities, calibration) & (second <= settings.uncertainty)
+    eligible = drawable_pairs(probabilities, calibration) & (second <= _UNCERTAIN)
     below = np.where(eligible, second, 0)
     chosen = np.zeros(below.shape, np.bool_)
     chosen.ravel()[np.argsort(-below, axis=None, kind="stable")[:_COMPARED]] = True
@@ -106,8 +108,6 @@ class Redrawing:
     """Calibration with the glyphs; classes without a glyph are left out."""
     scheme: Scheme
     """Scheme of the images."""
-    steps: int
-    """Optimiser steps of the poses of a drawing, see `RescoringSettings`."""
 
     def compare(
         self,
@@ -145,7 +145,7 @@ class Redrawing:
             usual = poses.places - self.calibration.offset[poses.ids]
             for row, ids in enumerate((read[batch], alternatives[batch])):
                 begin = np.asarray(usual + self.calibration.offset[ids], np.float32)
-                fit = fit_poses(normalised, ids, begin, glyphs, self.steps, moving=moved)
+                fit = fit_poses(normalised, ids, begin, glyphs, _STEPS, moving=moved)
                 missed[row, batch], inked[batch] = fit.missed, fit.inked
             on_compared(min(n + _BATCH, len(of_image)), len(of_image))
         odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)

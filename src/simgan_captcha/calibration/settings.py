@@ -1,4 +1,4 @@
-"""Settings of calibration and of rescoring. This module needs no torch."""
+"""Settings of calibration. This module needs no torch."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,9 +16,6 @@ class CalibrationSettings(BaseModel):
     """Optimiser steps of the first round."""
     steps: int = Field(default=400, ge=1)
     """Optimiser steps of each later round."""
-    uncalibrated_fraction: float = Field(default=0.3, ge=0, le=1)
-    """``simulator.uncalibrated_fraction`` for the images of the bootstrap recognizer. It is larger
-    there, because early calibrations are less reliable than the last one."""
     images: int = Field(default=1200, ge=1)
     """Number of real images to calibrate from."""
     epochs: int = Field(default=14, ge=2)
@@ -32,15 +29,3 @@ class CalibrationSettings(BaseModel):
     def steps_of_rounds(self) -> tuple[int, ...]:
         """Optimiser steps of each round."""
         return (self.first_steps, *[self.steps] * (self.rounds - 1))
-
-
-class RescoringSettings(BaseModel):
-    """Settings of rescoring."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    uncertainty: float = Field(default=0.1, gt=0, le=1)
-    """Characters are rescored if their second likeliest class has more than this probability; 1
-    turns rescoring off."""
-    steps: int = Field(default=30, ge=1, le=1000)
-    """Optimiser steps to fit the poses of a drawing."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simgan_captcha.calibration.settings import CalibrationSettings, RescoringSettings
+from simgan_captcha.calibration.settings import CalibrationSettings
 from simgan_captcha.config.of_scheme import scheme_values
 from simgan_captcha.data.settings import DownloadSettings, Lines
 from simgan_captcha.errors import ConfigError
@@ -15,7 +15,7 @@ from simgan_captcha.generalist.specialization.settings import (
     DistillationSettings,
     SpecializationSettings,
 )
-from simgan_captcha.original.settings import ORIGINAL, OriginalSimulatorSettings
+from simgan_captcha.original.settings import ORIGINAL
 from simgan_captcha.recognizer.settings import AdaptationSettings, RecognizerSettings
 from simgan_captcha.scheme import HACKMIT_2017, Scheme
 from simgan_captcha.shown import did_you_mean
@@ -35,7 +35,7 @@ class RunConfig(BaseModel):
     batches: int | None = Field(default=None, ge=1)
     """Number of challenge batches to load; by default all of a folder, or 20 of a URL."""
     download: DownloadSettings = DownloadSettings()
-    """Limits, timeouts and retries of downloads."""
+    """Rate, retries and redirects of downloads, and whether subfolders are searched."""
     encoding: Literal["relative", "binary"] = "relative"
     """Encoding of images for networks, see `background.Background`."""
     lines: Lines = "contrast"
@@ -54,8 +54,6 @@ class RunConfig(BaseModel):
     """Simulator that draws the synthetic images."""
     simulator: SimulatorSettings = SimulatorSettings()
     """Ranges of the ``fonts`` simulator."""
-    original_simulator: OriginalSimulatorSettings = OriginalSimulatorSettings()
-    """Settings of the generator of 2017."""
     calibrate: bool = True
     """Whether the ``fonts`` simulator is fitted to the real images first."""
     calibration: CalibrationSettings = CalibrationSettings()
@@ -69,8 +67,6 @@ class RunConfig(BaseModel):
     """Network and supervised training of the recognizer."""
     adaptation: AdaptationSettings = AdaptationSettings()
     """Self-training on the real images."""
-    rescoring: RescoringSettings = RescoringSettings()
-    """Rescoring of uncertain characters in the images of the run."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Precision of the computation. ``auto`` is bf16-mixed if the hardware supports bf16, and
     32-true otherwise."""
@@ -127,11 +123,6 @@ class RunConfig(BaseModel):
     def reads_poses(self) -> bool:
         """Whether the recognizer is trained with a pose head, as the bootstrap recognizer is."""
         return self.calibrates and self.recognizer.kind == "attention"
-
-    @property
-    def rescores(self) -> bool:
-        """Whether uncertain characters are rescored; this needs calibrated glyphs."""
-        return self.calibrates and self.rescoring.uncertainty < 1
 
     def brief_training(self, steps: int) -> RecognizerSettings:
         """Settings of a training on raw images with this number of steps."""

@@ -23,6 +23,8 @@ from simgan_captcha.scheme import Scheme
 
 MAX_IMAGES = 100_000
 """Maximum number of images in one batch."""
+MAX_BATCH_BYTES = 64 * 2**20
+"""Greatest size of a batch in bytes; it limits the memory that a hostile batch takes."""
 MAX_NAME_CHARACTERS = 256
 MAX_QUARANTINED_BYTES = 4096
 """Number of bytes at the start of a rejected image or batch that the quarantine keeps."""

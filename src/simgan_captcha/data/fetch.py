@@ -20,11 +20,21 @@ from tenacity import (
 
 from simgan_captcha._version import __version__
 from simgan_captcha.addresses import LOOPBACK_DIRECT, server_and_user, without_password
-from simgan_captcha.data.batch import MAX_QUARANTINED_BYTES, parse_batch
+from simgan_captcha.data.batch import MAX_BATCH_BYTES, MAX_QUARANTINED_BYTES, parse_batch
 from simgan_captcha.data.settings import DownloadSettings
 from simgan_captcha.errors import BatchError, UsageError
 
 MAX_REDIRECTS = 5
+
+_BACKOFF_SECONDS = 0.5
+"""First wait between attempts, in seconds. It doubles each time, plus a random wait up to this
+value, so that an overloaded server gets fewer requests."""
+_MAX_WAIT_SECONDS = 30.0
+"""Longest wait between attempts in seconds, even if the server's Retry-After is longer."""
+_SILENCE_SECONDS = 15.0
+"""Timeout in seconds for a server that sends nothing."""
+_REQUEST_SECONDS = 120.0
+"""Timeout in seconds for a whole request. It ends a body that arrives too slowly."""
 
 OnBatch = Callable[[str, list[Any]], Awaitable[None]]
 """Awaited with the source and the images of a batch, see `batch.parse_batch`."""
@@ -97,7 +107,7 @@ async def fetch_batches(
 
     Args:
         missing: Sources and addresses, see `batch_urls`.
-        settings: Rate, timeouts and limits.
+        settings: Rate, retries and redirects.
         on_batch: Receives each batch.
         on_failure: Receives each batch that failed in all ``settings.attempts``.
     """
@@ -107,7 +117,7 @@ async def fetch_batches(
         "Accept-Encoding": "identity",
     }
     async with httpx.AsyncClient(
-        headers=headers, timeout=settings.silence_seconds, mounts=LOOPBACK_DIRECT
+        headers=headers, timeout=_SILENCE_SECONDS, mounts=LOOPBACK_DIRECT
     ) as client:
         fetcher = _Fetcher(client, settings)
 
@@ -138,14 +148,12 @@ class _Fetcher:
 
     async def fetch_patiently(self, url: httpx.URL) -> list[Any]:
         settings = self._settings
-        backoff = wait_exponential(settings.backoff_seconds) + wait_random(
-            0, settings.backoff_seconds
-        )
+        backoff = wait_exponential(_BACKOFF_SECONDS) + wait_random(0, _BACKOFF_SECONDS)
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, _FetchError) else 0.0
-            return min(max(backoff(state), asked), settings.max_wait_seconds)
+            return min(max(backoff(state), asked), _MAX_WAIT_SECONDS)
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(settings.attempts),
@@ -178,19 +186,18 @@ class _Fetcher:
             asked: Address before all redirects.
         """
         await self._wait_for_turn()
-        settings = self._settings
         try:
             async with (
-                asyncio.timeout(settings.request_seconds),
+                asyncio.timeout(_REQUEST_SECONDS),
                 self._client.stream("GET", url) as response,
             ):
                 if response.next_request is not None:
                     return self._checked_redirect(asked, url, response.next_request.url)
-                return _images(response, await _body(response, settings.max_batch_bytes))
+                return _images(response, await _body(response))
         except TimeoutError:
-            seconds = settings.request_seconds
             raise _FetchError(
-                f"expected a batch within {seconds:g} s, got an incomplete one", transient=True
+                f"expected a batch within {_REQUEST_SECONDS:g} s, got an incomplete one",
+                transient=True,
             ) from None
         except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
@@ -217,7 +224,7 @@ class _Fetcher:
         await asyncio.sleep(turn - now)
 
 
-async def _body(response: httpx.Response, max_bytes: int) -> bytearray:
+async def _body(response: httpx.Response) -> bytearray:
     status = response.status_code
     if status != httpx.codes.OK:
         transient = status in (408, 429) or status >= 500
@@ -236,9 +243,9 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytearray:
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) > max_bytes:
+        if len(body) > MAX_BATCH_BYTES:
             raise _FetchError(
-                f"expected at most {max_bytes} bytes, got more",
+                f"expected at most {MAX_BATCH_BYTES} bytes, got more",
                 transient=False,
                 data=bytes(body[:MAX_QUARANTINED_BYTES]),
             )

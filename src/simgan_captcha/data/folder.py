@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simgan_captcha.data.batch import ENCODED, batch_images, parse_batch, parse_table
+from simgan_captcha.data.batch import (
+    ENCODED,
+    MAX_BATCH_BYTES,
+    batch_images,
+    parse_batch,
+    parse_table,
+)
 from simgan_captcha.data.kinds import IMAGES, SUFFIXES, kind_of, left_out_in_words
 from simgan_captcha.data.pictures import MAX_BYTES, read_bytes
 from simgan_captcha.errors import BatchError, ImageError, UsageError
@@ -22,8 +28,6 @@ from simgan_captcha.shown import without_home
 
 GROUP = 1000
 """Number of image files that are stored as one batch."""
-
-MAX_BATCH_BYTES = 64 * 2**20
 
 _HEAD = 4096
 _MAX_MEMBERS = 200_000
@@ -283,7 +287,7 @@ def read_files(files: Iterable[ImageFile]) -> Iterator[tuple[str, bytes | ImageE
             archive.close()
 
 
-def read_batch(path: Path, max_bytes: int = MAX_BATCH_BYTES) -> list[Any]:
+def read_batch(path: Path) -> list[Any]:
     """The image entries of one batch file, not yet checked.
 
     Raises:
@@ -291,9 +295,9 @@ def read_batch(path: Path, max_bytes: int = MAX_BATCH_BYTES) -> list[Any]:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise BatchError(f"expected at most {max_bytes} bytes, got a larger file")
+        data = file.read(MAX_BATCH_BYTES + 1)
+    if len(data) > MAX_BATCH_BYTES:
+        raise BatchError(f"expected at most {MAX_BATCH_BYTES} bytes, got a larger file")
     return (parse_table if path.suffix.lower() == ".csv" else parse_batch)(data)
 
 

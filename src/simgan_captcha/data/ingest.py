@@ -102,8 +102,7 @@ def ingest(
         user: User of the puzzle, if the location is an address.
         batches: Maximum number of batches. By default all files of a folder are used, and
             `DEFAULT_BATCHES` of a URL. A thousand image files count as one batch.
-        settings: Timeouts, retries and limits of HTTP requests. The size limit also holds for
-            files.
+        settings: Rate, retries and redirects of HTTP requests, and whether subfolders are searched.
         on_progress: Called before the first batch and after each batch.
 
     Raises:
@@ -130,7 +129,7 @@ def ingest(
     else:
         files = {without_home(path.resolve().as_uri()): path for path in found.batches[:batches]}
         run = _Ingestion(store_folder, scheme, list(files), on_progress)
-        _read_all(run.missing(files), run, settings.max_batch_bytes)
+        _read_all(run.missing(files), run)
     return run.report(without_home(text), found.left_out)
 
 
@@ -252,10 +251,10 @@ def _shortened(reasons: Mapping[str, int]) -> dict[str, int]:
 # Folders
 
 
-def _read_all(missing: Iterator[tuple[str, Any]], run: _Ingestion, max_bytes: int) -> None:
+def _read_all(missing: Iterator[tuple[str, Any]], run: _Ingestion) -> None:
     for source, path in missing:
         try:
-            images = read_batch(path, max_bytes)
+            images = read_batch(path)
         except OSError as error:
             run.fail(source, str(error), b"")
         except BatchError as error:

@@ -9,7 +9,7 @@ Lines = Literal["contrast", "average", "and"]
 
 
 class DownloadSettings(BaseModel):
-    """Limits, timeouts and retries of downloads."""
+    """Rate, retries and redirects of downloads, and whether subfolders are searched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -19,16 +19,6 @@ class DownloadSettings(BaseModel):
     """Maximum rate of requests, including retries and redirects."""
     attempts: int = Field(default=5, ge=1, le=100)
     """Maximum number of requests for one batch."""
-    backoff_seconds: float = Field(default=0.5, ge=0)
-    """First wait between attempts. It doubles each time, plus a random wait up to this value."""
-    max_wait_seconds: float = Field(default=30.0, ge=0)
-    """Longest wait between attempts, even if the server's Retry-After is longer."""
-    silence_seconds: float = Field(default=15.0, gt=0)
-    """Timeout for a server that sends nothing."""
-    request_seconds: float = Field(default=120.0, gt=0)
-    """Timeout for a whole request, including its body."""
-    max_batch_bytes: int = Field(default=64 * 2**20, ge=1)
-    """Maximum size of a batch; larger ones are refused."""
     redirect_hosts: tuple[str, ...] = ()
     """Other allowed hosts of redirects, each as ``host`` or ``host:port``."""
     recursive: bool = False

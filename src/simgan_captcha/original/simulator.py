@@ -15,11 +15,17 @@ from PIL import Image, ImageDraw
 
 from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
-from simgan_captcha.original.settings import OriginalSimulatorSettings
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.glyphs import open_font
 from simgan_captcha.simulator.simulator import check_background
 from simgan_captcha.types import GreyImages, Ids, Mask
+
+FONT = "dejavu-sans-bold"
+"""Name of an open font, see `simulator.settings.BOLD_FONTS`."""
+FONT_SIZE = 26
+"""Font size in pixels per em, as in the original."""
+ROTATION = 20.0
+"""Largest rotation in degrees, in either direction, as in the original."""
 
 MAX_DRAWINGS = 10_000
 """Largest number of attempts to draw one image. With default settings, about one attempt in nine
@@ -30,18 +36,30 @@ class OriginalSimulator:
     """Draws labelled binary captchas as the system of 2017 did."""
 
     def __init__(
-        self, scheme: Scheme, settings: OriginalSimulatorSettings, background: Background
+        self,
+        scheme: Scheme,
+        background: Background,
+        *,
+        rotation: float = ROTATION,
+        apart: bool = True,
     ) -> None:
         """Prepare an image of every character.
 
+        Args:
+            scheme: Scheme of the captchas, with texts of one length.
+            background: Background with the lines.
+            rotation: Largest rotation in degrees, in either direction.
+            apart: Whether texts with touching letters are drawn again, as in the original.
+
         Raises:
-            ConfigError: The background has another size than the scheme, or the font cannot be
-                used.
+            ConfigError: The background has another size than the scheme, or the font lacks a
+                character.
         """
         check_background(scheme, background)
-        self.scheme, self.settings, self.background = scheme, settings, background
-        font = open_font(settings.font, settings.font_size, scheme.alphabet)
-        side = round(settings.font_size * 40 / 26)
+        self.scheme, self.background = scheme, background
+        self.rotation, self.apart = rotation, apart
+        font = open_font(FONT, FONT_SIZE, scheme.alphabet)
+        side = round(FONT_SIZE * 40 / 26)
         self._tiles = []
         for character in scheme.alphabet:
             tile = Image.new("L", (side, side))
@@ -64,13 +82,12 @@ class OriginalSimulator:
     def _draw_well_formed(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
         for _ in range(MAX_DRAWINGS):
             letters, ids = self._draw(generator)
-            if not self.settings.apart or len(segment(letters)) == self.scheme.max_length:
+            if not self.apart or len(segment(letters)) == self.scheme.max_length:
                 return letters, ids
         raise ConfigError(
             f"expected letters that can be separated, {MAX_DRAWINGS} drawings of "
-            f"{self.scheme.max_length} characters of {self.settings.font_size} pixels on "
-            f"{self.scheme.width}x{self.scheme.height} ran together; set another "
-            "original_simulator.font_size or use generator=fonts"
+            f"{self.scheme.max_length} characters of {FONT_SIZE} pixels on "
+            f"{self.scheme.width}x{self.scheme.height} ran together; use generator=fonts"
         )
 
     def _draw(self, generator: np.random.Generator) -> tuple[Mask, Ids]:
@@ -82,10 +99,10 @@ class OriginalSimulator:
         for slot, (side, turn, across, down) in enumerate(chances):
             x = int(slot * width / (length + 1)) + int(width / length * across)
             if side > 0.5:
-                angle = self.settings.rotation * (1 - turn)
+                angle = self.rotation * (1 - turn)
                 y = int(height / 2 + 0.6 * height * (down - 1))
             else:
-                angle = self.settings.rotation * (turn - 1)
+                angle = self.rotation * (turn - 1)
                 y = int(0.4 * height * down)
             letter = self._tiles[ids[slot]].rotate(angle, expand=True)
             # As in the original, PIL dithers the letter's soft edges on a canvas of single bits.

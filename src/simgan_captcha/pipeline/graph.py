@@ -88,8 +88,7 @@ def _distill() -> Work:
 
 
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
-    augmentation = config.adaptation.augmentation.model_dump(mode="json")
-    found = {**config.dump("scheme", "recognizer", "distillation"), "augmentation": augmentation}
+    found = config.dump("scheme", "recognizer", "distillation")
     del found["distillation"]["enough"]  # determines only the later stages
     return found
 
@@ -182,7 +181,7 @@ def _readings() -> Work:
 
 def _readings_inputs(config: RunConfig) -> tuple[str, ...]:
     reading = (stage.name for stage in stages_of(config) if stage.recognizer)
-    return ("look", *(("calibrate",) if config.rescores else ()), *reading)
+    return ("look", *(("calibrate",) if config.calibrates else ()), *reading)
 
 
 STAGES = (
@@ -228,7 +227,7 @@ STAGES = (
         "Simulator",
         _simulate,
         inputs=_after("background"),
-        settings=_of("scheme", "generator", "simulator", "original_simulator"),
+        settings=_of("scheme", "generator", "simulator"),
         route="simulator",
     ),
     Stage(
@@ -290,7 +289,7 @@ STAGES = (
         "Readings",
         _readings,
         inputs=_readings_inputs,
-        settings=_of("rescoring"),
+        settings=_of(),
     ),
 )
 """All stages, in their usual order; see `in_order`."""

@@ -24,7 +24,7 @@ from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, 
 from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
-from simgan_captcha.simulator.simulator import Simulator, as_found
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.training.parallel import share
 from simgan_captcha.training.streams import CaptchaSimulator, real_batches, synthetic_batches
 from simgan_captcha.types import GreyImages
@@ -58,7 +58,7 @@ def run_simulator(run: Path, config: RunConfig) -> Simulator:
     if not has_calibration(run, config):
         return Simulator(config.scheme, config.simulator, background)
     calibration = Calibration.load(run / "calibrate" / CALIBRATION)
-    return Simulator(config.scheme, as_found(config.simulator), background, calibration)
+    return Simulator(config.scheme, config.simulator, background, calibration, shares=AS_FOUND)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class RunData:
         """The configured simulator with a calibration, or without."""
         config = self.config
         if config.generator == "original":
-            return OriginalSimulator(config.scheme, config.original_simulator, self.background())
+            return OriginalSimulator(config.scheme, self.background())
         return Simulator(config.scheme, config.simulator, self.background(), calibration)
 
     def synthetic(

@@ -22,7 +22,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from simgan_captcha.recognizer.augment import augment
+from simgan_captcha.recognizer.augment import AUGMENTATION, Augmentation, augment
 from simgan_captcha.recognizer.network import RecognizerArchitecture
 from simgan_captcha.recognizer.settings import AdaptationSettings
 from simgan_captcha.recognizer.train import (
@@ -84,9 +84,9 @@ class DistributionAlignment:
         self.bias -= 0.02 * torch.log(relative.clamp(min=0.1))
         self.bias.clamp_(-_STRONGEST_BIAS, _STRONGEST_BIAS)
 
-    def align(self, probabilities: Tensor, strength: float) -> Tensor:
+    def align(self, probabilities: Tensor) -> Tensor:
         """Lower over-predicted classes and raise under-predicted ones in (B, L, K)."""
-        aligned = probabilities * torch.exp(self.bias * strength).to(probabilities)
+        aligned = probabilities * torch.exp(self.bias).to(probabilities)
         return aligned / aligned.sum(-1, keepdim=True)
 
 
@@ -99,6 +99,7 @@ def adapt_recognizer(
     session: TrainingSession,
     *,
     blank: int | None = None,
+    augmentation: Augmentation = AUGMENTATION,
 ) -> TrainedRecognizer:
     """Self-train a copy of a recognizer and return the teacher.
 
@@ -117,14 +118,14 @@ def adapt_recognizer(
         session: Where to train; its seed is that of augmentation and dropout. The number of steps,
             see `steps_of`, is reported to it.
         blank: Class of empty slots, see `Scheme.blank`.
+        augmentation: Limits of the changes of the student's images.
 
     Raises:
         RunError: Loss or gradient are not finite. Or the checkpoint is damaged or belongs to other
             settings.
     """
-    training = _SelfTraining(
-        reader, DistributionAlignment(architecture.classes, blank), settings, session
-    )
+    prior = DistributionAlignment(architecture.classes, blank)
+    training = _SelfTraining(reader, prior, augmentation, settings, session)
     kept, steps = training.kept, training.begin(real)
     with kept.log():
         real_images, synthetic_images = real(kept.first), synthetic(kept.first)
@@ -145,10 +146,12 @@ class _SelfTraining:
         self,
         reader: nn.Module,
         prior: DistributionAlignment,
+        augmentation: Augmentation,
         settings: AdaptationSettings,
         session: TrainingSession,
     ) -> None:
-        self.prior, self.settings, self.session = prior, settings, session
+        self.prior, self.augmentation = prior, augmentation
+        self.settings, self.session = settings, session
         fabric = session.fabric
         self.model = in_memory_format(copy.deepcopy(reader).requires_grad_(True))
         self.teacher = copy.deepcopy(self.model).requires_grad_(False).eval().to(fabric.device)
@@ -188,7 +191,7 @@ class _SelfTraining:
         pseudo_labels, sure = self._pseudo_labels(images)
         rank = session.fabric.global_rank
         generator = torch.Generator().manual_seed(draw_seed(session.seed, step, rank))
-        moved = augment(images, settings.augmentation, generator)
+        moved = augment(images, self.augmentation, generator)
         known_images, targets = to_device(next(synthetic), session.fabric)
         with seeded_dropout(session.seed, step, rank):
             logits = self.student(moved).float()
@@ -220,7 +223,7 @@ class _SelfTraining:
         """Classes (B, L) that the teacher reads, and a mask (B, L) of those it is sure of."""
         with torch.no_grad(), self.session.fabric.autocast():
             read = self.teacher(images).float().softmax(-1)
-        aligned = self.prior.align(read, self.settings.alignment)
+        aligned = self.prior.align(read)
         self.prior.update(mean(self.session.fabric, aligned.mean((0, 1))))
         confidence, pseudo_labels = aligned.max(-1)
         return pseudo_labels, confidence > self.settings.confidence

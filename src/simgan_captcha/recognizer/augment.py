@@ -4,14 +4,35 @@ Shapes: B images of 2 channels (ink, line mask) and H x W pixels, with values in
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.recognizer.settings import AugmentationSettings
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Limits of the augmentation; each image draws its own values uniformly."""
+
+    rotation: float = 8.0
+    """Rotation in degrees, in both directions."""
+    scale: float = 0.1
+    """Relative change of the scale, drawn for each axis."""
+    shear: float = 0.1
+    """Horizontal shift per vertical pixel."""
+    shift: float = 0.04
+    """Shift as a fraction of the image height, in both directions."""
+    noise: float = 0.15
+    """Standard deviation of Gaussian noise, for values in [-1, 1]."""
+    hole: float = 0.24
+    """Longest side of a hidden rectangle (no ink, mask set), as a fraction of the image height."""
 
 
-def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+AUGMENTATION = Augmentation()
+"""The augmentation of a run. Readable captchas stay readable within these limits."""
+
+
+def augment(images: Tensor, limits: Augmentation, generator: torch.Generator) -> Tensor:
     """Rotate, scale, shear and shift images, add noise, and cut a hole into half of them.
 
     Ink and line mask move together, so the mask still marks the lines. A hole looks like a line: it
@@ -19,7 +40,7 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
 
     Args:
         images: (B, 2, H, W) float32 in [-1, 1].
-        settings: Limits of the changes.
+        limits: Limits of the changes.
         generator: CPU generator, the source of all randomness.
 
     Returns:
@@ -31,10 +52,10 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
     def spread(limit: float) -> Tensor:
         return ((torch.rand(B, generator=generator) * 2 - 1) * limit).to(device)
 
-    turn = spread(math.radians(settings.rotation))
+    turn = spread(math.radians(limits.rotation))
     cosine, sine = torch.cos(turn), torch.sin(turn)
-    wide, high = 1 + spread(settings.scale), 1 + spread(settings.scale)
-    shear = spread(settings.shear)
+    wide, high = 1 + spread(limits.scale), 1 + spread(limits.scale)
+    shear = spread(limits.shear)
     # affine_grid measures each axis from -1 to 1, so the aspect ratio must correct a rotation.
     aspect = W / H
     matrix = torch.stack(
@@ -44,16 +65,16 @@ def augment(images: Tensor, settings: AugmentationSettings, generator: torch.Gen
         ],
         1,
     )
-    shift = torch.stack([spread(2 * settings.shift) / aspect, spread(2 * settings.shift)], 1)
+    shift = torch.stack([spread(2 * limits.shift) / aspect, spread(2 * limits.shift)], 1)
     grid = nn.functional.affine_grid(
         torch.cat([matrix, shift.unsqueeze(2)], 2), [B, 2, H, W], align_corners=False
     )
     # Background without lines is outside: -1 in both channels, which is 0 after adding 1.
     moved = nn.functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
-    strength = torch.rand(B, 1, 1, 1, generator=generator) * settings.noise
+    strength = torch.rand(B, 1, 1, 1, generator=generator) * limits.noise
     moved[:, :1] += (torch.randn(B, 1, H, W, generator=generator) * strength).to(device)
-    holes = _holes(B, H, W, round(settings.hole * H), generator).to(device)
+    holes = _holes(B, H, W, round(limits.hole * H), generator).to(device)
     moved[:, 0].masked_fill_(holes, -1.0)
     moved[:, 1].masked_fill_(holes, 1.0)
     return moved.clamp_(-1, 1)

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from simgan_captcha.data.background import Background
-from simgan_captcha.recognizer.augment import augment
-from simgan_captcha.recognizer.settings import AugmentationSettings
+from simgan_captcha.recognizer.augment import AUGMENTATION, augment
 from simgan_captcha.recognizer.train import draw_seed
 from simgan_captcha.training.known_texts import draw_numbers, known_of_batch
 from simgan_captcha.training.losses import (
@@ -68,7 +67,6 @@ class LabelledImages(NamedTuple):
 def labelled_batches(
     images: LabelledImages,
     background: Background,
-    augmentation: AugmentationSettings,
     batch_size: int,
     seed: int,
     *,
@@ -80,7 +78,6 @@ def labelled_batches(
     Args:
         images: With the texts to learn.
         background: Normalises the images.
-        augmentation: Its limits.
         batch_size: B, of all processes together.
         seed: Decides the order and the augmentation.
         rank: Of this process, from 0; each has every ``processes``-th image of a batch.
@@ -95,7 +92,7 @@ def labelled_batches(
         while True:
             generator = torch.Generator().manual_seed(draw_seed(seed, number, 0))
             chosen = draw_numbers(pool, known, batch_size, generator)[rank::processes]
-            yield augment(normalised[chosen], augmentation, generator), ids[chosen]
+            yield augment(normalised[chosen], AUGMENTATION, generator), ids[chosen]
             number += 1
 
     return stream

@@ -26,8 +26,6 @@ class RecognizerSettings(BaseModel):
     """Optimiser steps."""
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
     """Peak learning rate of AdamW. It follows a linear warm-up, and falls to 0 along a cosine."""
-    weight_decay: float = Field(default=0.02, ge=0)
-    """Weight decay of AdamW."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay per step of the averaged weights, which are the result; less at the beginning."""
     checkpoint_every: int = Field(default=250, ge=1)
@@ -41,25 +39,6 @@ class RecognizerSettings(BaseModel):
                 f"expected widths from 1 to 4096, the last divisible by {ATTENTION_HEADS}"
             )
         return channels
-
-
-class AugmentationSettings(BaseModel):
-    """Limits of the augmentation; each image draws its own values uniformly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    rotation: float = Field(default=8.0, ge=0, le=45)
-    """Rotation in degrees, in both directions."""
-    scale: float = Field(default=0.1, ge=0, lt=1)
-    """Relative change of the scale, drawn for each axis."""
-    shear: float = Field(default=0.1, ge=0, lt=1)
-    """Horizontal shift per vertical pixel."""
-    shift: float = Field(default=0.04, ge=0, lt=1)
-    """Shift as a fraction of the image height, in both directions."""
-    noise: float = Field(default=0.15, ge=0)
-    """Standard deviation of Gaussian noise, for values in [-1, 1]."""
-    hole: float = Field(default=0.24, ge=0, le=1)
-    """Longest side of a hidden rectangle (no ink, mask set), as a fraction of the image height."""
 
 
 class AdaptationSettings(BaseModel):
@@ -78,15 +57,9 @@ class AdaptationSettings(BaseModel):
     """Synthetic images per step."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of AdamW; the schedule is that of training."""
-    weight_decay: float = Field(default=0.02, ge=0)
-    """Weight decay of AdamW."""
     confidence: float = Field(default=0.9, gt=0, le=1)
     """Least probability of the teacher for a character to become a pseudo-label."""
-    alignment: float = Field(default=1.0, ge=0, le=1)
-    """Strength of distribution alignment to a uniform alphabet, 0 to 1."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the teacher's weights per step."""
-    augmentation: AugmentationSettings = AugmentationSettings()
-    """Augmentation of the student's images."""
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""

@@ -33,6 +33,9 @@ the output of the network."""
 
 CHECKPOINT = "checkpoint.safetensors"
 
+_WEIGHT_DECAY = 0.02
+"""Weight decay of AdamW, per step and unit of the learning rate."""
+
 MEMORY_FORMAT = torch.channels_last
 """Memory format of images and weights in training; convolutions of few channels are fast in it."""
 
@@ -181,7 +184,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW for all weights of a module."""
     return torch.optim.AdamW(
-        module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        module.parameters(), settings.learning_rate, weight_decay=_WEIGHT_DECAY
     )
 
 

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from simgan_captcha.data.background import Background
-from simgan_captcha.recognizer.augment import augment
+from simgan_captcha.recognizer.augment import AUGMENTATION, Augmentation, augment
 from simgan_captcha.recognizer.decode import BATCH, probabilities_of
-from simgan_captcha.recognizer.settings import AugmentationSettings
 from simgan_captcha.types import Floats, GreyImages, OnStep
 
 VIEWS = 8
@@ -28,13 +27,15 @@ _SURE = 0.9
 _PART = 0.6
 """Limits of the views, as a fraction of those of the augmentation in training."""
 
-
-def view_settings(learned: AugmentationSettings) -> AugmentationSettings:
-    """Limits of the views, for a recognizer that was trained with this augmentation."""
-    moves = {
-        name: _PART * getattr(learned, name) for name in ("rotation", "scale", "shear", "shift")
-    }
-    return AugmentationSettings(**moves, noise=0, hole=0)
+MOVES = Augmentation(
+    rotation=_PART * AUGMENTATION.rotation,
+    scale=_PART * AUGMENTATION.scale,
+    shear=_PART * AUGMENTATION.shear,
+    shift=_PART * AUGMENTATION.shift,
+    noise=0,
+    hole=0,
+)
+"""Limits of the views. Views have no noise and no holes, because these hide parts of letters."""
 
 
 @torch.inference_mode()
@@ -43,8 +44,9 @@ def read_views(
     background: Background,
     images: GreyImages,
     probabilities: Floats,
-    moves: AugmentationSettings,
     seed: int,
+    *,
+    moves: Augmentation = MOVES,
     on_step: OnStep = lambda done, total, figures: None,
 ) -> tuple[Floats, int]:
     """Average the probabilities of unsure images over their views; the others stay the same.
@@ -54,8 +56,8 @@ def read_views(
         background: Background of the images.
         images: (N, H, W) ``uint8``.
         probabilities: (N, L, K) of the original images.
-        moves: Limits of the views, see `view_settings`.
         seed: Random seed of the views.
+        moves: Limits of the views.
         on_step: Called with the number of unsure images that are finished, and the total.
 
     Returns:

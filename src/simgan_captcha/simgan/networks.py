@@ -21,6 +21,14 @@ REAL, REFINED = 0, 1
 """The two classes of the discriminator, as indices along dimension 1 of its logits."""
 
 
+_FLOW_FEATURES = 16
+"""Number of feature maps of the flow head, which is small in comparison with the refiner."""
+
+_FLOW_CELL = 4
+"""Distance in pixels between the vectors of the flow field. Interpolation between them keeps the
+field smooth within a stroke."""
+
+
 class Refinement(NamedTuple):
     """A refined batch with its intermediate results."""
 
@@ -36,7 +44,7 @@ class Refinement(NamedTuple):
 class FlowHead(nn.Module):
     """A smooth displacement of every pixel: (B, C, H, W) -> (B, 2, H, W), in pixels.
 
-    The layers are two 3x3 convolutions on the image, a mean over cells of k x k pixels, and two 3x3
+    The layers are two 3x3 convolutions on the image, a mean over cells of 4x4 pixels, and two 3x3
     convolutions. Their output passes through tanh, is multiplied by the largest displacement, and
     is interpolated bilinearly to the size of the image. The displacement moves strokes and changes
     their width. Without it, the network must redraw them for that. The last convolution starts at
@@ -50,7 +58,7 @@ class FlowHead(nn.Module):
     def __init__(self, settings: RefinerSettings) -> None:
         super().__init__()
         self.settings = settings
-        width = settings.flow_features
+        width = _FLOW_FEATURES
         self.fine = nn.Sequential(
             nn.Conv2d(settings.channels, width, 3, padding=1),
             nn.ReLU(),
@@ -64,7 +72,7 @@ class FlowHead(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the flow field of (B, C, H, W) float images in [-1, 1]."""
-        cells = F.avg_pool2d(self.fine(images), self.settings.flow_cell, ceil_mode=True)
+        cells = F.avg_pool2d(self.fine(images), _FLOW_CELL, ceil_mode=True)
         vectors = self.leave(self.coarse(cells)).float().tanh() * self.settings.displacement
         return F.interpolate(vectors, images.shape[2:], mode="bilinear", align_corners=False)
 

@@ -40,10 +40,6 @@ class RefinerSettings(BaseModel):
     displacement: float = Field(default=0.0, ge=0, le=64)
     """Largest displacement in pixels of the flow field that is applied before the blocks. With 0,
     as in the paper, there is no flow field. See `networks.FlowHead`."""
-    flow_features: Width = 16
-    """Number of feature maps of the flow head."""
-    flow_cell: int = Field(default=4, ge=1, le=64)
-    """Distance in pixels between the vectors of the flow field, which is interpolated."""
 
 
 class DiscriminatorSettings(BaseModel):

@@ -11,14 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from simgan_captcha.scheme import Scheme
-from simgan_captcha.simulator.settings import CLUTTER_LIMITS, ClutterSettings, Range
+from simgan_captcha.simulator.settings import Range
 from simgan_captcha.types import Floats, Ids
 
 LINES = ("lines", "line_width", "bend", "line_strength")
 DOTS = ("dots", "dot_radius", "dot_strength")
 TEXTURE = ("texture", "grain")
 CLUTTER = LINES + DOTS + TEXTURE
-"""Calibrated values of clutter, in order; see `ClutterSettings` for their meaning."""
+"""Calibrated values of clutter, in order; see `ClutterRanges` for their meaning."""
+
+_HIGHEST = {
+    "lines": 100,
+    "line_width": 1,
+    "line_strength": 10,
+    "dots": 10_000,
+    "dot_radius": 1,
+    "dot_strength": 10,
+    "grain": 1,
+}
+"""Upper bounds of calibrated ranges."""
 
 _UNSURE = 0.25
 """Relative half width of the range in which calibrated clutter is drawn."""
@@ -33,18 +44,51 @@ _MOST = ("bend", "texture")
 """Values that are the upper end of a range from 0, not its middle."""
 
 
-def clutter_like(found: Floats) -> ClutterSettings:
+@dataclass(frozen=True)
+class ClutterRanges:
+    """Ranges of clutter, drawn uniformly, for schemes that have it.
+
+    The default ranges are wide, because nothing is known of the clutter of a new family.
+    """
+
+    lines: Range = (0, 5)
+    """Number of lines in an image, ends included. With a fraction, some images have one more."""
+    line_width: Range = (0.02, 0.06)
+    """Width of lines as a fraction of the image height; at least one pixel."""
+    bend: float = 0.5
+    """Greatest offset of the control point of a curved line, as a fraction of the image height."""
+    line_strength: Range = (0.3, 1.1)
+    """Strength of the lines relative to the ink of letters; one value per image."""
+    dots: Range = (0, 60)
+    """Number of dots in an image, ends included. With a fraction, some images have one more."""
+    dot_radius: Range = (0.01, 0.035)
+    """Radius of dots as a fraction of the image height; at least half a pixel."""
+    dot_strength: Range = (0.3, 1.1)
+    """Strength of the dots relative to the ink of letters; one value per image."""
+    texture: float = 0.3
+    """Greatest strength of the texture: its standard deviation relative to the ink of letters. Each
+    image draws one value."""
+    grain: Range = (0.01, 0.06)
+    """Grain of the texture: the sigma of the Gaussian that blurs white noise, as a fraction of the
+    image height. Each image draws one value."""
+
+
+ANY_CLUTTER = ClutterRanges()
+"""The ranges of clutter that is not calibrated."""
+
+
+def clutter_like(found: Floats) -> ClutterRanges:
     """Narrow ranges around the values (9,) of `CLUTTER`; NaN for absent kinds."""
     ranges: dict[str, Range | float] = {}
     for name, value in zip(CLUTTER, np.nan_to_num(found).tolist(), strict=True):
         low, high = value * (1 - _UNSURE), value * (1 + _UNSURE)
-        ranges[name] = value if name in _MOST else (low, min(high, CLUTTER_LIMITS[name]))
-    return ClutterSettings(**ranges)  # type: ignore[arg-type]
+        ranges[name] = value if name in _MOST else (low, min(high, _HIGHEST[name]))
+    return ClutterRanges(**ranges)  # type: ignore[arg-type]
 
 
-def middle_of(settings: ClutterSettings) -> Floats:
-    """The middles (9,) of the ranges, in the order of `CLUTTER`."""
-    return np.array([np.mean(getattr(settings, name)) for name in CLUTTER], np.float32)
+def middles() -> Floats:
+    """The middles (9,) of the ranges `ANY_CLUTTER`, in the order of `CLUTTER`."""
+    return np.array([np.mean(getattr(ANY_CLUTTER, name)) for name in CLUTTER], np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,7 +146,7 @@ def _as_many(parts: Floats, most: int) -> Floats:
 
 def draw_clutter(
     scheme: Scheme,
-    settings: ClutterSettings,
+    ranges: ClutterRanges,
     generator: np.random.Generator,
     count: int,
     *,
@@ -113,15 +157,15 @@ def draw_clutter(
 
     Args:
         scheme: Scheme with the kinds of clutter and the image size.
-        settings: Ranges.
+        ranges: Ranges of the clutter.
         generator: Source of all randomness.
         count: N.
         ground: Grey level of the background.
         ink: Grey level of letters.
     """
     W, H = scheme.width, scheme.height
-    M = math.ceil(settings.lines[1]) if "lines" in scheme.clutter else 0
-    D = math.ceil(settings.dots[1]) if "dots" in scheme.clutter else 0
+    M = math.ceil(ranges.lines[1]) if "lines" in scheme.clutter else 0
+    D = math.ceil(ranges.dots[1]) if "dots" in scheme.clutter else 0
     streams = iter(generator.spawn(_STREAMS))
 
     def uniform(limits: Range, most: int | None = None) -> Floats:
@@ -139,27 +183,27 @@ def draw_clutter(
     x0 = uniform((0, W), M) * np.where(across, 0.4, 1)
     x2 = W - uniform((0, W), M) * np.where(across, 0.4, 1)
     y0, y2 = uniform((0, H), M), uniform((0, H), M)
-    bend = uniform((-settings.bend, settings.bend), M) * H
+    bend = uniform((-ranges.bend, ranges.bend), M) * H
     x1, y1 = (x0 + x2) / 2 + uniform((-0.1, 0.1), M) * W, (y0 + y2) / 2 + bend
     points = np.stack([np.stack([x0, y0], -1), np.stack([x1, y1], -1), np.stack([x2, y2], -1)], 2)
     # Lines have whole widths in pixels: with a fraction, some are one pixel wider.
-    width = np.floor(uniform(settings.line_width, M) * H + uniform((0, 1), M))
-    radius = np.maximum(uniform(settings.dot_radius, D) * H, 0.5)
+    width = np.floor(uniform(ranges.line_width, M) * H + uniform((0, 1), M))
+    radius = np.maximum(uniform(ranges.dot_radius, D) * H, 0.5)
 
     def level(strength: Floats) -> Floats:
         levels = np.clip(ground + (ink - ground) * strength, 0, 255)
         return np.asarray(levels, np.float32)
 
     texture, grain, texture_seed = _draw_texture(
-        scheme, settings, generator, count, abs(ink - ground)
+        scheme, ranges, generator, count, abs(ink - ground)
     )
     return Clutter(
         lines=points.astype(np.float32),
-        line_width=np.maximum(width, 1) * present(settings.lines, M),
-        line_ink=level(uniform(settings.line_strength)),
+        line_width=np.maximum(width, 1) * present(ranges.lines, M),
+        line_ink=level(uniform(ranges.line_strength)),
         dots=np.stack([uniform((0, W), D), uniform((0, H), D)], -1),
-        dot_radius=radius * present(settings.dots, D),
-        dot_ink=level(uniform(settings.dot_strength)),
+        dot_radius=radius * present(ranges.dots, D),
+        dot_ink=level(uniform(ranges.dot_strength)),
         texture=texture,
         grain=grain,
         texture_seed=texture_seed,
@@ -168,7 +212,7 @@ def draw_clutter(
 
 def _draw_texture(
     scheme: Scheme,
-    settings: ClutterSettings,
+    ranges: ClutterRanges,
     generator: np.random.Generator,
     count: int,
     contrast: float,
@@ -178,8 +222,8 @@ def _draw_texture(
         return *np.zeros((2, count), np.float32), np.zeros(count, np.int64)
     # Separate streams keep lines and dots the same with and without texture.
     strength, coarseness, noise = generator.spawn(3)
-    texture = strength.uniform(0, settings.texture * contrast, count).astype(np.float32)
-    grain = (scheme.height * coarseness.uniform(*settings.grain, count)).astype(np.float32)
+    texture = strength.uniform(0, ranges.texture * contrast, count).astype(np.float32)
+    grain = (scheme.height * coarseness.uniform(*ranges.grain, count)).astype(np.float32)
     return texture, grain, noise.integers(1 << 32, size=count)
 
 

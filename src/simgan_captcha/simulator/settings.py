@@ -107,55 +107,6 @@ _LAYOUT_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-class ClutterSettings(BaseModel):
-    """Ranges of clutter, drawn uniformly, for schemes that have it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    lines: Range = (0, 5)
-    """Number of lines in an image, ends included. With a fraction, some images have one more."""
-    line_width: Range = (0.02, 0.06)
-    """Width of lines as a fraction of the image height; at least one pixel."""
-    bend: float = Field(default=0.5, ge=0, le=5)
-    """Greatest offset of the control point of a curved line, as a fraction of the image height."""
-    line_strength: Range = (0.3, 1.1)
-    """Strength of the lines relative to the ink of letters; one value per image."""
-    dots: Range = (0, 60)
-    """Number of dots in an image, ends included. With a fraction, some images have one more."""
-    dot_radius: Range = (0.01, 0.035)
-    """Radius of dots as a fraction of the image height; at least half a pixel."""
-    dot_strength: Range = (0.3, 1.1)
-    """Strength of the dots relative to the ink of letters; one value per image."""
-    texture: float = Field(default=0.3, ge=0, le=2)
-    """Greatest strength of the texture: its standard deviation relative to the ink of letters. Each
-    image draws one value."""
-    grain: Range = (0.01, 0.06)
-    """Grain of the texture: the sigma of the Gaussian that blurs white noise, as a fraction of the
-    image height. Each image draws one value."""
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> "ClutterSettings":
-        for name, highest in CLUTTER_LIMITS.items():
-            low, high = getattr(self, name)
-            if not 0 <= low <= high <= highest:
-                raise ValueError(
-                    f"{name}: expected 0 <= low <= high <= {highest}, got {low}, {high}"
-                )
-        return self
-
-
-CLUTTER_LIMITS = {
-    "lines": 100,
-    "line_width": 1,
-    "line_strength": 10,
-    "dots": 10_000,
-    "dot_radius": 1,
-    "dot_strength": 10,
-    "grain": 1,
-}
-"""Upper bounds of the ranges of clutter."""
-
-
 class SimulatorSettings(BaseModel):
     """Ranges of the parameters, drawn uniformly for each character or image."""
 
@@ -191,23 +142,10 @@ class SimulatorSettings(BaseModel):
     """Gaussian noise, standard deviation in grey levels."""
     jpeg_quality: tuple[int, int] = (45, 60)
     """JPEG quality, both ends included."""
-    calibrated_glyph_fraction: float = Field(default=0.95, ge=0, le=1)
-    """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
-    stretch come from real images, not from these ranges."""
-    font_mix_fraction: float = Field(default=0.5, ge=0, le=1)
-    """Share of calibrated images in one of the ``fonts``, as large as the calibrated glyphs. It
-    applies to schemes with several fonts and a ``layout``. Calibration finds only the mean of the
-    fonts."""
-    uncalibrated_fraction: float = Field(default=0.05, ge=0, le=1)
-    """Share of images that are drawn without calibration, with a ``layout`` and the ranges of
-    clutter. It keeps the recognizer robust to calibration errors. Calibration has its own, see
-    ``calibration.uncalibrated_fraction``."""
     layout: LayoutSettings | None = None
     """Text layout for families without known positions. It replaces ``rotation``, ``shear``,
     ``stretch``, ``horizontal`` and ``vertical``, and ``ink`` is drawn per image. Texts of several
     lengths always have one. None draws slot by slot from these ranges."""
-    clutter: ClutterSettings = ClutterSettings()
-    """Clutter among the letters, for schemes that have it."""
 
     @model_validator(mode="after")
     def _in_bounds(self) -> "SimulatorSettings":

@@ -14,14 +14,20 @@ from simgan_captcha.data.background import Background
 from simgan_captcha.errors import ConfigError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, Calibration
-from simgan_captcha.simulator.clutter import Clutter, clutter_like, draw_clutter, lay_clutter
+from simgan_captcha.simulator.clutter import (
+    ANY_CLUTTER,
+    Clutter,
+    ClutterRanges,
+    clutter_like,
+    draw_clutter,
+    lay_clutter,
+)
 from simgan_captcha.simulator.codec import through_jpeg
 from simgan_captcha.simulator.compositing import lay_letters, with_noise
 from simgan_captcha.simulator.glyphs import GlyphBank
 from simgan_captcha.simulator.layout import Letters, lay_out
 from simgan_captcha.simulator.pose import place_glyphs
 from simgan_captcha.simulator.settings import (
-    ClutterSettings,
     Range,
     SimulatorSettings,
     layout_of,
@@ -69,14 +75,27 @@ class DrawParameters(Letters):
         return DrawParameters(**merged)
 
 
-def as_found(settings: SimulatorSettings) -> SimulatorSettings:
-    """Settings that draw calibrated images only, without the uncalibrated share.
+@dataclass(frozen=True)
+class Shares:
+    """Shares of what a calibrated simulator draws. The defaults are those of a training."""
 
-    Schemes with several fonts keep their share of other fonts.
-    """
-    return settings.model_copy(
-        update={"calibrated_glyph_fraction": 1.0, "uncalibrated_fraction": 0.0}
-    )
+    calibrated_glyphs: float = 0.95
+    """Share of characters that are drawn with calibrated glyphs, where these exist. Their shear and
+    stretch come from real images, not from the ranges of the settings."""
+    other_fonts: float = 0.5
+    """Share of calibrated images in one of the fonts of the settings, as large as the calibrated
+    glyphs. It applies to schemes with several fonts and a layout. Calibration finds only the mean
+    of the fonts."""
+    uncalibrated: float = 0.05
+    """Share of images that are drawn without calibration, with a layout and the ranges of clutter.
+    It keeps the recognizer robust to calibration errors."""
+
+
+TRAINING = Shares()
+"""Shares for the images that a recognizer learns from."""
+
+AS_FOUND = Shares(calibrated_glyphs=1.0, uncalibrated=0.0)
+"""Shares for calibrated images only. Schemes with several fonts keep their share of other fonts."""
 
 
 def check_background(scheme: Scheme, background: Background) -> None:
@@ -101,14 +120,26 @@ class Simulator:
         settings: SimulatorSettings,
         background: Background,
         calibration: Calibration | None = None,
+        *,
+        shares: Shares = TRAINING,
+        clutter: ClutterRanges = ANY_CLUTTER,
     ) -> None:
         """Build the glyph bank; a calibration takes precedence over the ranges of the settings.
+
+        Args:
+            scheme: Scheme of the captchas.
+            settings: Fonts and ranges.
+            background: Background of the images.
+            calibration: Glyphs, poses, rendering and clutter of real images.
+            shares: Shares of what is drawn with a calibration.
+            clutter: Ranges of clutter that is not calibrated.
 
         Raises:
             ConfigError: The background has another size, or a font cannot be used.
         """
         check_background(scheme, background)
         self.scheme, self.settings, self.background = scheme, settings, background
+        self.shares, self.clutter = shares, clutter
         self.layout = layout_of(scheme, settings)
         # A layout also scales letters, so fewer sizes suffice.
         number = _SIZES if self.layout is None else _SIZES // 2
@@ -144,24 +175,24 @@ class Simulator:
             free = self._free_letters(generator, count)
             others = self._rendered(free, self.background.ink_level, self.settings, generator)
             parameters = parameters.where(
-                others, generator.random(count) < self.settings.uncalibrated_fraction
+                others, generator.random(count) < self.shares.uncalibrated
             )
         if not self.scheme.clutter:
             return parameters
         return replace(parameters, clutter=self._clutter(level, generator, count))
 
     def _clutter(self, ink: float, generator: np.random.Generator, count: int) -> Clutter:
-        """Draw calibrated clutter where it is known, and a share of images from the settings."""
+        """Draw calibrated clutter where it is known, and a share of images from wide ranges."""
         ground = float(np.median(self.background.grey))
 
-        def drawn(settings: ClutterSettings) -> Clutter:
-            return draw_clutter(self.scheme, settings, generator, count, ground=ground, ink=ink)
+        def drawn(ranges: ClutterRanges) -> Clutter:
+            return draw_clutter(self.scheme, ranges, generator, count, ground=ground, ink=ink)
 
-        free = drawn(self.settings.clutter)
+        free = drawn(self.clutter)
         if self.calibration is None or np.isnan(self.calibration.clutter).all():
             return free
         found = drawn(clutter_like(self.calibration.clutter))
-        return found.where(free, generator.random(count) < self.settings.uncalibrated_fraction)
+        return found.where(free, generator.random(count) < self.shares.uncalibrated)
 
     def _free_letters(self, generator: np.random.Generator, count: int) -> Letters:
         """Draw letters from the settings, without calibration."""
@@ -215,7 +246,7 @@ class Simulator:
         shear, stretch = uniform(s.shear), uniform(s.stretch)
         ids, places = calibration.draw_places(generator, ids)
         x, y, rotation, size, wider, leaning, taper, swell, bend = np.moveaxis(places, -1, 0)
-        fitted = calibration.found[ids] & (generator.random(shape) < s.calibrated_glyph_fraction)
+        fitted = calibration.found[ids] & (generator.random(shape) < self.shares.calibrated_glyphs)
         letters = Letters(
             ids=ids,
             font=np.where(fitted, fonts, font),
@@ -232,14 +263,14 @@ class Simulator:
             bend=bend,
             ink=uniform(rendering.ink),
         )
-        if self.layout and self.scheme.multiple_fonts and s.font_mix_fraction:
+        if self.layout and self.scheme.multiple_fonts and self.shares.other_fonts:
             return self._in_other_fonts(letters, generator)
         return letters
 
     def _in_other_fonts(self, letters: Letters, generator: np.random.Generator) -> Letters:
         """Draw a share of images in another font, at the same poses."""
         fonts, sizes, strokes, _ = self.bank.shape
-        chosen = generator.random((len(letters.ids), 1)) < self.settings.font_mix_fraction
+        chosen = generator.random((len(letters.ids), 1)) < self.shares.other_fonts
         font, size, stroke = (
             np.where(chosen, generator.integers(below, size=chosen.shape), of_letters)
             for below, of_letters in (

@@ -154,7 +154,7 @@ class ChangedSimulator:
 
 def changes(simulator: Simulator) -> dict[str, tuple[str, Change]]:
     """Descriptions and functions of all changes by name. The first changes nothing."""
-    scheme, most = simulator.scheme, math.ceil(simulator.settings.clutter.lines[1])
+    scheme, most = simulator.scheme, math.ceil(simulator.clutter.lines[1])
     found = simulator.calibration is not None
     more: dict[str, tuple[str, Change]] = {
         "lines": (f"up to {most} lines through the text, as strong as it", _more_lines)
@@ -248,7 +248,7 @@ def _more_lines(
     """Add lines over any existing clutter."""
     lines = draw_clutter(
         simulator.scheme.model_copy(update={"clutter": ("lines",)}),
-        simulator.settings.clutter.model_copy(update={"line_strength": (1, 1)}),
+        replace(simulator.clutter, line_strength=(1, 1)),
         generator,
         len(drawn.ids),
         ground=float(np.median(simulator.background.grey)),

@@ -29,13 +29,17 @@ from simgan_captcha.pipeline.run_folder import CALIBRATION, READER
 from simgan_captcha.recognizer.decode import save_recognizer
 from simgan_captcha.recognizer.train import TrainedRecognizer, TrainingSession, train_recognizer
 from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration
-from simgan_captcha.simulator.simulator import Simulator
+from simgan_captcha.simulator.simulator import Shares, Simulator
 from simgan_captcha.types import Floats, OnStep
 
 _FEWEST = 2
 """Least number of rounds: only in the second are images drawn with calibrated glyphs."""
 _NEARLY_ALL = 0.95
 """Share of confident characters from which on a further round has little to correct."""
+
+_SHARES = Shares(uncalibrated=0.3)
+"""Shares for the bootstrap recognizer. More images are uncalibrated than later, because early
+calibrations are less reliable than the last one."""
 
 _STREAM = 100  # random stream of synthetic images, plus the number of the round
 
@@ -84,11 +88,10 @@ class _Rounds:
         data, config = self.data, self.data.config
         done, total = self.steps(number - 1)
         settings = config.brief_training(self.settings.steps_of_rounds[number - 1])
-        ranges = config.simulator.model_copy(
-            update={"uncalibrated_fraction": self.settings.uncalibrated_fraction}
-        )
         simulator = PosedSimulator(
-            Simulator(config.scheme, ranges, self.background, self.calibration)
+            Simulator(
+                config.scheme, config.simulator, self.background, self.calibration, shares=_SHARES
+            )
         )
         self.trained = train_recognizer(
             lambda first: data.batches(simulator, _STREAM + number, settings.batch_size, first),
@@ -184,7 +187,6 @@ class _Rounds:
             config.scheme,
             self.calibration,
             self.data.seed,
-            clutter=config.simulator.clutter,
             evaluations=settings.rendering_evaluations,
             on_evaluation=on_evaluation,
         )

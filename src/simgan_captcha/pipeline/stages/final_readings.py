@@ -44,9 +44,9 @@ from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.recognizer.train import count_flops
-from simgan_captcha.recognizer.tta import VIEWS, read_views, view_settings
+from simgan_captcha.recognizer.tta import VIEWS, read_views
 from simgan_captcha.simulator.settings import layout_of
-from simgan_captcha.simulator.simulator import Simulator, as_found
+from simgan_captcha.simulator.simulator import AS_FOUND, Simulator
 from simgan_captcha.types import Floats, GreyImages, Ids, OnStep
 
 _DISTILLED = "distill"
@@ -118,7 +118,7 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     once = read.real
     again = _read_views(data, readers[kept], read, known, advance)
     verified: dict[str, Any] = {}
-    if known is not None and data.config.rescores:
+    if known is not None and data.config.calibrates:
         verified = _verify(data, once, read, known, advance)
     estimates[kept] = _estimate(data, kept, known, compared)
     readings = list(decode(scheme, names, read.real))
@@ -172,7 +172,7 @@ def _draw_known(data: RunData, count: int = KNOWN) -> _Known:
     """
     simulator = data.simulator(data.calibration())
     if isinstance(simulator, Simulator) and simulator.calibration is not None:
-        simulator.settings = as_found(simulator.settings)
+        simulator.shares = AS_FOUND
     images, ids = simulator.batch(np.random.default_rng([_STREAM, data.seed]), count)
     return _Known(images, ids, [data.config.scheme.decode(row.tolist()) for row in ids])
 
@@ -258,7 +258,6 @@ def _read_views(
         read_views,
         recognizer,
         data.background(),
-        moves=view_settings(data.config.adaptation.augmentation),
         seed=data.seed,
         on_step=advance,
     )
@@ -277,27 +276,25 @@ def _verify(
     The check on borderline characters uses the probabilities ``once``, before test-time
     augmentation, because the mean of augmented views is less confident.
     """
-    settings, scheme = data.config.rescoring, data.config.scheme
+    scheme = data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    redrawing = Redrawing(
-        data.background(), data.label_checker(), calibration, scheme, settings.steps
-    )
+    redrawing = Redrawing(data.background(), data.label_checker(), calibration, scheme)
     draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
     could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-    if contradicts(draw(data.images, once, borderline_characters(once, calibration, settings))):
+    if contradicts(draw(data.images, once, borderline_characters(once, calibration))):
         return _refused(
             "drawings contradict confident readings, so uncertain characters are not rescored: the "
             f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
         )
-    known_doubts = draw(known.images, read.known, uncertain_characters(read.known, settings))
+    known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
     if does_harm(known_doubts, known.ids):
         return _refused(
             "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
             "characters are not rescored"
         )
-    doubts = draw(data.images, read.real, uncertain_characters(read.real, settings))
+    doubts = draw(data.images, read.real, uncertain_characters(read.real))
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
     read.real, read.known = decided, decide(read.known, known_doubts)

@@ -313,7 +313,6 @@ def _learn_texts(
         labelled_batches(
             images,
             data.background(),
-            config.adaptation.augmentation,
             settings.batch_size,
             seed,
             rank=fabric.global_rank,
