@@ -18,8 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simgan_captcha.data.background import Background
-from simgan_captcha.data.background import without_background
+from simgan_captcha.data.background import Background, without_background
 from simgan_captcha.data.images import decode_grey, decode_rgb, encode_png
 from simgan_captcha.generalist.reader import GeneralistReader
 from simgan_captcha.pipeline.run import load_run_reader
