@@ -176,6 +176,6 @@ def test_a_round_with_too_few_readings_trains_longer(
     pipeline(run, challenges, *CALIBRATING, *early)
     assert "round 1 of 2 read too little with confidence" in capsys.readouterr().err
     result = json.loads((run / "calibrate" / MANIFEST).read_text())["result"]
-    assert result["warnings"][0].startswith("round 1 of 2 found too little")
+    assert result["warnings"][0].startswith("round 1 of 2 read too little")
     assert result["accuracy"] > 0.9
     assert Calibration.load(run / "calibrate" / "calibration.npz").found.all()

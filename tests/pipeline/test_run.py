@@ -541,12 +541,12 @@ def test_reading_needs_a_finished_run(tmp_path: Path, run: Path) -> None:
 
 
 def test_a_run_of_another_version_is_reported(run: Path) -> None:
-    # As many lines as its clutter had were one number once.
+    # An earlier version had clutter among the simulator's settings.
     for file in (RUN, FINISHED):
         recorded = json.loads((run / file).read_text())
-        recorded["config"]["simulator"]["clutter"]["lines"] = 5
+        recorded["config"]["simulator"]["clutter"] = {"lines": [0, 5]}
         (run / file).write_text(json.dumps(recorded))
-    with pytest.raises(RunError, match=r"of this version .*clutter\.lines.* begin it again"):
+    with pytest.raises(RunError, match=r"of this version .*clutter.* begin it again"):
         load_run_reader(run)
 
 

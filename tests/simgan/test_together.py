@@ -30,7 +30,7 @@ LATER = SimGANSettings.model_validate(
         "contrastive": 0.2,
         "features": 1.0,
         "regularization": 0.0,
-        "steps": 12,
+        "steps": 5,
         "refiner_learning_rate": 2e-3,
         "discriminator_learning_rate": 2e-3,
         "ema_decay": 0.5,

@@ -17,7 +17,7 @@ from simgan_captcha.atomic import read_arrays, write_arrays
 from simgan_captcha.data.pictures import Pixels, luma
 from simgan_captcha.data.settings import Lines
 from simgan_captcha.errors import ImageError, RunError
-from simgan_captcha.raster import dilated, disc
+from simgan_captcha.raster import blurred, dilated, disc
 from simgan_captcha.types import FloatImages, GreyImages, Mask
 
 ORIGINAL_THRESHOLD = 200
@@ -34,8 +34,10 @@ _SURROUNDINGS = (9, 3, 1)
 """Diameters in pixels of the area around each ink pixel that is excluded from the background.
 
 The first is about one JPEG block. Smaller ones are used where no image is free of ink that far."""
-_REACH = 3.0
-"""Radius in pixels of the surroundings that fill in a pixel under a shared line."""
+_NEAR = 1.0
+"""Spread in pixels of the surroundings that fill in a pixel under a shared line."""
+_LEAST_SEEN = 1e-3
+"""Least weight of these surroundings; deep inside wide masks nothing is filled in."""
 _ENOUGH_FREE = 8
 _UNINKED = 80
 """Percentile away from the ink level that is background even where letters are frequent."""
@@ -161,8 +163,9 @@ class Background:
     def cleared(self, images: GreyImages) -> GreyImages:
         """Images without the shared picture: black letters on white.
 
-        Nothing shows how much ink lies under the shared lines. Those pixels are filled in from
-        their surroundings (Telea 2004), so that strokes go on across a line.
+        Nothing shows how much ink i lies under the shared lines. With f = 1 off the lines and 0 on
+        them, those pixels get the mean of their surroundings, blur(f i) / blur(f) (normalised
+        convolution, Knutsson and Westin 1993), so that strokes go on across a line.
 
         Args:
             images: (N, H, W), ``uint8``.
@@ -173,13 +176,13 @@ class Background:
         Raises:
             ImageError: The size of the images differs from that of the background.
         """
-        import cv2
-
         ink = self.normalise(images)[:, 0]
-        white = np.rint((1.0 - ink) * 127.5).astype(np.uint8)
-        lines = self.line_mask.astype(np.uint8)
-        filled = [cv2.inpaint(image, lines, _REACH, cv2.INPAINT_TELEA) for image in white]
-        return np.stack(filled).astype(np.uint8, copy=False)
+        free = (~self.line_mask).astype(np.float32)
+        # Counted from the background, which is -1.
+        seen = blurred(((ink + 1) * free).transpose(1, 2, 0), _NEAR).transpose(2, 0, 1)
+        filled = seen / np.maximum(blurred(free, _NEAR), _LEAST_SEEN) - 1
+        white = (1.0 - np.where(self.line_mask, filled, ink)) * 127.5
+        return np.rint(white.clip(0, 255)).astype(np.uint8)
 
     @property
     def bright_ink(self) -> bool:
