@@ -182,7 +182,7 @@ class Background:
         seen = blurred(((ink + 1) * free).transpose(1, 2, 0), _NEAR).transpose(2, 0, 1)
         filled = seen / np.maximum(blurred(free, _NEAR), _LEAST_SEEN) - 1
         white = (1.0 - np.where(self.line_mask, filled, ink)) * 127.5
-        return np.rint(white.clip(0, 255)).astype(np.uint8)
+        return np.asarray(np.rint(white.clip(0, 255)), np.uint8)
 
     @property
     def bright_ink(self) -> bool:
