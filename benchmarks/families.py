@@ -247,7 +247,7 @@ def measure(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
         "scheme": load_scheme(scheme).model_dump(mode="json"),
         "warnings": diagnosis["warnings"],
         "training_tflop": training_flops(run) / 1e12,
-        "precision": manifests(run)["read"]["precision"],
+        "precision": manifests(run)["readings"]["precision"],
     }
 
 

@@ -107,7 +107,7 @@ def run_config(run: Path) -> RunConfig:
 def run_fabric(run: Path) -> Fabric:
     """The device, precision and threads that trained the reader of the run."""
     torch.set_num_threads(run_config(run).threads or core_count())
-    precision: Any = manifests(run)["read"]["precision"]
+    precision: Any = manifests(run)["readings"]["precision"]
     return Fabric(accelerator="auto", devices=1, precision=precision)
 
 

@@ -141,7 +141,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("simulated")
     write_challenges(folder / "batches", draw_captchas(240))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "least_confidence", lambda scheme: 1.1)
+        patch.setattr(graph, "UNKNOWN", 1.1)
         pipeline(folder / "run", folder / "batches", *PRETRAINED, *CALIBRATED)
     return folder / "run", folder / "batches"
 
@@ -149,7 +149,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
     simulated: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "least_confidence", lambda scheme: 1.1)
+    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
     run, _ = simulated
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
     after = ["simulate", "calibrate", "read", "adapt", "check", "readings"]
@@ -164,7 +164,7 @@ def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
 def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
     simulated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "least_confidence", lambda scheme: 1.1)
+    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
     finished, challenges = simulated
     run = shutil.copytree(finished, tmp_path / "run")
     pipeline(run, challenges, *PRETRAINED, *CALIBRATED, "distillation.enough=1")
@@ -181,7 +181,7 @@ def test_a_run_goes_on_where_calibration_fails(
     unknown: float, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bootstrap recognizer that takes one step reads nothing with confidence."""
-    monkeypatch.setattr(graph, "least_confidence", lambda scheme: unknown)
+    monkeypatch.setattr(graph, "UNKNOWN", unknown)
     brief = ("calibration.first_steps=1", "calibration.rounds=1", "distillation.enough=1")
     run = tmp_path / "run"
     readings = pipeline(run, challenges, *PRETRAINED, *CALIBRATED, *brief)

@@ -19,12 +19,12 @@ from simgan_captcha.pipeline.estimate import (
     first_confidence,
 )
 from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
-from simgan_captcha.scheme import Scheme
 
-_UNKNOWN, _UNKNOWN_LETTERS = 0.45, 0.7
-"""Mean confidence of the generalist's first readings below which it does not know the family, and
-the same for images that share a picture: the simulator draws on this picture, but the generalist
-does not see what lies under its lines. See docs/experiments.md."""
+UNKNOWN = 0.7
+"""Mean confidence of the generalist's first readings below which a run begins with the simulator.
+
+Self-training keeps what the generalist confuses. Of the families tried below this limit, the
+simulator reads two far better and one as well (docs/experiments.md)."""
 
 _UNTIL_CALIBRATION = ("simulate", "calibrate")
 
@@ -318,14 +318,8 @@ def routes(config: RunConfig, run: Path) -> tuple[Route, ...]:
     if not config.begins_pretrained:
         return ("simulator",)
     confidence = first_confidence(run)
-    least = least_confidence(config.scheme)
-    known = confidence is None or confidence >= least or not config.calibrates
+    known = confidence is None or confidence >= UNKNOWN or not config.calibrates
     return ("generalist", "simulator") if known else ("simulator", "generalist")
-
-
-def least_confidence(scheme: Scheme) -> float:
-    """Mean confidence of the first readings from which the generalist knows a family, 0 to 1."""
-    return _UNKNOWN_LETTERS if scheme.shares_picture else _UNKNOWN
 
 
 def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
