@@ -262,6 +262,7 @@ HISTORY = (
     "families_not_self_trained",
     "families_on_textures",
     "families_removed_lines",
+    "families_simulator_alone",
     "families_svg_before",
     "families_textures_told",
     "families_told",
