@@ -1,6 +1,9 @@
 """Fixtures for tests of several modules: the real captchas of the puzzle, and a server."""
 
+import fcntl
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +28,7 @@ settings.register_profile(
 )
 settings.load_profile("shared cores")
 
+_ROOT = Path(__file__).parents[1]
 _REAL_BATCHES = Path(__file__).parents[2] / "shared/data/hackmit2017/challenges"
 
 
@@ -52,3 +56,21 @@ def server() -> Iterator[MisbehavingServer]:
     """A server that misbehaves as requested. See `tests.data.misbehaving_server`."""
     with MisbehavingServer() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def site(testrun_uid: str) -> Path:
+    """The folder of the documentation site, which one of the test processes builds."""
+    script, built = _ROOT / "docs" / "write_site.py", _ROOT / "build" / "site-of-tests"
+    built.parent.mkdir(exist_ok=True)
+    with built.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the other processes wait until it is complete
+        file.seek(0)
+        if file.read() != testrun_uid:
+            done = subprocess.run(
+                [sys.executable, script], capture_output=True, text=True, timeout=300
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            file.truncate(0)
+            file.write(testrun_uid)
+    return _ROOT / "build" / "site"

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,7 +16,6 @@ import simgan_captcha
 from tests.test_docs import load
 
 ROOT = Path(__file__).parents[1]
-SITE = ROOT / "build" / "site"
 
 
 def leaves(navigation: Any) -> Iterator[str]:
@@ -34,14 +31,6 @@ PAGES = list(leaves(tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
     return load(ROOT / "docs" / "write_site.py")
-
-
-@pytest.fixture(scope="module")
-def site() -> Path:
-    script = ROOT / "docs" / "write_site.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SITE
 
 
 class Addresses(HTMLParser):

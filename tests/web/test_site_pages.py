@@ -1,22 +1,12 @@
 """The pages of the documentation site in a browser, on a desk and on a phone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from tests.test_site import PAGES, ROOT, SITE
+from tests.test_site import PAGES
 from tests.web.conftest import keep_screenshot
-
-
-@pytest.fixture(scope="module")
-def site() -> Path:
-    script = ROOT / "docs" / "write_site.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SITE
 
 
 @pytest.mark.parametrize("width", [400, 1280])

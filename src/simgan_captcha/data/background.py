@@ -163,9 +163,9 @@ class Background:
     def cleared(self, images: GreyImages) -> GreyImages:
         """Images without the shared picture: black letters on white.
 
-        Nothing shows how much ink i lies under the shared lines. With f = 1 off the lines and 0 on
-        them, those pixels get the mean of their surroundings, blur(f i) / blur(f) (normalised
-        convolution, Knutsson and Westin 1993), so that strokes go on across a line.
+        Nothing shows how much ink i lies under the shared lines. Those pixels get the mean of their
+        surroundings, so that strokes go on across a line (normalised convolution, Knutsson and
+        Westin 1993). With f = 1 off the lines and 0 on them, it is blur(f i) / blur(f).
 
         Args:
             images: (N, H, W), ``uint8``.

@@ -1,7 +1,7 @@
 """Distillation: a light recognizer learns the texts that a larger reader gave to real images.
 
-Some of these texts are wrong. The recognizer starts from random weights and takes few steps, so it
-learns what most images of a shape have in common before it learns the mistakes by heart
+Some of these texts are wrong. The recognizer starts from random weights and takes few steps. It
+learns what most images of a shape have in common first, and the mistakes by heart only later
 (Arpit et al., arXiv:1706.05394). Its loss forgives texts that it finds improbable.
 
 Sources: knowledge distillation (arXiv:1503.02531), here of texts, not of probabilities; generalized

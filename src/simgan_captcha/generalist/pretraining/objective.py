@@ -19,9 +19,8 @@ Batch = dict[str, Tensor]
 def loss_of(output: GeneralistOutput, examples: Batch) -> dict[str, Tensor]:
     """The parts of the loss, each a mean over what it is about.
 
-    ``text`` is CTC (Graves et al. 2006) per character. ``columns`` is the cross-entropy of the
-    columns that hold a middle, plus that of the columns that hold none. ``geometry`` is a smooth L1
-    loss.
+    ``text`` is CTC per character (Graves et al. 2006). ``columns`` adds two means of the
+    cross-entropy: over columns that hold a middle, and over the others. ``geometry`` is smooth L1.
     """
     log_probabilities = output.logits.float().log_softmax(-1)
     B, T, K = log_probabilities.shape
