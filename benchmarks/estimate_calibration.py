@@ -67,10 +67,18 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]], began: dict[s
         "estimate_calibration",
         "Distilled readers of synthetic families in fonts that the generalist never saw",
         {**began, "seed": options.seed, "precision": "auto", "rows": rows, "fit": fit},
-        ("family", "images", *shown, "as the other families say", "CPU seconds"),
+        (
+            "family",
+            "weights of commit",
+            "images",
+            *shown,
+            "as the other families say",
+            "CPU seconds",
+        ),
         [
             (
                 str(row["family"]),
+                row["commit"],
                 str(row["images"]),
                 *(f"{row[key]:.1%}" for key in shown),
                 f"{fit['left_out'][number]:.1%}" if fit else "",
@@ -135,11 +143,14 @@ def fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
         return np.asarray(minimize(unlikelihood, [0.0, 1.0]).x)
 
-    numbers = np.arange(len(rows))
-    left_out = np.array([features[n] @ regression(numbers != n) for n in numbers])
+    # A family that was trained with several weights is left out with all of its rows.
+    families = np.array([row["family"] for row in rows])
+    left_out = np.array(
+        [features[n] @ regression(families != family) for n, family in enumerate(families)]
+    )
     errors = np.array([logit(true) for true in right]) - left_out
     below, above = np.percentile(errors, (5, 95))
-    shift, slope = regression(numbers >= 0).round(2).tolist()
+    shift, slope = regression(families == families).round(2).tolist()
     return {
         "shift": shift,
         "slope": slope,

@@ -135,8 +135,8 @@ def main() -> None:
     write_result(
         options.out,
         options.name,
-        f"Other captcha families, {options.images:,} unlabelled images each, told alphabet and "
-        "length alone",
+        f"Other captcha families, {options.images:,} unlabelled images each, with alphabet "
+        "and length alone given",
         {
             **began,
             "preset": options.preset,

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from families import FAMILIES
-from zero_shot import GENERATORS
+from zero_shot import GENERATORS, least_and_most
 
 from simgan_captcha.data.images import contact_sheet
 from simgan_captcha.data.pictures import Pixels, open_picture
 from simgan_captcha.generalist.reader import GeneralistReader
-from simgan_captcha.scheme import least_and_greatest
 
 SHOWN = ("pypi_serif4to6", "pypi_digits4", "gregwar5")
 _EACH = 5
@@ -40,8 +39,7 @@ def main() -> None:
 def misread(folder: Path, name: str) -> Iterator[tuple[Pixels, str]]:
     """The first misread images of a generator, and what they say."""
     family = FAMILIES[GENERATORS[name]]
-    lengths = [int(n) for n in family.length.split("-")]
-    reader = GeneralistReader(family.alphabet, least_and_greatest((lengths[0], lengths[-1])))
+    reader = GeneralistReader(family.alphabet, least_and_most(family.length))
     found = 0
     with (folder / "labels.csv").open() as file:
         for row in csv.DictReader(file):

@@ -2,11 +2,12 @@
 
     python benchmarks/refiner_picture.py WORK --challenges ../shared/data/hackmit2017/challenges
 
-Writes docs/refined.png: synthetic images of one font, the same images refined, their difference
-(doubled), and real images, enlarged. The images are the first of a stream that no training saw.
+Writes docs/refined.png: synthetic images of one font, the same images refined, their difference,
+and real images, enlarged. The images are the first of a stream that no training saw.
 """
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed = options.seeds[0]
     folder = options.work / options.fonts / str(seed) / options.arm / "refine"
     refiner = load_refiner(folder / "refiner.safetensors").eval()
-    fonts = ", ".join(f'"{font}"' for font in FONTS[options.fonts])
-    config = resolve_config("quick", [f"simulator.fonts=[{fonts}]"])
+    config = resolve_config("quick", [f"simulator.fonts={json.dumps(FONTS[options.fonts])}"])
     real = load_challenges(options.challenges, options.user, config.scheme)
     background = estimate_background(real.images, config.encoding, config.lines)
     simulator = Simulator(config.scheme, config.simulator, background)

@@ -335,7 +335,7 @@ def write_accuracy(options: argparse.Namespace, report: Mapping[str, Any]) -> No
         "Captchas read by readers that learn nothing from them: whole texts right, case ignored "
         f"(95 % interval), {options.images or 'all'} images each",
         report,
-        ("told", "captchas", *columns),
+        ("known", "captchas", *columns),
         [
             (KNOWN[known], name, *(cells.get((known, name, reader), "") for reader in columns))
             for known in KNOWN
@@ -363,7 +363,7 @@ def write_cost(options: argparse.Namespace, report: Mapping[str, Any]) -> None:
     write_result(
         options.out,
         "zero_shot_cost",
-        "The same readers on the same images, told nothing: what they cost on one thread",
+        "The same readers on the same images, with nothing known: what they cost on one thread",
         {key: value for key, value in report.items() if key not in ("rows", "means")},
         (
             "reader",
@@ -371,7 +371,7 @@ def write_cost(options: argparse.Namespace, report: Mapping[str, Any]) -> None:
             "s of CPU an image",
             "first text of a new process after (s; s of CPU)",
             "network on disk (MB)",
-            "characters right: told nothing; alphabet and length",
+            "characters right: nothing known; alphabet and length",
             "versions",
         ),
         [

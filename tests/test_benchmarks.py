@@ -477,9 +477,9 @@ def test_few_images_come_with_their_labels_alone(
 def test_a_fit_to_families_finds_the_constants_that_made_them() -> None:
     module = load("estimate_calibration")
     rows = []
-    for taught in (0.4, 0.6, 0.75, 0.9, 0.97):
+    for family, taught in enumerate((0.4, 0.6, 0.75, 0.9, 0.97)):
         x = -0.5 + 1.25 * module.logit(taught)
-        rows.append({"taught": taught, "right": float(1 / (1 + np.exp(-x)))})
+        rows.append({"family": family, "taught": taught, "right": float(1 / (1 + np.exp(-x)))})
     fit = module.fitted(rows)
     assert (fit["shift"], fit["slope"]) == pytest.approx((-0.5, 1.25), abs=0.02)
     assert max(fit["below"], fit["above"]) < 0.05

@@ -76,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_owner_gets_figures_and_a_page(run: Path) -> None:
     done = command("audit", run, "--images", "40", "--steps", "3", "--quiet")
     assert done.code == 0, done.err
-    assert "of captchas fall, as estimated without labels" in done.out
+    assert "of captchas are read, as estimated without labels" in done.out
     figures = json.loads((run / AUDIT).read_text())
     # The run's simulator has one font: any of its fonts is the same.
     expected = [name for name in changes(simulator_of(CLEAN)) if name != "many fonts"]
@@ -150,7 +150,7 @@ def test_what_a_taught_run_gained_by_labels_is_in_the_audit(tmp_path: Path, run:
     shutil.copy(taught / "read" / READER, taught / TEACH / READER)
     save_lesson(taught, Lesson(12, 5, 9, before, after, better=True))
     done = command("audit", taught, *brief)
-    said = "With 12 labels: 75.0% instead of 50.0% of texts fall, as estimated; 9 instead of 5 of"
+    said = "With 12 labels: 75.0% instead of 50.0% of texts are read, as estimated; 9 instead of 5"
     assert said in done.out
     assert said in (taught / PAGE).read_text()
     assert said in (taught / MARKDOWN).read_text()

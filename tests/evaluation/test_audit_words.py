@@ -129,7 +129,7 @@ def test_lines_for_a_terminal_hold_no_escapes() -> None:
 def test_the_share_of_a_judgement_is_the_one_in_the_terminal() -> None:
     judged = {"severity": "low", "share": 0.05, "by": "judged", "falling_per_hour": 500.0}
     first, *_ = audit_in_words(figures(verdict=judged))
-    assert first.startswith("5.0% of captchas fall, as judged by labels")
+    assert first.startswith("5.0% of captchas are read, as judged by labels")
 
 
 def test_what_labels_gain_in_words() -> None:
@@ -143,7 +143,9 @@ def test_what_labels_gain_in_words() -> None:
     }
     taught = figures(labels=lesson)
     said = labels_in_words(taught)
-    assert said.startswith("With 30 labels: 85.0% instead of 60.0% of texts fall, as estimated; 26")
+    assert said.startswith(
+        "With 30 labels: 85.0% instead of 60.0% of texts are read, as estimated; 26"
+    )
     assert "26 instead of 20 of the labelled images" in said
     assert said in audit_markdown("run", taught)
     assert f"labels: {said}" in audit_in_words(taught)

@@ -16,7 +16,7 @@ from simgan_captcha.inference.reader import Reader
 
 
 class _Labeller:
-    """A recognizer on one core of a node. Ray restarts it if the node or process is lost."""
+    """A reader on one core of a node. Ray restarts it if the node or process is lost."""
 
     def __init__(self, out: str, make: MakeReader, constraints: Constraints) -> None:
         self.reader, self.out = make(kept_reader(out), threads=1), out

@@ -237,7 +237,7 @@ def open_output(
 
     Args:
         out: The output folder.
-        model: Bytes of the exported recognizer. They are saved in the folder, for all processes.
+        model: Bytes of the reader, see `label.MakeReader`. They are saved for all processes.
         partitions: All requested partitions.
         constraints: Constraints on all texts; they are recorded.
 
@@ -296,7 +296,7 @@ def remove_unfinished(out: str) -> None:
 
 
 def kept_reader(out: str) -> bytes:
-    """Bytes of the exported recognizer in an output folder."""
+    """Bytes of the reader in an output folder."""
     return _read(place(out) / READER)
 
 

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 FAILURE = "failure"
 """Key of the reason why a calibration failed, in the result of its stage."""
 
+DISTILL = "distill"
+"""Stage of the distilled recognizer, the only one that is judged by readings of another."""
+
 FEWEST_OF_PAIR = 3
 """Least number of occurrences on known images for a confusion to be listed."""
 
 _SHIFT, _SLOPE = -2.02, 1.46
 """a and b, see `estimate_from_confidence`."""
-_BELOW, _ABOVE = 0.91, 1.39
+_BELOW, _ABOVE = 0.92, 1.41
 """How far the interval reaches below and above the estimate, as log odds."""
 _NEAREST = 0.005
+"""Distance from 0 and 1 within which shares count as this far from them, see `logit`."""
 
 _SURPRISE = 8.0  # nats: four standard deviations of a large sample
 _UNUSUAL = 0.05  # relative difference from the expected share below which there is no warning
@@ -105,7 +109,7 @@ def distilled_estimate(run: Path) -> Estimate:
     Raises:
         RunError: The stage ``distill`` is not finished, or damaged.
     """
-    return _estimate_of(run / "distill")
+    return _estimate_of(run / DISTILL)
 
 
 def checked_estimate(run: Path) -> Estimate:
@@ -274,7 +278,7 @@ def _worse(estimates: Mapping[str, Estimate], kept: str) -> list[str]:
         f"that of {kept} {used:.1%}: "
         + (
             "the later training did not improve it and is not used"
-            if estimates[stage].accuracy <= used
+            if kept != DISTILL or estimates[stage].accuracy <= used
             else "judged by each other's readings, it is the worse one and is not used"
         )
         for stage in later

@@ -57,6 +57,11 @@ def _background_settings(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+def _pictures(config: RunConfig) -> tuple[str, ...]:
+    """The pictures that the generalist reads: without the background, if images share one."""
+    return ("background",) if config.scheme.shares_picture else ("store",)
+
+
 def _look() -> Work:
     from simgan_captcha.pipeline.stages import first_look
 
@@ -198,7 +203,7 @@ STAGES = (
         "look",
         "First look of the generalist",
         _look,
-        inputs=_after("store", "background"),
+        inputs=_pictures,
         settings=_generalist_settings,
         included=lambda config: config.begins_pretrained,
     ),
@@ -206,7 +211,7 @@ STAGES = (
         "specialize",
         "Specialization of the generalist",
         _specialize,
-        inputs=_after("store", "background"),
+        inputs=_pictures,
         settings=_specialize_settings,
         included=lambda config: config.begins_pretrained,
         route="generalist",

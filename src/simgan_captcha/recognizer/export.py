@@ -209,16 +209,18 @@ def _to_onnx(whole: WholeReader, example: GreyImages) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # from torch itself
         logger.setLevel(logging.ERROR)  # it logs every step
-        program = torch.onnx.export(
-            whole,
-            (torch.from_numpy(example),),
-            input_names=[IMAGES],
-            output_names=[IDS, CONFIDENCE, PROBABILITIES],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            dynamo=True,
-            verbose=False,
-        )
-        logger.setLevel(before)
+        try:
+            program = torch.onnx.export(
+                whole,
+                (torch.from_numpy(example),),
+                input_names=[IMAGES],
+                output_names=[IDS, CONFIDENCE, PROBABILITIES],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+                verbose=False,
+            )
+        finally:
+            logger.setLevel(before)
     assert program is not None  # returned, because no file is given
     return program.model_proto
 

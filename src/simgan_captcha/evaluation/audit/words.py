@@ -81,7 +81,7 @@ def labels_in_words(figures: Mapping[str, Any]) -> str:
     if lesson["after"] is not None:
         parts.append(
             f"{lesson['after']['accuracy']:.1%} instead of {lesson['before']['accuracy']:.1%} of "
-            "texts fall, as estimated"
+            "texts are read, as estimated"
         )
     if validated is not None:
         parts.append(
@@ -97,7 +97,7 @@ def audit_in_words(figures: Mapping[str, Any]) -> list[str]:
     """Describe an audit in lines for a terminal."""
     verdict = figures["verdict"]
     lines = [
-        f"{verdict['share']:.1%} of captchas fall, {_BY[verdict['by']]}",
+        f"{verdict['share']:.1%} of captchas are read, {_BY[verdict['by']]}",
         "synthetic images with one feature changed:",
     ]
     lines += [

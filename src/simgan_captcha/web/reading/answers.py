@@ -77,7 +77,8 @@ def decode_within_limits(
     Args:
         files: Name and bytes of each image.
         decode: Decodes one image; may raise an `ImageError`.
-        pixels_each: Number of pixels that the network processes of each image.
+        pixels_each: Number of pixels that the network processes of each image; 0 for no such limit,
+            as for the generalist, which sees at most 40 x 400 pixels.
     """
     found: dict[int, _Decoded] = {}
     refused: dict[int, Answer] = {}
