@@ -155,7 +155,7 @@ def means(rows: Sequence[Mapping[str, Any]], stock: Mapping[str, float]) -> tupl
         f"{inside} of {len(rows)} inside",
         "", "", "",
         str(round(sum(row["seconds"] for row in rows) / len(rows))),
-        "",
+        "", "",
     )  # fmt: skip
 
 
@@ -191,6 +191,7 @@ def write(
                 percent(row["doubled"]) if row["doubled"] else "",
                 f"{row['seconds']}",
                 f"{row['training_flops'] / 1e12:.1f}",
+                row["made_by"]["commit"],
             )
         )
     cells.append(means(rows.rows, stock))
@@ -201,7 +202,7 @@ def write(
         (
             "family", "seed", "images", "best stock reader", "specialized generalist",
             "after learning", "aim", "own estimate", "kept", "largest error of a character's share",
-            "texts with a doubled character", "seconds", "training TFLOP",
+            "texts with a doubled character", "seconds", "training TFLOP", "commit",
         ),
         cells,
         (made_by_line(began), ""),

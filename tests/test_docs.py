@@ -114,8 +114,13 @@ _FIGURE = re.compile(r"\d+\.\d+|\d+(?=(?:(?: to| and| instead of|, then)? \d[\d.
 
 
 def figures_of_results(name: str) -> set[str]:
-    """All numbers of a results file, rounded to at most two decimals."""
-    numbers = re.findall(r"\d+(?:\.\d+)?", (RESULTS / f"{name}.md").read_text("utf-8"))
+    """All numbers of a results file, rounded to at most two decimals.
+
+    The line with the command, the commit and the versions does not count.
+    """
+    lines = (RESULTS / f"{name}.md").read_text("utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("`"))
+    numbers = re.findall(r"\d+(?:\.\d+)?", text)
     return {f"{float(number):.{decimals}f}" for number in numbers for decimals in (0, 1, 2)}
 
 

@@ -25,7 +25,7 @@ from simgan_captcha.evaluation.audit.verdict import (
 )
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline.graph import recorded_stages
-from simgan_captcha.pipeline.lesson import Lesson
+from simgan_captcha.pipeline.lesson import Lesson, load_lesson
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import run_simulator
@@ -36,7 +36,6 @@ from simgan_captcha.pipeline.run_folder import (
     read_diagnosis,
     read_run,
 )
-from simgan_captcha.report.diagnosis import lesson_shown
 from simgan_captcha.report.inputs import of_these_readings, read_json
 
 BROKEN = 0.01
@@ -96,7 +95,7 @@ def audit(
     """
     check_stock_readers(settings.stock)
     reader, background, config = load_run_reader(run, taught=False)
-    recorded, diagnosis = read_run(run), read_diagnosis(run)
+    recorded, diagnosis, lesson = read_run(run), read_diagnosis(run), load_lesson(run)
     simulator = run_simulator(run, config)
     stored = CaptchaStore(run / STORE).in_content_order()
     images = list(zip(stored.names, stored.images, strict=True))
@@ -123,7 +122,7 @@ def audit(
             images, texts, config.scheme, read_right=_share_read(judged, diagnosis)["share"]
         ),
         list(stock_rows(settings.stock, images, texts, config.scheme)),
-        lesson_shown(run, []),
+        lesson,
     )
     return audit_figures(run, recorded, diagnosis, judged, made, settings), measured
 
