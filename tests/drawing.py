@@ -1,12 +1,16 @@
 """Scenes for tests of the simulator and of image analysis."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from simgan_captcha.data.background import Background
+from simgan_captcha.simulator.glyphs import font_path
+from simgan_captcha.simulator.wide.catalogue import FontEntry
 from simgan_captcha.types import GreyImages
 
 LINES = ((5, 10, 90, 14), (10, 8, 92, 44), (3, 30, 80, 46), (20, 40, 95, 5))
@@ -33,3 +37,11 @@ def encode_jpeg(grey: GreyImages, quality: int) -> bytes:
     """Encode a grey image (H, W) as JPEG. ``quality`` is in 1 to 100."""
     _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(data)
+
+
+def write_catalogue(file: Path) -> None:
+    """Write a catalogue of fonts that every installation has, in place of Debian's."""
+    lines = ["\t".join(field.name for field in dataclasses.fields(FontEntry))]
+    for name in ("roboto-black", "source-serif", "dejavu-sans-mono"):
+        lines.append(f"{font_path(name)}\t{name}\t{name}\t\tOFL\ttrain\tFalse")
+    file.write_text("\n".join([*lines, ""]))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import COMMAND, Outcome
+from tests.drawing import write_catalogue
 from tests.small_run import draw_captchas, run_arguments, write_challenges
 
 PATIENCE = 240.0
@@ -105,11 +106,10 @@ DRAWING = """
 import sys
 from pathlib import Path
 from simgan_captcha.generalist.pretraining.train import PretrainingSettings, _Drawn
-from simgan_captcha.simulator.wide.fonts import CATALOGUE
 
 if __name__ == "__main__":
     settings = PretrainingSettings(families=2, images=2, batch_size=2, uses=1)
-    drawn = _Drawn(settings, CATALOGUE, workers=2)
+    drawn = _Drawn(settings, Path(sys.argv[1]), workers=2)
     for pool in drawn.pools(0):
         print("drawn", flush=True)
 """
@@ -117,9 +117,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_pretraining_that_is_killed_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
-    script = tmp_path / "drawing.py"
+    script, catalogue = tmp_path / "drawing.py", tmp_path / "fonts.tsv"
     script.write_text(DRAWING)
-    with started([sys.executable, str(script)]) as process:
+    write_catalogue(catalogue)
+    with started([sys.executable, str(script), str(catalogue)]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "drawn\n", process.communicate()
         assert session_of(process.pid)

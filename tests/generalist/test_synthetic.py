@@ -18,23 +18,18 @@ from simgan_captcha.generalist.pretraining.examples import (
     draw_pool,
     make_examples,
 )
-from simgan_captcha.simulator.glyphs import font_path
 from simgan_captcha.simulator.wide.catalogue import FontEntry, read_catalogue
 from simgan_captcha.simulator.wide.drawing import render
 from simgan_captcha.simulator.wide.fonts import CATALOGUE, FontShelf, shadowed, thinned
 from simgan_captcha.simulator.wide.plans import LUMA, colour, draw_plan
 from simgan_captcha.simulator.wide.styles import draw_style
+from tests.drawing import write_catalogue
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> FontShelf:
-    """Fonts that every installation has, in place of Debian's."""
-    fields = [f.name for f in dataclasses.fields(FontEntry)]
-    lines = ["\t".join(fields)]
-    for name in ("roboto-black", "source-serif", "dejavu-sans-mono"):
-        lines.append(f"{font_path(name)}\t{name}\t{name}\t\tOFL\ttrain\tFalse")
     file = tmp_path_factory.mktemp("fonts") / "fonts.tsv"
-    file.write_text("\n".join([*lines, ""]))
+    write_catalogue(file)
     return FontShelf(file, "train")
 
 
