@@ -48,7 +48,8 @@ from simgan_captcha.pipeline.lesson import TAUGHT_READINGS
 from simgan_captcha.pipeline.run import opened
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import STORE, TeacherTexts
-from simgan_captcha.pipeline.stages.specialization import learn_texts, possible_texts
+from simgan_captcha.pipeline.stages.distillation import learn_texts
+from simgan_captcha.pipeline.stages.specialization import possible_texts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.teaching.labels import collect
 from simgan_captcha.training.parallel import fabric_precision

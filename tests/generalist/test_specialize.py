@@ -16,6 +16,7 @@ from simgan_captcha.generalist.specialization.specialize import (
     forgiving_loss,
     learned_share,
     prepare,
+    read_columns,
     specialize,
 )
 
@@ -86,3 +87,22 @@ def test_the_first_steps_learn_from_all_images_that_are_read_surely() -> None:
     assert learned_share(0, 200, sure=0.2) == pytest.approx(0.5)
     assert learned_share(60, 200, sure=0.2) == pytest.approx(0.75)
     assert learned_share(120, 200, sure=0.2) == learned_share(199, 200, sure=1.0) == 1.0
+
+
+def test_it_learns_the_readings_of_another_reader_in_place_of_its_own() -> None:
+    torch.manual_seed(1)
+    network = Generalist().eval()
+    with torch.no_grad():  # else texts are so improbable that nothing is learned from them
+        network.logits.bias[encode("01")] += torch.tensor([8.0, 7.0])
+    images = np.random.default_rng(1).standard_normal((8, 4, HEIGHT, 48)).astype(np.float32)
+    possible = PossibleTexts.of_lengths(Alphabet("01"), (2, 2))
+    settings = SpecializationSettings(steps=20, batch_size=8)
+
+    def lead(text: str) -> float:
+        """How much likelier a one is than a zero, in log odds, after all texts were this one."""
+        learned = specialize(network, images, possible, settings, readings=[(text, 0.6)] * 8)
+        logits = read_columns(learned, torch.from_numpy(images))
+        zero, one = encode("01")
+        return float((logits[..., one] - logits[..., zero]).mean())
+
+    assert lead("11") > lead("00") + 0.5

@@ -35,7 +35,8 @@ from simgan_captcha.pipeline.run_folder import (
     read_diagnosis,
     read_run,
 )
-from simgan_captcha.pipeline.stages import final_readings, specialization
+from simgan_captcha.pipeline.stages import distillation, final_readings
+from simgan_captcha.pipeline.stages.distillation import _Lesson as Lesson
 from simgan_captcha.recognizer.distill import LabelledImages
 from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
@@ -221,59 +222,105 @@ def test_pseudo_labels_fit_the_scheme(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stabilities", "kept", "trained"),
+    ("stabilities", "confidence", "trained"),
     [
-        ([0.5, 0.8, 0.9], 3, 3),  # each round corrects mistakes
-        ([0.9, 0.8, 1.0], 1, 2),  # the second adds some, and ends it
-        ([0.5, 0.8, 0.7], 2, 3),
+        ([0.5, 0.8, 0.9], 0.95, 3),  # each round corrects mistakes
+        ([0.5, 1.0], 0.95, 2),  # the second leaves few
+        ([1.0], 0.95, 1),
+        ([1.0, 1.0], 0.85, 2),  # less sure than the teacher: goes on
+        ([0.5, 0.8, 0.9, 0.9], 0.85, 4),
     ],
 )
-def test_rounds_go_on_while_readings_become_more_stable(
-    stabilities: list[float], kept: int, trained: int, monkeypatch: pytest.MonkeyPatch
+def test_rounds_go_on_until_readings_are_stable_and_learned(
+    stabilities: list[float], confidence: float, trained: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A round of stability s reads s * 10 of 10 images as it learned them."""
     config = small_config(*PRETRAINED, "distillation.rounds=3")
-    data: Any = SimpleNamespace(config=config, background=lambda: None)
+    data: Any = SimpleNamespace(config=config)
+    begun = list[Any]()
 
-    def learn(data: object, folder: Path, images: LabelledImages, number: int, advance: object):  # type: ignore[no-untyped-def]
-        ids = images.ids.copy()
+    def train(rounds: object, lesson: Lesson, number: int, **more: Any) -> distillation._Round:
+        ids = lesson.images.ids.copy()
         ids[round(10 * stabilities[number]) :] += 1
-        result: Any = SimpleNamespace(reader=number)
-        return specialization._Round(result, images.ids, np.eye(4, dtype=np.float32)[ids % 4])
+        read = np.eye(4, dtype=np.float32)[ids % 4] * confidence**0.5
+        begun.append(more.get("begun"))
+        return distillation._Round(cast(Any, SimpleNamespace(reader=number)), lesson, read)
 
-    monkeypatch.setattr(specialization, "_learn_texts", learn)
+    monkeypatch.setattr(distillation._Rounds, "train", train)
+    monkeypatch.setattr(
+        distillation._Rounds, "taught_back", lambda rounds, latest, number: latest.lesson
+    )
     images = LabelledImages(
         np.zeros((10, 24, 48), np.uint8), np.zeros((10, 2), np.int64), np.zeros(10, np.bool_)
     )
-    found, results = specialization._learn_in_rounds(data, Path(), images, lambda *_: None)
-    assert len(results) == trained
-    assert found.result is results[kept - 1]
-    assert found.stability == pytest.approx(stabilities[kept - 1])
+    rounds = distillation._Rounds(data, Path(), [], lambda *_: None)
+    found = rounds.learn(Lesson(images, taught=0.9))
+    assert len(found.rounds) == trained
+    assert found.kept is found.rounds[-1]
+    assert [one is not None for one in begun] == [False] * (trained - 1) + [confidence < 0.9]
 
 
-def test_an_unsure_recognizer_goes_on_with_the_same_texts(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It learns for the steps of all rounds, from where the first one ended."""
-    config = small_config(*PRETRAINED, "distillation.rounds=4")
-    rounds = list[Any]()
-    learned = specialization._learn_texts
+def learned_in_rounds(
+    finished: Path, folder: Path, sure: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Any], distillation.Distilled]:
+    """Rounds as (lesson, begun, result), of a teacher that is as sure of each text."""
+    rounds, train = list[Any](), distillation._Rounds.train
 
-    def learning(*given: Any, **more: Any) -> Any:
-        rounds.append((given[2], more.get("first"), learned(*given, **more)))
+    def training(self: Any, lesson: Lesson, number: int, **more: Any) -> Any:
+        rounds.append((lesson, more.get("begun"), train(self, lesson, number, **more)))
         return rounds[-1][2]
 
-    monkeypatch.setattr(specialization, "_learn_texts", learning)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    data = RunData(finished, config, 1, fabric, print)
+    monkeypatch.setattr(distillation._Rounds, "train", training)
+    config = small_config(*PRETRAINED, "distillation.rounds=4")
+    data = RunData(finished, config, 1, Fabric(accelerator="cpu", devices=1), print)
     teacher = TeacherTexts.of_stage(finished / "specialize")
-    found = specialization.learn_texts(data, tmp_path, teacher, {}, lambda *_: None)
-    (images, _, first), (same, begun, last) = rounds
-    assert first.confidence < 0.85  # after 6 steps
+    teacher = teacher._replace(confidences=[sure] * len(teacher.names))
+    return rounds, distillation.learn_texts(data, folder, teacher, {}, lambda *_: None)
+
+
+def test_a_recognizer_that_is_less_sure_than_its_teacher_goes_on_with_the_same_texts(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(distillation, "_STABLE", 0.0)
+    rounds, found = learned_in_rounds(finished, tmp_path, 0.99, monkeypatch)
+    (lesson, _, first), (same, begun, last) = rounds
+    assert first.confidence < 0.99  # after 6 steps
     assert begun is first
-    np.testing.assert_array_equal(same.ids, images.ids)
+    np.testing.assert_array_equal(same.images.ids, lesson.images.ids)
     assert found.kept is last.result
-    assert last.result.images == 3 * first.result.images
+
+
+def test_generalist_and_recognizer_learn_each_other_s_readings(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taught, read = list[Any](), list[Any]()
+    specialize, read_prepared = distillation.specialize, distillation.read_prepared
+
+    def specializing(*given: Any, **more: Any) -> Any:
+        taught.append(more["readings"])
+        return specialize(*given, **more)
+
+    def reading(*given: Any) -> Any:
+        read.append(read_prepared(*given))
+        return read[-1]
+
+    monkeypatch.setattr(distillation, "specialize", specializing)
+    monkeypatch.setattr(distillation, "read_prepared", reading)
+    rounds, found = learned_in_rounds(finished, tmp_path, 0.01, monkeypatch)
+    scheme = small_config(*PRETRAINED).scheme
+    assert len(found.rounds) == len(rounds)
+    rounds = [one for one in rounds if one[1] is None]
+    assert len(rounds) == len(taught) + 1 > 1
+    for texts, decoded, (_, _, before), (lesson, _, _) in zip(
+        taught, read, rounds[:-1], rounds[1:], strict=True
+    ):
+        assert [text for text, _ in texts] == [
+            scheme.decode(ids) for ids in before.read.argmax(-1).tolist()
+        ]
+        assert [scheme.decode(ids) for ids in lesson.images.ids.tolist()] == [
+            one.text for one in decoded
+        ]
+        assert lesson.taught == pytest.approx(np.mean([one.confidence for one in decoded]))
 
 
 @pytest.mark.parametrize(

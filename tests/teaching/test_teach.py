@@ -22,7 +22,7 @@ from simgan_captcha.pipeline.lesson import LABELS, LESSON, TEACH, Lesson, load_l
 from simgan_captcha.pipeline.progress import Event
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_folder import READER, READINGS
-from simgan_captcha.pipeline.stages import specialization
+from simgan_captcha.pipeline.stages import distillation, specialization
 from simgan_captcha.report.report import write_report
 from simgan_captcha.teaching import teach as teaching
 from simgan_captcha.teaching.terminal import ASKED
@@ -181,16 +181,16 @@ def test_known_texts_reach_the_pseudo_labels_of_each_round(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = labels(run, 5)
-    learned = specialization._learn_texts
+    train = distillation._Rounds.train
     rounds = list[Any]()
 
-    def learning(data, folder, images, number, advance, **first):  # type: ignore[no-untyped-def]
-        rounds.append(images)
-        return learned(data, folder, images, number, advance, **first)
+    def training(self, lesson, number, **first):  # type: ignore[no-untyped-def]
+        rounds.append(lesson.images)
+        return train(self, lesson, number, **first)
 
-    monkeypatch.setattr(specialization, "_learn_texts", learning)
+    monkeypatch.setattr(distillation._Rounds, "train", training)
     Run(run).teach(given, progress=lambda event: None)
-    assert len(rounds) == 2
+    assert len(rounds) >= 2
     for images in rounds:
         assert images.known.sum() == 5
         assert {tuple(ids) for ids in images.ids[images.known].tolist()} == {(0, 1)}
@@ -210,6 +210,23 @@ def test_known_texts_take_the_place_of_the_generalist_s(
     monkeypatch.setattr(specialization, "specialize", specializing)
     Run(run).teach(given, progress=lambda event: None)
     assert sorted(learned["known"].values()) == ["ab"] * 5
+
+
+def test_known_texts_stay_when_the_generalist_learns_from_the_recognizer(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = list[Any]()
+    specialize = distillation.specialize
+
+    def specializing(*arguments, known, **options):  # type: ignore[no-untyped-def]
+        learned.append(known)
+        return specialize(*arguments, known=known, **options)
+
+    monkeypatch.setattr(distillation, "specialize", specializing)
+    Run(run).teach(labels(run, 5), progress=lambda event: None)
+    assert learned
+    for known in learned:
+        assert sorted(known.values()) == ["ab"] * 5
 
 
 def test_labels_that_do_not_fit_are_refused_before_anything_is_learned(run: Path) -> None:

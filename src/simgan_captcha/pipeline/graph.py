@@ -87,13 +87,13 @@ def _specialize_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _distill() -> Work:
-    from simgan_captcha.pipeline.stages import specialization
+    from simgan_captcha.pipeline.stages import distillation
 
-    return Work(specialization.distill, specialization.distillation_flops)
+    return Work(distillation.distill, distillation.distillation_flops)
 
 
 def _distill_settings(config: RunConfig) -> dict[str, Any]:
-    found = config.dump("scheme", "recognizer", "distillation")
+    found = config.dump("scheme", "recognizer", "specialization", "distillation")
     del found["distillation"]["enough"]  # determines only the later stages
     return found
 

@@ -29,11 +29,8 @@ from simgan_captcha.pipeline.run_folder import (
     read_diagnosis,
     run_estimate,
 )
-from simgan_captcha.pipeline.stages.specialization import (
-    Distilled,
-    learn_texts,
-    specialized_texts,
-)
+from simgan_captcha.pipeline.stages.distillation import Distilled, learn_texts
+from simgan_captcha.pipeline.stages.specialization import specialized_texts
 from simgan_captcha.recognizer.decode import decode, read_probabilities, save_recognizer
 
 FEWEST_VALIDATED = 10

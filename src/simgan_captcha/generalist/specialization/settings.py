@@ -21,9 +21,9 @@ class DistillationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    rounds: int = Field(default=3, ge=1, le=10)
-    """Most trainings from random weights. The first learns the texts of the generalist, each other
-    one those of the one before, as long as they become more stable."""
+    rounds: int = Field(default=4, ge=1, le=10)
+    """Most trainings from random weights. Between two of them the generalist learns the readings of
+    the recognizer. They go on as long as the readings become more stable."""
     fewest_steps: int = Field(default=200, ge=1)
     """Optimiser steps of a round for a small alphabet."""
     steps_a_class: int = Field(default=15, ge=0)

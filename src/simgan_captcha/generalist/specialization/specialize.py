@@ -16,7 +16,7 @@ Shapes: N images of 4 channels, 40 rows and W columns, T = W / 4 output columns,
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ def specialize(
     *,
     seed: int = 1,
     known: Mapping[int, str] | None = None,
+    readings: Sequence[tuple[str, float]] | None = None,
     bf16: bool = False,
     on_step: OnStep = lambda step, steps, figures: None,
 ) -> Generalist:
@@ -105,6 +106,8 @@ def specialize(
         settings: See there.
         seed: Decides the order of images and their augmentation.
         known: True texts by the number of their image. Only `simgan_captcha.teaching` has any.
+        readings: Text and confidence of each image by another reader, to learn instead of those of
+            the teacher.
         bf16: Whether convolutions compute in bfloat16.
         on_step: Called after each step.
     """
@@ -122,8 +125,9 @@ def specialize(
     )
     labels, first = _Labels([], torch.zeros(0, dtype=torch.long), 0.0), 1.0
     for step in range(s.steps):
-        if step % _RELABEL_EVERY == 0:
-            labels = _label(teacher, pixels, possible, known, bf16=bf16)
+        if step % _RELABEL_EVERY == 0 and (readings is None or step == 0):
+            read = readings or _read(teacher, pixels, possible, bf16=bf16)
+            labels = _Labels.of(read, known)
             first = labels.sure if step == 0 else first
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * _schedule(step, s.steps)
@@ -146,7 +150,9 @@ def specialize(
     return teacher.eval()
 
 
-def count_specialization_flops(settings: SpecializationSettings, columns: int, images: int) -> int:
+def count_specialization_flops(
+    settings: SpecializationSettings, columns: int, images: int, *, relabels: bool = True
+) -> int:
     """Floating-point operations of a specialization and its readings.
 
     A multiply-add counts as two, and a training step as three forward passes.
@@ -155,30 +161,40 @@ def count_specialization_flops(settings: SpecializationSettings, columns: int, i
         settings: Steps and batches.
         columns: W, input columns of an image.
         images: N.
+        relabels: Whether the teacher's own readings are learned, which it repeats.
     """
-    readings = images * (2 + -(-settings.steps // _RELABEL_EVERY))
+    readings = images * (2 + -(-settings.steps // _RELABEL_EVERY) if relabels else 1)
     trained = 3 * settings.steps * settings.batch_size
     return round(count_forward_flops(columns) * (readings + trained))
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """The teacher's texts as class ids, and the images with a text, the surest first."""
+    """Texts to learn as class ids, and the images with a text, the surest first."""
 
     ids: list[Tensor]
     by_confidence: Tensor
     sure: float
     """Share of the images with a confidence of at least `_SURE`."""
 
+    @staticmethod
+    def of(readings: Sequence[tuple[str, float]], known: Mapping[int, str]) -> "_Labels":
+        """Labels from the text and confidence of each image; known texts replace some."""
+        certain = {number: (text, 1.0) for number, text in known.items()}
+        learned = [certain.get(number, reading) for number, reading in enumerate(readings)]
+        confidence = torch.tensor([sure if text else -1.0 for text, sure in learned])
+        order = confidence.argsort(descending=True)
+        return _Labels(
+            [torch.tensor(encode(text), dtype=torch.long) for text, _ in learned],
+            order[confidence[order] >= 0],
+            float((confidence >= _SURE).float().mean()),
+        )
 
-def _label(
-    teacher: Generalist,
-    images: Tensor,
-    possible: PossibleTexts,
-    known: Mapping[int, str],
-    *,
-    bf16: bool,
-) -> _Labels:
+
+def _read(
+    teacher: Generalist, images: Tensor, possible: PossibleTexts, *, bf16: bool
+) -> list[tuple[str, float]]:
+    """Text and confidence of each image, with biases against too frequent characters."""
     logits = read_columns(teacher, images, bf16=bf16)
     alphabet = possible.alphabet
     decoded = decode_all(logits, possible)
@@ -189,13 +205,7 @@ def _label(
             _BALANCE,
         )
         decoded = decode_all(logits, possible._replace(alphabet=alphabet.with_biases(biases)))
-    for number, text in known.items():
-        decoded[number] = replace(decoded[number], text=text, confidence=1.0)
-    confidence = torch.tensor([d.confidence if d.text else -1.0 for d in decoded])
-    order = confidence.argsort(descending=True)
-    kept = order[confidence[order] >= 0]
-    ids = [torch.tensor(encode(d.text), dtype=torch.long) for d in decoded]
-    return _Labels(ids, kept, float((confidence >= _SURE).float().mean()))
+    return [(d.text, d.confidence) for d in decoded]
 
 
 def _of_characters(logits: Floats, decoded: Sequence[Decoded], alphabet: Alphabet) -> Floats:

@@ -1,0 +1,295 @@
+"""The stage in which the recognizer learns the texts that the specialized generalist reads.
+
+Recognizer and generalist then teach each other, in rounds: the generalist learns the readings of
+the recognizer, and a new recognizer learns those of the generalist. Both begin with the weights
+that they had before the family, so neither keeps its mistakes for good. Two networks of different
+kinds make different mistakes, and each learns first what most images have in common.
+
+Sources: noisy student training (arXiv:1911.04252), where each student is the next teacher; for two
+networks that correct each other's labels, co-teaching (arXiv:1804.06872). Deviation: our two
+networks have different sizes and inputs, and train one after the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from simgan_captcha.config.settings import RunConfig
+from simgan_captcha.errors import RunError
+from simgan_captcha.generalist.decoding import Decoded
+from simgan_captcha.generalist.specialization.specialize import (
+    count_specialization_flops,
+    specialize,
+)
+from simgan_captcha.pipeline.cost import recognizer_architecture
+from simgan_captcha.pipeline.estimate import Estimate, estimate_from_confidence
+from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.run_data import RunData
+from simgan_captcha.pipeline.run_folder import READER, TeacherTexts
+from simgan_captcha.pipeline.stages.specialization import (
+    PreparedImages,
+    bf16_of,
+    input_columns,
+    possible_texts,
+    read_prepared,
+)
+from simgan_captcha.recognizer.decode import read_probabilities, save_recognizer
+from simgan_captcha.recognizer.distill import LabelledImages, forgiving_objective, labelled_batches
+from simgan_captcha.recognizer.train import (
+    TrainedRecognizer,
+    TrainingSession,
+    count_flops,
+    train_recognizer,
+)
+from simgan_captcha.scheme import Scheme
+from simgan_captcha.types import Floats, OnStep
+
+_STABLE = 0.98
+"""Share of images that a recognizer reads as it learned them, from which on the texts hold few
+mistakes, so that a further round has little to correct."""
+_SEEDS = 10_007
+"""Difference between the seeds of two rounds."""
+
+
+class Distilled(NamedTuple):
+    """A recognizer that learned the texts of a teacher."""
+
+    kept: TrainedRecognizer
+    """Result of the round that is kept."""
+    rounds: list[TrainedRecognizer]
+    """Results of all rounds."""
+    taught: float
+    """Mean confidence of the teacher in the texts that the recognizer learned."""
+    flops: int
+    """Floating-point operations of all rounds, with those of the generalist."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The estimated accuracy."""
+        return estimate_from_confidence(self.taught)
+
+
+def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
+    """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
+    learned = learn_texts(data, folder, TeacherTexts.of_stage(data.run / "specialize"), {}, advance)
+    if data.fabric.is_global_zero:
+        save_recognizer(folder / READER, learned.kept.reader, recognizer_architecture(data.config))
+    return StageOutcome(
+        (READER,),
+        {
+            **learned.kept.figures,
+            "rounds": len(learned.rounds),
+            "taught": round(learned.taught, 4),
+            "estimate": asdict(learned.estimate),
+        },
+        images=sum(result.images for result in learned.rounds),
+        training_flops=learned.flops,
+    )
+
+
+def learn_texts(
+    data: RunData, folder: Path, teacher: TeacherTexts, known: Mapping[str, str], advance: OnStep
+) -> Distilled:
+    """Train the recognizer on a teacher's texts, in rounds.
+
+    Args:
+        data: Data of the run.
+        folder: Folder for the checkpoints and metrics of the rounds.
+        teacher: Texts of the teacher; those that do not fit the scheme are left out.
+        known: True texts by name, which replace those of the teacher. Only
+            `simgan_captcha.teaching` gives any.
+        advance: Called after each step.
+
+    Raises:
+        RunError: Fewer than two texts fit the scheme.
+    """
+    scheme = data.config.scheme
+    of_teacher = dict(zip(teacher.names, teacher.texts, strict=True))
+    taught = _with_ids(of_teacher | dict(known), scheme)
+    if len(taught) < 2:
+        raise RunError(
+            "expected readings with the alphabet and length of the scheme, the generalist gives "
+            "none; correct the scheme, or run with --set pretrained=false"
+        )
+    sure_of = dict(zip(teacher.names, teacher.confidences, strict=True)) | dict.fromkeys(known, 1.0)
+    lesson = _Lesson(
+        LabelledImages(
+            data.images_named(taught),
+            np.array(list(taught.values())),
+            np.array([name in known for name in taught]),
+        ),
+        float(np.mean([sure_of[name] for name in taught])),
+    )
+    return _Rounds(data, folder, list(taught), advance).learn(lesson)
+
+
+class _Lesson(NamedTuple):
+    """What a recognizer learns."""
+
+    images: LabelledImages
+    taught: float
+    """Mean confidence of the teacher in the texts."""
+
+
+class _Round(NamedTuple):
+    """One training on N images."""
+
+    result: TrainedRecognizer
+    lesson: _Lesson
+    read: Floats
+    """Probabilities (N, L, K) that the recognizer gives after training."""
+
+    @property
+    def stability(self) -> float:
+        """The share of images that the recognizer reads as it learned them."""
+        return float((self.read.argmax(-1) == self.lesson.images.ids).all(1).mean())
+
+    @property
+    def confidence(self) -> float:
+        """The mean probability of the texts that it reads."""
+        return float(self.read.max(-1).prod(-1).mean())
+
+    @property
+    def learned(self) -> bool:
+        """Whether the recognizer is at least as sure of the texts as its teacher."""
+        return self.confidence >= self.lesson.taught
+
+
+class _Rounds:
+    """Trains one recognizer after another, each on texts of the generalist.
+
+    The rounds are short, so that a recognizer learns what most images of a shape have in common,
+    and few mistakes. They end when the texts hold few mistakes.
+    """
+
+    def __init__(self, data: RunData, folder: Path, names: Sequence[str], advance: OnStep) -> None:
+        self.data, self.folder, self.names, self.advance = data, folder, names, advance
+        config = data.config
+        self.rounds = config.distillation.rounds
+        self.each = config.distillation.steps_of(config.scheme.classes)
+        self.done, self.flops = 0, 0
+        self.prepared: PreparedImages | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps of all rounds, at most."""
+        generalist = (self.rounds - 1) * self.data.config.specialization.steps
+        return (self.rounds + 1) * self.each + generalist
+
+    def learn(self, lesson: _Lesson) -> Distilled:
+        """Train all rounds, and the last recognizer for longer if it is less sure than its teacher.
+
+        Args:
+            lesson: Of the first round.
+        """
+        latest = self.train(lesson, 0)
+        results = [latest.result]
+        while len(results) < self.rounds and latest.stability < _STABLE:
+            latest = self.train(self.taught_back(latest, len(results)), len(results))
+            results.append(latest.result)
+        if not latest.learned:
+            latest = self.train(latest.lesson, len(results), begun=latest)
+            results.append(latest.result)
+        return Distilled(latest.result, results, latest.lesson.taught, self.flops)
+
+    def taught_back(self, latest: _Round, number: int) -> _Lesson:
+        """The texts of the generalist after it has learned the readings of the recognizer.
+
+        An image keeps its label if the generalist finds no text in it.
+        """
+        images = latest.lesson.images
+        ids, taught = images.ids, latest.lesson.taught
+        if self.data.fabric.is_global_zero:
+            decoded = self.generalist_readings(latest, number)
+            encode = self.data.config.scheme.encode
+            ids = np.array(
+                [
+                    encode(one.text) if one.text and not certain else label
+                    for one, label, certain in zip(decoded, ids, images.known, strict=True)
+                ]
+            )
+            confidences = [one.confidence for one in decoded]
+            taught = float(np.where(images.known, 1.0, confidences).mean())
+        ids, taught = self.data.fabric.broadcast((ids, taught))
+        return _Lesson(images._replace(ids=ids), taught)
+
+    def generalist_readings(self, latest: _Round, number: int) -> list[Decoded]:
+        """Readings of the generalist that has learned those of the latest recognizer."""
+        data, scheme, settings = self.data, self.data.config.scheme, self.data.config.specialization
+        if self.prepared is None:
+            self.prepared = PreparedImages.of(data, self.names, 0).in_order_of(self.names)
+        texts = [scheme.decode(ids) for ids in latest.read.argmax(-1).tolist()]
+        certain = np.flatnonzero(latest.lesson.images.known).tolist()
+        done = self.done
+        network = specialize(
+            self.prepared.network,
+            self.prepared.images,
+            possible_texts(scheme),
+            settings,
+            seed=data.seed + _SEEDS * number,
+            known={n: scheme.decode(latest.lesson.images.ids[n].tolist()) for n in certain},
+            readings=list(zip(texts, latest.read.max(-1).prod(-1).tolist(), strict=True)),
+            bf16=bf16_of(data),
+            on_step=lambda step, _, figures: self.advance(done + step, self.total, figures),
+        )
+        self.done += settings.steps
+        columns, count = self.prepared.images.shape[-1], len(self.names)
+        self.flops += count_specialization_flops(settings, columns, count, relabels=False)
+        return read_prepared(data, network, self.prepared.images)
+
+    def train(self, lesson: _Lesson, number: int, *, begun: _Round | None = None) -> _Round:
+        """Train a recognizer from random weights, or that of an earlier round further."""
+        data, config, fabric = self.data, self.data.config, self.data.fabric
+        batch_size = config.distillation.batch_size
+        changes = {"steps": self.each, "batch_size": batch_size, "images": "raw"}
+        settings = config.recognizer.model_copy(update=changes)
+        seed, done = data.seed + _SEEDS * number, self.done
+        result = train_recognizer(
+            labelled_batches(
+                lesson.images,
+                data.background(),
+                settings.batch_size,
+                seed,
+                rank=fabric.global_rank,
+                processes=fabric.world_size,
+            ),
+            recognizer_architecture(config),
+            settings,
+            TrainingSession(
+                self.folder / f"round-{number + 1}",
+                fabric,
+                seed,
+                lambda step, _, figures: self.advance(done + step, self.total, figures),
+            ),
+            initial=None if begun is None else begun.result.reader,
+            objective=partial(forgiving_objective, known=int(lesson.images.known.sum())),
+        )
+        self.done += self.each
+        self.flops += result.flops
+        read = read_probabilities(result.reader, data.background(), lesson.images.pixels)
+        return _Round(result, lesson, read)
+
+
+def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
+    """Floating-point operations of the distillation with all rounds."""
+    settings, learned = config.distillation, config.specialization
+    each = count_flops(recognizer_architecture(config), settings.batch_size, backward=True)
+    generalist = count_specialization_flops(
+        learned, input_columns(config.scheme), learned.images, relabels=False
+    )
+    recognizers = each * settings.steps_of(config.scheme.classes) * (settings.rounds + 1)
+    return recognizers + generalist * (settings.rounds - 1)
+
+
+def _with_ids(texts: Mapping[str, str], scheme: Scheme) -> dict[str, list[int]]:
+    """Class ids (L,) of the texts that fit the scheme, by the names of their images."""
+    fewest = scheme.min_length
+    return {
+        name: scheme.encode(text)
+        for name, text in texts.items()
+        if fewest <= len(text) <= scheme.max_length
+    }
