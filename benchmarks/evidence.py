@@ -102,6 +102,12 @@ _SIX = (
     f"'Gregwar (PHP), 5' 'the puzzle, another user' {_SERIF}"
 )
 
+_FURTHER = (
+    "'wheezy.captcha (PyPI), 4' 'django-simple-captcha (PyPI), 4' 'gvcode (PyPI), 5' "
+    "'multicolorcaptcha (PyPI), 4' 'trek-captcha (npm), 5' 'ppfun-captcha (npm), 4' "
+    "'captchapng (npm), 4'"
+)
+
 
 def _of_preset(preset: str, minutes: int) -> Evidence:
     command = f"main_table.py {{work}}/main --challenges {{challenges}} --preset {preset}"
@@ -189,6 +195,7 @@ TABLE = (
         ("main_table_quick",),
     ),
     _families("families", 95, _SIX),
+    _families("families_further", 50, _FURTHER),
     _families("families_cpu", 35, _SERIF, "cpu"),
     _families("families_on_gradients", 15, "'captcha (PyPI), 4 digits, on gradients'"),
     _families(

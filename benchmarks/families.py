@@ -5,7 +5,8 @@
 Each family has 2,000 unlabelled images. A third-party generator (benchmarks/generators/) draws
 them, or our puzzle for a user that was not used in development. The script calls ``init`` as a user
 would, ``run`` with one preset for all families, and then ``judge``. It skips families without an
-installed generator, and says so. The simulator has none of their fonts. Writes
+installed generator, and says so. The simulator has none of their fonts. The last seven families
+were not used in development before 2026-11-30. Writes
 benchmarks/results/NAME.{json,md}.
 """
 
@@ -97,6 +98,21 @@ FAMILIES = {
         seen={"wavy_baseline": "true", "multiple_fonts": "true"},
     ),
     "the puzzle, another user": Family((), (), ascii_lowercase + digits, "4"),
+    "wheezy.captcha (PyPI), 4": Family(
+        ("python", "pypi_more.py"), ("wheezy",), ascii_uppercase + digits, "4"
+    ),
+    "django-simple-captcha (PyPI), 4": Family(
+        ("python", "pypi_more.py"), ("django",), ascii_uppercase, "4"
+    ),
+    "gvcode (PyPI), 5": Family(
+        ("python", "pypi_more.py"), ("gvcode",), ascii_lowercase + digits, "5"
+    ),
+    "multicolorcaptcha (PyPI), 4": Family(
+        ("python", "pypi_more.py"), ("multicolor",), digits + "ABCDEF", "4"
+    ),
+    "trek-captcha (npm), 5": Family(("node", "npm_more.js"), ("trek",), ascii_lowercase, "5"),
+    "ppfun-captcha (npm), 4": Family(("node", "npm_more.js"), ("ppfun",), _NO_O, "4"),
+    "captchapng (npm), 4": Family(("node", "npm_more.js"), ("captchapng",), digits, "4"),
 }
 
 
