@@ -222,20 +222,25 @@ def test_pseudo_labels_fit_the_scheme(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stabilities", "confidence", "trained"),
+    ("stabilities", "confidence", "trained", "alphabet"),
     [
-        ([0.5, 0.8, 0.9], 0.95, 3),  # each round corrects mistakes
-        ([0.5, 1.0], 0.95, 2),  # the second leaves few
-        ([1.0], 0.95, 1),
-        ([1.0, 1.0], 0.85, 2),  # less sure than the teacher: goes on
-        ([0.5, 0.8, 0.9, 0.9], 0.85, 4),
+        ([0.5, 0.8, 0.9], 0.95, 3, "ab"),  # each round corrects mistakes
+        ([0.5, 1.0], 0.95, 2, "ab"),  # the second leaves few
+        ([1.0], 0.95, 1, "ab"),
+        ([1.0, 1.0], 0.85, 2, "ab"),  # less sure than the teacher: goes on
+        ([0.5, 0.8, 0.9, 0.9], 0.85, 4, "ab"),
+        ([0.5], 0.95, 1, "äb"),  # the generalist does not know this letter
     ],
 )
 def test_rounds_go_on_until_readings_are_stable_and_learned(
-    stabilities: list[float], confidence: float, trained: int, monkeypatch: pytest.MonkeyPatch
+    stabilities: list[float],
+    confidence: float,
+    trained: int,
+    alphabet: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A round of stability s reads s * 10 of 10 images as it learned them."""
-    config = small_config(*PRETRAINED, "distillation.rounds=3")
+    config = small_config(*PRETRAINED, "distillation.rounds=3", f"scheme.alphabet={alphabet}")
     data: Any = SimpleNamespace(config=config)
     begun = list[Any]()
 

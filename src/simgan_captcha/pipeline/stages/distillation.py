@@ -163,13 +163,14 @@ class _Rounds:
     """Trains one recognizer after another, each on texts of the generalist.
 
     The rounds are short, so that a recognizer learns what most images of a shape have in common,
-    and few mistakes. They end when the texts hold few mistakes.
+    and few mistakes. They end when the texts hold few mistakes. There is one round if the
+    generalist cannot read the scheme.
     """
 
     def __init__(self, data: RunData, folder: Path, names: Sequence[str], advance: OnStep) -> None:
         self.data, self.folder, self.names, self.advance = data, folder, names, advance
         config = data.config
-        self.rounds = config.distillation.rounds
+        self.rounds = config.distillation.rounds if config.begins_pretrained else 1
         self.each = config.distillation.steps_of(config.scheme.classes)
         self.done, self.flops = 0, 0
         self.prepared: PreparedImages | None = None
