@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 
 from simgan_captcha.api.learning import Run
 from simgan_captcha.errors import RunError
+from simgan_captcha.generalist.specialization.specialize import specialize
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import load_readings
 from simgan_captcha.pipeline import graph
@@ -37,6 +38,7 @@ from simgan_captcha.pipeline.run_folder import (
 )
 from simgan_captcha.pipeline.stages import distillation, final_readings
 from simgan_captcha.pipeline.stages.distillation import _Lesson as Lesson
+from simgan_captcha.pipeline.stages.specialization import read_prepared
 from simgan_captcha.recognizer.distill import LabelledImages
 from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
@@ -299,7 +301,6 @@ def test_generalist_and_recognizer_learn_each_other_s_readings(
     finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     taught, read = list[Any](), list[Any]()
-    specialize, read_prepared = distillation.specialize, distillation.read_prepared
 
     def specializing(*given: Any, **more: Any) -> Any:
         taught.append(more["readings"])

@@ -216,11 +216,11 @@ def test_known_texts_stay_when_the_generalist_learns_from_the_recognizer(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned = list[Any]()
-    specialize = distillation.specialize
+    specialized = specialize.specialize
 
     def specializing(*arguments, known, **options):  # type: ignore[no-untyped-def]
         learned.append(known)
-        return specialize(*arguments, known=known, **options)
+        return specialized(*arguments, known=known, **options)
 
     monkeypatch.setattr(distillation, "specialize", specializing)
     Run(run).teach(labels(run, 5), progress=lambda event: None)
