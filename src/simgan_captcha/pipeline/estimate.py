@@ -91,11 +91,12 @@ def estimate_from_confidence(taught: float) -> Estimate:
 
     The accuracy is sigmoid(a + b logit(taught)). Both constants, and the ends of the interval, are
     fitted by ``benchmarks/estimate_calibration.py`` to synthetic families in fonts that the
-    generalist never saw. No real images are used. Further terms made the estimate worse there: how
+    generalist never saw. No real images are used. There, each recognizer learned the texts of the
+    one before, not yet those of the generalist in turn. Further terms made the estimate worse: how
     often teacher and recognizer agree, how sure the recognizer is, and how stable its readings are.
 
     Args:
-        taught: Mean confidence of the teacher (the specialized generalist), 0 to 1.
+        taught: Mean confidence of the teacher (the generalist before the last round), 0 to 1.
     """
     middle = _SHIFT + _SLOPE * logit(taught)
     accuracy, low, high = (_sigmoid(middle + side) for side in (0.0, -_BELOW, _ABOVE))
