@@ -38,6 +38,7 @@ from simgan_captcha.evaluation.labels import read_labels_csv
 from simgan_captcha.generalist.network import load_generalist
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.generalist.specialization.specialize import (
+    GivenTexts,
     decode_all,
     prepare,
     read_columns,
@@ -166,7 +167,9 @@ def fine_tuned_generalist(data: RunData, given: Mapping[str, str]) -> dict[str, 
         possible,
         data.config.specialization,
         seed=data.seed,
-        known={place: given[stored.names[number]] for place, number in enumerate(chosen)},
+        given=GivenTexts(
+            {place: given[stored.names[number]] for place, number in enumerate(chosen)}
+        ),
         bf16=bf16,
     )
     logits = read_columns(tuned, torch.from_numpy(pictures), bf16=bf16)

@@ -26,15 +26,18 @@ def test_presets_differ_and_are_left_alone_by_assignments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "budget", "at_most"), [("quick", 30e12, 60e12), ("cpu", 30e12, 125e12)]
+    ("preset", "budget", "at_most"), [("quick", 60e12, 90e12), ("cpu", 60e12, 150e12)]
 )
 def test_presets_for_a_laptop_keep_to_their_budget(
     preset: str, budget: float, at_most: float
 ) -> None:
-    """The second where the simulator is needed, and a reader is sure of little."""
+    """The second where the simulator is needed, too, and a reader is sure of little.
+
+    The plan has all rounds of the distillation. A run whose rounds end earlier takes less.
+    """
     config = resolve_config(preset)
     assert 0.5 * budget < planned_training_flops(config) <= budget
-    assert 1.5 * budget < planned_training_flops(config, unsure=1.0) <= at_most
+    assert budget < planned_training_flops(config, unsure=1.0) <= at_most
     said = plan_in_words(config)
     alone = config.model_copy(update={"pretrained": False})
     least = min(planned_training_flops(config), planned_training_flops(alone))

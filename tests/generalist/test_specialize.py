@@ -11,6 +11,7 @@ from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist
 from simgan_captcha.generalist.specialization.settings import SpecializationSettings
 from simgan_captcha.generalist.specialization.specialize import (
+    GivenTexts,
     augment,
     common_width,
     forgiving_loss,
@@ -100,7 +101,8 @@ def test_it_learns_the_readings_of_another_reader_in_place_of_its_own() -> None:
 
     def lead(text: str) -> float:
         """How much likelier a one is than a zero, in log odds, after all texts were this one."""
-        learned = specialize(network, images, possible, settings, readings=[(text, 0.6)] * 8)
+        given = GivenTexts(readings=[(text, 0.6)] * 8)
+        learned = specialize(network, images, possible, settings, given=given)
         logits = read_columns(learned, torch.from_numpy(images))
         zero, one = encode("01")
         return float((logits[..., one] - logits[..., zero]).mean())

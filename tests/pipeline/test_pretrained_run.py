@@ -303,7 +303,7 @@ def test_generalist_and_recognizer_learn_each_other_s_readings(
     taught, read = list[Any](), list[Any]()
 
     def specializing(*given: Any, **more: Any) -> Any:
-        taught.append(more["readings"])
+        taught.append(more["given"].readings)
         return specialize(*given, **more)
 
     def reading(*given: Any) -> Any:

@@ -203,9 +203,9 @@ def test_known_texts_take_the_place_of_the_generalist_s(
     learned = dict[str, Any]()
     specialized = specialize.specialize
 
-    def specializing(*arguments, known, **options):  # type: ignore[no-untyped-def]
-        learned["known"] = known
-        return specialized(*arguments, known=known, **options)
+    def specializing(*arguments, given, **options):  # type: ignore[no-untyped-def]
+        learned["known"] = given.known
+        return specialized(*arguments, given=given, **options)
 
     monkeypatch.setattr(specialization, "specialize", specializing)
     Run(run).teach(given, progress=lambda event: None)
@@ -218,9 +218,9 @@ def test_known_texts_stay_when_the_generalist_learns_from_the_recognizer(
     learned = list[Any]()
     specialized = specialize.specialize
 
-    def specializing(*arguments, known, **options):  # type: ignore[no-untyped-def]
-        learned.append(known)
-        return specialized(*arguments, known=known, **options)
+    def specializing(*arguments, given, **options):  # type: ignore[no-untyped-def]
+        learned.append(given.known)
+        return specialized(*arguments, given=given, **options)
 
     monkeypatch.setattr(distillation, "specialize", specializing)
     Run(run).teach(labels(run, 5), progress=lambda event: None)

@@ -17,6 +17,8 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +87,18 @@ def read_columns(network: Generalist, images: Tensor, *, bf16: bool = False) -> 
     return np.concatenate(parts)
 
 
+class GivenTexts(NamedTuple):
+    """Texts of images that a specialization learns without reading them itself."""
+
+    known: Mapping[int, str] = MappingProxyType({})
+    """True texts by the number of their image. Only `simgan_captcha.teaching` has any."""
+    readings: Sequence[tuple[str, float]] | None = None
+    """Text and confidence of each image by another reader, to learn in place of the teacher's."""
+
+
+_NOTHING = GivenTexts()
+
+
 def specialize(
     network: Generalist,
     images: Floats,
@@ -92,8 +106,7 @@ def specialize(
     settings: SpecializationSettings,
     *,
     seed: int = 1,
-    known: Mapping[int, str] | None = None,
-    readings: Sequence[tuple[str, float]] | None = None,
+    given: GivenTexts = _NOTHING,
     bf16: bool = False,
     on_step: OnStep = lambda step, steps, figures: None,
 ) -> Generalist:
@@ -105,13 +118,11 @@ def specialize(
         possible: What the texts may say.
         settings: See there.
         seed: Decides the order of images and their augmentation.
-        known: True texts by the number of their image. Only `simgan_captcha.teaching` has any.
-        readings: Text and confidence of each image by another reader, to learn instead of those of
-            the teacher.
+        given: Texts that the teacher does not read.
         bf16: Whether convolutions compute in bfloat16.
         on_step: Called after each step.
     """
-    s, known = settings, known or {}
+    s, (known, readings) = settings, given
     numbers = torch.tensor(sorted(known), dtype=torch.long)
     forgiveness = torch.full((s.batch_size,), FORGIVENESS)
     forgiveness[s.batch_size - known_of_batch(len(known), s.batch_size) :] = LEAST_FORGIVENESS

@@ -22,6 +22,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.errors import RunError
 from simgan_captcha.generalist.decoding import Decoded
 from simgan_captcha.generalist.specialization.specialize import (
+    GivenTexts,
     count_specialization_flops,
     specialize,
 )
@@ -232,8 +233,10 @@ class _Rounds:
             possible_texts(scheme),
             settings,
             seed=data.seed + _SEEDS * number,
-            known={n: scheme.decode(latest.lesson.images.ids[n].tolist()) for n in certain},
-            readings=list(zip(texts, latest.read.max(-1).prod(-1).tolist(), strict=True)),
+            given=GivenTexts(
+                {n: scheme.decode(latest.lesson.images.ids[n].tolist()) for n in certain},
+                list(zip(texts, latest.read.max(-1).prod(-1).tolist(), strict=True)),
+            ),
             bf16=bf16_of(data),
             on_step=lambda step, _, figures: self.advance(done + step, self.total, figures),
         )

@@ -15,6 +15,7 @@ from simgan_captcha.generalist.features import HEIGHT
 from simgan_captcha.generalist.network import Generalist, load_generalist
 from simgan_captcha.generalist.shipped import shipped
 from simgan_captcha.generalist.specialization.specialize import (
+    GivenTexts,
     count_specialization_flops,
     decode_all,
     prepare,
@@ -99,7 +100,7 @@ def _specialized_texts(
         possible_texts(data.config.scheme),
         data.config.specialization,
         seed=data.seed,
-        known={numbers[name]: text for name, text in known.items()},
+        given=GivenTexts({numbers[name]: text for name, text in known.items()}),
         bf16=bf16_of(data),
         on_step=advance,
     )
