@@ -262,8 +262,8 @@ def test_rounds_go_on_until_readings_are_stable_and_learned(
     )
     rounds = distillation._Rounds(data, Path(), [], lambda *_: None)
     found = rounds.learn(Lesson(images, taught=0.9))
-    assert len(found.rounds) == trained
-    assert found.kept is found.rounds[-1]
+    assert len(found.trained) == trained
+    assert cast(Any, found.kept.reader) == trained - 1
     assert [one is not None for one in begun] == [False] * (trained - 1) + [confidence < 0.9]
 
 
@@ -314,7 +314,7 @@ def test_generalist_and_recognizer_learn_each_other_s_readings(
     monkeypatch.setattr(distillation, "read_prepared", reading)
     rounds, found = learned_in_rounds(finished, tmp_path, 0.01, monkeypatch)
     scheme = small_config(*PRETRAINED).scheme
-    assert len(found.rounds) == len(rounds)
+    assert len(found.trained) == len(rounds)
     rounds = [one for one in rounds if one[1] is None]
     assert len(rounds) == len(taught) + 1 > 1
     for texts, decoded, (_, _, before), (lesson, _, _) in zip(

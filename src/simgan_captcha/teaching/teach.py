@@ -43,10 +43,10 @@ _FOLDS = 2
 def teach(run: Path, labels: Mapping[str, str], *, progress: OnEvent = ignore) -> Lesson:
     """Teach a finished run with the texts of some of its images.
 
-    The generalist is specialized again, with these texts among its pseudo-labels. Then a small
-    recognizer learns from its readings. If the run learned from the simulator, the readings of the
-    run replace those of the generalist. Known texts are 25 % of a batch for ten labels, and up to
-    50 % for many.
+    The generalist is specialized again, with these texts among its pseudo-labels. A small
+    recognizer learns from its readings, and the two teach each other. If the run learned from the
+    simulator, the readings of the run replace the first ones of the generalist. Known texts are
+    25 % of a batch for ten labels, and up to 50 % for many.
 
     The taught reader is used from now on unless cross-validation over the labels or, with few
     labels, the estimate shows that it is worse.

@@ -59,14 +59,17 @@ _SEEDS = 10_007
 class Distilled(NamedTuple):
     """A recognizer that learned the texts of a teacher."""
 
-    kept: TrainedRecognizer
-    """Result of the round that is kept."""
-    rounds: list[TrainedRecognizer]
-    """Results of all rounds."""
+    trained: list[TrainedRecognizer]
+    """Results of all trainings, at least one; the last one is kept."""
     taught: float
     """Mean confidence of the teacher in the texts that the recognizer learned."""
     flops: int
     """Floating-point operations of all rounds, with those of the generalist."""
+
+    @property
+    def kept(self) -> TrainedRecognizer:
+        """The recognizer that reads."""
+        return self.trained[-1]
 
     @property
     def estimate(self) -> Estimate:
@@ -83,11 +86,10 @@ def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         (READER,),
         {
             **learned.kept.figures,
-            "rounds": len(learned.rounds),
             "taught": round(learned.taught, 4),
             "estimate": asdict(learned.estimate),
         },
-        images=sum(result.images for result in learned.rounds),
+        images=sum(result.images for result in learned.trained),
         training_flops=learned.flops,
     )
 
@@ -196,7 +198,7 @@ class _Rounds:
         if not latest.learned:
             latest = self.train(latest.lesson, len(results), begun=latest)
             results.append(latest.result)
-        return Distilled(latest.result, results, latest.lesson.taught, self.flops)
+        return Distilled(results, latest.lesson.taught, self.flops)
 
     def taught_back(self, latest: _Round, number: int) -> _Lesson:
         """The texts of the generalist after it has learned the readings of the recognizer.
