@@ -26,7 +26,7 @@ def test_presets_differ_and_are_left_alone_by_assignments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "budget", "at_most"), [("quick", 60e12, 90e12), ("cpu", 60e12, 150e12)]
+    ("preset", "budget", "at_most"), [("quick", 75e12, 105e12), ("cpu", 75e12, 165e12)]
 )
 def test_presets_for_a_laptop_keep_to_their_budget(
     preset: str, budget: float, at_most: float

@@ -19,6 +19,7 @@ from simgan_captcha.pipeline.estimate import (
     diagnose,
     estimate_accuracy,
     estimate_from_confidence,
+    first_is_better,
     known_confusions,
     logit,
 )
@@ -339,3 +340,13 @@ def test_a_distilled_reader_of_a_less_confident_teacher_is_estimated_lower() -> 
     assert certain.accuracy < 1  # a teacher may be sure of a mistake
     assert certain.high == 1  # nothing shows that there is one
     assert estimate_from_confidence(0.9).high < 1
+
+
+def test_the_better_of_two_recognizers_is_found_if_their_confidences_are_right() -> None:
+    """The first reads a half right, and does not know which; the second three quarters."""
+    truths = ["ab", "cd", "ef", "gh"] * 50
+    first = [("xx" if number % 2 else text, 0.5) for number, text in enumerate(truths)]
+    second = [("yy", 0.1) if number % 4 == 3 else (text, 0.9) for number, text in enumerate(truths)]
+    assert first_is_better(second, first)
+    assert not first_is_better(first, second)
+    assert first_is_better(first, [("", 0.0)] * len(first)) is None

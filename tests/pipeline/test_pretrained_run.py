@@ -17,17 +17,15 @@ from simgan_captcha.errors import RunError
 from simgan_captcha.generalist.specialization.specialize import specialize
 from simgan_captcha.inference.reader import Reader
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline import graph
 from simgan_captcha.pipeline.estimate import (
     Estimate,
-    checked_estimate,
     distilled_estimate,
     limited_by_agreement,
     limited_by_readings,
 )
-from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.manifest import MANIFEST
 from simgan_captcha.pipeline.progress import StageProgress
+from simgan_captcha.pipeline.routes import recorded_stages
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import (
     PSEUDO_LABELS,
@@ -44,7 +42,6 @@ from simgan_captcha.report.report import write_report
 from simgan_captcha.web.run_status import run_status
 from tests.commands import COMMAND, kill_when
 from tests.small_run import (
-    CALIBRATED,
     PRETRAINED,
     draw_captchas,
     pipeline,
@@ -138,66 +135,6 @@ def test_a_poor_distilled_reader_is_followed_by_the_simulator(
     assert list(estimates) == ["distill", "read", "adapt"]
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run that begins with the simulator, and its challenges."""
-    folder = tmp_path_factory.mktemp("simulated")
-    write_challenges(folder / "batches", draw_captchas(240))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "UNKNOWN", 1.1)
-        pipeline(folder / "run", folder / "batches", *PRETRAINED, *CALIBRATED)
-    return folder / "run", folder / "batches"
-
-
-def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
-    simulated: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
-    run, _ = simulated
-    names = [stage.name for stage in recorded_stages(read_run(run), run)]
-    after = ["simulate", "calibrate", "read", "adapt", "check", "readings"]
-    assert names == ["store", "background", "look", *after]
-    assert sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) == sorted(names)
-    assert list(read_diagnosis(run)["estimates"]) == ["read", "adapt"]
-    assert checked_estimate(run).known_accuracy is not None
-    assert run_status(run).finished
-    assert "The run does without specialization of the generalist" in write_report(run).read_text()
-
-
-def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
-    simulated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph, "UNKNOWN", 1.1)
-    finished, challenges = simulated
-    run = shutil.copytree(finished, tmp_path / "run")
-    pipeline(run, challenges, *PRETRAINED, *CALIBRATED, "distillation.enough=1")
-    names = [stage.name for stage in recorded_stages(read_run(run), run)]
-    assert names[-4:] == ["check", "specialize", "distill", "readings"]
-    estimates = read_diagnosis(run)["estimates"]
-    assert list(estimates) == ["distill", "read", "adapt"]
-    for stage in ("calibrate", "read", "adapt"):  # it was not trained again
-        assert (run / stage / MANIFEST).read_bytes() == (finished / stage / MANIFEST).read_bytes()
-
-
-@pytest.mark.parametrize("unknown", [0.0, 1.1])
-def test_a_run_goes_on_where_calibration_fails(
-    unknown: float, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bootstrap recognizer that takes one step reads nothing with confidence."""
-    monkeypatch.setattr(graph, "UNKNOWN", unknown)
-    brief = ("calibration.first_steps=1", "calibration.rounds=1", "distillation.enough=1")
-    run = tmp_path / "run"
-    readings = pipeline(run, challenges, *PRETRAINED, *CALIBRATED, *brief)
-    names = [stage.name for stage in recorded_stages(read_run(run), run)]
-    order = [["specialize", "distill"], ["simulate", "calibrate"]]
-    first, second = order if unknown == 0 else reversed(order)
-    assert names == ["store", "background", "look", *first, *second, "readings"]
-    assert len(readings) == 60
-    assert read_diagnosis(run)["kept"] == "distill"
-    assert run_status(run).finished
-    assert "the run goes on with the generalist alone" in write_report(run).read_text()
-
-
 def test_recognizers_are_compared_on_some_of_many_images(
     finished: Path, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,53 +161,72 @@ def test_pseudo_labels_fit_the_scheme(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stabilities", "confidence", "trained", "alphabet"),
+    ("figures", "rounds", "kept", "alphabet"),
     [
-        ([0.5, 0.8, 0.9], 0.95, 3, "ab"),  # each round corrects mistakes
-        ([0.5, 1.0], 0.95, 2, "ab"),  # the second leaves few
-        ([1.0], 0.95, 1, "ab"),
-        ([1.0, 1.0], 0.85, 2, "ab"),  # less sure than the teacher: goes on
-        ([0.5, 0.8, 0.9, 0.9], 0.85, 4, "ab"),
-        ([0.5], 0.95, 1, "äb"),  # the generalist does not know this letter
+        ([(0.5, 0.4), (0.8, 0.7), (0.9, 0.8), (1.0, 0.8)], 3, 2, "ab"),  # each corrects mistakes
+        ([(0.5, 0.4), (1.0, 1.0)], 2, 1, "ab"),  # the second leaves few
+        ([(1.0, 1.0)], 1, 0, "ab"),
+        ([(1.0, 0.7), (1.0, 0.8), (1.0, 1.0)], 1, 2, "ab"),  # it has not learned all texts yet
+        ([(1.0, n / 10) for n in range(9)], 1, 4, "ab"),  # four longer trainings at most
+        ([(0.5, 0.7), (0.9, 0.6)], 1, 0, "äb"),  # the generalist does not know this letter
     ],
 )
-def test_rounds_go_on_until_readings_are_stable_and_learned(
-    stabilities: list[float],
-    confidence: float,
-    trained: int,
+def test_rounds_go_on_until_the_texts_are_stable_and_learned(
+    figures: list[tuple[float, float]],
+    rounds: int,
+    kept: int,
     alphabet: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A round of stability s reads s * 10 of 10 images as it learned them."""
+    """Stability and agreement after each training; some trainings are rounds, the others longer."""
     config = small_config(*PRETRAINED, "distillation.rounds=3", f"scheme.alphabet={alphabet}")
-    data: Any = SimpleNamespace(config=config)
+    data: Any = SimpleNamespace(config=config, run=Path())
     begun = list[Any]()
 
-    def train(rounds: object, lesson: Lesson, number: int, **more: Any) -> distillation._Round:
-        ids = lesson.images.ids.copy()
-        ids[round(10 * stabilities[number]) :] += 1
-        read = np.eye(4, dtype=np.float32)[ids % 4] * confidence**0.5
+    def train(self: object, lesson: Lesson, number: int, **more: Any) -> Any:
         begun.append(more.get("begun"))
-        return distillation._Round(cast(Any, SimpleNamespace(reader=number)), lesson, read)
+        stability, agreement = figures[number]
+        return SimpleNamespace(
+            result=number, lesson=lesson, stability=stability, agreement=agreement
+        )
 
+    monkeypatch.setattr(distillation, "simulator_came_first", lambda data: False)
     monkeypatch.setattr(distillation._Rounds, "train", train)
     monkeypatch.setattr(
         distillation._Rounds, "taught_back", lambda rounds, latest, number: latest.lesson
     )
-    images = LabelledImages(
-        np.zeros((10, 24, 48), np.uint8), np.zeros((10, 2), np.int64), np.zeros(10, np.bool_)
-    )
-    rounds = distillation._Rounds(data, Path(), [], lambda *_: None)
-    found = rounds.learn(Lesson(images, taught=0.9))
-    assert len(found.trained) == trained
-    assert cast(Any, found.kept.reader) == trained - 1
-    assert [one is not None for one in begun] == [False] * (trained - 1) + [confidence < 0.9]
+    found = distillation._Rounds(data, Path(), [], lambda *_: None).learn(lesson_of(10))
+    assert len(found.trained) == min(len(figures), 5)
+    assert cast(Any, found.kept) == kept
+    assert found.agreement == figures[kept][1]
+    assert [one is None for one in begun] == [number < rounds for number in range(len(begun))]
+
+
+def lesson_of(count: int, known: tuple[int, ...] = ()) -> Lesson:
+    ids = np.arange(2 * count).reshape(count, 2) % 4
+    pixels = np.arange(count, dtype=np.uint8)[:, None, None]
+    return Lesson(LabelledImages(pixels, ids, np.isin(np.arange(count), known)), taught=0.9)
+
+
+def test_one_image_in_ten_is_held_out_unless_its_text_is_known() -> None:
+    lesson = lesson_of(35, known=(3, 19))
+    assert np.flatnonzero(lesson.held_out).tolist() == [9, 29]
+    learned = lesson.learned
+    assert learned.pixels.ravel().tolist() == [n for n in range(35) if n not in (9, 29)]
+    assert np.flatnonzero(learned.known).tolist() == [3, 18]
+    read = np.eye(4, dtype=np.float32)[lesson.images.ids]
+    read[[9, 10], 0] = read[[9, 10], 0][:, ::-1]  # a mistake in each
+    latest = distillation._Round(cast(Any, None), lesson, read)
+    assert latest.agreement == 0.5
+    assert latest.stability == pytest.approx(33 / 35)
+    few = distillation._Round(cast(Any, None), lesson_of(5), read[:5])
+    assert few.agreement == 1.0
 
 
 def learned_in_rounds(
-    finished: Path, folder: Path, sure: float, monkeypatch: pytest.MonkeyPatch
+    finished: Path, folder: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Any], distillation.Distilled]:
-    """Rounds as (lesson, begun, result), of a teacher that is as sure of each text."""
+    """Trainings as (lesson, begun, result), with this many rounds at most."""
     rounds, train = list[Any](), distillation._Rounds.train
 
     def training(self: Any, lesson: Lesson, number: int, **more: Any) -> Any:
@@ -278,23 +234,23 @@ def learned_in_rounds(
         return rounds[-1][2]
 
     monkeypatch.setattr(distillation._Rounds, "train", training)
-    config = small_config(*PRETRAINED, "distillation.rounds=4")
+    config = small_config(*PRETRAINED, f"distillation.rounds={most}")
     data = RunData(finished, config, 1, Fabric(accelerator="cpu", devices=1), print)
     teacher = TeacherTexts.of_stage(finished / "specialize")
-    teacher = teacher._replace(confidences=[sure] * len(teacher.names))
     return rounds, distillation.learn_texts(data, folder, teacher, {}, lambda *_: None)
 
 
-def test_a_recognizer_that_is_less_sure_than_its_teacher_goes_on_with_the_same_texts(
+def test_a_recognizer_that_does_not_agree_with_its_teacher_goes_on_with_the_same_texts(
     finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(distillation, "_STABLE", 0.0)
-    rounds, found = learned_in_rounds(finished, tmp_path, 0.99, monkeypatch)
-    (lesson, _, first), (same, begun, last) = rounds
-    assert first.confidence < 0.99  # after 6 steps
+    rounds, found = learned_in_rounds(finished, tmp_path, 1, monkeypatch)
+    (lesson, _, first), (same, begun, second), *_ = rounds
+    assert first.agreement < 0.98  # after 6 steps
     assert begun is first
     np.testing.assert_array_equal(same.images.ids, lesson.images.ids)
-    assert found.kept is last.result
+    best = max((one for _, _, one in rounds), key=lambda one: float(one.agreement))
+    assert found.agreement == best.agreement
+    assert found.kept is (second if second.agreement > first.agreement else first).result
 
 
 def test_generalist_and_recognizer_learn_each_other_s_readings(
@@ -312,7 +268,7 @@ def test_generalist_and_recognizer_learn_each_other_s_readings(
 
     monkeypatch.setattr(distillation, "specialize", specializing)
     monkeypatch.setattr(distillation, "read_prepared", reading)
-    rounds, found = learned_in_rounds(finished, tmp_path, 0.01, monkeypatch)
+    rounds, found = learned_in_rounds(finished, tmp_path, 4, monkeypatch)
     scheme = small_config(*PRETRAINED).scheme
     assert len(found.trained) == len(rounds)
     rounds = [one for one in rounds if one[1] is None]

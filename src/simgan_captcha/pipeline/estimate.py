@@ -190,6 +190,26 @@ def accuracy_by_agreement(
     return found, math.sqrt(sum(c**3 * (1 - c) for c in confidences)) / weight
 
 
+def first_is_better(
+    first: Sequence[tuple[str, float]], second: Sequence[tuple[str, float]]
+) -> bool | None:
+    """Whether the first of two recognizers is better, each judged by the readings of the other.
+
+    See `accuracy_by_agreement`.
+
+    Args:
+        first: Text and confidence of each image by the first recognizer.
+        second: Those of the same images by the second recognizer.
+
+    Returns:
+        None if one of them is sure of nothing.
+    """
+    alike = [one == other for (one, _), (other, _) in zip(first, second, strict=True)]
+    of_first = accuracy_by_agreement([confidence for _, confidence in second], alike)
+    of_second = accuracy_by_agreement([confidence for _, confidence in first], alike)
+    return None if of_first is None or of_second is None else of_first[0] > of_second[0]
+
+
 def limited_by_readings(
     estimate: Estimate, confidences: Sequence[float], alike: Sequence[bool]
 ) -> Estimate:

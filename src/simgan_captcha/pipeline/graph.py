@@ -4,29 +4,13 @@ To add a stage, write its work and add a row to `STAGES`. The table needs no tor
 of a stage is imported when it begins.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from simgan_captcha.atomic import file_hash
-from simgan_captcha.config.settings import RunConfig, load_config
-from simgan_captcha.errors import ConfigError, RunError
+from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.generalist.shipped import shipped
-from simgan_captcha.pipeline.estimate import (
-    calibration_failure,
-    checked_estimate,
-    distilled_estimate,
-    first_confidence,
-)
-from simgan_captcha.pipeline.stages.stage import Route, Stage, Training, Work
-
-UNKNOWN = 0.7
-"""Mean confidence of the generalist's first readings below which a run begins with the simulator.
-
-Self-training keeps what the generalist confuses. Of the families tried below this limit, the
-simulator reads two far better and one as well (docs/experiments.md)."""
-
-_UNTIL_CALIBRATION = ("simulate", "calibrate")
+from simgan_captcha.pipeline.stages.stage import Stage, Training, Work
 
 
 def _after(*names: str) -> Callable[[RunConfig], tuple[str, ...]]:
@@ -74,6 +58,10 @@ def _generalist_settings(config: RunConfig) -> dict[str, Any]:
         "texts": [scheme.alphabet, scheme.min_length, scheme.max_length],
         "generalist": file_hash(shipped("generalist.safetensors")),
     }
+
+
+def _specialize_inputs(config: RunConfig) -> tuple[str, ...]:
+    return (*_pictures(config), "look", "read")
 
 
 def _specialize() -> Work:
@@ -211,7 +199,7 @@ STAGES = (
         "specialize",
         "Specialization of the generalist",
         _specialize,
-        inputs=_pictures,
+        inputs=_specialize_inputs,
         settings=_specialize_settings,
         included=lambda config: config.begins_pretrained,
         route="generalist",
@@ -220,7 +208,7 @@ STAGES = (
         "distill",
         "Distilled reader",
         _distill,
-        inputs=_after("background", "specialize"),
+        inputs=_after("background", "specialize", "read"),
         settings=_distill_settings,
         included=lambda config: config.begins_pretrained,
         trainings=_distill_trainings,
@@ -268,6 +256,16 @@ STAGES = (
         route="simulator",
     ),
     Stage(
+        "check",
+        "Check of the simulator's reader",
+        _check,
+        inputs=_after("look", "calibrate", "read"),
+        settings=_of(),
+        included=lambda config: config.begins_pretrained and config.calibrates,
+        route="simulator",
+        only_first=True,
+    ),
+    Stage(
         "adapt",
         "Adaptation",
         _adapt,
@@ -278,16 +276,7 @@ STAGES = (
         curves=True,
         recognizer=True,
         route="simulator",
-    ),
-    Stage(
-        "check",
-        "Check of the adapted reader",
-        _check,
-        inputs=_after("look", "calibrate", "read", "adapt"),
-        settings=_of(),
-        included=lambda config: config.begins_pretrained and config.calibrates,
-        route="simulator",
-        only_first=True,
+        only_if_good=True,
     ),
     Stage(
         "readings",
@@ -297,7 +286,7 @@ STAGES = (
         settings=_of(),
     ),
 )
-"""All stages, in their usual order; see `in_order`."""
+"""All stages, in their usual order; see `pipeline.routes`."""
 
 
 def stage_named(name: str) -> Stage:
@@ -312,86 +301,3 @@ def stage_named(name: str) -> Stage:
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """The stages of a run, in order."""
     return tuple(stage for stage in STAGES if stage.included(config))
-
-
-def routes(config: RunConfig, run: Path) -> tuple[Route, ...]:
-    """The routes of a run, in order.
-
-    A run whose first look shows that the generalist does not know the family begins with the
-    simulator. The other route is taken if the first does not give a recognizer that is good enough.
-    """
-    if not config.begins_pretrained:
-        return ("simulator",)
-    confidence = first_confidence(run)
-    known = confidence is None or confidence >= UNKNOWN or not config.calibrates
-    return ("generalist", "simulator") if known else ("simulator", "generalist")
-
-
-def in_order(config: RunConfig, run: Path) -> Iterator[Stage]:
-    """The stages of a run in the order in which they run.
-
-    The iterator must be advanced while the run works, because the first look decides the order.
-    """
-    stages = stages_of(config)
-    yield from (stage for stage in stages[:-1] if stage.route is None)
-    order = routes(config, run)
-    for route in order:
-        yield from (
-            stage
-            for stage in stages
-            if stage.route == route and (route == order[0] or not stage.only_first)
-        )
-    yield stages[-1]
-
-
-def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
-    """The reason why a run leaves out one of its stages; None if it needs the stage."""
-    if stage.route is None or not config.begins_pretrained:
-        return None
-    drawn_from = stage.route == "simulator" and stage.name not in _UNTIL_CALIBRATION
-    if drawn_from and calibration_failure(run):
-        return "the simulator could not be calibrated"
-    first = routes(config, run)[0]
-    return None if stage.route == first else _good_enough(first, run, config)
-
-
-def _good_enough(first: Route, run: Path, config: RunConfig) -> str | None:
-    """The reason why the first route is enough for a run; None if it is not, or not known yet."""
-    estimate, name = (
-        (distilled_estimate, "distilled")
-        if first == "generalist"
-        else (checked_estimate, "adapted")
-    )
-    try:
-        accuracy = estimate(run).accuracy
-    except RunError:  # not known yet
-        return None
-    if accuracy < config.distillation.enough:
-        return None
-    return f"the {name} reader is estimated to read {accuracy:.0%} right"
-
-
-def stages_taken(config: RunConfig, run: Path) -> tuple[Stage, ...]:
-    """The stages of a run without those that are `left_out`, in the order in which they run."""
-    return tuple(stage for stage in in_order(config, run) if not left_out(stage, run, config))
-
-
-def recognizers(config: RunConfig, run: Path) -> tuple[str, ...]:
-    """Names of the stages whose recognizers may read the run's images, in their usual order."""
-    taken = stages_taken(config, run)
-    return tuple(stage.name for stage in STAGES if stage.recognizer and stage in taken)
-
-
-def recorded_config(recorded: Mapping[str, Any]) -> RunConfig | None:
-    """The configuration in a ``run.json``; None if it is damaged or from another version."""
-    config = recorded.get("config")
-    try:
-        return load_config(config) if isinstance(config, dict) else None
-    except ConfigError:
-        return None
-
-
-def recorded_stages(recorded: Mapping[str, Any], run: Path) -> tuple[Stage, ...]:
-    """The stages of the run in a ``run.json``; all stages if its configuration cannot be used."""
-    config = recorded_config(recorded)
-    return STAGES if config is None else stages_taken(config, run)

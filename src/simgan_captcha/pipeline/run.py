@@ -17,7 +17,7 @@ from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.data.background import Background
 from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.pipeline.cost import plan_in_words, recognizer_architecture
-from simgan_captcha.pipeline.graph import in_order, left_out, stage_named
+from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.lesson import TEACH, load_lesson
 from simgan_captcha.pipeline.manifest import (
     StageOutcome,
@@ -29,6 +29,7 @@ from simgan_captcha.pipeline.manifest import (
     write_manifest,
 )
 from simgan_captcha.pipeline.progress import OnEvent, Reporter, ignore
+from simgan_captcha.pipeline.routes import in_order, left_out
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import (
     BACKGROUND,

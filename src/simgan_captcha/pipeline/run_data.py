@@ -19,7 +19,8 @@ from simgan_captcha.errors import UsageError
 from simgan_captcha.original.simulator import OriginalSimulator
 from simgan_captcha.pipeline.cost import recognizer_architecture
 from simgan_captcha.pipeline.estimate import calibration_failure
-from simgan_captcha.pipeline.graph import left_out, stage_named
+from simgan_captcha.pipeline.graph import stage_named
+from simgan_captcha.pipeline.routes import left_out
 from simgan_captcha.pipeline.run_folder import BACKGROUND, CALIBRATION, READER, STORE
 from simgan_captcha.recognizer.decode import load_recognizer
 from simgan_captcha.scheme import Scheme

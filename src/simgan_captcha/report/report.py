@@ -18,14 +18,9 @@ from simgan_captcha.data.store import CaptchaStore
 from simgan_captcha.documents import Json
 from simgan_captcha.errors import ImageError, RunError, SimganCaptchaError, StoreError
 from simgan_captcha.inference.readings import Reading
-from simgan_captcha.pipeline.graph import (
-    STAGES,
-    left_out,
-    recorded_config,
-    recorded_stages,
-    stage_named,
-)
+from simgan_captcha.pipeline.graph import STAGES, stage_named
 from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.routes import left_out, recorded_config, recorded_stages
 from simgan_captcha.pipeline.run_folder import BACKGROUND, READINGS, RUN, STORE, VERDICT
 from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report import charts

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simgan_captcha.documents import Json
-from simgan_captcha.pipeline.graph import recorded_stages, stage_named
+from simgan_captcha.pipeline.graph import stage_named
 from simgan_captcha.pipeline.lesson import LESSON
 from simgan_captcha.pipeline.manifest import MANIFEST
+from simgan_captcha.pipeline.routes import recorded_stages
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report.curves import curve_group

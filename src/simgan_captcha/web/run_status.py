@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.documents import Json, parse_object
-from simgan_captcha.pipeline.graph import recorded_config, recorded_stages
 from simgan_captcha.pipeline.manifest import ELAPSED, IDENTITY, MANIFEST
+from simgan_captcha.pipeline.routes import recorded_config, recorded_stages
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, JUDGEMENT, READINGS, RUN
 from simgan_captcha.pipeline.stages.stage import Stage
 from simgan_captcha.report.inputs import (

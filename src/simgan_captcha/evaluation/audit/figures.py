@@ -24,9 +24,9 @@ from simgan_captcha.evaluation.audit.verdict import (
     severity_of,
 )
 from simgan_captcha.inference.readings import load_readings
-from simgan_captcha.pipeline.graph import recorded_stages
 from simgan_captcha.pipeline.lesson import Lesson, load_lesson
 from simgan_captcha.pipeline.manifest import MANIFEST, machine, versions
+from simgan_captcha.pipeline.routes import recorded_stages
 from simgan_captcha.pipeline.run import load_run_reader
 from simgan_captcha.pipeline.run_data import run_simulator
 from simgan_captcha.pipeline.run_folder import (

@@ -2,8 +2,13 @@
 
 Recognizer and generalist then teach each other, in rounds: the generalist learns the readings of
 the recognizer, and a new recognizer learns those of the generalist. Both begin with the weights
-that they had before the family, so neither keeps its mistakes for good. Two networks of different
-kinds make different mistakes, and each learns first what most images have in common.
+that they had before, so neither keeps its mistakes for good: the generalist with those of its
+pretraining, the recognizer with random ones, or with those that it learned from the simulator if
+that came first. Two networks of different kinds make different mistakes, and each learns first what
+most images have in common.
+
+The last recognizer then learns on, while it agrees more often with its teacher on images that it
+does not learn from. There, a mistake that is learned by heart does not raise the agreement.
 
 Sources: noisy student training (arXiv:1911.04252), where each student is the next teacher; for two
 networks that correct each other's labels, co-teaching (arXiv:1804.06872). Deviation: our two
@@ -17,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from simgan_captcha.config.settings import RunConfig
 from simgan_captcha.errors import RunError
@@ -37,6 +43,7 @@ from simgan_captcha.pipeline.stages.specialization import (
     input_columns,
     possible_texts,
     read_prepared,
+    simulator_came_first,
 )
 from simgan_captcha.recognizer.decode import read_probabilities, save_recognizer
 from simgan_captcha.recognizer.distill import LabelledImages, forgiving_objective, labelled_batches
@@ -52,6 +59,10 @@ from simgan_captcha.types import Floats, OnStep
 _STABLE = 0.98
 """Share of images that a recognizer reads as it learned them, from which on the texts hold few
 mistakes, so that a further round has little to correct."""
+_HELD_OUT = 10
+"""One image in so many is held out, to show how long the last recognizer should learn."""
+_LONGER = 4
+"""Most trainings of the last recognizer after its first one."""
 _SEEDS = 10_007
 """Difference between the seeds of two rounds."""
 
@@ -60,16 +71,16 @@ class Distilled(NamedTuple):
     """A recognizer that learned the texts of a teacher."""
 
     trained: list[TrainedRecognizer]
-    """Results of all trainings, at least one; the last one is kept."""
+    """Results of all trainings, at least one."""
+    kept: TrainedRecognizer
+    """The one that reads."""
     taught: float
     """Mean confidence of the teacher in the texts that the recognizer learned."""
+    agreement: float
+    """Share of the images that were held out in which the recognizer reads what its teacher reads;
+    1 if there are none."""
     flops: int
     """Floating-point operations of all rounds, with those of the generalist."""
-
-    @property
-    def kept(self) -> TrainedRecognizer:
-        """The recognizer that reads."""
-        return self.trained[-1]
 
     @property
     def estimate(self) -> Estimate:
@@ -87,6 +98,7 @@ def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         {
             **learned.kept.figures,
             "taught": round(learned.taught, 4),
+            "agreement": round(learned.agreement, 4),
             "estimate": asdict(learned.estimate),
         },
         images=sum(result.images for result in learned.trained),
@@ -137,6 +149,18 @@ class _Lesson(NamedTuple):
     taught: float
     """Mean confidence of the teacher in the texts."""
 
+    @property
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """Whether an image is held out (N,). Images with known texts are not."""
+        number = np.arange(len(self.images.ids))
+        return np.asarray((number % _HELD_OUT == _HELD_OUT - 1) & ~self.images.known)
+
+    @property
+    def learned(self) -> LabelledImages:
+        """The images that are not held out."""
+        kept, (pixels, ids, known) = ~self.held_out, self.images
+        return LabelledImages(pixels[kept], ids[kept], known[kept])
+
 
 class _Round(NamedTuple):
     """One training on N images."""
@@ -148,18 +172,18 @@ class _Round(NamedTuple):
 
     @property
     def stability(self) -> float:
-        """The share of images that the recognizer reads as it learned them."""
-        return float((self.read.argmax(-1) == self.lesson.images.ids).all(1).mean())
+        """The share of all images that the recognizer reads as its teacher."""
+        return float(self._alike.mean())
 
     @property
-    def confidence(self) -> float:
-        """The mean probability of the texts that it reads."""
-        return float(self.read.max(-1).prod(-1).mean())
+    def agreement(self) -> float:
+        """The share of the images held out that it reads as its teacher; 1 without such images."""
+        held_out = self.lesson.held_out
+        return float(self._alike[held_out].mean()) if held_out.any() else 1.0
 
     @property
-    def learned(self) -> bool:
-        """Whether the recognizer is at least as sure of the texts as its teacher."""
-        return self.confidence >= self.lesson.taught
+    def _alike(self) -> npt.NDArray[np.bool_]:
+        return np.asarray((self.read.argmax(-1) == self.lesson.images.ids).all(1))
 
 
 class _Rounds:
@@ -176,16 +200,17 @@ class _Rounds:
         self.rounds = config.distillation.rounds if config.begins_pretrained else 1
         self.each = config.distillation.steps_of(config.scheme.classes)
         self.done, self.flops = 0, 0
+        self.first = data.recognizer("read") if simulator_came_first(data) else None
         self.prepared: PreparedImages | None = None
 
     @property
     def total(self) -> int:
         """Steps of all rounds, at most."""
         generalist = (self.rounds - 1) * self.data.config.specialization.steps
-        return (self.rounds + 1) * self.each + generalist
+        return (self.rounds + _LONGER) * self.each + generalist
 
     def learn(self, lesson: _Lesson) -> Distilled:
-        """Train all rounds, and the last recognizer for longer if it is less sure than its teacher.
+        """Train all rounds, and the last recognizer for as long as it agrees more and more.
 
         Args:
             lesson: Of the first round.
@@ -195,10 +220,16 @@ class _Rounds:
         while len(results) < self.rounds and latest.stability < _STABLE:
             latest = self.train(self.taught_back(latest, len(results)), len(results))
             results.append(latest.result)
-        if not latest.learned:
-            latest = self.train(latest.lesson, len(results), begun=latest)
-            results.append(latest.result)
-        return Distilled(results, latest.lesson.taught, self.flops)
+        for _ in range(_LONGER):
+            if latest.agreement >= _STABLE:
+                break
+            longer = self.train(latest.lesson, len(results), begun=latest)
+            results.append(longer.result)
+            if longer.agreement <= latest.agreement:
+                break
+            latest = longer
+        taught, agreement = latest.lesson.taught, latest.agreement
+        return Distilled(results, latest.result, taught, agreement, self.flops)
 
     def taught_back(self, latest: _Round, number: int) -> _Lesson:
         """The texts of the generalist after it has learned the readings of the recognizer.
@@ -248,15 +279,15 @@ class _Rounds:
         return read_prepared(data, network, self.prepared.images)
 
     def train(self, lesson: _Lesson, number: int, *, begun: _Round | None = None) -> _Round:
-        """Train a recognizer from random weights, or that of an earlier round further."""
+        """Train a recognizer from its first weights, or that of an earlier round further."""
         data, config, fabric = self.data, self.data.config, self.data.fabric
         batch_size = config.distillation.batch_size
         changes = {"steps": self.each, "batch_size": batch_size, "images": "raw"}
         settings = config.recognizer.model_copy(update=changes)
-        seed, done = data.seed + _SEEDS * number, self.done
+        seed, done, images = data.seed + _SEEDS * number, self.done, lesson.learned
         result = train_recognizer(
             labelled_batches(
-                lesson.images,
+                images,
                 data.background(),
                 settings.batch_size,
                 seed,
@@ -271,8 +302,8 @@ class _Rounds:
                 seed,
                 lambda step, _, figures: self.advance(done + step, self.total, figures),
             ),
-            initial=None if begun is None else begun.result.reader,
-            objective=partial(forgiving_objective, known=int(lesson.images.known.sum())),
+            initial=self.first if begun is None else begun.result.reader,
+            objective=partial(forgiving_objective, known=int(images.known.sum())),
         )
         self.done += self.each
         self.flops += result.flops
@@ -287,7 +318,7 @@ def distillation_flops(config: RunConfig, unsure: float = 0.0) -> int:
     generalist = count_specialization_flops(
         learned, input_columns(config.scheme), learned.images, relabels=False
     )
-    recognizers = each * settings.steps_of(config.scheme.classes) * (settings.rounds + 1)
+    recognizers = each * settings.steps_of(config.scheme.classes) * (settings.rounds + _LONGER)
     return recognizers + generalist * (settings.rounds - 1)
 
 

@@ -31,15 +31,15 @@ from simgan_captcha.pipeline.cost import (
 )
 from simgan_captcha.pipeline.estimate import (
     Estimate,
-    accuracy_by_agreement,
     diagnose,
     distilled_estimate,
     estimate_accuracy,
+    first_is_better,
     limited_by_agreement,
     limited_by_readings,
 )
-from simgan_captcha.pipeline.graph import recognizers
 from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.routes import recognizers
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
@@ -79,7 +79,7 @@ def check_simulated(data: RunData, folder: Path, advance: OnStep) -> StageOutcom
 
     The generalist has not been specialized yet, so only its first readings limit the estimate.
     """
-    stage = recognizers(data.config, data.run)[-1]
+    stage = "read"
     reader, background = data.recognizer(stage), data.background()
     known = _draw_known(data, CHECKED)
     read = _Probabilities(
@@ -204,7 +204,7 @@ def _choose(
     Among recognizers that learned from the simulator, it is that of the highest estimate. The
     estimates of this one and of the distilled one have different sources, and synthetic images that
     are easier than the real ones make the first too high. So each of the two is judged by the
-    readings of the other one instead, see `accuracy_by_agreement`.
+    readings of the other one instead, see `first_is_better`.
     """
     simulated = [stage for stage in estimates if stage != _DISTILLED]
     if not simulated:
@@ -213,12 +213,13 @@ def _choose(
     if _DISTILLED not in compared:
         return best
     pairs = _paired(data, compared[best], compared[_DISTILLED])
-    alike = [one.text == other.text for one, other in pairs]
-    of_best = accuracy_by_agreement([other.confidence for _, other in pairs], alike)
-    of_distilled = accuracy_by_agreement([one.confidence for one, _ in pairs], alike)
-    if of_best is None or of_distilled is None:
+    better = first_is_better(
+        [(one.text, one.confidence) for one, _ in pairs],
+        [(other.text, other.confidence) for _, other in pairs],
+    )
+    if better is None:
         return max(best, _DISTILLED, key=lambda stage: estimates[stage].accuracy)
-    return best if of_best[0] > of_distilled[0] else _DISTILLED
+    return best if better else _DISTILLED
 
 
 def _paired(

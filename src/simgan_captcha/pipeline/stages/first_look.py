@@ -1,7 +1,7 @@
 """The stage in which the generalist reads some images before anything is trained.
 
 Its readings are the first answer that a user sees. Their mean confidence decides with which route a
-run begins, see `graph.routes`.
+run begins, see `routes.routes`.
 """
 
 from pathlib import Path

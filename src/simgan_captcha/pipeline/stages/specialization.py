@@ -1,4 +1,8 @@
-"""The stage in which the generalist specializes on the run's images, and reads them."""
+"""The stage in which the generalist specializes on the run's images, and reads them.
+
+It learns its own texts. If the simulator came first and its recognizer reads better, the generalist
+learns the readings of that recognizer instead.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,25 +26,35 @@ from simgan_captcha.generalist.specialization.specialize import (
     read_columns,
     specialize,
 )
+from simgan_captcha.pipeline.estimate import calibration_failure, first_is_better
 from simgan_captcha.pipeline.manifest import StageOutcome
+from simgan_captcha.pipeline.routes import routes
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import PSEUDO_LABELS, STORE, TeacherTexts
+from simgan_captcha.recognizer.decode import decode, read_probabilities
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.training.parallel import fabric_precision
 from simgan_captcha.types import Floats, OnStep
+
+_SIMULATED = "read"
+"""Stage of the recognizer that learned from the simulator, before any adaptation."""
 
 
 def specialize_generalist(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Self-train the generalist on some of the run's images, and read them with it."""
     settings = data.config.specialization
     prepared = PreparedImages.of(data, {}, settings.images)
-    found = _specialized_texts(data, prepared, {}, advance)
-    found.save(folder)
+    readings = _simulated_readings(data, prepared.names)
+    if readings is not None:
+        data.say("specialize the generalist learns what the simulator's reader reads")
+    _specialized_texts(data, prepared, {}, readings, advance).save(folder)
+    count = len(prepared.names)
     return StageOutcome(
         (PSEUDO_LABELS,),
-        images=len(found.names) + settings.steps * settings.batch_size,
+        {"learned_from": "generalist" if readings is None else _SIMULATED},
+        images=count + settings.steps * settings.batch_size,
         training_flops=count_specialization_flops(
-            settings, prepared.images.shape[-1], len(found.names)
+            settings, prepared.images.shape[-1], count, relabels=readings is None
         ),
     )
 
@@ -55,7 +69,39 @@ def specialized_texts(data: RunData, known: Mapping[str, str], advance: OnStep) 
         advance: Called after each step.
     """
     prepared = PreparedImages.of(data, known, data.config.specialization.images)
-    return _specialized_texts(data, prepared, known, advance)
+    readings = _simulated_readings(data, prepared.names)
+    return _specialized_texts(data, prepared, known, readings, advance)
+
+
+def simulator_came_first(data: RunData) -> bool:
+    """Whether a run has a recognizer that learned from the simulator before the generalist."""
+    first = routes(data.config, data.run)[0]
+    return (
+        data.config.begins_pretrained and first == "simulator" and not calibration_failure(data.run)
+    )
+
+
+def _simulated_readings(data: RunData, names: Sequence[str]) -> list[tuple[str, float]] | None:
+    """Text and confidence of images by the recognizer that learned from the simulator.
+
+    Returns:
+        None if the run has no such recognizer yet, or if the generalist's first readings are
+        better, see `first_is_better`.
+    """
+    if not simulator_came_first(data):
+        return None
+    first = TeacherTexts.of_stage(data.run / "look")
+    seen = [*dict.fromkeys((*names, *first.names))]
+    probabilities = read_probabilities(
+        data.recognizer(_SIMULATED), data.background(), data.images_named(seen)
+    )
+    read = {
+        one.name: (one.text, one.confidence)
+        for one in decode(data.config.scheme, seen, probabilities)
+    }
+    of_first = list(zip(first.texts, first.confidences, strict=True))
+    better = first_is_better([read[name] for name in first.names], of_first)
+    return [read[name] for name in names] if better else None
 
 
 class PreparedImages(NamedTuple):
@@ -90,7 +136,11 @@ class PreparedImages(NamedTuple):
 
 
 def _specialized_texts(
-    data: RunData, prepared: PreparedImages, known: Mapping[str, str], advance: OnStep
+    data: RunData,
+    prepared: PreparedImages,
+    known: Mapping[str, str],
+    readings: list[tuple[str, float]] | None,
+    advance: OnStep,
 ) -> TeacherTexts:
     network, names, images = prepared
     numbers = {name: number for number, name in enumerate(names)}
@@ -100,7 +150,7 @@ def _specialized_texts(
         possible_texts(data.config.scheme),
         data.config.specialization,
         seed=data.seed,
-        given=GivenTexts({numbers[name]: text for name, text in known.items()}),
+        given=GivenTexts({numbers[name]: text for name, text in known.items()}, readings),
         bf16=bf16_of(data),
         on_step=advance,
     )

@@ -65,3 +65,5 @@ class Stage:
     recognizer that is good enough, see `left_out`."""
     only_first: bool = False
     """Whether a run has it only if its route comes first."""
+    only_if_good: bool = False
+    """Whether it is left out if its route comes first and gives a poor recognizer before it."""
