@@ -223,6 +223,16 @@ def test_one_image_in_ten_is_held_out_unless_its_text_is_known() -> None:
     assert few.agreement == 1.0
 
 
+@pytest.mark.parametrize(("agreement", "count"), [(0.64, 1), (0.8, 0), (0.9, 0)])
+def test_a_reader_that_learned_its_images_by_heart_is_warned_of(
+    agreement: float, count: int
+) -> None:
+    learned = distillation.Distilled([], cast(Any, None), 0.9, agreement, 0.87, 0)
+    assert len(learned.warnings) == count
+    for warning in learned.warnings:
+        assert "on 87% of all images, and on 64% of those that it did not learn from" in warning
+
+
 def learned_in_rounds(
     finished: Path, folder: Path, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Any], distillation.Distilled]:

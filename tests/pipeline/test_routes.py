@@ -87,6 +87,8 @@ def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
     assert list(read_diagnosis(run)["estimates"]) == ["distill", "read"]
     for stage in ("calibrate", "read"):  # it was not trained again
         assert (run / stage / MANIFEST).read_bytes() == (finished / stage / MANIFEST).read_bytes()
+    page = write_report(run).read_text()
+    assert "The run does without adaptation: the simulator&#39;s reader is estimated" in page
     manifest = require_manifest(run / "specialize")
     assert manifest["result"]["learned_from"] == ("read" if better else "generalist")
     with opened(run) as data:

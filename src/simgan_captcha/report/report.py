@@ -201,8 +201,10 @@ def _why_left_out(folder: Path, run: Json) -> str | None:
     for stage, name in (
         ("simulate", "the simulator and the stages after it"),
         ("specialize", "specialization of the generalist"),
+        ("adapt", "adaptation"),
     ):
-        if config.begins_pretrained and (why := left_out(stage_named(stage), folder, config)):
+        row = stage_named(stage)
+        if row.included(config) and (why := left_out(row, folder, config)):
             return f"{name}: {why}"
     return None
 

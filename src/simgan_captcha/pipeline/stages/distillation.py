@@ -61,6 +61,8 @@ _STABLE = 0.98
 mistakes, so that a further round has little to correct."""
 _HELD_OUT = 10
 """One image in so many is held out, to show how long the last recognizer should learn."""
+_GAP = 0.1
+"""Loss of agreement on images held out from which on there is a warning."""
 _LONGER = 4
 """Most trainings of the last recognizer after its first one."""
 _SEEDS = 10_007
@@ -77,8 +79,9 @@ class Distilled(NamedTuple):
     taught: float
     """Mean confidence of the teacher in the texts that the recognizer learned."""
     agreement: float
-    """Share of the images that were held out in which the recognizer reads what its teacher reads;
-    1 if there are none."""
+    """Share of the images held out that it reads as its teacher; 1 if there are none."""
+    stability: float
+    """The same share of all images."""
     flops: int
     """Floating-point operations of all rounds, with those of the generalist."""
 
@@ -87,10 +90,23 @@ class Distilled(NamedTuple):
         """The estimated accuracy."""
         return estimate_from_confidence(self.taught)
 
+    @property
+    def warnings(self) -> list[str]:
+        """A warning if new images are read less well than those that the recognizer learned."""
+        if self.stability - self.agreement < _GAP:
+            return []
+        return [
+            "the distilled reader reads new images less well than those of the run: it agrees with "
+            f"its teacher on {self.stability:.0%} of all images, and on {self.agreement:.0%} of "
+            "those that it did not learn from; more images help"
+        ]
+
 
 def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     """Train the recognizer on the texts of the specialized generalist; estimate its accuracy."""
     learned = learn_texts(data, folder, TeacherTexts.of_stage(data.run / "specialize"), {}, advance)
+    for warning in learned.warnings:
+        data.warn(warning)
     if data.fabric.is_global_zero:
         save_recognizer(folder / READER, learned.kept.reader, recognizer_architecture(data.config))
     return StageOutcome(
@@ -100,6 +116,7 @@ def distill(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
             "taught": round(learned.taught, 4),
             "agreement": round(learned.agreement, 4),
             "estimate": asdict(learned.estimate),
+            "warnings": learned.warnings,
         },
         images=sum(result.images for result in learned.trained),
         training_flops=learned.flops,
@@ -228,8 +245,14 @@ class _Rounds:
             if longer.agreement <= latest.agreement:
                 break
             latest = longer
-        taught, agreement = latest.lesson.taught, latest.agreement
-        return Distilled(results, latest.result, taught, agreement, self.flops)
+        return Distilled(
+            results,
+            latest.result,
+            latest.lesson.taught,
+            latest.agreement,
+            latest.stability,
+            self.flops,
+        )
 
     def taught_back(self, latest: _Round, number: int) -> _Lesson:
         """The texts of the generalist after it has learned the readings of the recognizer.
