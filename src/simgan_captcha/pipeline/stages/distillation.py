@@ -216,15 +216,15 @@ class _Rounds:
         config = data.config
         self.rounds = config.distillation.rounds if config.begins_pretrained else 1
         self.each = config.distillation.steps_of(config.scheme.classes)
-        self.done, self.flops = 0, 0
+        self.done, self.longer, self.flops = 0, 0, 0
         self.first = data.recognizer("read") if simulator_came_first(data) else None
         self.prepared: PreparedImages | None = None
 
     @property
     def total(self) -> int:
-        """Steps of all rounds, at most."""
+        """Steps of all rounds, at most, and of the longer trainings so far."""
         generalist = (self.rounds - 1) * self.data.config.specialization.steps
-        return (self.rounds + _LONGER) * self.each + generalist
+        return (self.rounds + self.longer) * self.each + generalist
 
     def learn(self, lesson: _Lesson) -> Distilled:
         """Train all rounds, and the last recognizer for as long as it agrees more and more.
@@ -240,6 +240,7 @@ class _Rounds:
         for _ in range(_LONGER):
             if latest.agreement >= _STABLE:
                 break
+            self.longer += 1
             longer = self.train(latest.lesson, len(results), begun=latest)
             results.append(longer.result)
             if longer.agreement <= latest.agreement:
