@@ -84,7 +84,12 @@ def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
     pipeline(run, challenges, *PRETRAINED, *CALIBRATED, "distillation.enough=1")
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
     assert names[-5:] == ["read", "check", "specialize", "distill", "readings"]
-    assert list(read_diagnosis(run)["estimates"]) == ["distill", "read"]
+    diagnosis = read_diagnosis(run)
+    assert list(diagnosis["estimates"]) == ["read", "distill"]
+    warned = [one for one in diagnosis["warnings"] if "the reader of" in one]
+    assert [one.split()[3] for one in warned] == (
+        ["distill"] if diagnosis["kept"] == "read" else []
+    )
     for stage in ("calibrate", "read"):  # it was not trained again
         assert (run / stage / MANIFEST).read_bytes() == (finished / stage / MANIFEST).read_bytes()
     page = write_report(run).read_text()

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 FAILURE = "failure"
 """Key of the reason why a calibration failed, in the result of its stage."""
 
-DISTILL = "distill"
-"""Stage of the distilled recognizer, the only one that is judged by readings of another."""
-
 FEWEST_OF_PAIR = 3
 """Least number of occurrences on known images for a confusion to be listed."""
 
@@ -110,7 +107,7 @@ def distilled_estimate(run: Path) -> Estimate:
     Raises:
         RunError: The stage ``distill`` is not finished, or damaged.
     """
-    return _estimate_of(run / DISTILL)
+    return _estimate_of(run / "distill")
 
 
 def checked_estimate(run: Path) -> Estimate:
@@ -235,7 +232,7 @@ def diagnose(
         real: Readings of all real images by the kept recognizer.
         known: Its readings of synthetic images; empty if no simulator was fitted.
         truths: The true texts of the synthetic images.
-        estimates: Estimates of all recognizers of the run, by stage.
+        estimates: Estimates of all recognizers of the run, by stage, in the order of training.
         kept: Stage of the kept recognizer.
         alphabet: At least two characters, all expected equally often.
     """
@@ -299,7 +296,7 @@ def _worse(estimates: Mapping[str, Estimate], kept: str) -> list[str]:
         f"that of {kept} {used:.1%}: "
         + (
             "the later training did not improve it and is not used"
-            if kept != DISTILL or estimates[stage].accuracy <= used
+            if estimates[stage].accuracy <= used
             else "judged by each other's readings, it is the worse one and is not used"
         )
         for stage in later

@@ -39,7 +39,7 @@ from simgan_captcha.pipeline.estimate import (
     limited_by_readings,
 )
 from simgan_captcha.pipeline.manifest import StageOutcome
-from simgan_captcha.pipeline.routes import recognizers
+from simgan_captcha.pipeline.routes import recognizers, stages_taken
 from simgan_captcha.pipeline.run_data import RunData
 from simgan_captcha.pipeline.run_folder import DIAGNOSIS, READINGS, TeacherTexts
 from simgan_captcha.recognizer.decode import decode, read_probabilities
@@ -127,7 +127,7 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         readings,
         list(decode(scheme, known.texts, read.known)) if known else [],
         known.texts if known else [],
-        estimates,
+        _in_order_of_training(estimates, data),
         kept,
         scheme.alphabet,
     )
@@ -149,6 +149,12 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
         training_flops=(looked_at + VIEWS * again[1])
         * count_flops(recognizer_architecture(data.config), 1, backward=False),
     )
+
+
+def _in_order_of_training(estimates: dict[str, Estimate], data: RunData) -> dict[str, Estimate]:
+    """The estimates of the recognizers, that of the first one trained first."""
+    order = [stage.name for stage in stages_taken(data.config, data.run)]
+    return {stage: estimates[stage] for stage in sorted(estimates, key=order.index)}
 
 
 def _result(
