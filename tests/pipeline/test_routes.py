@@ -23,13 +23,6 @@ from tests.small_run import CALIBRATED, PRETRAINED, draw_captchas, pipeline, wri
 
 
 @pytest.fixture(scope="module")
-def challenges(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("challenges") / "batches"
-    write_challenges(folder, draw_captchas(60))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run that begins with the simulator, and its challenges."""
     folder = tmp_path_factory.mktemp("simulated")
@@ -119,13 +112,13 @@ def texts_of_stage(run: Path, stage: str) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("unknown", [0.0, 1.1])
 def test_a_run_goes_on_where_calibration_fails(
-    unknown: float, challenges: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unknown: float, sixty_captchas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bootstrap recognizer that takes one step reads nothing with confidence."""
     monkeypatch.setattr(routes, "UNKNOWN", unknown)
     brief = ("calibration.first_steps=1", "calibration.rounds=1", "distillation.enough=1")
     run = tmp_path / "run"
-    readings = pipeline(run, challenges, *PRETRAINED, *CALIBRATED, *brief)
+    readings = pipeline(run, sixty_captchas, *PRETRAINED, *CALIBRATED, *brief)
     names = [stage.name for stage in recorded_stages(read_run(run), run)]
     order = [["specialize", "distill"], ["simulate", "calibrate"]]
     first, second = order if unknown == 0 else reversed(order)

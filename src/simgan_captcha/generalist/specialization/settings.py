@@ -24,7 +24,7 @@ class DistillationSettings(BaseModel):
     rounds: int = Field(default=4, ge=1, le=10)
     """Most trainings from the first weights. Between two of them the generalist learns the readings
     of the recognizer. They end earlier if a recognizer reads 98 % of the images as its teacher. The
-    last recognizer may then learn on, for up to four times as long."""
+    last recognizer may then learn on, in up to four more trainings."""
     fewest_steps: int = Field(default=200, ge=1)
     """Optimiser steps of a round for a small alphabet."""
     steps_a_class: int = Field(default=15, ge=0)

@@ -1,11 +1,11 @@
 """The stage in which the recognizer learns the texts that the specialized generalist reads.
 
 Recognizer and generalist then teach each other, in rounds: the generalist learns the readings of
-the recognizer, and a new recognizer learns those of the generalist. Both begin with the weights
-that they had before, so neither keeps its mistakes for good: the generalist with those of its
-pretraining, the recognizer with random ones, or with those that it learned from the simulator if
-that came first. Two networks of different kinds make different mistakes, and each learns first what
-most images have in common.
+the recognizer, and a new recognizer learns those of the generalist. Neither keeps its mistakes for
+good, because both begin anew: the generalist with its pretrained weights, the recognizer with
+random ones. If the simulator came first, the recognizer begins with what it learned there. Two
+networks of different kinds make different mistakes, and each learns first what most images have in
+common.
 
 The last recognizer then learns on, while it agrees more often with its teacher on images that it
 does not learn from. There, a mistake that is learned by heart does not raise the agreement.
