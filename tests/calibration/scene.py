@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from font_lato import font_files
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import glyph_side
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, UNKNOWN_CLUTTER, Calibration
 from simgan_captcha.simulator.pose import PLACED, POSE

@@ -18,8 +18,8 @@ from simgan_captcha.calibration.bootstrap import (
     without_pose,
 )
 from simgan_captcha.calibration.calibrate import calibrate
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import fit_glyphs
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.recognizer.decode import BATCH, load_recognizer, save_recognizer
 from simgan_captcha.recognizer.network import (

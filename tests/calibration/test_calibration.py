@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simgan_captcha.calibration.bootstrap import PosedSimulator
 from simgan_captcha.calibration.calibrate import FEWEST_CHARACTERS, calibrate, glyph_sheet
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.errors import RunError
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE, RENDERING, UNKNOWN_CLUTTER, Calibration

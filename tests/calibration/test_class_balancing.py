@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.look import balance_classes, class_weights
-from simgan_captcha.calibration.poses import Poses
 
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]

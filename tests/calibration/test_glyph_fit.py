@@ -6,6 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from simgan_captcha.calibration.calibrate import FORMS_ALIKE, calibrate
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
@@ -18,7 +19,6 @@ from simgan_captcha.calibration.glyph_fit import (
     without_haze,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import start_rendering
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE

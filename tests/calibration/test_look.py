@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import GlyphFit
 from simgan_captcha.calibration.look import ShapeSearch
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import POSE
 from simgan_captcha.simulator.settings import SimulatorSettings
 from simgan_captcha.types import FloatImages

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import fit_glyphs
 from simgan_captcha.calibration.lost_shapes import LostShape, Recovered, find_lost_shapes
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.simulator import Simulator
 from simgan_captcha.types import FloatImages
 from tests.calibration.scene import (

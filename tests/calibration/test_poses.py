@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import renamed_glyphs
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT, moving
 
 

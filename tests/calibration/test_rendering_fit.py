@@ -8,12 +8,12 @@ import numpy.typing as npt
 import pytest
 
 from simgan_captcha.calibration import rendering_fit
+from simgan_captcha.calibration.moments import image_moments
 from simgan_captcha.calibration.rendering_fit import (
     IMAGES,
     RenderingFit,
     draw_rendered,
     fit_rendering,
-    image_moments,
     start_rendering,
 )
 from simgan_captcha.scheme import Scheme

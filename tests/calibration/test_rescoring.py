@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.rescoring import (
     Comparisons,
     Redrawing,

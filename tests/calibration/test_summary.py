@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from simgan_captcha.calibration.calibrate import calibrate
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import GlyphFit, fit_glyphs
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.calibration.rendering_fit import RenderingFit, fit_rendering, start_rendering
 from simgan_captcha.calibration.summary import summarise
 from simgan_captcha.scheme import Scheme

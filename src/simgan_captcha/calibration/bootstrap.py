@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.recognizer.counting import counting_loss
 from simgan_captcha.recognizer.decode import TOGETHER
 from simgan_captcha.recognizer.network import (

@@ -6,7 +6,7 @@ Shapes: N images, L characters, K classes, G side of a glyph.
 import numpy as np
 import numpy.typing as npt
 
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.errors import TooLittleReadError
 from simgan_captcha.simulator.calibrated import UNKNOWN_CLUTTER, Calibration, widths_in_image
 from simgan_captcha.simulator.pose import PLACED, POSE

@@ -10,6 +10,7 @@ Shapes: K classes, G rows and columns of a calibrated glyph.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import cv2
@@ -122,15 +123,12 @@ def match_fonts(
     classes: list[FontMatch | None] = [None] * len(glyphs)
     for character, k in enumerate(found):
         picture = _Picture(glyphs[k])
-        similarity = np.array(
-            [
-                [
-                    picture.similarity(_upright(bank.glyph(f, s, 0, character).alpha, picture.side))
-                    for s in range(len(grid))
-                ]
-                for f in range(len(fonts))
-            ]
-        )
+        drawn = [
+            _upright(bank.glyph(f, s, 0, character).alpha, picture.side)
+            for f in range(len(fonts))
+            for s in range(len(grid))
+        ]
+        similarity = picture.similarities(np.stack(drawn)).reshape(len(fonts), len(grid))
         best = similarity.argmax(1)
         classes[k] = max(
             (
@@ -167,10 +165,14 @@ def misnamed_shapes(glyphs: GreyImages, alphabet: str, matches: FontMatches) -> 
     similarity = np.full((len(found), len(alphabet)), -1, np.float32)
     for font, size, stroke in sorted(_manners(matches)):
         bank = GlyphBank(alphabet, (font,), (GLYPH_SCALE * size,), (GLYPH_SCALE * stroke,))
-        for turn in _LEANING:
-            drawn = [_upright(glyph.alpha, shapes[0].side, turn) for glyph in bank.glyphs]
-            alike = [shape.similarities(np.stack(drawn)) for shape in shapes]
-            similarity = np.maximum(similarity, alike)
+        drawn = [
+            _upright(glyph.alpha, shapes[0].side, turn)
+            for turn in _LEANING
+            for glyph in bank.glyphs
+        ]
+        alike = np.stack([shape.similarities(np.stack(drawn)) for shape in shapes])
+        of_turns = alike.reshape(len(found), len(_LEANING), len(alphabet))
+        similarity = np.maximum(similarity, of_turns.max(1))
 
     names: dict[int, int] = {}
     for k, of_characters in zip(found, similarity, strict=True):
@@ -212,17 +214,11 @@ class _Picture:
         self.canvas = cv2.warpAffine(glyph, moved, (self.side + 2 * _REACH,) * 2)
 
     def similarities(self, drawn: GreyImages) -> Floats:
-        """The `similarity` (n,) to many glyphs (n, G, G) by one matrix product."""
+        """Correlations (n,) with glyphs (n, G, G) of fonts, at the best shift of each."""
         shape = (self.side, self.side)
         windows = np.lib.stride_tricks.sliding_window_view(self.canvas, shape)
         each = _unit(windows.reshape(-1, self.side**2)) @ _unit(drawn.reshape(len(drawn), -1)).T
         return np.asarray(each.max(0))
-
-    def similarity(self, drawn: GreyImages) -> float:
-        """Correlation with the glyph (G, G) of a font, at the best shift."""
-        found = cv2.matchTemplate(self.canvas, drawn, cv2.TM_CCOEFF_NORMED)
-        # A picture without ink has no correlation.
-        return float(np.nan_to_num(found).max())
 
 
 def _middle(glyph: GreyImages) -> npt.NDArray[np.float64]:
@@ -264,12 +260,11 @@ def _look_closely(
         tuple(GLYPH_SCALE * size for size in sizes),
         tuple(GLYPH_SCALE * outline for outline in outlines),
     )
-    similarity, s, o, turn = max(
-        (picture.similarity(_upright(bank.glyph(0, s, o, 0).alpha, picture.side, turn)), s, o, turn)
-        for s in range(len(sizes))
-        for o in range(len(outlines))
-        for turn in _TURNS
-    )
+    tried = list(product(range(len(sizes)), range(len(outlines)), _TURNS))
+    drawn = [_upright(bank.glyph(0, s, o, 0).alpha, picture.side, turn) for s, o, turn in tried]
+    similarities = picture.similarities(np.stack(drawn))
+    best = int(similarities.argmax())
+    similarity, (s, o, turn) = float(similarities[best]), tried[best]
     own = _area(bank.glyph(0, s, 0, 0).alpha)
     weight = picture.area / max(1, own)
     return FontMatch(font, sizes[s], similarity, turn, weight, outlines[o])

@@ -19,15 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
-from simgan_captcha.calibration.pose_fit import (
-    POSE_UNIT,
-    Near,
-    cover,
-    fit_poses,
-    form_prior,
-    superfluous_characters,
-)
-from simgan_captcha.calibration.poses import Poses
+from simgan_captcha.calibration.drawing.characters import cover, form_prior
+from simgan_captcha.calibration.drawing.misfits import Near, superfluous_characters
+from simgan_captcha.calibration.drawing.pose_fit import POSE_UNIT, fit_poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE
 from simgan_captcha.simulator.pose import PLACED, POSE
 from simgan_captcha.types import FloatImages, Floats
@@ -51,7 +46,7 @@ _BLURS = (4.0, 0.7)  # sigma of glyphs in glyph pixels, from coarse to fine
 _KNOWN_BLUR = 2.0  # first sigma if glyphs are known
 _DROPPED = 0.15  # share of characters dropped half way
 _STARVED = 0.3  # share of the median class
-_SETTLING = 20  # final steps for the poses of all characters
+_SETTLING = 12  # greatest number of final steps for the poses of all characters
 _BODY = 0.3  # share of the greatest coverage of a glyph, above haze
 _EDGE = GLYPH_SCALE  # glyph pixels around the body of a letter that are its edge: one image pixel
 _FORMED = 100  # images that decide whether forms differ

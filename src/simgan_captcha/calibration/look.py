@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.font_match import match_fonts, misnamed_shapes
 from simgan_captcha.calibration.glyph_fit import (
     GlyphFit,
@@ -34,7 +35,6 @@ from simgan_captcha.calibration.glyph_fit import (
     renamed_glyphs,
 )
 from simgan_captcha.calibration.lost_shapes import find_lost_shapes
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.pose import PLACED, POSE, UNBENT
 from simgan_captcha.simulator.settings import SimulatorSettings

@@ -16,14 +16,15 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
+from simgan_captcha.calibration.drawing.misfits import character_misfits
+from simgan_captcha.calibration.drawing.pose_fit import fit_poses
+from simgan_captcha.calibration.drawing.poses import Poses
 from simgan_captcha.calibration.glyph_fit import (
     FEWEST_EXAMPLES,
     GlyphFit,
     enough_examples,
     mean_glyph,
 )
-from simgan_captcha.calibration.pose_fit import character_misfits, fit_poses
-from simgan_captcha.calibration.poses import Poses
 from simgan_captcha.simulator.pose import moving
 from simgan_captcha.types import FloatImages, Floats, Ids
 
@@ -53,8 +54,8 @@ _LEAST = 1e-12
 _PASSES = 4
 """Number of alternations between fitting poses and averaging the shape."""
 
-_STEPS = 20
-"""Optimiser steps of the poses in each pass."""
+_STEPS = 12
+"""Greatest number of steps of the poses in each pass."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     own = character_misfits(normalised, ids, poses, fit.glyphs)
     looked_at = fit.settled[:, None] & fit.poses.present
     unlike = _UNEXPLAINED * float(np.median(own[looked_at]))
-    unexplained = (own > unlike) & looked_at
+    unexplained = (own > unlike) & fit.poses.present
     read = np.bincount(ids[looked_at], minlength=len(fit.glyphs))
     search = _Search(normalised, ids, fit.glyphs, unlike, moving(poses))
     shapes: list[Floats] = []
@@ -116,7 +117,8 @@ def find_lost_shapes(normalised: FloatImages, fit: GlyphFit) -> Recovered | None
     for donor in np.argsort(-read, kind="stable")[: _DONORS + len(lacking)]:
         # A source class may hide several missing glyphs.
         while len(shapes) < len(lacking):
-            characters = np.argwhere(unexplained & (ids == donor))[:_EXAMPLES]
+            # The pose of a misread character may be wrong; some right ones suffice for the shape.
+            characters = np.argwhere(unexplained & looked_at & (ids == donor))[:_EXAMPLES]
             shape = search.common_shape(characters, poses)
             if shape is None:
                 break

@@ -10,15 +10,16 @@ standard errors.
 Shapes: N images, H and W pixels, M moments, V values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
 import cma
-import cv2
 import numpy as np
-import numpy.typing as npt
+import torch
 
+from simgan_captcha.calibration.moments import image_moments
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import RENDERING, UNKNOWN_CLUTTER, Calibration
@@ -54,11 +55,6 @@ _STEP, _STRIDE = 0.6, 1.5
 _STUCK = 1e5
 _BLUR, _FIRST_BLUR = RENDERING.index("blur"), 0.3
 """The simulator draws no blur below this sigma."""
-_BLOCK = 8
-_INKED = -0.4
-"""Ink threshold in the range from -1 (no ink) to 1."""
-_STRIPS = 12
-"""Number of strips per axis for the ink profile."""
 
 
 @dataclass(frozen=True)
@@ -238,63 +234,6 @@ def draw_rendered(
     )
 
 
-def image_moments(
-    images: GreyImages, background: Background, *, cluttered: bool = False
-) -> Doubles:
-    """Mean moments (M,) of images (N, H, W), with those of clutter if ``cluttered``."""
-    N = len(images)
-    ink = background.normalise(images)[:, 0]
-    free = ~background.line_mask
-    right = np.abs(np.diff(ink, axis=2))[:, free[:, 1:] & free[:, :-1]]
-    down = np.abs(np.diff(ink, axis=1))[:, free[1:] & free[:-1]]
-    bend = 4 * ink[:, 1:-1, 1:-1] - ink[:, :-2, 1:-1] - ink[:, 2:, 1:-1]
-    bend = np.abs(bend - ink[:, 1:-1, :-2] - ink[:, 1:-1, 2:])[:, free[1:-1, 1:-1]]
-    inked = images[(ink > 0.3) & free]
-    coefficients = _block_coefficients(images)
-    return np.concatenate(
-        [
-            np.log1p(coefficients).mean(0),
-            (coefficients < 1.5).mean(0),
-            _histogram(ink[:, free], 32, -1.0, 1.0) / N,
-            _histogram(inked.astype(np.float32), 64, 0, 256) / N,
-            _histogram(right, 14, 0.1, 2) / N,
-            _histogram(down, 14, 0.1, 2) / N,
-            _histogram(bend, 16, 0.2, 6) / N,
-            *(_clutter_moments(ink) if cluttered else ()),
-        ]
-    )
-
-
-def _clutter_moments(ink: Floats) -> Iterator[Doubles]:
-    """Sizes of connected components, and the mean ink in strips of the image."""
-    sizes = [
-        cv2.connectedComponentsWithStats((image > _INKED).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
-        for image in ink
-    ]
-    yield _histogram(np.log2(np.concatenate(sizes)).clip(0, 11.9), 24, 0, 12) / len(ink)
-    profile = ink.mean(0, dtype=np.float64)
-    for axis in (0, 1):
-        strips = np.array_split(profile, min(_STRIPS, profile.shape[axis]), axis)
-        yield np.array([strip.mean() for strip in strips])
-
-
-def _histogram(values: npt.NDArray[np.float32], bins: int, low: float, high: float) -> Doubles:
-    return np.histogram(values, bins, (low, high))[0].astype(np.float64)
-
-
-def _block_coefficients(images: GreyImages) -> Floats:
-    """Magnitudes (blocks, 64) of the discrete cosine transform of JPEG."""
-    n = np.arange(_BLOCK)
-    cosines = np.cos(np.pi * np.outer(n, 2 * n + 1) / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
-    cosines[0] /= np.sqrt(2)
-    cosines = cosines.astype(np.float32)
-    rows, columns = (side // _BLOCK for side in images.shape[1:])
-    cut = images[:, : rows * _BLOCK, : columns * _BLOCK].astype(np.float32)
-    blocks = cut.reshape(-1, rows, _BLOCK, columns, _BLOCK).swapaxes(2, 3)
-    transformed = cosines @ blocks.reshape(-1, _BLOCK, _BLOCK) @ cosines.T
-    return np.asarray(np.abs(transformed.reshape(-1, _BLOCK * _BLOCK)), np.float32)
-
-
 def _searched(
     differences: Callable[[Doubles, int], Doubles],
     start: Doubles,
@@ -320,11 +259,12 @@ def _searched(
         },
     )
     searched = 0
-    while not search.stop():
-        candidates = search.ask()
-        search.tell(candidates, [loss(candidate) for candidate in candidates])
-        searched = int(search.result.evaluations) // 4
-        on_evaluation(searched, evaluations)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        while not search.stop():
+            candidates = search.ask()
+            search.tell(candidates, list(threads.map(loss, candidates)))
+            searched = int(search.result.evaluations) // 4
+            on_evaluation(searched, evaluations)
     return np.clip(search.result.xbest * space.width, *space.bounds), searched
 
 
@@ -372,12 +312,10 @@ def _slopes(
     differences: Callable[[Doubles], Doubles], values: Doubles, residuals: Doubles, space: _Space
 ) -> Doubles:
     """Derivatives (V, M) of the differences by the values."""
-    slopes = []
-    for at, (width, highest) in enumerate(zip(space.width, space.bounds[1], strict=True)):
-        step = np.zeros_like(values)
-        step[at] = width / 4 if values[at] + width / 4 <= highest else -width / 4
-        slopes.append((differences(values + step) - residuals) / step[at])
-    return np.array(slopes)
+    step = np.where(values + space.width / 4 <= space.bounds[1], 1, -1) * space.width / 4
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        found = list(threads.map(differences, values + np.diag(step)))
+    return np.asarray((np.array(found) - residuals) / step[:, None])
 
 
 def _standard_errors(slopes: Doubles, apart: Doubles, misfit: float, space: _Space) -> Doubles:

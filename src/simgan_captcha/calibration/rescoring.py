@@ -21,7 +21,7 @@ import numpy.typing as npt
 from torch import nn
 
 from simgan_captcha.calibration.bootstrap import predict_poses
-from simgan_captcha.calibration.pose_fit import fit_poses
+from simgan_captcha.calibration.drawing.pose_fit import fit_poses
 from simgan_captcha.data.background import Background
 from simgan_captcha.scheme import Scheme
 from simgan_captcha.simulator.calibrated import Calibration
@@ -32,8 +32,8 @@ _UNCERTAIN = 0.1
 """Probability of the second likeliest class above which a character is rescored. Confident
 characters are not drawn, because each drawing takes time."""
 
-_STEPS = 30
-"""Optimiser steps of the poses of a drawing. Few suffice, because they begin at predicted poses."""
+_STEPS = 12
+"""Greatest number of steps of the poses of a drawing, which begin at predicted poses."""
 
 _NEIGHBOURS = 4
 """Number of pixels with correlated errors, because JPEG spreads each error."""

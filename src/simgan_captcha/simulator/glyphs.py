@@ -8,6 +8,7 @@ The font of the puzzle is never among them (see `puzzle.artwork`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -158,12 +159,10 @@ class GlyphBank:
         """
         self.shape = (len(fonts), len(sizes), len(strokes), len(alphabet))
         self.glyphs = [
-            _draw(font, character, stroke)
+            glyph
             for name in fonts
             for size in sizes
-            for font in [open_font(name, size, alphabet)]
-            for stroke in strokes
-            for character in alphabet
+            for glyph in _drawn(name, size, strokes, alphabet)
         ]
         """In the order of `index`."""
         self.boxes = np.array([glyph.alpha.shape[::-1] for glyph in self.glyphs], np.float64)
@@ -216,6 +215,13 @@ def _cropped(alpha: npt.NDArray[np.uint8]) -> Glyph:
     )
     cut = np.pad(alpha[top:bottom, left:right], 1)
     return Glyph(cut, (width / 2 - float(left) + 1, height / 2 - float(top) + 1))
+
+
+@lru_cache(maxsize=64)  # the fit of the rendering builds the same bank hundreds of times
+def _drawn(name: str, size: int, strokes: tuple[float, ...], alphabet: str) -> tuple[Glyph, ...]:
+    """The characters of a font of one size, stroke by stroke."""
+    font = open_font(name, size, alphabet)
+    return tuple(_draw(font, character, stroke) for stroke in strokes for character in alphabet)
 
 
 def _draw(font: ImageFont.FreeTypeFont, character: str, stroke: float) -> Glyph:

@@ -5,6 +5,7 @@ Parameters are plain arrays and rendering uses no randomness, so any image can b
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -152,9 +153,7 @@ class Simulator:
             self.bank.append(calibration.drawn_rasters()[:K], 1)
             self._height_factors = _height_factors(self.bank, calibration)
         self._glyphs = self.bank.packed()
-        field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
-        # One image longer, so that noise can start anywhere in the field.
-        self._noise_field = np.resize(field, _NOISE_FIELD + scheme.width * scheme.height)
+        self._noise_field = _noise_field(scheme.width * scheme.height)
 
     def batch(self, generator: np.random.Generator, count: int) -> tuple[GreyImages, Ids]:
         """Draw images (count, H, W) ``uint8`` and their class ids (count, L)."""
@@ -375,6 +374,13 @@ def _side_weight(blur: Floats) -> Floats:
     """(N,) side weight of a three-pixel Gaussian kernel of sigma ``blur`` (N,) in pixels."""
     off = np.exp(-0.5 / np.square(np.maximum(blur, _LEAST_BLUR)))
     return np.where(blur > _LEAST_BLUR, off / (1 + 2 * off), 0).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _noise_field(pixels: int) -> Floats:
+    """Normal noise, longer by an image of these pixels, so that noise can start anywhere."""
+    field = np.random.default_rng(0).standard_normal(_NOISE_FIELD, np.float32)
+    return np.resize(field, _NOISE_FIELD + pixels)
 
 
 _NOISE_FIELD = 1 << 18
