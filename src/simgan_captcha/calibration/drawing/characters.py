@@ -61,8 +61,8 @@ def slopes_at(
 ) -> tuple[Tensor, Tensor]:
     """Coverage (B, L, h, w), and its derivatives (B, L, 9, h, w) by the pose of each character.
 
-    With p, q and a as in `draw_characters`, the coverage of a glyph G is G(p * s, q * s), where s is
-    exp(-size). Its derivative by a value z is G_p * d(p * s)/dz + G_q * d(q * s)/dz.
+    With p, q and a as in `draw_characters`, the coverage of a glyph G is G(p * s, q * s), with
+    s = exp(-size). Its derivative by a value z is G_p * d(p * s)/dz + G_q * d(q * s)/dz.
 
     Args:
         glyphs: (K, 3, G, G), see `with_gradients`.
