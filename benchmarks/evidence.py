@@ -265,6 +265,7 @@ TABLE = (
 HISTORY = (
     "families_by_widths",
     "families_four_to_six_before",
+    "families_least_squares",
     "families_named",
     "families_not_self_trained",
     "families_on_textures",
