@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from simgan_captcha.cli.use import look_at_images
 from simgan_captcha.inference.reader import Reader
@@ -347,3 +347,18 @@ def test_a_folder_without_images_is_refused_in_one_line(tmp_path: Path) -> None:
 def processes_of(run: Path) -> list[int]:
     """The running commands that learn of this folder."""
     return processes_with(str(run), "run")
+
+
+def test_images_that_are_chosen_before_the_script_is_loaded_are_read(
+    open_page: OpenPage, new: NewRun
+) -> None:
+    with started("--port", "0") as (_, address):
+        page = open_page(address)
+        held: list[Route] = []
+        page.route("**/static/read.js", lambda route: held.append(route))
+        page.reload(wait_until="commit")
+        page.set_input_files("#files", new.images / "0.jpg")
+        while not held:
+            page.wait_for_timeout(20)
+        held[0].continue_()
+        expect(page.locator(".said-text .share")).to_contain_text("read by the generalist")

@@ -190,8 +190,7 @@ class Patches(NamedTuple):
     @staticmethod
     def around(pose: Tensor, radius: float, size: tuple[int, int]) -> "Patches":
         """Patches that hold all pixels of the image closer than ``radius`` to each pose."""
-        (height, width), side = size, 2 * math.ceil(radius) + 1
-        rows, columns = min(side, height), min(side, width)
+        (height, width), (rows, columns) = size, patch_size(radius, size)
         row = _first(pose[..., 1], rows, height)[..., None] + torch.arange(rows)
         column = _first(pose[..., 0], columns, width)[..., None] + torch.arange(columns)
         return Patches(
@@ -211,6 +210,12 @@ class Patches(NamedTuple):
         for character, places in zip(coverage.unbind(1), self.places.unbind(1), strict=True):
             found = found.scatter(1, places, found.gather(1, places) * (1 - character))
         return found
+
+
+def patch_size(radius: float, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a patch, at most those of the image."""
+    side = 2 * math.ceil(radius) + 1
+    return min(side, size[0]), min(side, size[1])
 
 
 def _first(centre: Tensor, length: int, whole: int) -> Tensor:

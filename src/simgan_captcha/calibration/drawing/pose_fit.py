@@ -18,6 +18,7 @@ from simgan_captcha.calibration.drawing.characters import (
     Patches,
     coverage_at,
     glyph_radius,
+    patch_size,
     reach,
     slopes_at,
     with_gradients,
@@ -67,7 +68,7 @@ def fit_poses(
 
     Each step linearises the drawing around the pose of each character by itself, see `_Descent`
     (Levenberg 1944, Marquardt 1963). An image that no longer gains takes no further steps. The
-    first steps compare blurred glyphs with blurred images, which a letter can be far off.
+    first steps compare blurred glyphs with blurred images, so a letter may begin some pixels off.
 
     Args:
         normalised: (N, 2, H, W) images, see `background.Background.normalise`.
@@ -127,8 +128,8 @@ class _Descent:
         self.ids, self.poses = torch.from_numpy(ids), torch.from_numpy(begin.astype(np.float32))
         self.ink, self.visible = ink_of(normalised)
         self.damping, self.missed = torch.full((2, len(ids)), _DAMPING)
-        pixels = self._patches(self.poses).places.shape[-1]
-        each = max(1, ids.shape[1] * len(POSE_UNIT) * pixels)
+        rows, columns = patch_size(reach(self.radius, self.poses, self.size), self.size)
+        each = max(1, ids.shape[1] * len(POSE_UNIT) * rows * columns)
         self.together = max(1, min(_BATCH, _SLOPES // each))
         for chosen in torch.arange(len(ids)).split(self.together):
             self.missed[chosen] = self._drawn(chosen, self.poses[chosen])[0]

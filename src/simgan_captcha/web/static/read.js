@@ -105,10 +105,13 @@ function showRefusal(file, reason) {
   answers.prepend(item);
 }
 
-picker.addEventListener("change", () => {
+function takePicked() {
   take(picker.files);
   picker.value = ""; // so that the same file can be chosen again
-});
+}
+
+picker.addEventListener("change", takePicked);
+takePicked(); // what was chosen before this script ran
 form.addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 
