@@ -239,7 +239,7 @@ class _Descent:
         outside = (shape - shape.detach().clamp(0, 1)).square().sum()
         for optimizer in (self.of_pose, self.of_shape):
             optimizer.zero_grad()
-        ((missed.sum() + form_prior(at)) / L + outside).backward()
+        ((missed.sum() + form_prior(at).sum()) / L + outside).backward()
         self.of_pose.step()
         self.of_shape.step()
 

@@ -1,5 +1,6 @@
 """Draw characters by glyphs and poses, and compare the drawings with real images.
 
+poses       classes and poses of the characters in images
 characters  the differentiable drawing
 misfits     how well drawings explain the pixels around each character
 pose_fit    exact poses of characters with known glyphs

@@ -52,8 +52,7 @@ def coverage_at(
     glyphs: Tensor, ids: Tensor, pose: Tensor, right: Tensor, down: Tensor, height: int
 ) -> Tensor:
     """Coverage (B, L, h, w) at u = ``right`` (B, L, 1, w) and v = ``down`` (B, L, h, 1)."""
-    across, along = _upright(pose, right, down, height)
-    return _sampled(glyphs[:, None], ids, pose, (across, along), (right, down), height)[:, :, 0]
+    return _sampled(glyphs[:, None], ids, pose, _upright(pose, right, down, height))[:, :, 0]
 
 
 def slopes_at(
@@ -72,17 +71,14 @@ def slopes_at(
         down: (B, L, h, 1), v.
         height: H.
     """
-    across, along = _upright(pose, right, down, height)
-    sampled = _sampled(glyphs, ids, pose, (across, along), (right, down), height)
-    coverage, by_across, by_along = sampled.unbind(2)
-    turn = torch.deg2rad(pose[..., 2])[..., None, None]
-    cosine, sine = torch.cos(turn), torch.sin(turn)
+    upright = _upright(pose, right, down, height)
+    coverage, by_across, by_along = _sampled(glyphs, ids, pose, upright).unbind(2)
+    cosine, sine, straight, across, along, _ = upright
     size, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
     narrow, wide = torch.exp(-size - stretch), torch.exp(-size)
     # The derivatives by a and q; p = (a - shear * q) * exp(-stretch).
     by_a = by_across * narrow
     by_q = by_along * wide - by_a * shear
-    straight = down - bend * right.square() / height
     bent = 2 * bend * right / height  # -dv' / du
     diagonal, squared = right * down / height, right.square() / height
     radian = math.pi / 180
@@ -109,36 +105,43 @@ def with_gradients(glyphs: Tensor) -> Tensor:
     return torch.stack([glyphs, right, down], 1)
 
 
-def _upright(pose: Tensor, right: Tensor, down: Tensor, height: int) -> tuple[Tensor, Tensor]:
-    """p and q of `draw_characters`, (B, L, h, w): bend, perspective, rotation and form undone."""
+class _Upright(NamedTuple):
+    """Where pixels lie in upright characters, in the terms of `draw_characters`."""
+
+    cosine: Tensor
+    """cos(t), (B, L, 1, 1)."""
+    sine: Tensor
+    """sin(t), (B, L, 1, 1)."""
+    straight: Tensor
+    """v', (B, L, h, w)."""
+    across: Tensor
+    """p, (B, L, h, w)."""
+    along: Tensor
+    """q, (B, L, h, w)."""
+    unfolded: Tensor
+    """Mask (B, L, h, w) of pixels on this side of the fold of the perspective."""
+
+
+def _upright(pose: Tensor, right: Tensor, down: Tensor, height: int) -> _Upright:
     turn = torch.deg2rad(pose[..., 2])[..., None, None]
     cosine, sine = torch.cos(turn), torch.sin(turn)
     _, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
+    # Undo the bend, the perspective and the rotation, then shear and stretch.
     diagonal = right * down / height
     straight = down - bend * right.square() / height
     across = cosine * right - sine * straight - taper * diagonal
     along = sine * right + cosine * straight - swell * diagonal
-    return (across - shear * along) * torch.exp(-stretch), along
+    narrowed = (across - shear * along) * torch.exp(-stretch)
+    beyond = swell * (cosine * right + sine * down) + taper * (cosine * down - sine * right)
+    return _Upright(cosine, sine, straight, narrowed, along, beyond < height)
 
 
-def _sampled(
-    glyphs: Tensor,
-    ids: Tensor,
-    pose: Tensor,
-    upright: tuple[Tensor, Tensor],
-    place: tuple[Tensor, Tensor],
-    height: int,
-) -> Tensor:
+def _sampled(glyphs: Tensor, ids: Tensor, pose: Tensor, upright: _Upright) -> Tensor:
     """Channels of glyphs (K, C, G, G) at (p, q) * exp(-size), as (B, L, C, h, w)."""
-    turn = torch.deg2rad(pose[..., 2])[..., None, None]
-    cosine, sine = torch.cos(turn), torch.sin(turn)
-    size, _, _, taper, swell, _ = pose[..., PLACED:, None, None].unbind(2)
-    unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
-    grid = torch.stack(upright, -1)
-    # Beyond the fold of the perspective, the map would show a mirrored glyph.
-    right, down = place
-    unfolded = swell * (cosine * right + sine * down) + taper * (cosine * down - sine * right)
-    grid = (grid * unit[..., None]).where((unfolded < height)[..., None], _OUTSIDE)
+    unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-pose[..., PLACED, None, None, None])
+    grid = torch.stack([upright.across, upright.along], -1) * unit
+    # Beyond the fold, the map would show a mirrored glyph.
+    grid = grid.where(upright.unfolded[..., None], _OUTSIDE)
     chosen = glyphs.index_select(0, ids.flatten())
     drawn = nn.functional.grid_sample(chosen, grid.flatten(0, 1), align_corners=False)
     return drawn.view(*ids.shape, *drawn.shape[1:])
@@ -199,11 +202,6 @@ class Patches(NamedTuple):
             (row[..., None] * width + column[..., None, :]).flatten(2),
         )
 
-    def seen_from(self, moved: Tensor) -> "Patches":
-        """The same patches after characters moved by (B, L, 9)."""
-        x, y = moved[..., None, None, :2].unbind(-1)
-        return Patches(self.right - x, self.down - y, self.places)
-
     def uncovered(self, coverage: Tensor, size: tuple[int, int]) -> Tensor:
         """(1 - a)(1 - b)... of characters with coverage (B, L, h * w), as (B, H * W)."""
         found = coverage.new_ones(len(coverage), size[0] * size[1])
@@ -251,9 +249,9 @@ def reach(radius: float, pose: Tensor, size: tuple[int, int]) -> float:
 
 
 def form_prior(pose: Tensor) -> Tensor:
-    """Regularisation of the forms of poses (B, L, 9), added to the squared error.
+    """Regularisation (B,) of the forms of poses (B, L, 9), added to the squared error.
 
     The weight is small. It keeps glyphs as large as most of their characters, and keeps forms that
     the image does not determine at zero.
     """
-    return FORM_WEIGHT * pose[..., PLACED:].square().sum()
+    return FORM_WEIGHT * pose[..., PLACED:].square().sum((1, 2))

@@ -16,7 +16,8 @@ from torch import Tensor
 from simgan_captcha.calibration.drawing.characters import (
     FORM_WEIGHT,
     Patches,
-    coverage_at,
+    cover,
+    form_prior,
     glyph_radius,
     patch_size,
     reach,
@@ -132,7 +133,7 @@ class _Descent:
         each = max(1, ids.shape[1] * len(POSE_UNIT) * rows * columns)
         self.together = max(1, min(_BATCH, _SLOPES // each))
         for chosen in torch.arange(len(ids)).split(self.together):
-            self.missed[chosen] = self._drawn(chosen, self.poses[chosen])[0]
+            self.missed[chosen] = self._missed(chosen, self.poses[chosen])
 
     def descend(self, steps: int) -> None:
         """Take at most so many steps of each image."""
@@ -144,7 +145,8 @@ class _Descent:
     def step(self, chosen: Tensor) -> Tensor:
         """Take a step of images ``chosen`` (B,), and return a mask (B,) of those that may gain."""
         poses, unit = self.poses[chosen], self.unit
-        loss, residuals, slopes = self._linear(chosen, poses)
+        loss = self.missed[chosen] + form_prior(poses)
+        residuals, slopes = self._linear(chosen, poses)
         # The prior counts as the residuals sqrt(weight) * form.
         prior = math.sqrt(FORM_WEIGHT) * unit * (torch.arange(self.moving) >= PLACED)
         gradient = (slopes @ residuals[..., None]).squeeze(3)
@@ -156,7 +158,8 @@ class _Descent:
         change = -torch.linalg.solve(curvature + damped, gradient).clamp(-_STRIDE, _STRIDE)
         nearer = poses.clone()
         nearer[..., : self.moving] += change * unit
-        missed, after = self._drawn(chosen, nearer)
+        missed = self._missed(chosen, nearer)
+        after = missed + form_prior(nearer)
         better = after < loss
         self.poses[chosen] = nearer.where(better[:, None, None], poses)
         self.missed[chosen] = missed.where(better, self.missed[chosen])
@@ -165,9 +168,9 @@ class _Descent:
         gained = loss - after > _GAIN * loss
         return torch.where(better, gained, self.damping[chosen] < _STUCK)
 
-    def _linear(self, chosen: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (B,), residuals (B, L, M) of each patch, and derivatives (B, L, moving, M)."""
-        patches = self._patches(poses)
+    def _linear(self, chosen: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (B, L, M) of each patch, and derivatives (B, L, moving, M)."""
+        patches = Patches.around(poses, reach(self.radius, poses, self.size), self.size)
 
         def cut(images: Tensor) -> Tensor:
             flat = images.flatten(1)[:, None].expand(-1, poses.shape[1], -1)
@@ -182,20 +185,9 @@ class _Descent:
         seen = cut(self.visible[chosen]).sqrt()
         residuals = (1 - cut(uncovered) - cut(self.ink[chosen])) * seen
         slopes = slopes[:, :, : self.moving].flatten(3) * (by_others * seen)[:, :, None]
-        return self._loss(chosen, poses, uncovered)[1], residuals, slopes * self.unit[:, None]
+        return residuals, slopes * self.unit[:, None]
 
-    def _drawn(self, chosen: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of squared errors (B,), and the loss (B,), which adds the prior of forms."""
-        patches = self._patches(poses)
-        at = (patches.right, patches.down, self.size[0])
-        coverage = coverage_at(self.glyphs, self.ids[chosen], poses, *at).flatten(2)
-        return self._loss(chosen, poses, patches.uncovered(coverage, self.size))
-
-    def _loss(self, chosen: Tensor, poses: Tensor, uncovered: Tensor) -> tuple[Tensor, Tensor]:
-        errors = (1 - uncovered - self.ink[chosen].flatten(1)).square()
-        missed = (errors * self.visible[chosen].flatten(1)).sum(1)
-        forms = poses[..., PLACED : self.moving].square().sum((1, 2))
-        return missed, missed + FORM_WEIGHT * forms
-
-    def _patches(self, poses: Tensor) -> Patches:
-        return Patches.around(poses, reach(self.radius, poses, self.size), self.size)
+    def _missed(self, chosen: Tensor, poses: Tensor) -> Tensor:
+        """The sum of squared errors (B,) of a drawing."""
+        covered = cover(self.glyphs, self.ids[chosen], poses, self.size, self.radius)
+        return ((covered - self.ink[chosen]).square() * self.visible[chosen]).sum((1, 2))
