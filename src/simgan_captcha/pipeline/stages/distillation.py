@@ -1,11 +1,11 @@
 """The stage in which the recognizer learns the texts that the specialized generalist reads.
 
 Recognizer and generalist then teach each other, in rounds: the generalist learns the readings of
-the recognizer, and a new recognizer learns those of the generalist. Neither keeps its mistakes for
-good, because both begin anew: the generalist with its pretrained weights, the recognizer with
-random ones. If the simulator came first, the recognizer begins with what it learned there. Two
-networks of different kinds make different mistakes, and each learns first what most images have in
-common.
+the recognizer, and a new recognizer learns those of the generalist. Each round begins with the
+first weights, so no mistake is kept for good. These are the pretrained weights of the generalist
+and random weights of the recognizer. If the simulator came first, the recognizer begins with what
+it learned there. Two networks of different kinds make different mistakes, and each learns first
+what most images have in common.
 
 The last recognizer then learns on, while it agrees more often with its teacher on images that it
 does not learn from. There, a mistake that is learned by heart does not raise the agreement.
@@ -57,8 +57,8 @@ from simgan_captcha.scheme import Scheme
 from simgan_captcha.types import Floats, OnStep
 
 _STABLE = 0.98
-"""Share of images that a recognizer reads as it learned them, from which on the texts hold few
-mistakes, so that a further round has little to correct."""
+"""Least share of images that a recognizer reads as it learned them, for the rounds to end. The
+texts then hold few mistakes, and a further round has little to correct."""
 _HELD_OUT = 10
 """One image in so many is held out, to show how long the last recognizer should learn."""
 _GAP = 0.1
