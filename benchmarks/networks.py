@@ -279,7 +279,7 @@ def main() -> None:
             seed,
             stream=_STREAM,
             first=first,
-            workers=config.workers,
+            workers=config.drawing_processes("cpu"),
         )
         return ((torch.from_numpy(background.normalise(images)), ids) for images, ids in batches)
 

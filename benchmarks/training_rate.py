@@ -75,7 +75,12 @@ def main() -> None:
     def drawn(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         simulator = PosedSimulator(plain) if posed else plain
         for images, targets in synthetic_batches(
-            simulator, size, options.seed, stream=_STREAM, first=first, workers=config.workers
+            simulator,
+            size,
+            options.seed,
+            stream=_STREAM,
+            first=first,
+            workers=config.drawing_processes("cpu"),
         ):
             yield torch.from_numpy(background.normalise(images)), targets
 

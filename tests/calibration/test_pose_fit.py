@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 
 from simgan_captcha.calibration.calibrate import calibrate
 from simgan_captcha.calibration.drawing.characters import (
-    Patches,
     cover,
-    coverage_at,
     draw_characters,
     glyph_radius,
-    slopes_at,
-    with_gradients,
+    reaches,
 )
+from simgan_captcha.calibration.drawing.linear import linearise, missed_by, with_gradients
 from simgan_captcha.calibration.drawing.misfits import superfluous_characters
 from simgan_captcha.calibration.drawing.pose_fit import POSE_UNIT, PoseFit, fit_poses
 from simgan_captcha.calibration.drawing.poses import Poses
@@ -301,30 +299,56 @@ def test_unknown_forms_are_found() -> None:
     assert (share < [0.1, 0.1, 0.1, 0.5, 0.5, 0.55]).all()
 
 
-def test_the_derivatives_are_those_of_the_drawing() -> None:
-    side = 80
-    off = torch.arange(side, dtype=torch.float64) - 38
-    glyphs = torch.exp(-((off / 9) ** 2) - ((off[:, None] - 5) / 14) ** 2)[None]
-    ids, height = torch.zeros(1, 1, dtype=torch.int64), 50
-    pose = torch.tensor([[[30.3, 25.2, 12, 0.1, 0.1, 0.15, 0.2, -0.1, 0.3]]], dtype=torch.float64)
-    patches = Patches.around(pose, 20, (height, 60))
-    coverage, slopes = slopes_at(
-        with_gradients(glyphs), ids, pose, patches.right, patches.down, height
+@pytest.mark.parametrize("values", [PLACED, len(POSE)])
+def test_the_derivatives_are_those_of_the_drawing(values: int) -> None:
+    """J'r and J'J of two overlapping letters, against differences of the drawing."""
+    side, size = 80, (50, 60)
+    off = np.arange(side, dtype=np.float32) - 38
+    blob = np.exp(-((off / 9) ** 2) - ((off[:, None] - 5) / 12) ** 2)
+    glyphs = np.stack([blob, blob.T]).astype(np.float32)
+    ids = np.array([[0, 1]])
+    poses = np.array(
+        [
+            [
+                [24.3, 25.2, 12, 0.1, 0.1, 0.15, 0.2, -0.1, 0.3],
+                [33.1, 22.4, -20, -0.1, 0.05, -0.1, -0.1, 0.2, -0.2],
+            ]
+        ],
+        np.float32,
     )
+    generator = np.random.default_rng(3)
+    ink, visible = generator.random((2, 1, *size)).astype(np.float32)
+    reach = reaches(30, torch.from_numpy(poses), size).numpy()
+    arguments = ink, visible, with_gradients(glyphs), ids, poses, reach
+    gradient = np.empty((1, 2, values), np.float32)
+    curvature = np.empty((1, 2, values, values), np.float32)
+    linearise(gradient, curvature, *arguments)
 
-    def drawn(value: int, change: float) -> torch.Tensor:
-        moved = pose.clone()
-        moved[..., value] += change
-        right = patches.right - change * (value == 0)
-        down = patches.down - change * (value == 1)
-        return coverage_at(glyphs, ids, moved, right, down, height)
+    def covered(letter: int, value: int, change: float) -> npt.NDArray[np.float64]:
+        moved = poses.astype(np.float64)
+        moved[0, letter, value] += change
+        exact = torch.from_numpy(glyphs.astype(np.float64))
+        drawn = draw_characters(exact, torch.from_numpy(ids), torch.from_numpy(moved), *size)
+        return np.asarray(1 - (1 - drawn[0]).prod(0))
 
-    torch.testing.assert_close(coverage, drawn(0, 0))
-    for value, unit in enumerate(POSE_UNIT):
-        found = (drawn(value, unit / 4) - drawn(value, -unit / 4)) / (unit / 2)
-        off_by = (found - slopes[:, :, value]).abs().max()
+    weights, residuals = visible[0].astype(np.float64), covered(0, 0, 0) - ink[0]
+    missed = np.empty(1, np.float32)
+    missed_by(missed, *arguments)
+    assert missed[0] == pytest.approx((weights * residuals**2).sum(), rel=1e-4)
+    for letter in range(2):
+        slopes = np.stack(
+            [
+                (covered(letter, v, unit / 8) - covered(letter, v, -unit / 8)) / (unit / 4)
+                for v, unit in enumerate(POSE_UNIT[:values])
+            ]
+        )
         # Between two pixels of a glyph, the drawing is linear and the derivative is not.
-        assert off_by < 0.15 * found.abs().max(), POSE[value]
+        scale = np.sqrt((slopes**2 * weights).sum((1, 2)))
+        by_hand = (slopes * weights * residuals).sum((1, 2)) / scale
+        np.testing.assert_allclose(gradient[0, letter] / scale, by_hand, atol=0.1)
+        together = np.einsum("vyx,wyx,yx->vw", slopes, slopes, weights) / np.outer(scale, scale)
+        found = curvature[0, letter] / np.outer(scale, scale)
+        np.testing.assert_allclose(found, together, atol=0.04)
 
 
 def test_beyond_the_fold_of_perspective_nothing_is_drawn() -> None:

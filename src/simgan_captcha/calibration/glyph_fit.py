@@ -19,7 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
-from simgan_captcha.calibration.drawing.characters import cover, form_prior
+from simgan_captcha.calibration.drawing.characters import (
+    cover,
+    form_prior,
+    from_small_to_large,
+)
 from simgan_captcha.calibration.drawing.misfits import Near, superfluous_characters
 from simgan_captcha.calibration.drawing.pose_fit import POSE_UNIT, fit_poses
 from simgan_captcha.calibration.drawing.poses import Poses
@@ -41,6 +45,7 @@ _EXAMPLES = 100
 """Number of characters in the mean that starts a glyph, and wanted in each class."""
 
 _BATCH = 64
+_SORTED = 8 * _BATCH  # images sorted by the size of their letters; which ones is random
 _POSE_RATE, _GLYPH_RATE = 0.5, 0.05
 _BLURS = (4.0, 0.7)  # sigma of glyphs in glyph pixels, from coarse to fine
 _KNOWN_BLUR = 2.0  # first sigma if glyphs are known
@@ -198,6 +203,7 @@ class _Descent:
         units = (torch.from_numpy(begun) / unit).flatten(1)
         self.pose = nn.Embedding(N, L * P, sparse=True, _weight=units)
         self.shape = nn.Parameter(torch.from_numpy(glyphs.copy()))
+        self.radius = glyphs.shape[1] / 2 / GLYPH_SCALE
         self.of_pose = torch.optim.SparseAdam(list(self.pose.parameters()), _POSE_RATE)
         self.of_shape = torch.optim.Adam([self.shape], _GLYPH_RATE)
         self.sure = torch.from_numpy(sure_characters(poses.probabilities)) & self.present
@@ -219,16 +225,22 @@ class _Descent:
             optimizer.param_groups[0]["lr"] = rate * left
         window = _gaussian(blur, len(self.shape[0]))
         images = torch.from_numpy(np.flatnonzero(self.sure.any(1).numpy()))
-        for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
-            self._step(batch, window)
+        for some in images[torch.randperm(len(images), generator=generator)].split(_SORTED):
+            order = from_small_to_large(self.radius, self._poses(some).detach(), self.size)
+            for batch in some[order].split(_BATCH):
+                self._step(batch, window)
+
+    def _poses(self, images: Tensor) -> Tensor:
+        """Poses (B, L, 9) so far, differentiable."""
+        at: Tensor = self.pose(images)
+        return at.view(-1, self.ids.shape[1], len(POSE)) * self.moved
 
     def _step(self, batch: Tensor, window: Tensor) -> None:
         shape, L = self.shape, self.ids.shape[1]
-        at = self.pose(batch).view(-1, L, len(POSE)) * self.moved
+        at = self._poses(batch)
         counts = self.sure[batch]
         glyphs = _blurred(shape.clamp(0, 1), window)
-        radius = shape.shape[1] / 2 / GLYPH_SCALE
-        covered = cover(glyphs, self.ids[batch], at, self.size, radius, counts)
+        covered = cover(glyphs, self.ids[batch], at, self.size, self.radius, counts)
         near = Near.of(at.detach(), self.size)
         unsure = self.present[batch] & ~counts
         looked_at = self.visible[batch] * ~near.of_any(unsure, self.size)

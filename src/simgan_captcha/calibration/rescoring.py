@@ -15,6 +15,7 @@ Shapes: N images, M uncertain characters, L characters, K classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,10 @@ from simgan_captcha.simulator.calibrated import Calibration
 from simgan_captcha.simulator.pose import moving
 from simgan_captcha.types import Floats, GreyImages, Ids
 
-_UNCERTAIN = 0.1
+_UNCERTAIN = 0.04
 """Probability of the second likeliest class above which a character is rescored. Confident
-characters are not drawn, because each drawing takes time."""
+characters are not drawn, because each drawing takes time. On the 2017 puzzle, 0.1 corrects 1.5 % of
+images, 0.04 1.7 %, and 0.02 no more."""
 
 _STEPS = 12
 """Greatest number of steps of the poses of a drawing, which begin at predicted poses."""
@@ -130,24 +132,28 @@ class Redrawing:
         of_image, slots = np.nonzero(chosen & drawable_pairs(probabilities, self.calibration))
         first, second = order[of_image, slots].T
         likelier, other = both[of_image, slots].T
-        read = order[of_image, :, 0]
-        alternatives = read.copy()
-        alternatives[np.arange(len(of_image)), slots] = second
+        drawn, of_drawn = np.unique(of_image, return_inverse=True)
+        read = order[drawn, :, 0]
         missed = np.zeros((2, len(of_image)), np.float32)
         inked = np.zeros(len(of_image), np.float32)
         glyphs = self.calibration.glyphs.astype(np.float32) / np.float32(255)
-        moved = moving(self.calibration.poses)
-        for n in range(0, len(of_image), _BATCH):
+        fit = partial(fit_poses, glyphs=glyphs, steps=_STEPS, moving=moving(self.calibration.poses))
+        offset = self.calibration.offset
+        for n in range(0, len(drawn), _BATCH):
             batch = slice(n, n + _BATCH)
-            normalised = self.background.normalise(images[of_image[batch]])
+            normalised = self.background.normalise(images[drawn[batch]])
             poses = predict_poses(self.bootstrap, normalised, self.scheme)
             # Remove the offset of the predicted class here, and add that of the drawn class below.
-            usual = poses.places - self.calibration.offset[poses.ids]
-            for row, ids in enumerate((read[batch], alternatives[batch])):
-                begin = np.asarray(usual + self.calibration.offset[ids], np.float32)
-                fit = fit_poses(normalised, ids, begin, glyphs, _STEPS, moving=moved)
-                missed[row, batch], inked[batch] = fit.missed, fit.inked
-            on_compared(min(n + _BATCH, len(of_image)), len(of_image))
+            usual = poses.places - offset[poses.ids]
+            as_read = fit(normalised, read[batch], usual + offset[read[batch]])
+            own = slice(*np.searchsorted(of_drawn, (n, n + _BATCH)))  # the characters of the batch
+            row = of_drawn[own] - n
+            alternatives = read[batch][row]
+            alternatives[np.arange(len(row)), slots[own]] = second[own]
+            instead = fit(normalised[row], alternatives, usual[row] + offset[alternatives])
+            missed[:, own] = as_read.missed[row], instead.missed
+            inked[own] = as_read.inked[row]
+            on_compared(own.stop, len(of_image))
         odds = np.log(np.maximum(likelier, 1e-12) / np.maximum(other, 1e-12)).astype(np.float32)
         variance = float(missed.min(0).sum() / max(1.0, float(inked.sum())))
         return Comparisons(of_image, slots, first, second, odds, missed[0] - missed[1], variance)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -72,8 +72,9 @@ class RunConfig(BaseModel):
     32-true otherwise."""
     threads: int = Field(default=0, ge=0, le=1024)
     """Number of threads of torch; 0 uses one for each core."""
-    workers: int = Field(default=1, ge=0, le=256)
-    """Number of processes that draw synthetic images ahead; 0 draws in the training process."""
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """Number of processes that draw synthetic images ahead; 0 draws in the training process.
+    ``auto`` is 0 if the training uses all cores of the CPU, and 1 if a GPU trains."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
@@ -124,6 +125,10 @@ class RunConfig(BaseModel):
         """Whether the recognizer is trained with a pose head, as the bootstrap recognizer is."""
         return self.calibrates and self.recognizer.kind == "attention"
 
+    def drawing_processes(self, device: str) -> int:
+        """The number of processes that draw ahead for a training on this kind of device."""
+        return int(device != "cpu") if self.workers == "auto" else self.workers
+
     def brief_training(self, steps: int) -> RecognizerSettings:
         """Settings of a training on raw images with this number of steps."""
         return self.recognizer.model_copy(update={"steps": steps, "images": "raw"})
@@ -152,7 +157,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
             "picture_every": 50,
         },
         "recognizer": {"steps": 600},
-        "adaptation": {"steps": 800},
+        "adaptation": {"steps": 800, "enough": 0.95},
     },
     # The whole training on the 2017 puzzle takes 60 TFLOP, or 100 if few readings are confident.
     "cpu": {

@@ -158,6 +158,12 @@ def _adapt() -> Work:
     return Work(training.adapt, cost.adaptation_flops)
 
 
+def _adapt_settings(config: RunConfig) -> dict[str, Any]:
+    found = config.dump("adaptation")
+    del found["adaptation"]["enough"]  # determines only whether it runs
+    return found
+
+
 def _check() -> Work:
     from simgan_captcha.pipeline import cost
     from simgan_captcha.pipeline.stages import final_readings
@@ -270,13 +276,13 @@ STAGES = (
         "Adaptation",
         _adapt,
         inputs=_after("read"),
-        settings=_of("adaptation"),
+        settings=_adapt_settings,
         included=lambda config: config.adaptation.steps > 0,
         trainings=lambda config: (Training("", config.adaptation.steps),),
         curves=True,
         recognizer=True,
         route="simulator",
-        only_if_good=True,
+        improves=True,
     ),
     Stage(
         "readings",

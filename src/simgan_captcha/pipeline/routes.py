@@ -66,13 +66,16 @@ def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
     if drawn_from and calibration_failure(run):
         return "the simulator could not be calibrated"
     first = routes(config, run)[0]
-    if first == stage.route and not (first == "simulator" and stage.only_if_good):
+    improves = first == "simulator" == stage.route and stage.improves
+    if first == stage.route and not improves:
         return None
     try:
         accuracy = (distilled_estimate if first == "generalist" else checked_estimate)(run).accuracy
     except RunError:  # not known yet
         return None
-    if (accuracy >= config.distillation.enough) == (first == stage.route):
+    good = accuracy >= config.distillation.enough
+    needed = good == (first == stage.route)
+    if needed and not (improves and accuracy >= config.adaptation.enough):
         return None
     name = "distilled reader" if first == "generalist" else "simulator's reader"
     return f"the {name} is estimated to read {accuracy:.0%} right"

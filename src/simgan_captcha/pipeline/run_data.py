@@ -159,7 +159,7 @@ class RunData:
             self.seed,
             stream=stream,
             first=first,
-            workers=self.config.workers,
+            workers=self.config.drawing_processes(self.fabric.device.type),
             rank=self.fabric.global_rank,
             processes=self.fabric.world_size,
         ):

@@ -52,99 +52,23 @@ def coverage_at(
     glyphs: Tensor, ids: Tensor, pose: Tensor, right: Tensor, down: Tensor, height: int
 ) -> Tensor:
     """Coverage (B, L, h, w) at u = ``right`` (B, L, 1, w) and v = ``down`` (B, L, h, 1)."""
-    return _sampled(glyphs[:, None], ids, pose, _upright(pose, right, down, height))[:, :, 0]
-
-
-def slopes_at(
-    glyphs: Tensor, ids: Tensor, pose: Tensor, right: Tensor, down: Tensor, height: int
-) -> tuple[Tensor, Tensor]:
-    """Coverage (B, L, h, w), and its derivatives (B, L, 9, h, w) by the pose of each character.
-
-    With p, q and a as in `draw_characters`, the coverage of a glyph G is G(p * s, q * s), with
-    s = exp(-size). Its derivative by a value z is G_p * d(p * s)/dz + G_q * d(q * s)/dz.
-
-    Args:
-        glyphs: (K, 3, G, G), see `with_gradients`.
-        ids: (B, L) int64.
-        pose: (B, L, 9), see `pose.POSE`.
-        right: (B, L, 1, w), u.
-        down: (B, L, h, 1), v.
-        height: H.
-    """
-    upright = _upright(pose, right, down, height)
-    coverage, by_across, by_along = _sampled(glyphs, ids, pose, upright).unbind(2)
-    cosine, sine, straight, across, along, _ = upright
-    size, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
-    narrow, wide = torch.exp(-size - stretch), torch.exp(-size)
-    # The derivatives by a and q; p = (a - shear * q) * exp(-stretch).
-    by_a = by_across * narrow
-    by_q = by_along * wide - by_a * shear
-    bent = 2 * bend * right / height  # -dv' / du
-    diagonal, squared = right * down / height, right.square() / height
-    radian = math.pi / 180
-    slopes = (
-        # du / dx = dv / dy = -1
-        by_a * (taper * down / height - cosine - sine * bent)
-        + by_q * (swell * down / height - sine + cosine * bent),
-        by_a * (taper * right / height + sine) + by_q * (swell * right / height - cosine),
-        radian * (by_q * (cosine * right - sine * straight))
-        - radian * (by_a * (sine * right + cosine * straight)),
-        -by_across * across * wide - by_along * along * wide,
-        -by_across * across * wide,
-        -by_a * along,
-        -by_a * diagonal,
-        -by_q * diagonal,
-        (by_a * sine - by_q * cosine) * squared,
-    )
-    return coverage, torch.stack(slopes, 2)
-
-
-def with_gradients(glyphs: Tensor) -> Tensor:
-    """Glyphs (K, G, G) and their derivatives along both axes per image pixel, as (K, 3, G, G)."""
-    down, right = torch.gradient(glyphs * GLYPH_SCALE, dim=(1, 2))
-    return torch.stack([glyphs, right, down], 1)
-
-
-class _Upright(NamedTuple):
-    """Where pixels lie in upright characters, in the terms of `draw_characters`."""
-
-    cosine: Tensor
-    """cos(t), (B, L, 1, 1)."""
-    sine: Tensor
-    """sin(t), (B, L, 1, 1)."""
-    straight: Tensor
-    """v', (B, L, h, w)."""
-    across: Tensor
-    """p, (B, L, h, w)."""
-    along: Tensor
-    """q, (B, L, h, w)."""
-    unfolded: Tensor
-    """Mask (B, L, h, w) of pixels on this side of the fold of the perspective."""
-
-
-def _upright(pose: Tensor, right: Tensor, down: Tensor, height: int) -> _Upright:
     turn = torch.deg2rad(pose[..., 2])[..., None, None]
     cosine, sine = torch.cos(turn), torch.sin(turn)
-    _, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
+    size, stretch, shear, taper, swell, bend = pose[..., PLACED:, None, None].unbind(2)
     # Undo the bend, the perspective and the rotation, then shear and stretch.
     diagonal = right * down / height
     straight = down - bend * right.square() / height
     across = cosine * right - sine * straight - taper * diagonal
     along = sine * right + cosine * straight - swell * diagonal
-    narrowed = (across - shear * along) * torch.exp(-stretch)
+    across = (across - shear * along) * torch.exp(-stretch)
+    unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-size)
+    grid = torch.stack([across * unit, along * unit], -1)
+    # Beyond the fold of the perspective, the map would show a mirrored glyph.
     beyond = swell * (cosine * right + sine * down) + taper * (cosine * down - sine * right)
-    return _Upright(cosine, sine, straight, narrowed, along, beyond < height)
-
-
-def _sampled(glyphs: Tensor, ids: Tensor, pose: Tensor, upright: _Upright) -> Tensor:
-    """Channels of glyphs (K, C, G, G) at (p, q) * exp(-size), as (B, L, C, h, w)."""
-    unit = 2 * GLYPH_SCALE / glyphs.shape[-1] * torch.exp(-pose[..., PLACED, None, None, None])
-    grid = torch.stack([upright.across, upright.along], -1) * unit
-    # Beyond the fold, the map would show a mirrored glyph.
-    grid = grid.where(upright.unfolded[..., None], _OUTSIDE)
-    chosen = glyphs.index_select(0, ids.flatten())
+    grid = grid.where((beyond < height)[..., None], _OUTSIDE)
+    chosen = glyphs.index_select(0, ids.flatten())[:, None]
     drawn = nn.functional.grid_sample(chosen, grid.flatten(0, 1), align_corners=False)
-    return drawn.view(*ids.shape, *drawn.shape[1:])
+    return drawn[:, 0].view(*ids.shape, *drawn.shape[2:])
 
 
 def cover(
@@ -230,22 +154,32 @@ def glyph_radius(glyphs: Floats) -> float:
 
 
 def reach(radius: float, pose: Tensor, size: tuple[int, int]) -> float:
-    """Greatest distance in pixels from the centre of poses (B, L, 9) that a glyph can cover.
+    """Greatest distance in pixels from the centre of poses (B, L, 9) that a glyph can cover."""
+    return float(reaches(radius, pose, size).max()) if pose.numel() else radius
+
+
+def from_small_to_large(radius: float, pose: Tensor, size: tuple[int, int]) -> Tensor:
+    """Order (B,) of images by the reach of their largest character at poses (B, L, 9).
+
+    All patches of a batch are as large as its largest character, so batches are best of a size.
+    """
+    return reaches(radius, pose, size).amax(1).argsort(stable=True)
+
+
+def reaches(radius: float | Tensor, pose: Tensor, size: tuple[int, int]) -> Tensor:
+    """Distance (B, L) in pixels from the centre of each pose (B, L, 9) that a glyph can cover.
 
     A disc of radius r becomes an ellipse. Its half axis is e = r * exp(size) * s. Here s is the
     operator norm of [[exp(stretch), shear], [0, 1]], at most max(exp(stretch), 1) + |shear|. The
     bend then adds bend * e**2 / H. Perspective divides by 1 - f, with f = (taper + swell) * e / H.
     """
-    if not pose.numel():
-        return radius
     height, width = size
     scale, stretch, shear, taper, swell, bend = pose[..., PLACED:].unbind(-1)
     e = radius * scale.exp() * (stretch.exp().clamp(min=1) + shear.abs())
     e = e + bend.abs() * e.square() / height
     folded = (taper.abs() + swell.abs()) * e / height
-    if bool((folded > _FOLDED).any()):
-        return height + width
-    return min(height + width, float((e / (1 - folded)).max()))
+    most = float(height + width)
+    return (e / (1 - folded).clamp(min=1 - _FOLDED)).clamp(max=most).where(folded <= _FOLDED, most)
 
 
 def form_prior(pose: Tensor) -> Tensor:

@@ -1,42 +1,33 @@
 """Poses of characters with known glyphs, by damped least squares.
 
-Shapes: N images, B of them at a time, L characters, K classes, G side of a glyph, M pixels of the
-patch around a character.
+Shapes: N images, B of them that still gain, L characters, K classes, G side of a glyph.
 """
 
-import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from simgan_captcha.calibration.drawing.characters import (
     FORM_WEIGHT,
-    Patches,
-    cover,
     form_prior,
     glyph_radius,
-    patch_size,
-    reach,
-    slopes_at,
-    with_gradients,
+    reaches,
 )
+from simgan_captcha.calibration.drawing.linear import linearise, missed_by, with_gradients
 from simgan_captcha.calibration.drawing.misfits import INKED, ink_of
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE
 from simgan_captcha.simulator.pose import PLACED
-from simgan_captcha.types import FloatImages, Floats
+from simgan_captcha.types import FloatImages, Floats, Ids
 
 POSE_UNIT = (1.0, 1.0, 4.0, 0.08, 0.08, 0.08, 0.3, 0.3, 0.4)
 """Step of each value of `POSE` that moves the rim of a letter by about one pixel."""
 
 _COARSE, _BLUR = 0.25, 0.06
 """Share of the steps with blurred images, and sigma of the blur in image heights."""
-_BATCH = 64
-_SLOPES = 1 << 22
-"""Greatest number of derivatives that are computed together; more do not fit into the cache."""
 _DAMPING, _TRUST, _DOUBT, _STUCK = 0.1, 3.0, 4.0, 30.0
 """First damping, its factors after a step that lowers the error and one that does not, and the
 damping above which steps are too short."""
@@ -80,15 +71,26 @@ def fit_poses(
         moving: Number of leading values of `POSE` that are fitted; the others stay.
     """
     sigma, coarse = _BLUR * normalised.shape[2], int(_COARSE * steps)
-    if coarse:
-        blurred = np.stack([_blurred(glyph, GLYPH_SCALE * sigma) for glyph in glyphs])
-        descent = _Descent(_blurred_images(normalised, sigma), ids, begin, blurred, moving)
-        descent.descend(coarse)
-        begin = descent.poses.numpy()
-    descent = _Descent(normalised, ids, begin, glyphs, moving)
-    descent.descend(steps - coarse)
-    inked = (descent.visible * (descent.ink > INKED)).sum((1, 2))
-    return PoseFit(descent.poses.numpy(), descent.missed.numpy(), inked.numpy())
+    blurred = np.stack([_blurred(glyph, GLYPH_SCALE * sigma) for glyph in glyphs])
+
+    def fit(some: slice) -> PoseFit:
+        images, poses = normalised[some], begin[some]
+        if coarse:
+            descent = _Descent(_blurred_images(images, sigma), ids[some], poses, blurred, moving)
+            descent.descend(coarse)
+            poses = descent.poses
+        descent = _Descent(images, ids[some], poses, glyphs, moving)
+        descent.descend(steps - coarse)
+        inked = (descent.visible * (descent.ink > INKED)).sum((1, 2))
+        return PoseFit(descent.poses, descent.missed, inked)
+
+    with ThreadPoolExecutor(threads := torch.get_num_threads()) as pool:
+        parts = list(pool.map(fit, (slice(n, None, threads) for n in range(threads))))
+    whole = PoseFit(np.empty_like(begin), *np.empty((2, len(ids)), np.float32))
+    for n, part in enumerate(parts):
+        whole.poses[n::threads], whole.missed[n::threads] = part.poses, part.missed
+        whole.inked[n::threads] = part.inked
+    return whole
 
 
 def _blurred_images(normalised: FloatImages, sigma: float) -> FloatImages:
@@ -113,7 +115,6 @@ class _Descent:
     together, if its error falls; otherwise its damping grows.
     """
 
-    @torch.inference_mode()
     def __init__(
         self,
         normalised: FloatImages,
@@ -122,72 +123,61 @@ class _Descent:
         glyphs: Floats,
         moving: int,
     ) -> None:
-        self.size, self.moving = (normalised.shape[2], normalised.shape[3]), moving
-        self.glyphs, self.radius = torch.from_numpy(glyphs.astype(np.float32)), glyph_radius(glyphs)
-        self.sloping = with_gradients(self.glyphs)
-        self.unit = torch.tensor(POSE_UNIT)[:moving]
-        self.ids, self.poses = torch.from_numpy(ids), torch.from_numpy(begin.astype(np.float32))
-        self.ink, self.visible = ink_of(normalised)
-        self.damping, self.missed = torch.full((2, len(ids)), _DAMPING)
-        rows, columns = patch_size(reach(self.radius, self.poses, self.size), self.size)
-        each = max(1, ids.shape[1] * len(POSE_UNIT) * rows * columns)
-        self.together = max(1, min(_BATCH, _SLOPES // each))
-        for chosen in torch.arange(len(ids)).split(self.together):
-            self.missed[chosen] = self._missed(chosen, self.poses[chosen])
+        self.moving, self.unit = moving, np.array(POSE_UNIT[:moving], np.float32)
+        self.glyphs, self.ids = with_gradients(glyphs), ids
+        radius = np.array([glyph_radius(glyph[None]) for glyph in glyphs], np.float32)
+        self.radius = torch.from_numpy(radius[ids])
+        self.poses = begin.astype(np.float32)
+        self.ink, self.visible = (image.numpy() for image in ink_of(normalised))
+        self.damping = np.full(len(ids), _DAMPING, np.float32)
+        self.missed = self._missed(np.arange(len(ids)), self.poses)
 
     def descend(self, steps: int) -> None:
         """Take at most so many steps of each image."""
-        active = torch.arange(len(self.ids))
-        for _ in range(steps if len(active) else 0):
-            active = torch.cat([batch[self.step(batch)] for batch in active.split(self.together)])
+        active = np.arange(len(self.ids))
+        for _ in range(steps):
+            active = active[self.step(active)]
 
-    @torch.inference_mode()
-    def step(self, chosen: Tensor) -> Tensor:
+    def step(self, chosen: Ids) -> npt.NDArray[np.bool_]:
         """Take a step of images ``chosen`` (B,), and return a mask (B,) of those that may gain."""
-        poses, unit = self.poses[chosen], self.unit
-        loss = self.missed[chosen] + form_prior(poses)
-        residuals, slopes = self._linear(chosen, poses)
+        poses, unit, moving = self.poses[chosen], self.unit, self.moving
+        loss = self.missed[chosen] + _form_prior(poses)
+        gradient = np.empty((*poses.shape[:2], moving), np.float32)
+        curvature = np.empty((*gradient.shape, moving), np.float32)
+        linearise(gradient, curvature, *self._arguments(chosen, poses))
         # The prior counts as the residuals sqrt(weight) * form.
-        prior = math.sqrt(FORM_WEIGHT) * unit * (torch.arange(self.moving) >= PLACED)
-        gradient = (slopes @ residuals[..., None]).squeeze(3)
-        gradient += prior * math.sqrt(FORM_WEIGHT) * poses[..., : self.moving]
-        curvature = slopes @ slopes.transpose(2, 3) + torch.diag(prior.square())
-        scale = curvature.diagonal(dim1=2, dim2=3)
-        least = _LEAST * scale.amax(-1, keepdim=True) + _LEAST  # for values without influence
-        damped = torch.diag_embed(self.damping[chosen, None, None] * scale + least)
-        change = -torch.linalg.solve(curvature + damped, gradient).clamp(-_STRIDE, _STRIDE)
-        nearer = poses.clone()
-        nearer[..., : self.moving] += change * unit
+        weight = FORM_WEIGHT * (np.arange(moving) >= PLACED)
+        gradient = (gradient + weight * poses[..., :moving]) * unit
+        curvature = curvature * unit * unit[:, None] + np.diag(weight * np.square(unit))
+        scale = np.diagonal(curvature, axis1=2, axis2=3)
+        least = _LEAST * scale.max(-1, keepdims=True) + _LEAST  # for values without influence
+        damped = (self.damping[chosen, None, None] * scale + least)[..., None] * np.eye(moving)
+        change = np.linalg.solve(curvature + damped, gradient[..., None])[..., 0]
+        nearer = poses.copy()
+        nearer[..., :moving] -= change.clip(-_STRIDE, _STRIDE) * unit
         missed = self._missed(chosen, nearer)
-        after = missed + form_prior(nearer)
+        after = missed + _form_prior(nearer)
         better = after < loss
-        self.poses[chosen] = nearer.where(better[:, None, None], poses)
-        self.missed[chosen] = missed.where(better, self.missed[chosen])
-        factor = torch.where(better, 1 / _TRUST, _DOUBT)
-        self.damping[chosen] = (self.damping[chosen] * factor).clamp(min=_LEAST)
+        self.poses[chosen[better]], self.missed[chosen[better]] = nearer[better], missed[better]
+        factor = np.where(better, 1 / _TRUST, _DOUBT).astype(np.float32)
+        self.damping[chosen] = np.maximum(self.damping[chosen] * factor, _LEAST)
         gained = loss - after > _GAIN * loss
-        return torch.where(better, gained, self.damping[chosen] < _STUCK)
+        return np.asarray(np.where(better, gained, self.damping[chosen] < _STUCK))
 
-    def _linear(self, chosen: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals (B, L, M) of each patch, and derivatives (B, L, moving, M)."""
-        patches = Patches.around(poses, reach(self.radius, poses, self.size), self.size)
-
-        def cut(images: Tensor) -> Tensor:
-            flat = images.flatten(1)[:, None].expand(-1, poses.shape[1], -1)
-            return flat.gather(2, patches.places)
-
-        at = (patches.right, patches.down, self.size[0])
-        drawn, slopes = slopes_at(self.sloping, self.ids[chosen], poses, *at)
-        coverage = drawn.flatten(2)
-        uncovered = patches.uncovered(coverage, self.size)
-        # d(1 - (1 - a)(1 - b)...) / da = (1 - b)...
-        by_others = cut(uncovered) / (1 - coverage).clamp(min=_LEAST)
-        seen = cut(self.visible[chosen]).sqrt()
-        residuals = (1 - cut(uncovered) - cut(self.ink[chosen])) * seen
-        slopes = slopes[:, :, : self.moving].flatten(3) * (by_others * seen)[:, :, None]
-        return residuals, slopes * self.unit[:, None]
-
-    def _missed(self, chosen: Tensor, poses: Tensor) -> Tensor:
+    def _missed(self, chosen: Ids, poses: Floats) -> Floats:
         """The sum of squared errors (B,) of a drawing."""
-        covered = cover(self.glyphs, self.ids[chosen], poses, self.size, self.radius)
-        return ((covered - self.ink[chosen]).square() * self.visible[chosen]).sum((1, 2))
+        missed = np.empty(len(chosen), np.float32)
+        missed_by(missed, *self._arguments(chosen, poses))
+        return missed
+
+    def _arguments(
+        self, chosen: Ids, poses: Floats
+    ) -> tuple[Floats, Floats, Floats, Ids, Floats, Floats]:
+        """Images, glyphs and characters for the functions of `linear`."""
+        size = self.ink.shape[1], self.ink.shape[2]
+        reach = reaches(self.radius[chosen], torch.from_numpy(poses), size).numpy()
+        return self.ink[chosen], self.visible[chosen], self.glyphs, self.ids[chosen], poses, reach
+
+
+def _form_prior(poses: Floats) -> Floats:
+    return form_prior(torch.from_numpy(poses)).numpy()

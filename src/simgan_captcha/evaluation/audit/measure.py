@@ -279,6 +279,7 @@ def _learned_on(
 ) -> tuple[nn.Module, int]:
     """Fine-tune the reader on images of a simulator; return it with the FLOPs of fine-tuning."""
     background, settings = simulator.simulator.background, config.brief_training(steps)
+    fabric = make_fabric("32-true")
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, ids in synthetic_batches(
@@ -287,7 +288,7 @@ def _learned_on(
             seed,
             stream=stream,
             first=first,
-            workers=config.workers,
+            workers=config.drawing_processes(fabric.device.type),
         ):
             yield torch.from_numpy(background.normalise(images)), ids
 
@@ -296,9 +297,7 @@ def _learned_on(
         recognizer_architecture(config),
         # A lower learning rate is enough for a change. The full one would first degrade the reader.
         settings.model_copy(update={"learning_rate": settings.learning_rate / 3}),
-        TrainingSession(
-            folder, make_fabric("32-true"), seed, lambda step, total, _: on_step(step, total)
-        ),
+        TrainingSession(folder, fabric, seed, lambda step, total, _: on_step(step, total)),
         initial=reader,
     )
     return result.reader, result.flops

@@ -187,7 +187,8 @@ class _Rounds:
             config.scheme,
             self.calibration,
             self.data.seed,
-            evaluations=settings.rendering_evaluations,
+            # A repeated fit begins near its end.
+            evaluations=settings.rendering_evaluations // (1 if self.rendered is None else 2),
             on_evaluation=on_evaluation,
         )
         self.calibration = replace(

@@ -115,11 +115,12 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     if len(images) > COMPARED:
         rest = read_probabilities(readers[kept], background, images[COMPARED:], advance)
         read.real = np.concatenate([read.real, rest])
-    once = read.real
-    again = _read_views(data, readers[kept], read, known, advance)
     verified: dict[str, Any] = {}
     if known is not None and data.config.calibrates:
-        verified = _verify(data, once, read, known, advance)
+        verified = _verify(data, read, known, advance)
+    again = 0, 0
+    if not verified.get("uncertain"):  # rescoring corrects what views would correct, and more
+        again = _read_views(data, readers[kept], read, known, advance)
     estimates[kept] = _estimate(data, kept, known, compared)
     readings = list(decode(scheme, names, read.real))
     save_readings(folder / READINGS.name, readings)
@@ -275,14 +276,8 @@ def _read_views(
     return again, known_again
 
 
-def _verify(
-    data: RunData, once: Floats, read: _Probabilities, known: _Known, advance: OnStep
-) -> dict[str, Any]:
-    """Rescore real and known images in place, and return the counts.
-
-    The check on borderline characters uses the probabilities ``once``, before test-time
-    augmentation, because the mean of augmented views is less confident.
-    """
+def _verify(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> dict[str, Any]:
+    """Rescore real and known images in place, and return the counts."""
     scheme = data.config.scheme
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
@@ -290,7 +285,7 @@ def _verify(
     draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
     could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
     hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-    if contradicts(draw(data.images, once, borderline_characters(once, calibration))):
+    if contradicts(draw(data.images, read.real, borderline_characters(read.real, calibration))):
         return _refused(
             "drawings contradict confident readings, so uncertain characters are not rescored: the "
             f"calibrated glyphs do not fit all letters{hint if could_say else ''}"

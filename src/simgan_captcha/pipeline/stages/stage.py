@@ -65,5 +65,6 @@ class Stage:
     recognizer that is good enough, see `left_out`."""
     only_first: bool = False
     """Whether a run has it only if its route comes first."""
-    only_if_good: bool = False
-    """Whether it is left out if its route comes first and gives a poor recognizer before it."""
+    improves: bool = False
+    """Whether it improves the recognizer of its route. If this route comes first, it is left out
+    where the recognizer is poor or needs no improvement."""
