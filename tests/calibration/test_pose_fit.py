@@ -126,6 +126,17 @@ def test_images_are_fitted_independently() -> None:
         np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-2)
 
 
+def test_any_number_of_threads_gives_the_same_poses() -> None:
+    normalised, ids, _ = known()
+    found, before = list[Floats](), torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        fit = fit_poses(normalised[:7], ids[:7], begin()[:7], font_glyphs(STRANGER, SIZE), 6)
+        found.append(fit.poses)
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_no_images_give_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)

@@ -205,3 +205,13 @@ def test_what_only_a_layout_draws_is_refused_without(key: str) -> None:
         resolve_config("quick", [said])
     for layout in ("simulator.layout={}", "scheme.length=[3,4]"):
         assert getattr(resolve_config("quick", [said, layout]).scheme, key)
+
+
+def test_workers_draw_ahead_for_a_gpu_alone() -> None:
+    """On a CPU, the training itself uses all cores."""
+    config = resolve_config("quick")
+    assert [config.drawing_processes(device) for device in ("cpu", "cuda")] == [0, 1]
+    config = resolve_config("quick", ["workers=3"])
+    assert [config.drawing_processes(device) for device in ("cpu", "cuda")] == [3, 3]
+    with pytest.raises(ConfigError, match="workers"):
+        resolve_config("quick", ["workers=-1"])

@@ -48,6 +48,26 @@ def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
     assert "The run does without specialization of the generalist" in write_report(run).read_text()
 
 
+def test_a_good_reader_of_the_simulator_is_not_adapted(
+    simulated: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "UNKNOWN", 1.1)
+    finished, challenges = simulated
+    run = shutil.copytree(finished, tmp_path / "run")
+    accuracy = checked_estimate(run).accuracy
+    for enough, adapted in ((accuracy + 0.001, True), (accuracy, False)):
+        pipeline(run, challenges, *PRETRAINED, *CALIBRATED, f"adaptation.enough={enough}")
+        names = [stage.name for stage in recorded_stages(read_run(run), run)]
+        assert ("adapt" in names) == adapted
+        assert list(read_diagnosis(run)["estimates"]) == ["read", "adapt"][: 1 + adapted]
+        for stage in ("read", "check", "adapt"):  # the setting changes no finished stage
+            before, after = (folder / stage / MANIFEST for folder in (finished, run))
+            assert after.read_bytes() == before.read_bytes()
+    both = "specialization of the generalist and adaptation"
+    page = write_report(run).read_text()
+    assert f"The run does without {both}: the simulator&#39;s reader is estimated" in page
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_a_poor_reader_of_the_simulator_is_followed_by_the_generalist(
     better: bool,

@@ -198,6 +198,7 @@ def _why_left_out(folder: Path, run: Json) -> str | None:
     config = recorded_config(run)
     if config is None:
         return None
+    names: dict[str, list[str]] = {}  # by reason
     for stage, name in (
         ("simulate", "the simulator and the stages after it"),
         ("specialize", "specialization of the generalist"),
@@ -205,8 +206,10 @@ def _why_left_out(folder: Path, run: Json) -> str | None:
     ):
         row = stage_named(stage)
         if row.included(config) and (why := left_out(row, folder, config)):
-            return f"{name}: {why}"
-    return None
+            names.setdefault(why, []).append(name)
+            if stage == "simulate":  # which includes the adaptation
+                break
+    return "; ".join(f"{' and '.join(of)}: {why}" for why, of in names.items()) or None
 
 
 def _pictures(
