@@ -164,7 +164,9 @@ def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) ->
     plain = resolve_config(preset, settings)
     every = [
         f"recognizer.checkpoint_every={max(1, plain.recognizer.steps // points)}",
-        "adaptation.max_steps_factor=1",  # the number of steps is independent of confidence
+        # Whether and how long a recognizer adapts is independent of its confidence.
+        "adaptation.enough=1",
+        "adaptation.max_steps_factor=1",
         f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
     ]
     chosen = [*settings, *every, *arm.settings]

@@ -70,7 +70,7 @@ def main() -> None:
         )
         real, stages = load_real(run), manifests(run)
         warnings[name] = [w for of in stages.values() for w in of["result"].get("warnings", [])]
-        for stage in ("read", "adapt") if config.adaptation.steps else ("read",):
+        for stage in (stage for stage in ("read", "adapt") if stage in stages):
             judgement = judge_stage(run, stage, real)
             rows.append(
                 {

@@ -137,6 +137,20 @@ def test_any_number_of_threads_gives_the_same_poses() -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_poses_without_a_place_draw_nothing() -> None:
+    """Indices are not checked in compiled loops, so no pose may lead outside the image."""
+    normalised, ids, _ = known()
+    ink = np.asarray((normalised[:1, 0] + 1) / 2, np.float32)
+    glyphs = with_gradients(font_glyphs(STRANGER, SIZE))
+    nowhere = np.full((1, LETTERS.max_length, len(POSE)), np.nan, np.float32)
+    far = np.full_like(nowhere, 3e38)
+    for poses, reach in ((nowhere, np.nan), (far, 9), (-far, 9), (far, np.inf)):
+        missed = np.empty(1, np.float32)
+        reached = np.full(poses.shape[:2], reach, np.float32)
+        missed_by(missed, ink, np.ones_like(ink), glyphs, ids[:1], poses, reached)
+        assert missed[0] == pytest.approx(np.square(ink).sum(), rel=1e-4)
+
+
 def test_no_images_give_no_poses() -> None:
     normalised, ids, true = known()
     fit = fit_poses(normalised[:0], ids[:0], true[:0], font_glyphs(STRANGER, SIZE), STEPS)

@@ -82,6 +82,7 @@ def test_the_estimate_is_in_its_interval_and_all_are_shares(
     assert 0 <= found.low <= found.accuracy <= found.high <= 1
     assert found.known_accuracy is not None
     assert found.low <= found.known_accuracy <= found.high
+    assert found.low <= sum(real) / len(real)
     assert found.known_accuracy == pytest.approx(sum(right for right, _ in known) / len(known))
 
 

@@ -58,7 +58,9 @@ def estimate_accuracy(
     """Estimate the accuracy on real images from readings of known and of real images.
 
     The interval covers the sampling error (95 %). It contains both the accuracy on known images and
-    the corrected accuracy, because either may be closer to the truth.
+    the corrected accuracy, because either may be closer to the truth. It begins below the mean
+    confidence on real images, because a recognizer that doubts known images without reason may have
+    reason to doubt real ones.
 
     Args:
         known: Readings of synthetic images, at least one.
@@ -77,7 +79,7 @@ def estimate_accuracy(
     error = 1.96 * math.sqrt(doubt / len(beyond) + shown / len(real))
     return Estimate(
         accuracy=_share(accuracy),
-        low=_share(min(accuracy, simulated) - error),
+        low=_share(min(accuracy, simulated, _mean(of_real)) - error),
         high=_share(max(accuracy, simulated) + error),
         known_accuracy=simulated,
     )

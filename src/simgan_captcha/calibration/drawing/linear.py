@@ -17,7 +17,7 @@ from simgan_captcha.simulator.pose import POSE
 from simgan_captcha.types import Floats, Ids
 
 _f = np.float32
-_ZERO, _ONE, _HALF, _TWO = _f(0), _f(1), _f(0.5), _f(2)
+_ONE, _HALF, _TWO = _f(1), _f(0.5), _f(2)
 _SCALE, _RADIAN = _f(GLYPH_SCALE), _f(math.pi / 180)
 _LEAST = _f(1e-3)
 """Least uncovered share in a quotient."""
@@ -161,14 +161,20 @@ def _draw(
 @compiled
 def _box(pose: Floats, reach: np.float32, H: int, W: int) -> tuple[int, int, int, int]:
     """The part of the image that a character can cover: left, right, top, bottom."""
-    left, right = np.floor(pose[0] - reach), np.ceil(pose[0] + reach)
-    top, bottom = np.floor(pose[1] - reach), np.ceil(pose[1] + reach)
     return (
-        int(min(max(left, _ZERO), _f(W))),
-        int(min(max(right, _ZERO), _f(W))),
-        int(min(max(top, _ZERO), _f(H))),
-        int(min(max(bottom, _ZERO), _f(H))),
+        _pixel(pose[0] - reach, W),
+        _pixel(np.ceil(pose[0] + reach), W),
+        _pixel(pose[1] - reach, H),
+        _pixel(np.ceil(pose[1] + reach), H),
     )
+
+
+@compiled
+def _pixel(place: np.float32, most: int) -> int:
+    """The whole part of a place, 0 to ``most``; 0 for NaN, because indices are not checked."""
+    if place >= most:
+        return most
+    return int(place) if place > 0 else 0
 
 
 class _Terms(NamedTuple):
