@@ -165,7 +165,7 @@ def arm_settings(preset: str, settings: Sequence[str], arm: Arm, points: int) ->
     every = [
         f"recognizer.checkpoint_every={max(1, plain.recognizer.steps // points)}",
         # Whether and how long a recognizer adapts is independent of its confidence.
-        "adaptation.enough=1",
+        "adaptation.enough=2",
         "adaptation.max_steps_factor=1",
         f"adaptation.checkpoint_every={max(1, plain.adaptation.steps // points)}",
     ]

@@ -279,7 +279,7 @@ def main() -> None:
             seed,
             stream=_STREAM,
             first=first,
-            workers=config.drawing_processes("cpu"),
+            workers=config.drawing_processes(fabric.device.type),
         )
         return ((torch.from_numpy(background.normalise(images)), ids) for images, ids in batches)
 

@@ -80,7 +80,7 @@ def main() -> None:
             options.seed,
             stream=_STREAM,
             first=first,
-            workers=config.drawing_processes("cpu"),
+            workers=config.drawing_processes(fabric.device.type),
         ):
             yield torch.from_numpy(background.normalise(images)), targets
 

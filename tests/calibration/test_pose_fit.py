@@ -422,6 +422,31 @@ def test_patches_cover_what_whole_drawings_do(
     np.testing.assert_allclose(patched, entire, rtol=1e-3, atol=1e-2)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(30, 40), (50, 100)]), st.floats(0, 1.5))
+@settings(deadline=None, max_examples=60)
+def test_compiled_drawings_are_those_of_torch(
+    seed: int, size: tuple[int, int], strength: float
+) -> None:
+    """For strongly deformed letters partly outside the image, and ink at the edge of a glyph."""
+    height, width = size
+    generator = np.random.default_rng(seed)
+    glyphs = cv2.blur(generator.random((40, 40, 3)), (9, 9)).transpose(2, 0, 1).astype(np.float32)
+    ids = generator.integers(3, size=(2, 3))
+    drawn_poses = generator.normal(
+        0, strength * np.array([0, 0, 40, *6 * [0.3]]), (2, 3, len(POSE))
+    )
+    drawn_poses[..., :2] = generator.uniform(-20, (width + 20, height + 20), (2, 3, 2))
+    poses = drawn_poses.astype(np.float32)
+    ink, visible = generator.random((2, 2, *size)).astype(np.float32)
+    places = torch.from_numpy(poses)
+    reach = reaches(glyph_radius(glyphs), places, size).numpy()
+    missed = np.empty(2, np.float32)
+    missed_by(missed, ink, visible, with_gradients(glyphs), ids, poses, reach)
+    drawn = draw_characters(torch.from_numpy(glyphs), torch.from_numpy(ids), places, *size)
+    off = 1 - (1 - drawn).prod(1).numpy() - ink
+    np.testing.assert_allclose(missed, (np.square(off) * visible).sum((1, 2)), rtol=2e-3)
+
+
 def test_the_radius_of_glyphs_holds_their_ink() -> None:
     glyphs = np.zeros((2, 40, 40), np.float32)
     assert glyph_radius(glyphs) <= 1

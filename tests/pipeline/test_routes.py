@@ -9,7 +9,7 @@ import torch
 
 from simgan_captcha.generalist.specialization.specialize import GivenTexts, specialize
 from simgan_captcha.pipeline import routes
-from simgan_captcha.pipeline.estimate import checked_estimate
+from simgan_captcha.pipeline.estimate import checked_estimate, checked_rescoring
 from simgan_captcha.pipeline.manifest import MANIFEST, require_manifest
 from simgan_captcha.pipeline.routes import recorded_stages
 from simgan_captcha.pipeline.run import opened
@@ -44,6 +44,7 @@ def test_a_family_that_the_generalist_does_not_know_begins_with_the_simulator(
     assert sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) == sorted(names)
     assert list(read_diagnosis(run)["estimates"]) == ["read", "adapt"]
     assert checked_estimate(run).known_accuracy is not None
+    assert require_manifest(run / "check")["result"]["rescores"] == checked_rescoring(run)
     assert run_status(run).finished
     assert "The run does without specialization of the generalist" in write_report(run).read_text()
 
@@ -55,7 +56,9 @@ def test_a_good_reader_of_the_simulator_is_not_adapted(
     finished, challenges = simulated
     run = shutil.copytree(finished, tmp_path / "run")
     accuracy = checked_estimate(run).accuracy
-    for enough, adapted in ((accuracy + 0.001, True), (accuracy, False)):
+    for enough, rescores in ((accuracy + 0.001, True), (accuracy, False), (accuracy, True)):
+        adapted = enough > accuracy or not rescores
+        monkeypatch.setattr(routes, "checked_rescoring", lambda run, found=rescores: found)
         pipeline(run, challenges, *PRETRAINED, *CALIBRATED, f"adaptation.enough={enough}")
         names = [stage.name for stage in recorded_stages(read_run(run), run)]
         assert ("adapt" in names) == adapted

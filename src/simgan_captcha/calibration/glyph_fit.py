@@ -45,7 +45,7 @@ _EXAMPLES = 100
 """Number of characters in the mean that starts a glyph, and wanted in each class."""
 
 _BATCH = 64
-_SORTED = 8 * _BATCH  # images sorted by the size of their letters; which ones is random
+_SORTED = 8 * _BATCH  # images, drawn at random, that are sorted by letter size together
 _POSE_RATE, _GLYPH_RATE = 0.5, 0.05
 _BLURS = (4.0, 0.7)  # sigma of glyphs in glyph pixels, from coarse to fine
 _KNOWN_BLUR = 2.0  # first sigma if glyphs are known

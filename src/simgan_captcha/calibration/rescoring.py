@@ -34,6 +34,9 @@ _UNCERTAIN = 0.04
 characters are not drawn, because each drawing takes time. On the 2017 puzzle, 0.1 corrects 1.6 % of
 images, 0.04 1.7 %, and 0.02 no more."""
 
+_BORDERLINE = 0.1
+"""The same probability up to which a character is borderline."""
+
 _STEPS = 12
 """Greatest number of steps of the poses of a drawing, which begin at predicted poses."""
 
@@ -78,9 +81,9 @@ def uncertain_characters(probabilities: Floats) -> npt.NDArray[np.bool_]:
 
 
 def borderline_characters(probabilities: Floats, calibration: Calibration) -> npt.NDArray[np.bool_]:
-    """Mask (N, L) of borderline characters: the least confident ones that are not uncertain."""
+    """Mask (N, L) of borderline characters: the least confident ones up to `_BORDERLINE`."""
     second = _second(probabilities)
-    eligible = drawable_pairs(probabilities, calibration) & (second <= _UNCERTAIN)
+    eligible = drawable_pairs(probabilities, calibration) & (second <= _BORDERLINE)
     below = np.where(eligible, second, 0)
     chosen = np.zeros(below.shape, np.bool_)
     chosen.ravel()[np.argsort(-below, axis=None, kind="stable")[:_COMPARED]] = True

@@ -23,7 +23,7 @@ class CalibrationSettings(BaseModel):
     rendering_images: int = Field(default=500, ge=1)
     """Number of real images to fit the rendering to."""
     rendering_evaluations: int = Field(default=100, ge=20)
-    """Number of candidates that this fit draws."""
+    """Number of candidates that this fit draws; a repeated fit draws half as many."""
 
     @property
     def steps_of_rounds(self) -> tuple[int, ...]:

@@ -154,10 +154,10 @@ def main() -> None:
     if DEBUG in sys.argv:
         sys.argv.remove(DEBUG)
         Commands.debug = True
-    # By default, waiting threads keep their core busy for so long that trainings run at half the
-    # speed beside another busy process. If they do not wait at all, trainings are 20 % slower on an
-    # idle machine. GOMP_SPINCOUNT is for GNU OpenMP, on Linux. Both must be set before torch is
-    # loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # By default, waiting threads spin for so long that trainings run at half the speed beside
+    # another busy process. If they sleep at once, trainings are 20 % slower on an idle machine. A
+    # thousand turns (of GNU OpenMP, on Linux) are a compromise. Must be set before torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app()

@@ -121,6 +121,14 @@ def checked_estimate(run: Path) -> Estimate:
     return _estimate_of(run / "check")
 
 
+def checked_rescoring(run: Path) -> bool:
+    """Whether the stage ``check`` found that drawings may rescore the readings."""
+    try:
+        return bool(require_manifest(run / "check")["result"]["rescores"])
+    except (RunError, KeyError, TypeError):
+        return False
+
+
 def first_confidence(run: Path) -> float | None:
     """Mean confidence of the generalist's first readings; None if they are missing or damaged."""
     try:

@@ -13,6 +13,7 @@ from simgan_captcha.errors import ConfigError, RunError
 from simgan_captcha.pipeline.estimate import (
     calibration_failure,
     checked_estimate,
+    checked_rescoring,
     distilled_estimate,
     first_confidence,
 )
@@ -75,7 +76,8 @@ def left_out(stage: Stage, run: Path, config: RunConfig) -> str | None:
         return None
     good = accuracy >= config.distillation.enough
     needed = good == (first == stage.route)
-    if needed and not (improves and accuracy >= config.adaptation.enough):
+    nearly_all = improves and accuracy >= config.adaptation.enough and checked_rescoring(run)
+    if needed and not nearly_all:
         return None
     name = "distilled reader" if first == "generalist" else "simulator's reader"
     return f"the {name} is estimated to read {accuracy:.0%} right"

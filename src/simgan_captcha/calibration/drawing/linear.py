@@ -3,7 +3,8 @@
 The drawing is that of `characters.draw_characters`, without gradients in glyphs. The loops touch
 only pixels that a character can cover, and skip those where its coverage does not change.
 
-Shapes: N images of H x W pixels, L characters, K classes, G side of a glyph, V values of a pose.
+Shapes: N images of H x W pixels, L characters, K classes, G side of a glyph with its margin, V
+values of a pose.
 """
 
 import math
@@ -25,7 +26,11 @@ _VALUES = len(POSE)
 
 
 def with_gradients(glyphs: Floats) -> Floats:
-    """Glyphs (K, G, G) and their derivatives along both axes per image pixel, as (K, G, G, 3)."""
+    """Glyphs (K, G - 2, G - 2) with an empty margin, and their derivatives, as (K, G, G, 3).
+
+    The derivatives are along both axes, per image pixel.
+    """
+    glyphs = np.pad(glyphs, ((0, 0), (1, 1), (1, 1)))
     down, right = np.gradient(glyphs * _SCALE, axis=(1, 2))
     return np.ascontiguousarray(np.stack([glyphs, right, down], -1), np.float32)
 
@@ -77,8 +82,8 @@ def linearise(
 ) -> None:
     """Write J'r to ``gradient`` (N, L, V) and J'J to ``curvature`` (N, L, V, V).
 
-    r are the weighted residuals of the pixels, and J their derivatives by the first V values of the
-    pose of one character. The other arguments are those of `missed_by`.
+    r holds the weighted residuals of the pixels, and J their derivatives by the first V values of
+    the pose of one character. The other arguments are those of `missed_by`.
     """
     N, H, W = ink.shape
     L, V = gradient.shape[1:]
@@ -126,8 +131,8 @@ def _draw(
     """Draw the characters of one image.
 
     ``uncovered`` (H, W) becomes (1 - a)(1 - b)..., and ``drawn`` (L, H, W, 3) the coverage of each
-    character and, with 3 channels, its derivatives along the axes of the glyph. It is written
-    inside `_box` only.
+    character and, with 3 channels, its derivatives along the axes of the glyph. ``drawn`` is
+    written inside `_box` only.
     """
     H, W = uncovered.shape
     uncovered[:] = 1
@@ -143,7 +148,7 @@ def _draw(
                 u, v = across * scale + middle, along * scale + middle
                 pixel = of_letter[y, x]
                 pixel[:channels] = 0
-                # Glyphs have an empty margin. Beyond the fold, the map would show a mirrored one.
+                # Beyond the fold, the map would show a mirrored glyph.
                 if not (unfolded and 0 <= u < last and 0 <= v < last):
                     continue
                 column, row = int(u), int(v)

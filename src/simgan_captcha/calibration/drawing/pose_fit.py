@@ -86,7 +86,7 @@ def fit_poses(
 
     with ThreadPoolExecutor(threads := torch.get_num_threads()) as pool:
         parts = list(pool.map(fit, (slice(n, None, threads) for n in range(threads))))
-    whole = PoseFit(np.empty_like(begin), *np.empty((2, len(ids)), np.float32))
+    whole = PoseFit(np.empty(begin.shape, np.float32), *np.empty((2, len(ids)), np.float32))
     for n, part in enumerate(parts):
         whole.poses[n::threads], whole.missed[n::threads] = part.poses, part.missed
         whole.inked[n::threads] = part.inked

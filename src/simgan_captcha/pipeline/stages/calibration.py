@@ -187,7 +187,7 @@ class _Rounds:
             config.scheme,
             self.calibration,
             self.data.seed,
-            # A repeated fit begins near its end.
+            # A repeated fit starts from values that nearly fit.
             evaluations=settings.rendering_evaluations // (1 if self.rendered is None else 2),
             on_evaluation=on_evaluation,
         )

@@ -4,6 +4,7 @@ The better recognizer reads, see `_choose`. The estimate of its accuracy uses un
 and synthetic images with known texts.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.rescoring import (
+    Comparisons,
     Redrawing,
     borderline_characters,
     contradicts,
@@ -89,7 +91,7 @@ def check_simulated(data: RunData, folder: Path, advance: OnStep) -> StageOutcom
     estimate = _estimate(data, stage, known, {stage: read})
     return StageOutcome(
         (),
-        {"estimate": asdict(estimate)},
+        {"estimate": asdict(estimate), "rescores": _rescores(data, read, known, advance)},
         images=len(read.real) + len(read.known),
         training_flops=check_flops(data.config),
     )
@@ -119,7 +121,8 @@ def read_captchas(data: RunData, folder: Path, advance: OnStep) -> StageOutcome:
     if known is not None and data.config.calibrates:
         verified = _verify(data, read, known, advance)
     again = 0, 0
-    if not verified.get("uncertain"):  # rescoring corrects what views would correct, and more
+    # Where most uncertain characters are drawn, that corrects what views would correct, and more.
+    if verified.get("uncertain", 0) <= verified.get("undrawn", 0):
         again = _read_views(data, readers[kept], read, known, advance)
     estimates[kept] = _estimate(data, kept, known, compared)
     readings = list(decode(scheme, names, read.real))
@@ -260,7 +263,7 @@ def _read_views(
     advance: OnStep,
 ) -> tuple[int, int]:
     """Average uncertain readings over augmented views; return the numbers of images read again."""
-    if not data.config.adaptation.steps:  # with adaptation, either recognizer gains
+    if not data.config.adaptation.steps:  # such a run reads by its network alone
         return 0, 0
     view = partial(
         read_views,
@@ -278,30 +281,55 @@ def _read_views(
 
 def _verify(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> dict[str, Any]:
     """Rescore real and known images in place, and return the counts."""
-    scheme = data.config.scheme
-    calibration = data.calibration()
-    assert calibration is not None  # rescoring needs a calibration
-    redrawing = Redrawing(data.background(), data.label_checker(), calibration, scheme)
-    draw = partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
-    could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
-    hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-    if contradicts(draw(data.images, read.real, borderline_characters(read.real, calibration))):
-        return _refused(
-            "drawings contradict confident readings, so uncertain characters are not rescored: the "
-            f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
-        )
+    draw = _redrawing(data, advance)
     known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
-    if does_harm(known_doubts, known.ids):
-        return _refused(
-            "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
-            "characters are not rescored"
-        )
-    doubts = draw(data.images, read.real, uncertain_characters(read.real))
+    if why := _why_refused(data, draw, read, known_doubts, known):
+        return {"uncertain": 0, "undrawn": 0, "changed": 0, "undecided": why}
+    uncertain = uncertain_characters(read.real)
+    doubts = draw(data.images, read.real, uncertain)
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
     read.real, read.known = decided, decide(read.known, known_doubts)
-    return {"uncertain": len(doubts.images), "changed": changed}
+    drawn = len(doubts.images)
+    return {"uncertain": drawn, "undrawn": int(uncertain.sum()) - drawn, "changed": changed}
 
 
-def _refused(why: str) -> dict[str, Any]:
-    return {"uncertain": 0, "changed": 0, "undecided": why}
+def _rescores(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> bool:
+    """Whether drawings may rescore the readings of the first images."""
+    draw = _redrawing(data, advance)
+    known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
+    return _why_refused(data, draw, read, known_doubts, known) is None
+
+
+def _redrawing(data: RunData, advance: OnStep) -> Callable[..., Comparisons]:
+    """`Redrawing.compare` with the calibration of the run."""
+    calibration = data.calibration()
+    assert calibration is not None  # rescoring needs a calibration
+    redrawing = Redrawing(data.background(), data.label_checker(), calibration, data.config.scheme)
+    return partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
+
+
+def _why_refused(
+    data: RunData,
+    draw: Callable[..., Comparisons],
+    read: _Probabilities,
+    known_doubts: Comparisons,
+    known: _Known,
+) -> str | None:
+    """Why drawings may not rescore the first ``len(read.real)`` images; None if they may."""
+    scheme, calibration = data.config.scheme, data.calibration()
+    assert calibration is not None
+    borderline = borderline_characters(read.real, calibration)
+    if contradicts(draw(data.images[: len(read.real)], read.real, borderline)):
+        could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
+        hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
+        return (
+            "drawings contradict confident readings, so uncertain characters are not rescored: the "
+            f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
+        )
+    if does_harm(known_doubts, known.ids):
+        return (
+            "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
+            "characters are not rescored"
+        )
+    return None
