@@ -248,3 +248,17 @@ def test_letters_are_drawn_in_their_own_sizes() -> None:
     ]
     assert right[1] > 0.9
     assert right[1] >= right[0]
+
+
+@pytest.mark.parametrize(
+    ("against", "some", "many"), [(20, False, False), (35, True, False), (90, True, True)]
+)
+def test_drawings_may_contradict_as_many_characters_as_the_probabilities_predict(
+    against: int, some: bool, many: bool
+) -> None:
+    """Of 300 characters, 12 are expected to be of the second class."""
+    each, odds = np.arange(300), np.full(300, np.log(24), np.float32)
+    evidence = np.where(each < against, 1, -1).astype(np.float32)
+    borderline = Comparisons(each, each, each, each, odds, evidence, 0.1)
+    assert contradicts(borderline, share=0) == some
+    assert contradicts(borderline) == many

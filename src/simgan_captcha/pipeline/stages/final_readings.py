@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from simgan_captcha.atomic import write_json
 from simgan_captcha.calibration.rescoring import (
+    DOUBTED,
+    UNCERTAIN,
     Comparisons,
     Redrawing,
     borderline_characters,
@@ -282,23 +284,22 @@ def _read_views(
 def _verify(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> dict[str, Any]:
     """Rescore real and known images in place, and return the counts."""
     draw = _redrawing(data, advance)
-    known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
-    if why := _why_refused(data, draw, read, known_doubts, known):
-        return {"uncertain": 0, "undrawn": 0, "changed": 0, "undecided": why}
-    uncertain = uncertain_characters(read.real)
+    trust = _trust(data, draw, read, known)
+    if trust.why_refused:
+        return {"uncertain": 0, "undrawn": 0, "changed": 0, "undecided": trust.why_refused}
+    uncertain = uncertain_characters(read.real, trust.least)
     doubts = draw(data.images, read.real, uncertain)
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
-    read.real, read.known = decided, decide(read.known, known_doubts)
+    read.real, read.known = decided, decide(read.known, trust.known_doubts)
     drawn = len(doubts.images)
     return {"uncertain": drawn, "undrawn": int(uncertain.sum()) - drawn, "changed": changed}
 
 
 def _rescores(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> bool:
-    """Whether drawings may rescore the readings of the first images."""
-    draw = _redrawing(data, advance)
-    known_doubts = draw(known.images, read.known, uncertain_characters(read.known))
-    return _why_refused(data, draw, read, known_doubts, known) is None
+    """Whether drawings may rescore all doubted characters, judged by the first images."""
+    trust = _trust(data, _redrawing(data, advance), read, known)
+    return trust.why_refused is None and trust.least == DOUBTED
 
 
 def _redrawing(data: RunData, advance: OnStep) -> Callable[..., Comparisons]:
@@ -309,27 +310,37 @@ def _redrawing(data: RunData, advance: OnStep) -> Callable[..., Comparisons]:
     return partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
 
 
-def _why_refused(
-    data: RunData,
-    draw: Callable[..., Comparisons],
-    read: _Probabilities,
-    known_doubts: Comparisons,
-    known: _Known,
-) -> str | None:
-    """Why drawings may not rescore the first ``len(read.real)`` images; None if they may."""
-    scheme, calibration = data.config.scheme, data.calibration()
+class _Trust(NamedTuple):
+    """How far drawings may rescore readings."""
+
+    why_refused: str | None
+    """Why they may not; None if they may."""
+    least: float
+    """Probability of the second class from which they may."""
+    known_doubts: Comparisons
+    """Comparisons of these characters of known images."""
+
+
+def _trust(
+    data: RunData, draw: Callable[..., Comparisons], read: _Probabilities, known: _Known
+) -> _Trust:
+    """How far drawings may rescore the first ``len(read.real)`` images."""
+    scheme, calibration, why = data.config.scheme, data.calibration(), None
     assert calibration is not None
-    borderline = borderline_characters(read.real, calibration)
-    if contradicts(draw(data.images[: len(read.real)], read.real, borderline)):
+    chosen = borderline_characters(read.real, calibration)
+    borderline = draw(data.images[: len(read.real)], read.real, chosen)
+    least = UNCERTAIN if contradicts(borderline, share=0) else DOUBTED
+    known_doubts = draw(known.images, read.known, uncertain_characters(read.known, least))
+    if contradicts(borderline):
         could_say = not scheme.multiple_fonts and layout_of(scheme, data.config.simulator)
         hint = "; if images use different fonts, set multiple_fonts = true in the scheme"
-        return (
+        why = (
             "drawings contradict confident readings, so uncertain characters are not rescored: the "
             f"calibrated glyphs do not fit all letters{hint if could_say else ''}"
         )
-    if does_harm(known_doubts, known.ids):
-        return (
+    elif does_harm(known_doubts, known.ids):
+        why = (
             "rescoring lowers accuracy on synthetic images with known texts, so uncertain "
             "characters are not rescored"
         )
-    return None
+    return _Trust(why, least, known_doubts)
