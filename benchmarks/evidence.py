@@ -264,6 +264,7 @@ TABLE = (
 
 HISTORY = (
     "families_by_widths",
+    "families_digits",
     "families_four_to_six_before",
     "families_least_squares",
     "families_named",

@@ -247,7 +247,12 @@ def test_every_cited_result_has_its_command(bench_all: ModuleType) -> None:
     text = "".join(page.read_text() for page in pages)
     cited, by_log = (set(re.findall(r"benchmarks/results/(\w+)\.", t)) for t in (text, log))
     # Cited until families_several_fonts and all of families are measured.
-    older = {"families_waves", "families_simulator_alone", "families_least_squares"}
+    older = {
+        "families_waves",
+        "families_simulator_alone",
+        "families_least_squares",
+        "families_digits",
+    }
     assert cited - written <= older
     assert by_log - written == set(bench_all.HISTORY)
     present = {path.stem for path in (BENCHMARKS / "results").iterdir()}
