@@ -184,7 +184,9 @@ def time_refiner(run: Path, settings: SimGANSettings, seed: int) -> dict[str, An
     config, fabric = run_config(run), run_fabric(run)
     background = Background.load(run / "background" / "background.npz")
     simulator = Simulator(config.scheme, config.simulator, background)
-    workers = max(config.drawing_processes("cpu"), 8 if fabric.device.type == "cuda" else 0)
+    workers = max(
+        config.drawing_processes(fabric.device.type), 8 if fabric.device.type == "cuda" else 0
+    )
     lab = Lab(config.scheme, background, simulator, load_real(run).images, seed, workers)
     ended: list[float] = []
     if fabric.device.type == "cuda":

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simgan_captcha.calibration.calibrate import calibrate
@@ -16,7 +16,7 @@ from simgan_captcha.calibration.drawing.characters import (
     glyph_radius,
     reaches,
 )
-from simgan_captcha.calibration.drawing.linear import linearise, missed_by, with_gradients
+from simgan_captcha.calibration.drawing.linear import Scene, linearise, missed_by, with_gradients
 from simgan_captcha.calibration.drawing.misfits import superfluous_characters
 from simgan_captcha.calibration.drawing.pose_fit import POSE_UNIT, PoseFit, fit_poses
 from simgan_captcha.calibration.drawing.poses import Poses
@@ -147,7 +147,7 @@ def test_poses_without_a_place_draw_nothing() -> None:
     for poses, reach in ((nowhere, np.nan), (far, 9), (-far, 9), (far, np.inf)):
         missed = np.empty(1, np.float32)
         reached = np.full(poses.shape[:2], reach, np.float32)
-        missed_by(missed, ink, np.ones_like(ink), glyphs, ids[:1], poses, reached)
+        missed_by(missed, Scene(ink, np.ones_like(ink), glyphs, ids[:1], poses, reached))
         assert missed[0] == pytest.approx(np.square(ink).sum(), rel=1e-4)
 
 
@@ -344,10 +344,10 @@ def test_the_derivatives_are_those_of_the_drawing(values: int) -> None:
     generator = np.random.default_rng(3)
     ink, visible = generator.random((2, 1, *size)).astype(np.float32)
     reach = reaches(30, torch.from_numpy(poses), size).numpy()
-    arguments = ink, visible, with_gradients(glyphs), ids, poses, reach
+    scene = Scene(ink, visible, with_gradients(glyphs), ids, poses, reach)
     gradient = np.empty((1, 2, values), np.float32)
     curvature = np.empty((1, 2, values, values), np.float32)
-    linearise(gradient, curvature, *arguments)
+    linearise(gradient, curvature, scene)
 
     def covered(letter: int, value: int, change: float) -> npt.NDArray[np.float64]:
         moved = poses.astype(np.float64)
@@ -358,7 +358,7 @@ def test_the_derivatives_are_those_of_the_drawing(values: int) -> None:
 
     weights, residuals = visible[0].astype(np.float64), covered(0, 0, 0) - ink[0]
     missed = np.empty(1, np.float32)
-    missed_by(missed, *arguments)
+    missed_by(missed, scene)
     assert missed[0] == pytest.approx((weights * residuals**2).sum(), rel=1e-4)
     for letter in range(2):
         slopes = np.stack(
@@ -423,6 +423,7 @@ def test_patches_cover_what_whole_drawings_do(
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(30, 40), (50, 100)]), st.floats(0, 1.5))
+@example(1212, (50, 100), 1.2)  # a bend and a perspective that together reach far
 @settings(deadline=None, max_examples=60)
 def test_compiled_drawings_are_those_of_torch(
     seed: int, size: tuple[int, int], strength: float
@@ -441,10 +442,10 @@ def test_compiled_drawings_are_those_of_torch(
     places = torch.from_numpy(poses)
     reach = reaches(glyph_radius(glyphs), places, size).numpy()
     missed = np.empty(2, np.float32)
-    missed_by(missed, ink, visible, with_gradients(glyphs), ids, poses, reach)
+    missed_by(missed, Scene(ink, visible, with_gradients(glyphs), ids, poses, reach))
     drawn = draw_characters(torch.from_numpy(glyphs), torch.from_numpy(ids), places, *size)
     off = 1 - (1 - drawn).prod(1).numpy() - ink
-    np.testing.assert_allclose(missed, (np.square(off) * visible).sum((1, 2)), rtol=2e-3)
+    np.testing.assert_allclose(missed, (np.square(off) * visible).sum((1, 2)), rtol=1e-4)
 
 
 def test_the_radius_of_glyphs_holds_their_ink() -> None:

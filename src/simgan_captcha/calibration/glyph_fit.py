@@ -19,11 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from simgan_captcha.calibration.calibrate import FORMS_ALIKE, spread_of
-from simgan_captcha.calibration.drawing.characters import (
-    cover,
-    form_prior,
-    from_small_to_large,
-)
+from simgan_captcha.calibration.drawing.characters import cover, form_prior
 from simgan_captcha.calibration.drawing.misfits import Near, superfluous_characters
 from simgan_captcha.calibration.drawing.pose_fit import POSE_UNIT, fit_poses
 from simgan_captcha.calibration.drawing.poses import Poses
@@ -45,7 +41,6 @@ _EXAMPLES = 100
 """Number of characters in the mean that starts a glyph, and wanted in each class."""
 
 _BATCH = 64
-_SORTED = 8 * _BATCH  # images, drawn at random, that are sorted by letter size together
 _POSE_RATE, _GLYPH_RATE = 0.5, 0.05
 _BLURS = (4.0, 0.7)  # sigma of glyphs in glyph pixels, from coarse to fine
 _KNOWN_BLUR = 2.0  # first sigma if glyphs are known
@@ -203,7 +198,6 @@ class _Descent:
         units = (torch.from_numpy(begun) / unit).flatten(1)
         self.pose = nn.Embedding(N, L * P, sparse=True, _weight=units)
         self.shape = nn.Parameter(torch.from_numpy(glyphs.copy()))
-        self.radius = glyphs.shape[1] / 2 / GLYPH_SCALE
         self.of_pose = torch.optim.SparseAdam(list(self.pose.parameters()), _POSE_RATE)
         self.of_shape = torch.optim.Adam([self.shape], _GLYPH_RATE)
         self.sure = torch.from_numpy(sure_characters(poses.probabilities)) & self.present
@@ -225,22 +219,16 @@ class _Descent:
             optimizer.param_groups[0]["lr"] = rate * left
         window = _gaussian(blur, len(self.shape[0]))
         images = torch.from_numpy(np.flatnonzero(self.sure.any(1).numpy()))
-        for some in images[torch.randperm(len(images), generator=generator)].split(_SORTED):
-            order = from_small_to_large(self.radius, self._poses(some).detach(), self.size)
-            for batch in some[order].split(_BATCH):
-                self._step(batch, window)
-
-    def _poses(self, images: Tensor) -> Tensor:
-        """Poses (B, L, 9) so far, differentiable."""
-        at: Tensor = self.pose(images)
-        return at.view(-1, self.ids.shape[1], len(POSE)) * self.moved
+        for batch in images[torch.randperm(len(images), generator=generator)].split(_BATCH):
+            self._step(batch, window)
 
     def _step(self, batch: Tensor, window: Tensor) -> None:
         shape, L = self.shape, self.ids.shape[1]
-        at = self._poses(batch)
+        at = self.pose(batch).view(-1, L, len(POSE)) * self.moved
         counts = self.sure[batch]
         glyphs = _blurred(shape.clamp(0, 1), window)
-        covered = cover(glyphs, self.ids[batch], at, self.size, self.radius, counts)
+        radius = shape.shape[1] / 2 / GLYPH_SCALE
+        covered = cover(glyphs, self.ids[batch], at, self.size, radius, counts)
         near = Near.of(at.detach(), self.size)
         unsure = self.present[batch] & ~counts
         looked_at = self.visible[batch] * ~near.of_any(unsure, self.size)

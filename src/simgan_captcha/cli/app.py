@@ -154,8 +154,8 @@ def main() -> None:
     if DEBUG in sys.argv:
         sys.argv.remove(DEBUG)
         Commands.debug = True
-    # By default, waiting threads spin for so long that trainings run at half the speed beside
-    # another busy process. If they sleep at once, trainings are 20 % slower on an idle machine. A
+    # By default, waiting threads spin for long. Beside another busy process, trainings then run at
+    # half the speed. If threads sleep at once, trainings are 20 % slower on an idle machine. A
     # thousand turns (of GNU OpenMP, on Linux) are a compromise. Must be set before torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -73,8 +73,8 @@ class RunConfig(BaseModel):
     threads: int = Field(default=0, ge=0, le=1024)
     """Number of threads of torch; 0 uses one for each core."""
     workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
-    """Number of processes that draw synthetic images ahead; 0 draws in the training process.
-    ``auto`` is 0 if the training uses all cores of the CPU, and 1 if a GPU trains."""
+    """Number of processes that draw synthetic images ahead. With 0, the training process draws them
+    itself. ``auto`` is 0 on a CPU, whose cores the training uses, and 1 on a GPU."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
@@ -145,7 +145,6 @@ _SMALL_SIMGAN = {
 }
 
 PRESETS: dict[Preset, dict[str, Any]] = {
-    # The whole training on the 2017 puzzle takes 20 TFLOP, or 35 if few readings are confident.
     "quick": {
         "calibration": {"steps": 300},
         "simgan": {
@@ -159,7 +158,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "recognizer": {"steps": 600},
         "adaptation": {"steps": 800, "enough": 0.95},
     },
-    # The whole training on the 2017 puzzle takes 60 TFLOP, or 100 if few readings are confident.
     "cpu": {
         "simgan": {**_SMALL_SIMGAN, "steps": 250, "picture_every": 50},
         "recognizer": {"steps": 5000},

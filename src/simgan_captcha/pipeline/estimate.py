@@ -59,8 +59,7 @@ def estimate_accuracy(
 
     The interval covers the sampling error (95 %). It contains both the accuracy on known images and
     the corrected accuracy, because either may be closer to the truth. It begins below the mean
-    confidence on real images, because a recognizer that doubts known images without reason may have
-    reason to doubt real ones.
+    confidence on real images. Doubts that are groundless on known images may be justified there.
 
     Args:
         known: Readings of synthetic images, at least one.

@@ -50,8 +50,9 @@ class AdaptationSettings(BaseModel):
     """Optimiser steps if 5 % of the characters are unsure. A confident recognizer takes down to a
     quarter of them; 0 turns adaptation off."""
     enough: float = Field(default=0.99, ge=0, le=2)
-    """If a run begins with the simulator: estimated accuracy of its recognizer from which on it is
-    not adapted, if drawings may rescore its readings instead. Above 1, it always adapts."""
+    """Estimated accuracy from which on the simulator's recognizer is not adapted, if drawings may
+    rescore its readings. It counts only if the run begins with the simulator. Above 1, the
+    recognizer always adapts."""
     max_steps_factor: float = Field(default=3.0, ge=1, le=100)
     """Factor on ``steps`` if the recognizer is unsure; values between are interpolated."""
     batch_size: int = Field(default=32, ge=2, le=65536)

@@ -17,6 +17,7 @@ from simgan_captcha.types import Floats
 FORM_WEIGHT = 2.0
 """Weight of `form_prior`."""
 _OUTSIDE = 2.0  # a coordinate outside the glyph, which spans -1 to 1
+_SOLVING = 6  # steps of the iteration in `reaches`
 _FOLDED = 0.5  # share of perspective above which a letter may cover any part of the image
 
 
@@ -117,7 +118,8 @@ class Patches(NamedTuple):
     @staticmethod
     def around(pose: Tensor, radius: float, size: tuple[int, int]) -> "Patches":
         """Patches that hold all pixels of the image closer than ``radius`` to each pose."""
-        (height, width), (rows, columns) = size, patch_size(radius, size)
+        (height, width), side = size, 2 * math.ceil(radius) + 1
+        rows, columns = min(side, height), min(side, width)
         row = _first(pose[..., 1], rows, height)[..., None] + torch.arange(rows)
         column = _first(pose[..., 0], columns, width)[..., None] + torch.arange(columns)
         return Patches(
@@ -132,12 +134,6 @@ class Patches(NamedTuple):
         for character, places in zip(coverage.unbind(1), self.places.unbind(1), strict=True):
             found = found.scatter(1, places, found.gather(1, places) * (1 - character))
         return found
-
-
-def patch_size(radius: float, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a patch, at most those of the image."""
-    side = 2 * math.ceil(radius) + 1
-    return min(side, size[0]), min(side, size[1])
 
 
 def _first(centre: Tensor, length: int, whole: int) -> Tensor:
@@ -158,28 +154,26 @@ def reach(radius: float, pose: Tensor, size: tuple[int, int]) -> float:
     return float(reaches(radius, pose, size).max()) if pose.numel() else radius
 
 
-def from_small_to_large(radius: float, pose: Tensor, size: tuple[int, int]) -> Tensor:
-    """Order (B,) of images by the reach of their largest character at poses (B, L, 9).
-
-    All patches of a batch are as large as its largest character, so batches are best of a size.
-    """
-    return reaches(radius, pose, size).amax(1).argsort(stable=True)
-
-
 def reaches(radius: float | Tensor, pose: Tensor, size: tuple[int, int]) -> Tensor:
     """Distance (B, L) in pixels from the centre of each pose (B, L, 9) that a glyph can cover.
 
     A disc of radius r becomes an ellipse. Its half axis is e = r * exp(size) * s. Here s is the
-    operator norm of [[exp(stretch), shear], [0, 1]], at most max(exp(stretch), 1) + |shear|. The
-    bend then adds bend * e**2 / H. Perspective divides by 1 - f, with f = (taper + swell) * e / H.
+    operator norm of [[exp(stretch), shear], [0, 1]], at most max(exp(stretch), 1) + |shear|. With
+    the bend straightened, a pixel that the glyph covers lies at a distance d from the centre, and
+    at most at d + bend * d**2 / H with the bend. The perspective gives d <= e / (1 - f), with
+    f = (taper + swell) * (d + bend * d**2 / H) / H. Fixed-point iteration solves for d.
     """
     height, width = size
     scale, stretch, shear, taper, swell, bend = pose[..., PLACED:].unbind(-1)
     e = radius * scale.exp() * (stretch.exp().clamp(min=1) + shear.abs())
-    e = e + bend.abs() * e.square() / height
-    folded = (taper.abs() + swell.abs()) * e / height
+    slope = (taper.abs() + swell.abs()) / height
+    d = e
+    for _ in range(_SOLVING):
+        bent = d + bend.abs() * d.square() / height
+        d = e / (1 - (slope * bent).clamp(max=_FOLDED))
+    bent = d + bend.abs() * d.square() / height
     most = float(height + width)
-    return (e / (1 - folded).clamp(min=1 - _FOLDED)).clamp(max=most).where(folded <= _FOLDED, most)
+    return bent.clamp(max=most).where(slope * bent <= _FOLDED, most)
 
 
 def form_prior(pose: Tensor) -> Tensor:

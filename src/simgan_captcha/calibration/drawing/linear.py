@@ -35,57 +35,47 @@ def with_gradients(glyphs: Floats) -> Floats:
     return np.ascontiguousarray(np.stack([glyphs, right, down], -1), np.float32)
 
 
-@compiled
-def missed_by(
-    missed: Floats,
-    ink: Floats,
-    visible: Floats,
-    glyphs: Floats,
-    ids: Ids,
-    poses: Floats,
-    reach: Floats,
-) -> None:
-    """Write the sum of squared errors of each drawing to ``missed`` (N,).
+class Scene(NamedTuple):
+    """N images, and the characters that are drawn on them."""
 
-    Args:
-        missed: (N,), overwritten.
-        ink: (N, H, W), 0 to 1.
-        visible: (N, H, W), weights of the squared errors.
-        glyphs: (K, G, G, 3), see `with_gradients`.
-        ids: (N, L) classes.
-        poses: (N, L, 9), see `pose.POSE`.
-        reach: (N, L), see `characters.reaches`.
-    """
-    N, H, W = ink.shape
+    ink: Floats
+    """(N, H, W), 0 to 1."""
+    visible: Floats
+    """(N, H, W), weights of the squared errors."""
+    glyphs: Floats
+    """(K, G, G, 3), see `with_gradients`."""
+    ids: Ids
+    """(N, L) classes."""
+    poses: Floats
+    """(N, L, 9), see `pose.POSE`."""
+    reach: Floats
+    """(N, L), see `characters.reaches`."""
+
+
+@compiled
+def missed_by(missed: Floats, scene: Scene) -> None:
+    """Write the sum of squared errors of each drawing to ``missed`` (N,)."""
+    N, H, W = scene.ink.shape
     uncovered = np.empty((H, W), np.float32)
-    drawn = np.empty((ids.shape[1], H, W, 3), np.float32)
+    drawn = np.empty((scene.ids.shape[1], H, W, 3), np.float32)
     for n in range(N):
-        _draw(uncovered, drawn, glyphs, ids[n], poses[n], reach[n], 1)
+        _draw(uncovered, drawn, scene, n, 1)
         total = 0.0
         for y in range(H):
             for x in range(W):
-                off = _ONE - uncovered[y, x] - ink[n, y, x]
-                total += visible[n, y, x] * off * off
+                off = _ONE - uncovered[y, x] - scene.ink[n, y, x]
+                total += scene.visible[n, y, x] * off * off
         missed[n] = total
 
 
 @compiled
-def linearise(
-    gradient: Floats,
-    curvature: Floats,
-    ink: Floats,
-    visible: Floats,
-    glyphs: Floats,
-    ids: Ids,
-    poses: Floats,
-    reach: Floats,
-) -> None:
+def linearise(gradient: Floats, curvature: Floats, scene: Scene) -> None:
     """Write J'r to ``gradient`` (N, L, V) and J'J to ``curvature`` (N, L, V, V).
 
     r holds the weighted residuals of the pixels, and J their derivatives by the first V values of
-    the pose of one character. The other arguments are those of `missed_by`.
+    the pose of one character.
     """
-    N, H, W = ink.shape
+    N, H, W = scene.ink.shape
     L, V = gradient.shape[1:]
     uncovered = np.empty((H, W), np.float32)
     drawn = np.empty((L, H, W, 3), np.float32)
@@ -93,21 +83,21 @@ def linearise(
     gradient[:] = 0
     curvature[:] = 0
     for n in range(N):
-        _draw(uncovered, drawn, glyphs, ids[n], poses[n], reach[n], 3)
+        _draw(uncovered, drawn, scene, n, 3)
         for letter in range(L):
-            pose, of_letter = poses[n, letter], drawn[letter]
-            left, right, top, bottom = _box(pose, reach[n, letter], H, W)
+            pose, of_letter = scene.poses[n, letter], drawn[letter]
+            left, right, top, bottom = _box(pose, scene.reach[n, letter], H, W)
             terms = _terms(pose, H)
             for y in range(top, bottom):
                 for x in range(left, right):
                     by_across, by_along = of_letter[y, x, 1], of_letter[y, x, 2]
-                    seen = visible[n, y, x]
+                    seen = scene.visible[n, y, x]
                     if seen == 0 or (by_across == 0 and by_along == 0):
                         continue
                     _slopes(slopes, terms, _f(x) + _HALF, _f(y) + _HALF, by_across, by_along)
                     # d(1 - (1 - a)(1 - b)...) / da = (1 - b)...
                     by_others = uncovered[y, x] / max(_ONE - of_letter[y, x, 0], _LEAST)
-                    off = _ONE - uncovered[y, x] - ink[n, y, x]
+                    off = _ONE - uncovered[y, x] - scene.ink[n, y, x]
                     for v in range(V):
                         weighted = seen * by_others * slopes[v]
                         gradient[n, letter, v] += weighted * off
@@ -119,26 +109,19 @@ def linearise(
 
 
 @compiled
-def _draw(
-    uncovered: Floats,
-    drawn: Floats,
-    glyphs: Floats,
-    ids: Ids,
-    poses: Floats,
-    reach: Floats,
-    channels: int,
-) -> None:
-    """Draw the characters of one image.
+def _draw(uncovered: Floats, drawn: Floats, scene: Scene, n: int, channels: int) -> None:
+    """Draw the characters of image n.
 
-    ``uncovered`` (H, W) becomes (1 - a)(1 - b)..., and ``drawn`` (L, H, W, 3) the coverage of each
-    character and, with 3 channels, its derivatives along the axes of the glyph. ``drawn`` is
-    written inside `_box` only.
+    ``uncovered`` (H, W) becomes (1 - a)(1 - b)... The coverage of each character goes to the first
+    channel of ``drawn`` (L, H, W, 3), inside its `_box` only. With 3 channels, its derivatives
+    along the axes of the glyph follow.
     """
     H, W = uncovered.shape
     uncovered[:] = 1
-    for letter in range(len(ids)):
-        pose, glyph, of_letter = poses[letter], glyphs[ids[letter]], drawn[letter]
-        left, right, top, bottom = _box(pose, reach[letter], H, W)
+    for letter in range(len(drawn)):
+        pose, of_letter = scene.poses[n, letter], drawn[letter]
+        glyph = scene.glyphs[scene.ids[n, letter]]
+        left, right, top, bottom = _box(pose, scene.reach[n, letter], H, W)
         terms = _terms(pose, H)
         last = len(glyph) - 1
         scale, middle = _SCALE * terms.wide, _f(last) * _HALF

@@ -5,11 +5,13 @@ Shapes: N images, B of them that still gain, L characters, K classes, G side of 
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from simgan_captcha.calibration.drawing.characters import (
     FORM_WEIGHT,
@@ -17,7 +19,12 @@ from simgan_captcha.calibration.drawing.characters import (
     glyph_radius,
     reaches,
 )
-from simgan_captcha.calibration.drawing.linear import linearise, missed_by, with_gradients
+from simgan_captcha.calibration.drawing.linear import (
+    Scene,
+    linearise,
+    missed_by,
+    with_gradients,
+)
 from simgan_captcha.calibration.drawing.misfits import INKED, ink_of
 from simgan_captcha.simulator.calibrated import GLYPH_SCALE
 from simgan_captcha.simulator.pose import PLACED
@@ -71,7 +78,8 @@ def fit_poses(
         moving: Number of leading values of `POSE` that are fitted; the others stay.
     """
     sigma, coarse = _BLUR * normalised.shape[2], int(_COARSE * steps)
-    blurred = np.stack([_blurred(glyph, GLYPH_SCALE * sigma) for glyph in glyphs])
+    sharp = _Glyphs.of(glyphs)
+    blurred = _Glyphs.of(np.stack([_blurred(glyph, GLYPH_SCALE * sigma) for glyph in glyphs]))
 
     def fit(some: slice) -> PoseFit:
         images, poses = normalised[some], begin[some]
@@ -79,7 +87,7 @@ def fit_poses(
             descent = _Descent(_blurred_images(images, sigma), ids[some], poses, blurred, moving)
             descent.descend(coarse)
             poses = descent.poses
-        descent = _Descent(images, ids[some], poses, glyphs, moving)
+        descent = _Descent(images, ids[some], poses, sharp, moving)
         descent.descend(steps - coarse)
         inked = (descent.visible * (descent.ink > INKED)).sum((1, 2))
         return PoseFit(descent.poses, descent.missed, inked)
@@ -107,6 +115,20 @@ def _blurred(image: Floats, sigma: float) -> Floats:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
+class _Glyphs(NamedTuple):
+    """Glyphs of K classes, for compiled drawings."""
+
+    sloping: Floats
+    """(K, G, G, 3), see `linear.with_gradients`."""
+    radius: Tensor
+    """(K,) see `characters.glyph_radius`."""
+
+    @staticmethod
+    def of(glyphs: Floats) -> "_Glyphs":
+        radius = [glyph_radius(glyph[None]) for glyph in glyphs]
+        return _Glyphs(with_gradients(glyphs), torch.tensor(radius))
+
+
 class _Descent:
     """Damped least squares for the poses of N images.
 
@@ -120,13 +142,11 @@ class _Descent:
         normalised: FloatImages,
         ids: npt.NDArray[np.int64],
         begin: Floats,
-        glyphs: Floats,
+        glyphs: _Glyphs,
         moving: int,
     ) -> None:
         self.moving, self.unit = moving, np.array(POSE_UNIT[:moving], np.float32)
-        self.glyphs, self.ids = with_gradients(glyphs), ids
-        radius = np.array([glyph_radius(glyph[None]) for glyph in glyphs], np.float32)
-        self.radius = torch.from_numpy(radius[ids])
+        self.glyphs, self.ids = glyphs, ids
         self.poses = begin.astype(np.float32)
         self.ink, self.visible = (image.numpy() for image in ink_of(normalised))
         self.damping = np.full(len(ids), _DAMPING, np.float32)
@@ -144,7 +164,7 @@ class _Descent:
         loss = self.missed[chosen] + _form_prior(poses)
         gradient = np.empty((*poses.shape[:2], moving), np.float32)
         curvature = np.empty((*gradient.shape, moving), np.float32)
-        linearise(gradient, curvature, *self._arguments(chosen, poses))
+        linearise(gradient, curvature, self._scene(chosen, poses))
         # The prior counts as the residuals sqrt(weight) * form.
         weight = FORM_WEIGHT * (np.arange(moving) >= PLACED)
         gradient = (gradient + weight * poses[..., :moving]) * unit
@@ -167,16 +187,14 @@ class _Descent:
     def _missed(self, chosen: Ids, poses: Floats) -> Floats:
         """The sum of squared errors (B,) of a drawing."""
         missed = np.empty(len(chosen), np.float32)
-        missed_by(missed, *self._arguments(chosen, poses))
+        missed_by(missed, self._scene(chosen, poses))
         return missed
 
-    def _arguments(
-        self, chosen: Ids, poses: Floats
-    ) -> tuple[Floats, Floats, Floats, Ids, Floats, Floats]:
-        """Images, glyphs and characters for the functions of `linear`."""
-        size = self.ink.shape[1], self.ink.shape[2]
-        reach = reaches(self.radius[chosen], torch.from_numpy(poses), size).numpy()
-        return self.ink[chosen], self.visible[chosen], self.glyphs, self.ids[chosen], poses, reach
+    def _scene(self, chosen: Ids, poses: Floats) -> Scene:
+        """Images ``chosen`` (B,), with their characters at poses (B, L, 9)."""
+        ids, size = self.ids[chosen], (self.ink.shape[1], self.ink.shape[2])
+        reach = reaches(self.glyphs.radius[ids], torch.from_numpy(poses), size).numpy()
+        return Scene(self.ink[chosen], self.visible[chosen], self.glyphs.sloping, ids, poses, reach)
 
 
 def _form_prior(poses: Floats) -> Floats:

@@ -283,12 +283,12 @@ def _read_views(
 
 def _verify(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> dict[str, Any]:
     """Rescore real and known images in place, and return the counts."""
-    draw = _redrawing(data, advance)
-    trust = _trust(data, draw, read, known)
+    redrawing = _redrawing(data)
+    trust = _trust(data, redrawing, read, known, advance)
     if trust.why_refused:
         return {"uncertain": 0, "undrawn": 0, "changed": 0, "undecided": trust.why_refused}
     uncertain = uncertain_characters(read.real, trust.least)
-    doubts = draw(data.images, read.real, uncertain)
+    doubts = redrawing.compare(data.images, read.real, uncertain, _shown_by(advance))
     decided = decide(read.real, doubts)
     changed = int((decided.argmax(-1) != read.real.argmax(-1)).sum())
     read.real, read.known = decided, decide(read.known, trust.known_doubts)
@@ -298,16 +298,18 @@ def _verify(data: RunData, read: _Probabilities, known: _Known, advance: OnStep)
 
 def _rescores(data: RunData, read: _Probabilities, known: _Known, advance: OnStep) -> bool:
     """Whether drawings may rescore all doubted characters, judged by the first images."""
-    trust = _trust(data, _redrawing(data, advance), read, known)
+    trust = _trust(data, _redrawing(data), read, known, advance)
     return trust.why_refused is None and trust.least == DOUBTED
 
 
-def _redrawing(data: RunData, advance: OnStep) -> Callable[..., Comparisons]:
-    """`Redrawing.compare` with the calibration of the run."""
+def _redrawing(data: RunData) -> Redrawing:
     calibration = data.calibration()
     assert calibration is not None  # rescoring needs a calibration
-    redrawing = Redrawing(data.background(), data.label_checker(), calibration, data.config.scheme)
-    return partial(redrawing.compare, on_compared=lambda done, total: advance(done, total, {}))
+    return Redrawing(data.background(), data.label_checker(), calibration, data.config.scheme)
+
+
+def _shown_by(advance: OnStep) -> Callable[[int, int], None]:
+    return lambda done, total: advance(done, total, {})
 
 
 class _Trust(NamedTuple):
@@ -322,12 +324,12 @@ class _Trust(NamedTuple):
 
 
 def _trust(
-    data: RunData, draw: Callable[..., Comparisons], read: _Probabilities, known: _Known
+    data: RunData, redrawing: Redrawing, read: _Probabilities, known: _Known, advance: OnStep
 ) -> _Trust:
     """How far drawings may rescore the first ``len(read.real)`` images."""
-    scheme, calibration, why = data.config.scheme, data.calibration(), None
-    assert calibration is not None
-    chosen = borderline_characters(read.real, calibration)
+    scheme, why = data.config.scheme, None
+    draw = partial(redrawing.compare, on_compared=_shown_by(advance))
+    chosen = borderline_characters(read.real, redrawing.calibration)
     borderline = draw(data.images[: len(read.real)], read.real, chosen)
     least = UNCERTAIN if contradicts(borderline, share=0) else DOUBTED
     known_doubts = draw(known.images, read.known, uncertain_characters(read.known, least))
